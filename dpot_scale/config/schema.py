@@ -1,0 +1,229 @@
+"""The whole vocabulary of a run, a sweep and a generated data suite, as frozen values.
+
+A config touches nothing when it is made: no file, no device, no process group. Unknown keys are
+refused. Facts derived from a config are methods or functions of it, never stored beside it.
+"""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from dpot_scale.errors import ConfigError
+
+PositiveInt = Annotated[int, Field(ge=1)]
+NonNegativeInt = Annotated[int, Field(ge=0)]
+PositiveFloat = Annotated[float, Field(gt=0)]
+NonNegativeFloat = Annotated[float, Field(ge=0)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+
+SizeName = Literal["debug", "Ti", "S", "M", "L", "H"]
+
+
+class Section(BaseModel):
+    """Base of every config section: immutable, and strict about unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ModelConfig(Section):
+    """Which DPOT: a named size, each dimension of which can be set apart.
+
+    `model/sizes.py` holds the sizes and turns this into an `Architecture`.
+    """
+
+    size: SizeName = "Ti"
+    width: PositiveInt | None = None
+    depth: PositiveInt | None = None
+    heads: PositiveInt | None = None
+    mlp_ratio: PositiveInt | None = None
+    out_layer_dim: PositiveInt | None = None
+    space_dims: Literal[2, 3] = 2
+    grid: PositiveInt = 128  # points per axis; every dataset is resized to it
+    patch: PositiveInt = 8
+    channels: PositiveInt = 4  # fields in and out; datasets with fewer are padded
+    history: PositiveInt = 10  # frames in
+    horizon: PositiveInt = 1  # frames predicted per forward
+    modes: PositiveInt = 32  # Fourier modes kept per axis (3D: 8 at most on the last)
+    num_datasets: PositiveInt = 12  # classes of the dataset head
+    time_aggregation: Literal["exp_mlp", "mlp"] = "exp_mlp"
+    normalize: bool = False
+
+
+class DataConfig(Section):
+    """Which datasets are mixed, and with which weights."""
+
+    root: Path = Path("data")
+    weights: dict[str, PositiveFloat] = Field(min_length=1)  # dataset name -> mixture weight
+    suite: str | None = None  # a suite to generate under `root` where its datasets are missing
+
+
+class ObjectiveConfig(Section):
+    """The training loss (PAPER: noise injection, unroll, masked relative L2)."""
+
+    noise: NonNegativeFloat = 5e-4
+    unroll: PositiveInt = 1
+    supervise_padding: bool = False  # the paper supervises the channels filled with ones
+
+
+class OptimConfig(Section):
+    """Adam and its schedule. One-cycle with momentum cycling is the paper's."""
+
+    lr: PositiveFloat = 1e-3
+    betas: tuple[Fraction, Fraction] = (0.9, 0.9)
+    eps: PositiveFloat = 1e-8
+    weight_decay: NonNegativeFloat = 1e-6
+    decoupled_weight_decay: bool = False  # True: AdamW; False: Adam with coupled L2, the paper's
+    gradient_clipping: NonNegativeFloat = 0.0  # 0 does not clip
+    schedule: Literal["one_cycle", "cosine", "warmup_stable_decay"] = "one_cycle"
+    warmup_fraction: Fraction = 0.2
+    decay_fraction: Fraction = 0.2  # warmup_stable_decay only: the share of steps that decays
+    initial_lr_ratio: Fraction = 1e-4  # first lr / peak lr
+    final_lr_ratio: Fraction = 1e-8  # last lr / peak lr
+    cycle_momentum: bool = False  # one_cycle only: beta1 0.95 -> 0.85 -> 0.95
+
+
+class BatchConfig(Section):
+    """The batch arithmetic: global_batch = micro_batch x world_size x accumulation_steps."""
+
+    global_batch: PositiveInt  # windows per step, over all ranks
+    micro_batch: PositiveInt  # windows per rank per forward
+
+    def accumulation_steps(self, world_size: int) -> int:
+        """Return the micro steps per step.
+
+        Raises:
+            ConfigError: the global batch is no multiple of micro_batch x world_size.
+        """
+        per_micro_step = self.micro_batch * world_size
+        steps, rest = divmod(self.global_batch, per_micro_step)
+        if rest:
+            raise ConfigError(
+                f"batch.global_batch={self.global_batch} is not a multiple of "
+                f"batch.micro_batch x workers = {self.micro_batch} x {world_size} = "
+                f"{per_micro_step}; choose batch.micro_batch so that it divides"
+            )
+        return steps
+
+
+class EngineConfig(Section):
+    """How the training state is sharded and computed."""
+
+    deepspeed: str = "zero3_bf16"  # a name in deepspeed_configs/ or a path to a JSON file
+    activation_checkpointing: Literal["none", "full"] = "none"
+
+
+class EvaluationConfig(Section):
+    """Held-out evaluation during and after training."""
+
+    every: NonNegativeInt = 0  # steps between evaluations; 0: only at the end
+    trajectories: PositiveInt = 16  # per dataset, the first ones of its test split
+    rollout_frames: PositiveInt | None = None  # None: to the end of each trajectory
+    batch: PositiveInt = 8  # trajectories per rank per forward
+
+
+class CheckpointConfig(Section):
+    """When the state of the run is committed to disk."""
+
+    every: NonNegativeInt = 0  # steps between checkpoints; 0: only at the end
+    keep: Annotated[int, Field(ge=2)] = 2  # the newest may be the one a crash interrupted
+
+
+class TrackingConfig(Section):
+    """Where metrics go. The JSONL spool in the run directory is always written."""
+
+    log_every: PositiveInt = 10  # steps
+    mlflow_uri: str | None = None  # None: no mirror; sqlite:///mlflow.db is what `mlflow ui` opens
+    experiment: str = "dpot_scale"
+
+
+class RunConfig(Section):
+    """One training from its first step to its last."""
+
+    name: str = Field(min_length=1, pattern=r"^[\w.\-]+$")
+    output: Path = Path("runs")  # the run lives in output/name
+    seed: NonNegativeInt = 0
+    windows: PositiveInt  # length of the training, in windows
+    model: ModelConfig = ModelConfig()
+    data: DataConfig
+    objective: ObjectiveConfig = ObjectiveConfig()
+    optim: OptimConfig = OptimConfig()
+    batch: BatchConfig
+    engine: EngineConfig = EngineConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    tracking: TrackingConfig = TrackingConfig()
+    initialize_from: Path | None = None  # weights of another run; resume needs no option
+
+    @model_validator(mode="after")
+    def _windows_fill_batches(self) -> Self:
+        if self.windows % self.batch.global_batch:
+            raise ValueError(
+                f"windows={self.windows} is not a multiple of "
+                f"batch.global_batch={self.batch.global_batch}"
+            )
+        return self
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps of the whole run."""
+        return self.windows // self.batch.global_batch
+
+    @property
+    def directory(self) -> Path:
+        """Where the run keeps everything it writes."""
+        return self.output / self.name
+
+
+class ResourcesConfig(Section):
+    """What Ray gives to one trial."""
+
+    workers: PositiveInt = 2  # ZeRO ranks
+    cpus_per_worker: PositiveInt = 1
+    gpus_per_worker: NonNegativeInt = 0
+    # What one worker sustains on the model FLOPs, only to price a plan.
+    assumed_flops_per_second: PositiveFloat = 2.0e10
+
+
+class SweepConfig(Section):
+    """A scaling experiment: every model of the ladder at every number of windows."""
+
+    name: str = Field(min_length=1, pattern=r"^[\w.\-]+$")
+    run: RunConfig  # what all trials share
+    ladder: dict[str, ModelConfig] = Field(min_length=1)  # label -> model
+    windows: tuple[PositiveInt, ...] = Field(min_length=1)  # one trial per model and entry
+    resources: ResourcesConfig = ResourcesConfig()
+    max_attempts: PositiveInt = 2  # per trial, for failures that are not the user's
+
+    @property
+    def directory(self) -> Path:
+        """Where the sweep keeps its journal, trials and report."""
+        return self.run.output / self.name
+
+
+class GeneratedDataset(Section):
+    """One dataset to solve for. `data/solvers/` holds the equations."""
+
+    equation: Literal["navier_stokes", "reaction_diffusion", "shallow_water"]
+    train: PositiveInt  # trajectories
+    test: PositiveInt
+    grid: PositiveInt  # stored points per axis
+    frames: PositiveInt
+    frame_interval: PositiveFloat  # in the equation's time
+    parameters: dict[str, float] = {}  # of the equation, e.g. viscosity
+
+
+class SuiteConfig(Section):
+    """Datasets that are generated together, reproducibly from one seed."""
+
+    name: str = Field(min_length=1, pattern=r"^[\w.\-]+$")
+    seed: NonNegativeInt = 0
+    datasets: dict[str, GeneratedDataset] = Field(min_length=1)
+
+
+def config_hash(config: Section) -> str:
+    """Return twelve hex digits that name the content of a config."""
+    text = json.dumps(config.model_dump(mode="json"), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
