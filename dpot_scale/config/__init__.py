@@ -1,0 +1,1 @@
+"""Frozen configs: their vocabulary, their presets and how they are loaded."""

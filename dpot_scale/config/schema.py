@@ -159,10 +159,11 @@ class RunConfig(Section):
 
     @model_validator(mode="after")
     def _windows_fill_batches(self) -> Self:
-        if self.windows % self.batch.global_batch:
+        global_batch = self.batch.global_batch
+        if self.windows % global_batch:
             raise ValueError(
-                f"windows={self.windows} is not a multiple of "
-                f"batch.global_batch={self.batch.global_batch}"
+                f"windows={self.windows} is not a multiple of batch.global_batch={global_batch}; "
+                f"the nearest that is: {max(1, round(self.windows / global_batch)) * global_batch}"
             )
         return self
 

@@ -1,0 +1,1 @@
+"""Datasets: catalogue, solvers, importers, store, mixture and batches."""

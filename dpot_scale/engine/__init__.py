@@ -1,0 +1,1 @@
+"""Ranks, sharding, optimizer and memory: how a step is computed."""

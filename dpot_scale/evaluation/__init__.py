@@ -1,0 +1,1 @@
+"""Held-out rollouts, their scores and their figures."""

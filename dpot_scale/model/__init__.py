@@ -1,0 +1,1 @@
+"""DPOT in two and three dimensions, its sizes and its cost."""

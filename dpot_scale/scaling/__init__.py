@@ -1,0 +1,1 @@
+"""Scaling sweeps: plan, controller, laws and report."""

@@ -1,0 +1,1 @@
+"""Objective, loop, checkpoints, metrics and tracking of one run."""

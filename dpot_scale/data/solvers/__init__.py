@@ -1,0 +1,1 @@
+"""Solvers that generate training data, one module per equation."""

@@ -1,0 +1,35 @@
+"""dpot_scale: train DPOT, a PDE foundation model, at scale.
+
+Importing the package imports no torch: `load_model` does, when it is called.
+"""
+
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from dpot_scale.model.dpot import DPOT
+
+
+def __getattr__(name: str) -> str:
+    if name == "__version__":  # asked for only here: a checkout that is not installed has none
+        return version("dpot_scale")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def load_model(path: str | Path) -> "DPOT":
+    """Return the model in a weights file, in fp32 and eval mode.
+
+    Args:
+        path: A released `.pth` file, or a safetensors export of this project.
+
+    Returns:
+        A module that maps frames (B, history, C, *space) to an output with `.frames`
+        (B, horizon, C, *space) and `.logits` (B, num_datasets).
+
+    Raises:
+        CheckpointError: the file is neither, or its keys do not account for the whole model.
+    """
+    from dpot_scale.model.export import load_model
+
+    return load_model(path)

@@ -1,0 +1,132 @@
+"""Ranks, device, threads and seeds: everything a process settles before it builds a model."""
+
+import contextlib
+import fcntl
+import io
+import logging
+import os
+import random
+import tempfile
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import distributed as dist
+
+# Set to 1 to see what DeepSpeed reports below the level of errors.
+DEBUG_VARIABLE = "DPOT_SCALE_DEBUG"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class World:
+    """Where this process stands among the ranks."""
+
+    rank: int
+    local_rank: int  # on this node
+    world_size: int
+    device: torch.device
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this rank speaks for all."""
+        return self.rank == 0
+
+
+def start_world(seed: int = 0) -> World:
+    """Join the process group, choose the device and seed this process.
+
+    Works under the `deepspeed` launcher and torchrun (environment variables), inside a process
+    group that exists already, as in a Ray Train worker, and alone as a world of one.
+
+    Args:
+        seed: Of Python, numpy and torch, shifted by the rank.
+    """
+    local_rank = int(os.environ.setdefault("LOCAL_RANK", "0"))  # zero.Init reads it too
+    device = torch.device("cpu")
+    if torch.cuda.is_available():
+        device = torch.device("cuda", local_rank)
+        torch.cuda.set_device(device)
+    _limit_threads()
+    _join(device)
+    with _quiet_deepspeed():
+        _adopt()
+    rank = dist.get_rank()
+    _seed(seed + rank)
+    return World(rank=rank, local_rank=local_rank, world_size=dist.get_world_size(), device=device)
+
+
+def any_rank(flag: bool, world: World) -> bool:
+    """Return True on every rank if `flag` is true on one. Collective: every rank must call it."""
+    vote = torch.tensor(int(flag), device=world.device)
+    dist.all_reduce(vote, op=dist.ReduceOp.MAX)
+    return bool(vote)
+
+
+def _join(device: torch.device) -> None:
+    """Make the process group, unless this process is in one already."""
+    if dist.is_initialized():
+        return
+    backend = "nccl" if device.type == "cuda" else "gloo"
+    device_id = device if device.type == "cuda" else None
+    if "RANK" in os.environ:
+        dist.init_process_group(backend, device_id=device_id)
+    else:
+        # A store in this process instead of a port, which another run could have taken.
+        store = dist.HashStore()  # type: ignore[attr-defined]
+        dist.init_process_group(backend, store=store, rank=0, world_size=1, device_id=device_id)
+
+
+def _adopt() -> None:
+    """Let DeepSpeed use the process group that exists."""
+    # Imported late because it takes seconds, and after its logger has been quietened.
+    import deepspeed
+    from deepspeed.comm.torch import build_shm_op
+
+    with _one_process_at_a_time("dpot_scale_operators"):
+        # On first use this compiles: two ranks in one build folder would destroy each other's.
+        build_shm_op()
+    deepspeed.init_distributed()
+
+
+@contextlib.contextmanager
+def _one_process_at_a_time(name: str) -> Iterator[None]:
+    """Hold a lock of this user and node."""
+    path = Path(tempfile.gettempdir()) / f"{name}_{os.getuid()}.lock"
+    with path.open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+@contextlib.contextmanager
+def _quiet_deepspeed() -> Iterator[None]:
+    """Keep DeepSpeed's start-up prints and all its later warnings off the terminal."""
+    if os.environ.get(DEBUG_VARIABLE) == "1":
+        yield
+        return
+    # A filter, not a level: DeepSpeed sets the level of its logger when it is imported.
+    logging.getLogger("DeepSpeed").addFilter(_is_error)
+    # DeepSpeed calls collectives by names that torch renames.
+    warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")
+    with contextlib.redirect_stdout(io.StringIO()):
+        yield
+
+
+def _is_error(record: logging.LogRecord) -> bool:
+    return record.levelno >= logging.ERROR
+
+
+def _limit_threads() -> None:
+    """Share the cores among the ranks of this node, unless the launcher has done it."""
+    if "OMP_NUM_THREADS" not in os.environ:
+        # The deepspeed launcher and torchrun do not agree on the name.
+        ranks = os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("LOCAL_SIZE") or "1"
+        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // int(ranks)))
+
+
+def _seed(seed: int) -> None:
+    random.seed(seed)
+    np.random.seed(seed)  # noqa: NPY002 - the state libraries draw from
+    torch.manual_seed(seed)

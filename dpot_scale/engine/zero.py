@@ -1,0 +1,183 @@
+"""DPOT under DeepSpeed ZeRO, stages 0 to 3.
+
+DeepSpeed is imported inside functions: it takes seconds, and it prints unless `start_world` has
+quietened it before.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dpot_scale.config.schema import RunConfig
+from dpot_scale.engine.optim import betas_at, lr_at
+from dpot_scale.engine.runtime import World
+from dpot_scale.engine.strategy import effective_deepspeed_config, read_strategy
+from dpot_scale.errors import CheckpointError
+from dpot_scale.model.dpot import DPOT, DPOTOutput
+from dpot_scale.model.sizes import architecture
+
+COMPUTE_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+SHARDS = "shards"  # DeepSpeed's tag: the folder of its files inside a checkpoint
+
+
+class ZeroEngine:
+    """A DPOT that trains, sharded over the ranks as `engine.deepspeed` of the run says.
+
+    A seed means one set of initial weights, for every stage, dtype, device and world size.
+    """
+
+    def __init__(self, config: RunConfig, world: World) -> None:
+        self.config = config
+        self.world = world
+        strategy = read_strategy(config.engine.deepspeed)
+        self.stage = strategy.stage
+        self.compute_dtype = COMPUTE_DTYPES[strategy.dtype]
+        self.deepspeed_config = effective_deepspeed_config(
+            config, world.world_size, on_gpu=world.device.type == "cuda"
+        )
+        self._engine = self._start()
+        self._accumulation_steps = config.batch.accumulation_steps(world.world_size)
+        self._micro_step = 0
+
+    def __call__(self, frames_BTCs: Tensor) -> DPOTOutput:
+        """Forecast, as the model does. Collective under stage 3."""
+        output: DPOTOutput = self._engine(frames_BTCs)
+        return output
+
+    def train(self) -> None:
+        """Put the model in training mode."""
+        self._engine.train()
+
+    def eval(self) -> None:
+        """Put the model in evaluation mode."""
+        self._engine.eval()
+
+    def backward(self, loss: Tensor) -> None:
+        """Accumulate the gradient of a micro-batch's mean loss. Call it accumulation_steps times.
+
+        The update uses the mean over micro-batches and ranks: that of the global batch.
+        """
+        self._engine.backward(loss)
+        self._micro_step += 1
+        if self._micro_step < self._accumulation_steps:
+            self._engine.step()  # how DeepSpeed counts micro steps; updates nothing
+
+    def step(self, step_index: int) -> Tensor:
+        """Update the weights; return the norm of the global gradient before clipping.
+
+        Args:
+            step_index: Updates made before this one; decides learning rate and betas.
+        """
+        assert self._micro_step == self._accumulation_steps
+        self._micro_step = 0
+        for group in self._engine.optimizer.param_groups:
+            group["lr"] = lr_at(step_index, self.config.steps, self.config.optim)
+            group["betas"] = betas_at(step_index, self.config.steps, self.config.optim)
+        norm = self._replicated_gradient_norm() if self.stage == 0 else None
+        self._engine.step()
+        if norm is None:
+            norm = self._engine.get_global_grad_norm()
+        return torch.as_tensor(norm, dtype=torch.float32, device=self.world.device)
+
+    def save_shards(self, folder: Path) -> None:
+        """Write this rank's part of the whole training state under `folder`. Collective."""
+        self._engine.save_checkpoint(str(folder), tag=SHARDS, save_latest=False)
+
+    def load_shards(self, folder: Path) -> None:
+        """Continue from what `save_shards` wrote on the same number of ranks. Collective."""
+        path, _ = self._engine.load_checkpoint(str(folder), tag=SHARDS)
+        if path is None:
+            raise CheckpointError(f"{folder} holds no {SHARDS}/ to resume from")
+
+    def full_state_dict(self) -> dict[str, Tensor] | None:
+        """Return the fp32 masters, whole, on the CPU of rank 0; None elsewhere. Collective."""
+        from deepspeed.utils import safe_get_full_fp32_param
+
+        whole: dict[str, Tensor] = {}
+        for name, parameter in self._parameters():
+            master = parameter.detach() if self.stage == 0 else safe_get_full_fp32_param(parameter)
+            if self.world.is_main:
+                whole[name] = master.to("cpu", torch.float32, copy=True)
+        return whole if self.world.is_main else None
+
+    def load_full_state_dict(self, weights: Mapping[str, Tensor]) -> None:
+        """Set weights and masters from whole fp32 tensors, the same on every rank. Collective.
+
+        Raises:
+            CheckpointError: the names or shapes are not this model's.
+        """
+        self._check_fits(weights)
+        for name, parameter in self._parameters():
+            value = weights[name].detach().to(self.world.device, torch.float32)
+            self._set(parameter, value)
+
+    def _start(self) -> Any:  # noqa: ANN401 - DeepSpeed is untyped
+        import deepspeed
+
+        model = self._build()
+        engine, *_ = deepspeed.initialize(
+            model=model, model_parameters=model.parameters(), config=self.deepspeed_config
+        )
+        return engine
+
+    def _build(self) -> DPOT:
+        """Build the model; under stage 3 it never exists whole on a rank."""
+        import deepspeed
+
+        recompute = self.config.engine.activation_checkpointing == "full"
+        arch = architecture(self.config.model)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.config.seed)
+            if self.stage < 3:
+                return DPOT(arch, activation_checkpointing=recompute)
+            # Drawn on the CPU in fp32, as a plain model is, and only then cut and cast.
+            in_fp32 = self.deepspeed_config | {"bf16": {}, "fp16": {}}
+            with deepspeed.zero.Init(config_dict_or_path=in_fp32, tensor_overrides=()):
+                model = DPOT(arch, activation_checkpointing=recompute)
+        for parameter in model.parameters():
+            parameter.data = parameter.data.to(self.compute_dtype)
+            shard: Tensor = parameter.ds_tensor  # type: ignore[attr-defined]
+            shard.data = shard.data.to(self.compute_dtype)
+        return model
+
+    def _parameters(self) -> list[tuple[str, nn.Parameter]]:
+        return list(self._engine.module.named_parameters())
+
+    def _set(self, parameter: nn.Parameter, value: Tensor) -> None:
+        import deepspeed
+        from deepspeed.utils import safe_set_full_fp32_param, safe_set_local_fp32_param
+
+        if self.stage < 3:
+            parameter.data.copy_(value)
+            safe_set_full_fp32_param(parameter, value)
+            return
+        with deepspeed.zero.GatheredParameters([parameter], modifier_rank=0):
+            if self.world.is_main:
+                parameter.data.copy_(value)
+        # The last shard is padded: no parameter need divide by the number of ranks.
+        size = parameter.ds_tensor.numel()  # type: ignore[attr-defined]
+        padded = nn.functional.pad(
+            value.flatten(), (0, size * self.world.world_size - value.numel())
+        )
+        safe_set_local_fp32_param(parameter, padded[self.world.rank * size :][:size])
+
+    def _check_fits(self, weights: Mapping[str, Tensor]) -> None:
+        expected = {
+            name: tuple(getattr(parameter, "ds_shape", parameter.shape))
+            for name, parameter in self._parameters()
+        }
+        for name in sorted(expected.keys() | weights.keys()):
+            found = tuple(weights[name].shape) if name in weights else None
+            if found != expected.get(name):
+                raise CheckpointError(
+                    f"the weights do not fit the model: {name} is {found or 'absent'} in them and "
+                    f"{expected.get(name) or 'absent'} in the model"
+                )
+
+    def _replicated_gradient_norm(self) -> Tensor:
+        """Return the norm of the averaged gradients, which stage 0 keeps on every rank."""
+        gradients = [p.grad for _, p in self._parameters() if p.grad is not None]
+        return nn.utils.get_total_norm(gradients)

@@ -1,0 +1,148 @@
+"""A model as one weights file: our safetensors export, and the reader of both formats."""
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from dpot_scale.errors import CheckpointError
+from dpot_scale.model.dpot import DPOT
+from dpot_scale.model.released import architecture_from, read_released, write_released
+from dpot_scale.model.sizes import Architecture
+
+# The metadata key under which an export holds its architecture, as JSON.
+ARCHITECTURE_KEY = "architecture"
+
+
+class Weights(NamedTuple):
+    """The content of a weights file, whose keys account for the whole architecture."""
+
+    architecture: Architecture
+    state: dict[str, Tensor]
+
+
+def load_model(path: str | Path) -> DPOT:
+    """Return the model in a weights file of either format, in fp32 and eval mode.
+
+    Raises:
+        CheckpointError: the file is neither, or its keys do not account for the whole model.
+    """
+    weights = read_weights(Path(path))
+    with torch.device("meta"):
+        model = DPOT(weights.architecture)
+    state = {key: tensor.float() for key, tensor in weights.state.items()}
+    model.load_state_dict(state, assign=True)
+    return model.eval()
+
+
+def save_model(path: Path, architecture: Architecture, state_dict: Mapping[str, Tensor]) -> None:
+    """Write weights and architecture as a safetensors file, all of it or nothing.
+
+    Raises:
+        CheckpointError: the keys or shapes are not those of the architecture, or the file
+            cannot be written.
+    """
+    weights = Weights(architecture, dict(state_dict))
+    _check_keys(weights, path)
+    tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in weights.state.items()}
+    metadata = {ARCHITECTURE_KEY: json.dumps(asdict(architecture))}
+    with _all_or_nothing(path) as partial:
+        save_file(tensors, partial, metadata=metadata)
+
+
+def save_released(path: Path, weights: Weights) -> None:
+    """Write weights in the released format, all of it or nothing."""
+    with _all_or_nothing(path) as partial:
+        write_released(partial, weights.architecture, weights.state)
+
+
+def read_weights(path: Path) -> Weights:
+    """Return the content of a weights file of either format.
+
+    Raises:
+        CheckpointError: the file is neither, or its keys do not account for the whole model.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"{path} is not a file; give a .pth or .safetensors weights file")
+    reader = _read_export if _is_safetensors(path) else read_released
+    weights = Weights(*reader(path))
+    _check_keys(weights, path)
+    return weights
+
+
+@contextmanager
+def _all_or_nothing(path: Path) -> Iterator[Path]:
+    """Give a partial file to write, which takes its name when it is complete."""
+    partial = path.with_name(f"{path.name}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield partial
+        partial.replace(path)
+    except (OSError, SafetensorError, RuntimeError) as error:  # torch.save raises the last
+        raise CheckpointError(f"cannot write {path}: {error}") from error
+    finally:
+        if partial.is_file():
+            partial.unlink()
+
+
+def _is_safetensors(path: Path) -> bool:
+    """Tell the format by its content: eight bytes of length, then JSON."""
+    try:
+        with path.open("rb") as file:
+            return file.read(9)[8:] == b"{"
+    except OSError as error:
+        raise CheckpointError(f"cannot read {path}: {error}") from error
+
+
+def _read_export(path: Path) -> tuple[Architecture, dict[str, Tensor]]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            described = (file.metadata() or {}).get(ARCHITECTURE_KEY)
+            state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118, no mapping
+    except SafetensorError as error:
+        raise CheckpointError(f"{path} is a damaged safetensors file: {error}") from error
+    if described is None:
+        raise CheckpointError(
+            f"{path} has no {ARCHITECTURE_KEY!r} in its metadata, so it is no export of dpot_scale"
+        )
+    return _described(described, path), state
+
+
+def _described(text: str, path: Path) -> Architecture:
+    try:
+        dimensions = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise CheckpointError(f"{path}: its {ARCHITECTURE_KEY!r} is not JSON: {error}") from error
+    needed = set(Architecture.__dataclass_fields__)
+    if not isinstance(dimensions, dict) or set(dimensions) != needed:
+        raise CheckpointError(
+            f"{path}: its {ARCHITECTURE_KEY!r} must name exactly {', '.join(sorted(needed))}"
+        )
+    return architecture_from(dimensions, path)
+
+
+def _check_keys(weights: Weights, path: Path) -> None:
+    """Account for every key, listing all that are missing, unknown or of another shape."""
+    with torch.device("meta"):
+        expected = {k: tuple(t.shape) for k, t in DPOT(weights.architecture).state_dict().items()}
+    given = {key: tuple(tensor.shape) for key, tensor in weights.state.items()}
+    misshaped = [
+        f"{key} {given[key]} instead of {shape}"
+        for key, shape in expected.items()
+        if key in given and given[key] != shape
+    ]
+    problems = {
+        "missing": [f"{key} {shape}" for key, shape in expected.items() if key not in given],
+        "unknown": [key for key in given if key not in expected],
+        "of another shape": misshaped,
+    }
+    if any(problems.values()):
+        found = "; ".join(f"{kind}: {', '.join(keys)}" for kind, keys in problems.items() if keys)
+        raise CheckpointError(f"{path} does not hold exactly the keys of its DPOT: {found}")

@@ -1,0 +1,168 @@
+"""The file format of the released weights: {args: Namespace, model, optimizer} in a pickle.
+
+Nothing but tensors, plain containers and `argparse.Namespace` is ever unpickled.
+"""
+
+import argparse
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from fnmatch import fnmatch
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+from torch import Tensor
+
+from dpot_scale.config.schema import ModelConfig
+from dpot_scale.errors import CheckpointError, ConfigError
+from dpot_scale.model.sizes import Architecture, architecture
+
+PREFIX = "module."  # left by DistributedDataParallel in some released files
+ACTIVATION = "gelu"
+
+# Our dimension -> its name in the released args.
+ARG_NAMES = {
+    "grid": "res",
+    "patch": "patch_size",
+    "width": "width",
+    "depth": "n_layers",
+    "heads": "n_blocks",
+    "mlp_ratio": "mlp_ratio",
+    "modes": "modes",
+    "out_layer_dim": "out_layer_dim",
+    "history": "T_in",
+    "horizon": "T_bundle",
+    "normalize": "normalize",
+    "channels": "n_channels",
+    "num_datasets": "n_class",
+    "time_aggregation": "time_agg",
+}
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+def read_released(path: Path) -> tuple[Architecture, dict[str, Tensor]]:
+    """Return the architecture and state dict of a released file, without any `module.` prefix.
+
+    Raises:
+        CheckpointError: no such file format, or args that describe no DPOT.
+    """
+    args, state = _contents(path)
+    if args.get("act", ACTIVATION) != ACTIVATION:
+        raise CheckpointError(
+            f"{path} was trained with the activation {args['act']!r}; only {ACTIVATION} is built"
+        )
+    shapes = {key: tuple(tensor.shape) for key, tensor in state.items()}
+    return architecture_from(_dimensions(args, shapes), path), state
+
+
+def write_released(path: Path, arch: Architecture, state: Mapping[str, Tensor]) -> None:
+    """Write weights as a released file, which the public implementation reads."""
+    args = {public: getattr(arch, ours) for ours, public in ARG_NAMES.items()}
+    args |= {"model": "DPOT", "act": ACTIVATION, "normalize": int(arch.normalize)}
+    torch.save(
+        {
+            "args": argparse.Namespace(**args),
+            "model": dict(state),
+            "optimizer": {"state": {}, "param_groups": []},
+        },
+        path,
+    )
+
+
+def architecture_from(dimensions: Mapping[str, object], path: Path) -> Architecture:
+    """Return the architecture that a weights file describes.
+
+    Raises:
+        CheckpointError: the dimensions describe no DPOT.
+    """
+    try:
+        return architecture(ModelConfig.model_validate(dimensions))
+    except ValidationError as error:
+        problem = error.errors()[0]
+        name = ".".join(map(str, problem["loc"]))
+        raise CheckpointError(
+            f"{path} describes no DPOT: {name}={problem['input']!r}: {problem['msg']}"
+        ) from error
+    except ConfigError as error:
+        raise CheckpointError(f"{path} describes no DPOT: {error}") from error
+
+
+def _contents(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    try:
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged or hostile pickle may raise anything
+        raise CheckpointError(
+            f"{path} is neither a safetensors file nor a released weights file of tensors and "
+            "args only; nothing else in it was loaded"
+        ) from error
+    if not isinstance(content, dict) or not {"args", "model"} <= content.keys():
+        raise CheckpointError(f"{path} is no released weights file: it must hold args and model")
+    args, state = content["args"], content["model"]
+    if isinstance(args, argparse.Namespace):
+        args = vars(args)
+    if not isinstance(args, dict):
+        raise CheckpointError(f"{path}: args must be a Namespace, not {type(args).__name__}")
+    if not isinstance(state, dict) or not _is_state_dict(state.items()):
+        raise CheckpointError(f"{path}: model must map parameter names to tensors")
+    if all(key.startswith(PREFIX) for key in state):
+        state = {key.removeprefix(PREFIX): tensor for key, tensor in state.items()}
+    return args, dict(state)
+
+
+def _is_state_dict(items: Iterable[tuple[object, object]]) -> bool:
+    return all(isinstance(key, str) and isinstance(value, Tensor) for key, value in items)
+
+
+def _dimensions(args: Mapping[str, Any], shapes: Shapes) -> dict[str, object]:
+    """Return what args and shapes say of the model, as the fields of a `ModelConfig`.
+
+    Each is a vote, and so are the published defaults; the earlier one wins a draw. So one damaged
+    key is reported as such, and args that contradict all the weights (they may, in the number of
+    heads) do no harm. `modes` and the time aggregation only the args can know.
+    """
+    defaults = ModelConfig().model_dump(exclude={"size", "time_aggregation"})
+
+    def settle(name: str, *seen: Iterable[float]) -> float:
+        said = (args.get(ARG_NAMES.get(name, "")), *chain(*seen), defaults[name])
+        votes = Counter(value for value in said if isinstance(value, int | float))
+        return votes.most_common(1)[0][0] if votes else 0
+
+    def sizes(pattern: str, axis: int) -> Iterator[int]:
+        return (s[axis] for s in _matching(shapes, pattern) if -len(s) <= axis < len(s))
+
+    found = {name: settle(name) for name in defaults}
+    convolutions = [shape for shape in _matching(shapes, "*.[024].weight") if len(shape) > 2]
+    found["space_dims"] = settle("space_dims", (len(shape) - 2 for shape in convolutions))
+    found["width"] = settle("width", sizes("blocks.*.norm?.weight", 0), sizes("pos_embed", 1))
+    found["patch"] = settle("patch", sizes("patch_embed.proj.0.weight", -1))
+    found["grid"] = settle("grid", (n * found["patch"] for n in sizes("pos_embed", -1)))
+    found["depth"] = settle("depth", [_block_count(shapes)])
+    found["heads"] = settle("heads", sizes("blocks.*.filter.[wb]?", 1))
+    hidden = sizes("blocks.*.mlp.0.bias", 0)
+    found["mlp_ratio"] = settle("mlp_ratio", _quotients(hidden, found["width"]))
+    found["out_layer_dim"] = settle("out_layer_dim", sizes("out_layer.[02].bias", 0))
+    found["history"] = settle("history", sizes("time_agg_layer.w", 0))
+    found["num_datasets"] = settle("num_datasets", sizes("cls_head.4.*", 0))
+    place = found["space_dims"] + 1
+    found["channels"] = settle(
+        "channels",
+        (n - place for n in sizes("patch_embed.proj.0.weight", 1)),
+        _quotients((n - place for n in sizes("patch_embed.proj.0.*", 0)), found["patch"]),
+    )
+    return found | {"time_aggregation": args.get("time_agg", ModelConfig().time_aggregation)}
+
+
+def _matching(shapes: Shapes, pattern: str) -> list[tuple[int, ...]]:
+    return [shape for key, shape in shapes.items() if fnmatch(key, pattern)]
+
+
+def _block_count(shapes: Shapes) -> int:
+    return len({key.split(".")[1] for key in shapes if key.startswith("blocks.")})
+
+
+def _quotients(values: Iterable[float], divisor: float) -> Iterator[float]:
+    return (value / divisor for value in values if divisor > 0)

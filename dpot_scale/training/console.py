@@ -1,0 +1,76 @@
+"""What a run prints: a header, then a live bar on a terminal or plain lines elsewhere."""
+
+import sys
+from collections.abc import Mapping, Sequence
+
+from rich.console import Console as RichConsole
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+
+class Console:
+    """Prints on the main rank and is silent on the others."""
+
+    def __init__(self, *, is_main: bool, total_steps: int, first_step: int = 0) -> None:
+        self._is_main = is_main
+        self._total_steps = total_steps
+        self._bar: Progress | None = None
+        if is_main and sys.stdout.isatty():
+            self._bar = Progress(
+                TextColumn("step"),
+                MofNCompleteColumn(),
+                BarColumn(bar_width=24),
+                TextColumn("{task.description}"),
+                TimeRemainingColumn(),
+                console=RichConsole(),
+            )
+            self._bar.start()
+            self._task = self._bar.add_task("", total=total_steps, completed=first_step)
+
+    def progress(self, metrics: Mapping[str, float], *, step: int) -> None:
+        """Show one record of metrics: the training line, or a held-out score per dataset."""
+        if not self._is_main:
+            return
+        if "train/loss" in metrics and self._bar is not None:
+            self._bar.update(self._task, completed=step, description=_training_words(metrics))
+        elif "train/loss" in metrics:
+            self.say(f"step {step:>6}/{self._total_steps}  {_training_words(metrics)}")
+        else:
+            self.say(f"step {step:>6}/{self._total_steps}  held-out {_evaluation_words(metrics)}")
+
+    def say(self, line: str) -> None:
+        """Print one line, above the bar where there is one."""
+        if not self._is_main:
+            return
+        if self._bar is not None:
+            self._bar.console.print(line, markup=False, highlight=False)
+        else:
+            sys.stdout.write(line + "\n")
+            sys.stdout.flush()
+
+    def close(self) -> None:
+        """Leave the terminal as it was found."""
+        if self._bar is not None:
+            self._bar.stop()
+
+
+def header(facts: Sequence[tuple[str, str]]) -> str:
+    """Return the facts of a run as aligned lines."""
+    width = max(len(name) for name, _ in facts)
+    return "\n".join(f"  {name:<{width}}  {value}" for name, value in facts)
+
+
+def _training_words(metrics: Mapping[str, float]) -> str:
+    return (
+        f"loss {metrics['train/loss']:.4f}  lr {metrics['train/lr']:.2e}  "
+        f"grad {metrics['train/grad_norm']:.2f}  "
+        f"{metrics['perf/windows_per_second']:.1f} windows/s"
+    )
+
+
+def _evaluation_words(metrics: Mapping[str, float]) -> str:
+    scores = {
+        key.removeprefix("eval/").removesuffix("/rel_l2"): value
+        for key, value in metrics.items()
+        if key.endswith("/rel_l2")
+    }
+    return "rel_l2  " + "  ".join(f"{name} {value:.4f}" for name, value in scores.items())

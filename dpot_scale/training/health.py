@@ -1,0 +1,51 @@
+"""Why a run stops: the ranks find out together."""
+
+import enum
+import math
+import signal
+import threading
+from types import FrameType
+
+from dpot_scale.engine.runtime import World, any_rank
+
+
+class StopReason(enum.Enum):
+    """How a call of `Trainer.fit` ended."""
+
+    FINISHED = "finished"
+    SIGNAL = "stopped by a signal"
+    DIVERGED = "diverged"
+
+
+class Health:
+    """Watches for signals and divergence; `vote` makes one rank's finding everybody's.
+
+    A first signal is only remembered: leaving the loop on one rank alone would leave the others
+    waiting in a collective. A second one ends the process at once.
+    """
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self._signalled = False
+        # Only the main thread may set handlers; Ray runs a worker's training in another one and
+        # stops it by its own means.
+        in_main_thread = threading.current_thread() is threading.main_thread()
+        watched = (signal.SIGINT, signal.SIGTERM) if in_main_thread else ()
+        self._previous = {number: signal.signal(number, self._remember) for number in watched}
+
+    def vote(self, loss: float, grad_norm: float) -> StopReason | None:
+        """Return the reason to stop that any rank has. Collective: every rank must call it."""
+        if any_rank(not (math.isfinite(loss) and math.isfinite(grad_norm)), self.world):
+            return StopReason.DIVERGED
+        if any_rank(self._signalled, self.world):
+            return StopReason.SIGNAL
+        return None
+
+    def close(self) -> None:
+        """Give the signals back to whoever handled them before."""
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def _remember(self, number: int, frame: FrameType | None) -> None:
+        self._signalled = True
+        signal.signal(number, self._previous[signal.Signals(number)])

@@ -1,0 +1,96 @@
+"""The training loop."""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dpot_scale.config.schema import RunConfig
+from dpot_scale.data.batches import Batch, BatchStream
+from dpot_scale.engine.optim import lr_at
+from dpot_scale.engine.runtime import World
+from dpot_scale.engine.zero import ZeroEngine
+from dpot_scale.training.checkpoint import CheckpointStore, TrainState
+from dpot_scale.training.console import Console
+from dpot_scale.training.health import Health, StopReason
+from dpot_scale.training.metrics import Meter
+from dpot_scale.training.objective import training_loss
+from dpot_scale.training.tracking import Tracker
+
+
+@dataclass(kw_only=True)
+class Trainer:
+    """One run in this process: what is learned is in the objective, when in `fit`."""
+
+    config: RunConfig
+    world: World
+    engine: ZeroEngine
+    stream: BatchStream
+    tracker: Tracker
+    checkpoints: CheckpointStore
+    console: Console
+    evaluate: Callable[[], Mapping[str, float]]
+    train_flops_per_window: float
+
+    def fit(self, state: TrainState) -> tuple[StopReason, TrainState]:
+        """Train from `state` to the last step, or until a rank has a reason to stop.
+
+        Collective: every rank calls it with the same state. The final state is committed to disk
+        unless the run diverged.
+        """
+        micro_batches = self.stream.start(state.windows_seen)
+        meter = Meter(self.world, lambda: self.stream.wait_seconds)
+        health = Health(self.world)
+        stop = None
+        while stop is None and state.step < self.config.steps:
+            loss, grad_norm = self._train_step(micro_batches, state.step)
+            meter.add(loss, grad_norm, self.config.batch.global_batch)
+            state = state.after_step(self.config.batch.global_batch)
+            if self._due(self.config.tracking.log_every, state.step):
+                metrics = meter.reduce(self.train_flops_per_window)
+                metrics["train/lr"] = lr_at(state.step - 1, self.config.steps, self.config.optim)
+                self._report(metrics, state)
+                stop = health.vote(metrics["train/loss"], metrics["train/grad_norm"])
+            if stop is None and self._due(self.config.evaluation.every, state.step):
+                with meter.paused():
+                    self._report(self.evaluate(), state)
+            if stop is None and self._due(self.config.checkpoint.every, state.step):
+                with meter.paused():
+                    self.checkpoints.save(self.engine, state)
+        health.close()
+        if stop is StopReason.SIGNAL:
+            self.checkpoints.save(self.engine, state)
+        return stop or StopReason.FINISHED, state
+
+    def _train_step(self, micro_batches: Iterator[Batch], step: int) -> tuple[Tensor, Tensor]:
+        """Make one optimizer update; return the mean loss of this rank and the gradient norm."""
+        loss_sum = torch.zeros((), device=self.world.device)
+        accumulation_steps = self.config.batch.accumulation_steps(self.world.world_size)
+        for micro_step in range(accumulation_steps):
+            loss = training_loss(
+                self.engine,
+                next(micro_batches),
+                self.config.objective,
+                self.config.model.history,
+                self._noise_generator(step, micro_step),
+            )
+            self.engine.backward(loss)
+            loss_sum += loss.detach()
+        grad_norm = self.engine.step(step)
+        return loss_sum / accumulation_steps, grad_norm
+
+    def _noise_generator(self, step: int, micro_step: int) -> torch.Generator:
+        """Return a generator that is a function of the position: resuming needs no saved state."""
+        key = (self.config.seed, step, micro_step, self.world.rank)
+        seed = int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> 1)
+        return torch.Generator(self.world.device).manual_seed(seed)
+
+    def _due(self, every: int, step: int) -> bool:
+        """Return whether something done every so many steps, and at the end, is due now."""
+        return step == self.config.steps or (every > 0 and step % every == 0)
+
+    def _report(self, metrics: Mapping[str, float], state: TrainState) -> None:
+        self.tracker.log(metrics, step=state.step)
+        self.console.progress(metrics, step=state.step)

@@ -1,0 +1,114 @@
+"""What is measured between two log lines: losses on the device, time and memory on the host."""
+
+import re
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from dpot_scale.engine.runtime import World
+
+GIB = 2**30
+
+# Dense bf16 peaks of the data sheets, FLOP/s, by a part of the device name.
+PEAK_FLOPS_PER_SECOND = {"H200": 989e12, "H100": 989e12, "A100": 312e12}
+
+
+class Meter:
+    """Accumulates on the device and reduces over ranks once per log interval.
+
+    `add` never waits for the device; `reduce` is a collective that every rank must call.
+    """
+
+    def __init__(self, world: World, wait_seconds: Callable[[], float]) -> None:
+        self.world = world
+        self._wait_seconds = wait_seconds
+        self._restart()
+
+    def add(self, loss: Tensor, grad_norm: Tensor, windows: int) -> None:
+        """Count one step: its mean loss on this rank, the global gradient norm, its windows."""
+        self._sums += torch.stack([loss.detach(), grad_norm.detach()])
+        self._steps += 1
+        self._windows += windows
+
+    def reduce(self, train_flops_per_window: float) -> dict[str, float]:
+        """Return the metrics since the last call, averaged over steps and ranks."""
+        assert self._steps > 0
+        seconds = time.perf_counter() - self._started
+        waited = self._wait_seconds() - self._waited
+        local = torch.cat([self._sums, torch.tensor([waited], device=self._sums.device)])
+        loss, grad_norm, waited_everywhere = (
+            mean_over_ranks(local, self.world) / torch.tensor([self._steps, self._steps, 1.0])
+        ).tolist()
+        metrics = {
+            "train/loss": loss,
+            "train/grad_norm": grad_norm,
+            "perf/windows_per_second": self._windows / seconds,
+            "perf/step_seconds": seconds / self._steps,
+            "perf/data_wait_fraction": waited_everywhere / seconds,
+            "memory/peak_gib": peak_memory_gib(self.world),
+        }
+        flops_per_second = self._windows * train_flops_per_window / seconds
+        metrics["perf/model_tflops_per_second"] = flops_per_second / 1e12
+        if (peak := device_peak(self.world.device)) is not None:
+            metrics["perf/mfu"] = flops_per_second / (peak * self.world.world_size)
+        self._restart()
+        return metrics
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Keep what happens inside, an evaluation or a checkpoint, out of the speed."""
+        before = time.perf_counter()
+        yield
+        self._started += time.perf_counter() - before
+
+    def _restart(self) -> None:
+        self._sums = torch.zeros(2, device=self.world.device)
+        self._steps = 0
+        self._windows = 0
+        self._waited = self._wait_seconds()
+        self._started = time.perf_counter()
+
+
+def mean_over_ranks(values: Tensor, world: World) -> Tensor:
+    """Return the mean of a small tensor over all ranks, on the host. Collective."""
+    return sum_over_ranks(values, world) / world.world_size
+
+
+def sum_over_ranks(values: Tensor, world: World) -> Tensor:
+    """Return the sum of a small tensor over all ranks, on the host. Collective."""
+    total = values.to(world.device, copy=True)
+    if world.world_size > 1:
+        dist.all_reduce(total)
+    return total.cpu()
+
+
+def peak_memory_gib(world: World) -> float:
+    """Return the peak memory of all ranks together: GPU memory, or resident memory. Collective."""
+    if world.device.type == "cuda":
+        peak = float(torch.cuda.max_memory_allocated(world.device))
+    else:
+        peak = _peak_resident_bytes()
+    return float(sum_over_ranks(torch.tensor([peak / GIB], dtype=torch.float64), world))
+
+
+def device_peak(device: torch.device) -> float | None:
+    """Return the dense bf16 peak of a known GPU in FLOP/s, else None: MFU needs a denominator."""
+    if device.type != "cuda":
+        return None
+    name = torch.cuda.get_device_name(device)
+    return next((peak for part, peak in PEAK_FLOPS_PER_SECOND.items() if part in name), None)
+
+
+def _peak_resident_bytes() -> float:
+    status = Path("/proc/self/status")  # Linux; psutil knows the peak only on Windows
+    if status.exists():
+        kib = re.search(r"VmHWM:\s+(\d+) kB", status.read_text(encoding="ascii"))
+        if kib:
+            return float(kib[1]) * 1024
+    return float(psutil.Process().memory_info().rss)

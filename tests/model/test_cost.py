@@ -1,0 +1,109 @@
+import subprocess
+import sys
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.utils.flop_counter import FlopCounterMode
+
+from dpot_scale.config.schema import ModelConfig
+from dpot_scale.model.cost import (
+    count_parameters,
+    forward_flops_per_window,
+    train_flops_per_window,
+)
+from dpot_scale.model.dpot import DPOT
+from dpot_scale.model.sizes import architecture
+
+PUBLISHED = {  # PAPER section 1: parameters, forward GFLOP per window
+    "Ti": (7_534_643, 3.8),
+    "S": (30_801_459, 15.0),
+    "M": (122_125_875, 61.9),
+    "L": (509_018_739, 259.5),
+    "H": (1_031_082_099, 527.6),
+}
+PARTS = {
+    "patch_embed": "embedding",
+    "pos_embed": "embedding",
+    "time_agg_layer": "time_aggregation",
+    "blocks": "blocks",
+    "cls_head": "dataset_head",
+    "out_layer": "output",
+    "scale_feats_mu": "statistics",
+    "scale_feats_sigma": "statistics",
+}
+
+
+def meta_counts(arch):
+    with torch.device("meta"):
+        model = DPOT(arch)
+    counts = dict.fromkeys(PARTS.values(), 0)
+    for name, parameter in model.named_parameters():
+        counts[PARTS[name.split(".")[0]]] += parameter.numel()
+    return counts
+
+
+@pytest.mark.parametrize("size", PUBLISHED)
+def test_published_sizes(size):
+    parameters, gflop = PUBLISHED[size]
+    arch = architecture(ModelConfig(size=size))
+    assert count_parameters(arch).total == parameters
+    assert sum(meta_counts(arch).values()) == parameters
+    assert round(forward_flops_per_window(arch) / 1e9, 1) == gflop
+
+
+def test_debug_is_small():
+    assert 100_000 < count_parameters(architecture(ModelConfig(size="debug"))).total < 250_000
+
+
+models = st.builds(
+    ModelConfig,
+    size=st.just("debug"),
+    width=st.sampled_from([24, 48]),
+    depth=st.integers(1, 3),
+    heads=st.sampled_from([1, 3, 8]),
+    mlp_ratio=st.integers(1, 4),
+    out_layer_dim=st.integers(1, 9),
+    space_dims=st.sampled_from([2, 3]),
+    grid=st.sampled_from([12, 24]),
+    patch=st.sampled_from([2, 4]),
+    channels=st.integers(1, 5),
+    history=st.integers(1, 4),
+    horizon=st.integers(1, 3),
+    modes=st.integers(1, 16),
+    num_datasets=st.integers(1, 13),
+    time_aggregation=st.sampled_from(["exp_mlp", "mlp"]),
+    normalize=st.booleans(),
+)
+
+
+@given(models)
+@settings(max_examples=40, deadline=None)
+def test_every_part_is_counted(config):
+    arch = architecture(config)
+    count = count_parameters(arch)
+    assert {part: getattr(count, part) for part in set(PARTS.values())} == meta_counts(arch)
+
+
+@given(models)
+@settings(max_examples=15, deadline=None)
+def test_flops_are_those_of_the_products_that_run(config):
+    arch = architecture(config)
+    frames = torch.randn(1, arch.history, arch.channels, *[arch.grid] * arch.space_dims)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        DPOT(arch)(frames)
+    assert forward_flops_per_window(arch) == counter.get_total_flops()
+
+
+def test_training_runs_the_forward_of_recomputed_blocks_again():
+    arch = architecture(ModelConfig(size="L"))
+    forward = forward_flops_per_window(arch)
+    assert train_flops_per_window(arch, recompute=False) == 3 * forward
+    # 98 % of L's products are in its blocks.
+    assert 3.9 < train_flops_per_window(arch, recompute=True) / forward < 4
+
+
+def test_costs_need_no_torch():
+    program = "import sys, dpot_scale.model.cost; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0

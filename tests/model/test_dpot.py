@@ -1,0 +1,166 @@
+from pathlib import Path
+
+import pytest
+import torch
+
+from dpot_scale.config.schema import ModelConfig
+from dpot_scale.errors import DataError
+from dpot_scale.model.dpot import DPOT
+from dpot_scale.model.export import read_weights
+from dpot_scale.model.sizes import architecture
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+SMALL = ModelConfig(size="debug", width=32, depth=2, grid=16, patch=4, channels=2, history=3)
+
+
+def golden_model(golden, weights):
+    config = golden["config"]
+    model = DPOT(
+        architecture(
+            ModelConfig(
+                width=config["embed_dim"],
+                depth=config["depth"],
+                heads=config["n_blocks"],
+                mlp_ratio=config["mlp_ratio"],
+                out_layer_dim=config["out_layer_dim"],
+                space_dims=weights["pos_embed"].ndim - 2,
+                grid=config["img_size"],
+                patch=config["patch_size"],
+                channels=config["in_channels"],
+                history=config["in_timesteps"],
+                horizon=config["out_timesteps"],
+                modes=config["modes"],
+                num_datasets=config["n_cls"],
+                time_aggregation=config["time_agg"],
+                normalize=config["normalize"],
+            )
+        )
+    )
+    model.load_state_dict(weights)
+    return model
+
+
+def ours(field):
+    """(B, *space, T, C) -> (B, T, C, *space)."""
+    return field.movedim((-2, -1), (1, 2)).contiguous()
+
+
+def summed_rel_l2(forecast, target, mask):
+    """Relative L2 over points and frames that the mask marks, a mean over marked fields."""
+    forecast, target = ((field * mask).transpose(1, 2).flatten(2) for field in (forecast, target))
+    error = (forecast - target).norm(dim=2) / (target.norm(dim=2) + 1e-8)
+    fields = mask.transpose(1, 2).flatten(2).any(dim=2).sum(dim=1)
+    return (error.sum(dim=1) / fields).sum()
+
+
+@pytest.mark.parametrize(
+    "name", ["dpot2d_small", "dpot2d_normalize_bundle", "dpot2d_truncated_modes", "dpot3d_small"]
+)
+def test_agrees_with_the_public_implementation(name):
+    golden = torch.load(GOLDEN / f"{name}.pt", weights_only=True)
+    weights = golden.get("state_dict")
+    if weights is None:
+        weights = read_weights(GOLDEN / "official_format_small.pth").state
+    model = golden_model(golden, weights)
+    frames = ours(golden["input"]).requires_grad_()
+    target = ours(golden["target"])
+    close = {"rtol": 1e-5, "atol": 1e-6}
+
+    output = model(frames)
+    mask = ours(golden["mask"]) if "mask" in golden else torch.ones_like(target)
+    loss = summed_rel_l2(output.frames, target, mask)
+    head = 0.1 * output.logits.square().sum() if "cls" in golden else 0
+    (loss + head).backward()
+
+    torch.testing.assert_close(output.frames, ours(golden["output"]), **close)
+    torch.testing.assert_close(loss, golden["loss"], rtol=1e-5, atol=0)
+    norms = {k: p.grad.norm().item() for k, p in model.named_parameters() if p.grad is not None}
+    assert norms == pytest.approx(
+        {k: float(norm) for k, norm in golden["grad_norms"].items()}, rel=1e-5
+    )
+    if "cls" in golden:
+        torch.testing.assert_close(output.logits, golden["cls"], **close)
+        assert frames.grad.norm().item() == pytest.approx(
+            float(golden["input_grad_norm"]), rel=1e-5
+        )
+
+
+@pytest.mark.parametrize("normalize", [False, True])
+def test_activation_checkpointing_changes_no_gradient(normalize):
+    arch = architecture(SMALL.model_copy(update={"normalize": normalize}))
+    torch.manual_seed(0)
+    plain = DPOT(arch)
+    recomputed = DPOT(arch, activation_checkpointing=True)
+    recomputed.load_state_dict(plain.state_dict())
+    frames = torch.randn(2, 3, 2, 16, 16)
+    forwards = []
+    for block in recomputed.blocks:
+        block.register_forward_pre_hook(lambda *_: forwards.append(1))
+    for model in (plain, recomputed):
+        output = model(frames)
+        (output.frames.square().sum() + output.logits.square().sum()).backward()
+    assert len(forwards) == 2 * arch.depth
+    gradients = [{k: p.grad for k, p in m.named_parameters()} for m in (plain, recomputed)]
+    torch.testing.assert_close(*gradients, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("space_dims", [2, 3])
+@pytest.mark.parametrize("normalize", [False, True])
+def test_bf16_parameters(space_dims, normalize):
+    config = SMALL.model_copy(update={"space_dims": space_dims, "normalize": normalize})
+    torch.manual_seed(0)
+    rounded = DPOT(architecture(config)).bfloat16()
+    exact = DPOT(architecture(config))
+    exact.load_state_dict(rounded.state_dict())  # the same rounded weights, fp32 arithmetic
+    frames = 300 + 40 * torch.randn(2, 3, 2, *[16] * space_dims)
+    if not normalize:
+        frames = (frames - 300) / 40
+    output, expected = rounded(frames), exact(frames)
+    assert output.frames.dtype == output.logits.dtype == torch.float32
+    error = (output.frames - expected.frames).norm() / expected.frames.norm()
+    assert 0 < error < 0.02
+    output.frames.square().sum().backward()
+    gradients = [p.grad for k, p in rounded.named_parameters() if not k.startswith("cls_head")]
+    assert all(g.dtype == torch.bfloat16 and g.isfinite().all() for g in gradients)
+
+
+def test_normalized_forecast_follows_the_scale_of_each_sample():
+    """What `normalize` is for: only the two statistics features may tell scales apart."""
+    torch.manual_seed(0)
+    model = DPOT(architecture(SMALL.model_copy(update={"normalize": True})))
+    for features in (model.scale_feats_mu, model.scale_feats_sigma):
+        torch.nn.init.zeros_(features.weight)
+    frames = torch.randn(2, 3, 2, 16, 16)
+    expected = 1000 * model(frames).frames - 7
+    torch.testing.assert_close(model(1000 * frames - 7).frames, expected, rtol=1e-3, atol=0.1)
+
+
+@pytest.mark.parametrize("space_dims", [2, 3])
+def test_horizon_and_shapes(space_dims):
+    config = SMALL.model_copy(update={"space_dims": space_dims, "horizon": 4, "num_datasets": 5})
+    output = DPOT(architecture(config))(torch.randn(2, 3, 2, *[16] * space_dims))
+    assert output.frames.shape == (2, 4, 2, *[16] * space_dims)
+    assert output.logits.shape == (2, 5)
+
+
+@pytest.mark.parametrize("shape", [(2, 4, 2, 16, 16), (2, 3, 2, 16, 32), (3, 2, 16, 16)])
+def test_frames_of_another_shape_are_refused(shape):
+    with pytest.raises(DataError, match=r"\(B, 3, 2, 16, 16\), got"):
+        DPOT(architecture(SMALL))(torch.randn(shape))
+
+
+def test_initialisation():
+    torch.manual_seed(0)
+    arch = architecture(ModelConfig(size="debug"))
+    model = DPOT(arch)
+    assert not any(p.is_complex() for p in model.parameters())
+    assert model.pos_embed.std().item() == pytest.approx(0.02, rel=0.05)
+    time = model.time_agg_layer
+    assert time.w.std().item() == pytest.approx(1 / (arch.history * arch.width**0.5), rel=0.05)
+    assert torch.equal(time.gamma[0, [0, -1]], torch.tensor([2.0**-10, 2.0**10]))
+    block = arch.width // arch.heads
+    for parameter in model.blocks[0].filter.parameters():
+        scaled = parameter * block**2
+        assert scaled.min() >= 0
+        assert scaled.max() < 1
+        assert scaled.mean().item() == pytest.approx(0.5, abs=0.08)

@@ -1,0 +1,165 @@
+import argparse
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+
+import dpot_scale
+from dpot_scale.config.schema import ModelConfig
+from dpot_scale.errors import CheckpointError
+from dpot_scale.model.dpot import DPOT
+from dpot_scale.model.export import Weights, load_model, read_weights, save_released
+from dpot_scale.model.sizes import architecture
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+RELEASED = GOLDEN / "official_format_small.pth"
+KEYS = tuple(read_weights(RELEASED).state)
+
+
+def contents():
+    with torch.serialization.safe_globals([argparse.Namespace]):
+        return torch.load(RELEASED, weights_only=True)
+
+
+def written(path, content):
+    torch.save(content, path)
+    return path
+
+
+def refusal(path):
+    with pytest.raises(CheckpointError) as caught:
+        load_model(path)
+    return str(caught.value)
+
+
+def test_a_released_file_forecasts_what_the_public_implementation_does():
+    golden = torch.load(GOLDEN / "dpot2d_small.pt", weights_only=True)
+    model = dpot_scale.load_model(RELEASED)
+    assert not model.training
+    with torch.no_grad():
+        output = model(golden["input"].movedim((-2, -1), (1, 2)))
+    torch.testing.assert_close(
+        output.frames, golden["output"].movedim((-2, -1), (1, 2)), rtol=1e-5, atol=1e-6
+    )
+    torch.testing.assert_close(output.logits, golden["cls"], rtol=1e-5, atol=1e-6)
+
+
+def test_the_prefix_of_distributed_training_is_removed(tmp_path):
+    content = contents()
+    content["model"] = {f"module.{key}": value for key, value in content["model"].items()}
+    assert tuple(read_weights(written(tmp_path / "a.pth", content)).state) == KEYS
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_a_missing_key_is_named(tmp_path, key):
+    content = contents()
+    del content["model"][key]
+    assert f"missing: {key} (" in refusal(written(tmp_path / "a.pth", content))
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_a_misshaped_key_is_named(tmp_path, key):
+    content = contents()
+    tensor = content["model"][key]
+    content["model"][key] = torch.cat([tensor, tensor[:1]])
+    message = refusal(written(tmp_path / "a.pth", content))
+    assert "of another shape: " in message
+    assert f"{key} {tuple(content['model'][key].shape)} instead of {tuple(tensor.shape)}" in message
+
+
+def test_all_problems_are_listed(tmp_path):
+    content = contents()
+    model = content["model"]
+    del model["pos_embed"], model["blocks.1.mlp.0.bias"]
+    model["cls_head.0.bias"] = torch.zeros(3)
+    model |= {"extra.weight": torch.zeros(1), "module.odd": torch.zeros(1)}
+    assert refusal(written(tmp_path / "a.pth", content)).endswith(
+        "missing: pos_embed (1, 64, 4, 4), blocks.1.mlp.0.bias (64,); "
+        "unknown: extra.weight, module.odd; "
+        "of another shape: cls_head.0.bias (3,) instead of (64,)"
+    )
+
+
+def test_weights_outvote_args_on_the_number_of_heads(tmp_path):
+    content = contents()
+    content["args"].n_blocks = 8
+    assert read_weights(written(tmp_path / "a.pth", content)).architecture.heads == 4
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        ModelConfig(size="debug", grid=32, channels=3, num_datasets=5, horizon=2, modes=2),
+        ModelConfig(size="debug", space_dims=3, grid=16, patch=4, channels=5, num_datasets=1),
+        ModelConfig(size="debug", grid=24, patch=4, channels=1, history=4, normalize=True),
+        ModelConfig(size="debug", width=48, heads=3, mlp_ratio=4, time_aggregation="mlp"),
+    ],
+)
+def test_what_is_written_is_read_back(tmp_path, config):
+    model = DPOT(architecture(config))
+    path = tmp_path / "model.pth"
+    save_released(path, Weights(model.architecture, model.state_dict()))
+    loaded = load_model(path)
+    assert loaded.architecture == model.architecture
+    torch.testing.assert_close(loaded.state_dict(), dict(model.state_dict()), rtol=0, atol=0)
+
+    # The public training script stores fewer args: the shapes say the rest.
+    with torch.serialization.safe_globals([argparse.Namespace]):
+        content = torch.load(path, weights_only=True)
+    del content["args"].n_channels, content["args"].n_class
+    assert read_weights(written(path, content)).architecture == model.architecture
+
+
+class Attack:
+    """Pickles as a call that creates a file."""
+
+    def __init__(self, target: Path) -> None:
+        self.target = target
+
+    def __reduce__(self):
+        return Path.touch, (self.target,)
+
+
+@pytest.mark.parametrize(
+    "save", [torch.save, lambda c, p: p.write_bytes(pickle.dumps(c, protocol=2))]
+)
+@pytest.mark.parametrize("place", ["args", "model", "optimizer"])
+def test_no_code_in_a_file_is_run(tmp_path, save, place):
+    target = tmp_path / "attacked"
+    path = tmp_path / "a.pth"
+    save(contents() | {place: Attack(target)}, path)
+    assert "nothing else in it was loaded" in refusal(path)
+    assert not target.exists()
+
+
+def test_files_that_hold_something_else_are_refused(tmp_path):
+    text = tmp_path / "notes.txt"
+    text.write_text("The weights are elsewhere.")
+    assert "neither a safetensors file nor a released weights file" in refusal(text)
+    empty = tmp_path / "empty.pth"
+    empty.touch()
+    assert "neither a safetensors file nor" in refusal(empty)
+    assert "is not a file" in refusal(tmp_path)
+    assert "is not a file" in refusal(tmp_path / "absent.pth")
+    assert "must hold args and model" in refusal(written(tmp_path / "a.pth", torch.zeros(3)))
+    content = contents()
+    content["model"]["pos_embed"] = "a string"
+    assert "must map parameter names to tensors" in refusal(written(tmp_path / "a.pth", content))
+    assert "args must be a Namespace" in refusal(
+        written(tmp_path / "a.pth", contents() | {"args": 3})
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "sentence"),
+    [
+        ("act", "tanh", "activation 'tanh'"),
+        ("modes", -1, "modes=-1"),
+        ("time_agg", "sum", "time_aggregation='sum'"),
+    ],
+)
+def test_args_of_no_dpot_are_refused(tmp_path, name, value, sentence):
+    content = contents()
+    setattr(content["args"], name, value)
+    assert sentence in refusal(written(tmp_path / "a.pth", content))

@@ -1,0 +1,60 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from dpot_scale.model.export import load_model
+from dpot_scale.weights import main
+
+RELEASED = Path(__file__).parent / "golden" / "official_format_small.pth"
+
+
+def test_inspect_accounts_for_every_parameter(capsys):
+    assert main(["inspect", str(RELEASED)]) == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["width", "64"] in lines
+    assert ["blocks", "25,856", "11.4%"] in lines
+    assert ["total", "227,315"] in lines
+    assert ["blocks", "24", "float32"] in lines
+
+
+def test_there_and_back(tmp_path):
+    ours, released = tmp_path / "new" / "model.safetensors", tmp_path / "model.pth"
+    assert main(["import", str(RELEASED), "--out", str(ours)]) == 0
+    assert main(["export", str(ours), "--out", str(released)]) == 0
+    first, last = load_model(RELEASED), load_model(released)
+    assert load_model(ours).architecture == first.architecture == last.architecture
+    torch.testing.assert_close(last.state_dict(), first.state_dict(), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("command", ["inspect", "import", "export"])
+def test_an_unusable_file_is_one_sentence_and_exit_code_2(tmp_path, capsys, command):
+    target = tmp_path / "out"
+    out = [] if command == "inspect" else ["--out", str(target)]
+    assert main([command, str(tmp_path / "absent.pth"), *out]) == 2
+    errors = capsys.readouterr().err
+    assert errors.startswith("error: ")
+    assert len(errors.splitlines()) == 1
+    assert not target.exists()
+
+
+@pytest.mark.parametrize("target", ["taken", "taken/model.safetensors"])
+def test_a_place_that_cannot_be_written_is_one_sentence(tmp_path, capsys, target):
+    taken = tmp_path / "taken"
+    taken.mkdir() if target == "taken" else taken.touch()
+    assert main(["import", str(RELEASED), "--out", str(tmp_path / target)]) == 2
+    assert capsys.readouterr().err.startswith(f"error: cannot write {tmp_path / target}: ")
+    assert list(tmp_path.rglob("*")) == [taken]
+
+
+def test_help_names_the_commands():
+    program = [sys.executable, "-m", "dpot_scale.weights", "--help"]
+    shown = subprocess.run(program, capture_output=True, text=True, check=True).stdout
+    assert all(command in shown for command in ("inspect", "import", "export"))
+
+
+def test_the_package_imports_no_torch():
+    program = "import sys, dpot_scale; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
