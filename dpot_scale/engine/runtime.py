@@ -51,7 +51,7 @@ def start_world(seed: int = 0) -> World:
         torch.cuda.set_device(device)
     _limit_threads()
     _join(device)
-    with _quiet_deepspeed():
+    with quiet_deepspeed():
         _adopt()
     rank = dist.get_rank()
     _seed(seed + rank)
@@ -101,7 +101,7 @@ def _one_process_at_a_time(name: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _quiet_deepspeed() -> Iterator[None]:
+def quiet_deepspeed() -> Iterator[None]:
     """Keep DeepSpeed's start-up prints and all its later warnings off the terminal."""
     if os.environ.get(DEBUG_VARIABLE) == "1":
         yield

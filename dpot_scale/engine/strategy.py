@@ -91,8 +91,6 @@ BUCKET_CPU, BUCKET_GPU = 20_000_000, 200_000_000
 # On a GPU parameters up to this many times the width, the vectors, stay whole on every rank. On CPU
 # none do: they are gathered one by one after each step, and the latency of that exceeds a step.
 PERSISTENT_WIDTHS = 10
-# Gathered as one: a hook on each of their layers would cost a small model more than its arithmetic.
-GATHERED_WHOLE = {"classes": ["dpot_scale.model.dpot.Block"], "names": ["cls_head", "out_layer"]}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -178,7 +176,7 @@ def _optimizer(optim: OptimConfig, *, offload: bool) -> Json:
 
 
 def _fitted(arch: Architecture, stage: int, *, on_gpu: bool) -> Json:
-    """Return what depends on the model: buffer sizes in elements, and the units of gathering."""
+    """Return what depends on the model: the buffer sizes in elements."""
     parameters = count_parameters(arch).total
     bucket = min(parameters, BUCKET_GPU if on_gpu else BUCKET_CPU)
     if stage == 0:
@@ -193,7 +191,6 @@ def _fitted(arch: Architecture, stage: int, *, on_gpu: bool) -> Json:
         "stage3_param_persistence_threshold": PERSISTENT_WIDTHS * arch.width if on_gpu else 0,
         "stage3_max_live_parameters": live,
         "stage3_max_reuse_distance": live,
-        "leaf_module": GATHERED_WHOLE,
     }
 
 

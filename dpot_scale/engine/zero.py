@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from dpot_scale.config.schema import RunConfig
 from dpot_scale.engine.optim import betas_at, lr_at
-from dpot_scale.engine.runtime import World
+from dpot_scale.engine.runtime import World, quiet_deepspeed
 from dpot_scale.engine.strategy import effective_deepspeed_config, read_strategy
 from dpot_scale.errors import CheckpointError
 from dpot_scale.model.dpot import DPOT, DPOTOutput
@@ -118,9 +118,10 @@ class ZeroEngine:
         import deepspeed
 
         model = self._build()
-        engine, *_ = deepspeed.initialize(
-            model=model, model_parameters=model.parameters(), config=self.deepspeed_config
-        )
+        with quiet_deepspeed():
+            engine, *_ = deepspeed.initialize(
+                model=model, model_parameters=model.parameters(), config=self.deepspeed_config
+            )
         return engine
 
     def _build(self) -> DPOT:

@@ -12,7 +12,7 @@ import shutil
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -22,6 +22,7 @@ from dpot_scale.engine.runtime import World, any_rank
 from dpot_scale.errors import CheckpointError
 
 MARKER = "COMMITTED.json"
+T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 
@@ -72,7 +73,7 @@ class CheckpointStore:
         self.world = world
 
     def save(self, engine: Sharded, state: TrainState) -> None:
-        """Commit a checkpoint, then remove those beyond `keep`. Collective."""
+        """Commit a checkpoint, then remove older ones and what crashes left. Collective."""
         folder = self.directory / f"step_{state.step:06d}"
         if self.world.is_main:
             _remove(folder)
@@ -90,17 +91,20 @@ class CheckpointStore:
                 "files": {name: asdict(entry) for name, entry in sorted(census.items())},
             }
             _commit(folder, json.dumps(marker, indent=2))
-            for old in self._committed()[self.keep :]:
-                _remove(old)
+            kept = self._committed()[: self.keep]
+            for other in set(self.directory.glob("step_*")).difference(kept):
+                _remove(other)
         dist.barrier()
 
     def restore(self, engine: Sharded) -> TrainState | None:
         """Continue from the newest intact checkpoint; None if there is none. Collective.
 
         Raises:
-            CheckpointError: it was made by another config or on another number of ranks.
+            CheckpointError: it was made by another config or on another number of ranks, or all
+                checkpoints are damaged.
         """
-        for folder in self._committed():
+        committed = self._committed()
+        for folder in committed:
             marker = json.loads((folder / MARKER).read_text(encoding="utf-8"))
             self._check_belongs(marker, folder)
             damaged = self._damaged_files(folder, marker["files"])
@@ -111,6 +115,10 @@ class CheckpointStore:
             states = torch.load(self._random_states_path(folder), weights_only=False)
             _set_random_states(states)
             return TrainState(step=marker["step"], windows_seen=marker["windows_seen"])
+        if committed:
+            raise CheckpointError(
+                f"no checkpoint under {self.directory} is intact: remove it to start again"
+            )
         return None
 
     def newest(self) -> Path | None:
@@ -140,7 +148,7 @@ class CheckpointStore:
             if not (folder / name).is_file() or asdict(_examine(folder / name)) != files[name]
         ]
 
-    def _my_share[T](self, items: Iterable[T]) -> list[T]:
+    def _my_share(self, items: Iterable[T]) -> list[T]:
         return list(items)[self.world.rank :: self.world.world_size]
 
     def _check_belongs(self, marker: dict[str, Any], folder: Path) -> None:

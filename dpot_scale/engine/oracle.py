@@ -1,0 +1,78 @@
+"""DPOT under FairScale OSS and torch DDP: an independent reference for `ZeroEngine`, in fp32.
+
+FairScale is unmaintained, so it is imported late and nothing but tests depends on it.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from dpot_scale.config.schema import RunConfig
+from dpot_scale.engine.optim import betas_at, lr_at
+from dpot_scale.engine.runtime import World
+from dpot_scale.model.dpot import DPOT, DPOTOutput
+from dpot_scale.model.sizes import architecture
+
+
+class OracleEngine:
+    """The training interface of `ZeroEngine`; only the optimizer state is sharded."""
+
+    compute_dtype = torch.float32
+
+    def __init__(self, config: RunConfig, world: World) -> None:
+        from fairscale.optim.oss import OSS
+
+        self.config = config
+        self.world = world
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.seed)
+            model = DPOT(
+                architecture(config.model),
+                activation_checkpointing=config.engine.activation_checkpointing == "full",
+            )
+        self._model = nn.parallel.DistributedDataParallel(model.to(world.device))
+        optim = config.optim
+        self._optimizer = OSS(
+            self._model.parameters(),
+            torch.optim.AdamW if optim.decoupled_weight_decay else torch.optim.Adam,
+            lr=optim.lr,
+            betas=optim.betas,
+            eps=optim.eps,
+            weight_decay=optim.weight_decay,
+        )
+        self._accumulation_steps = config.batch.accumulation_steps(world.world_size)
+
+    def __call__(self, frames_BTCs: Tensor) -> DPOTOutput:
+        """Forecast, as the model does."""
+        output: DPOTOutput = self._model(frames_BTCs)
+        return output
+
+    def train(self) -> None:
+        """Put the model in training mode."""
+        self._model.train()  # type: ignore[no-untyped-call]
+
+    def eval(self) -> None:
+        """Put the model in evaluation mode."""
+        self._model.eval()
+
+    def backward(self, loss: Tensor) -> None:
+        """Accumulate the gradient of a micro-batch's mean loss."""
+        (loss / self._accumulation_steps).backward()  # type: ignore[no-untyped-call]
+
+    def step(self, step_index: int) -> Tensor:
+        """Update the weights; return the norm of the global gradient before clipping."""
+        for group in self._optimizer.param_groups:
+            group["lr"] = lr_at(step_index, self.config.steps, self.config.optim)
+            group["betas"] = betas_at(step_index, self.config.steps, self.config.optim)
+        # Infinite: measured, not clipped.
+        limit = self.config.optim.gradient_clipping or float("inf")
+        norm = nn.utils.clip_grad_norm_(self._model.parameters(), limit)
+        self._optimizer.step()
+        self._model.zero_grad()
+        return norm.detach()
+
+    def full_state_dict(self) -> dict[str, Tensor] | None:
+        """Return the weights on the CPU of rank 0; None elsewhere."""
+        if not self.world.is_main:
+            return None
+        weights = self._model.module.state_dict()
+        return {name: tensor.to("cpu", copy=True) for name, tensor in weights.items()}

@@ -1,0 +1,138 @@
+"""ZeRO on two gloo ranks equals plain torch: everything here was trained by zero_ranks.py."""
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+pytestmark = [pytest.mark.distributed, pytest.mark.timeout(180)]
+
+WORLD_SIZE = 2
+SCRIPT = Path(__file__).with_name("zero_ranks.py")
+STAGES = ["zero0", "zero1", "zero2", "zero3"]
+# The order of summation is all that differs; Adam divides by small numbers.
+CLOSE = {"rtol": 1e-5, "atol": 1e-6}
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Results of rank 0. Compiling DeepSpeed's operator may come first on a fresh machine."""
+    output = tmp_path_factory.mktemp("ranks")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    ranks = [
+        subprocess.Popen(
+            [sys.executable, str(SCRIPT), str(output)],
+            env=os.environ
+            | {
+                "RANK": str(rank),
+                "LOCAL_RANK": str(rank),
+                "WORLD_SIZE": str(WORLD_SIZE),
+                "LOCAL_SIZE": str(WORLD_SIZE),
+                "MASTER_ADDR": "127.0.0.1",
+                "MASTER_PORT": str(port),
+                "OMP_NUM_THREADS": "1",
+            },
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(WORLD_SIZE)
+    ]
+    try:
+        outputs = [rank.communicate(timeout=170) for rank in ranks]
+    finally:
+        for rank in ranks:
+            rank.kill()
+    for rank, (_, stderr) in zip(ranks, outputs, strict=True):
+        assert rank.returncode == 0, stderr[-3000:]
+    loaded: dict[str, Any] = torch.load(output / "results_0.pt", weights_only=False)
+    loaded["stdout"] = "".join(stdout for stdout, _ in outputs)
+    return loaded
+
+
+def assert_same_training(found: dict[str, Any], expected: dict[str, Any]) -> None:
+    torch.testing.assert_close(found["losses"], expected["losses"], **CLOSE)
+    torch.testing.assert_close(found["norms"], expected["norms"], **CLOSE)
+    assert_same_weights(found["weights"], expected["weights"])
+
+
+def assert_same_weights(found: dict[str, Any], expected: dict[str, Any], **options: float) -> None:
+    assert found.keys() == expected.keys()
+    for name, weight in expected.items():
+        torch.testing.assert_close(found[name], weight, **(options or CLOSE), msg=name)
+
+
+EXACT = {"rtol": 0, "atol": 0}
+
+
+@pytest.mark.parametrize("engine", [*STAGES, "oracle"])
+def test_training_equals_plain_torch(engine: str, results: dict[str, Any]) -> None:
+    plain = results["plain"]
+    assert min(plain["norms"]) > 0.05, "clipping must have an effect"
+    assert_same_weights(results[engine]["initial"], plain["initial"], **EXACT)
+    assert_same_training(results[engine], plain)
+
+
+@pytest.mark.parametrize("engine", [*STAGES, "oracle"])
+def test_accumulation_changes_nothing(engine: str, results: dict[str, Any]) -> None:
+    assert_same_training(results[f"{engine}_accumulated"], results["plain"])
+
+
+def test_activation_checkpointing_changes_nothing(results: dict[str, Any]) -> None:
+    recomputed, kept = results["zero3_recomputed"], results["zero3"]
+    assert recomputed["norms"] == kept["norms"]
+    assert_same_weights(recomputed["weights"], kept["weights"], **EXACT)
+
+
+@pytest.mark.parametrize("engine", ["zero3_unrolled", "zero3_recomputed_unrolled"])
+def test_several_forwards_per_backward(engine: str, results: dict[str, Any]) -> None:
+    assert_same_training(results[engine], results["plain_unrolled"])
+
+
+def test_stage_3_holds_a_share(results: dict[str, Any]) -> None:
+    counts = results["partition"]
+    assert counts["held"] == 0
+    assert counts["shard"] == pytest.approx(counts["whole"] / WORLD_SIZE, rel=1e-2)
+
+
+@pytest.mark.parametrize("engine", STAGES)
+def test_resume_is_bit_equal(engine: str, results: dict[str, Any]) -> None:
+    case = results[f"{engine}_resume"]
+    assert (case["state"].step, case["state"].windows_seen) == (3, 12)
+    assert case["resumed"]["losses"] == case["straight"]["losses"]
+    assert case["resumed"]["norms"] == case["straight"]["norms"]
+    assert_same_weights(case["resumed"]["weights"], case["straight"]["weights"], **EXACT)
+
+
+@pytest.mark.parametrize("engine", STAGES)
+def test_initialize_from_whole_weights(engine: str, results: dict[str, Any]) -> None:
+    case, weights = results[f"{engine}_initialize_from"], results["plain"]["weights"]
+    assert any((case["before"][name] != weight).any() for name, weight in weights.items())
+    assert_same_weights(case["loaded"], weights, **EXACT)
+    # The weights that compute are the masters too: the forecasts and the next steps agree.
+    torch.testing.assert_close(case["frames"], results["zero0_initialize_from"]["frames"], **CLOSE)
+    torch.testing.assert_close(case["losses"], results["zero0_initialize_from"]["losses"], **CLOSE)
+
+
+@pytest.mark.parametrize("engine", ["zero1_bf16", "zero2_bf16", "zero3_bf16"])
+def test_bf16_learns_from_the_same_initial_weights(engine: str, results: dict[str, Any]) -> None:
+    case = results[engine]
+    assert case["dtype"] == torch.bfloat16
+    assert_same_weights(case["initial"], results["plain"]["initial"], rtol=2**-8, atol=0)
+    assert all(weight.dtype == torch.float32 for weight in case["initial"].values())
+    assert case["losses"][-1] < 0.9 * case["losses"][0]
+
+
+def test_any_rank(results: dict[str, Any]) -> None:
+    assert results["votes"] == [False, True, True]
+
+
+def test_deepspeed_leaves_the_terminal_readable(results: dict[str, Any]) -> None:
+    assert results["stdout"] == ""

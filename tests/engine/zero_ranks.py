@@ -1,0 +1,224 @@
+"""Run by test_zero.py in two processes: trains one tiny DPOT in many ways and saves the results.
+
+Usage: python zero_ranks.py OUTPUT_DIRECTORY, with RANK, WORLD_SIZE and so on in the environment.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import torch
+from torch import distributed as dist
+
+from dpot_scale.config.schema import (
+    BatchConfig,
+    DataConfig,
+    EngineConfig,
+    ModelConfig,
+    OptimConfig,
+    RunConfig,
+)
+from dpot_scale.engine.optim import betas_at, lr_at
+from dpot_scale.engine.oracle import OracleEngine
+from dpot_scale.engine.runtime import World, any_rank, start_world
+from dpot_scale.engine.zero import ZeroEngine
+from dpot_scale.model.dpot import DPOT
+from dpot_scale.model.sizes import architecture
+from dpot_scale.training.checkpoint import CheckpointStore, TrainState
+
+STEPS = 5
+PEAK_STEP = 1  # of the learning rate
+GLOBAL_BATCH = 4
+# Odd sizes on purpose: shards of 2 ranks need padding. No normalisation: clipping must bite.
+MODEL = ModelConfig(
+    width=24, depth=2, heads=3, out_layer_dim=5, grid=16, patch=4, channels=2, history=3, modes=3
+)
+OPTIM = OptimConfig(
+    lr=3e-3,
+    betas=(0.9, 0.95),
+    weight_decay=1e-2,
+    gradient_clipping=0.05,
+    schedule="one_cycle",
+    warmup_fraction=0.4,
+    cycle_momentum=True,
+)
+
+
+def config(deepspeed: str, *, micro_batch: int = 2, recompute: bool = False, seed: int = 0):
+    return RunConfig(
+        name="test",
+        seed=seed,
+        windows=GLOBAL_BATCH * STEPS,
+        model=MODEL,
+        data=DataConfig(weights={"unused": 1}),
+        optim=OPTIM,
+        batch=BatchConfig(global_batch=GLOBAL_BATCH, micro_batch=micro_batch),
+        engine=EngineConfig(
+            deepspeed=deepspeed, activation_checkpointing="full" if recompute else "none"
+        ),
+    )
+
+
+def windows(step: int) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(step)
+    shape = (GLOBAL_BATCH, MODEL.history + 2, MODEL.channels, MODEL.grid, MODEL.grid)
+    constant = torch.randn((*shape[:1], 1, *shape[2:3], 1, 1), generator=generator)
+    return constant + 0.3 * torch.randn(shape, generator=generator)
+
+
+def loss_of(model, windows_BTCs: torch.Tensor, unroll: int) -> torch.Tensor:
+    """Mean squared error of an unrolled forecast, plus the logits so that every weight is used."""
+    history, targets = windows_BTCs[:, : MODEL.history], windows_BTCs[:, MODEL.history :]
+    loss = torch.zeros(())
+    for index in range(unroll):
+        output = model(history)
+        loss = loss + (output.frames[:, 0] - targets[:, index]).square().mean()
+        loss = loss + output.logits.square().mean()
+        history = torch.cat([history[:, 1:], output.frames], dim=1)
+    return loss
+
+
+def train_plain(unroll: int = 1) -> dict:
+    """Train with nothing but torch in this process."""
+    torch.manual_seed(0)
+    model = DPOT(architecture(MODEL))
+    optimizer = torch.optim.Adam(
+        model.parameters(), eps=OPTIM.eps, weight_decay=OPTIM.weight_decay, foreach=False
+    )
+    result = {"initial": {k: v.clone() for k, v in model.state_dict().items()}}
+    losses, norms = [], []
+    for step in range(STEPS):
+        optimizer.param_groups[0]["lr"] = lr_at(step, STEPS, OPTIM)
+        optimizer.param_groups[0]["betas"] = betas_at(step, STEPS, OPTIM)
+        optimizer.zero_grad()
+        loss = loss_of(model, windows(step), unroll)
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), OPTIM.gradient_clipping)
+        norms.append(norm.item())
+        optimizer.step()
+        losses.append(loss.item())
+    return {**result, "losses": losses, "norms": norms, "weights": model.state_dict()}
+
+
+def train(engine, world: World, *, steps=range(STEPS), unroll: int = 1) -> dict:
+    """Train an engine; the ranks and micro-batches split each global batch."""
+    losses, norms = [], []
+    micro_batch = engine.config.batch.micro_batch
+    for step in steps:
+        global_loss = torch.zeros(())
+        micro_batches = windows(step).split(micro_batch)
+        for batch in micro_batches[world.rank :: world.world_size]:
+            loss = loss_of(engine, batch, unroll)
+            engine.backward(loss)
+            global_loss += loss.detach() / len(micro_batches)
+        norms.append(engine.step(step).item())
+        dist.all_reduce(global_loss)
+        losses.append(global_loss.item())
+    return {"losses": losses, "norms": norms}
+
+
+def train_afresh(make, run: RunConfig, world: World, **options) -> dict:
+    engine = make(run, world)
+    initial = engine.full_state_dict()
+    return {
+        "initial": initial,
+        **train(engine, world, **options),
+        "weights": engine.full_state_dict(),
+    }
+
+
+def resume(world: World, deepspeed: str, folder: Path) -> dict:
+    """Save after three steps, continue; load into a fresh engine, continue again."""
+    engine = ZeroEngine(config(deepspeed), world)
+    store = CheckpointStore(folder, keep=2, config_hash="hash", world=world)
+    train(engine, world, steps=range(3))
+    store.save(engine, TrainState(step=3, windows_seen=3 * GLOBAL_BATCH))
+    straight = train(engine, world, steps=range(3, STEPS))
+    straight["weights"] = engine.full_state_dict()
+    resumed_engine = ZeroEngine(config(deepspeed, seed=1), world)
+    state = store.restore(resumed_engine)
+    resumed = train(resumed_engine, world, steps=range(3, STEPS))
+    resumed["weights"] = resumed_engine.full_state_dict()
+    return {"straight": straight, "resumed": resumed, "state": state}
+
+
+def initialize_from(world: World, deepspeed: str, weights: dict) -> dict:
+    """Load whole weights into an engine that was drawn from another seed."""
+    engine = ZeroEngine(config(deepspeed, seed=1), world)
+    before = engine.full_state_dict()
+    engine.load_full_state_dict(weights)
+    engine.eval()
+    with torch.no_grad():
+        frames = engine(windows(0)[:, : MODEL.history]).frames
+    loaded = engine.full_state_dict()
+    trained = train(engine, world)
+    return {"before": before, "loaded": loaded, "frames": frames, **trained}
+
+
+def partition(world: World) -> dict:
+    """Count what a rank holds of the parameters under stage 3."""
+    engine = ZeroEngine(config("zero3_fp32"), world)
+    train(engine, world, steps=range(2))
+    parameters = list(engine._engine.module.parameters())
+    return {
+        "whole": sum(p.ds_numel for p in parameters),
+        "held": sum(p.numel() for p in parameters),
+        "shard": sum(p.ds_tensor.numel() for p in parameters),
+    }
+
+
+def fall(world: World, deepspeed: str) -> dict:
+    """Train on one batch in half precision."""
+    engine = ZeroEngine(config(deepspeed), world)
+    initial = engine.full_state_dict()
+    losses = [train(engine, world, steps=[PEAK_STEP])["losses"][0] for _ in range(40)]
+    return {"initial": initial, "losses": losses, "dtype": engine.compute_dtype}
+
+
+def main(output: Path) -> None:
+    world = start_world()
+    # Stages 1 and 2 in fp32 are only of interest here, to compare their arithmetic.
+    for stage in (1, 2):
+        strategy = {"zero_optimization": {"stage": stage}, "communication_data_type": "fp32"}
+        path = output / f"zero{stage}_fp32.json"
+        if world.is_main:
+            path.write_text(json.dumps(strategy))
+    dist.barrier()
+    fp32 = {
+        "zero0": "zero0_fp32",
+        "zero1": str(output / "zero1_fp32.json"),
+        "zero2": str(output / "zero2_fp32.json"),
+        "zero3": "zero3_fp32",
+    }
+    results = {"plain": train_plain(), "plain_unrolled": train_plain(unroll=2)}
+    for name, deepspeed in fp32.items():
+        results[name] = train_afresh(ZeroEngine, config(deepspeed), world)
+        results[f"{name}_accumulated"] = train_afresh(
+            ZeroEngine, config(deepspeed, micro_batch=1), world
+        )
+        results[f"{name}_resume"] = resume(world, deepspeed, output / name)
+        results[f"{name}_initialize_from"] = initialize_from(
+            world, deepspeed, results["plain"]["weights"]
+        )
+    recomputed = config("zero3_fp32", recompute=True)
+    results["zero3_recomputed"] = train_afresh(ZeroEngine, recomputed, world)
+    results["zero3_recomputed_unrolled"] = train_afresh(ZeroEngine, recomputed, world, unroll=2)
+    results["zero3_unrolled"] = train_afresh(ZeroEngine, config("zero3_fp32"), world, unroll=2)
+    results["oracle"] = train_afresh(OracleEngine, config("zero0_fp32"), world)
+    results["oracle_accumulated"] = train_afresh(
+        OracleEngine, config("zero0_fp32", micro_batch=1), world
+    )
+    for name in ("zero1_bf16", "zero2_bf16", "zero3_bf16"):
+        results[name] = fall(world, name)
+    results["partition"] = partition(world)
+    results["votes"] = [
+        any_rank(False, world),
+        any_rank(world.rank == 1, world),
+        any_rank(True, world),
+    ]
+    torch.save(results, output / f"results_{world.rank}.pt")
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
