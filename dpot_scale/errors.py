@@ -5,6 +5,7 @@ what to do. Our own impossible states are `assert`s.
 """
 
 import functools
+import os
 import sys
 from collections.abc import Callable
 from typing import ParamSpec
@@ -38,7 +39,9 @@ def exits_cleanly(main: Callable[P, int]) -> Callable[P, int]:
         try:
             return main(*args, **kwargs)
         except UserError as error:
-            sys.stderr.write(f"error: {error}\n")
+            # Every rank reads the same config and finds the same mistake: one says it.
+            if os.environ.get("RANK", "0") == "0" or not isinstance(error, ConfigError):
+                sys.stderr.write(f"error: {error}\n")
             return USER_ERROR_EXIT_CODE
         except KeyboardInterrupt:
             sys.stderr.write("interrupted\n")

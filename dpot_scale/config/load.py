@@ -121,8 +121,10 @@ def _read_yaml(path: Path) -> Raw:
 
 def _extended(kind: Kind, raw: Raw) -> Raw:
     """Lay `raw` over the config that its `extends` names, if it names one."""
-    base = raw.pop("extends", None)
-    return raw if base is None else _merged(_read(kind, str(base)), raw)
+    if "extends" not in raw:
+        return raw
+    base = str(raw["extends"])
+    return _merged(_read(kind, base), {k: v for k, v in raw.items() if k != "extends"})
 
 
 def _merged(base: Raw, top: Mapping[str, Any]) -> Raw:

@@ -7,7 +7,7 @@ refused. Facts derived from a config are methods or functions of it, never store
 import hashlib
 import json
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -226,5 +226,15 @@ class SuiteConfig(Section):
 
 def config_hash(config: Section) -> str:
     """Return twelve hex digits that name the content of a config."""
-    text = json.dumps(config.model_dump(mode="json"), sort_keys=True)
+    return _hash(config.model_dump(mode="json"))
+
+
+def run_hash(config: RunConfig) -> str:
+    """Return the hash of what decides the numbers of a run: not where it is, nor what it logs."""
+    places = {"name": True, "output": True, "tracking": True, "checkpoint": True}
+    return _hash(config.model_dump(mode="json", exclude=places | {"data": {"root"}}))
+
+
+def _hash(values: dict[str, Any]) -> str:
+    text = json.dumps(values, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]

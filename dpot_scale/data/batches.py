@@ -70,9 +70,7 @@ def training_windows(stores: Mapping[str, DatasetStore], frames: int) -> dict[st
     }
 
 
-def positions(
-    batch: BatchConfig, world_size: int, rank: int, step: int, micro_step: int
-) -> range:
+def positions(batch: BatchConfig, world_size: int, rank: int, step: int, micro_step: int) -> range:
     """Return the positions of the stream that one micro-batch of one rank covers.
 
     Step s covers [s * global_batch, (s + 1) * global_batch) for every number of ranks.
@@ -195,15 +193,13 @@ class BatchStream:
         if self._reader is not None:
             self._reader.join()
 
-    def _read_ahead(
-        self, first_step: int, ready: "queue.Queue[list[Window] | Exception]"
-    ) -> None:
+    def _read_ahead(self, first_step: int, ready: "queue.Queue[list[Window] | Exception]") -> None:
         """Read windows in order until stopped; an error goes to the consumer."""
         try:
             for micro_batch in self._positions(first_step):
                 if not self._put(ready, [self._window(position) for position in micro_batch]):
                     return
-        except Exception as error:  # noqa: BLE001 - re-raised where the batch is wanted
+        except Exception as error:
             self._put(ready, error)
 
     def _put(

@@ -5,6 +5,7 @@ Legend: B trajectories, T frames, C fields, s any number of space axes, L lead t
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ from dpot_scale.config.schema import EvaluationConfig, ModelConfig
 from dpot_scale.data.batches import Batch, assemble
 from dpot_scale.data.store import DatasetStore
 from dpot_scale.engine.runtime import World
+from dpot_scale.engine.zero import ZeroEngine
 from dpot_scale.errors import DataError
 from dpot_scale.evaluation.rollout import (
     Model,
@@ -34,11 +36,35 @@ Array = NDArray[np.float32]
 class DatasetEvaluation:
     """The scores of one dataset, their growth with lead time, and one forecast to look at."""
 
+    channels: tuple[str, ...]
     score: DatasetScore
     rel_l2_L: Array  # per lead time, mean over trajectories
     persistence_rel_l2_L: Array
     example_truth_LCs: Array  # the first held-out trajectory; real fields only
     example_forecast_LCs: Array
+
+
+class Evaluator:
+    """Scores a model during its training and remembers the newest scores."""
+
+    def __init__(
+        self,
+        model: ZeroEngine,
+        stores: Mapping[str, DatasetStore],
+        config: EvaluationConfig,
+        model_config: ModelConfig,
+        world: World,
+    ) -> None:
+        self._model = model
+        self._rest = (stores, config, model_config, world)
+        self.latest: dict[str, DatasetEvaluation] = {}
+
+    def __call__(self) -> dict[str, float]:
+        """Return the scores as metrics. Collective: every rank must call it."""
+        self._model.eval()
+        self.latest = evaluate(self._model, *self._rest)
+        self._model.train()
+        return eval_metrics(self.latest)
 
 
 def evaluate(
@@ -58,14 +84,13 @@ def evaluate(
 
 def eval_metrics(evaluations: Mapping[str, DatasetEvaluation]) -> dict[str, float]:
     """Return the scores as tracked metrics, `eval/<dataset>/<score>`, and their mean."""
-    metrics: dict[str, float] = {}
-    for name, evaluation in evaluations.items():
-        for key, value in evaluation.score.model_dump().items():
-            metrics[f"eval/{name}/{key}"] = value
-    metrics["eval/mean/rel_l2"] = float(
-        np.mean([evaluation.score.rel_l2 for evaluation in evaluations.values()])
-    )
-    return metrics
+    metrics = {
+        f"eval/{name}/{key}": float(value)
+        for name, evaluation in evaluations.items()
+        for key, value in evaluation.score
+    }
+    rel_l2s = [evaluation.score.rel_l2 for evaluation in evaluations.values()]
+    return metrics | {"eval/mean/rel_l2": float(np.mean(rel_l2s))}
 
 
 def _evaluate_dataset(
@@ -75,38 +100,19 @@ def _evaluate_dataset(
     model_config: ModelConfig,
     world: World,
 ) -> DatasetEvaluation:
-    history, horizon = model_config.history, model_config.horizon
-    lead_frames = _lead_frames(store, config, history)
+    lead_frames = _lead_frames(store, config, model_config.history)
     trajectories = min(config.trajectories, store.num_trajectories("test"))
     sums = torch.zeros(4 + 2 * lead_frames, dtype=torch.float64)
-    example: tuple[Array, Array] | None = None
-    for indices, weights in _shares(trajectories, config.batch, world):
-        batch = _load(store, indices, history + lead_frames, model_config, world)
-        frames_BTCs = batch.frames_BTCxy
-        history_BTCs, truth_BTCs = frames_BTCs[:, :history], frames_BTCs[:, history:]
-        forecast_BTCs = rollout(model, history_BTCs, lead_frames)
-        repeated_BTCs = persistence(history_BTCs, lead_frames)
-        one_step_BTCs = teacher_forced(model, frames_BTCs, history, horizon)
-        one_step_repeated_BTCs = teacher_forced_persistence(frames_BTCs, history, horizon)
-        scored_BC = batch.scored_BC
-        values_BS = torch.cat(
-            [
-                mean_over_fields(rel_l2(forecast_BTCs, truth_BTCs), scored_BC)[:, None],
-                _per_lead(one_step_BTCs, truth_BTCs, scored_BC).mean(1, keepdim=True),
-                mean_over_fields(rel_l2(repeated_BTCs, truth_BTCs), scored_BC)[:, None],
-                _per_lead(one_step_repeated_BTCs, truth_BTCs, scored_BC).mean(1, keepdim=True),
-                _per_lead(forecast_BTCs, truth_BTCs, scored_BC),
-                _per_lead(repeated_BTCs, truth_BTCs, scored_BC),
-            ],
-            dim=1,
-        )
-        sums += weights @ values_BS.double().cpu()
-        if example is None:
-            fields = len(store.info.channels)
-            example = (_example(truth_BTCs, fields), _example(forecast_BTCs, fields))
-    assert example is not None
+    examples: list[tuple[Array, Array]] = []
+    for indices, weights_B in _shares(trajectories, config.batch, world):
+        batch = _load(store, indices, model_config.history + lead_frames, model_config, world)
+        forecasts = _forecast(model, batch, model_config)
+        sums += weights_B @ _errors(forecasts, batch.scored_BC).double().cpu()
+        fields = len(store.info.channels)
+        examples.append((_first(forecasts.truth, fields), _first(forecasts.rollout, fields)))
     means = (sum_over_ranks(sums, world) / trajectories).numpy()
     return DatasetEvaluation(
+        channels=store.info.channels,
         score=DatasetScore(
             rel_l2=means[0],
             one_step_rel_l2=means[1],
@@ -115,9 +121,46 @@ def _evaluate_dataset(
         ),
         rel_l2_L=means[4 : 4 + lead_frames].astype(np.float32),
         persistence_rel_l2_L=means[4 + lead_frames :].astype(np.float32),
-        example_truth_LCs=example[0],
-        example_forecast_LCs=example[1],
+        example_truth_LCs=examples[0][0],
+        example_forecast_LCs=examples[0][1],
     )
+
+
+class _Forecasts(NamedTuple):
+    """What is compared, each (B, L, C, *s)."""
+
+    truth: Tensor
+    rollout: Tensor
+    one_step: Tensor
+    persistence: Tensor
+    one_step_persistence: Tensor
+
+
+def _forecast(model: Model, batch: Batch, config: ModelConfig) -> _Forecasts:
+    frames_BTCs, history, horizon = batch.frames_BTCxy, config.history, config.horizon
+    history_BTCs, truth_BLCs = frames_BTCs[:, :history], frames_BTCs[:, history:]
+    leads = truth_BLCs.shape[1]
+    return _Forecasts(
+        truth=truth_BLCs,
+        rollout=rollout(model, history_BTCs, leads),
+        one_step=teacher_forced(model, frames_BTCs, history, horizon),
+        persistence=persistence(history_BTCs, leads),
+        one_step_persistence=teacher_forced_persistence(frames_BTCs, history, horizon),
+    )
+
+
+def _errors(forecasts: _Forecasts, scored_BC: Tensor) -> Tensor:
+    """Return (B, 4 + 2 L): the four scores, then rollout and persistence per lead time."""
+    truth_BLCs = forecasts.truth
+    columns = [
+        mean_over_fields(rel_l2(forecasts.rollout, truth_BLCs), scored_BC)[:, None],
+        _per_lead(forecasts.one_step, truth_BLCs, scored_BC).mean(1, keepdim=True),
+        mean_over_fields(rel_l2(forecasts.persistence, truth_BLCs), scored_BC)[:, None],
+        _per_lead(forecasts.one_step_persistence, truth_BLCs, scored_BC).mean(1, keepdim=True),
+        _per_lead(forecasts.rollout, truth_BLCs, scored_BC),
+        _per_lead(forecasts.persistence, truth_BLCs, scored_BC),
+    ]
+    return torch.cat(columns, dim=1)
 
 
 def _lead_frames(store: DatasetStore, config: EvaluationConfig, history: int) -> int:
@@ -139,12 +182,11 @@ def _shares(trajectories: int, batch: int, world: World) -> list[tuple[list[int]
     Under ZeRO-3 a forward is a collective, so every rank gets equally many, equally large
     batches; those past the end repeat the last trajectory with weight 0.
     """
-    per_round = batch * world.world_size
     shares = []
-    for first in range(world.rank, trajectories, per_round) or [world.rank]:
-        positions = [first + i * world.world_size for i in range(batch)]
-        weights = torch.tensor([float(p < trajectories) for p in positions], dtype=torch.float64)
-        shares.append(([min(p, trajectories - 1) for p in positions], weights))
+    for first in range(0, trajectories, batch * world.world_size):
+        positions = [first + i * world.world_size + world.rank for i in range(batch)]
+        weights_B = torch.tensor([float(p < trajectories) for p in positions], dtype=torch.float64)
+        shares.append(([min(p, trajectories - 1) for p in positions], weights_B))
     return shares
 
 
@@ -153,9 +195,7 @@ def _load(
 ) -> Batch:
     windows = [store.read("test", index, 0, frames) for index in indices]
     infos = [store.info] * len(indices)
-    return assemble(
-        windows, infos, grid=model.grid, channels=model.channels, device=world.device
-    )
+    return assemble(windows, infos, grid=model.grid, channels=model.channels, device=world.device)
 
 
 def _per_lead(forecast_BTCs: Tensor, truth_BTCs: Tensor, scored_BC: Tensor) -> Tensor:
@@ -168,6 +208,6 @@ def _per_lead(forecast_BTCs: Tensor, truth_BTCs: Tensor, scored_BC: Tensor) -> T
     return torch.stack(per_frame, dim=1)
 
 
-def _example(frames_BTCs: Tensor, fields: int) -> Array:
+def _first(frames_BTCs: Tensor, fields: int) -> Array:
     example: Array = frames_BTCs[0, :, :fields].float().cpu().numpy()
     return example

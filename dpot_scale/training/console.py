@@ -10,11 +10,17 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 class Console:
     """Prints on the main rank and is silent on the others."""
 
-    def __init__(self, *, is_main: bool, total_steps: int, first_step: int = 0) -> None:
+    def __init__(self, *, is_main: bool, total_steps: int) -> None:
         self._is_main = is_main
         self._total_steps = total_steps
         self._bar: Progress | None = None
-        if is_main and sys.stdout.isatty():
+
+    def start(self, header: str, *, first_step: int) -> None:
+        """Print the header of a run and, on a terminal, start its bar."""
+        self.say(header)
+        if first_step:
+            self.say(f"resuming at step {first_step}")
+        if self._is_main and sys.stdout.isatty():
             self._bar = Progress(
                 TextColumn("step"),
                 MofNCompleteColumn(),
@@ -24,7 +30,7 @@ class Console:
                 console=RichConsole(),
             )
             self._bar.start()
-            self._task = self._bar.add_task("", total=total_steps, completed=first_step)
+            self._task = self._bar.add_task("", total=self._total_steps, completed=first_step)
 
     def progress(self, metrics: Mapping[str, float], *, step: int) -> None:
         """Show one record of metrics: the training line, or a held-out score per dataset."""
@@ -44,8 +50,7 @@ class Console:
         if self._bar is not None:
             self._bar.console.print(line, markup=False, highlight=False)
         else:
-            sys.stdout.write(line + "\n")
-            sys.stdout.flush()
+            print_line(line)
 
     def close(self) -> None:
         """Leave the terminal as it was found."""
@@ -53,10 +58,16 @@ class Console:
             self._bar.stop()
 
 
-def header(facts: Sequence[tuple[str, str]]) -> str:
-    """Return the facts of a run as aligned lines."""
+def print_line(line: str) -> None:
+    """Print a line at once, also into a pipe."""
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
+
+
+def aligned(facts: Sequence[tuple[str, str]]) -> str:
+    """Return named facts as aligned lines."""
     width = max(len(name) for name, _ in facts)
-    return "\n".join(f"  {name:<{width}}  {value}" for name, value in facts)
+    return "\n".join(f"{name:<{width}}  {value}" for name, value in facts)
 
 
 def _training_words(metrics: Mapping[str, float]) -> str:

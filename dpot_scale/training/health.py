@@ -46,6 +46,6 @@ class Health:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
 
-    def _remember(self, number: int, frame: FrameType | None) -> None:
+    def _remember(self, number: int, _frame: FrameType | None) -> None:
         self._signalled = True
         signal.signal(number, self._previous[signal.Signals(number)])

@@ -73,4 +73,5 @@ def training_loss(
 
 
 def _norm(field_BTCs: Tensor) -> Tensor:
-    return field_BTCs.transpose(1, 2).flatten(2).norm(dim=2)
+    norm_BC: Tensor = field_BTCs.transpose(1, 2).flatten(2).norm(dim=2)
+    return norm_BC

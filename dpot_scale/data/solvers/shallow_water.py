@@ -56,9 +56,7 @@ class ShallowWater:
 
     def radius(self, seed: int) -> float:
         """Draw the dam's radius: the number of the published trajectory of this seed."""
-        return float(
-            np.random.RandomState(seed).uniform(self.smallest_radius, self.largest_radius)
-        )
+        return float(np.random.RandomState(seed).uniform(self.smallest_radius, self.largest_radius))
 
     def initial_state(self, radii_N: Tensor, grid: int) -> Tensor:
         """Return (N, 3, x, y) in float64: water at rest, higher within each radius."""

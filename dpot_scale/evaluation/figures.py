@@ -1,0 +1,105 @@
+"""Pictures of held-out forecasts, drawn from arrays, without pyplot's global state.
+
+Legend: L lead times, C fields, x y points.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from dpot_scale.evaluation.metrics import DatasetEvaluation
+
+Array = NDArray[np.float32]
+
+SHOWN_LEAD_TIMES = 5
+FIELD_COLORS = "RdBu_r"
+ERROR_COLORS = "magma"
+# Distinguishable with any colour vision (Okabe and Ito).
+LINE_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+
+
+def save_figures(folder: Path, evaluations: Mapping[str, DatasetEvaluation]) -> None:
+    """Write one rollout picture per dataset and the growth of the error with lead time."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, evaluation in evaluations.items():
+        rollout_figure(name, evaluation).savefig(folder / f"rollout_{name}.png", dpi=110)
+    error_growth_figure(evaluations).savefig(folder / "error_growth.png", dpi=110)
+
+
+def rollout_figure(name: str, evaluation: DatasetEvaluation) -> Figure:
+    """Show truth, forecast and error of one trajectory at a few lead times (2D fields).
+
+    Truth and forecast of a field share their colours; the error has a scale of its own.
+    """
+    truth_LCxy, forecast_LCxy = evaluation.example_truth_LCs, evaluation.example_forecast_LCs
+    leads, fields = truth_LCxy.shape[:2]
+    shown = np.unique(np.linspace(0, leads - 1, SHOWN_LEAD_TIMES).astype(int))
+    figure = Figure(figsize=(2.0 * len(shown) + 1.6, 5.6 * fields + 0.5), layout="constrained")
+    axes = figure.subplots(3 * fields, len(shown), squeeze=False)
+    for field in range(fields):
+        truth_Lxy, forecast_Lxy = truth_LCxy[shown, field], forecast_LCxy[shown, field]
+        rows = axes[3 * field : 3 * field + 3]
+        channel = evaluation.channels[field]
+        limits = _limits(truth_Lxy)
+        _row(figure, rows[0], truth_Lxy, f"{channel}\ntruth", FIELD_COLORS, limits)
+        _row(figure, rows[1], forecast_Lxy, f"{channel}\nforecast", FIELD_COLORS, limits)
+        error_Lxy = np.abs(forecast_Lxy - truth_Lxy)
+        error_limits = (0.0, float(error_Lxy.max()))
+        _row(figure, rows[2], error_Lxy, f"{channel}\n|error|", ERROR_COLORS, error_limits)
+    for axis, lead in zip(axes[0], shown, strict=True):
+        axis.set_title(f"+{lead + 1} frames" if lead else "+1 frame", fontsize=10)
+    score = evaluation.score
+    figure.suptitle(
+        f"{name}: rollout of a held-out trajectory "
+        f"(rel. L2 of the split {score.rel_l2:.3f}, persistence {score.persistence_rel_l2:.3f})",
+        fontsize=10,
+    )
+    return figure
+
+
+def error_growth_figure(evaluations: Mapping[str, DatasetEvaluation]) -> Figure:
+    """Show the relative L2 error of each lead time, model and persistence, per dataset."""
+    figure = Figure(figsize=(8, 4.8), layout="constrained")
+    axis = figure.subplots()
+    for i, (name, evaluation) in enumerate(evaluations.items()):
+        color = LINE_COLORS[i % len(LINE_COLORS)]
+        leads = np.arange(1, len(evaluation.rel_l2_L) + 1)
+        axis.plot(leads, evaluation.rel_l2_L, color=color, marker="o", ms=3, label=name)
+        axis.plot(leads, evaluation.persistence_rel_l2_L, color=color, ls="--", lw=1)
+    axis.plot([], [], color="0.4", ls="--", lw=1, label="persistence (same colour)")
+    axis.set(yscale="log", xlabel="lead time [frames]", ylabel="relative L2 error")
+    axis.set_title("Error growth of held-out rollouts", fontsize=11)
+    axis.grid(which="both", alpha=0.2)
+    axis.legend(fontsize=8, frameon=False)
+    return figure
+
+
+def _row(
+    figure: Figure,
+    axes: NDArray[np.object_],
+    frames_Lxy: Array,
+    label: str,
+    colors: str,
+    limits: tuple[float, float],
+) -> None:
+    image = None
+    for axis, frame_xy in zip(axes, frames_Lxy, strict=True):
+        assert isinstance(axis, Axes)
+        image = axis.imshow(frame_xy.T, origin="lower", cmap=colors, vmin=limits[0], vmax=limits[1])
+        axis.set(xticks=[], yticks=[])
+    axes[0].set_ylabel(label, fontsize=9)
+    assert image is not None
+    figure.colorbar(image, ax=list(axes), shrink=0.85, pad=0.01)
+
+
+def _limits(field_Lxy: Array) -> tuple[float, float]:
+    """Return colour limits: symmetric where the field changes sign."""
+    low, high = float(field_Lxy.min()), float(field_Lxy.max())
+    if low < 0 < high:
+        high = max(-low, high)
+        low = -high
+    return low, high

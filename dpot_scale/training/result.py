@@ -1,0 +1,63 @@
+"""What a finished run leaves for others to read: one JSON file, never a log to parse."""
+
+from pathlib import Path
+
+import numpy as np
+from pydantic import ValidationError
+
+from dpot_scale.config.schema import Section
+
+RESULT_FILE = "result.json"
+
+
+class DatasetScore(Section):
+    """Held-out relative L2 errors on one dataset, mean over fields and trajectories."""
+
+    rel_l2: float  # rollout from the first history frames, over all forecast frames
+    one_step_rel_l2: float  # every forward sees true frames
+    persistence_rel_l2: float  # the last known frame repeated
+    persistence_one_step_rel_l2: float
+
+
+class TrainingResult(Section):
+    """One finished run."""
+
+    name: str
+    config_hash: str
+    world_size: int
+    parameters: int
+    block_parameters: int
+    windows: int
+    steps: int
+    seconds: float  # of training steps and evaluations in the attempt that finished
+    train_flops: float
+    windows_per_second: float
+    peak_memory_gib: float  # of all ranks together
+    final_train_loss: float
+    evaluation: dict[str, DatasetScore]
+
+    @property
+    def mean_rel_l2(self) -> float:
+        """Rollout error, mean over datasets."""
+        return float(np.mean([score.rel_l2 for score in self.evaluation.values()]))
+
+    @property
+    def mean_one_step_rel_l2(self) -> float:
+        """One-step error, mean over datasets."""
+        return float(np.mean([score.one_step_rel_l2 for score in self.evaluation.values()]))
+
+
+def save_result(directory: Path, result: TrainingResult) -> None:
+    """Write the result of a run, all of it or nothing."""
+    partial = directory / f"{RESULT_FILE}.partial"
+    partial.write_text(result.model_dump_json(indent=2), encoding="utf-8")
+    partial.replace(directory / RESULT_FILE)
+
+
+def read_result(directory: Path) -> TrainingResult | None:
+    """Return the result in a run's directory, or None while the run is unfinished."""
+    try:
+        text = (directory / RESULT_FILE).read_text(encoding="utf-8")
+        return TrainingResult.model_validate_json(text)
+    except (FileNotFoundError, ValidationError):
+        return None

@@ -1,0 +1,86 @@
+"""Schedules: equality with torch's, and the ends of ours."""
+
+import math
+
+import pytest
+import torch
+
+from dpot_scale.config.schema import OptimConfig
+from dpot_scale.engine.optim import betas_at, lr_at
+
+
+@pytest.mark.parametrize("cycle_momentum", [True, False])
+@pytest.mark.parametrize("total_steps", [1, 2, 7, 100])
+@pytest.mark.parametrize("warmup_fraction", [0.0, 0.2, 0.3])
+def test_one_cycle_is_torch_one_cycle(
+    cycle_momentum: bool, total_steps: int, warmup_fraction: float
+) -> None:
+    optim = OptimConfig(
+        lr=2e-3,
+        betas=(0.9, 0.97),
+        schedule="one_cycle",
+        warmup_fraction=warmup_fraction,
+        initial_lr_ratio=1e-2,
+        final_lr_ratio=1e-5,
+        cycle_momentum=cycle_momentum,
+    )
+    adam = torch.optim.Adam([torch.zeros(1)], lr=optim.lr, betas=optim.betas)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        adam,
+        max_lr=optim.lr,
+        total_steps=total_steps,
+        pct_start=warmup_fraction,
+        div_factor=1 / optim.initial_lr_ratio,
+        final_div_factor=optim.initial_lr_ratio / optim.final_lr_ratio,
+        cycle_momentum=cycle_momentum,
+    )
+    for step in range(total_steps):
+        group = adam.param_groups[0]
+        assert lr_at(step, total_steps, optim) == pytest.approx(group["lr"], rel=1e-12)
+        assert betas_at(step, total_steps, optim) == pytest.approx(group["betas"], rel=1e-12)
+        adam.step()
+        if step + 1 < total_steps:
+            schedule.step()
+
+
+def test_cosine_warms_up_linearly_and_ends_at_the_final_lr() -> None:
+    optim = OptimConfig(
+        lr=1.0, schedule="cosine", warmup_fraction=0.2, initial_lr_ratio=0.1, final_lr_ratio=0.01
+    )
+    lrs = [lr_at(step, 100, optim) for step in range(100)]
+    assert lrs[0] == pytest.approx(0.1)
+    assert lrs[10] == pytest.approx(0.55)
+    assert lrs[20] == pytest.approx(1.0)
+    middle = 0.01 + 0.99 / 2 * (1 + math.cos(math.pi * 40 / 79))
+    assert lrs[60] == pytest.approx(middle)
+    assert lrs[99] == pytest.approx(0.01)
+
+
+def test_warmup_stable_decay_is_flat_in_the_middle() -> None:
+    optim = OptimConfig(
+        lr=1.0,
+        schedule="warmup_stable_decay",
+        warmup_fraction=0.1,
+        decay_fraction=0.2,
+        initial_lr_ratio=0.0,
+        final_lr_ratio=0.0,
+    )
+    lrs = [lr_at(step, 100, optim) for step in range(100)]
+    assert lrs[5] == pytest.approx(0.5)
+    assert lrs[10:81] == pytest.approx([1.0] * 71)
+    assert lrs[90] == pytest.approx(1 - 10 / 19)
+    assert lrs[99] == pytest.approx(0.0)
+
+
+@pytest.mark.parametrize("schedule", ["one_cycle", "cosine", "warmup_stable_decay"])
+@pytest.mark.parametrize("warmup_fraction", [0.0, 0.2, 1.0])
+@pytest.mark.parametrize("total_steps", [1, 2, 5, 50])
+def test_every_step_of_every_schedule_is_in_range(
+    schedule: str, warmup_fraction: float, total_steps: int
+) -> None:
+    optim = OptimConfig.model_validate(
+        {"schedule": schedule, "warmup_fraction": warmup_fraction, "cycle_momentum": True}
+    )
+    for step in range(total_steps):
+        assert 0 <= lr_at(step, total_steps, optim) <= optim.lr * (1 + 1e-12)
+        assert 0.8 < betas_at(step, total_steps, optim)[0] <= 0.95

@@ -1,0 +1,187 @@
+"""deepspeed_configs/: every JSON resolves for every world, and every mistake is one sentence."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dpot_scale.config.load import load_run
+from dpot_scale.config.schema import RunConfig
+from dpot_scale.engine.strategy import (
+    FOLDER,
+    SECTION_KEYS,
+    effective_deepspeed_config,
+    read_strategy,
+)
+from dpot_scale.errors import ConfigError
+
+NAMES = sorted(path.stem for path in FOLDER.glob("*.json"))
+
+
+def run_with(deepspeed: str, world_size: int = 1, size: str = "M") -> RunConfig:
+    return load_run(
+        "quickstart",
+        [
+            f"engine.deepspeed={deepspeed}",
+            f"batch.global_batch={3 * 2 * world_size}",
+            "batch.micro_batch=2",
+            f"windows={12 * world_size}",
+            f"model.size={size}",
+        ],
+    )
+
+
+def written(tmp_path: Path, content: Any) -> str:
+    path = tmp_path / "strategy.json"
+    path.write_text(content if isinstance(content, str) else json.dumps(content))
+    return str(path)
+
+
+def numbers_left_to_fill(config: Any) -> bool:
+    if isinstance(config, dict):
+        return any(numbers_left_to_fill(value) for value in config.values())
+    return bool(config == "auto")
+
+
+def test_the_shipped_names() -> None:
+    assert NAMES == [
+        "zero0_fp32",
+        "zero1_bf16",
+        "zero2_bf16",
+        "zero3_bf16",
+        "zero3_bf16_offload",
+        "zero3_fp16",
+        "zero3_fp32",
+    ]
+    for name in NAMES:
+        strategy = read_strategy(name)
+        assert name.startswith(f"zero{strategy.stage}_{strategy.dtype}")
+        assert strategy.offload == name.endswith("_offload")
+
+
+@pytest.mark.parametrize("on_gpu", [False, True])
+@pytest.mark.parametrize("world_size", [1, 2, 8, 64])
+@pytest.mark.parametrize("name", NAMES)
+def test_deepspeed_accepts_every_strategy_on_every_world(
+    name: str, world_size: int, on_gpu: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from deepspeed import comm
+    from deepspeed.runtime.config import DeepSpeedConfig
+
+    run = run_with(name, world_size)
+    effective = effective_deepspeed_config(run, world_size, on_gpu=on_gpu)
+    assert not numbers_left_to_fill(effective)
+    # DeepSpeed checks the batch arithmetic against the world it asks for here.
+    monkeypatch.setattr(comm, "get_rank", lambda: 0)
+    monkeypatch.setattr(comm, "get_world_size", lambda: world_size)
+    parsed = DeepSpeedConfig(json.loads(json.dumps(effective)))
+    assert parsed.world_size == world_size
+    assert parsed.train_batch_size == run.batch.global_batch
+    assert parsed.gradient_accumulation_steps == 3
+    assert parsed.gradient_clipping == run.optim.gradient_clipping
+    assert parsed.zero_optimization_stage == read_strategy(name).stage
+    assert parsed.bfloat16_config.enabled == ("bf16" in name)
+    assert parsed.bfloat16_config.check_grad_overflow
+    assert parsed.float16_config.enabled == ("fp16" in name)
+    assert parsed.optimizer_params["weight_decay"] == run.optim.weight_decay
+
+
+def test_known_keys_are_deepspeeds() -> None:
+    from deepspeed.runtime.precision_config import DeepSpeedBF16Config, DeepSpeedFP16Config
+    from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
+    from deepspeed.runtime.zero.offload_config import (
+        DeepSpeedZeroOffloadOptimizerConfig,
+        DeepSpeedZeroOffloadParamConfig,
+    )
+
+    models = {
+        "zero_optimization": DeepSpeedZeroConfig,
+        "zero_optimization.offload_param": DeepSpeedZeroOffloadParamConfig,
+        "zero_optimization.offload_optimizer": DeepSpeedZeroOffloadOptimizerConfig,
+        "bf16": DeepSpeedBF16Config,
+        "fp16": DeepSpeedFP16Config,
+    }
+    for section, model in models.items():
+        fields = {
+            field.alias or name
+            for name, field in model.model_fields.items()
+            if not (field.json_schema_extra or {}).get("deprecated")
+        }
+        assert fields == SECTION_KEYS[section]
+
+
+def test_buffers_follow_the_model_and_the_device() -> None:
+    tiny = effective_deepspeed_config(run_with("zero3_fp32", size="debug"), 1, on_gpu=False)
+    large = effective_deepspeed_config(run_with("zero3_fp32", size="L"), 1, on_gpu=False)
+    on_gpu = effective_deepspeed_config(run_with("zero3_fp32", size="L"), 1, on_gpu=True)
+    key = "stage3_max_live_parameters"
+    sizes = [config["zero_optimization"][key] for config in (tiny, large, on_gpu)]
+    assert sizes[0] < sizes[1] < sizes[2]
+
+
+def test_a_written_buffer_size_stands(tmp_path: Path) -> None:
+    path = written(tmp_path, {"zero_optimization": {"stage": 3, "sub_group_size": 1234}})
+    effective = effective_deepspeed_config(run_with(path), 1, on_gpu=False)
+    assert effective["zero_optimization"]["sub_group_size"] == 1234
+
+
+def test_weight_decay_is_coupled_unless_asked_otherwise() -> None:
+    run = run_with("zero3_bf16")
+    coupled = effective_deepspeed_config(run, 1, on_gpu=False)["optimizer"]["params"]
+    assert coupled["adam_w_mode"] is False
+    decoupled_run = run.model_copy(
+        update={"optim": run.optim.model_copy(update={"decoupled_weight_decay": True})}
+    )
+    decoupled = effective_deepspeed_config(decoupled_run, 1, on_gpu=False)["optimizer"]["params"]
+    assert decoupled["adam_w_mode"] is True
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        ({"zero_optimisation": {"stage": 3}}, r"'zero_optimisation' \(did you mean 'zero_opt"),
+        ({"zero_optimization": {"sage": 3}}, r"'zero_optimization.sage' \(did you mean 'stage'"),
+        (
+            {"zero_optimization": {"stage": 3, "offload_param": {"devise": "cpu"}}},
+            "'zero_optimization.offload_param.devise' .did you mean 'device'",
+        ),
+        ({"bf16": {"enable": True}}, r"'bf16.enable' \(did you mean 'enabled'\?\)"),
+        ({"train_batch_size": 32}, "train_batch_size=32 is owned by batch.global_batch"),
+        ({"gradient_clipping": 1.0}, "gradient_clipping=1.0 is owned by optim.gradient_clipping"),
+        ({"optimizer": {"type": "Adam"}}, r"remove 'optimizer': set optim\.\*"),
+        ({"torch_autocast": {"enabled": True}}, "remove 'torch_autocast'"),
+        ({"zero_optimization": {"stage": 4}}, "stage=4 is not 0, 1, 2 or 3"),
+        ({"zero_optimization": 3}, "zero_optimization must hold an object, not 3"),
+        ({"bf16": {"enabled": True}}, "bf16 needs fp32 masters"),
+        (
+            {"zero_optimization": {"stage": 1}, "bf16": {"enabled": 1}, "fp16": {"enabled": 1}},
+            "both enabled",
+        ),
+        ('{"bf16": {}, "bf16": {}}', "key 'bf16' appears twice"),
+        ("[1]", "must hold an object"),
+        ("{", "cannot read DeepSpeed config"),
+    ],
+)
+def test_mistakes_are_one_sentence(tmp_path: Path, content: Any, sentence: str) -> None:
+    path = written(tmp_path, content)
+    with pytest.raises(ConfigError, match=sentence) as error:
+        read_strategy(path)
+    assert "\n" not in str(error.value)
+
+
+def test_unknown_name_and_missing_file() -> None:
+    with pytest.raises(ConfigError, match=r"'zero3_bf61' .*did you mean 'zero3_bf16'"):
+        read_strategy("zero3_bf61")
+    with pytest.raises(ConfigError, match="cannot read DeepSpeed config nowhere"):
+        read_strategy("nowhere.json")
+
+
+def test_strategies_are_read_without_torch() -> None:
+    code = (
+        "import sys, dpot_scale.engine.strategy, dpot_scale.engine.memory;"
+        "assert not {'torch', 'deepspeed'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
