@@ -1,5 +1,6 @@
 """Ranks, device, threads and seeds: everything a process settles before it builds a model."""
 
+import atexit
 import contextlib
 import fcntl
 import io
@@ -77,6 +78,14 @@ def _join(device: torch.device) -> None:
         # A store in this process instead of a port, which another run could have taken.
         store = dist.HashStore()  # type: ignore[attr-defined]
         dist.init_process_group(backend, store=store, rank=0, world_size=1, device_id=device_id)
+    if backend == "gloo":
+        # Its threads abort an interpreter that exits before they do.
+        atexit.register(_leave)
+
+
+def _leave() -> None:
+    if dist.is_initialized():
+        dist.destroy_process_group()
 
 
 def _adopt() -> None:

@@ -217,7 +217,6 @@ def main(output: Path) -> None:
         any_rank(True, world),
     ]
     torch.save(results, output / f"results_{world.rank}.pt")
-    dist.destroy_process_group()
 
 
 if __name__ == "__main__":

@@ -90,50 +90,70 @@ def test_saving_a_step_again_replaces_it(tmp_path: Path, world: World) -> None:
     assert engine.value == 77
 
 
+def crash(*_: object, **__: object) -> None:
+    raise Crash
+
+
+def write_half_then_crash(engine: Counter, folder: Path) -> None:
+    (folder / "shards").mkdir()
+    (folder / "shards" / "rank_0.pt").write_bytes(b"half")
+    raise Crash
+
+
 @pytest.mark.parametrize(
-    "interrupted",
-    ["mkdir", "save_shards", "random_states", "census", "commit", "rename", "remove"],
+    ("owner", "name", "interruption"),
+    [
+        (Path, "mkdir", crash),
+        (Counter, "save_shards", write_half_then_crash),
+        (torch, "save", crash),
+        (checkpoint, "_random_states", crash),
+        (checkpoint, "_examine", crash),
+        (json, "dumps", crash),
+        (os, "fsync", crash),
+        (os, "replace", crash),
+    ],
 )
-def test_a_crash_at_each_write_leaves_a_checkpoint(
-    interrupted: str, tmp_path: Path, world: World, monkeypatch: pytest.MonkeyPatch
+def test_a_crash_before_the_commit_leaves_the_one_before(
+    owner: object,
+    name: str,
+    interruption: object,
+    tmp_path: Path,
+    world: World,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     store = save_steps(tmp_path, world, 1, 2)
-    engine = Counter(3)
+    with monkeypatch.context() as patch, pytest.raises(Crash):
+        patch.setattr(owner, name, interruption)
+        store.save(Counter(3), state_at(3))
+    assert_restores(tmp_path, world, 2)
+    # What the crash left behind is no obstacle.
+    store.save(Counter(3), state_at(3))
+    assert_restores(tmp_path, world, 3)
 
-    def crash(*_: object, **__: object) -> None:
-        raise Crash
 
-    def write_half_then_crash(folder: Path) -> None:
-        (folder / "shards").mkdir()
-        (folder / "shards" / "rank_0.pt").write_bytes(b"half")
-        raise Crash
+def test_a_crash_while_removing_leaves_the_new_one(
+    tmp_path: Path, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = save_steps(tmp_path, world, 1, 2)
+    removed: list[Path] = []
 
-    with monkeypatch.context() as patch:
-        match interrupted:
-            case "mkdir":
-                patch.setattr(Path, "mkdir", crash)
-            case "save_shards":
-                patch.setattr(engine, "save_shards", write_half_then_crash)
-            case "random_states":
-                patch.setattr(torch, "save", crash)
-            case "census":
-                patch.setattr(checkpoint, "_examine", crash)
-            case "commit":
-                patch.setattr(json, "dumps", crash)
-            case "rename":
-                patch.setattr(os, "replace", crash)
-            case "remove":
-                patch.setattr(shutil, "rmtree", crash)
-        with pytest.raises(Crash):
-            store.save(engine, state_at(3))
+    def remove_then_crash(folder: Path, **_: object) -> None:
+        removed.append(folder)
+        if folder.exists():  # not the folder that the save makes sure is absent
+            raise Crash
 
-    restored = Counter()
-    # Removing what is old comes after the commit: only then is the new one there.
-    expected = 3 if interrupted == "remove" and (tmp_path / "step_000003" / MARKER).exists() else 2
-    assert store_in(tmp_path, world).restore(restored) == state_at(expected)
-    assert restored.value == expected
-    store.save(Counter(4), state_at(4))
-    assert store.newest() == tmp_path / "step_000004"
+    with monkeypatch.context() as patch, pytest.raises(Crash):
+        patch.setattr(shutil, "rmtree", remove_then_crash)
+        store.save(Counter(3), state_at(3))
+    assert removed[-1] == tmp_path / "step_000001"
+    assert not (removed[-1] / MARKER).exists(), "half removed, it no longer counts"
+    assert_restores(tmp_path, world, 3)
+
+
+def assert_restores(directory: Path, world: World, step: int) -> None:
+    engine = Counter()
+    assert store_in(directory, world).restore(engine) == state_at(step)
+    assert engine.value == step
 
 
 @pytest.mark.parametrize("damage", ["truncated", "changed", "missing"])
@@ -160,13 +180,13 @@ def test_a_damaged_shard_falls_back(
 def test_all_damaged_is_an_error(tmp_path: Path, world: World) -> None:
     store = save_steps(tmp_path, world, 1)
     (tmp_path / "step_000001" / "notes.txt").unlink()
-    with pytest.raises(CheckpointError, match="no checkpoint under .* is intact"):
+    with pytest.raises(CheckpointError, match=r"no checkpoint under .* is intact"):
         store.restore(Counter())
 
 
 def test_another_config_is_refused(tmp_path: Path, world: World) -> None:
     save_steps(tmp_path, world, 1)
-    with pytest.raises(CheckpointError, match="another config .hash, this run has other"):
+    with pytest.raises(CheckpointError, match=r"another config \(hash, this run has other"):
         store_in(tmp_path, world, "other").restore(Counter())
 
 
@@ -174,5 +194,5 @@ def test_another_number_of_workers_is_refused(tmp_path: Path, world: World) -> N
     save_steps(tmp_path, world, 1)
     marker = tmp_path / "step_000001" / MARKER
     marker.write_text(marker.read_text().replace('"world_size": 1', '"world_size": 4'))
-    with pytest.raises(CheckpointError, match="made by 4 workers .* continue on 4 workers, or"):
+    with pytest.raises(CheckpointError, match=r"made by 4 workers .* continue on 4 workers, or"):
         store_in(tmp_path, world).restore(Counter())

@@ -1,0 +1,82 @@
+"""Starting a process: alone, in a group that exists, and what is shared among ranks."""
+
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+
+ALONE = """
+import os, random, sys
+import numpy as np, torch
+from dpot_scale.engine.runtime import any_rank, start_world
+if "adopt" in sys.argv:
+    store = torch.distributed.HashStore()
+    torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
+world = start_world(seed=3)
+from deepspeed import comm
+assert comm.is_initialized() and comm.get_world_size() == 1
+assert (world.rank, world.local_rank, world.world_size, world.is_main) == (0, 0, 1, True)
+assert any_rank(True, world) and not any_rank(False, world)
+assert not {"MASTER_PORT", "RANK"} & set(os.environ)
+print(torch.get_num_threads(), random.random(), np.random.rand(), torch.rand(1).item())
+if "adopt" in sys.argv:
+    torch.distributed.destroy_process_group()
+"""
+
+
+def start(*arguments: str, **environment: str) -> str:
+    inherited = {k: v for k, v in os.environ.items() if k not in {"RANK", "MASTER_PORT"}}
+    done = subprocess.run(
+        [sys.executable, "-c", ALONE, *arguments],
+        env=inherited | environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.distributed
+def test_alone_and_in_an_existing_group_are_alike_and_quiet() -> None:
+    alone = start(OMP_NUM_THREADS="1")
+    assert alone == start("adopt", OMP_NUM_THREADS="1")
+    assert len(alone.splitlines()) == 1, "only the script itself prints"
+    assert alone.startswith("1 ")
+
+
+@pytest.mark.parametrize("variable", ["LOCAL_WORLD_SIZE", "LOCAL_SIZE"])
+def test_ranks_of_a_node_share_its_cores(variable: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from dpot_scale.engine import runtime
+
+    chosen: list[int] = []
+    monkeypatch.setattr(runtime.torch, "set_num_threads", chosen.append)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)))
+    for name in ("OMP_NUM_THREADS", "LOCAL_WORLD_SIZE", "LOCAL_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+    runtime._limit_threads()
+    monkeypatch.setenv(variable, "4")
+    runtime._limit_threads()
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    runtime._limit_threads()
+    assert chosen == [8, 2]
+
+
+def test_the_lock_lets_one_process_in() -> None:
+    code = (
+        "import time; from dpot_scale.engine.runtime import _one_process_at_a_time as lock\n"
+        "with lock('dpot_scale_test_lock'):\n"
+        "    entered = time.monotonic(); time.sleep(0.3); print(entered, time.monotonic())"
+    )
+    started = time.monotonic()
+    processes = [
+        subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
+    spans = sorted(
+        tuple(map(float, process.communicate(timeout=60)[0].split())) for process in processes
+    )
+    assert spans[0][0] > started
+    assert spans[0][1] <= spans[1][0]
