@@ -19,6 +19,8 @@ from dpot_scale.errors import ConfigError
 
 PRESETS = Path(__file__).parent / "presets"
 
+REPLACED_WHOLE = ("weights", "ladder")
+
 Kind = Literal["run", "sweep", "suite"]
 Raw = dict[str, Any]  # a YAML mapping before validation
 S = TypeVar("S", bound=Section)
@@ -28,7 +30,7 @@ def load_run(source: str, overrides: Sequence[str] = ()) -> RunConfig:
     """Return the run that a preset name or YAML path describes, with overrides applied."""
     raw = _read("run", source)
     _apply(raw, overrides)
-    return _validate(RunConfig, raw, source)
+    return validated(RunConfig, raw, source)
 
 
 def load_sweep(source: str, overrides: Sequence[str] = ()) -> SweepConfig:
@@ -45,13 +47,27 @@ def load_sweep(source: str, overrides: Sequence[str] = ()) -> SweepConfig:
     shared_model = raw.get("run", {}).get("model", {})
     for label, model in (raw.get("ladder") or {}).items():
         raw["ladder"][label] = {**shared_model, **(model or {})}
-        _validate(ModelConfig, raw["ladder"][label], f"{source}, ladder.{label}")
-    return _validate(SweepConfig, raw, source)
+        validated(ModelConfig, raw["ladder"][label], f"{source}, ladder.{label}")
+    return validated(SweepConfig, raw, source)
 
 
 def load_suite(source: str) -> SuiteConfig:
     """Return the data suite that a preset name or YAML path describes."""
-    return _validate(SuiteConfig, _read("suite", source), source)
+    return validated(SuiteConfig, _read("suite", source), source)
+
+
+def validated(model: type[S], raw: Raw, source: str) -> S:
+    """Return the config that a raw mapping describes.
+
+    Raises:
+        ConfigError: one sentence on the first mistake, naming `source` as the place of it.
+    """
+    try:
+        return model.model_validate(raw)
+    except ValidationError as error:
+        first, *others = error.errors()
+        more = f" (and {len(others)} more)" if others else ""
+        raise ConfigError(f"config {source}: {_sentence(model, first)}{more}") from error
 
 
 def dump(config: Section) -> str:
@@ -130,13 +146,15 @@ def _extended(kind: Kind, raw: Raw) -> Raw:
 def _merged(base: Raw, top: Mapping[str, Any]) -> Raw:
     """Return `base` with `top` laid over it, mapping by mapping.
 
-    Mixture weights are replaced as a whole: two mixtures have no meaningful union.
+    Mixture weights and ladders are replaced as a whole: two have no meaningful union.
     """
     merged = dict(base)
     for key, value in top.items():
         below = merged.get(key)
-        both_mappings = isinstance(value, dict) and isinstance(below, dict)
-        merged[key] = _merged(below, value) if both_mappings and key != "weights" else value
+        if isinstance(value, dict) and isinstance(below, dict) and key not in REPLACED_WHOLE:
+            merged[key] = _merged(below, value)
+        else:
+            merged[key] = value
     return merged
 
 
@@ -159,15 +177,6 @@ def _apply(raw: Raw, overrides: Sequence[str]) -> None:
             if not isinstance(section, dict):
                 raise ConfigError(f"override {override!r}: {parent!r} is a value, not a section")
         section[last] = value
-
-
-def _validate(model: type[S], raw: Raw, source: str) -> S:
-    try:
-        return model.model_validate(raw)
-    except ValidationError as error:
-        first, *others = error.errors()
-        more = f" (and {len(others)} more)" if others else ""
-        raise ConfigError(f"config {source}: {_sentence(model, first)}{more}") from error
 
 
 def _sentence(model: type[Section], error: ErrorDetails) -> str:

@@ -1,0 +1,59 @@
+"""Where a sweep reads and writes: paths made absolute before they reach other processes."""
+
+import os
+from pathlib import Path
+
+from dpot_scale.config.schema import SweepConfig
+
+HOME_VARIABLE = "DPOT_SCALE_HOME"
+SQLITE = "sqlite:///"
+
+
+def results_home() -> Path:
+    """Return where relative paths of results begin: here, unless this is a Ray job.
+
+    The working directory of a job is an unpacked copy in Ray's temporary folder: what is written
+    there is lost, so a job writes to ~/dpot_scale. DPOT_SCALE_HOME decides where it is set.
+    """
+    if HOME_VARIABLE in os.environ:
+        return Path(os.environ[HOME_VARIABLE]).expanduser().resolve()
+    in_job = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
+    return Path.home() / "dpot_scale" if in_job else Path.cwd()
+
+
+def anchored(sweep: SweepConfig, home: Path) -> SweepConfig:
+    """Return the sweep with absolute paths: Ray's workers have a working directory of their own.
+
+    What is written lies under `home`; files that are only read are sought from here.
+    """
+    run = sweep.run
+    tracking, uri = run.tracking, run.tracking.mlflow_uri
+    if uri is not None:
+        tracking = tracking.model_copy(update={"mlflow_uri": absolute_uri(uri, home)})
+    data = run.data.model_copy(
+        update={"root": home / run.data.root, "suite": _absolute(run.data.suite)}
+    )
+    engine = run.engine.model_copy(update={"deepspeed": _absolute(run.engine.deepspeed)})
+    placed = run.model_copy(
+        update={
+            "output": home / run.output,
+            "data": data,
+            "engine": engine,
+            "tracking": tracking,
+            "initialize_from": run.initialize_from and run.initialize_from.resolve(),
+        }
+    )
+    return sweep.model_copy(update={"run": placed})
+
+
+def absolute_uri(uri: str, base: Path) -> str:
+    """Return an MLflow URI that means the same in any working directory."""
+    path = uri.removeprefix(SQLITE)
+    return uri if path == uri else f"{SQLITE}{base.resolve() / path}"
+
+
+def _absolute(name_or_path: str | None) -> str | None:
+    """Return a file as an absolute path, the name of a preset as it is."""
+    if name_or_path is None or not Path(name_or_path).suffix:
+        return name_or_path
+    return str(Path(name_or_path).resolve())

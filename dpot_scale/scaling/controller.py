@@ -1,0 +1,292 @@
+"""Runs the trials of a sweep through Ray Train. Ray is a shell around an unchanged trainer.
+
+The driver owns the journal and the MLflow runs; workers only train. What a trial has done is read
+from its directory, so whoever submits the sweep again continues it.
+"""
+
+import logging
+import os
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+from ray.exceptions import RayError
+from ray.train import FailureConfig, ScalingConfig
+from ray.train import RunConfig as RayRunConfig
+from ray.train.torch import TorchTrainer
+from ray.train.v2.api.exceptions import TrainingFailedError, WorkerGroupError
+
+from dpot_scale.config.load import dump, load_suite
+from dpot_scale.config.schema import ResourcesConfig, SweepConfig
+from dpot_scale.data.generate import generate_suite
+from dpot_scale.errors import ConfigError, UserError
+from dpot_scale.scaling.journal import Journal, locked
+from dpot_scale.scaling.plan import Trial
+from dpot_scale.scaling.progress import Progress
+from dpot_scale.scaling.report import write_report
+from dpot_scale.scaling.worker import TrialTask, train_trial
+from dpot_scale.train import run_artifacts
+from dpot_scale.training.result import read_result
+from dpot_scale.training.tracking import Status, close_run, open_run
+
+POLL_SECONDS = 1.0
+# Only small control messages pass through Ray: metrics and checkpoints go to disk.
+OBJECT_STORE_BYTES = 100 * 2**20
+# Ray's own limit is no limit: a controller that cannot start would be tried for ever.
+CONTROLLER_FAILURES = 2
+
+
+CONFIG_FILE = "sweep.yaml"
+
+
+def run_sweep(
+    sweep: SweepConfig, trials: Sequence[Trial], say: Callable[[str], None]
+) -> Mapping[str, str]:
+    """Run what is left of a sweep and report; return why each failed trial did.
+
+    Args:
+        sweep: With absolute paths: workers have another working directory.
+        trials: Its plan.
+        say: Takes one line of text for the user at a time.
+
+    Raises:
+        UserError: another process runs the sweep, the data cannot be made, or the cluster is too
+            small for one trial.
+    """
+    tracking = sweep.run.tracking
+    with locked(sweep):
+        (sweep.directory / CONFIG_FILE).write_text(dump(sweep), encoding="utf-8")
+        if sweep.run.data.suite is not None:
+            generate_suite(load_suite(sweep.run.data.suite), sweep.run.data.root, progress=say)
+        run_id = open_run(sweep.directory, sweep, tracking, name=sweep.name)
+        try:
+            failures = Controller(sweep=sweep, trials=trials, parent_run=run_id, say=say).run()
+        except BaseException:
+            close_run(run_id, tracking, "KILLED")
+            raise
+        report = write_report(sweep, trials) if len(failures) < len(trials) else None
+        close_run(
+            run_id,
+            tracking,
+            "FAILED" if failures else "FINISHED",
+            artifacts=dict.fromkeys(report.files, "report") if report else {},
+            note=report.markdown if report else None,
+        )
+    if report is not None:
+        say(f"\n{report.summary}")
+    return failures
+
+
+@dataclass(kw_only=True)
+class Controller:
+    """Runs the unfinished trials of a sweep, as many at a time as the cluster holds.
+
+    Args:
+        sweep: With absolute paths: workers have another working directory.
+        trials: The plan.
+        parent_run: The MLflow run of the sweep.
+        say: Takes one line of text for the user at a time.
+    """
+
+    sweep: SweepConfig
+    trials: Sequence[Trial]
+    parent_run: str | None
+    say: Callable[[str], None]
+
+    def __post_init__(self) -> None:
+        self._journal = Journal(self.sweep.directory)
+        # One process, one thread at a time: the first call makes the tables of a fresh database.
+        self._mlflow = threading.Lock()
+
+    def run(self) -> dict[str, str]:
+        """Run every unfinished trial; return why each failed one did.
+
+        Raises:
+            ConfigError: the cluster is too small for one trial.
+            KeyboardInterrupt: the user's; what had started continues when submitted again.
+        """
+        unfinished = [trial for trial in self.trials if read_result(trial.run.directory) is None]
+        for trial in self.trials:
+            if trial not in unfinished:
+                self.say(f"{trial.id}: finished before")
+        if not unfinished:
+            return {}
+        with _cluster(self.sweep.resources) as concurrent_trials:
+            return self._run_all(unfinished, min(concurrent_trials, len(unfinished)))
+
+    def _run_all(self, trials: Sequence[Trial], at_a_time: int) -> dict[str, str]:
+        failures: dict[str, str] = {}
+        with ThreadPoolExecutor(at_a_time) as pool, Progress(trials, self.say) as progress:
+            pending: dict[Future[None], Trial] = {
+                pool.submit(self._run_trial, trial): trial for trial in trials
+            }
+            try:
+                while pending:
+                    done, _ = wait(pending, timeout=POLL_SECONDS, return_when=FIRST_COMPLETED)
+                    progress.update()
+                    for future in done:
+                        trial = pending.pop(future)
+                        if (error := future.exception()) is not None:
+                            failures[trial.id] = str(error)
+                        progress.finish(trial, failures.get(trial.id))
+            except KeyboardInterrupt:
+                pool.shutdown(wait=False, cancel_futures=True)
+                self._interrupt(trials)
+                ray.shutdown()  # ends the workers, so that the threads that wait for them return
+                raise
+        return failures
+
+    def _run_trial(self, trial: Trial) -> None:
+        """Run one trial, again after failures that are not the user's.
+
+        Raises:
+            UserError: it failed for good.
+        """
+        trial.run.directory.mkdir(parents=True, exist_ok=True)
+        with self._mlflow:
+            run_id = open_run(
+                trial.run.directory,
+                trial.run,
+                trial.run.tracking,
+                name=trial.id,
+                tags=self._tags(trial),
+            )
+        status: Status = "FAILED"
+        try:
+            self._attempt_until_done(trial, run_id)
+            status = "FINISHED"
+        finally:
+            with self._mlflow:
+                close_run(
+                    run_id,
+                    trial.run.tracking,
+                    status,
+                    artifacts=run_artifacts(trial.run.directory),
+                )
+
+    def _attempt_until_done(self, trial: Trial, run_id: str | None) -> None:
+        first = self._journal.attempts(trial.id) + 1
+        for attempt in range(first, first + self.sweep.max_attempts):
+            self._journal.record(trial.id, "started", attempt=attempt)
+            try:
+                self._fit(trial, run_id, attempt)
+            except (TrainingFailedError, RayError) as error:
+                reason, is_final = _diagnose(error)
+                self._journal.record(trial.id, "failed", attempt=attempt, reason=reason)
+                if is_final or attempt + 1 == first + self.sweep.max_attempts:
+                    raise TrialFailedError(reason) from error
+                self.say(f"{trial.id}: attempt {attempt} failed ({reason}); trying again")
+            else:
+                self._journal.record(trial.id, "finished", attempt=attempt)
+                return
+
+    def _fit(self, trial: Trial, run_id: str | None, attempt: int) -> None:
+        resources = self.sweep.resources
+        task: TrialTask = {"run": trial.run, "mlflow_run_id": run_id}
+        # Unique: under a name it knows, Ray would restore its own state of that run.
+        name = f"{trial.id}_{attempt}_{int(time.time())}"
+        storage = self.sweep.directory / "ray"
+        trainer = TorchTrainer(
+            train_trial,
+            train_loop_config=task,
+            scaling_config=ScalingConfig(
+                num_workers=resources.workers,
+                use_gpu=resources.gpus_per_worker > 0,
+                resources_per_worker=_worker_resources(resources),
+            ),
+            run_config=RayRunConfig(
+                name=name,
+                storage_path=str(storage),
+                # Attempts are counted here, where a user's mistake is known from a crash.
+                failure_config=FailureConfig(
+                    max_failures=0, controller_failure_limit=CONTROLLER_FAILURES
+                ),
+            ),
+        )
+        try:
+            trainer.fit()
+        finally:
+            # Ray insists on a folder of its own, into which this training puts nothing.
+            shutil.rmtree(storage / name, ignore_errors=True)
+
+    def _interrupt(self, trials: Sequence[Trial]) -> None:
+        for trial in trials:
+            last = self._journal.last(trial.id)
+            if last is not None and last.event == "started":
+                self._journal.record(trial.id, "interrupted", attempt=last.attempt)
+
+    def _tags(self, trial: Trial) -> dict[str, str]:
+        tags = {"sweep": self.sweep.name, "trial": trial.id, "size": trial.label}
+        return tags | ({"mlflow.parentRunId": self.parent_run} if self.parent_run else {})
+
+
+class TrialFailedError(UserError):
+    """A trial failed and is not tried again."""
+
+
+def _diagnose(error: Exception) -> tuple[str, bool]:
+    """Return why an attempt failed, in one line, and whether another would fail the same way."""
+    causes = list(error.worker_failures.values()) if isinstance(error, WorkerGroupError) else []
+    for cause in causes:
+        found = _user_error(cause)
+        if found is not None:
+            return str(found), True
+    shown = str(causes[0] if causes else error).strip().splitlines()
+    return (shown[-1] if shown else type(error).__name__), False
+
+
+def _user_error(error: BaseException | None) -> UserError | None:
+    """Return the user's mistake in a chain of causes."""
+    while error is not None:
+        if isinstance(error, UserError):
+            return error
+        error = error.__cause__ or getattr(error, "cause", None)
+    return None
+
+
+@contextmanager
+def _cluster(resources: ResourcesConfig) -> Iterator[int]:
+    """Connect to the running cluster or start one here; give the number of trials it can hold."""
+    needed = {key: n * resources.workers for key, n in _worker_resources(resources).items()}
+    _connect(int(needed["CPU"]))
+    try:
+        there = ray.cluster_resources()
+        for key, amount in needed.items():
+            # Ray would wait for ever for what nobody will add.
+            if there.get(key, 0) < amount:
+                raise ConfigError(
+                    f"a trial needs {amount:g} {key} ({resources.workers} workers), but the "
+                    f"cluster has {there.get(key, 0):g}; lower resources.workers or start a "
+                    "larger cluster"
+                )
+        yield min(int(there[key] // amount) for key, amount in needed.items())
+    finally:
+        ray.shutdown()
+
+
+def _connect(cpus: int) -> None:
+    """Join the cluster of `ray start` or of the job; where there is none, start one here."""
+    # Progress is read from the trials' directories, so that workers need not print.
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    logging.getLogger("ray.train").setLevel(logging.ERROR)
+    try:
+        ray.init(
+            # A machine with fewer cores than workers is slow, but not useless.
+            num_cpus=max(len(os.sched_getaffinity(0)), cpus),
+            include_dashboard=False,
+            object_store_memory=OBJECT_STORE_BYTES,
+            **quiet,
+        )
+    except ValueError:  # a running cluster has its resources already
+        ray.init(**quiet)
+
+
+def _worker_resources(resources: ResourcesConfig) -> dict[str, float]:
+    gpus = {"GPU": float(resources.gpus_per_worker)} if resources.gpus_per_worker else {}
+    return {"CPU": float(resources.cpus_per_worker)} | gpus

@@ -1,0 +1,102 @@
+"""What happened to each trial, one JSON line per event, for people and for re-submitting."""
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Literal
+
+from pydantic import ValidationError
+
+from dpot_scale.config.schema import Section, SweepConfig
+from dpot_scale.errors import UserError
+
+JOURNAL = "journal.jsonl"
+LOCK = ".lock"
+
+Event = Literal["started", "finished", "failed", "interrupted"]
+
+
+class SweepRunningError(UserError):
+    """Another process runs the sweep."""
+
+
+class Entry(Section):
+    """One event of one trial."""
+
+    time: datetime
+    trial: str
+    event: Event
+    attempt: int
+    reason: str = ""  # why it failed
+
+
+class Journal:
+    """The events of a sweep, appended by the process that holds its lock."""
+
+    def __init__(self, directory: Path) -> None:
+        self.path = directory / JOURNAL
+
+    def record(self, trial: str, event: Event, *, attempt: int, reason: str = "") -> None:
+        """Append an event; it is on the disk when this returns."""
+        entry = Entry(
+            time=datetime.now(UTC), trial=trial, event=event, attempt=attempt, reason=reason
+        )
+        with self.path.open("a", encoding="utf-8") as file:
+            # Begins with a line end, too: a crash may have cut the line before.
+            file.write(f"\n{entry.model_dump_json()}\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+    def entries(self) -> list[Entry]:
+        """Return all events; an empty line, or one that a crash cut short, is no event."""
+        if not self.path.exists():
+            return []
+        entries = []
+        for line in self.path.read_text(encoding="utf-8").splitlines():
+            try:
+                entries.append(Entry.model_validate_json(line))
+            except ValidationError:
+                continue
+        return entries
+
+    def last(self, trial: str) -> Entry | None:
+        """Return the newest event of a trial."""
+        return next((entry for entry in reversed(self.entries()) if entry.trial == trial), None)
+
+    def attempts(self, trial: str) -> int:
+        """Return how often a trial has been started."""
+        return sum(entry.trial == trial and entry.event == "started" for entry in self.entries())
+
+
+@contextmanager
+def locked(sweep: SweepConfig) -> Iterator[None]:
+    """Hold the lock of a sweep; the system releases it even if this process is killed.
+
+    Raises:
+        SweepRunningError: another process holds it.
+    """
+    sweep.directory.mkdir(parents=True, exist_ok=True)
+    with (sweep.directory / LOCK).open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise SweepRunningError(
+                f"sweep {sweep.name} is already running in {sweep.directory}; wait for it, or give "
+                "this one another `name`"
+            ) from None
+        yield
+
+
+def is_running(sweep: SweepConfig) -> bool:
+    """Return whether a process holds the lock of a sweep."""
+    try:
+        with (sweep.directory / LOCK).open("r") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+    return False

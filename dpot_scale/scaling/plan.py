@@ -1,0 +1,133 @@
+"""The sweep as a pure plan: every trial with its price, before anything is spent.
+
+No torch, DeepSpeed, Ray or MLflow here.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from dpot_scale.config.load import validated
+from dpot_scale.config.schema import RunConfig, SweepConfig, run_hash
+from dpot_scale.engine.memory import GIB, estimate_memory
+from dpot_scale.engine.strategy import effective_deepspeed_config, read_strategy
+from dpot_scale.model.cost import count_parameters, train_flops_per_window
+from dpot_scale.model.sizes import architecture
+from dpot_scale.training.console import table
+
+# Seconds for Ray to start the workers of a trial and for those to import torch and DeepSpeed, to
+# evaluate and to save (measured on two cores); no more than that on a cluster.
+TRIAL_OVERHEAD_SECONDS = 20.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Trial:
+    """A planned run and its price."""
+
+    id: str  # model, windows and a hash of what decides the numbers
+    label: str  # of the model in the ladder
+    run: RunConfig
+    parameters: int
+    block_parameters: int
+    train_flops: float
+    worker_gib: float  # estimated peak memory of one worker
+    seconds: float  # estimated
+
+
+def plan(sweep: SweepConfig) -> tuple[Trial, ...]:
+    """Return the trials of a sweep, the cheapest first.
+
+    Raises:
+        ConfigError: a model does not divide, a batch does not divide among the workers, a number
+            of windows does not fill batches, or the DeepSpeed config is invalid.
+    """
+    trials = [_trial(sweep, label, windows) for windows in sweep.windows for label in sweep.ladder]
+    return tuple(sorted(trials, key=lambda trial: trial.train_flops))
+
+
+def plan_table(sweep: SweepConfig, trials: Sequence[Trial]) -> str:
+    """Return the plan as text: one line per trial, and the totals."""
+    resources = sweep.resources
+    rows = [
+        (
+            trial.id,
+            trial.label,
+            f"{trial.parameters:,}",
+            f"{trial.run.windows:,}",
+            f"{trial.run.steps:,}",
+            f"{trial.train_flops:.2e}",
+            f"{trial.worker_gib:.2f} GiB",
+            duration(trial.seconds),
+        )
+        for trial in trials
+    ]
+    header = ("trial", "size", "parameters", "windows", "steps", "FLOPs", "memory/worker", "time")
+    flops = sum(trial.train_flops for trial in trials)
+    seconds = sum(trial.seconds for trial in trials)
+    kind = "GPU" if resources.gpus_per_worker else "CPU"
+    return (
+        f"sweep {sweep.name}: {len(trials)} trials of {resources.workers} {kind} workers each, "
+        f"{trials[0].run.engine.deepspeed}\n\n"
+        f"{table(header, rows, left=2)}\n\n"
+        f"total {flops:.2e} FLOPs, about {duration(seconds)} one after another "
+        f"(assuming {resources.assumed_flops_per_second:.1e} FLOP/s per worker)"
+    )
+
+
+def duration(seconds: float) -> str:
+    """Return a time for people: 40 s, 3 min, 2.5 h, 4 d."""
+    for unit, length in (("d", 86400.0), ("h", 3600.0)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.1f} {unit}"
+    return f"{seconds / 60:.1f} min" if seconds >= 120 else f"{seconds:.0f} s"
+
+
+def _trial(sweep: SweepConfig, label: str, windows: int) -> Trial:
+    run = _run(sweep, label, windows)
+    resources = sweep.resources
+    on_gpu = resources.gpus_per_worker > 0
+    # Raises what would otherwise stop the trial after its workers have started.
+    effective_deepspeed_config(run, resources.workers, on_gpu=on_gpu)
+    strategy = read_strategy(run.engine.deepspeed)
+    arch = architecture(run.model)
+    parameters = count_parameters(arch)
+    flops = windows * train_flops_per_window(arch, recompute=False)
+    recompute = run.engine.activation_checkpointing == "full"
+    computed = windows * train_flops_per_window(arch, recompute=recompute)
+    memory = estimate_memory(
+        arch,
+        stage=strategy.stage,
+        dtype=strategy.dtype,
+        world_size=resources.workers,
+        micro_batch=run.batch.micro_batch,
+        recompute=recompute,
+        offload=strategy.offload,
+        on_gpu=on_gpu,
+    )
+    speed = resources.workers * resources.assumed_flops_per_second
+    return Trial(
+        id=run.name,
+        label=label,
+        run=run,
+        parameters=parameters.total,
+        block_parameters=parameters.blocks,
+        train_flops=flops,
+        worker_gib=memory.total / GIB,
+        seconds=computed / speed + TRIAL_OVERHEAD_SECONDS,
+    )
+
+
+def _run(sweep: SweepConfig, label: str, windows: int) -> RunConfig:
+    """Return the run of one trial, named after what it is and placed inside the sweep."""
+    values = sweep.run.model_dump() | {
+        "model": sweep.ladder[label].model_dump(),
+        "windows": windows,
+        "output": trials_directory(sweep),
+    }
+    run = validated(RunConfig, values, f"sweep {sweep.name}, trial {label}")
+    return run.model_copy(update={"name": f"{label}_w{windows}_{run_hash(run)[:6]}"})
+
+
+def trials_directory(sweep: SweepConfig) -> Path:
+    """Return the folder of the runs of a sweep."""
+    return sweep.directory / "trials"

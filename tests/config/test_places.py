@@ -1,0 +1,47 @@
+"""Paths of a sweep, before they reach processes with other working directories."""
+
+from pathlib import Path
+
+import pytest
+
+from dpot_scale.config.load import load_sweep
+from dpot_scale.config.places import absolute_uri, anchored, results_home
+from dpot_scale.config.schema import SweepConfig
+
+
+def test_results_lie_below_home_and_inputs_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    overrides = ["run.engine.deepspeed=mine.json", "run.data.suite=suites/mine.yaml"]
+    sweep = anchored(load_sweep("quickstart", overrides), Path("/results"))
+    assert sweep.directory == Path("/results/runs/quickstart")
+    assert sweep.run.data.root == Path("/results/data/quickstart")
+    assert sweep.run.tracking.mlflow_uri == "sqlite:////results/mlflow.db"
+    assert sweep.run.engine.deepspeed == str(tmp_path / "mine.json")
+    assert sweep.run.data.suite == str(tmp_path / "suites/mine.yaml")
+
+
+def test_names_of_presets_and_absolute_paths_stay() -> None:
+    sweep = load_sweep("quickstart", ["run.output=/elsewhere"])
+    placed = anchored(sweep, Path("/results"))
+    assert placed.run.engine.deepspeed == sweep.run.engine.deepspeed
+    assert placed.run.data.suite == "quickstart"
+    assert placed.run.output == Path("/elsewhere")
+    assert anchored(placed, Path("/other")) == placed
+    assert SweepConfig.model_validate(placed.model_dump()) == placed
+
+
+def test_a_server_is_the_same_from_everywhere() -> None:
+    assert absolute_uri("http://localhost:5000", Path("/results")) == "http://localhost:5000"
+
+
+def test_where_results_begin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("DPOT_SCALE_HOME", raising=False)
+    monkeypatch.delenv("RAY_JOB_CONFIG_JSON_ENV_VAR", raising=False)
+    monkeypatch.chdir(tmp_path)
+    assert results_home() == tmp_path
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
+    assert results_home() == Path.home() / "dpot_scale"
+    monkeypatch.setenv("DPOT_SCALE_HOME", str(tmp_path / "chosen"))
+    assert results_home() == tmp_path / "chosen"

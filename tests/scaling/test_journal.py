@@ -1,0 +1,72 @@
+"""The journal and the lock of a sweep."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from dpot_scale.config.load import load_sweep
+from dpot_scale.config.schema import SweepConfig
+from dpot_scale.scaling.journal import JOURNAL, Journal, SweepRunningError, is_running, locked
+
+
+def sweep_in(directory: Path) -> SweepConfig:
+    return load_sweep("quickstart", [f"run.output={directory}"])
+
+
+def test_events_come_back_in_order(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    assert journal.entries() == []
+    assert journal.last("a") is None
+    journal.record("a", "started", attempt=1)
+    journal.record("b", "started", attempt=1)
+    journal.record("a", "failed", attempt=1, reason="the disk is full")
+    journal.record("a", "started", attempt=2)
+    again = Journal(tmp_path)
+    assert [entry.event for entry in again.entries()] == ["started", "started", "failed", "started"]
+    assert again.attempts("a") == 2
+    last = again.last("b")
+    assert last is not None
+    assert (last.event, last.attempt) == ("started", 1)
+    assert again.entries()[2].reason == "the disk is full"
+
+
+def test_a_line_cut_short_is_no_event(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    journal.record("a", "started", attempt=1)
+    journal.record("a", "finished", attempt=1)
+    path = tmp_path / JOURNAL
+    path.write_text(path.read_text()[:-20])
+    last = journal.last("a")
+    assert last is not None
+    assert last.event == "started"
+    # What comes next starts on a line of its own.
+    journal.record("a", "started", attempt=2)
+    assert journal.attempts("a") == 2
+
+
+def test_one_process_runs_a_sweep(tmp_path: Path) -> None:
+    sweep = sweep_in(tmp_path)
+    assert not is_running(sweep)
+    code = (
+        "import sys; from pathlib import Path; from dpot_scale.config.load import load_sweep;"
+        "from dpot_scale.scaling.journal import locked;"
+        f"sweep = load_sweep('quickstart', ['run.output={tmp_path}']);"
+        "lock = locked(sweep); lock.__enter__(); print('locked', flush=True); sys.stdin.read()"
+    )
+    other = subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "locked\n"
+        assert is_running(sweep)
+        with pytest.raises(SweepRunningError, match="already running"), locked(sweep):
+            pass
+    finally:
+        other.kill()  # a killed driver leaves no lock behind
+        other.wait()
+    assert not is_running(sweep)
+    with locked(sweep):
+        pass

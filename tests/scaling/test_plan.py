@@ -1,0 +1,92 @@
+"""The plan: what each trial is and costs, without any heavy import."""
+
+import subprocess
+import sys
+
+import pytest
+
+from dpot_scale.config.load import load_sweep, presets
+from dpot_scale.errors import ConfigError
+from dpot_scale.model.cost import count_parameters, train_flops_per_window
+from dpot_scale.model.sizes import architecture
+from dpot_scale.scaling.plan import duration, plan, plan_table
+
+
+def test_a_trial_is_priced_by_its_model_and_windows() -> None:
+    sweep = load_sweep("quickstart", ["windows=[1600, 800]"])
+    trials = plan(sweep)
+    assert len(trials) == 2 * len(sweep.ladder)
+    assert [t.train_flops for t in trials] == sorted(t.train_flops for t in trials)
+    for trial in trials:
+        arch = architecture(sweep.ladder[trial.label])
+        assert trial.parameters == count_parameters(arch).total
+        assert trial.run.model == sweep.ladder[trial.label]
+        assert trial.train_flops == trial.run.windows * train_flops_per_window(
+            arch, recompute=False
+        )
+        assert trial.run.directory == sweep.directory / "trials" / trial.id
+    by_size = {(t.label, t.run.windows): t for t in trials}
+    for label in sweep.ladder:
+        assert by_size[label, 1600].train_flops == 2 * by_size[label, 800].train_flops
+
+
+def test_ids_name_the_content() -> None:
+    first = [trial.id for trial in plan(load_sweep("quickstart"))]
+    assert len(set(first)) == len(first)
+    assert first == [trial.id for trial in plan(load_sweep("quickstart"))]
+    # Where results go and what is logged is not content; the seed is.
+    elsewhere = load_sweep("quickstart", ["run.output=elsewhere", "run.tracking.log_every=3"])
+    assert first == [trial.id for trial in plan(elsewhere)]
+    assert not set(first) & {t.id for t in plan(load_sweep("quickstart", ["run.seed=1"]))}
+
+
+def test_more_workers_mean_less_memory_and_time_each() -> None:
+    two = plan(load_sweep("quickstart", ["resources.workers=2", "run.batch.micro_batch=2"]))
+    four = plan(load_sweep("quickstart", ["resources.workers=4", "run.batch.micro_batch=2"]))
+    for a, b in zip(two, four, strict=True):
+        assert b.worker_gib < a.worker_gib
+        assert b.seconds < a.seconds
+        assert b.id == a.id, "the numbers do not depend on the workers"
+
+
+@pytest.mark.parametrize(
+    ("override", "sentence"),
+    [
+        ("resources.workers=3", r"global_batch=\d+ is not a multiple of .* x 3 = "),
+        ("windows=[100]", r"windows=100 is not a multiple of batch.global_batch"),
+        ("run.engine.deepspeed=zero3_fp23", "did you mean 'zero3_fp32'"),
+        ("ladder.E64.heads=5", r"model.heads=5 does not divide model.width=64"),
+    ],
+)
+def test_what_would_stop_a_trial_stops_the_plan(override: str, sentence: str) -> None:
+    with pytest.raises(ConfigError, match=sentence) as caught:
+        plan(load_sweep("quickstart", [override]))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", presets("sweep"))
+def test_every_sweep_preset_has_a_plan_that_prints(name: str) -> None:
+    sweep = load_sweep(name)
+    trials = plan(sweep)
+    text = plan_table(sweep, trials)
+    assert all(trial.id in text for trial in trials)
+    assert f"{trials[-1].parameters:,}" in text
+    assert max(map(len, text.splitlines())) <= 120
+
+
+def test_durations_are_for_people() -> None:
+    assert [duration(s) for s in (5, 130, 3600 * 3, 86400 * 4)] == [
+        "5 s",
+        "2.2 min",
+        "3.0 h",
+        "4.0 d",
+    ]
+
+
+def test_planning_imports_no_accelerator_stack() -> None:
+    code = (
+        "import sys; from dpot_scale.sweep import main; main(['plan']);"
+        "heavy = {'torch', 'deepspeed', 'ray', 'mlflow'} & set(sys.modules);"
+        "assert not heavy, heavy"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
