@@ -26,12 +26,15 @@ class DatasetInfo:
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Self:
         """Return the info that `dataclasses.asdict` and JSON made of one."""
-        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+        fields: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, list) else value for key, value in values.items()
+        }
+        return cls(**fields)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CatalogEntry:
-    """One of the twelve pre-training datasets (PAPER section 3, DATA section A)."""
+    """One of the twelve pre-training datasets, as Hao et al. use it."""
 
     equation: str
     channels: tuple[str, ...]
@@ -41,6 +44,7 @@ class CatalogEntry:
     train: int  # trajectories used by the paper
     test: int
     download: str
+    test_share: float = 0.1  # of the trajectories of the published file: its last part
 
 
 _FNO = "FNO authors' Google Drive (fourier_neural_operator)"
@@ -49,7 +53,9 @@ _CFD_CHANNELS = ("vx", "vy", "density", "pressure")
 _SMOKE_CHANNELS = ("smoke", "vx", "vy")
 
 
-def _fno(viscosity: str, train: int, frames: int, predicted_frames: int, file: str) -> CatalogEntry:
+def _fno(
+    viscosity: str, train: int, frames: int, predicted_frames: int, file: str, trajectories: int
+) -> CatalogEntry:
     return CatalogEntry(
         equation=f"Navier-Stokes, vorticity, viscosity {viscosity}",
         channels=("vorticity",),
@@ -58,6 +64,7 @@ def _fno(viscosity: str, train: int, frames: int, predicted_frames: int, file: s
         predicted_frames=predicted_frames,
         train=train,
         test=200,
+        test_share=200 / trajectories,
         download=f"{_FNO}: {file}",
     )
 
@@ -77,9 +84,9 @@ def _cfd(mach: str, viscosity: str, file_id: int) -> CatalogEntry:
 
 # In the paper's order, which is the order of the dataset labels.
 CATALOG: dict[str, CatalogEntry] = {
-    "ns2d_fno_1e-5": _fno("1e-5", 1000, 20, 10, "NavierStokes_V1e-5_N1200_T20.zip"),
-    "ns2d_fno_1e-4": _fno("1e-4", 9800, 30, 20, "NavierStokes_V1e-4_N10000_T30.zip"),
-    "ns2d_fno_1e-3": _fno("1e-3", 1000, 50, 20, "NavierStokes_V1e-3_N5000_T50.zip"),
+    "ns2d_fno_1e-5": _fno("1e-5", 1000, 20, 10, "NavierStokes_V1e-5_N1200_T20.zip", 1200),
+    "ns2d_fno_1e-4": _fno("1e-4", 9800, 30, 20, "NavierStokes_V1e-4_N10000_T30.zip", 10000),
+    "ns2d_fno_1e-3": _fno("1e-3", 1000, 50, 20, "NavierStokes_V1e-3_N5000_T50.zip", 5000),
     "ns2d_pdb_M1_eta1e-1_zeta1e-1": _cfd("1.0", "0.1", 164691),
     "ns2d_pdb_M1_eta1e-2_zeta1e-2": _cfd("1.0", "0.01", 164690),
     "ns2d_pdb_M1e-1_eta1e-1_zeta1e-1": _cfd("0.1", "0.1", 164688),

@@ -1,9 +1,7 @@
 """Generate the datasets of a suite: solved once, kept in the store, reproducible from a seed."""
 
-import fcntl
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -18,7 +16,7 @@ from dpot_scale.data.solvers.navier_stokes import NavierStokes
 from dpot_scale.data.solvers.reaction_diffusion import ReactionDiffusion
 from dpot_scale.data.solvers.shallow_water import ShallowWater
 from dpot_scale.data.solvers.solver import Solver
-from dpot_scale.data.store import INDEX, Split, StoreWriter, open_store
+from dpot_scale.data.store import INDEX, Split, StoreWriter, locked, open_store
 from dpot_scale.errors import ConfigError, DataError
 
 SOLVERS: dict[str, type[Any]] = {
@@ -45,15 +43,13 @@ def generate_suite(suite: SuiteConfig, root: Path, *, progress: Callable[[str], 
         DataError: a dataset of the same name was made by another recipe.
     """
     solvers = {name: _solver(name, recipe) for name, recipe in suite.datasets.items()}
-    root.mkdir(parents=True, exist_ok=True)
-    with _locked(root / ".generate.lock"):
-        for name, recipe in suite.datasets.items():
-            source = f"{recipe.equation}, suite seed {suite.seed}, recipe {config_hash(recipe)}"
-            if (root / name / INDEX).exists():
-                _check_recipe(root, name, source)
-                continue
+    if not _missing(suite, root):  # nothing to write: the folder may be read-only
+        return
+    with locked(root):
+        for name in _missing(suite, root):  # again: another process may have been faster
             started = time.perf_counter()
-            _generate(root, name, recipe, solvers[name], suite.seed, source)
+            recipe = suite.datasets[name]
+            _generate(root, name, recipe, solvers[name], suite.seed)
             progress(
                 f"generated {name}: {recipe.train} train and {recipe.test} test trajectories of "
                 f"{recipe.frames} frames at {recipe.grid} x {recipe.grid} in "
@@ -61,9 +57,22 @@ def generate_suite(suite: SuiteConfig, root: Path, *, progress: Callable[[str], 
             )
 
 
-def _generate(
-    root: Path, name: str, recipe: GeneratedDataset, solver: Solver, seed: int, source: str
-) -> None:
+def _missing(suite: SuiteConfig, root: Path) -> list[str]:
+    """Return the datasets that `root` lacks; those it has must be of the same recipe."""
+    missing = []
+    for name, recipe in suite.datasets.items():
+        if (root / name / INDEX).exists():
+            _check_recipe(root, name, _source(recipe, suite.seed))
+        else:
+            missing.append(name)
+    return missing
+
+
+def _source(recipe: GeneratedDataset, seed: int) -> str:
+    return f"{recipe.equation}, suite seed {seed}, recipe {config_hash(recipe)}"
+
+
+def _generate(root: Path, name: str, recipe: GeneratedDataset, solver: Solver, seed: int) -> None:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     info = DatasetInfo(
         name=name,
@@ -76,7 +85,7 @@ def _generate(
         frame_interval=recipe.frame_interval,
         boundary=solver.boundary,
         origin="generated",
-        source=source,
+        source=_source(recipe, seed),
     )
     with StoreWriter(root, info) as writer:
         for split, seeds in _seeds(seed, recipe).items():
@@ -122,11 +131,3 @@ def _check_recipe(root: Path, name: str, source: str) -> None:
             f"{root / name} was made by another recipe ({found}; now {source}); remove the folder "
             "to generate it anew, or set data.root to another one"
         )
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Hold a lock file; the system releases it even if this process is killed."""
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import ray
-from ray.exceptions import RayError
+from ray.exceptions import RayActorError, RayError
 from ray.train import FailureConfig, ScalingConfig
 from ray.train import RunConfig as RayRunConfig
 from ray.train.torch import TorchTrainer
@@ -232,12 +232,16 @@ class TrialFailedError(UserError):
 
 def _diagnose(error: Exception) -> tuple[str, bool]:
     """Return why an attempt failed, in one line, and whether another would fail the same way."""
-    causes = list(error.worker_failures.values()) if isinstance(error, WorkerGroupError) else []
-    for cause in causes:
+    failures = error.worker_failures if isinstance(error, WorkerGroupError) else {}
+    for cause in failures.values():
         found = _user_error(cause)
         if found is not None:
             return str(found), True
-    shown = str(causes[0] if causes else error).strip().splitlines()
+    # The others fail because they wait for the one that died.
+    dead = [rank for rank, cause in failures.items() if isinstance(cause, RayActorError)]
+    if dead:
+        return f"worker {min(dead)} died: killed, out of memory, or crashed", False
+    shown = str(next(iter(failures.values()), error)).strip().splitlines()
     return (shown[-1] if shown else type(error).__name__), False
 
 

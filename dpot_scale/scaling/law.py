@@ -24,7 +24,7 @@ class PowerLaw:
 
     def __str__(self) -> str:
         return (
-            f"{self.coefficient:.3g} N^-{self.exponent:.3f}"
+            f"{self.coefficient:.3g} N^{-self.exponent:+.3f}"
             f" (exponent +- {self.exponent_error:.3f}, R2 {self.r_squared:.3f})"
         )
 

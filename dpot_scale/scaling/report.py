@@ -105,9 +105,15 @@ def _draw_mean(axis: Axes, group: Sequence[Finished], windows: int, color: str) 
         axis.plot(sizes, errors, marker, color=color, ms=5, label=label, mfc=_fill(kind, color))
         if law is not None:
             line = np.geomspace(min(sizes), max(sizes), 50)
-            slope = f"N$^{{-{law.exponent:.2f}}}$" if law.exponent >= 0 else "rising"
             style = "-" if kind == "rollout" else "--"
-            axis.plot(line, law.predict(line), style, color=color, lw=1, label=f"fit {slope}")
+            axis.plot(
+                line,
+                law.predict(line),
+                style,
+                color=color,
+                lw=1,
+                label=f"fit N$^{{{-law.exponent:+.2f}}}$",
+            )
     for entry in group:
         axis.annotate(
             entry.trial.label,

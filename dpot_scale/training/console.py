@@ -70,6 +70,18 @@ def aligned(facts: Sequence[tuple[str, str]]) -> str:
     return "\n".join(f"{name:<{width}}  {value}" for name, value in facts)
 
 
+def table(header: Sequence[str], rows: Sequence[Sequence[str]], *, left: int = 1) -> str:
+    """Return rows under a header, the first `left` columns aligned left and numbers right."""
+    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+    return "\n".join(
+        "  ".join(
+            cell.ljust(width) if i < left else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in (header, *rows)
+    )
+
+
 def _training_words(metrics: Mapping[str, float]) -> str:
     return (
         f"loss {metrics['train/loss']:.4f}  lr {metrics['train/lr']:.2e}  "

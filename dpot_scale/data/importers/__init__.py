@@ -1,1 +1,1 @@
-"""Readers of the published download formats, one module per source."""
+"""Importers: from published files to the store, one module per family of formats."""

@@ -1,4 +1,4 @@
-"""Incompressible flow on the unit torus, in vorticity form, as in the FNO datasets (DATA B.1).
+"""Incompressible flow on the unit torus, in vorticity form, as in the FNO datasets.
 
     w_t + u . grad(w) = viscosity * lap(w) + f,   u = (psi_y, -psi_x),   -lap(psi) = w
     f = 0.1 (sin 2 pi (x + y) + cos 2 pi (x + y))
@@ -12,14 +12,15 @@ Legend: N trajectories, T frames, x y points, k l wavenumbers of the half spectr
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-# Initial law: Gaussian, covariance VARIANCE * 7^3 (-lap + 49)^-2.5. The published files are expected
-# to have VARIANCE 2 (standard deviation 0.262): the script of their time doubled it unknowingly.
+# Initial law: Gaussian, covariance VARIANCE * 7^3 (-lap + 49)^-2.5. The published files are
+# expected to have VARIANCE 2 (standard deviation 0.262): the script of their time doubled it
+# unknowingly.
 VARIANCE = 2.0
 MAX_TIME_STEP = 0.05
 FORCING = 0.1
@@ -85,7 +86,7 @@ class _Stepper:
     def __init__(self, equation: NavierStokes, grid: int, dt: float, like: Tensor) -> None:
         self.grid = grid
         self.dt = dt
-        options = {"device": like.device, "dtype": like.dtype}
+        options: dict[str, Any] = {"device": like.device, "dtype": like.dtype}
         kx = 2 * torch.pi * torch.fft.fftfreq(grid, 1 / grid, **options)[:, None]
         ky = 2 * torch.pi * torch.fft.rfftfreq(grid, 1 / grid, **options)[None, :]
         laplacian = kx**2 + ky**2
@@ -115,4 +116,5 @@ class _Stepper:
         size = (self.grid, self.grid)
         factors = torch.fft.irfft2(self.operators[:, None] * (self.dealias * w_Nkl), s=size)
         u, v, w_x, w_y = factors
-        return self.force - self.dealias * torch.fft.rfft2(u * w_x + v * w_y)
+        tendency: Tensor = self.force - self.dealias * torch.fft.rfft2(u * w_x + v * w_y)
+        return tendency

@@ -1,4 +1,4 @@
-"""The FitzHugh-Nagumo equations with zero flux at the walls, as in PDEBench (DATA B.2).
+"""The FitzHugh-Nagumo equations with zero flux at the walls, as in PDEBench.
 
     u_t = 1e-3 lap(u) + u - u^3 - 5e-3 - v,   v_t = 5e-3 lap(v) + u - v   on (-1, 1)^2
 

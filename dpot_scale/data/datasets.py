@@ -1,0 +1,45 @@
+"""The datasets of a config, opened and checked against the model before anything is spent."""
+
+from collections.abc import Callable
+
+from dpot_scale.config.load import load_suite
+from dpot_scale.config.schema import DataConfig, ModelConfig
+from dpot_scale.data.catalog import DatasetInfo
+from dpot_scale.data.generate import generate_suite
+from dpot_scale.data.store import DatasetStore, open_store
+from dpot_scale.errors import ConfigError
+
+
+def open_datasets(
+    config: DataConfig, model: ModelConfig, *, progress: Callable[[str], None]
+) -> dict[str, DatasetStore]:
+    """Open the datasets of a mixture; those of its suite are generated where missing.
+
+    Args:
+        config: The mixture.
+        model: What will see them.
+        progress: Takes one line of text for the user at a time.
+
+    Raises:
+        ConfigError: a dataset has more channels than the model, or other space axes.
+        DataError: a dataset is missing or damaged.
+    """
+    if config.suite is not None:
+        generate_suite(load_suite(config.suite), config.root, progress=progress)
+    stores = {name: open_store(config.root, name) for name in config.weights}
+    for store in stores.values():
+        _check_fits(store.info, model)
+    return stores
+
+
+def _check_fits(info: DatasetInfo, model: ModelConfig) -> None:
+    if len(info.channels) > model.channels:
+        raise ConfigError(
+            f"dataset {info.name} has {len(info.channels)} channels; "
+            f"model.channels={model.channels} is too few"
+        )
+    if len(info.grid) != model.space_dims:
+        raise ConfigError(
+            f"dataset {info.name} has {len(info.grid)} space axes; "
+            f"the model has model.space_dims={model.space_dims}"
+        )

@@ -1,0 +1,188 @@
+"""The FNO Navier-Stokes files: vorticity on the unit torus.
+
+Two containers, told apart by their content: MATLAB v5, u (N, x, y, T); and MATLAB v7.3, which is
+HDF5 with all axes reversed, u (T, y, x, N). Undoing the reversal as a whole gives the physical
+orientation. Exchanging x and y, as some readers do, mirrors the flow: vorticity is then advected
+in the wrong direction.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+import h5py
+import numpy as np
+import scipy.io
+from numpy.typing import NDArray
+
+from dpot_scale.data.importers.source import Block, Source, block_length, frame_interval
+from dpot_scale.errors import DataError
+
+FIELD = "u"
+TIMES = "t"
+MATLAB_5 = b"MATLAB 5.0 MAT-file"
+BYTES_PER_VALUE = {"single": 4, "double": 8}  # MATLAB's floating-point classes
+DOMAIN_LENGTH = 1.0
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class _Header:
+    """What a file says about u without reading it."""
+
+    shape: tuple[int, ...]  # as MATLAB sees it: (N, x, y, T)
+    bytes_per_value: int
+    times: NDArray[Any] | None
+
+
+def recognise(path: Path) -> Source | None:
+    """Return the file as a source if it is an FNO Navier-Stokes file.
+
+    Raises:
+        DataError: it is one, but damaged or with other arrays than expected.
+    """
+    if h5py.is_hdf5(path):
+        header = _header_7(path)
+        return None if header is None else _source(path, header, "v7.3", _blocks_7)
+    with path.open("rb") as file:
+        is_matlab_5 = file.read(len(MATLAB_5)) == MATLAB_5
+    return _source(path, _header_5(path), "v5", _blocks_5) if is_matlab_5 else None
+
+
+def _source(
+    path: Path,
+    header: _Header,
+    container: str,
+    blocks: Callable[[Path, _Header], Iterator[Block]],
+) -> Source:
+    if len(header.shape) != 4:
+        raise DataError(
+            f"{path}: {FIELD} has shape {header.shape}; an FNO file of two or more trajectories "
+            "has the 4 axes (N, x, y, T)"
+        )
+    trajectories, *grid, frames = header.shape
+    times = header.times if header.times is not None else np.arange(1, frames + 1)
+    return Source(
+        path=path,
+        format=f"FNO Navier-Stokes, MATLAB {container}",
+        candidates=_candidates(trajectories, frames),
+        equation="Navier-Stokes, vorticity",
+        channels=("vorticity",),
+        grid=tuple(grid),
+        domain_length=(DOMAIN_LENGTH, DOMAIN_LENGTH),
+        frame_interval=frame_interval(times, frames, path),
+        boundary="periodic",
+        trajectories=trajectories,
+        frames=frames,
+        blocks=partial(blocks, path, header),
+    )
+
+
+def _candidates(trajectories: int, frames: int) -> tuple[str, ...]:
+    """Return the published sets of this length; no file tells its viscosity.
+
+    Two have 50 frames on disk, 30 of which are in use in the set of viscosity 1e-4.
+    """
+    match frames, trajectories:
+        case 20, _:
+            return ("ns2d_fno_1e-5",)
+        case (30, _) | (50, 10000):
+            return ("ns2d_fno_1e-4",)
+        case 50, 5000:
+            return ("ns2d_fno_1e-3",)
+        case 50, _:
+            return ("ns2d_fno_1e-4", "ns2d_fno_1e-3")
+    return ()
+
+
+def _header_7(path: Path) -> _Header | None:
+    """Return what a v7.3 file says; None for HDF5 of another kind."""
+    with h5py.File(path, "r") as file:
+        if not _is_matlab_7(file):
+            return None
+        if not isinstance(file.get(FIELD), h5py.Dataset):
+            raise DataError(_without_field(path, list(file)))
+        field = file[FIELD]
+        if field.dtype.kind != "f":
+            raise DataError(_not_floats(path, str(field.dtype)))
+        times = file[TIMES][()] if TIMES in file else None
+        return _Header(field.shape[::-1], field.dtype.itemsize, times)
+
+
+def _is_matlab_7(file: h5py.File) -> bool:
+    """Return whether the arrays carry MATLAB's classes, or are those of an FNO file.
+
+    Rewriting a file may lose the classes. u alone could be a velocity.
+    """
+    has_classes = any("MATLAB_class" in item.attrs for item in file.values())
+    return has_classes or (FIELD in file and ("a" in file or TIMES in file))
+
+
+def _blocks_7(path: Path, header: _Header) -> Iterator[Block]:
+    """Yield blocks of whole chunks: samples are the fastest axis on disk, one by one is hopeless.
+
+    The axes (T, y, x, N) become (N, T, 1, x, y).
+    """
+    with h5py.File(path, "r") as file:
+        field = file[FIELD]
+        chunk = field.chunks[-1] if field.chunks else 1
+        length = block_length(_trajectory_bytes(header), aligned_to=chunk)
+        for first in range(0, field.shape[-1], length):
+            fields_TyxN = field[..., first : first + length]
+            yield Block(fields_TyxN.transpose(3, 0, 2, 1)[:, :, None])
+
+
+def _header_5(path: Path) -> _Header:
+    arrays = {name: (shape, kind) for name, shape, kind in _read_5(path, scipy.io.whosmat)}
+    if FIELD not in arrays:
+        raise DataError(_without_field(path, list(arrays)))
+    shape, kind = arrays[FIELD]
+    if kind not in BYTES_PER_VALUE:
+        raise DataError(_not_floats(path, kind))
+    times = _load_5(path, TIMES) if TIMES in arrays else None
+    return _Header(shape, BYTES_PER_VALUE[kind], times)
+
+
+def _blocks_5(path: Path, header: _Header) -> Iterator[Block]:
+    """Yield blocks of u (N, x, y, T) as (N, T, 1, x, y); MATLAB v5 can only be read as a whole."""
+    fields_NxyT = _load_5(path, FIELD)
+    length = block_length(_trajectory_bytes(header))
+    for first in range(0, len(fields_NxyT), length):
+        yield Block(fields_NxyT[first : first + length].transpose(0, 3, 1, 2)[:, :, None])
+
+
+def _load_5(path: Path, name: str) -> NDArray[Any]:
+    arrays = _read_5(path, partial(scipy.io.loadmat, variable_names=[name]))
+    if name not in arrays:
+        raise DataError(f"{path} breaks off before its array {name}; download it again")
+    array: NDArray[Any] = arrays[name]
+    return array
+
+
+def _read_5(path: Path, read: Callable[[Path], T]) -> T:
+    """Call one of scipy's readers; on a damaged file they raise whatever comes up."""
+    try:
+        return read(path)
+    except Exception as error:
+        raise DataError(
+            f"{path} is a truncated or damaged MATLAB file ({error}); download it again"
+        ) from error
+
+
+def _trajectory_bytes(header: _Header) -> int:
+    return math.prod(header.shape[1:]) * header.bytes_per_value
+
+
+def _without_field(path: Path, found: list[str]) -> str:
+    return (
+        f"{path} is a MATLAB file without an array {FIELD}, the vorticity (N, x, y, T); it holds: "
+        f"{', '.join(found) or 'nothing'}; is the download complete?"
+    )
+
+
+def _not_floats(path: Path, kind: str) -> str:
+    return f"{path}: {FIELD} holds {kind}, not floating-point numbers"

@@ -1,0 +1,68 @@
+"""Small stored datasets whose values say where they come from."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dpot_scale.data.catalog import DatasetInfo
+from dpot_scale.data.store import DatasetStore, StoreWriter, open_store
+
+MakeStore = Callable[..., DatasetStore]
+
+
+def _describe(name: str, channels: tuple[str, ...] = ("h",), grid: int = 4) -> DatasetInfo:
+    return DatasetInfo(
+        name=name,
+        equation="none",
+        channels=channels,
+        scored=(True,) * len(channels),
+        spatial_axes=("x", "y"),
+        grid=(grid, grid),
+        domain_length=(1.0, 1.0),
+        frame_interval=0.5,
+        boundary="periodic",
+        origin="generated",
+        source="a test",
+    )
+
+
+def _coded(first: int, trajectories: int, frames: int, channels: int, grid: int) -> np.ndarray:
+    """Values (N, T, C, x, y): 1000 * trajectory + 10 * frame + channel + a ramp below 1."""
+    shape = (trajectories, frames, channels, grid, grid)
+    n, t, c, x, y = np.indices(shape, dtype=np.float32)
+    return 1000 * (n + first) + 10 * t + c + (x * grid + y) / grid**2
+
+
+@pytest.fixture
+def make_store(tmp_path: Path) -> MakeStore:
+    """Write a dataset under tmp_path; test trajectories are numbered on from the train ones."""
+
+    def make(
+        name: str = "coded",
+        *,
+        train: int = 3,
+        test: int = 2,
+        frames: int = 6,
+        channels: tuple[str, ...] = ("h",),
+        grid: int = 4,
+        shard_bytes: int = 2**20,
+    ) -> DatasetStore:
+        info = _describe(name, channels, grid)
+        with StoreWriter(tmp_path, info, shard_bytes=shard_bytes) as writer:
+            writer.append("train", _coded(0, train, frames, len(channels), grid))
+            writer.append("test", _coded(train, test, frames, len(channels), grid))
+        return open_store(tmp_path, name)
+
+    return make
+
+
+@pytest.fixture
+def describe() -> Callable[..., DatasetInfo]:
+    return _describe
+
+
+@pytest.fixture
+def coded() -> Callable[..., np.ndarray]:
+    return _coded

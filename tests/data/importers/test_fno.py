@@ -1,0 +1,267 @@
+"""FNO files: both containers, the physical orientation, blocks, names and what can be wrong."""
+
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import scipy.io
+import torch
+
+from dpot_scale.data.importers import source as source_module
+from dpot_scale.data.importers.formats import recognise
+from dpot_scale.data.importers.source import Imported, import_source
+from dpot_scale.data.solvers.navier_stokes import NavierStokes
+from dpot_scale.data.store import Split, open_store
+from dpot_scale.errors import DataError
+
+UPSTREAM = Path(__file__).parents[2] / "upstream"
+V5 = UPSTREAM / "fno_v5.mat"
+V73 = UPSTREAM / "fno_v73.mat"
+
+
+def silent(done: int) -> None:
+    del done
+
+
+def left_over(root: Path) -> list[Path]:
+    """What is in a folder of datasets but for its lock."""
+    return [path for path in root.glob("*") if path.name != ".lock"]
+
+
+def run_import(path: Path, root: Path, name: str | None = None) -> Imported:
+    return import_source(recognise(path), root, name=name, progress=silent)
+
+
+def stored(root: Path, name: str, split: Split) -> np.ndarray:
+    """All trajectories of a split, (N, T, x, y)."""
+    store = open_store(root, name)
+    frames = store.num_frames(split)
+    return np.stack(
+        [store.read(split, i, 0, frames)[:, 0] for i in range(store.num_trajectories(split))]
+    )
+
+
+def write_v5(path: Path, **arrays: np.ndarray) -> Path:
+    scipy.io.savemat(path, arrays)
+    return path
+
+
+def small(trajectories: int = 4, frames: int = 20, grid: int = 4) -> np.ndarray:
+    shape = (trajectories, grid, grid, frames)
+    return np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+
+
+def test_what_the_files_hold_is_seen_without_reading_them() -> None:
+    v5, v73 = recognise(V5), recognise(V73)
+    assert v5.describe() == (
+        "FNO Navier-Stokes, MATLAB v5: 2 trajectories of 20 frames of vorticity at 64 x 64"
+    )
+    assert v73.describe() == (
+        "FNO Navier-Stokes, MATLAB v7.3: 3 trajectories of 50 frames of vorticity at 64 x 64"
+    )
+    assert (v5.frame_interval, v73.frame_interval) == (1.0, 1.0)
+
+
+def test_v5_is_stored_as_matlab_sees_it(tmp_path: Path) -> None:
+    imported = run_import(V5, tmp_path)
+    assert (imported.train, imported.test, imported.frames) == (1, 1, 20)
+    info = open_store(tmp_path, "ns2d_fno_1e-5").info
+    assert (info.equation, info.origin) == ("Navier-Stokes, vorticity, viscosity 1e-5", "imported")
+    u_NxyT = scipy.io.loadmat(V5)["u"]
+    for split, rows in (("train", slice(0, 1)), ("test", slice(1, 2))):
+        expected = u_NxyT[rows].transpose(0, 3, 1, 2)
+        np.testing.assert_array_equal(stored(tmp_path, "ns2d_fno_1e-5", split), expected)
+
+
+def test_v73_is_reversed_as_a_whole(tmp_path: Path) -> None:
+    imported = run_import(V73, tmp_path, "ns2d_fno_1e-3")
+    assert (imported.train, imported.test, imported.frames) == (2, 1, 50)
+    with h5py.File(V73) as file:
+        u_NxyT = file["u"][()].transpose(3, 2, 1, 0)
+    train, test = (stored(tmp_path, "ns2d_fno_1e-3", split) for split in ("train", "test"))
+    np.testing.assert_array_equal(np.concatenate([train, test]), u_NxyT.transpose(0, 3, 1, 2))
+
+
+@pytest.mark.parametrize(
+    ("path", "name", "viscosity"), [(V5, "ns2d_fno_1e-5", 1e-5), (V73, "ns2d_fno_1e-3", 1e-3)]
+)
+def test_the_stored_orientation_is_the_physical_one(
+    path: Path, name: str, viscosity: float, tmp_path: Path
+) -> None:
+    """Our solver takes the stored frame 10 to the stored frame 11; mirrored, it does not."""
+    run_import(path, tmp_path, name)
+    fields_NTxy = torch.from_numpy(stored(tmp_path, name, "train")).double()
+
+    def distance(fields_NTxy: torch.Tensor) -> float:
+        start, expected = fields_NTxy[:, 10].contiguous(), fields_NTxy[:, 11]
+        step = NavierStokes(viscosity=viscosity).evolve(start, frames=1, frame_interval=1.0)
+        return float((step[:, 0, 0] - expected).norm() / expected.norm())
+
+    assert distance(fields_NTxy) < 5e-4  # measured 3e-4
+    assert distance(fields_NTxy.mT) > 0.09  # measured 0.25 and 0.11
+
+
+def test_blocks_are_whole_chunks_and_their_size_changes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_import(V73, tmp_path / "whole", "ns2d_fno_1e-3")
+    monkeypatch.setattr(source_module, "BLOCK_BYTES", 1)
+    assert [len(block.fields) for block in recognise(V73).blocks()] == [2, 1]  # chunks of 2
+    done: list[int] = []
+    import_source(recognise(V73), tmp_path / "blocks", name="ns2d_fno_1e-3", progress=done.append)
+    assert done == [2, 3]
+    for split in ("train", "test"):
+        np.testing.assert_array_equal(
+            stored(tmp_path / "whole", "ns2d_fno_1e-3", split),
+            stored(tmp_path / "blocks", "ns2d_fno_1e-3", split),
+        )
+    assert [len(block.fields) for block in recognise(V5).blocks()] == [1, 1]
+
+
+@pytest.mark.parametrize(
+    ("chunk", "length"),
+    [
+        (1, 64),
+        (10, 60),
+        (63, 63),
+        (64, 64),
+        (100, 100),  # one chunk
+        (1024, 1024),
+        (10_000, 1024),  # never more than 1 GiB
+    ],
+)
+def test_a_block_is_whole_chunks_of_about_64_mib(chunk: int, length: int) -> None:
+    assert source_module.block_length(2**20, aligned_to=chunk) == length
+
+
+def test_a_trajectory_larger_than_a_block_is_read_alone() -> None:
+    assert source_module.block_length(2**33) == 1
+
+
+@pytest.mark.parametrize("kept", [{"a"}, {"t"}, {"MATLAB_class"}])
+def test_v73_files_that_lost_something_on_the_way(kept: set[str], tmp_path: Path) -> None:
+    """u with any sign that it comes from MATLAB or from FNO."""
+    cut = tmp_path / "cut"
+    with h5py.File(V73) as whole, h5py.File(cut, "w") as file:
+        for name in {"u"} | (kept & {"a", "t"}):
+            file[name] = whole[name][()]
+        if "MATLAB_class" in kept:
+            file["u"].attrs["MATLAB_class"] = b"single"
+    source = recognise(cut)
+    assert (source.trajectories, source.frames, source.frame_interval) == (3, 50, 1.0)
+    assert [len(block.fields) for block in source.blocks()] == [3]
+
+
+def test_a_matlab_7_file_without_vorticity(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "darcy.mat", "w") as file:
+        for name in ("coeff", "sol"):
+            file[name] = np.zeros((4, 4, 3), np.float32)
+            file[name].attrs["MATLAB_class"] = b"single"
+    with pytest.raises(DataError, match=r"without an array u, .* it holds: coeff, sol"):
+        recognise(tmp_path / "darcy.mat")
+
+
+@pytest.mark.parametrize(
+    ("trajectories", "frames", "candidates"),
+    [
+        (8, 20, ("ns2d_fno_1e-5",)),
+        (8, 30, ("ns2d_fno_1e-4",)),
+        (10000, 50, ("ns2d_fno_1e-4",)),
+        (5000, 50, ("ns2d_fno_1e-3",)),
+        (8, 50, ("ns2d_fno_1e-4", "ns2d_fno_1e-3")),
+        (8, 200, ()),
+    ],
+)
+def test_the_name_follows_from_the_size_where_it_can(
+    trajectories: int, frames: int, candidates: tuple[str, ...], tmp_path: Path
+) -> None:
+    u = np.zeros((trajectories, 2, 2, frames), np.float32)
+    assert recognise(write_v5(tmp_path / "any.name", u=u)).candidates == candidates
+
+
+def test_the_name_is_asked_for_where_the_content_does_not_tell(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="--name: ns2d_fno_1e-4, or ns2d_fno_1e-3, or a name of"):
+        run_import(V73, tmp_path)
+    odd = write_v5(tmp_path / "odd.mat", u=small(frames=7))
+    with pytest.raises(DataError, match=r"does not tell .* --name: a name of your own"):
+        run_import(odd, tmp_path)
+    with pytest.raises(DataError, match=r"cannot be ns2d_fno_1e-5 .* fit: ns2d_fno_1e-4, ns2d_fno"):
+        run_import(V73, tmp_path, "ns2d_fno_1e-5")
+    assert list(tmp_path.glob("ns2d*")) == []
+
+
+def test_a_name_of_ones_own(tmp_path: Path) -> None:
+    file = write_v5(tmp_path / "odd.mat", u=small(20, frames=7), t=np.arange(7) * 0.25)
+    imported = run_import(file, tmp_path, "mine")
+    assert (imported.train, imported.test, imported.frames) == (18, 2, 7)
+    info = open_store(tmp_path, "mine").info
+    assert (info.equation, info.frame_interval) == ("Navier-Stokes, vorticity", 0.25)
+
+
+def test_of_viscosity_1e_4_the_paper_uses_30_of_50_frames(tmp_path: Path) -> None:
+    u = small(3, frames=50)
+    imported = run_import(write_v5(tmp_path / "a.mat", u=u), tmp_path, "ns2d_fno_1e-4")
+    assert imported.frames == 30
+    expected = u[2:].transpose(0, 3, 1, 2)[:, :30]
+    np.testing.assert_array_equal(stored(tmp_path, "ns2d_fno_1e-4", "test"), expected)
+
+
+def test_doubles_are_stored_as_singles(tmp_path: Path) -> None:
+    u = small().astype(np.float64) / 3
+    run_import(write_v5(tmp_path / "a.mat", u=u), tmp_path)
+    expected = u[:3].transpose(0, 3, 1, 2).astype(np.float32)
+    np.testing.assert_array_equal(stored(tmp_path, "ns2d_fno_1e-5", "train"), expected)
+
+
+def with_nan(u: np.ndarray) -> np.ndarray:
+    u[2, 1, 1, 13] = np.nan
+    return u
+
+
+@pytest.mark.parametrize(
+    ("arrays", "sentence"),
+    [
+        ({"coeff": small(), "sol": small()}, "without an array u, .* it holds: coeff, sol"),
+        ({"u": small()[0]}, r"u has shape \(4, 4, 20\); .* 4 axes"),
+        ({"u": small().astype(np.int32)}, "u holds int32, not floating-point"),
+        ({"u": small(1)}, "holds 1 trajectory; a training and a test split"),
+        ({"u": small(), "t": np.arange(1, 5)}, "has 4 times for 20 frames"),
+        ({"u": small(), "t": np.arange(20) ** 2}, "not evenly spaced"),
+        ({"u": with_nan(small())}, "train trajectory 2 holds NaN .* first in frame 13"),
+    ],
+)
+def test_a_bad_file_is_one_sentence_and_leaves_nothing(
+    arrays: dict[str, np.ndarray], sentence: str, tmp_path: Path
+) -> None:
+    file = write_v5(tmp_path / "bad.mat", **arrays)
+    with pytest.raises(DataError, match=sentence) as caught:
+        run_import(file, tmp_path / "data")
+    assert str(file) in str(caught.value)
+    assert left_over(tmp_path / "data") == []
+
+
+@pytest.mark.parametrize("path", [V5, V73])
+@pytest.mark.parametrize("share", [0.001, 0.1, 0.9, 0.999])
+def test_a_truncated_file(path: Path, share: float, tmp_path: Path) -> None:
+    content = path.read_bytes()
+    cut = tmp_path / "cut.mat"
+    cut.write_bytes(content[: int(share * len(content))])
+    with pytest.raises(
+        DataError, match=r"cut\.mat .*(download it again|download complete|of no known format)"
+    ):
+        run_import(cut, tmp_path / "data", "ns2d_fno_1e-3" if path == V73 else None)
+    assert left_over(tmp_path / "data") == []
+
+
+def test_a_damaged_chunk_is_noticed(tmp_path: Path) -> None:
+    with h5py.File(V73) as file:
+        chunk = file["u"].id.get_chunk_info(3)
+    content = bytearray(V73.read_bytes())
+    first = chunk.byte_offset + 512 if content[chunk.byte_offset] != 0x78 else chunk.byte_offset
+    content[first + 100 : first + 200] = bytes(100)
+    damaged = tmp_path / "damaged.mat"
+    damaged.write_bytes(content)
+    with pytest.raises(DataError, match=r"is damaged .*; download it again"):
+        run_import(damaged, tmp_path / "data", "ns2d_fno_1e-3")
+    assert left_over(tmp_path / "data") == []

@@ -1,0 +1,183 @@
+"""Generation: from a seed, once, by one process, and never half."""
+
+import multiprocessing
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from dpot_scale.config.schema import GeneratedDataset, SuiteConfig
+from dpot_scale.data import generate
+from dpot_scale.data.generate import generate_suite
+from dpot_scale.data.store import SPLITS, Split, open_store, sha256, stored_names
+from dpot_scale.errors import ConfigError, DataError
+
+RECIPE: dict[str, Any] = {
+    "equation": "reaction_diffusion",
+    "train": 4,
+    "test": 2,
+    "grid": 8,
+    "frames": 3,
+    "frame_interval": 0.2,
+}
+
+
+def suite_of(*, seed: int = 0, **changes: Any) -> SuiteConfig:
+    return SuiteConfig(name="small", seed=seed, datasets={"dr": RECIPE | changes})
+
+
+def silent(line: str) -> None:
+    del line
+
+
+def trajectories(root: Path, split: Split, name: str = "dr") -> np.ndarray:
+    store = open_store(root, name)
+    count, frames = store.num_trajectories(split), store.num_frames(split)
+    return np.stack([store.read(split, number, 0, frames) for number in range(count)])
+
+
+def test_every_equation_is_generated_as_its_recipe_says(tmp_path: Path) -> None:
+    lines: list[str] = []
+    recipes = {
+        equation: GeneratedDataset(**(RECIPE | {"equation": equation}))
+        for equation in generate.SOLVERS
+    }
+    suite = SuiteConfig(name="all", datasets=recipes)
+    generate_suite(suite, tmp_path, progress=lines.append)
+    assert stored_names(tmp_path) == sorted(recipes)
+    for name in recipes:
+        store = open_store(tmp_path, name)
+        assert [store.num_trajectories(split) for split in SPLITS] == [4, 2]
+        shape = (4, 3, len(store.info.channels), 8, 8)
+        assert trajectories(tmp_path, "train", name).shape == shape
+        assert store.info.origin == "generated"
+    assert [line.split()[1] for line in lines] == [f"{name}:" for name in recipes]
+
+
+def test_no_two_trajectories_are_equal(tmp_path: Path) -> None:
+    """Above all not one of the training and one of the test split, for any equation."""
+    for equation in generate.SOLVERS:
+        suite = SuiteConfig(
+            name="s", datasets={equation: RECIPE | {"equation": equation, "train": 40, "test": 20}}
+        )
+        generate_suite(suite, tmp_path, progress=silent)
+        both = [trajectories(tmp_path, split, equation) for split in SPLITS]
+        assert len({row.tobytes() for split in both for row in split}) == 60, equation
+
+
+def test_the_same_recipe_gives_the_same_numbers(tmp_path: Path) -> None:
+    for folder in ("a", "b"):
+        generate_suite(suite_of(), tmp_path / folder, progress=silent)
+    digests = [
+        sha256(tmp_path / folder / "dr" / "train" / "shard-00000.h5") for folder in ("a", "b")
+    ]
+    assert digests[0] == digests[1]
+    generate_suite(suite_of(seed=1), tmp_path / "c", progress=silent)
+    assert not np.allclose(
+        trajectories(tmp_path / "a", "train"), trajectories(tmp_path / "c", "train")
+    )
+
+
+def test_more_training_trajectories_leave_the_others_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    generate_suite(suite_of(), tmp_path / "few", progress=silent)
+    monkeypatch.setattr(generate, "SOLVED_TOGETHER", 3)
+    generate_suite(suite_of(train=7), tmp_path / "many", progress=silent)
+    few, many = (trajectories(tmp_path / folder, "train") for folder in ("few", "many"))
+    np.testing.assert_array_equal(many[:4], few)
+    few, many = (trajectories(tmp_path / folder, "test") for folder in ("few", "many"))
+    np.testing.assert_array_equal(many, few)
+
+
+def test_what_is_there_is_left_alone(tmp_path: Path) -> None:
+    generate_suite(suite_of(), tmp_path, progress=silent)
+    index = tmp_path / "dr" / "index.json"
+    before = index.stat().st_mtime_ns
+    lines: list[str] = []
+    generate_suite(suite_of(), tmp_path, progress=lines.append)
+    assert (index.stat().st_mtime_ns, lines) == (before, [])
+
+
+def test_a_complete_folder_needs_no_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Training may read data from a place that it cannot write to."""
+    generate_suite(suite_of(), tmp_path, progress=silent)
+
+    def refuse(root: Path) -> None:
+        raise PermissionError(root)
+
+    monkeypatch.setattr(generate, "locked", refuse)
+    generate_suite(suite_of(), tmp_path, progress=silent)
+
+
+@pytest.mark.parametrize("changes", [{"train": 5}, {"parameters": {"offset": 0.1}}, {"seed": 1}])
+def test_another_recipe_is_refused(changes: dict[str, Any], tmp_path: Path) -> None:
+    generate_suite(suite_of(), tmp_path, progress=silent)
+    before = trajectories(tmp_path, "train")
+    with pytest.raises(DataError, match=r"was made by another recipe .*remove the folder"):
+        generate_suite(suite_of(**changes), tmp_path, progress=silent)
+    np.testing.assert_array_equal(trajectories(tmp_path, "train"), before)
+
+
+def test_an_unknown_parameter_is_refused_before_anything_is_made(tmp_path: Path) -> None:
+    suite = suite_of(parameters={"difusion_u": 1.0})
+    with pytest.raises(
+        ConfigError, match=r"no parameter 'difusion_u' \(did you mean 'diffusion_u'"
+    ):
+        generate_suite(suite, tmp_path / "new", progress=silent)
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_solution_that_blows_up_is_not_stored(tmp_path: Path) -> None:
+    suite = suite_of(parameters={"diffusion_u": -30.0}, frame_interval=5.0)
+    with pytest.raises(DataError, match="holds NaN or infinite values"):
+        generate_suite(suite, tmp_path, progress=silent)
+    assert stored_names(tmp_path) == []
+
+
+def _generate_slowly(root: Path) -> None:
+    """Solve one trajectory at a time, so that a kill finds a dataset half made."""
+    generate.SOLVED_TOGETHER = 1
+    generate_suite(suite_of(train=100_000), root, progress=silent)
+
+
+def test_a_killed_generation_starts_again(tmp_path: Path) -> None:
+    child = multiprocessing.get_context("spawn").Process(target=_generate_slowly, args=(tmp_path,))
+    child.start()
+    while not (tmp_path / ".dr.partial").exists():
+        assert child.is_alive()
+        time.sleep(0.01)
+    os.kill(child.pid or 0, signal.SIGKILL)
+    child.join()
+    with pytest.raises(DataError, match="was left unfinished"):
+        open_store(tmp_path, "dr")
+    generate_suite(suite_of(), tmp_path, progress=silent)
+    assert trajectories(tmp_path, "train").shape == (4, 3, 2, 8, 8)
+    assert not (tmp_path / ".dr.partial").exists()
+
+
+def _generate_and_report(root: Path, together: Any, made: Any) -> None:
+    lines: list[str] = []
+    generate.SOLVED_TOGETHER = 1  # slow enough for the other process to come in between
+    together.wait()
+    generate_suite(suite_of(train=300), root, progress=lines.append)
+    made.put((len(lines), open_store(root, "dr").num_trajectories("train")))
+
+
+def test_of_two_processes_one_generates_and_the_other_waits(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("spawn")
+    together, made = context.Barrier(2), context.Queue()
+    children = [
+        context.Process(target=_generate_and_report, args=(tmp_path, together, made))
+        for _ in range(2)
+    ]
+    for child in children:
+        child.start()
+    answers = sorted(made.get(timeout=120) for _ in children)
+    for child in children:
+        child.join()
+    assert answers == [(0, 300), (1, 300)]

@@ -1,0 +1,272 @@
+"""The sweep command as its users start it: interrupted, robbed of a worker, and as a Ray job."""
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import IO
+
+import psutil
+import pytest
+from mlflow.tracking import MlflowClient
+
+from dpot_scale.config.load import load_sweep
+from dpot_scale.config.places import anchored
+from dpot_scale.scaling.journal import Journal
+from dpot_scale.scaling.plan import Trial, plan
+from dpot_scale.training.result import read_result
+from dpot_scale.training.tracking import SPOOL, newest_record, read_metrics
+
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(400)]
+
+REPOSITORY = Path(__file__).parents[2]
+STEPS = 200  # long enough to be caught in the middle
+SWEEP = """
+name: ladder
+run:
+  extends: {run}
+  evaluation: {{every: 0}}
+  checkpoint: {{every: 5}}
+  tracking: {{mlflow_uri: sqlite:///mlflow.db, experiment: tests}}
+ladder:
+  narrow: {{width: 16}}
+  wide: {{width: 24, heads: 3}}
+windows: [{windows}]
+"""
+
+
+class Submission:
+    """A driver process."""
+
+    def __init__(self, home: Path, command: list[str], **environment: str) -> None:
+        self.log = home / f"driver_{len(list(home.glob('driver_*')))}.log"
+        with self.log.open("w") as log:
+            self.process = subprocess.Popen(
+                command,
+                cwd=REPOSITORY,
+                env=os.environ | {"DPOT_SCALE_HOME": str(home)} | environment,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
+
+    def ended(self) -> tuple[int, str]:
+        code = self.process.wait(timeout=200)
+        return code, self.log.read_text()
+
+
+class Home:
+    """A folder of results and what one can see of a sweep in it."""
+
+    def __init__(self, folder: Path, run: Path) -> None:
+        self.folder = folder
+        self.config = folder / "sweep.yaml"
+        self.config.write_text(SWEEP.format(run=run, windows=4 * STEPS))
+        # What is read is absolute in the run's config; what is written must come to lie here.
+        self.overrides = ["run.output=runs", "run.data.root=data"]
+        self.sweep = anchored(load_sweep(str(self.config), self.overrides), folder)
+        self.trials = plan(self.sweep)
+        self.journal = Journal(self.sweep.directory)
+
+    def submit(self) -> Submission:
+        return Submission(self.folder, [sys.executable, *self.command("run")])
+
+    def command(self, command: str) -> list[str]:
+        arguments = ["--config", str(self.config), *self.overrides]
+        return ["-m", "dpot_scale.sweep", command, *arguments]
+
+    def wait_for_step(self, trial: Trial, step: int, driver: Submission) -> None:
+        def reached() -> bool:
+            record = newest_record(trial.run.directory / SPOOL, containing="train/loss")
+            return record is not None and record["step"] >= step
+
+        wait_until(reached, driver)
+
+    def events(self, trial: Trial) -> list[tuple[str, int]]:
+        return [
+            (entry.event, entry.attempt)
+            for entry in self.journal.entries()
+            if entry.trial == trial.id
+        ]
+
+
+def wait_until(happened: Callable[[], bool], driver: Submission) -> None:
+    deadline = time.monotonic() + 120
+    while not happened():
+        assert driver.process.poll() is None, driver.log.read_text()
+        assert time.monotonic() < deadline, driver.log.read_text()
+        time.sleep(0.02)
+
+
+def workers_of(driver: Submission) -> list[psutil.Process]:
+    family = psutil.Process(driver.process.pid).children(recursive=True)
+    return [child for child in family if "RayTrainWorker" in " ".join(child.cmdline())]
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory, tiny_yaml: Path) -> Home:
+    return Home(tmp_path_factory.mktemp("home"), tiny_yaml)
+
+
+@pytest.fixture(scope="module")
+def interrupted(home: Home) -> tuple[int, str]:
+    """The sweep, stopped with Ctrl-C in the middle of its first trial."""
+    driver = home.submit()
+    home.wait_for_step(home.trials[0], 20, driver)
+    driver.process.send_signal(signal.SIGINT)
+    return driver.ended()
+
+
+@pytest.fixture(scope="module")
+def continued(home: Home, interrupted: tuple[int, str]) -> tuple[int, str]:
+    """The same sweep submitted again; its second trial loses a worker on the way."""
+    driver = home.submit()
+    home.wait_for_step(home.trials[1], 20, driver)
+    robbed = workers_of(driver)
+    assert len(robbed) == 2
+    robbed[-1].kill()
+    return driver.ended()
+
+
+def test_an_interrupt_is_one_word_and_remembered(home: Home, interrupted: tuple[int, str]) -> None:
+    code, log = interrupted
+    assert code == 130
+    assert log.splitlines()[-1] == "interrupted"
+    assert "Traceback" not in log
+    assert home.events(home.trials[0])[:2] == [("started", 1), ("interrupted", 1)]
+
+
+def test_submitting_again_continues_to_the_end(home: Home, continued: tuple[int, str]) -> None:
+    code, log = continued
+    assert code == 0, log
+    assert "Traceback" not in log
+    first, second = home.trials
+    assert home.events(first)[2:] == [("started", 2), ("finished", 2)]
+    events = home.events(second)
+    assert events == [("started", 1), ("failed", 1), ("started", 2), ("finished", 2)]
+    assert re.search(rf"{second.id}: attempt 1 failed .worker [01] died", log)
+    for trial in home.trials:
+        result = read_result(trial.run.directory)
+        assert result is not None
+        assert (result.parameters, result.world_size) == (trial.parameters, 2)
+
+
+def test_both_resumed_from_a_checkpoint(home: Home, continued: tuple[int, str]) -> None:
+    for trial in home.trials:
+        spool = (trial.run.directory / SPOOL).read_text()
+        # At most the steps since the last checkpoint were repeated, not all since the first.
+        assert STEPS <= spool.count('"train/loss"') <= STEPS + 20
+        assert sorted(read_metrics(trial.run.directory / SPOOL)["train/loss"]) == list(
+            range(1, STEPS + 1)
+        )
+
+
+def test_the_report_names_every_trial(home: Home, continued: tuple[int, str]) -> None:
+    report = (home.sweep.directory / "report.md").read_text()
+    assert "2 of 2 trials finished" in report
+    for trial in home.trials:
+        assert f"| {trial.label} | {trial.parameters:,} |" in report
+        assert trial.id in continued[1]
+    assert "Power law: rel_l2 =" in re.sub(r"\s+", " ", continued[1])
+
+
+def test_mlflow_shows_a_parent_with_its_trials(home: Home, continued: tuple[int, str]) -> None:
+    client = MlflowClient(f"sqlite:///{home.folder / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("tests")
+    assert experiment is not None
+    runs = {
+        run.info.run_name: run
+        for run in client.search_runs([experiment.experiment_id], max_results=50)
+    }
+    assert set(runs) == {"ladder", *(trial.id for trial in home.trials)}
+    parent = runs["ladder"]
+    assert all(run.info.status == "FINISHED" for run in runs.values())
+    assert "## Rollout rel_l2" in parent.data.tags["mlflow.note.content"]
+    paths = {item.path for item in client.list_artifacts(parent.info.run_id, "report")}
+    assert {"report/scaling.png", "report/report.md"} <= paths
+    for trial in home.trials:
+        child = runs[trial.id]
+        assert child.data.tags["mlflow.parentRunId"] == parent.info.run_id
+        assert child.data.tags["size"] == trial.label
+        assert child.data.params["model.width"] == str(trial.run.model.width)
+        steps = [m.step for m in client.get_metric_history(child.info.run_id, "train/loss")]
+        assert steps == list(range(1, STEPS + 1)), "no step is there twice"
+
+
+def test_a_finished_sweep_returns_at_once(home: Home, continued: tuple[int, str]) -> None:
+    code, log = home.submit().ended()
+    assert code == 0
+    assert all(f"{trial.id}: finished before" in log for trial in home.trials)
+    assert all(home.events(trial)[-1][0] == "finished" for trial in home.trials)
+
+
+def test_status_and_report_without_a_cluster(home: Home, continued: tuple[int, str]) -> None:
+    for command, words in (("status", "finished"), ("report", "Power law")):
+        code, log = Submission(home.folder, [sys.executable, *home.command(command)]).ended()
+        assert code == 0
+        assert words in log
+
+
+@pytest.fixture
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The dashboard's address of a Ray cluster that ends with the test."""
+    ports = free_ports(3)
+    # Its folder holds sockets, whose paths must be short.
+    folder = tmp_path_factory.mktemp("ray")
+    command = ["ray", "start", "--head", "--block", "--num-cpus=2", "--disable-usage-stats"]
+    command += ["--node-ip-address=127.0.0.1", "--dashboard-host=127.0.0.1"]
+    command += [f"--port={ports[0]}", f"--dashboard-port={ports[1]}"]
+    command += [f"--ray-client-server-port={ports[2]}", f"--temp-dir={folder}"]
+    with (folder.parent / "ray.log").open("w") as log:
+        head = subprocess.Popen([script("ray"), *command[1:]], stdout=log, stderr=log)
+    address = f"http://127.0.0.1:{ports[1]}"
+    try:
+        wait_for_dashboard(ports[1], head, folder.parent / "ray.log")
+        yield address
+    finally:
+        head.terminate()
+        head.wait(timeout=60)
+
+
+def test_as_a_ray_job(cluster: str, tmp_path: Path, tiny_yaml: Path) -> None:
+    home = Home(tmp_path, tiny_yaml)
+    submission = [script("ray"), "job", "submit", "--address", cluster, "--working-dir", "."]
+    environment = f'{{"env_vars": {{"DPOT_SCALE_HOME": "{tmp_path}"}}}}'
+    # The last words of the user's command are `python -m dpot_scale.sweep`.
+    python = [sys.executable, *home.command("run"), "windows=[16]"]
+    command = [*submission, "--runtime-env-json", environment, "--", *python]
+    code, log = Submission(tmp_path, command, PYTHONUNBUFFERED="1").ended()
+    assert code == 0, log
+    assert "succeeded" in log
+    assert (home.sweep.directory / "scaling.png").exists()
+    assert "2 of 2 trials finished" in (home.sweep.directory / "report.md").read_text()
+
+
+def script(name: str) -> str:
+    return str(Path(sys.executable).with_name(name))
+
+
+def free_ports(number: int) -> list[int]:
+    sockets: list[socket.socket] = []
+    for _ in range(number):
+        sockets.append(socket.socket())
+        sockets[-1].bind(("127.0.0.1", 0))
+    ports = [int(taken.getsockname()[1]) for taken in sockets]
+    for taken in sockets:
+        taken.close()
+    return ports
+
+
+def wait_for_dashboard(port: int, head: "subprocess.Popen[IO[bytes]]", log: Path) -> None:
+    deadline = time.monotonic() + 60
+    while True:
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        assert head.poll() is None, log.read_text()
+        assert time.monotonic() < deadline, log.read_text()
+        time.sleep(0.2)
