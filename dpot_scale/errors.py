@@ -31,6 +31,11 @@ class CheckpointError(UserError):
     """A checkpoint or weights file that cannot be used."""
 
 
+def speaks_for_all() -> bool:
+    """Return whether this process is the first rank of its launcher, or has no launcher."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 def exits_cleanly(main: Callable[P, int]) -> Callable[P, int]:
     """Turn a `UserError` into one line on stderr and exit code 2, without a traceback."""
 
@@ -39,8 +44,8 @@ def exits_cleanly(main: Callable[P, int]) -> Callable[P, int]:
         try:
             return main(*args, **kwargs)
         except UserError as error:
-            # Every rank reads the same config and finds the same mistake: one says it.
-            if os.environ.get("RANK", "0") == "0" or not isinstance(error, ConfigError):
+            # The ranks find the same mistakes, so one says it. Only a file may fail a single rank.
+            if speaks_for_all() or isinstance(error, DataError):
                 sys.stderr.write(f"error: {error}\n")
             return USER_ERROR_EXIT_CODE
         except KeyboardInterrupt:

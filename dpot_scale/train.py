@@ -7,29 +7,31 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
 
-from dpot_scale.config.load import add_config_arguments, dump, load_run, load_suite
+from dpot_scale.config.load import add_config_arguments, dump, load_run
 from dpot_scale.config.schema import RunConfig, run_hash
 from dpot_scale.data.batches import BatchStream, training_windows
-from dpot_scale.data.generate import generate_suite
+from dpot_scale.data.datasets import open_datasets
 from dpot_scale.data.mixture import Mixture
-from dpot_scale.data.store import DatasetStore, open_store
+from dpot_scale.data.store import DatasetStore
 from dpot_scale.engine.memory import estimate_memory
 from dpot_scale.engine.runtime import World, start_world
 from dpot_scale.engine.strategy import read_strategy
 from dpot_scale.engine.zero import ZeroEngine
-from dpot_scale.errors import ConfigError, UserError, exits_cleanly
+from dpot_scale.errors import ConfigError, DataError, UserError, exits_cleanly, speaks_for_all
 from dpot_scale.evaluation.figures import save_figures
-from dpot_scale.evaluation.metrics import DatasetEvaluation, Evaluator
+from dpot_scale.evaluation.metrics import DatasetEvaluation, Evaluator, score_table
 from dpot_scale.model.cost import count_parameters, train_flops_per_window
 from dpot_scale.model.export import read_weights, save_model
 from dpot_scale.model.sizes import architecture
 from dpot_scale.training.checkpoint import CheckpointStore, TrainState
 from dpot_scale.training.console import Console, aligned, print_line
 from dpot_scale.training.health import StopReason
+from dpot_scale.training.lock import only_run_in
 from dpot_scale.training.loop import Trainer
 from dpot_scale.training.metrics import peak_memory_gib
 from dpot_scale.training.result import TrainingResult, read_result, save_result
@@ -76,32 +78,15 @@ def run_training(config: RunConfig, *, mlflow_run_id: str | None = None) -> Trai
         return _checked(finished, config)
     stores = _open_stores(config)
     world = start_world(config.seed)
-    console = Console(is_main=world.is_main, total_steps=config.steps)
-    own_run = None
-    if world.is_main:
-        config.directory.mkdir(parents=True, exist_ok=True)
-        (config.directory / "config.yaml").write_text(dump(config), encoding="utf-8")
-        if mlflow_run_id is None:
-            own_run = open_run(config.directory, config, config.tracking, name=config.name)
-    status: Status = "FAILED"
-    try:
-        result = _train(config, world, stores, console, mlflow_run_id or own_run)
-        status = "FINISHED"
-    except (TrainingStoppedError, KeyboardInterrupt):
-        status = "KILLED"
-        raise
-    finally:
-        console.close()
-        close_run(own_run, config.tracking, status, artifacts=_artifacts(config.directory))
-    return result
+    with only_run_in(config.directory, world):
+        return _train(config, world, stores, mlflow_run_id)
 
 
 def _train(
     config: RunConfig,
     world: World,
     stores: Mapping[str, DatasetStore],
-    console: Console,
-    run_id: str | None,
+    mlflow_run_id: str | None,
 ) -> TrainingResult:
     """Build what the loop needs, run it, and keep what it produced."""
     started = time.perf_counter()
@@ -115,32 +100,58 @@ def _train(
     state = _first_state(config, engine, checkpoints)
     evaluator = Evaluator(engine, stores, config.evaluation, config.model, world)
     stream = _open_stream(config, world, stores)
-    tracker = Tracker(config.directory, config.tracking, run_id=run_id, is_main=world.is_main)
-    trainer = Trainer(
-        config=config,
-        world=world,
-        engine=engine,
-        stream=stream,
-        tracker=tracker,
-        checkpoints=checkpoints,
-        console=console,
-        evaluate=evaluator,
-        train_flops_per_window=train_flops_per_window(architecture(config.model), recompute=False),
-    )
+    console = Console(is_main=world.is_main, total_steps=config.steps)
+    # Not before the checkpoints have accepted the config: a refused one leaves no trace.
     if world.is_main:
-        text = json.dumps(engine.deepspeed_config, indent=2)
-        (config.directory / DEEPSPEED_CONFIG).write_text(text, encoding="utf-8")
-    console.start(_header(config, world), first_step=state.step)
+        _write_configs(config, engine)
+    with _mlflow_run(config, world, mlflow_run_id) as run_id:
+        tracker = Tracker(config.directory, config.tracking, run_id=run_id, is_main=world.is_main)
+        trainer = Trainer(
+            config=config,
+            world=world,
+            engine=engine,
+            stream=stream,
+            tracker=tracker,
+            checkpoints=checkpoints,
+            console=console,
+            evaluate=evaluator,
+            train_flops_per_window=_train_flops_per_window(config),
+        )
+        console.start(_header(config, world), first_step=state.step)
+        try:
+            stop, state = trainer.fit(state)
+            _raise_unless_finished(stop, state, config)
+            if not evaluator.latest:  # the attempt before ended between last checkpoint and result
+                tracker.log(evaluator(), step=state.step)
+        finally:
+            stream.close()
+            tracker.close()
+            console.close()
+        seconds = time.perf_counter() - started
+        return _keep(config, world, engine, evaluator.latest, seconds)
+
+
+@contextmanager
+def _mlflow_run(config: RunConfig, world: World, given: str | None) -> Iterator[str | None]:
+    """Give the MLflow run to mirror to; one that is opened here is closed with its status."""
+    own = None
+    if world.is_main and given is None:
+        own = open_run(config.directory, config, config.tracking, name=config.name)
+    status: Status = "FAILED"
     try:
-        stop, state = trainer.fit(state)
+        yield given or own
+        status = "FINISHED"
+    except (TrainingStoppedError, KeyboardInterrupt):
+        status = "KILLED"
+        raise
     finally:
-        stream.close()
-        tracker.close()
-    _raise_unless_finished(stop, state, config)
-    if not evaluator.latest:  # ended between its last checkpoint and its result
-        evaluator()
-    seconds = time.perf_counter() - started
-    return _keep(config, world, engine, evaluator.latest, seconds)
+        close_run(own, config.tracking, status, artifacts=run_artifacts(config.directory))
+
+
+def _write_configs(config: RunConfig, engine: ZeroEngine) -> None:
+    (config.directory / "config.yaml").write_text(dump(config), encoding="utf-8")
+    text = json.dumps(engine.deepspeed_config, indent=2)
+    (config.directory / DEEPSPEED_CONFIG).write_text(text, encoding="utf-8")
 
 
 def _first_state(config: RunConfig, engine: ZeroEngine, checkpoints: CheckpointStore) -> TrainState:
@@ -152,11 +163,11 @@ def _first_state(config: RunConfig, engine: ZeroEngine, checkpoints: CheckpointS
 
 
 def _open_stores(config: RunConfig) -> dict[str, DatasetStore]:
-    """Open the datasets of the mixture; those of its suite are generated where missing."""
-    if config.data.suite is not None:
-        suite = load_suite(config.data.suite)
-        generate_suite(suite, config.data.root, progress=print_line)
-    return {name: open_store(config.data.root, name) for name in config.data.weights}
+    try:
+        return open_datasets(config.data, config.model, progress=print_line)
+    except DataError as error:
+        # As every rank finds it, one is to say it, which is so for a ConfigError.
+        raise ConfigError(str(error)) from error
 
 
 def _open_stream(
@@ -174,6 +185,10 @@ def _open_stream(
         world_size=world.world_size,
         device=world.device,
     )
+
+
+def _train_flops_per_window(config: RunConfig) -> float:
+    return train_flops_per_window(architecture(config.model), recompute=False)
 
 
 def _header(config: RunConfig, world: World) -> str:
@@ -225,7 +240,7 @@ def _raise_unless_finished(stop: StopReason, state: TrainState, config: RunConfi
     if stop is StopReason.DIVERGED:
         raise TrainingDivergedError(
             f"run {config.name} diverged at step {state.step}: the loss or the gradient is not "
-            "finite; lower optim.lr or set optim.gradient_clipping"
+            "finite; start another `name` with a lower optim.lr or with optim.gradient_clipping"
         )
 
 
@@ -239,7 +254,6 @@ def _keep(
     """Write weights, figures and, last, the result that marks the run as finished. Collective."""
     arch = architecture(config.model)
     count = count_parameters(arch)
-    flops = config.windows * train_flops_per_window(arch, recompute=False)
     peak = peak_memory_gib(world)
     weights = engine.full_state_dict()
     losses = read_metrics(config.directory / SPOOL)
@@ -252,7 +266,7 @@ def _keep(
         windows=config.windows,
         steps=config.steps,
         seconds=seconds,
-        train_flops=flops,
+        train_flops=config.windows * _train_flops_per_window(config),
         windows_per_second=median(losses["perf/windows_per_second"].values()),
         peak_memory_gib=peak,
         final_train_loss=losses["train/loss"][config.steps],
@@ -274,7 +288,7 @@ def _checked(finished: TrainingResult, config: RunConfig) -> TrainingResult:
     return finished
 
 
-def _artifacts(directory: Path) -> dict[Path, str]:
+def run_artifacts(directory: Path) -> dict[Path, str]:
     """Return the files that reviewers want beside the curves, and their folder in MLflow."""
     artifacts = dict.fromkeys(sorted((directory / FIGURES).glob("*.png")), FIGURES)
     deepspeed_config = directory / DEEPSPEED_CONFIG
@@ -290,25 +304,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     add_config_arguments(parser, "run")
     parser.add_argument("--local_rank", help=argparse.SUPPRESS)  # the deepspeed launcher adds it
-    options = parser.parse_args(arguments)
+    options = parser.parse_intermixed_args(arguments)
     config = load_run(options.config, options.overrides)
-    if options.print_config:
-        print_line(dump(config))
-        return 0
-    result = run_training(config)
-    print_line(_summary(result, config))
+    lines = dump(config) if options.print_config else _summary(run_training(config), config)
+    if speaks_for_all():
+        print_line(lines)
     return 0
 
 
 def _summary(result: TrainingResult, config: RunConfig) -> str:
     """Return the held-out scores as a table, and where everything is."""
-    width = max(len(name) for name in result.evaluation)
-    lines = [f"{'held-out rel_l2':<{width}}  rollout (persistence)  one step (persistence)"]
-    lines += [
-        f"{name:<{width}}  {score.rel_l2:7.4f} ({score.persistence_rel_l2:.4f})       "
-        f"{score.one_step_rel_l2:8.4f} ({score.persistence_one_step_rel_l2:.4f})"
-        for name, score in result.evaluation.items()
-    ]
+    lines = [score_table(result.evaluation)]
     lines.append(f"weights, figures and metrics: {config.directory}")
     if config.tracking.mlflow_uri:
         lines.append(f"curves: mlflow ui --backend-store-uri {config.tracking.mlflow_uri}")

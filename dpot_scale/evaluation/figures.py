@@ -31,11 +31,13 @@ def save_figures(folder: Path, evaluations: Mapping[str, DatasetEvaluation]) -> 
 
 
 def rollout_figure(name: str, evaluation: DatasetEvaluation) -> Figure:
-    """Show truth, forecast and error of one trajectory at a few lead times (2D fields).
+    """Show truth, forecast and error of one trajectory at a few lead times.
 
-    Truth and forecast of a field share their colours; the error has a scale of its own.
+    Truth and forecast of a field share their colours; the error has a scale of its own. Of a 3D
+    field the plane through the middle of its last axis is shown.
     """
-    truth_LCxy, forecast_LCxy = evaluation.example_truth_LCs, evaluation.example_forecast_LCs
+    truth_LCxy = _plane(evaluation.example_truth_LCs)
+    forecast_LCxy = _plane(evaluation.example_forecast_LCs)
     leads, fields = truth_LCxy.shape[:2]
     shown = np.unique(np.linspace(0, leads - 1, SHOWN_LEAD_TIMES).astype(int))
     figure = Figure(figsize=(2.0 * len(shown) + 1.6, 5.6 * fields + 0.5), layout="constrained")
@@ -94,6 +96,11 @@ def _row(
     axes[0].set_ylabel(label, fontsize=9)
     assert image is not None
     figure.colorbar(image, ax=list(axes), shrink=0.85, pad=0.01)
+
+
+def _plane(frames_LCs: Array) -> Array:
+    """Return (L, C, x, y)."""
+    return frames_LCs[..., frames_LCs.shape[-1] // 2] if frames_LCs.ndim == 5 else frames_LCs
 
 
 def _limits(field_Lxy: Array) -> tuple[float, float]:

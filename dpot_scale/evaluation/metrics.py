@@ -3,6 +3,7 @@
 Legend: B trajectories, T frames, C fields, s any number of space axes, L lead times.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -25,6 +26,7 @@ from dpot_scale.evaluation.rollout import (
     teacher_forced,
     teacher_forced_persistence,
 )
+from dpot_scale.training.console import table
 from dpot_scale.training.metrics import sum_over_ranks
 from dpot_scale.training.objective import mean_over_fields, rel_l2
 from dpot_scale.training.result import DatasetScore
@@ -45,7 +47,11 @@ class DatasetEvaluation:
 
 
 class Evaluator:
-    """Scores a model during its training and remembers the newest scores."""
+    """Scores a model during its training and remembers the newest scores.
+
+    Raises:
+        DataError: a dataset holds too few frames to forecast; found before any training.
+    """
 
     def __init__(
         self,
@@ -55,6 +61,8 @@ class Evaluator:
         model_config: ModelConfig,
         world: World,
     ) -> None:
+        for store in stores.values():
+            _lead_frames(store, config, model_config.history)
         self._model = model
         self._rest = (stores, config, model_config, world)
         self.latest: dict[str, DatasetEvaluation] = {}
@@ -91,6 +99,22 @@ def eval_metrics(evaluations: Mapping[str, DatasetEvaluation]) -> dict[str, floa
     }
     rel_l2s = [evaluation.score.rel_l2 for evaluation in evaluations.values()]
     return metrics | {"eval/mean/rel_l2": float(np.mean(rel_l2s))}
+
+
+def score_table(scores: Mapping[str, DatasetScore]) -> str:
+    """Return the scores of each dataset as lines of text, with those of persistence beside."""
+    header = ("held-out rel_l2", "rollout", "persistence", "one step", "persistence")
+    rows = [
+        (
+            name,
+            f"{score.rel_l2:.4f}",
+            f"{score.persistence_rel_l2:.4f}",
+            f"{score.one_step_rel_l2:.4f}",
+            f"{score.persistence_one_step_rel_l2:.4f}",
+        )
+        for name, score in scores.items()
+    ]
+    return table(header, rows)
 
 
 def _evaluate_dataset(
@@ -182,6 +206,7 @@ def _shares(trajectories: int, batch: int, world: World) -> list[tuple[list[int]
     Under ZeRO-3 a forward is a collective, so every rank gets equally many, equally large
     batches; those past the end repeat the last trajectory with weight 0.
     """
+    batch = min(batch, math.ceil(trajectories / world.world_size))
     shares = []
     for first in range(0, trajectories, batch * world.world_size):
         positions = [first + i * world.world_size + world.rank for i in range(batch)]

@@ -1,7 +1,6 @@
 """Why a run stops: the ranks find out together."""
 
 import enum
-import math
 import signal
 import threading
 from types import FrameType
@@ -18,10 +17,11 @@ class StopReason(enum.Enum):
 
 
 class Health:
-    """Watches for signals and divergence; `vote` makes one rank's finding everybody's.
+    """Watches for signals; `signalled` makes one rank's finding everybody's.
 
-    A first signal is only remembered: leaving the loop on one rank alone would leave the others
-    waiting in a collective. A second one ends the process at once.
+    A signal is only remembered: leaving the loop on one rank alone would leave the others waiting
+    in a collective. A second Ctrl-C ends the process at once. A second SIGTERM does not: where a
+    scheduler signals all processes, the deepspeed launcher passes its own on to the ranks.
     """
 
     def __init__(self, world: World) -> None:
@@ -33,13 +33,9 @@ class Health:
         watched = (signal.SIGINT, signal.SIGTERM) if in_main_thread else ()
         self._previous = {number: signal.signal(number, self._remember) for number in watched}
 
-    def vote(self, loss: float, grad_norm: float) -> StopReason | None:
-        """Return the reason to stop that any rank has. Collective: every rank must call it."""
-        if any_rank(not (math.isfinite(loss) and math.isfinite(grad_norm)), self.world):
-            return StopReason.DIVERGED
-        if any_rank(self._signalled, self.world):
-            return StopReason.SIGNAL
-        return None
+    def signalled(self) -> bool:
+        """Return whether any rank was told to stop. Collective: every rank must call it."""
+        return any_rank(self._signalled, self.world)
 
     def close(self) -> None:
         """Give the signals back to whoever handled them before."""
@@ -48,4 +44,5 @@ class Health:
 
     def _remember(self, number: int, _frame: FrameType | None) -> None:
         self._signalled = True
-        signal.signal(number, self._previous[signal.Signals(number)])
+        if number == signal.SIGINT:
+            signal.signal(number, self._previous[signal.SIGINT])

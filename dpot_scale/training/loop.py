@@ -1,6 +1,8 @@
 """The training loop."""
 
+import math
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,7 +10,7 @@ import torch
 from torch import Tensor
 
 from dpot_scale.config.schema import RunConfig
-from dpot_scale.data.batches import Batch, BatchStream
+from dpot_scale.data.batches import Batch, BatchStream, positions
 from dpot_scale.engine.optim import lr_at
 from dpot_scale.engine.runtime import World
 from dpot_scale.engine.zero import ZeroEngine
@@ -42,24 +44,25 @@ class Trainer:
         """
         micro_batches = self.stream.start(state.windows_seen)
         meter = Meter(self.world, lambda: self.stream.wait_seconds)
-        health = Health(self.world)
         stop = None
-        while stop is None and state.step < self.config.steps:
-            loss, grad_norm = self._train_step(micro_batches, state.step)
-            meter.add(loss, grad_norm, self.config.batch.global_batch)
-            state = state.after_step(self.config.batch.global_batch)
-            if self._due(self.config.tracking.log_every, state.step):
-                metrics = meter.reduce(self.train_flops_per_window)
-                metrics["train/lr"] = lr_at(state.step - 1, self.config.steps, self.config.optim)
-                self._report(metrics, state)
-                stop = health.vote(metrics["train/loss"], metrics["train/grad_norm"])
-            if stop is None and self._due(self.config.evaluation.every, state.step):
-                with meter.paused():
-                    self._report(self.evaluate(), state)
-            if stop is None and self._due(self.config.checkpoint.every, state.step):
-                with meter.paused():
-                    self.checkpoints.save(self.engine, state)
-        health.close()
+        with closing(Health(self.world)) as health:
+            while stop is None and state.step < self.config.steps:
+                loss, grad_norm = self._train_step(micro_batches, state.step)
+                meter.add(loss, grad_norm, self.config.batch.global_batch)
+                state = state.after_step(self.config.batch.global_batch)
+                saving = self._due(self.config.checkpoint.every, state.step)
+                if health.signalled():
+                    stop = StopReason.SIGNAL
+                # Nothing is saved before it was seen to be finite. And a checkpoint ends a log
+                # interval, so a resumed run logs the losses of an uninterrupted one.
+                if saving or stop or self._due(self.config.tracking.log_every, state.step):
+                    stop = self._log(meter, state) or stop
+                if stop is None and self._due(self.config.evaluation.every, state.step):
+                    with meter.paused():
+                        self._report(self.evaluate(), state)
+                if saving and stop is None:
+                    with meter.paused():
+                        self.checkpoints.save(self.engine, state)
         if stop is StopReason.SIGNAL:
             self.checkpoints.save(self.engine, state)
         return stop or StopReason.FINISHED, state
@@ -74,18 +77,33 @@ class Trainer:
                 next(micro_batches),
                 self.config.objective,
                 self.config.model.history,
-                self._noise_generator(step, micro_step),
+                self._noise_generators(step, micro_step),
             )
             self.engine.backward(loss)
             loss_sum += loss.detach()
         grad_norm = self.engine.step(step)
         return loss_sum / accumulation_steps, grad_norm
 
-    def _noise_generator(self, step: int, micro_step: int) -> torch.Generator:
-        """Return a generator that is a function of the position: resuming needs no saved state."""
-        key = (self.config.seed, step, micro_step, self.world.rank)
-        seed = int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> 1)
-        return torch.Generator(self.world.device).manual_seed(seed)
+    def _noise_generators(self, step: int, micro_step: int) -> list[torch.Generator]:
+        """Return a generator for each window of a micro-batch, a function of its position.
+
+        So resuming needs no saved state, and any number of ranks sees the same noise.
+        """
+        world = self.world
+        places = positions(self.config.batch, world.world_size, world.rank, step, micro_step)
+        return [
+            torch.Generator(world.device).manual_seed(_hashed(self.config.seed, position))
+            for position in places
+        ]
+
+    def _log(self, meter: Meter, state: TrainState) -> StopReason | None:
+        """Record the steps since the last log; return whether they diverged. Collective."""
+        metrics = meter.reduce(self.train_flops_per_window)
+        metrics["train/lr"] = lr_at(state.step - 1, self.config.steps, self.config.optim)
+        self._report(metrics, state)
+        # Both are means over the ranks, so all ranks come to the same answer.
+        finite = math.isfinite(metrics["train/loss"]) and math.isfinite(metrics["train/grad_norm"])
+        return None if finite else StopReason.DIVERGED
 
     def _due(self, every: int, step: int) -> bool:
         """Return whether something done every so many steps, and at the end, is due now."""
@@ -94,3 +112,8 @@ class Trainer:
     def _report(self, metrics: Mapping[str, float], state: TrainState) -> None:
         self.tracker.log(metrics, step=state.step)
         self.console.progress(metrics, step=state.step)
+
+
+def _hashed(*key: int) -> int:
+    """Return a seed for a key of integers: neighbouring keys give unrelated seeds."""
+    return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> 1)

@@ -3,7 +3,7 @@
 Legend: B windows, T frames, C fields, s any number of space axes.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -31,8 +31,13 @@ def mean_over_fields(value_BC: Tensor, marked_BC: Tensor) -> Tensor:
     return (value_BC * weight_BC).sum(1) / weight_BC.sum(1)
 
 
-def inject_noise(frames_BTCs: Tensor, noise: float, generator: torch.Generator) -> Tensor:
+def inject_noise(
+    frames_BTCs: Tensor, noise: float, generators_B: Sequence[torch.Generator]
+) -> Tensor:
     """Return u + noise * ||u|| * N(0, 1), with the norm of each field over frames and space.
+
+    Each window draws from its own generator, so its noise does not depend on what it is batched
+    with.
 
     The norm grows with the number of points, so equal `noise` means a stronger perturbation on a
     finer grid: a published quirk (PAPER section 2).
@@ -41,9 +46,9 @@ def inject_noise(frames_BTCs: Tensor, noise: float, generator: torch.Generator) 
         return frames_BTCs
     norm_BC = _norm(frames_BTCs)
     broadcast = (norm_BC.shape[0], 1, norm_BC.shape[1], *[1] * (frames_BTCs.ndim - 3))
-    normal_BTCs = torch.randn(
-        frames_BTCs.shape, generator=generator, device=frames_BTCs.device, dtype=frames_BTCs.dtype
-    )
+    normal_BTCs = torch.empty_like(frames_BTCs)
+    for normal_TCs, generator in zip(normal_BTCs, generators_B, strict=True):
+        normal_TCs.normal_(generator=generator)
     return frames_BTCs + noise * norm_BC.view(broadcast) * normal_BTCs
 
 
@@ -52,11 +57,11 @@ def training_loss(
     batch: Batch,
     config: ObjectiveConfig,
     history: int,
-    generator: torch.Generator,
+    generators_B: Sequence[torch.Generator],
 ) -> Tensor:
     """Return the mean loss of a micro-batch, a scalar.
 
-    The window holds `history` frames and the targets of `unroll` forwards. Each forward sees its
+    A window holds `history` frames and the targets of `unroll` forwards. Each forward sees its
     history with fresh noise; its forecast is appended to the history of the next.
     """
     frames_BTCs = batch.frames_BTCxy
@@ -64,7 +69,7 @@ def training_loss(
     history_BTCs, target_BTCs = frames_BTCs[:, :history], frames_BTCs[:, history:]
     loss = frames_BTCs.new_zeros(())
     for step in range(config.unroll):
-        forecast_BTCs = model(inject_noise(history_BTCs, config.noise, generator)).frames
+        forecast_BTCs = model(inject_noise(history_BTCs, config.noise, generators_B)).frames
         horizon = forecast_BTCs.shape[1]
         step_target_BTCs = target_BTCs[:, step * horizon : (step + 1) * horizon]
         loss = loss + mean_over_fields(rel_l2(forecast_BTCs, step_target_BTCs), marked_BC).mean()

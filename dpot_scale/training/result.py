@@ -59,5 +59,5 @@ def read_result(directory: Path) -> TrainingResult | None:
     try:
         text = (directory / RESULT_FILE).read_text(encoding="utf-8")
         return TrainingResult.model_validate_json(text)
-    except (FileNotFoundError, ValidationError):
+    except (OSError, ValidationError):
         return None

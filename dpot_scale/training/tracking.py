@@ -8,28 +8,34 @@ sent when the run continues.
 import json
 import logging
 import math
+import os
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import IO, Any, Literal
 
 from mlflow.entities import Metric, Param
 from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST, ErrorCode
 from mlflow.tracking import MlflowClient
 
 from dpot_scale.config.load import dump
+from dpot_scale.config.places import SQLITE, absolute_uri
 from dpot_scale.config.schema import Section, TrackingConfig
 
 SPOOL = "metrics.jsonl"
 RUN_ID_FILE = "mlflow_run_id"
-SQLITE = "sqlite:///"
 
 MIRROR_INTERVAL_SECONDS = 2.0
 CLOSE_SECONDS = 60.0  # how long the end of a run waits for MLflow
 LARGEST_BATCH = 1000  # metrics in one request, MLflow's limit
 LARGEST_PARAM_BATCH = 100
+# MLflow tries a server that does not answer for many minutes. The mirror tries again by itself.
+PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "20"}
+TAIL_BYTES = 16384  # of a spool, to find its newest record: some dozens of them
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 
@@ -49,7 +55,7 @@ class Tracker:
     def __init__(
         self, directory: Path, config: TrackingConfig, *, run_id: str | None, is_main: bool
     ) -> None:
-        self._spool = (directory / SPOOL).open("a", encoding="utf-8") if is_main else None
+        self._spool = _open_spool(directory / SPOOL) if is_main else None
         self._mirror: _Mirror | None = None
         if is_main and config.mlflow_uri and run_id:
             self._mirror = _Mirror(directory / SPOOL, config.mlflow_uri, run_id)
@@ -77,8 +83,24 @@ def read_metrics(path: Path) -> dict[str, dict[int, float]]:
     metrics: dict[str, dict[int, float]] = defaultdict(dict)
     for record in _complete_records(path, 0)[0]:
         for key, value in _values(record).items():
-            metrics[key][int(record["step"])] = value
+            metrics[key][record["step"]] = value
     return dict(metrics)
+
+
+def newest_record(spool: Path, *, containing: str) -> dict[str, float] | None:
+    """Return the last record of a spool that has a metric, looking at its end only."""
+    if not spool.exists():
+        return None
+    with spool.open("rb") as file:
+        start = max(0, spool.stat().st_size - TAIL_BYTES)
+        file.seek(start)
+        lines = file.read().split(b"\n")
+    # The first line may be cut off by the seek, the last is not finished yet.
+    for line in reversed(lines[1 if start else 0 : -1]):
+        if containing.encode() in line:
+            record: dict[str, float] = json.loads(line)
+            return record
+    return None
 
 
 class _Mirror:
@@ -107,19 +129,24 @@ class _Mirror:
                 self._send_new_records()
             except Exception as error:
                 log.debug("MLflow mirror: %s", error)
-                continue  # the offset has not moved: tried again
+                # The offset has not moved: tried again, less what arrived all the same.
+                self._newest_step.clear()
+                if closing:
+                    time.sleep(MIRROR_INTERVAL_SECONDS)
+                continue
             if closing:
                 return
 
     def _send_new_records(self) -> None:
         records, offset = _complete_records(self._spool, self._offset)
-        metrics = [
-            Metric(key, value, int(record["time"] * 1000), int(record["step"]))
+        # MLflow would show a step sent twice as two points, and infinity as 1.8e308.
+        unique = {
+            (key, record["step"]): Metric(key, value, int(record["time"] * 1000), record["step"])
             for record in records
             for key, value in _values(record).items()
-            # MLflow would show a step sent twice as two points, and infinity as 1.8e308.
-            if math.isfinite(value) and int(record["step"]) > self._newest(key)
-        ]
+            if math.isfinite(value) and record["step"] > self._newest(key)
+        }
+        metrics = list(unique.values())
         for first in range(0, len(metrics), LARGEST_BATCH):
             batch = metrics[first : first + LARGEST_BATCH]
             self._client.log_batch(self._run_id, metrics=batch)
@@ -135,16 +162,12 @@ class _Mirror:
 
 
 def client(uri: str) -> MlflowClient:
-    """Return a client for a tracking server or sqlite database, without start-up chatter."""
+    """Return a client for a tracking server or sqlite database, quiet and not too patient."""
+    for variable, value in PATIENCE.items():
+        os.environ.setdefault(variable, value)
     for name in ("alembic", "mlflow"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    return MlflowClient(tracking_uri=absolute_uri(uri))
-
-
-def absolute_uri(uri: str) -> str:
-    """Return a URI that means the same in any working directory."""
-    path = uri.removeprefix(SQLITE)
-    return uri if path == uri else f"{SQLITE}{Path(path).resolve()}"
+    return MlflowClient(tracking_uri=absolute_uri(uri, Path.cwd()))
 
 
 def open_run(
@@ -162,22 +185,21 @@ def open_run(
     """
     if tracking.mlflow_uri is None:
         return None
-    try:
+    with _never_fatal(f"no MLflow mirror at {tracking.mlflow_uri}"):
         mlflow_client = client(tracking.mlflow_uri)
         remembered = directory / RUN_ID_FILE
-        run_id = remembered.read_text().strip() if remembered.exists() else None
-        if run_id is None or not _exists(mlflow_client, run_id):
+        known = remembered.read_text().strip() if remembered.exists() else None
+        if known is None or not _exists(mlflow_client, known):
             experiment = _experiment(mlflow_client, tracking)
             run = mlflow_client.create_run(experiment, run_name=name, tags=dict(tags or {}))
-            run_id = str(run.info.run_id)
-            _log_config(mlflow_client, run_id, config)
+            known = str(run.info.run_id)
             directory.mkdir(parents=True, exist_ok=True)
-            remembered.write_text(run_id)
-        mlflow_client.update_run(run_id, status="RUNNING")
-    except Exception as error:
-        log.warning("no MLflow mirror at %s: %s", tracking.mlflow_uri, error)
-        return None
-    return run_id
+            remembered.write_text(known)
+            with _never_fatal(f"the MLflow run {known} lacks its config"):
+                _log_config(mlflow_client, known, config)
+        mlflow_client.update_run(known, status="RUNNING")
+        return known
+    return None
 
 
 def close_run(
@@ -191,22 +213,30 @@ def close_run(
     """End an MLflow run, with files to attach (path -> folder there) and a Markdown note."""
     if run_id is None or tracking.mlflow_uri is None:
         return
-    try:
+    with _never_fatal(f"could not close the MLflow run {run_id}"):
+        # The status first: files may have a store of their own, which may be out of reach.
         mlflow_client = client(tracking.mlflow_uri)
-        for path, folder in (artifacts or {}).items():
-            mlflow_client.log_artifact(run_id, str(path), folder or None)
+        mlflow_client.set_terminated(run_id, status=status)
         if note is not None:
             mlflow_client.set_tag(run_id, "mlflow.note.content", note)
-        mlflow_client.set_terminated(run_id, status=status)
+        for path, folder in (artifacts or {}).items():
+            mlflow_client.log_artifact(run_id, str(path), folder or None)
+
+
+@contextmanager
+def _never_fatal(consequence: str) -> Iterator[None]:
+    """Turn any failure of MLflow into a warning."""
+    try:
+        yield
     except Exception as error:
-        log.warning("could not close the MLflow run %s: %s", run_id, error)
+        log.warning("%s: %s", consequence, error)
 
 
 def _experiment(mlflow_client: MlflowClient, tracking: TrackingConfig) -> str:
     found = mlflow_client.get_experiment_by_name(tracking.experiment)
     if found is not None:
         return str(found.experiment_id)
-    uri = absolute_uri(tracking.mlflow_uri or "")
+    uri = absolute_uri(tracking.mlflow_uri or "", Path.cwd())
     location = None
     if uri.startswith(SQLITE):
         # Beside the database, wherever the training was started from.
@@ -217,8 +247,10 @@ def _experiment(mlflow_client: MlflowClient, tracking: TrackingConfig) -> str:
 def _exists(mlflow_client: MlflowClient, run_id: str) -> bool:
     try:
         mlflow_client.get_run(run_id)
-    except MlflowException:
-        return False
+    except MlflowException as error:
+        if error.error_code == ErrorCode.Name(RESOURCE_DOES_NOT_EXIST):
+            return False
+        raise
     return True
 
 
@@ -241,6 +273,13 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
 
 def _values(record: Mapping[str, Any]) -> dict[str, float]:
     return {key: float(value) for key, value in record.items() if key not in {"step", "time"}}
+
+
+def _open_spool(path: Path) -> IO[str]:
+    """Open a spool to append to, without the half record that a crash may have left."""
+    if path.exists():
+        os.truncate(path, _complete_records(path, 0)[1])
+    return path.open("a", encoding="utf-8")
 
 
 def _complete_records(path: Path, offset: int) -> tuple[list[dict[str, Any]], int]:

@@ -122,9 +122,10 @@ def test_a_crash_before_the_commit_leaves_the_one_before(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     store = save_steps(tmp_path, world, 1, 2)
-    with monkeypatch.context() as patch, pytest.raises(Crash):
+    with monkeypatch.context() as patch:
         patch.setattr(owner, name, interruption)
-        store.save(Counter(3), state_at(3))
+        with pytest.raises(Crash):
+            store.save(Counter(3), state_at(3))
     assert_restores(tmp_path, world, 2)
     # What the crash left behind is no obstacle.
     store.save(Counter(3), state_at(3))
@@ -142,9 +143,10 @@ def test_a_crash_while_removing_leaves_the_new_one(
         if folder.exists():  # not the folder that the save makes sure is absent
             raise Crash
 
-    with monkeypatch.context() as patch, pytest.raises(Crash):
+    with monkeypatch.context() as patch:
         patch.setattr(shutil, "rmtree", remove_then_crash)
-        store.save(Counter(3), state_at(3))
+        with pytest.raises(Crash):
+            store.save(Counter(3), state_at(3))
     assert removed[-1] == tmp_path / "step_000001"
     assert not (removed[-1] / MARKER).exists(), "half removed, it no longer counts"
     assert_restores(tmp_path, world, 3)

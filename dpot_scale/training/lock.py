@@ -1,0 +1,46 @@
+"""One training per run directory: two would remove each other's checkpoints."""
+
+import contextlib
+import fcntl
+from collections.abc import Iterator
+from pathlib import Path
+
+from dpot_scale.engine.runtime import World, any_rank
+from dpot_scale.errors import ConfigError
+
+LOCK_FILE = ".lock"
+
+
+@contextlib.contextmanager
+def only_run_in(directory: Path, world: World) -> Iterator[None]:
+    """Make the directory of a run and hold it; the system lets go of a killed process's.
+
+    Collective: every rank must enter it.
+
+    Raises:
+        ConfigError: it cannot be written, or another process trains in it.
+    """
+    with contextlib.ExitStack() as held:
+        problem = _hold(directory, held) if world.is_main else None
+        if any_rank(problem is not None, world):
+            raise ConfigError(problem or f"the main rank cannot use {directory}")
+        yield
+
+
+def _hold(directory: Path, held: contextlib.ExitStack) -> str | None:
+    """Return what is wrong, if anything is."""
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        file = held.enter_context((directory / LOCK_FILE).open("w"))
+    except OSError as error:
+        return f"cannot write to {directory}: {error.strerror}; choose another `output`"
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return (
+            f"another process is training in {directory}; wait until it ends, or choose another "
+            "`name`"
+        )
+    except OSError:
+        pass  # some network file systems have no locks
+    return None

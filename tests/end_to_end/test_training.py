@@ -1,0 +1,249 @@
+"""Whole trainings in processes of their own: alone, on two ranks, killed, stopped, diverged."""
+
+import json
+import signal
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from mlflow.entities import Run
+
+from dpot_scale.config.load import load_run
+from dpot_scale.config.schema import run_hash
+from dpot_scale.training.checkpoint import MARKER
+from dpot_scale.training.result import read_result
+from dpot_scale.training.tracking import RUN_ID_FILE, SPOOL, client, read_metrics
+
+pytestmark = [pytest.mark.distributed, pytest.mark.timeout(400)]
+
+STEPS = 24
+CHECKPOINT_EVERY = 4
+# fp32 sums in another order, amplified by a few Adam steps.
+CLOSE = {"rel": 1e-3, "abs": 1e-5}
+
+
+def curves(directory: Path) -> dict[str, dict[int, float]]:
+    """What training computed, without what depends on the speed of the machine."""
+    metrics = read_metrics(directory / SPOOL)
+    return {key: values for key, values in metrics.items() if key.startswith(("train/", "eval/"))}
+
+
+def newest_checkpoint(directory: Path) -> int:
+    markers = directory.glob(f"checkpoints/step_*/{MARKER}")
+    return max((json.loads(marker.read_text())["step"] for marker in markers), default=0)
+
+
+def wait_for_step(training: Any, step: int) -> None:
+    """Wait until a run has recorded a step; leave it to the test's timeout to give up."""
+    spool = training.directory / SPOOL
+    while training.process.poll() is None:
+        if spool.exists() and step <= max(read_metrics(spool).get("train/loss", {}), default=0):
+            return
+        time.sleep(0.02)
+    raise AssertionError(f"ended before step {step}: {training.ended()}")
+
+
+def rank(training: Any, number: int) -> psutil.Process:
+    for process in psutil.Process(training.process.pid).children(recursive=True):
+        if f"--local_rank={number}" in process.cmdline():
+            return process
+    raise AssertionError(f"no rank {number}")
+
+
+@pytest.fixture(scope="module")
+def two_ranks(start: Any, finished: Any) -> Any:
+    """The run of `finished` under the deepspeed launcher, uninterrupted."""
+    return start("two_ranks", ranks=2).ended()
+
+
+@dataclass(frozen=True)
+class Interrupted:
+    """The run of `two_ranks`, killed in its first attempt and stopped in its second."""
+
+    committed_before_kill: int
+    stopped: Any
+    committed_at_stop: int
+    mlflow_status_at_stop: str
+    completed: Any
+
+
+@pytest.fixture(scope="module")
+def interrupted(start: Any, finished: Any, database: str) -> Interrupted:
+    def attempt() -> Any:
+        return start("interrupted", f"tracking.mlflow_uri={database}", ranks=2)
+
+    killed = attempt()
+    wait_for_step(killed, CHECKPOINT_EVERY + 2)
+    killed.kill()
+    directory = killed.ended().directory
+    committed = newest_checkpoint(directory)
+    stopping = attempt()
+    wait_for_step(stopping, committed + CHECKPOINT_EVERY + 1)
+    # One rank only, and not the one that writes: the others must learn of it. Twice, as from a
+    # scheduler and then from the launcher.
+    for _ in range(2):
+        rank(stopping, 1).send_signal(signal.SIGTERM)
+    stopped = stopping.ended()
+    run = client(database).get_run((directory / RUN_ID_FILE).read_text())
+    return Interrupted(
+        committed_before_kill=committed,
+        stopped=stopped,
+        committed_at_stop=newest_checkpoint(directory),
+        mlflow_status_at_stop=run.info.status,
+        completed=attempt().ended(),
+    )
+
+
+def test_a_run_alone_reaches_its_end(finished: Any, tiny_yaml: Path) -> None:
+    assert finished.code == 0, finished.err
+    assert finished.errors == []
+    config = load_run(str(finished.directory / "config.yaml"))
+    result = read_result(finished.directory)
+    assert result is not None
+    assert (result.steps, result.world_size) == (STEPS, 1)
+    assert result.config_hash == run_hash(config) == run_hash(load_run(str(tiny_yaml)))
+    losses = curves(finished.directory)["train/loss"]
+    assert list(losses) == list(range(1, STEPS + 1))
+    assert result.final_train_loss == losses[STEPS]
+    assert newest_checkpoint(finished.directory) == STEPS
+    assert {path.name for path in finished.directory.iterdir()} >= {
+        "model.safetensors",
+        "deepspeed.json",
+        "figures",
+    }
+
+
+def test_it_learns(finished: Any) -> None:
+    curve = curves(finished.directory)["eval/mean/rel_l2"]
+    assert list(curve) == [8, 16, STEPS]
+    assert curve[8] > curve[16] > curve[STEPS]
+
+
+def test_two_ranks_train_as_one_does(finished: Any, two_ranks: Any) -> None:
+    """The same stream, noise included, and the same held-out trajectories."""
+    assert two_ranks.code == 0, two_ranks.err
+    alone, together = curves(finished.directory), curves(two_ranks.directory)
+    assert alone.keys() == together.keys()
+    for key, curve in alone.items():
+        assert together[key] == pytest.approx(curve, **CLOSE), key
+    one, two = read_result(finished.directory), read_result(two_ranks.directory)
+    assert one is not None
+    assert two is not None
+    assert (one.config_hash, two.world_size) == (two.config_hash, 2)
+    for name, score in one.evaluation.items():
+        assert dict(two.evaluation[name]) == pytest.approx(dict(score), **CLOSE), name
+
+
+@pytest.mark.parametrize("run", ["finished", "two_ranks"])
+def test_one_rank_speaks(run: str, request: pytest.FixtureRequest) -> None:
+    ended = request.getfixturevalue(run)
+    lines = ended.out.splitlines()
+    for start in (
+        "model  ",
+        f"step     {STEPS}/{STEPS}  loss",
+        "held-out rel_l2",
+        "weights, figures",
+    ):
+        assert sum(line.startswith(start) for line in lines) == 1, start
+
+
+def test_a_killed_and_stopped_run_is_the_uninterrupted_one_bit_by_bit(
+    interrupted: Interrupted, two_ranks: Any
+) -> None:
+    assert interrupted.completed.code == 0, interrupted.completed.err
+    assert 0 < interrupted.committed_before_kill < STEPS
+    assert f"resuming at step {interrupted.committed_before_kill}\n" in interrupted.stopped.out
+    assert f"resuming at step {interrupted.committed_at_stop}\n" in interrupted.completed.out
+    assert curves(interrupted.completed.directory) == curves(two_ranks.directory)
+    found, expected = (read_result(ended.directory) for ended in (interrupted.completed, two_ranks))
+    assert found is not None
+    assert expected is not None
+    assert found.evaluation == expected.evaluation
+
+
+def test_a_signal_to_one_rank_stops_all_after_saving(interrupted: Interrupted) -> None:
+    stopped, step = interrupted.stopped, interrupted.committed_at_stop
+    assert stopped.code == 2
+    assert stopped.errors == [
+        f"error: run interrupted was stopped at step {step} of {STEPS} and saved; "
+        "start it again to continue"
+    ]
+    assert "Traceback" not in stopped.err
+    recorded = [line for line in stopped.out.splitlines() if " loss " in line]
+    assert recorded[-1].startswith(f"step {step:>6}/{STEPS} "), "no step is lost"
+
+
+def test_divergence_is_one_sentence_and_never_saved(start: Any) -> None:
+    diverged = start(
+        "diverged",
+        "optim.lr=1e30",
+        "optim.initial_lr_ratio=1",
+        "checkpoint.every=1",
+        "evaluation.every=0",
+        "tracking.log_every=8",
+    ).ended()
+    assert diverged.code == 2
+    assert len(diverged.errors) == 1
+    assert "run diverged diverged at step " in diverged.errors[0]
+    assert "Traceback" not in diverged.err
+    losses = curves(diverged.directory)["train/loss"]
+    assert newest_checkpoint(diverged.directory) == max(losses) - 1
+    assert read_result(diverged.directory) is None
+
+
+def test_a_mistake_under_the_launcher_is_one_sentence(start: Any) -> None:
+    mistaken = start("mistaken", "data.suite=null", "data.root=/absent", ranks=2).ended()
+    assert mistaken.code == 2
+    assert len(mistaken.errors) == 1
+    assert "dataset 'dr_pdb_generated' is missing under /absent" in mistaken.errors[0]
+    assert "Traceback" not in mistaken.err
+    assert not mistaken.directory.exists()
+
+
+@pytest.mark.parametrize("name", ["alone", "interrupted"])
+def test_mlflow_mirrors_the_run(
+    name: str, finished: Any, interrupted: Interrupted, database: str
+) -> None:
+    ended = {"alone": finished, "interrupted": interrupted.completed}[name]
+    run = the_run(database, name)
+    assert run.info.status == "FINISHED"
+    assert run.data.params["batch.global_batch"] == "4"
+    assert run.data.params["data.weights.dr_pdb_generated"] == "2.0"
+    spooled = read_metrics(ended.directory / SPOOL)
+    assert run.data.metrics.keys() == spooled.keys()
+    for key, values in curves(ended.directory).items():
+        history = client(database).get_metric_history(run.info.run_id, key)
+        assert [(point.step, point.value) for point in history] == list(values.items()), key
+    artifacts = artifact_paths(database, run.info.run_id)
+    assert artifacts == {
+        "config.yaml",
+        "deepspeed.json",
+        "figures/error_growth.png",
+        "figures/rollout_dr_pdb_generated.png",
+        "figures/rollout_swe_pdb_generated.png",
+        "figures/rollout_swe_coarse.png",
+    }
+
+
+def test_mlflow_tells_a_stopped_run(interrupted: Interrupted) -> None:
+    assert interrupted.mlflow_status_at_stop == "KILLED"
+
+
+def the_run(database: str, name: str) -> Run:
+    """The only run of a name: attempts share one."""
+    mlflow_client = client(database)
+    experiment = mlflow_client.get_experiment_by_name("dpot_scale")
+    assert experiment is not None
+    runs = mlflow_client.search_runs([experiment.experiment_id], f"attributes.run_name = '{name}'")
+    assert len(runs) == 1
+    return runs[0]
+
+
+def artifact_paths(database: str, run_id: str) -> set[str]:
+    mlflow_client = client(database)
+    top = mlflow_client.list_artifacts(run_id)
+    figures = mlflow_client.list_artifacts(run_id, "figures")
+    return {entry.path for entry in [*top, *figures] if not entry.is_dir}

@@ -1,0 +1,173 @@
+"""Scores: of a model that is persistence, on any number of ranks, and as a table."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from dpot_scale.config.load import load_run
+from dpot_scale.config.schema import EvaluationConfig, RunConfig
+from dpot_scale.data.datasets import open_datasets
+from dpot_scale.data.store import DatasetStore
+from dpot_scale.engine.runtime import World, start_world
+from dpot_scale.errors import DataError
+from dpot_scale.evaluation.metrics import (
+    DatasetEvaluation,
+    Evaluator,
+    eval_metrics,
+    evaluate,
+    score_table,
+)
+from dpot_scale.model.dpot import DPOTOutput
+from dpot_scale.training.result import DatasetScore
+
+Stores = dict[str, DatasetStore]
+
+
+@pytest.fixture(scope="module")
+def config(tiny_yaml: Path) -> RunConfig:
+    return load_run(str(tiny_yaml))
+
+
+@pytest.fixture(scope="module")
+def stores(config: RunConfig) -> Stores:
+    return open_datasets(config.data, config.model, progress=lambda _: None)
+
+
+@pytest.fixture(scope="module")
+def world() -> World:
+    return start_world()
+
+
+class Repeat:
+    """The last frame times a factor; counts its forwards by their batch."""
+
+    def __init__(self, factor: float = 1.0) -> None:
+        self.factor = factor
+        self.batches: list[int] = []
+
+    def __call__(self, history: Tensor) -> DPOTOutput:
+        self.batches.append(len(history))
+        return DPOTOutput(frames=self.factor * history[:, -1:], logits=torch.empty(0))
+
+
+def scored(
+    model: Repeat,
+    stores: Stores,
+    config: RunConfig,
+    world: World,
+    **evaluation: int,
+) -> dict[str, DatasetEvaluation]:
+    return evaluate(model, stores, EvaluationConfig(**evaluation), config.model, world)
+
+
+def test_a_model_that_is_persistence_scores_as_persistence(
+    stores: Stores, config: RunConfig, world: World
+) -> None:
+    for name, found in scored(Repeat(), stores, config, world).items():
+        assert found.score.rel_l2 == found.score.persistence_rel_l2 > 0, name
+        assert found.score.one_step_rel_l2 == found.score.persistence_one_step_rel_l2 > 0, name
+        assert found.score.one_step_rel_l2 < found.score.rel_l2, name
+        np.testing.assert_array_equal(found.rel_l2_L, found.persistence_rel_l2_L)
+
+
+def test_scores_are_means_over_real_fields_and_trajectories(
+    stores: Stores, config: RunConfig, world: World
+) -> None:
+    """Against numpy, on a dataset with one real field and one of padding."""
+    store = stores["swe_pdb_generated"]
+    history = config.model.history
+    found = scored(Repeat(1.5), {"swe": store}, config, world)["swe"]
+    truth_NLxy = np.stack([store.read("test", i, 0, 9)[:, 0] for i in range(2)])
+    leads = 9 - history
+    growing_L = 1.5 ** np.arange(1, leads + 1)
+    forecast_NLxy = truth_NLxy[:, history - 1, None] * growing_L[None, :, None, None]
+    error_NLxy = forecast_NLxy - truth_NLxy[:, history:]
+    norms_N = np.linalg.norm(truth_NLxy[:, history:].reshape(2, -1), axis=1)
+    errors_N = np.linalg.norm(error_NLxy.reshape(2, -1), axis=1)
+    assert found.score.rel_l2 == pytest.approx(np.mean(errors_N / norms_N), rel=1e-5)
+    assert found.channels == ("h",)
+    assert found.example_truth_LCs.shape == (leads, 1, 16, 16)
+    np.testing.assert_allclose(found.example_truth_LCs[:, 0], truth_NLxy[0, history:])
+    np.testing.assert_allclose(found.example_forecast_LCs[:, 0], forecast_NLxy[0], rtol=1e-6)
+
+
+@pytest.mark.parametrize("batch", [1, 2, 8])
+def test_ranks_share_the_trajectories(
+    batch: int, stores: Stores, config: RunConfig, world: World
+) -> None:
+    """Each of three pretended ranks returns its share of the means; here no rank adds them up."""
+    model = Repeat(1.5)
+    whole = scored(model, stores, config, world, trajectories=16, batch=8)
+    ranks = [World(rank=r, local_rank=r, world_size=3, device=world.device) for r in range(3)]
+    models = [Repeat(1.5) for _ in ranks]
+    shares = [
+        scored(model, stores, config, rank, trajectories=16, batch=batch)
+        for model, rank in zip(models, ranks, strict=True)
+    ]
+    for name, expected in whole.items():
+        total = sum(share[name].score.rel_l2 for share in shares)
+        assert total == pytest.approx(expected.score.rel_l2), name
+    assert models[0].batches == models[1].batches == models[2].batches, "a forward is collective"
+    assert set(models[0].batches) == {1}, "three trajectories, three ranks: nothing twice"
+
+
+def test_fewer_trajectories_and_frames(stores: Stores, config: RunConfig, world: World) -> None:
+    store = {"dr": stores["dr_pdb_generated"]}
+    found = scored(Repeat(), store, config, world, trajectories=1, rollout_frames=2)["dr"]
+    assert found.rel_l2_L.shape == (2,)
+    everything = scored(Repeat(), store, config, world)["dr"]
+    assert found.score.rel_l2 < everything.score.rel_l2
+
+
+class Trained:
+    """An engine as the evaluator needs it."""
+
+    def __init__(self) -> None:
+        self.modes: list[str] = []
+
+    def __call__(self, history: Tensor) -> DPOTOutput:
+        assert not torch.is_grad_enabled()
+        assert self.modes[-1] == "eval"
+        return DPOTOutput(frames=history[:, -1:], logits=torch.empty(0))
+
+    def eval(self) -> None:
+        self.modes.append("eval")
+
+    def train(self) -> None:
+        self.modes.append("train")
+
+
+def test_the_evaluator_remembers_and_returns_to_training(
+    stores: Stores, config: RunConfig, world: World
+) -> None:
+    engine = Trained()
+    evaluator = Evaluator(engine, stores, config.evaluation, config.model, world)  # type: ignore[arg-type]
+    assert evaluator.latest == {}
+    metrics = evaluator()
+    assert engine.modes == ["eval", "train"]
+    assert metrics == eval_metrics(evaluator.latest)
+    expected = np.mean([metrics[f"eval/{name}/rel_l2"] for name in stores])
+    assert metrics["eval/mean/rel_l2"] == pytest.approx(expected)
+
+
+def test_too_few_frames_are_found_before_any_training(
+    stores: Stores, config: RunConfig, world: World
+) -> None:
+    wanted = EvaluationConfig(rollout_frames=6)
+    with pytest.raises(DataError, match=r"stores 9 test frames, but model.history=4 plus .*=6"):
+        Evaluator(Trained(), stores, wanted, config.model, world)  # type: ignore[arg-type]
+
+
+def test_the_table_is_aligned() -> None:
+    score = DatasetScore(
+        rel_l2=0.25,
+        one_step_rel_l2=0.125,
+        persistence_rel_l2=0.5,
+        persistence_one_step_rel_l2=1.0,
+    )
+    lines = score_table({"a": score, "a_name_longer_than_the_title": score}).splitlines()
+    assert len({len(line) for line in lines}) == 1
+    assert lines[1].split() == ["a", "0.2500", "0.5000", "0.1250", "1.0000"]

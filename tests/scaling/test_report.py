@@ -1,0 +1,132 @@
+"""The report from results with known numbers."""
+
+import csv
+from pathlib import Path
+
+import pytest
+
+from dpot_scale.config.load import load_sweep
+from dpot_scale.config.places import anchored
+from dpot_scale.config.schema import SweepConfig
+from dpot_scale.scaling.plan import Trial, plan
+from dpot_scale.scaling.report import (
+    FIGURE,
+    REPORT,
+    RESULTS,
+    NothingToReportError,
+    scaling_figure,
+    write_report,
+)
+from dpot_scale.scaling.report import finished_trials as finished
+from dpot_scale.training.result import DatasetScore, TrainingResult, save_result
+
+PERSISTENCE = {"ns": 0.4, "dr": 0.2}
+
+
+def planned(tmp_path: Path, *overrides: str) -> tuple[SweepConfig, tuple[Trial, ...]]:
+    sweep = anchored(load_sweep("quickstart", overrides), tmp_path)
+    return sweep, plan(sweep)
+
+
+def finish(trial: Trial, rel_l2: float, *, bad_on: str = "") -> None:
+    """Write a result whose rollout errors are rel_l2 on both datasets."""
+    scores = {
+        name: DatasetScore(
+            rel_l2=2 * persistence if name == bad_on else rel_l2,
+            one_step_rel_l2=rel_l2 / 2,
+            persistence_rel_l2=persistence,
+            persistence_one_step_rel_l2=persistence / 2,
+        )
+        for name, persistence in PERSISTENCE.items()
+    }
+    result = TrainingResult(
+        name=trial.id,
+        config_hash="hash",
+        world_size=2,
+        parameters=trial.parameters,
+        block_parameters=trial.block_parameters,
+        windows=trial.run.windows,
+        steps=trial.run.steps,
+        seconds=90.0,
+        train_flops=trial.train_flops,
+        windows_per_second=12.5,
+        peak_memory_gib=1.5,
+        final_train_loss=rel_l2,
+        evaluation=scores,
+    )
+    trial.run.directory.mkdir(parents=True)
+    save_result(trial.run.directory, result)
+
+
+def test_nothing_finished_is_one_sentence(tmp_path: Path) -> None:
+    sweep, trials = planned(tmp_path)
+    with pytest.raises(NothingToReportError, match="no trial of sweep quickstart"):
+        write_report(sweep, trials)
+
+
+def test_the_law_and_the_conclusion_come_from_the_results(tmp_path: Path) -> None:
+    sweep, trials = planned(tmp_path)
+    for trial in trials:
+        finish(trial, trial.parameters**-0.16)
+    report = write_report(sweep, trials)
+    assert "N^-0.160" in report.markdown
+    assert "falls with every step in size" in report.markdown
+    assert f"{trials[-1].label} beats repeating the last frame on every dataset" in report.markdown
+    assert f"{len(trials)} of {len(trials)} trials finished" in report.markdown
+    for trial in trials:
+        assert f"| {trial.label} | {trial.parameters:,} |" in report.markdown
+    assert "| persistence |  | 0.4000 | 0.2000 |" in report.markdown
+    assert "| persistence |  | 0.2000 | 0.1000 |" in report.markdown
+    assert (sweep.directory / REPORT).read_text() == report.markdown
+    assert (sweep.directory / FIGURE).read_bytes().startswith(b"\x89PNG")
+    assert "persistence" in report.summary
+    assert max(map(len, report.summary.splitlines())) <= 120
+
+
+def test_bad_news_is_told(tmp_path: Path) -> None:
+    sweep, trials = planned(tmp_path)
+    for trial, error in zip(trials, (0.15, 0.1, 0.12, 0.09), strict=True):
+        finish(trial, error, bad_on="dr")
+    report = write_report(sweep, trials)
+    assert "does not fall with every step" in report.markdown
+    assert f"{trials[-1].label} does not beat repeating the last frame on: dr." in report.markdown
+
+
+def test_what_is_unfinished_is_left_out(tmp_path: Path) -> None:
+    sweep, trials = planned(tmp_path)
+    finish(trials[0], 0.1)
+    report = write_report(sweep, trials)
+    assert f"1 of {len(trials)} trials finished" in report.markdown
+    assert "Power law" not in report.markdown
+    assert trials[1].label not in report.summary
+
+
+def test_the_longest_trainings_decide(tmp_path: Path) -> None:
+    overrides = ["windows=[800, 1600]"]
+    sweep, trials = planned(tmp_path, *overrides)
+    for trial in trials:
+        exponent = 0.1 if trial.run.windows == 800 else 0.2
+        finish(trial, trial.parameters**-exponent)
+    report = write_report(sweep, trials)
+    assert "At 1,600 windows" in report.markdown
+    assert "N^-0.200" in report.markdown
+    labels = scaling_figure("quickstart", finished(trials)).axes[0].get_legend_handles_labels()[1]
+    assert [label for label in labels if label.startswith("fit")] == [
+        "fit N$^{-0.10}$",
+        "fit N$^{-0.10}$",
+        "fit N$^{-0.20}$",
+        "fit N$^{-0.20}$",
+    ]
+
+
+def test_the_csv_holds_every_score(tmp_path: Path) -> None:
+    sweep, trials = planned(tmp_path)
+    for trial in trials:
+        finish(trial, 0.25)
+    write_report(sweep, trials)
+    with (sweep.directory / RESULTS).open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == len(trials) * len(PERSISTENCE)
+    assert {row["trial"] for row in rows} == {trial.id for trial in trials}
+    assert all(float(row["rel_l2"]) == 0.25 for row in rows)
+    assert {float(row["persistence_rel_l2"]) for row in rows} == set(PERSISTENCE.values())

@@ -1,0 +1,52 @@
+"""Mistakes are one sentence and exit code 2; bugs keep their traceback."""
+
+import pytest
+
+from dpot_scale.errors import CheckpointError, ConfigError, DataError, UserError, exits_cleanly
+
+
+def raising(error: BaseException) -> int:
+    @exits_cleanly
+    def main() -> int:
+        raise error
+
+    return main()
+
+
+@pytest.mark.parametrize("kind", [UserError, ConfigError, DataError, CheckpointError])
+def test_a_mistake(kind: type[UserError], capsys: pytest.CaptureFixture[str]) -> None:
+    assert raising(kind("what, where, what to do")) == 2
+    captured = capsys.readouterr()
+    assert (captured.out, captured.err) == ("", "error: what, where, what to do\n")
+
+
+@pytest.mark.parametrize(("kind", "spoken"), [(ConfigError, False), (DataError, True)])
+def test_other_ranks_repeat_no_mistake_that_all_make(
+    kind: type[UserError],
+    spoken: bool,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("RANK", "3")
+    assert raising(kind("sentence")) == 2
+    assert capsys.readouterr().err == ("error: sentence\n" if spoken else "")
+
+
+def test_an_interruption(capsys: pytest.CaptureFixture[str]) -> None:
+    assert raising(KeyboardInterrupt()) == 130
+    assert capsys.readouterr().err == "interrupted\n"
+
+
+def test_a_bug_is_not_hidden() -> None:
+    with pytest.raises(ZeroDivisionError):
+        raising(ZeroDivisionError())
+
+
+def test_success_keeps_its_exit_code_and_name() -> None:
+    @exits_cleanly
+    def main(code: int) -> int:
+        return code
+
+    assert main(0) == 0
+    assert main(code=7) == 7
+    assert main.__name__ == "main"

@@ -1,0 +1,128 @@
+"""Scoring weights files: what training reported, and mistakes in one sentence."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dpot_scale.evaluate import SCORES_FILE, main
+from dpot_scale.model.export import read_weights, save_released
+from dpot_scale.training.result import read_result
+
+RELEASED = Path(__file__).parent / "golden" / "official_format_small.pth"
+
+pytestmark = pytest.mark.timeout(400)  # `finished` is a training
+
+
+def weights_of(finished: Any) -> str:
+    assert finished.code == 0, finished.err
+    return str(finished.directory / "model.safetensors")
+
+
+def scores_in(out: Path) -> dict[str, dict[str, float]]:
+    content: dict[str, dict[str, float]] = json.loads((out / SCORES_FILE).read_text())["evaluation"]
+    return content
+
+
+def table(text: str) -> list[str]:
+    """The score table in a text, which is printed alike by both entries."""
+    lines = text.splitlines()
+    first = next(i for i, line in enumerate(lines) if line.startswith("held-out rel_l2  "))
+    return lines[first : first + 4]
+
+
+@pytest.mark.distributed
+def test_the_scores_are_those_that_training_reported(
+    finished: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([weights_of(finished), "--out", str(tmp_path)]) == 0
+    result = read_result(finished.directory)
+    assert result is not None
+    found = scores_in(tmp_path)
+    assert list(found) == list(result.evaluation)
+    for name, expected in result.evaluation.items():
+        assert found[name] == pytest.approx(dict(expected), rel=1e-5), name
+    assert table(capsys.readouterr().out) == table(finished.out)
+    assert {path.name for path in tmp_path.iterdir()} == {
+        SCORES_FILE,
+        "error_growth.png",
+        *(f"rollout_{name}.png" for name in found),
+    }
+
+
+@pytest.mark.distributed
+def test_released_weights_and_overrides_on_both_sides(
+    finished: Any, tiny_yaml: Path, tmp_path: Path
+) -> None:
+    weights = read_weights(Path(weights_of(finished)))
+    save_released(tmp_path / "model.pth", weights)
+    one, other = "data.weights={swe_coarse: 1}", "evaluation.trajectories=1"
+    command = [one, "--config", str(tiny_yaml), "--out", str(tmp_path / "out"), other]
+    assert main([str(tmp_path / "model.pth"), *command]) == 0
+    assert list(scores_in(tmp_path / "out")) == ["swe_coarse"]
+
+
+@pytest.mark.distributed
+def test_bare_it_takes_the_config_beside_the_weights(
+    finished: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main([weights_of(finished)]) == 0
+    assert (tmp_path / "evaluation" / "model" / SCORES_FILE).is_file()
+
+
+@pytest.mark.distributed
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (
+            ["model.grid=32", "model.history=5"],
+            "the config says model.grid=32, model.history=5, "
+            "but the weights need: model.grid=16 model.history=4",
+        ),
+        (["model.channels=3"], "but the weights need: model.channels=2"),
+        (["data.suite=null", "data.weights={absent: 1}"], "dataset 'absent' is missing under"),
+        (["evaluation.rollout_frames=6"], "stores 9 test frames"),
+        (["evaluation.batch=none"], "evaluation.batch='none'"),
+        (["--out", "/dev/null/out"], "cannot write to /dev/null/out: Not a directory"),
+    ],
+)
+def test_a_mistake_is_one_sentence(
+    overrides: list[str],
+    message: str,
+    finished: Any,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main([weights_of(finished), "--out", str(tmp_path / "out"), *overrides]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1
+    assert lines[0].startswith("error: ")
+    assert message in lines[0]
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("absent.pth", "absent.pth is not a file"), ("text.pth", "neither a safetensors file nor")],
+)
+def test_a_file_that_holds_no_weights(
+    name: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "text.pth").write_text("text")
+    assert main([str(tmp_path / name)]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_weights_of_another_shape_than_the_quickstart(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(RELEASED)]) == 2
+    assert "but the weights need: model.grid=" in capsys.readouterr().err
+
+
+def test_help() -> None:
+    program = [sys.executable, "-m", "dpot_scale.evaluate", "--help"]
+    shown = subprocess.run(program, capture_output=True, text=True, check=True).stdout
+    assert all(word in shown for word in ("--config", "--out", "key.sub=value", "quickstart"))

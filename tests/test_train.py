@@ -1,0 +1,194 @@
+"""The training entry, in this process: what it says, refuses and does not do twice."""
+
+import io
+import json
+import shutil
+from contextlib import redirect_stdout
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from dpot_scale.config.load import load_run
+from dpot_scale.model.export import load_model, read_weights
+from dpot_scale.train import main, run_training
+from dpot_scale.training.result import RESULT_FILE, TrainingResult, read_result
+from dpot_scale.training.tracking import SPOOL, read_metrics
+
+
+@pytest.fixture
+def short(tiny_yaml: Path, tmp_path: Path) -> list[str]:
+    """The command line of a run of four steps."""
+    return command(tiny_yaml, tmp_path)
+
+
+@pytest.fixture(scope="module")
+def once(tiny_yaml: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """Where that run has been finished, and what it printed."""
+    output = tmp_path_factory.mktemp("runs")
+    printed = io.StringIO()
+    with redirect_stdout(printed):
+        assert main(command(tiny_yaml, output)) == 0
+    return output / "short", printed.getvalue()
+
+
+@pytest.fixture
+def trained(short: list[str], once: tuple[Path, str], tmp_path: Path) -> list[str]:
+    """The command line of that run, which is finished already."""
+    shutil.copytree(once[0], tmp_path / "short")
+    return short
+
+
+def command(config: Path, output: Path) -> list[str]:
+    return ["--config", str(config), f"output={output}", "name=short", "windows=16"]
+
+
+def mistake(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    """Return the one sentence of a command that is refused."""
+    assert main(arguments) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1
+    assert lines[0].startswith("error: ")
+    return lines[0]
+
+
+def test_a_printed_config_is_the_config(
+    short: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*short, "--print-config"]) == 0
+    printed = tmp_path / "printed.yaml"
+    printed.write_text(capsys.readouterr().out)
+    assert load_run(str(printed)) == load_run(short[1], short[2:])
+    assert not (tmp_path / "short").exists()
+
+
+def test_bare_it_is_the_quickstart(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--print-config"]) == 0
+    assert yaml.safe_load(capsys.readouterr().out)["name"] == "quickstart"
+
+
+def test_what_the_launcher_adds_is_no_override(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--local_rank=1", "seed=7", "--print-config", "windows=32"]) == 0
+    printed = yaml.safe_load(capsys.readouterr().out)
+    assert (printed["seed"], printed["windows"]) == (7, 32)
+
+
+def test_other_ranks_print_no_config(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RANK", "1")
+    assert main(["--print-config"]) == 0
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["model.sise=S"], "unknown key 'model.sise' (did you mean 'size'?)"),
+        (["windows=17"], "windows=17 is not a multiple of batch.global_batch=4"),
+        (["model.channels=1"], "has 2 channels; model.channels=1 is too few"),
+        (["model.history=9"], "stores 9 test frames, but model.history=9"),
+        (["model.heads=3"], "model.heads=3 does not divide model.width=16"),
+        (["batch.micro_batch=3"], "batch.global_batch=4 is not a multiple of"),
+        (["evaluation.rollout_frames=6"], "stores 9 test frames"),
+        (["data.suite=null", "data.root=/absent"], "is missing under /absent"),
+        (["engine.deepspeed=zero4"], "engine.deepspeed='zero4' is not in deepspeed_configs/"),
+        (["initialize_from=absent.pth"], "absent.pth is not a file"),
+        (["output=/dev/null"], "cannot write to /dev/null/short: Not a directory"),
+    ],
+)
+def test_a_mistake_is_one_sentence_and_no_run(
+    overrides: list[str],
+    message: str,
+    short: list[str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert message in mistake([*short, *overrides], capsys)
+    assert not list(tmp_path.rglob("config.yaml"))
+
+
+def result_of(directory: Path) -> TrainingResult:
+    result = read_result(directory)
+    assert result is not None
+    return result
+
+
+def test_the_header_says_what_will_happen(once: tuple[Path, str]) -> None:
+    directory, printed = once
+    header = dict(line.split("  ", 1) for line in printed.splitlines() if "  " in line)
+    parameters = result_of(directory).parameters
+    assert header["run"].strip() == f"short  in {directory}"
+    assert header["model"].strip().startswith(f"{parameters:,} parameters, ")
+    assert header["batch"].strip() == "4 windows = 2 per rank x 1 ranks x 2 accumulated"
+    assert header["length"].strip() == "16 windows = 4 steps"
+    assert header["engine"].startswith("zero3_fp32 on 1 x ")
+    assert header["data"].strip() == "dr_pdb_generated x 2, swe_pdb_generated x 1, swe_coarse x 1"
+
+
+def test_a_finished_run_only_shows_its_scores(
+    trained: list[str], once: tuple[Path, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    changes_no_number = ["tracking.log_every=2", "checkpoint.every=1"]
+    for overrides in ([], changes_no_number):
+        assert main([*trained, *overrides]) == 0
+        table = capsys.readouterr().out.rpartition("weights, figures")[0]
+        assert table.startswith("held-out rel_l2  ")
+        assert table in once[1]
+    for name in (SPOOL, "config.yaml", RESULT_FILE):
+        assert (tmp_path / "short" / name).read_bytes() == (once[0] / name).read_bytes()
+
+
+def test_a_finished_run_of_another_config_is_refused(
+    trained: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert "holds a finished run of another config" in mistake([*trained, "seed=1"], capsys)
+
+
+def test_a_crash_between_the_last_checkpoint_and_the_result(
+    trained: list[str], tmp_path: Path
+) -> None:
+    config = load_run(trained[1], trained[2:])
+    expected = result_of(config.directory)
+    weights = read_weights(config.directory / "model.safetensors").state
+    (config.directory / RESULT_FILE).unlink()
+    (config.directory / "model.safetensors").unlink()
+    shutil.rmtree(config.directory / "figures")
+    # As if the last evaluation had not been recorded either.
+    spool = config.directory / SPOOL
+    lines = [line for line in spool.read_text().splitlines() if "eval/mean" not in line]
+    spool.write_text("\n".join(lines) + "\n")
+    found = run_training(config)
+    volatile = {"seconds", "peak_memory_gib"}
+    assert found.model_dump(exclude=volatile) == expected.model_dump(exclude=volatile)
+    again = read_weights(config.directory / "model.safetensors").state
+    torch.testing.assert_close(again, weights, rtol=0, atol=0)
+    assert (config.directory / "figures" / "error_growth.png").is_file()
+    recorded = read_metrics(spool)["eval/mean/rel_l2"]
+    assert recorded == {4: pytest.approx(found.mean_rel_l2)}
+
+
+def test_another_config_is_refused_and_leaves_the_unfinished_run_as_it_was(
+    trained: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "short" / RESULT_FILE).unlink()
+    before = (tmp_path / "short" / "config.yaml").read_text()
+    assert "was made with another config" in mistake([*trained, "optim.lr=0.1"], capsys)
+    assert (tmp_path / "short" / "config.yaml").read_text() == before
+
+
+def test_a_run_starts_from_given_weights(trained: list[str], tmp_path: Path) -> None:
+    """With steps too small to see, it ends where it started."""
+    first = tmp_path / "short" / "model.safetensors"
+    still = [f"initialize_from={first}", "name=still", "optim.lr=1e-12"]
+    assert main([*trained, *still]) == 0
+    expected, found = load_model(first), load_model(tmp_path / "still" / "model.safetensors")
+    torch.testing.assert_close(found.state_dict(), expected.state_dict(), rtol=0, atol=1e-9)
+
+
+def test_what_deepspeed_got_is_kept(once: tuple[Path, str]) -> None:
+    kept = json.loads((once[0] / "deepspeed.json").read_text())
+    assert kept["train_batch_size"] == 4
+    assert kept["zero_optimization"]["stage"] == 3
+    assert "auto" not in json.dumps(kept)

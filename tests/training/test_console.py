@@ -1,0 +1,57 @@
+"""What a run prints where there is no terminal."""
+
+import pytest
+
+from dpot_scale.training.console import Console, aligned
+
+TRAINING = {
+    "train/loss": 0.123456,
+    "train/lr": 1e-3,
+    "train/grad_norm": 2.0,
+    "perf/windows_per_second": 30.25,
+}
+HELD_OUT = {
+    "eval/swe/rel_l2": 0.25,
+    "eval/swe/one_step_rel_l2": 0.125,
+    "eval/mean/rel_l2": 0.25,
+}
+
+
+def speak(console: Console, first_step: int = 0) -> None:
+    console.start("header", first_step=first_step)
+    console.progress(TRAINING, step=7)
+    console.progress(HELD_OUT, step=10)
+    console.close()
+
+
+def test_plain_lines(capsys: pytest.CaptureFixture[str]) -> None:
+    speak(Console(is_main=True, total_steps=10))
+    assert capsys.readouterr().out.splitlines() == [
+        "header",
+        "step      7/10  loss 0.1235  lr 1.00e-03  grad 2.00  30.2 windows/s",
+        "step     10/10  held-out rel_l2  swe 0.2500  mean 0.2500",
+    ]
+
+
+def test_a_resumed_run_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    speak(Console(is_main=True, total_steps=10), first_step=6)
+    assert capsys.readouterr().out.splitlines()[1] == "resuming at step 6"
+
+
+def test_other_ranks_are_silent(capsys: pytest.CaptureFixture[str]) -> None:
+    speak(Console(is_main=False, total_steps=10), first_step=6)
+    assert capsys.readouterr().out == ""
+
+
+def test_a_terminal_gets_a_bar_and_keeps_the_scores(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    speak(Console(is_main=True, total_steps=10))
+    shown = capsys.readouterr().out
+    assert "step     10/10  held-out rel_l2  swe 0.2500" in shown
+    assert "loss 0.1235" in shown
+
+
+def test_facts_are_aligned() -> None:
+    assert aligned([("a", "1"), ("long", "2")]) == "a     1\nlong  2"

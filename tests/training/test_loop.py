@@ -1,0 +1,258 @@
+"""The loop: what it does when, what it is shown, and why it stops."""
+
+import os
+import signal
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from dpot_scale.config.load import load_run
+from dpot_scale.config.schema import RunConfig
+from dpot_scale.data.batches import BatchStream, training_windows
+from dpot_scale.data.datasets import open_datasets
+from dpot_scale.data.mixture import Mixture
+from dpot_scale.engine.runtime import World, start_world
+from dpot_scale.model.dpot import DPOTOutput
+from dpot_scale.training.checkpoint import TrainState
+from dpot_scale.training.console import Console
+from dpot_scale.training.health import StopReason
+from dpot_scale.training.loop import Trainer
+from dpot_scale.training.tracking import SPOOL, Tracker, read_metrics
+
+STEPS = 6
+
+
+@pytest.fixture(scope="module")
+def world() -> World:
+    return start_world()
+
+
+class Plain:
+    """An engine of one weight and plain gradient descent, which keeps what it was shown."""
+
+    def __init__(self, accumulation_steps: int) -> None:
+        self.weight = nn.Parameter(torch.tensor(0.5))
+        self.accumulation_steps = accumulation_steps
+        self.seen: list[list[Tensor]] = [[]]  # per step
+        self.at_step: Callable[[int], None] = lambda _: None
+
+    def __call__(self, history: Tensor) -> DPOTOutput:
+        self.seen[-1].extend(history.detach())
+        return DPOTOutput(frames=self.weight * history[:, -1:], logits=torch.empty(0))
+
+    def backward(self, loss: Tensor) -> None:
+        (loss / self.accumulation_steps).backward()
+
+    def step(self, step_index: int) -> Tensor:
+        assert self.weight.grad is not None
+        norm = self.weight.grad.abs()
+        with torch.no_grad():
+            self.weight -= 0.01 * self.weight.grad
+        self.weight.grad = None
+        self.seen.append([])
+        self.at_step(step_index)
+        return norm
+
+
+class Saves:
+    """Keeps what it is given to save."""
+
+    def __init__(self) -> None:
+        self.states: list[TrainState] = []
+        self.weights: list[float] = []
+
+    def save(self, engine: Plain, state: TrainState) -> None:
+        self.states.append(state)
+        self.weights.append(engine.weight.item())
+
+    @property
+    def steps(self) -> list[int]:
+        return [state.step for state in self.states]
+
+
+class Loop:
+    """A trainer with collaborators that can be looked into."""
+
+    def __init__(self, config: RunConfig, world: World, directory: Path) -> None:
+        stores = open_datasets(config.data, config.model, progress=lambda _: None)
+        frames = config.model.history + config.model.horizon
+        self.stream = BatchStream(
+            stores,
+            Mixture(training_windows(stores, frames), config.data.weights, config.seed),
+            batch=config.batch,
+            frames=frames,
+            grid=config.model.grid,
+            channels=config.model.channels,
+            rank=world.rank,
+            world_size=world.world_size,
+            device=world.device,
+        )
+        self.directory = directory
+        self.engine = Plain(config.batch.accumulation_steps(world.world_size))
+        self.saves = Saves()
+        self.evaluated: list[int] = []
+        self.tracker = Tracker(directory, config.tracking, run_id=None, is_main=True)
+        self.trainer = Trainer(
+            config=config,
+            world=world,
+            engine=self.engine,  # type: ignore[arg-type]
+            stream=self.stream,
+            tracker=self.tracker,
+            checkpoints=self.saves,  # type: ignore[arg-type]
+            console=Console(is_main=False, total_steps=config.steps),
+            evaluate=self.evaluate,
+            train_flops_per_window=1.0,
+        )
+
+    def evaluate(self) -> Mapping[str, float]:
+        self.evaluated.append(len(self.engine.seen) - 1)
+        return {"eval/mean/rel_l2": 1.0}
+
+    def fit(self, step: int = 0) -> tuple[StopReason, TrainState]:
+        global_batch = self.trainer.config.batch.global_batch
+        try:
+            return self.trainer.fit(TrainState(step=step, windows_seen=step * global_batch))
+        finally:
+            self.stream.close()
+            self.tracker.close()
+
+    @property
+    def losses(self) -> dict[int, float]:
+        return read_metrics(self.directory / SPOOL).get("train/loss", {})
+
+
+@pytest.fixture
+def loop(tiny_yaml: Path, tmp_path: Path, world: World) -> Callable[..., Loop]:
+    def make(*overrides: str, world: World = world) -> Loop:
+        defaults = [f"windows={4 * STEPS}", "checkpoint.every=0", "evaluation.every=0"]
+        directory = tmp_path / str(len(list(tmp_path.iterdir())))
+        directory.mkdir()
+        return Loop(load_run(str(tiny_yaml), [*defaults, *overrides]), world, directory)
+
+    return make
+
+
+def test_everything_is_done_at_the_end(loop: Callable[..., Loop]) -> None:
+    made = loop("tracking.log_every=100")
+    assert made.fit() == (StopReason.FINISHED, TrainState(step=STEPS, windows_seen=4 * STEPS))
+    assert (list(made.losses), made.evaluated, made.saves.steps) == ([STEPS], [STEPS], [STEPS])
+
+
+def test_everything_is_done_as_often_as_asked(loop: Callable[..., Loop]) -> None:
+    made = loop("tracking.log_every=1", "evaluation.every=2", "checkpoint.every=4")
+    made.fit()
+    assert list(made.losses) == [1, 2, 3, 4, 5, 6]
+    assert made.evaluated == [2, 4, 6]
+    assert made.saves.steps == [4, 6]
+
+
+def test_nothing_is_left_to_do(loop: Callable[..., Loop]) -> None:
+    made = loop()
+    assert made.fit(step=STEPS)[0] is StopReason.FINISHED
+    assert (made.losses, made.evaluated, made.saves.steps) == ({}, [], [])
+
+
+@pytest.mark.parametrize("log_every", [1, 4, 5])
+def test_losses_after_a_resume_are_those_of_an_uninterrupted_run(
+    log_every: int, loop: Callable[..., Loop]
+) -> None:
+    """Whatever the log interval: it starts anew at each checkpoint."""
+    options = [f"tracking.log_every={log_every}", "checkpoint.every=3"]
+    whole, resumed = loop(*options), loop(*options)
+    whole.fit()
+    resumed.engine.weight.data.fill_(whole.saves.weights[0])
+    resumed.fit(step=3)
+    later = {step: loss for step, loss in whole.losses.items() if step > 3}
+    assert resumed.losses == later
+    assert resumed.engine.weight.item() == whole.engine.weight.item()
+
+
+@pytest.mark.parametrize("log_every", [1, 100])
+def test_a_signal_stops_after_the_step_and_saves(log_every: int, loop: Callable[..., Loop]) -> None:
+    made = loop(f"tracking.log_every={log_every}")
+
+    def kill_at_third(step: int) -> None:
+        if step == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    made.engine.at_step = kill_at_third
+    assert made.fit() == (StopReason.SIGNAL, TrainState(step=3, windows_seen=12))
+    assert made.saves.steps == [3]
+    assert max(made.losses) == 3
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+def test_handlers_are_given_back_when_the_loop_fails(loop: Callable[..., Loop]) -> None:
+    made = loop()
+
+    def fail(step: int) -> None:
+        raise RuntimeError
+
+    made.engine.at_step = fail
+    with pytest.raises(RuntimeError):
+        made.fit()
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+def test_what_is_not_finite_is_never_saved(loop: Callable[..., Loop]) -> None:
+    """With a gradient that is not finite, the loss of the step that it spoils still is."""
+    made = loop("tracking.log_every=100", "checkpoint.every=1")
+    step = made.engine.step
+    made.engine.step = lambda i: step(i) * (float("nan") if i == 2 else 1.0)  # type: ignore[method-assign]
+    assert made.fit()[0] is StopReason.DIVERGED
+    assert max(made.losses) == 3
+    assert made.saves.steps == [1, 2]
+
+
+def test_the_logged_loss_is_the_mean_over_steps_and_micro_steps(
+    loop: Callable[..., Loop],
+) -> None:
+    """With a weight of 1 that never moves and no noise the loss is persistence's."""
+    each, all_steps, split = (
+        loop("objective.noise=0", *options)
+        for options in (
+            ["tracking.log_every=1"],
+            ["tracking.log_every=100"],
+            ["tracking.log_every=1", "batch.micro_batch=1"],
+        )
+    )
+    for made in (each, all_steps, split):
+        made.engine.step = lambda _: torch.tensor(0.0)  # type: ignore[method-assign]
+        made.fit()
+    assert split.losses == pytest.approx(each.losses, rel=1e-5)
+    mean = sum(each.losses.values()) / STEPS
+    assert all_steps.losses == {STEPS: pytest.approx(mean, rel=1e-5)}
+
+
+def test_any_number_of_ranks_sees_the_same_windows_with_the_same_noise(
+    loop: Callable[..., Loop], world: World
+) -> None:
+    alone = loop("batch.micro_batch=4")
+    two = [World(rank=r, local_rank=r, world_size=2, device=world.device) for r in range(2)]
+    ranks = [loop("batch.micro_batch=1", world=rank) for rank in two]
+    for made in (alone, *ranks):
+        made.fit()
+    for step in range(STEPS):
+        # Micro-batches of one window, dealt out in turns.
+        dealt = [
+            w for pair in zip(*(r.engine.seen[step] for r in ranks), strict=True) for w in pair
+        ]
+        assert torch.equal(torch.stack(dealt), torch.stack(alone.engine.seen[step]))
+
+
+def test_noise_differs_between_windows_and_seeds(loop: Callable[..., Loop]) -> None:
+    clean, noisy, other = (
+        loop("batch.micro_batch=4", *options)
+        for options in (["objective.noise=0"], [], ["seed=1", "objective.noise=0.01"])
+    )
+    for made in (clean, noisy, other):
+        made.fit()
+    added = torch.stack(noisy.engine.seen[0]) - torch.stack(clean.engine.seen[0])
+    normal = added / added.flatten(1).norm(dim=1).view(-1, 1, 1, 1, 1)
+    similarity = (normal.flatten(1) @ normal.flatten(1).T).fill_diagonal_(0)
+    assert added.abs().min() > 0
+    assert similarity.abs().max() < 0.2
+    assert not torch.equal(torch.stack(other.engine.seen[0]), torch.stack(noisy.engine.seen[0]))

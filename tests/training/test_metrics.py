@@ -1,0 +1,101 @@
+"""Means over steps, and a clock that leaves out what is no training."""
+
+import os
+from types import SimpleNamespace
+
+import psutil
+import pytest
+import torch
+
+from dpot_scale.engine.runtime import World
+from dpot_scale.training import metrics
+from dpot_scale.training.metrics import Meter, device_peak, mean_over_ranks, peak_memory_gib
+
+ALONE = World(rank=0, local_rank=0, world_size=1, device=torch.device("cpu"))
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def perf_counter(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    made = Clock()
+    monkeypatch.setattr(metrics, "time", SimpleNamespace(perf_counter=made.perf_counter))
+    return made
+
+
+def add(meter: Meter, loss: float, grad_norm: float) -> None:
+    meter.add(torch.tensor(loss, requires_grad=True), torch.tensor(grad_norm), windows=8)
+
+
+def test_means_and_speed_of_an_interval(clock: Clock) -> None:
+    waited = 3.0
+    meter = Meter(ALONE, lambda: waited)
+    add(meter, 1.0, 10.0)
+    add(meter, 2.0, 30.0)
+    clock.now += 4.0
+    waited += 1.0
+    found = meter.reduce(train_flops_per_window=1e12)
+    assert found["train/loss"] == 1.5
+    assert found["train/grad_norm"] == 20.0
+    assert found["perf/windows_per_second"] == 4.0
+    assert found["perf/step_seconds"] == 2.0
+    assert found["perf/data_wait_fraction"] == 0.25
+    assert found["perf/model_tflops_per_second"] == 4.0
+    assert "perf/mfu" not in found, "the peak of a CPU is not known"
+
+
+def test_each_interval_starts_anew(clock: Clock) -> None:
+    meter = Meter(ALONE, lambda: 0.0)
+    add(meter, 100.0, 100.0)
+    clock.now += 50.0
+    meter.reduce(1.0)
+    add(meter, 1.0, 2.0)
+    clock.now += 2.0
+    found = meter.reduce(1.0)
+    assert (found["train/loss"], found["train/grad_norm"]) == (1.0, 2.0)
+    assert found["perf/step_seconds"] == 2.0
+
+
+def test_evaluations_do_not_count_as_training_time(clock: Clock) -> None:
+    meter = Meter(ALONE, lambda: 0.0)
+    add(meter, 1.0, 1.0)
+    clock.now += 1.0
+    with meter.paused():
+        clock.now += 1000.0
+    assert meter.reduce(1.0)["perf/step_seconds"] == 1.0
+
+
+def test_mfu_is_of_all_ranks(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(metrics, "device_peak", lambda _: 16e12)
+    meter = Meter(ALONE, lambda: 0.0)
+    add(meter, 1.0, 1.0)
+    clock.now += 1.0
+    assert meter.reduce(1e12)["perf/mfu"] == 0.5
+
+
+@pytest.mark.parametrize(
+    ("name", "peak"),
+    [("NVIDIA H100 80GB HBM3", 989e12), ("NVIDIA A100-SXM4-40GB", 312e12), ("Unheard Of", None)],
+)
+def test_peaks_of_known_devices(
+    name: str, peak: float | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: name)
+    assert device_peak(torch.device("cuda")) == peak
+
+
+def test_peak_memory_is_at_least_what_is_resident_now() -> None:
+    resident = psutil.Process(os.getpid()).memory_info().rss / 2**30
+    assert 0.9 * resident <= peak_memory_gib(ALONE) < 1000
+
+
+def test_a_reduced_tensor_is_a_copy() -> None:
+    values = torch.ones(2)
+    mean_over_ranks(values, ALONE).add_(1)
+    assert values.tolist() == [1.0, 1.0]

@@ -1,0 +1,69 @@
+"""The one file that says that a run has ended."""
+
+from pathlib import Path
+
+import pytest
+
+from dpot_scale.training.result import (
+    RESULT_FILE,
+    DatasetScore,
+    TrainingResult,
+    read_result,
+    save_result,
+)
+
+
+def score(rel_l2: float) -> DatasetScore:
+    return DatasetScore(
+        rel_l2=rel_l2,
+        one_step_rel_l2=rel_l2 / 2,
+        persistence_rel_l2=1.0,
+        persistence_one_step_rel_l2=0.5,
+    )
+
+
+RESULT = TrainingResult(
+    name="run",
+    config_hash="0123456789ab",
+    world_size=2,
+    parameters=10,
+    block_parameters=5,
+    windows=32,
+    steps=8,
+    seconds=1.5,
+    train_flops=1e12,
+    windows_per_second=20.0,
+    peak_memory_gib=0.5,
+    final_train_loss=0.1,
+    evaluation={"a": score(0.2), "b": score(0.4)},
+)
+
+
+def test_there_and_back(tmp_path: Path) -> None:
+    save_result(tmp_path, RESULT)
+    assert read_result(tmp_path) == RESULT
+    assert [path.name for path in tmp_path.iterdir()] == [RESULT_FILE]
+
+
+def test_means_over_datasets() -> None:
+    assert RESULT.mean_rel_l2 == pytest.approx(0.3)
+    assert RESULT.mean_one_step_rel_l2 == pytest.approx(0.15)
+
+
+@pytest.mark.parametrize("content", [None, "", '{"name": "run"}', "half a file"])
+def test_anything_less_is_an_unfinished_run(content: str | None, tmp_path: Path) -> None:
+    if content is not None:
+        (tmp_path / RESULT_FILE).write_text(content)
+    assert read_result(tmp_path) is None
+
+
+def test_a_crash_while_writing_leaves_no_result(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def crash(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "replace", crash)
+    with pytest.raises(KeyboardInterrupt):
+        save_result(tmp_path, RESULT)
+    assert read_result(tmp_path) is None
