@@ -97,6 +97,7 @@ def estimate_memory(
     updated = min(share, live // world_size) if stage == 3 else share if stage else 0
     buffers = FP32 * (bucket + updated) if stage else FP32 * parameters
     activations = micro_batch * activation_bytes_per_window(arch, dtype=dtype, recompute=recompute)
+    activations += derived_weight_bytes(arch, dtype=dtype, recompute=recompute)
     alive = sum(state.values()) + gathered + buffers + activations
     return MemoryEstimate(
         process=PROCESS,
@@ -115,16 +116,29 @@ def activation_bytes_per_window(arch: Architecture, *, dtype: Dtype, recompute: 
     points = int(arch.grid**arch.space_dims)
     latents = int(arch.latent_grid**arch.space_dims)
     latent = arch.width * latents  # elements of one latent state
-    # Frames with coordinates; both sides of the GELU; the latents, and their copy for the product.
+    # Frames, their patches, both sides of the GELU.
     embedding = arch.history * (
-        FP32 * arch.channels * points
-        + compute * (arch.channels + arch.coordinates) * points
-        + compute * (2 * arch.patch_width * latents + 2 * latent)
+        (FP32 + compute) * arch.channels * points + compute * 2 * arch.patch_width * latents
     )
-    # Input and output of both norms, the hidden layer before and after its GELU; three spectra.
-    block = compute * (4 + 2 * arch.mlp_ratio) * latent
+    # Inputs of both norms, output of the second, the hidden layer before and after its GELU; three
+    # spectra, which a spectral_dtype of bfloat16 would halve.
+    block = compute * (3 + 2 * arch.mlp_ratio) * latent
     block += FP32 * 3 * 2 * arch.width * prod(arch.kept_modes)
     blocks = arch.depth * compute * latent + block if recompute else arch.depth * block
-    # Before and after the two GELUs, and the gradient of one of them.
-    output = compute * 5 * arch.out_layer_dim * points
+    # The last latent state, before and after the two GELUs, and the gradient of one of them.
+    output = compute * (latent + 5 * arch.out_layer_dim * points)
     return embedding + blocks + output + FP32 * 2 * arch.channels * arch.horizon * points
+
+
+def derived_weight_bytes(arch: Architecture, *, dtype: Dtype, recompute: bool) -> int:
+    """Return what a forward computes from weights and keeps for its backward, for any batch.
+
+    The complex products as real ones, in each block; the temporal weights with their cosines, their
+    sum over frames, and the merged matrix; the output patches with their channels last.
+    """
+    width = arch.width
+    joint = 2 * 4 * width * (width // arch.heads)
+    merged = (arch.history + 1) * width**2 + arch.history * arch.patch_width * width
+    patches = width * arch.out_layer_dim * int(arch.patch**arch.space_dims)
+    spectral = FP32 * joint * (1 if recompute else arch.depth)
+    return spectral + COMPUTE_BYTES[dtype] * (merged + patches)

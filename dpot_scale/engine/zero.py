@@ -5,6 +5,7 @@ quietened it before.
 """
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from dpot_scale.model.dpot import DPOT, DPOTOutput
 from dpot_scale.model.sizes import architecture
 
 COMPUTE_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+SPECTRAL_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 SHARDS = "shards"  # DeepSpeed's tag: the folder of its files inside a checkpoint
 
 
@@ -128,16 +130,22 @@ class ZeroEngine:
         """Build the model; under stage 3 it never exists whole on a rank."""
         import deepspeed
 
-        recompute = self.config.engine.activation_checkpointing == "full"
         arch = architecture(self.config.model)
+        options = self.config.engine
+        make = partial(
+            DPOT,
+            arch,
+            activation_checkpointing=options.activation_checkpointing == "full",
+            spectral_dtype=SPECTRAL_DTYPES[options.spectral_dtype],
+        )
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.config.seed)
             if self.stage < 3:
-                return DPOT(arch, activation_checkpointing=recompute)
+                return make()
             # Drawn on the CPU in fp32, as a plain model is, and only then cut and cast.
             in_fp32 = self.deepspeed_config | {"bf16": {}, "fp16": {}}
             with deepspeed.zero.Init(config_dict_or_path=in_fp32, tensor_overrides=()):
-                model = DPOT(arch, activation_checkpointing=recompute)
+                model = make()
         for parameter in model.parameters():
             parameter.data = parameter.data.to(self.compute_dtype)
             shard: Tensor = parameter.ds_tensor  # type: ignore[attr-defined]

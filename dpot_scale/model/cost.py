@@ -1,13 +1,15 @@
 """Parameters and FLOPs of an architecture, by formula. No torch here, so plans stay cheap.
 
-FLOPs are 2 x multiply-accumulates of the matrix products; transforms and elementwise work are
-left out, as in the published table (PAPER section 1).
+FLOPs are 2 x multiply-accumulates of the matrix products; elementwise work is left out. Those of a
+window are the published ones (PAPER section 1): of the formula as it is written, without the
+transforms. `executed_forward_flops` counts what the code runs instead, to compare its time with the
+matrix ceiling of a machine.
 """
 
 from dataclasses import dataclass, fields
 from math import prod
 
-from dpot_scale.model.sizes import Architecture
+from dpot_scale.model.sizes import MATRIX_POINTS, Architecture
 
 FLOPS_PER_MAC = 2
 # The backward pass costs two products for each one of the forward.
@@ -88,6 +90,43 @@ def train_flops_per_window(arch: Architecture, recompute: bool) -> float:
     """
     again = _blocks_forward_flops(arch) if recompute else 0.0
     return TRAIN_PASSES * forward_flops_per_window(arch) + again
+
+
+def executed_forward_flops(arch: Architecture, windows: int) -> float:
+    """Return the FLOPs of the products that one forward of a micro-batch runs.
+
+    The temporal aggregation is merged with the products before it, once per forward, and the
+    transforms of small 2D latents are products.
+
+    Args:
+        arch: The model.
+        windows: Windows in the micro-batch.
+    """
+    width, features = arch.width, arch.patch_width
+    cell = arch.patch**arch.space_dims
+    latents = arch.latent_grid**arch.space_dims
+    merger = arch.history * features * width**2 + latents * width**2
+    places = latents * arch.space_dims * cell * features
+    as_published = (
+        arch.history * latents * (features * (arch.coordinates * cell + width) + width**2)
+    )
+    encoder = arch.history * latents * features * width
+    saved = as_published - encoder
+    per_window = forward_flops_per_window(arch) - FLOPS_PER_MAC * (
+        saved - arch.depth * _transform_macs(arch)
+    )
+    return float(windows * per_window + FLOPS_PER_MAC * (merger + places))
+
+
+def _transform_macs(arch: Architecture) -> int:
+    """Return the products of one transform there and back, if it is made of products."""
+    points = arch.latent_grid
+    if arch.space_dims != 2 or points > MATRIX_POINTS:
+        return 0
+    along_x, along_y = arch.kept_modes
+    # All modes of a real field along x come in conjugate pairs, some of them do not.
+    parts = points if along_x == points and points % 2 == 0 else 2 * along_x
+    return 2 * arch.width * (parts * points**2 + along_x * 2 * along_y * 2 * points)
 
 
 def _blocks_forward_flops(arch: Architecture) -> float:

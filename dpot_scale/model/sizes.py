@@ -9,6 +9,10 @@ from dpot_scale.errors import ConfigError
 NORM_GROUPS = 8
 # In 3D the last axis keeps at most this many Fourier modes (PAPER section 1).
 LAST_AXIS_MODES_3D = 8
+# Up to this many latent points per axis of a 2D field its Fourier transform is two products with
+# small matrices, which need no complex numbers. Mixer, forward and backward, against torch.fft
+# (2-core EPYC): 0.6 of its time at 8 points, 0.8 (fp32) and 0.6 (bf16) at 16, 0.9 and 0.5 at 32.
+MATRIX_POINTS = 32
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

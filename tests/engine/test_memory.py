@@ -1,15 +1,22 @@
 """The memory estimate against arithmetic one can do by hand."""
 
+import pytest
+import torch
+from torch import Tensor
+
 from dpot_scale.config.schema import ModelConfig
 from dpot_scale.engine.memory import (
+    COMPUTE_BYTES,
     GIB,
     PROCESS,
     MemoryEstimate,
     activation_bytes_per_window,
+    derived_weight_bytes,
     estimate_memory,
 )
 from dpot_scale.engine.strategy import Dtype
 from dpot_scale.model.cost import count_parameters
+from dpot_scale.model.dpot import DPOT
 from dpot_scale.model.sizes import architecture
 
 ARCH = architecture(ModelConfig(size="L"))
@@ -70,6 +77,32 @@ def test_recompute_keeps_one_latent_per_block() -> None:
     latent = 2 * ARCH.width * ARCH.latent_grid**2
     assert recomputed < kept
     assert recomputed > ARCH.depth * latent
+
+
+@pytest.mark.parametrize("windows", [1, 4])
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+def test_what_a_forward_keeps(windows: int, dtype: Dtype) -> None:
+    arch = architecture(ModelConfig(size="Ti", depth=2, mlp_ratio=3))
+    model = DPOT(arch).to({"fp32": torch.float32, "bf16": torch.bfloat16}[dtype])
+    weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+    kept: dict[int, Tensor] = {}  # the tensors themselves, so that no memory is used twice
+
+    def keep(tensor: Tensor) -> Tensor:
+        kept.setdefault(tensor.untyped_storage().data_ptr(), tensor)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        model(torch.randn(windows, arch.history, arch.channels, arch.grid, arch.grid))
+    found = sum(
+        tensor.untyped_storage().nbytes()
+        for address, tensor in kept.items()
+        if address not in weights
+    )
+    estimated = windows * activation_bytes_per_window(arch, dtype=dtype, recompute=False)
+    # Not kept by the graph: the frames, the forecast twice, a gradient in the output layers.
+    elsewhere = 4 * arch.channels * (arch.history + 2) + COMPUTE_BYTES[dtype] * arch.out_layer_dim
+    estimated += derived_weight_bytes(arch, dtype=dtype, recompute=False)
+    assert found == pytest.approx(estimated - windows * elsewhere * arch.grid**2, rel=0.02)
 
 
 def test_describe_is_one_line() -> None:

@@ -121,7 +121,10 @@ def test_initialize_from_whole_weights(engine: str, results: dict[str, Any]) -> 
     torch.testing.assert_close(case["losses"], results["zero0_initialize_from"]["losses"], **CLOSE)
 
 
-@pytest.mark.parametrize("engine", ["zero1_bf16", "zero2_bf16", "zero3_bf16"])
+BF16 = ["zero1_bf16", "zero2_bf16", "zero3_bf16", "zero3_bf16_spectral_fp32"]
+
+
+@pytest.mark.parametrize("engine", BF16)
 def test_bf16_starts_and_learns_as_fp32_does(engine: str, results: dict[str, Any]) -> None:
     case = results[engine]
     assert case["dtype"] == torch.bfloat16
@@ -132,6 +135,10 @@ def test_bf16_starts_and_learns_as_fp32_does(engine: str, results: dict[str, Any
     assert end < 0.97 * start
     assert start - end == pytest.approx(in_fp32[0] - in_fp32[-1], rel=0.05)
     assert end != in_fp32[-1]
+
+
+def test_spectral_dtype_reaches_the_model(results: dict[str, Any]) -> None:
+    assert results["zero3_bf16_spectral_fp32"]["losses"] != results["zero3_bf16"]["losses"]
 
 
 def test_any_rank(results: dict[str, Any]) -> None:

@@ -44,7 +44,14 @@ OPTIM = OptimConfig(
 )
 
 
-def config(deepspeed: str, *, micro_batch: int = 2, recompute: bool = False, seed: int = 0):
+def config(
+    deepspeed: str,
+    *,
+    micro_batch: int = 2,
+    recompute: bool = False,
+    seed: int = 0,
+    spectral_dtype: str = "bfloat16",
+):
     return RunConfig(
         name="test",
         seed=seed,
@@ -54,7 +61,9 @@ def config(deepspeed: str, *, micro_batch: int = 2, recompute: bool = False, see
         optim=OPTIM,
         batch=BatchConfig(global_batch=GLOBAL_BATCH, micro_batch=micro_batch),
         engine=EngineConfig(
-            deepspeed=deepspeed, activation_checkpointing="full" if recompute else "none"
+            deepspeed=deepspeed,
+            activation_checkpointing="full" if recompute else "none",
+            spectral_dtype=spectral_dtype,
         ),
     )
 
@@ -167,9 +176,9 @@ def partition(world: World) -> dict:
     }
 
 
-def fall(world: World, deepspeed: str) -> dict:
+def fall(world: World, deepspeed: str, **options) -> dict:
     """Train on one batch."""
-    engine = ZeroEngine(config(deepspeed), world)
+    engine = ZeroEngine(config(deepspeed, **options), world)
     initial = engine.full_state_dict()
     losses = [train(engine, world, steps=[PEAK_STEP])["losses"][0] for _ in range(15)]
     return {"initial": initial, "losses": losses, "dtype": engine.compute_dtype}
@@ -210,6 +219,7 @@ def main(output: Path) -> None:
     )
     for name in ("zero3_fp32", "zero1_bf16", "zero2_bf16", "zero3_bf16"):
         results[name] = fall(world, name)
+    results["zero3_bf16_spectral_fp32"] = fall(world, "zero3_bf16", spectral_dtype="float32")
     results["partition"] = partition(world)
     results["votes"] = [
         any_rank(False, world),

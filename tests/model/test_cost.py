@@ -10,6 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from dpot_scale.config.schema import ModelConfig
 from dpot_scale.model.cost import (
     count_parameters,
+    executed_forward_flops,
     forward_flops_per_window,
     train_flops_per_window,
 )
@@ -86,14 +87,42 @@ def test_every_part_is_counted(config):
     assert {part: getattr(count, part) for part in set(PARTS.values())} == meta_counts(arch)
 
 
-@given(models)
-@settings(max_examples=15, deadline=None)
-def test_flops_are_those_of_the_products_that_run(config):
+@given(models, st.integers(1, 3))
+@settings(max_examples=25, deadline=None)
+def test_executed_flops_are_those_of_the_products_that_run(config, windows):
     arch = architecture(config)
-    frames = torch.randn(1, arch.history, arch.channels, *[arch.grid] * arch.space_dims)
+    frames = torch.randn(windows, arch.history, arch.channels, *[arch.grid] * arch.space_dims)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         DPOT(arch)(frames)
-    assert forward_flops_per_window(arch) == counter.get_total_flops()
+    assert executed_forward_flops(arch, windows) == counter.get_total_flops()
+
+
+def test_flops_of_a_window_are_those_of_the_formula():
+    """The published ones, by hand for one small model in which no two dimensions are equal."""
+    arch = architecture(
+        ModelConfig(
+            width=48, depth=5, heads=3, mlp_ratio=2, out_layer_dim=7, grid=12, patch=2,
+            channels=3, history=4, horizon=2, num_datasets=11, normalize=True,
+        )
+    )  # fmt: skip
+    points, latents, modes, features, head = 12 * 12, 6 * 6, 6 * 4, 3 * 2 + 3, 48 // 3
+    embedding = 4 * latents * ((3 + 3) * 2 * 2 * features + features * 48)
+    aggregation = 4 * latents * 48 * 48
+    blocks = 5 * (modes * 2 * 4 * 48 * head + latents * 2 * 48 * 96)
+    dataset_head = 2 * 48 * 48 + 48 * 11
+    output = latents * 48 * 7 * 2 * 2 + points * (7 * 7 + 7 * 3 * 2)
+    statistics = 2 * 2 * 3 * 48
+    macs = embedding + aggregation + blocks + dataset_head + output + statistics
+    assert forward_flops_per_window(arch) == 2 * macs
+
+
+def test_merging_the_embedding_pays_from_one_window_on():
+    """The merger is one path for all: it must never cost more than it saves."""
+    for size in PUBLISHED:
+        arch = architecture(ModelConfig(size=size))
+        assert executed_forward_flops(arch, 1) < forward_flops_per_window(arch)
+    ti = architecture(ModelConfig(size="Ti"))
+    assert executed_forward_flops(ti, 8) < 0.72 * 8 * forward_flops_per_window(ti)
 
 
 def test_training_runs_the_forward_of_recomputed_blocks_again():
