@@ -237,12 +237,15 @@ def _diagnose(error: Exception) -> tuple[str, bool]:
         found = _user_error(cause)
         if found is not None:
             return str(found), True
-    # The others fail because they wait for the one that died.
-    dead = [rank for rank, cause in failures.items() if isinstance(cause, RayActorError)]
-    if dead:
-        return f"worker {min(dead)} died: killed, out of memory, or crashed", False
+    # Whichever Ray notices first: the dead worker, or one that waits for it in a collective.
+    if any(isinstance(c, RayActorError) or _lost_a_peer(c) for c in failures.values()):
+        return "a worker died: killed, out of memory, or crashed", False
     shown = str(next(iter(failures.values()), error)).strip().splitlines()
     return (shown[-1] if shown else type(error).__name__), False
+
+
+def _lost_a_peer(cause: Exception) -> bool:
+    return any(library in str(cause) for library in ("gloo/transport", "NCCL error"))
 
 
 def _user_error(error: BaseException | None) -> UserError | None:
