@@ -1,27 +1,33 @@
 """Entry: make datasets, by generating them or from published files, and look after them."""
 
 import argparse
+import math
 import os
 import re
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from rich.console import Console
-from rich.progress import Progress
-
 from dpot_scale.config.load import load_suite, presets
-from dpot_scale.data.importers.formats import FORMATS, recognise
-from dpot_scale.data.importers.source import Imported, Source, import_source
+from dpot_scale.config.places import results_home
+from dpot_scale.data.importers.cfdbench import CASE
+from dpot_scale.data.importers.formats import FORMATS
+from dpot_scale.data.importers.importing import (
+    Imported,
+    Options,
+    import_sound,
+    recognise_files,
+    total_bytes,
+)
+from dpot_scale.data.importers.progress import ByteProgress
+from dpot_scale.data.importers.source import Source
 from dpot_scale.data.store import INDEX, SPLITS, DatasetStore, dataset_folders, read_store
 from dpot_scale.data.verify import Verification, verify_dataset
 from dpot_scale.errors import DataError, UserError, exits_cleanly
 from dpot_scale.training.console import print_line, table
 
 DEFAULT_ROOT = Path("data")
-LINES_PER_FILE = 10  # about progress, where there is no terminal
 GIB = 2**30
 
 
@@ -88,6 +94,13 @@ def _add_generate(command: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help=f"folder of datasets (default: {DEFAULT_ROOT}/SUITE, where training looks for it)",
     )
+    command.add_argument(
+        "--scale",
+        type=_positive,
+        default=1.0,
+        metavar="FACTOR",
+        help="multiply the number of trajectories; the suite is then called SUITE-xFACTOR",
+    )
     command.set_defaults(run=_generate)
 
 
@@ -105,10 +118,27 @@ def _add_import(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--name",
         type=_dataset_name,
-        help="of the dataset, for a single file; the default is its name in the paper, which some "
+        help="of the dataset, if there is one; the default is its name in the paper, which some "
         "files do not tell",
     )
+    command.add_argument(
+        "--link",
+        action="store_true",
+        help="refer to the files where they lie instead of copying them; they must stay there",
+    )
+    command.add_argument(
+        "--compat",
+        choices=["paper"],
+        help="paper: reproduce the reference's preprocessing with its quirks (docs/data.md)",
+    )
     command.set_defaults(run=_import)
+
+
+def _positive(text: str) -> float:
+    number = float(text)
+    if not 0 < number < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} must be positive")
+    return number
 
 
 def _dataset_name(text: str) -> str:
@@ -118,30 +148,40 @@ def _dataset_name(text: str) -> str:
 
 
 def _generate(options: argparse.Namespace) -> int:
-    from dpot_scale.data.generate import generate_suite  # torch: only where it is needed
+    # Torch and Ray load for seconds: only where they are needed.
+    from dpot_scale.data.generate import generate_suite
+    from dpot_scale.data.parts import threads
+
+    workers = threads
+    if "RAY_ADDRESS" in os.environ:  # set in every Ray job
+        from dpot_scale.ray_solving import ray_tasks as workers
 
     suite = load_suite(options.suite)
-    root = options.out or DEFAULT_ROOT / suite.name
-    generate_suite(suite, root, progress=print_line)
+    if options.scale != 1:
+        suite = suite.scaled(options.scale)
+    root = options.out or results_home() / DEFAULT_ROOT / suite.name
+    generate_suite(suite, root, progress=print_line, workers=workers)
     print_line(f"{len(suite.datasets)} datasets of suite {suite.name} are in {root}")
     return 0
 
 
 def _import(options: argparse.Namespace) -> int:
     files = [file for path in options.paths for file in _files(path)]
-    if options.name and len(files) > 1:
-        raise UserError(f"--name names one dataset, but there are {len(files)} files to import")
-    failed = 0
-    for file in files:
-        try:
-            _import_file(file, options.out, options.name)
-        except DataError as error:
-            failed += 1
-            sys.stderr.write(f"error: {error}\n")
-    if len(files) > 1 or failed:
-        print_line(
-            f"{len(files) - failed} of {len(files)} files are in {options.out}, {failed} failed"
+    how = Options(options.out, options.name, options.link, options.compat == "paper")
+    datasets, problems = recognise_files(files, paper=how.paper)
+    if how.name and len(datasets) > 1:
+        raise UserError(
+            f"--name names one dataset, but there are {len(datasets)} datasets to import"
         )
+    _report([str(problem) for problem in problems])
+    failed, done = len(problems), 0
+    for sources in datasets:
+        imported, problems = _import_dataset(sources, how)
+        _report([str(problem) for problem in problems])
+        failed += len(problems)
+        done += imported
+    if len(files) > 1 or failed:
+        print_line(f"{done} of {len(files)} files are in {how.root}, {failed} failed")
     return 1 if failed else 0
 
 
@@ -157,48 +197,55 @@ def _files(path: Path) -> list[Path]:
             subfolders.clear()
             continue
         subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
+        if CASE in names:  # of CFDBench: the arrays beside it belong to it
+            names = [CASE]
         found += [Path(folder) / name for name in sorted(names) if not name.startswith(".")]
     if not found:
         raise UserError(f"there is no file to import in {path}")
     return found
 
 
-def _import_file(path: Path, root: Path, name: str | None) -> None:
+def _import_dataset(sources: Sequence[Source], options: Options) -> tuple[int, list[DataError]]:
+    """Import one dataset and say what was done.
+
+    Returns:
+        How many files are in it, and what is wrong with others.
+    """
     started = time.perf_counter()
-    source = recognise(path)
-    with _progress(source) as progress:
-        imported = import_source(source, root, name=name, progress=progress)
-    print_line(_outcome(imported, path, time.perf_counter() - started))
+    paths = list(dict.fromkeys(source.path for source in sources))
+    what = paths[0] if len(paths) == 1 else f"{len(paths)} files below {_common(paths)}"
+    print_line(f"{what}: {_content(sources)}")
+    on_terminal = sys.stdout.isatty()
+    with ByteProgress(
+        total_bytes(sources), len(paths), say=print_line, on_terminal=on_terminal
+    ) as progress:
+        imported, problems = import_sound(sources, options, progress)
+    if imported is None:
+        return 0, problems
+    print_line(_outcome(imported, what, time.perf_counter() - started, options))
+    return imported.files, problems
 
 
-def _outcome(imported: Imported, path: Path, seconds: float) -> str:
+def _common(paths: Sequence[Path]) -> str:
+    return os.path.commonpath(paths)
+
+
+def _content(sources: Sequence[Source]) -> str:
+    if len(sources) == 1:
+        return sources[0].describe()
+    formats = sorted({source.format for source in sources})
+    trajectories = sum(source.trajectories for source in sources)
+    return f"{', '.join(formats)}: {trajectories} trajectories of {sources[0].frames} frames"
+
+
+def _outcome(imported: Imported, what: object, seconds: float, options: Options) -> str:
     if not imported.is_new:
-        return f"{imported.folder} already holds {path}; nothing to do"
+        return f"{imported.folder} already holds {what}; nothing to do"
     return (
-        f"imported {path} as {imported.folder}: {imported.train} train and {imported.test} test "
-        f"trajectories of {imported.frames} frames in {seconds:.1f} s"
+        f"{'linked' if options.link else 'imported'} {what} as {imported.folder}: "
+        f"{imported.train} train and {imported.test} test trajectories of {imported.frames} "
+        f"frames in {seconds:.1f} s"
     )
-
-
-@contextmanager
-def _progress(source: Source) -> Iterator[Callable[[int], None]]:
-    """Show how many trajectories are written: a bar on a terminal, a few lines elsewhere."""
-    print_line(f"{source.path} is {source.describe()}")
-    total = source.trajectories
-    if sys.stdout.isatty():
-        with Progress(console=Console(), transient=True) as bar:
-            task = bar.add_task(source.path.name, total=total)
-            yield lambda done: bar.update(task, completed=done)
-        return
-    shown = 0
-
-    def say_sometimes(done: int) -> None:
-        nonlocal shown
-        if done < total and done * LINES_PER_FILE // total > shown:
-            shown = done * LINES_PER_FILE // total
-            print_line(f"{source.path}: {done} of {total} trajectories")
-
-    yield say_sometimes
 
 
 def _list(options: argparse.Namespace) -> int:
@@ -229,7 +276,9 @@ def _row(name: str, store: DatasetStore) -> list[str]:
 
 
 def _verify(options: argparse.Namespace) -> int:
-    rows, problems = [], []
+    rows: list[list[str]] = []
+    problems: list[str] = []
+    notes: list[str] = []
     for folder in _folders(options.folder):
         name = _name(options.folder, folder)
         try:
@@ -240,8 +289,11 @@ def _verify(options: argparse.Namespace) -> int:
         found = verify_dataset(store)
         rows.append([name, str(found.trajectories), _ranges(store, found), _state(found)])
         problems += [f"{name}: {problem}" for problem in found.problems]
+        notes += [f"{name}: {note}" for note in found.notes]
     header = ["name", "trajectories", "range of each channel", "state"]
     print_line(table(header, rows, left=len(header)))
+    for note in notes:
+        print_line(f"note: {note}")
     return _report(problems)
 
 

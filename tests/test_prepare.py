@@ -70,7 +70,7 @@ def test_import_of_a_folder(tmp_path, capsys) -> None:
     assert main(["import", str(source), "--out", str(root)]) == 0
     captured = capsys.readouterr()
     assert captured.err == ""
-    assert "133021.txt is PDEBench shallow water: 2 trajectories of 101 frames" in captured.out
+    assert "133021.txt: PDEBench shallow water: 2 trajectories of 101 frames" in captured.out
     assert captured.out.splitlines()[-1] == f"3 of 3 files are in {root}, 0 failed"
     assert stored_names(root) == ["dr_pdb", "ns2d_fno_1e-5", "swe_pdb"]
 
@@ -105,9 +105,9 @@ def test_bad_files_are_named_one_by_one_and_the_others_imported(tmp_path, capsys
         [
             ("cut.h5", "truncated"),
             ("empty.h5", "group 0000 holds no data"),
-            ("nan.h5", "train trajectory 0 holds NaN"),
             ("pointer.mat", "git lfs pull"),
             ("readme.txt", "no known format"),
+            ("nan.h5", "train trajectory 0 holds NaN"),
         ],
         strict=True,
     ):
@@ -227,9 +227,10 @@ def test_verify_names_what_is_wrong_and_goes_on(generated, capsys) -> None:
 def test_verify_finds_the_leak_in_the_published_shallow_water_data(tmp_path, capsys) -> None:
     """Seeds 0 and 1 cover the same cells at 32 x 32: the test trajectory was trained on."""
     assert main(["import", str(SHALLOW_WATER), "--out", str(tmp_path)]) == 0
-    assert main(["verify", str(tmp_path)]) == 1
-    errors = capsys.readouterr().err
-    assert "1 test trajectories are also in the train split (train 0 = test 0)" in errors
+    assert main(["verify", str(tmp_path)]) == 0  # nothing that another download would mend
+    notes = capsys.readouterr().out
+    assert "note: swe_pdb: 1 test trajectories are also in the train split" in notes
+    assert "known of the published data" in notes
 
 
 def test_imported_data_reaches_training(tmp_path) -> None:

@@ -210,13 +210,35 @@ class SweepConfig(Section):
 class GeneratedDataset(Section):
     """One dataset to solve for. `data/solvers/` holds the equations."""
 
-    equation: Literal["navier_stokes", "reaction_diffusion", "shallow_water"]
+    equation: Literal[
+        "navier_stokes",
+        "reaction_diffusion",
+        "shallow_water",
+        "compressible",
+        "compressible_turbulence",
+        "compressible_3d",
+        "compressible_turbulence_3d",
+        "smoke",
+        "cavity",
+        "tube",
+        "cylinder",
+        "obstacle_mixture",
+        "darcy",
+    ]
     train: PositiveInt  # trajectories
     test: PositiveInt
     grid: PositiveInt  # stored points per axis
     frames: PositiveInt
     frame_interval: PositiveFloat  # in the equation's time
     parameters: dict[str, float] = {}  # of the equation, e.g. viscosity
+
+    @model_validator(mode="after")
+    def _steady_problems_have_two_frames(self) -> Self:
+        if self.equation == "darcy" and self.frames != 2:
+            raise ValueError(
+                f"frames={self.frames}: a steady problem has 2, its coefficient and its solution"
+            )
+        return self
 
 
 class SuiteConfig(Section):
@@ -225,6 +247,19 @@ class SuiteConfig(Section):
     name: str = Field(min_length=1, pattern=r"^[\w.\-]+$")
     seed: NonNegativeInt = 0
     datasets: dict[str, GeneratedDataset] = Field(min_length=1)
+
+    def scaled(self, factor: float) -> Self:
+        """Return the suite with a multiple of its trajectories, at least one each, and a name."""
+        datasets = {
+            name: recipe.model_copy(
+                update={
+                    "train": max(1, round(recipe.train * factor)),
+                    "test": max(1, round(recipe.test * factor)),
+                }
+            )
+            for name, recipe in self.datasets.items()
+        }
+        return self.model_copy(update={"name": f"{self.name}-x{factor:g}", "datasets": datasets})
 
 
 def config_hash(config: Section) -> str:

@@ -22,6 +22,12 @@ class DatasetInfo:
     boundary: str
     origin: Literal["generated", "imported"]
     source: str  # the recipe, or the file it was imported from
+    staggering: str = ""  # which points the channels are at, where they differ
+
+    @property
+    def constant(self) -> tuple[bool, ...]:
+        """Return, per channel, whether it is the same in all frames: a geometry mask."""
+        return tuple(not scored for scored in self.scored)
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Self:

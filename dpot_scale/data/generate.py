@@ -2,33 +2,34 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import fields
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
+from numpy.typing import NDArray
 
-from dpot_scale.config.load import nearest
 from dpot_scale.config.schema import GeneratedDataset, SuiteConfig, config_hash
 from dpot_scale.data.catalog import DatasetInfo
-from dpot_scale.data.solvers.navier_stokes import NavierStokes
-from dpot_scale.data.solvers.reaction_diffusion import ReactionDiffusion
-from dpot_scale.data.solvers.shallow_water import ShallowWater
+from dpot_scale.data.parts import Part, Workers, pieces, solver_of, threads
 from dpot_scale.data.solvers.solver import Solver
-from dpot_scale.data.store import INDEX, Split, StoreWriter, locked, open_store
+from dpot_scale.data.store import INDEX, Split, locked, open_store
+from dpot_scale.data.writer import StoreWriter
 from dpot_scale.errors import ConfigError, DataError
 
-SOLVERS: dict[str, type[Any]] = {
-    solver.equation: solver for solver in (NavierStokes, ReactionDiffusion, ShallowWater)
-}
-# Trajectories solved at once: enough to fill the cores, little enough to stay in cache.
-SOLVED_TOGETHER = 16
+MASK = "mask"  # the channel that says where the fluid is
 # Seeds of one suite seed; the upper half is for test trajectories.
 SEEDS_PER_SUITE = 1_000_000
+SECONDS_BETWEEN_LINES = 30.0  # about the progress of a large dataset
 
 
-def generate_suite(suite: SuiteConfig, root: Path, *, progress: Callable[[str], None]) -> None:
+def generate_suite(
+    suite: SuiteConfig,
+    root: Path,
+    *,
+    progress: Callable[[str], None],
+    workers: Callable[[], AbstractContextManager[Workers]] = threads,
+) -> None:
     """Generate those datasets of a suite that `root` lacks.
 
     Safe to call from several processes: one generates, the others wait and find the result.
@@ -37,24 +38,33 @@ def generate_suite(suite: SuiteConfig, root: Path, *, progress: Callable[[str], 
         suite: The recipe of every dataset.
         root: The folder of all datasets.
         progress: Takes one line of text for the user at a time.
+        workers: Opens what solves the equations, if there is anything to solve.
 
     Raises:
-        ConfigError: an equation has no such parameter.
+        ConfigError: an equation has no such parameter, or there are too many trajectories.
         DataError: a dataset of the same name was made by another recipe.
     """
-    solvers = {name: _solver(name, recipe) for name, recipe in suite.datasets.items()}
+    infos = {name: _info(name, recipe, suite.seed) for name, recipe in suite.datasets.items()}
     if not _missing(suite, root):  # nothing to write: the folder may be read-only
         return
     with locked(root):
-        for name in _missing(suite, root):  # again: another process may have been faster
-            started = time.perf_counter()
-            recipe = suite.datasets[name]
-            _generate(root, name, recipe, solvers[name], suite.seed)
-            progress(
-                f"generated {name}: {recipe.train} train and {recipe.test} test trajectories of "
-                f"{recipe.frames} frames at {recipe.grid} x {recipe.grid} in "
-                f"{time.perf_counter() - started:.1f} s"
-            )
+        missing = _missing(suite, root)  # again: another process may have been faster
+        if not missing:
+            return
+        with workers() as opened:
+            for name in missing:
+                started = time.perf_counter()
+                recipe = suite.datasets[name]
+                _generate(root, infos[name], recipe, suite.seed, opened, progress)
+                progress(_outcome(infos[name], recipe, time.perf_counter() - started))
+
+
+def _outcome(info: DatasetInfo, recipe: GeneratedDataset, seconds: float) -> str:
+    grid = " x ".join(str(points) for points in info.grid)
+    return (
+        f"generated {info.name}: {recipe.train} train and {recipe.test} test trajectories of "
+        f"{recipe.frames} frames at {grid} in {seconds:.1f} s"
+    )
 
 
 def _missing(suite: SuiteConfig, root: Path) -> list[str]:
@@ -72,33 +82,58 @@ def _source(recipe: GeneratedDataset, seed: int) -> str:
     return f"{recipe.equation}, suite seed {seed}, recipe {config_hash(recipe)}"
 
 
-def _generate(root: Path, name: str, recipe: GeneratedDataset, solver: Solver, seed: int) -> None:
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    info = DatasetInfo(
+def _generate(
+    root: Path,
+    info: DatasetInfo,
+    recipe: GeneratedDataset,
+    seed: int,
+    workers: Workers,
+    progress: Callable[[str], None],
+) -> None:
+    said, solver = time.monotonic(), solver_of(recipe)
+    with StoreWriter(root, info, resume=True) as writer:
+        for split, seeds in _seeds(seed, recipe).items():
+            missing = seeds[writer.written(split) :]  # what an interrupted generation left behind
+            some_seeds = list(pieces(missing, workers.part_size(recipe)))
+            parts = (Part(recipe, some) for some in some_seeds)
+            for some, fields_NTC in zip(some_seeds, workers.solve_all(parts), strict=True):
+                writer.append(split, fields_NTC, _parameters(some, solver))
+                if time.monotonic() - said > SECONDS_BETWEEN_LINES:
+                    said = time.monotonic()
+                    done = seeds.index(some[-1]) + 1
+                    progress(f"{info.name}: {done} of {len(seeds)} {split} trajectories")
+
+
+def _parameters(seeds: range, solver: Solver) -> dict[str, NDArray[Any]]:
+    drawn = [{"seed": seed, **solver.drawn(seed)} for seed in seeds]
+    return {name: np.array([of_one[name] for of_one in drawn]) for name in drawn[0]}
+
+
+def _info(name: str, recipe: GeneratedDataset, seed: int) -> DatasetInfo:
+    try:
+        solver = solver_of(recipe)
+    except ConfigError as error:
+        raise ConfigError(f"dataset {name}: {error}") from None
+    if max(recipe.train, recipe.test) > SEEDS_PER_SUITE // 2:
+        raise ConfigError(
+            f"dataset {name}: train={recipe.train}, test={recipe.test}; a suite has seeds for "
+            f"{SEEDS_PER_SUITE // 2} trajectories of each split"
+        )
+    axes = ("x", "y", "z")[: len(solver.domain_length)]
+    return DatasetInfo(
         name=name,
         equation=recipe.equation,
         channels=solver.channels,
-        scored=(True,) * len(solver.channels),
-        spatial_axes=("x", "y"),
-        grid=(recipe.grid, recipe.grid),
-        domain_length=(solver.domain_length, solver.domain_length),
+        scored=tuple(channel != MASK for channel in solver.channels),
+        spatial_axes=axes,
+        grid=(recipe.grid,) * len(axes),
+        domain_length=solver.domain_length,
         frame_interval=recipe.frame_interval,
         boundary=solver.boundary,
+        staggering=solver.staggering,
         origin="generated",
         source=_source(recipe, seed),
     )
-    with StoreWriter(root, info) as writer:
-        for split, seeds in _seeds(seed, recipe).items():
-            for first in range(0, len(seeds), SOLVED_TOGETHER):
-                some = seeds[first : first + SOLVED_TOGETHER]
-                solution = solver.solve(
-                    some,
-                    grid=recipe.grid,
-                    frames=recipe.frames,
-                    frame_interval=recipe.frame_interval,
-                    device=device,
-                )
-                writer.append(split, solution.cpu().numpy(), {"seed": np.array(some)})
 
 
 def _seeds(suite_seed: int, recipe: GeneratedDataset) -> dict[Split, range]:
@@ -109,19 +144,6 @@ def _seeds(suite_seed: int, recipe: GeneratedDataset) -> dict[Split, range]:
         "train": range(first, first + recipe.train),
         "test": range(first_test, first_test + recipe.test),
     }
-
-
-def _solver(name: str, recipe: GeneratedDataset) -> Solver:
-    solver = SOLVERS[recipe.equation]
-    known = [field.name for field in fields(solver)]
-    for parameter in recipe.parameters:
-        if parameter not in known:
-            raise ConfigError(
-                f"dataset {name}: the equation {recipe.equation} has no parameter {parameter!r}"
-                f"{nearest(parameter, known)}; it has: {', '.join(known)}"
-            )
-    made: Solver = solver(**recipe.parameters)
-    return made
 
 
 def _check_recipe(root: Path, name: str, source: str) -> None:

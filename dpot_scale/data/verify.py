@@ -4,15 +4,27 @@ import hashlib
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from dpot_scale.data.store import FIELDS, SPLITS, DatasetStore, Shard, Split, sha256
+from dpot_scale.data.authenticity import check_authenticity
+from dpot_scale.data.shards import FIELDS, Shard, digest
+from dpot_scale.data.statistics import Moments
+from dpot_scale.data.store import SPLITS, DatasetStore, Split
+from dpot_scale.errors import DataError
 
 SHOWN_TRAJECTORIES = 5  # of each kind of problem
+PIECE_BYTES = 64 * 2**20
+STATISTICS_TOLERANCE = 1e-5  # of the standard deviation
+# Datasets that repeat themselves as they are published.
+KNOWN_REPETITIONS = {
+    "swe_pdb": "known of the published data: each state follows from one radius, and radii that "
+    "cover the same cells give the same trajectory",
+}
 
 
 @dataclass
@@ -23,60 +35,131 @@ class Verification:
     minimum_C: NDArray[Any] = field(default_factory=lambda: np.empty(0))
     maximum_C: NDArray[Any] = field(default_factory=lambda: np.empty(0))
     problems: list[str] = field(default_factory=list)  # one sentence each
+    notes: list[str] = field(default_factory=list)  # what is worth knowing, but no fault
 
 
 def verify_dataset(store: DatasetStore) -> Verification:
-    """Check files, shapes, values and repeated trajectories, holding one trajectory in memory."""
+    """Check files, shapes, values and repeated trajectories, holding 64 MiB in memory."""
     channels = len(store.info.channels)
     found = Verification(minimum_C=np.full(channels, np.inf), maximum_C=np.full(channels, -np.inf))
     places: dict[str, list[str]] = defaultdict(list)  # digest of a trajectory -> where it is
+    moments = Moments()
+    digests: dict[str, str] = {}
     for split in SPLITS:
         if not store.shards[split]:
             found.problems.append(f"the {split} split is empty")
-        for number, trajectory in enumerate(_trajectories(store, split, found)):
+        for number in _readable(store, split, found, digests):
             place = f"{split} {number}"
-            places[hashlib.blake2b(trajectory.data, digest_size=16).hexdigest()].append(place)
-            _check_values(trajectory, place, found)
+            seen = moments if split == "train" else Moments()
+            try:
+                places[_look_at(store, split, number, found, seen)].append(place)
+            except DataError as error:
+                found.problems.append(str(error))
     found.trajectories = sum(len(repeats) for repeats in places.values())
-    found.problems.extend(_repetitions(list(places.values())))
+    _report_repetitions(store, list(places.values()), found)
+    if not found.problems:  # otherwise there is a better reason
+        found.problems += _statistics_problems(store, moments)
+        found.problems += check_authenticity(store)
     return found
 
 
-def _trajectories(
-    store: DatasetStore, split: Split, found: Verification
-) -> Iterator[NDArray[np.float32]]:
-    """Yield the trajectories (T, C, *space) of the shards that are what the index says."""
+def _readable(
+    store: DatasetStore, split: Split, found: Verification, digests: dict[str, str]
+) -> Iterator[int]:
+    """Yield the trajectories of the shards that are what the index says."""
+    first = 0
     for shard in store.shards[split]:
         try:
-            yield from _shard_trajectories(store, shard, found)
-        except OSError as error:
+            _check_file(store, shard, found, digests)
+            yield from range(first, first + shard.trajectories)
+        except (OSError, KeyError, DataError) as error:
             found.problems.append(f"{shard.file} cannot be read ({error})")
+        except _Misshapen:
+            found.problems.append(
+                f"{shard.file} does not hold {FIELDS} {_shape(store, shard)} in float32"
+            )
+        first += shard.trajectories
 
 
-def _shard_trajectories(
-    store: DatasetStore, shard: Shard, found: Verification
-) -> Iterator[NDArray[np.float32]]:
-    path = store.folder / shard.file
-    if sha256(path) != shard.sha256:
-        found.problems.append(f"{shard.file} has changed since it was written (other sha256)")
-    info = store.info
-    expected = (shard.trajectories, shard.frames, len(info.channels), *info.grid)
+class _Misshapen(Exception):  # noqa: N818
+    """A shard that does not hold what the index says."""
+
+
+def _check_file(
+    store: DatasetStore, shard: Shard, found: Verification, digests: dict[str, str]
+) -> None:
+    path = store.folder / shard.file  # of a linked file, the absolute path
+    if shard.file not in digests:
+        digests[shard.file] = digest(path)
+        if digests[shard.file] != shard.sha256:
+            found.problems.append(f"{shard.file} has changed since it was written (other sha256)")
+    if shard.view is None:
+        _check_shape(path, _shape(store, shard))
+
+
+def _check_shape(path: Path, expected: tuple[int, ...]) -> None:
     with h5py.File(path, "r") as file:
         fields = file.get(FIELDS)
         if getattr(fields, "shape", None) != expected or fields.dtype != np.float32:
-            found.problems.append(f"{shard.file} does not hold {FIELDS} {expected} in float32")
-            return
-        yield from fields
+            raise _Misshapen
 
 
-def _check_values(trajectory: NDArray[np.float32], place: str, found: Verification) -> None:
-    space = (0, *range(2, trajectory.ndim))
-    finite = np.isfinite(trajectory)
-    if not finite.all():
-        found.problems.append(f"{place} holds {(~finite).sum():,} values that are not finite")
-        return
-    found.minimum_C = np.minimum(found.minimum_C, trajectory.min(axis=space))
-    found.maximum_C = np.maximum(found.maximum_C, trajectory.max(axis=space))
+def _shape(store: DatasetStore, shard: Shard) -> tuple[int, ...]:
+    return (shard.trajectories, shard.frames, sum(store.info.scored), *store.info.grid)
+
+
+def _look_at(
+    store: DatasetStore, split: Split, number: int, found: Verification, moments: Moments
+) -> str:
+    """Check the values of a trajectory and return its digest."""
+    frames = store.num_frames(split)
+    frame_bytes = 4 * len(store.info.channels) * int(np.prod(store.info.grid))
+    length = max(1, PIECE_BYTES // frame_bytes)
+    content, not_finite = hashlib.blake2b(digest_size=16), 0
+    for first in range(0, frames, length):
+        piece_TCxy = store.read(split, number, first, min(length, frames - first))
+        content.update(np.ascontiguousarray(piece_TCxy).data)
+        finite = np.isfinite(piece_TCxy)
+        not_finite += int((~finite).sum())
+        if finite.all():
+            space = (0, *range(2, piece_TCxy.ndim))
+            found.minimum_C = np.minimum(found.minimum_C, piece_TCxy.min(axis=space))
+            found.maximum_C = np.maximum(found.maximum_C, piece_TCxy.max(axis=space))
+            moments.add(piece_TCxy)
+    if not_finite:
+        found.problems.append(f"{split} {number} holds {not_finite:,} values that are not finite")
+    return content.hexdigest()
+
+
+def _statistics_problems(store: DatasetStore, moments: Moments) -> list[str]:
+    """Say which channels have another mean or standard deviation than the index says."""
+    actual = moments.statistics(len(store.info.channels))
+    problems = []
+    for channel, *values in zip(
+        store.info.channels,
+        actual.mean,
+        store.statistics.mean,
+        actual.std,
+        store.statistics.std,
+        strict=True,
+    ):
+        mean, stated_mean, std, stated_std = values
+        distance = max(abs(mean - stated_mean), abs(std - stated_std))
+        if distance > STATISTICS_TOLERANCE * max(std, abs(mean)):
+            problems.append(
+                f"the index gives {channel} a mean of {stated_mean:.6g} and a deviation of "
+                f"{stated_std:.6g}, the train split has {mean:.6g} and {std:.6g}"
+            )
+    return problems
+
+
+def _report_repetitions(store: DatasetStore, places: list[list[str]], found: Verification) -> None:
+    known = KNOWN_REPETITIONS.get(store.info.name) if store.info.origin == "imported" else None
+    sentences = _repetitions(places)
+    if known is None:
+        found.problems += sentences
+    else:
+        found.notes += [f"{sentence}; {known}" for sentence in sentences]
 
 
 def _repetitions(places: list[list[str]]) -> list[str]:

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from dpot_scale.data.catalog import DatasetInfo
-from dpot_scale.data.store import DatasetStore, StoreWriter, open_store
+from dpot_scale.data.store import DatasetStore, open_store
+from dpot_scale.data.writer import StoreWriter
 
 MakeStore = Callable[..., DatasetStore]
 

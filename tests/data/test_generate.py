@@ -4,16 +4,26 @@ import multiprocessing
 import os
 import signal
 import time
+from collections.abc import Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
+import torch
 
 from dpot_scale.config.schema import GeneratedDataset, SuiteConfig
-from dpot_scale.data import generate
+from dpot_scale.data import generate, parts
 from dpot_scale.data.generate import generate_suite
-from dpot_scale.data.store import SPLITS, Split, open_store, sha256, stored_names
+from dpot_scale.data.parts import Part, Workers
+from dpot_scale.data.shards import sha256
+from dpot_scale.data.solvers.obstacle import problem_of
+from dpot_scale.data.solvers.shallow_water import ShallowWater
+from dpot_scale.data.store import SPLITS, Split, open_store, stored_names
+from dpot_scale.data.writer import StoreWriter
 from dpot_scale.errors import ConfigError, DataError
 
 RECIPE: dict[str, Any] = {
@@ -40,33 +50,95 @@ def trajectories(root: Path, split: Split, name: str = "dr") -> np.ndarray:
     return np.stack([store.read(split, number, 0, frames) for number in range(count)])
 
 
+def recipe_of(equation: str, **changes: Any) -> GeneratedDataset:
+    frames = 2 if equation == "darcy" else 3
+    return GeneratedDataset(**(RECIPE | {"equation": equation, "frames": frames} | changes))
+
+
 def test_every_equation_is_generated_as_its_recipe_says(tmp_path: Path) -> None:
     lines: list[str] = []
-    recipes = {
-        equation: GeneratedDataset(**(RECIPE | {"equation": equation}))
-        for equation in generate.SOLVERS
-    }
+    recipes = {equation: recipe_of(equation) for equation in parts.SOLVERS}
     suite = SuiteConfig(name="all", datasets=recipes)
     generate_suite(suite, tmp_path, progress=lines.append)
     assert stored_names(tmp_path) == sorted(recipes)
-    for name in recipes:
+    for name, recipe in recipes.items():
         store = open_store(tmp_path, name)
         assert [store.num_trajectories(split) for split in SPLITS] == [4, 2]
-        shape = (4, 3, len(store.info.channels), 8, 8)
+        dims = 3 if name.endswith("3d") else 2
+        shape = (4, recipe.frames, len(store.info.channels), *[8] * dims)
         assert trajectories(tmp_path, "train", name).shape == shape
         assert store.info.origin == "generated"
+        assert store.info.spatial_axes == ("x", "y", "z")[:dims]
+        scored = dict(zip(store.info.channels, store.info.scored, strict=True))
+        assert scored == {channel: channel != "mask" for channel in store.info.channels}
     assert [line.split()[1] for line in lines] == [f"{name}:" for name in recipes]
 
 
-def test_no_two_trajectories_are_equal(tmp_path: Path) -> None:
-    """Above all not one of the training and one of the test split, for any equation."""
-    for equation in generate.SOLVERS:
-        suite = SuiteConfig(
-            name="s", datasets={equation: RECIPE | {"equation": equation, "train": 40, "test": 20}}
+@pytest.mark.parametrize("equation", get_args(GeneratedDataset.model_fields["equation"].annotation))
+def test_no_two_trajectories_are_equal(equation: str, tmp_path: Path) -> None:
+    """Above all not one of the training and one of the test split."""
+    recipe = recipe_of(equation, train=20, test=10)
+    generate_suite(SuiteConfig(name="s", datasets={"dr": recipe}), tmp_path, progress=silent)
+    both = [trajectories(tmp_path, split) for split in SPLITS]
+    assert len({row.tobytes() for split in both for row in split}) == 30
+
+
+def test_what_an_interrupted_generation_left_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Shards that are safe on disk are not solved again."""
+    solved: list[range] = []
+
+    @contextmanager
+    def failing(after: int) -> Iterator[Workers]:
+        def start(part: Part) -> Future[Any]:
+            if len(solved) == after:
+                raise KeyboardInterrupt
+            solved.append(part.seeds)
+            future: Future[Any] = Future()
+            future.set_result(parts.solve(part))
+            return future
+
+        yield Workers(start, 0, lambda _: 2)
+
+    suite = suite_of(train=6)
+    monkeypatch.setattr(generate, "StoreWriter", partial(StoreWriter, shard_bytes=1))
+    with pytest.raises(KeyboardInterrupt):
+        generate_suite(suite, tmp_path, progress=silent, workers=partial(failing, 2))
+    assert stored_names(tmp_path) == []
+    generate_suite(suite, tmp_path, progress=silent, workers=partial(failing, 99))
+    assert [(seeds.start, len(seeds)) for seeds in solved[:3]] == [(0, 2), (2, 2), (4, 2)]
+    generate_suite(suite, tmp_path / "at once", progress=silent)
+    for split in SPLITS:
+        np.testing.assert_array_equal(
+            trajectories(tmp_path, split), trajectories(tmp_path / "at once", split)
         )
-        generate_suite(suite, tmp_path, progress=silent)
-        both = [trajectories(tmp_path, split, equation) for split in SPLITS]
-        assert len({row.tobytes() for split in both for row in split}) == 60, equation
+
+
+def test_parts_are_taken_in_order_and_few_of_them_wait() -> None:
+    waiting = most = 0
+
+    def start(part: Part) -> Future[Any]:
+        nonlocal waiting, most
+        waiting += 1
+        most = max(most, waiting)
+        future: Future[Any] = Future()
+        future.set_result(np.array(part.seeds))
+        return future
+
+    workers = Workers(start, 2, lambda _: 1)
+    taken = []
+    for seeds in workers.solve_all(Part(recipe_of("darcy"), range(n, n + 1)) for n in range(9)):
+        waiting -= 1
+        taken.append(seeds.item())
+    assert taken == list(range(9))
+    assert most == 3, "two at work, one that has just been taken"
+
+
+def test_threads_leave_torch_as_it_was(tmp_path: Path) -> None:
+    before = torch.get_num_threads()
+    generate_suite(suite_of(), tmp_path, progress=silent)
+    assert torch.get_num_threads() == before
 
 
 def test_the_same_recipe_gives_the_same_numbers(tmp_path: Path) -> None:
@@ -86,7 +158,7 @@ def test_more_training_trajectories_leave_the_others_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     generate_suite(suite_of(), tmp_path / "few", progress=silent)
-    monkeypatch.setattr(generate, "SOLVED_TOGETHER", 3)
+    monkeypatch.setattr(parts, "VALUES_TOGETHER", 3 * 2 * 8**2)
     generate_suite(suite_of(train=7), tmp_path / "many", progress=silent)
     few, many = (trajectories(tmp_path / folder, "train") for folder in ("few", "many"))
     np.testing.assert_array_equal(many[:4], few)
@@ -132,6 +204,12 @@ def test_an_unknown_parameter_is_refused_before_anything_is_made(tmp_path: Path)
     assert not (tmp_path / "new").exists()
 
 
+@pytest.mark.parametrize("changes", [{"train": 500_001}, {"test": 500_001}])
+def test_splits_that_would_share_seeds_are_refused(changes: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="seeds for 500000 trajectories of each split"):
+        generate_suite(suite_of(**changes), tmp_path, progress=silent)
+
+
 def test_a_solution_that_blows_up_is_not_stored(tmp_path: Path) -> None:
     suite = suite_of(parameters={"diffusion_u": -30.0}, frame_interval=5.0)
     with pytest.raises(DataError, match="holds NaN or infinite values"):
@@ -141,7 +219,7 @@ def test_a_solution_that_blows_up_is_not_stored(tmp_path: Path) -> None:
 
 def _generate_slowly(root: Path) -> None:
     """Solve one trajectory at a time, so that a kill finds a dataset half made."""
-    generate.SOLVED_TOGETHER = 1
+    parts.VALUES_TOGETHER = 1
     generate_suite(suite_of(train=100_000), root, progress=silent)
 
 
@@ -162,7 +240,7 @@ def test_a_killed_generation_starts_again(tmp_path: Path) -> None:
 
 def _generate_and_report(root: Path, together: Any, made: Any) -> None:
     lines: list[str] = []
-    generate.SOLVED_TOGETHER = 1  # slow enough for the other process to come in between
+    parts.VALUES_TOGETHER = 1  # slow enough for the other process to come in between
     together.wait()
     generate_suite(suite_of(train=300), root, progress=lines.append)
     made.put((len(lines), open_store(root, "dr").num_trajectories("train")))
@@ -181,3 +259,18 @@ def test_of_two_processes_one_generates_and_the_other_waits(tmp_path: Path) -> N
     for child in children:
         child.join()
     assert answers == [(0, 300), (1, 300)]
+
+
+def test_what_a_trajectory_draws_is_stored_with_it(tmp_path: Path) -> None:
+    recipes = {
+        "swe": recipe_of("shallow_water"),
+        "smoke": recipe_of("smoke", parameters={"smallest_buoyancy": 0.2}),
+        "flow": recipe_of("obstacle_mixture"),
+    }
+    generate_suite(SuiteConfig(name="s", datasets=recipes), tmp_path, progress=silent)
+    swe, smoke, flow = (open_store(tmp_path, name).parameters("train") for name in recipes)
+    assert swe["seed"].tolist() == [0, 1, 2, 3]
+    assert swe["radius"].tolist() == [ShallowWater().radius(seed) for seed in range(4)]
+    assert 0.2 <= smoke["buoyancy"].min() < smoke["buoyancy"].max() <= 0.5
+    assert [name.decode() for name in flow["problem"]] == [problem_of(seed) for seed in range(4)]
+    assert flow["reynolds"].min() >= 50

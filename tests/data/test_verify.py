@@ -8,8 +8,10 @@ import h5py
 import numpy as np
 import pytest
 
-from dpot_scale.data.store import INDEX, DatasetStore, Split, StoreWriter, open_store, sha256
+from dpot_scale.data.shards import sha256
+from dpot_scale.data.store import INDEX, DatasetStore, Split, open_store
 from dpot_scale.data.verify import verify_dataset
+from dpot_scale.data.writer import StoreWriter
 
 
 def shard_of(store: DatasetStore, split: Split, number: int = 0) -> Path:

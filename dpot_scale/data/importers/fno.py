@@ -2,14 +2,13 @@
 
 Two containers, told apart by their content: MATLAB v5, u (N, x, y, T); and MATLAB v7.3, which is
 HDF5 with all axes reversed, u (T, y, x, N). Undoing the reversal as a whole gives the physical
-orientation. Exchanging x and y, as some readers do, mirrors the flow: vorticity is then advected
-in the wrong direction.
+orientation. The reference exchanges x and y instead, which mirrors the flow: read as (x, y), its
+vorticity is advected in the wrong direction. People also convert u to .npy or .pt.
 """
 
-import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,11 +17,13 @@ import numpy as np
 import scipy.io
 from numpy.typing import NDArray
 
-from dpot_scale.data.importers.source import Block, Source, block_length, frame_interval
+from dpot_scale.data.importers.arrays import read_arrays
+from dpot_scale.data.importers.source import Source, frame_interval
 from dpot_scale.errors import DataError
 
 FIELD = "u"
 TIMES = "t"
+DARCY = {"coeff", "sol"}  # the arrays of another problem in the same container
 MATLAB_5 = b"MATLAB 5.0 MAT-file"
 BYTES_PER_VALUE = {"single": 4, "double": 8}  # MATLAB's floating-point classes
 DOMAIN_LENGTH = 1.0
@@ -37,9 +38,10 @@ class _Header:
     shape: tuple[int, ...]  # as MATLAB sees it: (N, x, y, T)
     bytes_per_value: int
     times: NDArray[Any] | None
+    chunk: int = 1  # trajectories
 
 
-def recognise(path: Path) -> Source | None:
+def recognise(path: Path, *, paper: bool) -> list[Source]:
     """Return the file as a source if it is an FNO Navier-Stokes file.
 
     Raises:
@@ -47,17 +49,36 @@ def recognise(path: Path) -> Source | None:
     """
     if h5py.is_hdf5(path):
         header = _header_7(path)
-        return None if header is None else _source(path, header, "v7.3", _blocks_7)
+        if header is None:
+            return []
+        axes = ("y", "x") if paper else ("x", "y")
+        return [_source(path, header, "MATLAB v7.3", partial(_read_7, path, axes), axes)]
     with path.open("rb") as file:
-        is_matlab_5 = file.read(len(MATLAB_5)) == MATLAB_5
-    return _source(path, _header_5(path), "v5", _blocks_5) if is_matlab_5 else None
+        if file.read(len(MATLAB_5)) == MATLAB_5:
+            return _recognise_5(path)
+    array = _converted(path)
+    if array is None:
+        return []
+    header = _Header(array.shape, array.dtype.itemsize, None)
+    return [
+        _source(path, header, "converted", partial(_read_frames_last, lambda: array), ("x", "y"))
+    ]
+
+
+def _recognise_5(path: Path) -> list[Source]:
+    header = _header_5(path)
+    if header is None:
+        return []
+    load = cache(partial(_load_5, path, FIELD))  # MATLAB v5 can only be read as a whole
+    return [_source(path, header, "MATLAB v5", partial(_read_frames_last, load), ("x", "y"))]
 
 
 def _source(
     path: Path,
     header: _Header,
     container: str,
-    blocks: Callable[[Path, _Header], Iterator[Block]],
+    read: Callable[[slice, slice], NDArray[Any]],
+    spatial_axes: tuple[str, ...],
 ) -> Source:
     if len(header.shape) != 4:
         raise DataError(
@@ -68,7 +89,7 @@ def _source(
     times = header.times if header.times is not None else np.arange(1, frames + 1)
     return Source(
         path=path,
-        format=f"FNO Navier-Stokes, MATLAB {container}",
+        format=f"FNO Navier-Stokes, {container}",
         candidates=_candidates(trajectories, frames),
         equation="Navier-Stokes, vorticity",
         channels=("vorticity",),
@@ -78,7 +99,10 @@ def _source(
         boundary="periodic",
         trajectories=trajectories,
         frames=frames,
-        blocks=partial(blocks, path, header),
+        read=read,
+        aligned_to=header.chunk,
+        value_bytes=header.bytes_per_value,
+        spatial_axes=spatial_axes,
     )
 
 
@@ -104,13 +128,16 @@ def _header_7(path: Path) -> _Header | None:
     with h5py.File(path, "r") as file:
         if not _is_matlab_7(file):
             return None
+        if file.keys() >= DARCY:
+            return None
         if not isinstance(file.get(FIELD), h5py.Dataset):
             raise DataError(_without_field(path, list(file)))
         field = file[FIELD]
         if field.dtype.kind != "f":
             raise DataError(_not_floats(path, str(field.dtype)))
         times = file[TIMES][()] if TIMES in file else None
-        return _Header(field.shape[::-1], field.dtype.itemsize, times)
+        chunk = field.chunks[-1] if field.chunks else 1
+        return _Header(field.shape[::-1], field.dtype.itemsize, times, chunk)
 
 
 def _is_matlab_7(file: h5py.File) -> bool:
@@ -122,22 +149,21 @@ def _is_matlab_7(file: h5py.File) -> bool:
     return has_classes or (FIELD in file and ("a" in file or TIMES in file))
 
 
-def _blocks_7(path: Path, header: _Header) -> Iterator[Block]:
-    """Yield blocks of whole chunks: samples are the fastest axis on disk, one by one is hopeless.
+def _read_7(path: Path, spatial_axes: tuple[str, ...], rows: slice, frames: slice) -> NDArray[Any]:
+    """Read u (T, y, x, N) as (N, T, 1, *spatial_axes).
 
-    The axes (T, y, x, N) become (N, T, 1, x, y).
+    Trajectories are the fastest axis on disk: one by one is hopeless, whole chunks are fast.
     """
+    order = (3, 0, 2, 1) if spatial_axes == ("x", "y") else (3, 0, 1, 2)
     with h5py.File(path, "r") as file:
-        field = file[FIELD]
-        chunk = field.chunks[-1] if field.chunks else 1
-        length = block_length(_trajectory_bytes(header), aligned_to=chunk)
-        for first in range(0, field.shape[-1], length):
-            fields_TyxN = field[..., first : first + length]
-            yield Block(fields_TyxN.transpose(3, 0, 2, 1)[:, :, None])
+        fields_TyxN: NDArray[Any] = file[FIELD][frames, :, :, rows]
+    return fields_TyxN.transpose(order)[:, :, None]
 
 
-def _header_5(path: Path) -> _Header:
+def _header_5(path: Path) -> _Header | None:
     arrays = {name: (shape, kind) for name, shape, kind in _read_5(path, scipy.io.whosmat)}
+    if arrays.keys() >= DARCY:
+        return None
     if FIELD not in arrays:
         raise DataError(_without_field(path, list(arrays)))
     shape, kind = arrays[FIELD]
@@ -147,12 +173,25 @@ def _header_5(path: Path) -> _Header:
     return _Header(shape, BYTES_PER_VALUE[kind], times)
 
 
-def _blocks_5(path: Path, header: _Header) -> Iterator[Block]:
-    """Yield blocks of u (N, x, y, T) as (N, T, 1, x, y); MATLAB v5 can only be read as a whole."""
-    fields_NxyT = _load_5(path, FIELD)
-    length = block_length(_trajectory_bytes(header))
-    for first in range(0, len(fields_NxyT), length):
-        yield Block(fields_NxyT[first : first + length].transpose(0, 3, 1, 2)[:, :, None])
+def _read_frames_last(load: Callable[[], NDArray[Any]], rows: slice, frames: slice) -> NDArray[Any]:
+    """Read u (N, x, y, T) as (N, T, 1, x, y)."""
+    return load()[rows, :, :, frames].transpose(0, 3, 1, 2)[:, :, None]
+
+
+def _converted(path: Path) -> NDArray[Any] | None:
+    """Return u of a .npy or .pt file that holds nothing else; frames last, as in the original."""
+    arrays = read_arrays(path)
+    if arrays is None or len(arrays) != 1:
+        return None
+    (array,) = arrays.values()
+    if array.ndim != 4:
+        return None
+    if array.shape[1] != array.shape[2] or array.dtype.kind != "f":
+        raise DataError(
+            f"{path} holds {array.dtype} of shape {array.shape}; expected floating-point vorticity "
+            "(N, x, y, T), frames last"
+        )
+    return array
 
 
 def _load_5(path: Path, name: str) -> NDArray[Any]:
@@ -171,10 +210,6 @@ def _read_5(path: Path, read: Callable[[Path], T]) -> T:
         raise DataError(
             f"{path} is a truncated or damaged MATLAB file ({error}); download it again"
         ) from error
-
-
-def _trajectory_bytes(header: _Header) -> int:
-    return math.prod(header.shape[1:]) * header.bytes_per_value
 
 
 def _without_field(path: Path, found: list[str]) -> str:

@@ -1,38 +1,69 @@
 """Which format a file has: decided by its content, never by its name."""
 
-from collections.abc import Callable
+import zipfile
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Protocol
 
 import h5py
 
-from dpot_scale.data.importers import fno, pdebench
+from dpot_scale.data.importers import (
+    cfdbench,
+    darcy,
+    fno,
+    pdearena,
+    pdebench,
+    reference,
+    the_well,
+)
 from dpot_scale.data.importers.source import Source
 from dpot_scale.errors import DataError
 
-# A format looks at a file and returns None where it is of another format. Where it is of its
-# own format, but damaged or incomplete, it raises a DataError.
-Format = Callable[[Path], Source | None]
+
+class Format(Protocol):
+    """Looks at a file and returns nothing where it is of another format.
+
+    Where it is of its own format, but damaged or incomplete, it raises a DataError. `paper` asks
+    for the quirks of the reference's preprocessing.
+    """
+
+    def __call__(self, path: Path, *, paper: bool) -> list[Source]:
+        """Return what the file holds."""
+        ...
+
 
 FORMATS: dict[str, Format] = {
-    "FNO Navier-Stokes .mat (v5 or v7.3)": fno.recognise,
-    "PDEBench diffusion-reaction or shallow-water HDF5": pdebench.recognise,
+    "FNO Navier-Stokes .mat (v5 or v7.3), or u alone as .npy or .pt": fno.recognise,
+    "PDEBench diffusion-reaction, shallow water, compressible flow in 2D and 3D": (
+        pdebench.recognise
+    ),
+    "PDEArena Navier-Stokes (also conditioned), shallow water NetCDF": pdearena.recognise,
+    "CFDBench cavity, tube, cylinder, dam: folders or zip files": cfdbench.recognise,
+    "Darcy flow of PDEBench, FNO (.mat) or neuraloperator (.pt)": darcy.recognise,
+    "The Well's HDF5": the_well.recognise,
+    "HDF5 that the reference's own preprocessing wrote": reference.recognise,
 }
 
 LFS_POINTER = b"version https://git-lfs"
+ZIP = b"PK\x03\x04"
 SHOWN_KEYS = 6
 
 
-def recognise(path: Path) -> Source:
+def recognise(path: Path, *, paper: bool = False) -> list[Source]:
     """Return what a published file holds, without reading its fields.
+
+    Args:
+        path: The file; of a CFDBench case its case.json.
+        paper: Read it as the reference's preprocessing does.
 
     Raises:
         DataError: the file is damaged, incomplete or of no known format.
     """
     _check_readable(path)
     for recognised_by in FORMATS.values():
-        source = recognised_by(path)
-        if source is not None:
-            return source
+        sources = recognised_by(path, paper=paper)
+        if sources:
+            return sources
     raise DataError(
         f"{path} is of no known format{_contents(path)}; "
         "`python -m dpot_scale.prepare import --help` lists them"
@@ -51,6 +82,8 @@ def _check_readable(path: Path) -> None:
         raise DataError(
             f"{path} is a git-lfs pointer, not the data; run `git lfs pull` where it was cloned"
         )
+    if start.startswith(ZIP) and not zipfile.is_zipfile(path):
+        raise DataError(f"{path} is a truncated zip file; download it again")
     if h5py.is_hdf5(path):
         _check_hdf5(path)
 
@@ -65,10 +98,16 @@ def _check_hdf5(path: Path) -> None:
 
 
 def _contents(path: Path) -> str:
-    """Return what an HDF5 file holds at its top level, in parentheses."""
-    if not h5py.is_hdf5(path):
-        return ""
-    with h5py.File(path, "r") as file:
-        keys = list(file)
-    shown = ", ".join(keys[:SHOWN_KEYS]) + (", ..." if len(keys) > SHOWN_KEYS else "")
-    return f" (HDF5 with: {shown or 'nothing'})"
+    """Return what a container holds at its top level, in parentheses."""
+    if h5py.is_hdf5(path):
+        with h5py.File(path, "r") as file:
+            return f" (HDF5 with: {_shown(list(file))})"
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            return f" (zip with: {_shown(archive.namelist())}; unpack it first)"
+    return ""
+
+
+def _shown(names: Sequence[str]) -> str:
+    shown = ", ".join(names[:SHOWN_KEYS]) + (", ..." if len(names) > SHOWN_KEYS else "")
+    return shown or "nothing"

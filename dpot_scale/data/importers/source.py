@@ -1,43 +1,41 @@
-"""What a published file holds, and how it gets into the store.
+"""What a published file holds, and which dataset it is of.
 
-A format module looks at the content of a file and describes it as a `Source`. Everything after
-that is the same for all formats: the name, the split, the checks and the writing.
+A format module looks at the content of a file and describes it as one or more `Source`s. What
+comes after that is the same for all formats: names, splits, checks and writing.
 """
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+import math
+import re
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dpot_scale.data.catalog import CATALOG, CatalogEntry, DatasetInfo
-from dpot_scale.data.store import INDEX, Split, StoreWriter, locked, read_store, sha256
+from dpot_scale.data.catalog import CATALOG
+from dpot_scale.data.shards import OpenFiles, View, ViewedArray
+from dpot_scale.data.store import Split
 from dpot_scale.errors import DataError
 
-BLOCK_BYTES = 64 * 2**20  # read at once; a large file never lies in memory as a whole
-LARGEST_BLOCK_BYTES = 2**30
 OWN_TEST_SHARE = 0.1  # of a dataset with a name that the catalogue does not have
+SPLIT_WORDS: dict[str, Split] = {"test": "test", "train": "train", "valid": "train"}
 
 Array = NDArray[Any]
-
-
-@dataclass(frozen=True)
-class Block:
-    """Some consecutive trajectories of a file."""
-
-    fields: Array  # (N, T, C, *space), in the order of `Source.spatial_axes`
-    parameters: Mapping[str, Array] = field(default_factory=dict)  # N values of each
+Read = Callable[[slice, slice], Array]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """A published file, understood but not yet read."""
+    """Trajectories of a published file, understood but not yet read."""
 
     path: Path
     format: str  # for people
-    candidates: tuple[str, ...]  # names of the catalogue that the content allows
+    member: str = ""  # of a container with several
+    candidates: tuple[str, ...]  # names that the content allows
     equation: str  # where the name is not in the catalogue
     channels: tuple[str, ...]
     grid: tuple[int, ...]
@@ -46,169 +44,135 @@ class Source:
     boundary: str
     trajectories: int
     frames: int
-    blocks: Callable[[], Iterator[Block]]  # all trajectories, in order
+    read: Read  # trajectories and frames -> (N, T, C, *spatial_axes)
+    aligned_to: int = 1  # trajectories that are only read together: a chunk of the file
+    value_bytes: int = 4
+    parameters: Mapping[str, Array] = field(default_factory=dict)  # N values of each
     spatial_axes: tuple[str, ...] = ("x", "y")
+    staggering: str = ""
+    constant: tuple[str, ...] = ()  # channels that do not change in time, which are not scored
+    views: tuple[View, ...] = ()  # where the file can be sliced as it lies
+    split: Split | None = None  # where the publisher says it
+    # The dataset of several files, and what puts them in order and gives each its split.
+    collection: str | None = None
+    arrange: "Callable[[Sequence[Source]], list[Source]] | None" = None
 
     def describe(self) -> str:
         """Return what the file holds, in a few words."""
         grid = " x ".join(str(points) for points in self.grid)
+        noun = "trajectory" if self.trajectories == 1 else "trajectories"
         return (
-            f"{self.format}: {self.trajectories} trajectories of {self.frames} frames of "
+            f"{self.format}: {self.trajectories} {noun} of {self.frames} frames of "
             f"{', '.join(self.channels)} at {grid}"
         )
 
+    @property
+    def place(self) -> Path:
+        """Return where it is, for messages."""
+        return self.path / self.member
 
-@dataclass(frozen=True, kw_only=True)
-class Imported:
-    """What an import did."""
+    @property
+    def frame_bytes(self) -> int:
+        """Return the size of a frame in the file."""
+        return len(self.channels) * math.prod(self.grid) * self.value_bytes
 
-    folder: Path
-    is_new: bool  # False: the same file had been imported before
-    train: int  # trajectories
-    test: int
-    frames: int
+    @property
+    def scored(self) -> tuple[bool, ...]:
+        """Return, per channel, whether it is a field and not a geometry mask."""
+        return tuple(channel not in self.constant for channel in self.channels)
 
 
-def import_source(
-    source: Source,
-    root: Path,
+@dataclass(frozen=True)
+class Part:
+    """Consecutive trajectories of a source that go to one split."""
+
+    source: Source
+    split: Split
+    first: int
+    trajectories: int
+
+
+def sliced_in_place(views: Sequence[View]) -> dict[str, Any]:
+    """Return those fields of a `Source` that follow from views of all its trajectories."""
+    return {
+        "trajectories": sum(view.trajectories for view in views),
+        "frames": views[0].frames,
+        "read": partial(read_views, tuple(views)),
+        "spatial_axes": views[0].spatial_axes,
+        "views": tuple(views),
+    }
+
+
+def file_view(
+    path: Path,
+    arrays: Sequence[tuple[str, tuple[str, ...]]],
     *,
-    name: str | None = None,
-    progress: Callable[[int], None],
-) -> Imported:
-    """Copy a source into the store; its last trajectories become the test split.
-
-    Args:
-        source: The file.
-        root: The folder of all datasets.
-        name: Of the dataset; needed where the content allows several.
-        progress: Takes the number of trajectories written so far.
-
-    Raises:
-        DataError: the file is damaged or holds values that are not finite, the name is not clear,
-            or a dataset of this name was made from something else. Nothing is then left behind.
-    """
-    info = _info(source, name or _only_candidate(source))
-    frames = _frames(source, info.name)
-    train = source.trajectories - _test_trajectories(source, info.name)
-    with locked(root):
-        is_new = not (root / info.name / INDEX).exists()
-        if is_new:
-            _write(source, info, root, train=train, frames=frames, progress=progress)
-        else:
-            _check_origin(root / info.name, info, source)
-    return Imported(
-        folder=root / info.name,
-        is_new=is_new,
-        train=train,
-        test=source.trajectories - train,
+    spatial_axes: tuple[str, ...],
+    trajectories: int,
+    frames: int,
+) -> View:
+    """Return the view of an HDF5 file, from the names and axes of its arrays."""
+    return View(
+        file=str(path.absolute()),
+        arrays=tuple(ViewedArray(name, axes) for name, axes in arrays),
+        spatial_axes=spatial_axes,
+        trajectories=trajectories,
         frames=frames,
     )
 
 
-def block_length(trajectory_bytes: int, aligned_to: int = 1) -> int:
-    """Return how many trajectories to read at once: whole chunks of the file, about 64 MiB.
-
-    A chunk of more than 1 GiB of trajectories is read, and decompressed, once for each GiB.
-    """
-    wanted = max(1, BLOCK_BYTES // trajectory_bytes)
-    if aligned_to <= wanted:
-        return wanted - wanted % aligned_to
-    return min(aligned_to, max(1, LARGEST_BLOCK_BYTES // trajectory_bytes))
-
-
-def _write(
-    source: Source,
-    info: DatasetInfo,
-    root: Path,
-    *,
-    train: int,
-    frames: int,
-    progress: Callable[[int], None],
-) -> None:
-    done = 0
-    with StoreWriter(root, info) as writer:
-        for block in _readable_blocks(source):
-            for split, rows in _split_rows(done, len(block.fields), train).items():
-                parameters = {key: values[rows] for key, values in block.parameters.items()}
-                _append(writer, source, split, block.fields[rows, :frames], parameters)
-            done += len(block.fields)
-            progress(done)
-
-
-def _split_rows(first: int, length: int, train: int) -> dict[Split, slice]:
-    """Return the rows of a block, which begins at trajectory `first`, that go to each split."""
-    boundary = min(max(train - first, 0), length)
-    return {"train": slice(0, boundary), "test": slice(boundary, length)}
-
-
-def _append(
-    writer: StoreWriter,
-    source: Source,
-    split: Split,
-    fields: Array,
-    parameters: Mapping[str, Array],
-) -> None:
+def read_views(views: Sequence[View], rows: slice, frames: slice) -> Array:
+    """Return a part of the trajectories of several views, (N, T, C, *space)."""
+    files = OpenFiles()
     try:
-        writer.append(split, fields, parameters)
-    except DataError as error:
-        raise DataError(f"{source.path}: {error}") from error
+        parts = [
+            view.read(files, slice(first, last), frames)
+            for view, first, last in overlapping(views, rows)
+        ]
+    finally:
+        files.close()
+    return np.concatenate(parts) if len(parts) > 1 else parts[0]
 
 
-def _readable_blocks(source: Source) -> Iterator[Block]:
-    """Yield the blocks; a file that breaks off in the middle is the user's to mend."""
-    blocks = source.blocks()
-    while True:
-        try:
-            block = next(blocks, None)
-        except (OSError, RuntimeError, ValueError) as error:  # of HDF5 on damaged chunks
-            raise DataError(f"{source.path} is damaged ({error}); download it again") from error
-        if block is None:
-            return
-        yield block
+def overlapping(views: Sequence[View], rows: slice) -> list[tuple[View, int, int]]:
+    """Return the views that hold some of the rows, and which of their own rows these are."""
+    found, before = [], 0
+    for view in views:
+        first = max(rows.start - before, 0)
+        last = min(rows.stop - before, view.trajectories)
+        if first < last:
+            found.append((view, first, last))
+        before += view.trajectories
+    return found
 
 
-def _info(source: Source, name: str) -> DatasetInfo:
-    entry = CATALOG.get(name)
-    if entry is not None and name not in source.candidates:
-        raise DataError(_contradiction(source, name, entry))
-    return DatasetInfo(
-        name=name,
-        equation=entry.equation if entry else source.equation,
-        channels=source.channels,
-        scored=(True,) * len(source.channels),
-        spatial_axes=source.spatial_axes,
-        grid=source.grid,
-        domain_length=source.domain_length,
-        frame_interval=source.frame_interval,
-        boundary=source.boundary,
-        origin="imported",
-        source=f"{source.path.name}, sha256 {sha256(source.path)}",
-    )
+def parts_of(sources: Sequence[Source], name: str) -> list[Part]:
+    """Return the trajectories of a dataset's sources, train split first.
+
+    A source without a split of its own gives its last trajectories to the test.
+
+    Raises:
+        DataError: nothing is left for one of the splits.
+    """
+    parts: list[Part] = []
+    for source in sources:
+        if source.split is not None:
+            parts.append(Part(source, source.split, 0, source.trajectories))
+            continue
+        test = _test_trajectories(source, name)
+        train = source.trajectories - test
+        parts += [Part(source, "train", 0, train), Part(source, "test", train, test)]
+    missing = {"train", "test"} - {part.split for part in parts}
+    if missing:
+        raise DataError(
+            f"{_folder(sources)} holds no {' and no '.join(sorted(missing))} files of dataset "
+            f"{name}; import its train and test files together"
+        )
+    return sorted(parts, key=lambda part: part.split == "test")
 
 
-def _only_candidate(source: Source) -> str:
-    if len(source.candidates) == 1:
-        return source.candidates[0]
-    fitting = "".join(f"{candidate}, or " for candidate in source.candidates)
-    raise DataError(
-        f"the content of {source.path} does not tell which dataset it is ({source.describe()}); "
-        f"say it with --name: {fitting}a name of your own"
-    )
-
-
-def _contradiction(source: Source, name: str, entry: CatalogEntry) -> str:
-    fitting = ", ".join(source.candidates) or "none"
-    return (
-        f"{source.path} cannot be {name} ({entry.equation}): it holds {source.describe()}; names "
-        f"of the catalogue that fit: {fitting}; or choose a name of your own"
-    )
-
-
-def _frames(source: Source, name: str) -> int:
-    """Return how many frames to keep: what the paper knows of a set, or all."""
-    entry = CATALOG.get(name)
-    return min(source.frames, entry.frames) if entry else source.frames
+def _folder(sources: Sequence[Source]) -> Path:
+    return sources[0].path if len(sources) == 1 else sources[0].path.parent
 
 
 def _test_trajectories(source: Source, name: str) -> int:
@@ -223,14 +187,75 @@ def _test_trajectories(source: Source, name: str) -> int:
     return test
 
 
-def _check_origin(folder: Path, info: DatasetInfo, source: Source) -> None:
-    """Refuse a dataset of the same name that another file, whatever its name, was copied to."""
-    found = read_store(folder).info.source
-    if found.rpartition("sha256 ")[2] != info.source.rpartition("sha256 ")[2]:
+def datasets_of(sources: Sequence[Source]) -> tuple[list[list[Source]], list[DataError]]:
+    """Return the sources of each dataset, in order and with their splits; and those left out.
+
+    Files that are of one dataset must agree in everything but their number of trajectories; those
+    that differ from most are left out.
+    """
+    groups: dict[str, list[Source]] = {}
+    for source in sources:
+        key = source.collection or f"{source.path} {source.candidates}"
+        groups.setdefault(key, []).append(source)
+    datasets, problems = [], []
+    for group in groups.values():
+        first = group[0]
+        arranged = first.arrange(group) if first.arrange else group
+        usual = Counter(map(_shape, arranged)).most_common(1)[0][0]
+        problems += [_misfit(source, usual) for source in arranged if _shape(source) != usual]
+        datasets.append([source for source in arranged if _shape(source) == usual])
+    return datasets, problems
+
+
+def _shape(source: Source) -> tuple[int, tuple[int, ...], float]:
+    return source.frames, source.grid, source.frame_interval
+
+
+def _misfit(source: Source, usual: tuple[int, tuple[int, ...], float]) -> DataError:
+    frames, grid, interval = usual
+    return DataError(
+        f"{source.path} is left out of dataset {source.collection}: {source.describe()} every "
+        f"{source.frame_interval:g}, where most files have {frames} frames at "
+        f"{' x '.join(map(str, grid))} every {interval:g}"
+    )
+
+
+def by_folder_or_name(path: Path) -> Split | None:
+    """Return the split that a path names: test files are for the test, valid files for training.
+
+    The reference trains on the validation files too.
+    """
+    for part in reversed(path.parts[-4:]):
+        for word, split in SPLIT_WORDS.items():
+            if word in part.lower():
+                return split
+    return None
+
+
+def train_before_valid(sources: Sequence[Source]) -> list[Source]:
+    """Return published files in an order that does not depend on the file system."""
+    return sorted(sources, key=lambda source: ("valid" in str(source.path), _natural(source.path)))
+
+
+def _natural(path: Path) -> list[tuple[int, str]]:
+    """Return a key by which data_9 comes before data_10."""
+    words = re.split(r"(\d+)", str(path))
+    return [(int(word), "") if word.isdigit() else (-1, word) for word in words]
+
+
+def with_split(source: Source) -> Source:
+    """Return the source with the split that its path names.
+
+    Raises:
+        DataError: it names none.
+    """
+    split = by_folder_or_name(source.path)
+    if split is None:
         raise DataError(
-            f"{folder} was made from something else ({found}) than {source.path}; remove the "
-            "folder or choose another name with --name"
+            f"{source.path} does not tell by its path whether it is for training or for the test; "
+            "keep the published names, with train, valid or test in them"
         )
+    return replace(source, split=split)
 
 
 def frame_interval(times: Array, frames: int, path: Path) -> float:
@@ -246,4 +271,14 @@ def frame_interval(times: Array, frames: int, path: Path) -> float:
     interval = float((times[-1] - times[0]) / (frames - 1))
     if not (interval > 0 and np.allclose(np.diff(times), interval, rtol=1e-2)):
         raise DataError(f"the frames of {path} are not evenly spaced in time")
-    return float(f"{interval:.6g}")  # float32 files hold 0.05 as 0.0500000007
+    return rounded(interval)  # float32 files hold 0.05 as 0.0500000007
+
+
+def cell_extent(centres: Array) -> float:
+    """Return the length of an axis from the centres of its equal cells."""
+    return rounded(float(centres[-1] - centres[0]) * len(centres) / (len(centres) - 1))
+
+
+def rounded(value: float) -> float:
+    """Return a number that was stored in single precision as it was meant."""
+    return float(f"{value:.6g}")

@@ -13,7 +13,8 @@ class Solver(Protocol):
     equation: ClassVar[str]
     channels: ClassVar[tuple[str, ...]]
     boundary: ClassVar[str]
-    domain_length: ClassVar[float]  # of each axis
+    domain_length: ClassVar[tuple[float, ...]]  # along each axis
+    staggering: ClassVar[str]  # which points the channels are at, where they differ
 
     def solve(
         self,
@@ -24,8 +25,12 @@ class Solver(Protocol):
         frame_interval: float,
         device: torch.device,
     ) -> Tensor:
-        """Return trajectories (N, T, C, x, y) in float32, one per seed.
+        """Return trajectories (N, T, C, *space) in float32, one per seed.
 
         A trajectory depends on its seed and these arguments, not on the other seeds.
         """
+        ...
+
+    def drawn(self, seed: int) -> dict[str, float | bytes]:
+        """Return what a trajectory draws beside its initial state, to be stored with it."""
         ...

@@ -8,9 +8,10 @@ import pytest
 import scipy.io
 import torch
 
-from dpot_scale.data.importers import source as source_module
-from dpot_scale.data.importers.formats import recognise
-from dpot_scale.data.importers.source import Imported, import_source
+from dpot_scale.data.importers import importing
+from dpot_scale.data.importers.formats import recognise as recognise_all
+from dpot_scale.data.importers.importing import Imported, Options, block_length, import_dataset
+from dpot_scale.data.importers.source import Source
 from dpot_scale.data.solvers.navier_stokes import NavierStokes
 from dpot_scale.data.store import Split, open_store
 from dpot_scale.errors import DataError
@@ -20,8 +21,13 @@ V5 = UPSTREAM / "fno_v5.mat"
 V73 = UPSTREAM / "fno_v73.mat"
 
 
-def silent(done: int) -> None:
-    del done
+def recognise(path: Path, *, paper: bool = False) -> Source:
+    (source,) = recognise_all(path, paper=paper)
+    return source
+
+
+def whole(source: Source) -> np.ndarray:
+    return source.read(slice(0, source.trajectories), slice(0, source.frames))
 
 
 def left_over(root: Path) -> list[Path]:
@@ -30,7 +36,7 @@ def left_over(root: Path) -> list[Path]:
 
 
 def run_import(path: Path, root: Path, name: str | None = None) -> Imported:
-    return import_source(recognise(path), root, name=name, progress=silent)
+    return import_dataset([recognise(path)], Options(root, name), progress=lambda *_: None)
 
 
 def stored(root: Path, name: str, split: Split) -> np.ndarray:
@@ -106,17 +112,21 @@ def test_blocks_are_whole_chunks_and_their_size_changes_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run_import(V73, tmp_path / "whole", "ns2d_fno_1e-3")
-    monkeypatch.setattr(source_module, "BLOCK_BYTES", 1)
-    assert [len(block.fields) for block in recognise(V73).blocks()] == [2, 1]  # chunks of 2
+    monkeypatch.setattr(importing, "BLOCK_BYTES", 1)
+    assert recognise(V73).aligned_to == 2
     done: list[int] = []
-    import_source(recognise(V73), tmp_path / "blocks", name="ns2d_fno_1e-3", progress=done.append)
-    assert done == [2, 3]
+    import_dataset(
+        [recognise(V73)],
+        Options(tmp_path / "blocks", "ns2d_fno_1e-3"),
+        progress=lambda _, length: done.append(length),
+    )
+    trajectory = 50 * 64 * 64 * 4
+    assert done == [V73.stat().st_size, 2 * trajectory, trajectory]  # the checksum, then chunks
     for split in ("train", "test"):
         np.testing.assert_array_equal(
             stored(tmp_path / "whole", "ns2d_fno_1e-3", split),
             stored(tmp_path / "blocks", "ns2d_fno_1e-3", split),
         )
-    assert [len(block.fields) for block in recognise(V5).blocks()] == [1, 1]
 
 
 @pytest.mark.parametrize(
@@ -127,39 +137,39 @@ def test_blocks_are_whole_chunks_and_their_size_changes_nothing(
         (63, 63),
         (64, 64),
         (100, 100),  # one chunk
-        (1024, 1024),
-        (10_000, 1024),  # never more than 1 GiB
+        (256, 256),
+        (10_000, 256),  # never more than 256 MiB
     ],
 )
 def test_a_block_is_whole_chunks_of_about_64_mib(chunk: int, length: int) -> None:
-    assert source_module.block_length(2**20, aligned_to=chunk) == length
+    assert block_length(2**20, aligned_to=chunk) == length
 
 
 def test_a_trajectory_larger_than_a_block_is_read_alone() -> None:
-    assert source_module.block_length(2**33) == 1
+    assert block_length(2**33) == 1
 
 
 @pytest.mark.parametrize("kept", [{"a"}, {"t"}, {"MATLAB_class"}])
 def test_v73_files_that_lost_something_on_the_way(kept: set[str], tmp_path: Path) -> None:
     """u with any sign that it comes from MATLAB or from FNO."""
     cut = tmp_path / "cut"
-    with h5py.File(V73) as whole, h5py.File(cut, "w") as file:
+    with h5py.File(V73) as original, h5py.File(cut, "w") as file:
         for name in {"u"} | (kept & {"a", "t"}):
-            file[name] = whole[name][()]
+            file[name] = original[name][()]
         if "MATLAB_class" in kept:
             file["u"].attrs["MATLAB_class"] = b"single"
     source = recognise(cut)
     assert (source.trajectories, source.frames, source.frame_interval) == (3, 50, 1.0)
-    assert [len(block.fields) for block in source.blocks()] == [3]
+    assert whole(source).shape == (3, 50, 1, 64, 64)
 
 
 def test_a_matlab_7_file_without_vorticity(tmp_path: Path) -> None:
-    with h5py.File(tmp_path / "darcy.mat", "w") as file:
-        for name in ("coeff", "sol"):
+    with h5py.File(tmp_path / "other.mat", "w") as file:
+        for name in ("lam", "phi"):
             file[name] = np.zeros((4, 4, 3), np.float32)
             file[name].attrs["MATLAB_class"] = b"single"
-    with pytest.raises(DataError, match=r"without an array u, .* it holds: coeff, sol"):
-        recognise(tmp_path / "darcy.mat")
+    with pytest.raises(DataError, match=r"without an array u, .* it holds: lam, phi"):
+        recognise(tmp_path / "other.mat")
 
 
 @pytest.mark.parametrize(
@@ -222,7 +232,7 @@ def with_nan(u: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize(
     ("arrays", "sentence"),
     [
-        ({"coeff": small(), "sol": small()}, "without an array u, .* it holds: coeff, sol"),
+        ({"lam": small(), "phi": small()}, "without an array u, .* it holds: lam, phi"),
         ({"u": small()[0]}, r"u has shape \(4, 4, 20\); .* 4 axes"),
         ({"u": small().astype(np.int32)}, "u holds int32, not floating-point"),
         ({"u": small(1)}, "holds 1 trajectory; a training and a test split"),

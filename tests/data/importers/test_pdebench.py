@@ -8,9 +8,10 @@ import h5py
 import numpy as np
 import pytest
 
-from dpot_scale.data.importers import source as source_module
-from dpot_scale.data.importers.formats import recognise
-from dpot_scale.data.importers.source import Imported, import_source
+from dpot_scale.data.importers import importing
+from dpot_scale.data.importers.formats import recognise as recognise_all
+from dpot_scale.data.importers.importing import Imported, Options, import_dataset
+from dpot_scale.data.importers.source import Source
 from dpot_scale.data.solvers.reaction_diffusion import initial_noise
 from dpot_scale.data.store import open_store
 from dpot_scale.errors import DataError
@@ -25,11 +26,13 @@ def left_over(root: Path) -> list[Path]:
     return [path for path in root.glob("*") if path.name != ".lock"]
 
 
-def run_import(path: Path, root: Path, name: str | None = None) -> Imported:
-    def silent(done: int) -> None:
-        del done
+def recognise(path: Path, *, paper: bool = False) -> Source:
+    (source,) = recognise_all(path, paper=paper)
+    return source
 
-    return import_source(recognise(path), root, name=name, progress=silent)
+
+def run_import(path: Path, root: Path, name: str | None = None) -> Imported:
+    return import_dataset([recognise(path)], Options(root, name), progress=lambda *_: None)
 
 
 def write_groups(path: Path, shapes: dict[str, tuple[int, ...]], **changes: object) -> Path:
@@ -81,8 +84,7 @@ def test_a_grid_that_is_not_square(tmp_path: Path) -> None:
     source = recognise(file)
     assert source.grid == (4, 6)
     assert source.domain_length == (4.0, 6.0)
-    (block,) = source.blocks()
-    assert block.fields.shape == (2, 3, 2, 4, 6)
+    assert source.read(slice(0, 2), slice(0, 3)).shape == (2, 3, 2, 4, 6)
 
 
 def test_groups_are_in_the_order_of_their_numbers_and_the_last_are_for_the_test(
@@ -91,8 +93,7 @@ def test_groups_are_in_the_order_of_their_numbers_and_the_last_are_for_the_test(
     """As text "10000" comes before "9999"; blocks of three cross the boundary of the splits."""
     numbers = [*range(9985, 10005)]
     file = write_groups(tmp_path / "164687", {f"{n:04d}": (2, 3, 3, 1) for n in numbers})
-    monkeypatch.setattr(source_module, "BLOCK_BYTES", 3 * 2 * 3 * 3 * 4)
-    assert [len(block.fields) for block in recognise(file).blocks()] == [3] * 6 + [2]
+    monkeypatch.setattr(importing, "BLOCK_BYTES", 3 * 2 * 3 * 3 * 4)
     imported = run_import(file, tmp_path)
     assert (imported.train, imported.test) == (18, 2)
     store = open_store(tmp_path, "swe_pdb")

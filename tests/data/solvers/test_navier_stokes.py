@@ -104,6 +104,30 @@ def test_fourth_order_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
     assert min(orders) > 3.7, (errors, orders)
 
 
+@pytest.mark.parametrize(("viscosity", "duration"), [(1e-3, 50.0), (1e-4, 40.0), (0.0, 30.0)])
+def test_no_flow_is_faster_than_the_time_step_allows(viscosity: float, duration: float) -> None:
+    """Long and hardly viscous runs blew up where the step did not follow the speed."""
+    equation = NavierStokes(viscosity=viscosity)
+    frames = equation.solve(
+        range(6), grid=32, frames=10, frame_interval=duration / 10, device=torch.device("cpu")
+    )
+    stepper = navier_stokes._Stepper(equation, 32, 0.1, frames)
+    w_kl = torch.fft.rfft2(frames[:, :, 0])
+    u, v = (torch.fft.irfft2(operator * w_kl, s=(32, 32)) for operator in stepper.velocity_2kl)
+    fastest = float((u.abs() + v.abs()).max())
+    allowed = navier_stokes.ADVECTIVE_LIMIT / (
+        equation.stable_step(32, duration) * 2 * math.pi * 32 / 3
+    )
+    assert 0.4 * allowed < fastest < allowed
+
+
+def test_a_refined_solution_is_stored_on_the_coarse_grid() -> None:
+    options = {"frames": 2, "frame_interval": 0.5, "device": torch.device("cpu")}
+    fine = NavierStokes().solve([3], grid=32, **options)
+    refined = NavierStokes(refinement=2.0).solve([3], grid=16, **options)
+    torch.testing.assert_close(refined, fine[..., ::2, ::2], rtol=1e-5, atol=1e-5)
+
+
 def test_initial_law_has_the_stated_variance() -> None:
     fields_Nxy = torch.stack([initial_vorticity(seed, 32) for seed in range(300)])
     assert abs(float(fields_Nxy.mean(dim=(1, 2)).abs().max())) < 1e-6

@@ -1,0 +1,251 @@
+"""Files that hold trajectories: shards of our own, and views of published files as they lie.
+
+A shard is HDF5 with `fields` (N, T, C, *space) in float32, contiguous, and `constants`
+(N, C, *space) for channels that do not change in time, which are geometry masks.
+
+A view is a published file (HDF5, or a folder of .npy) whose arrays can be sliced in place. It names
+the axes of each array; a window comes out in the layout of a shard.
+"""
+
+import hashlib
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Self
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from dpot_scale.data.catalog import DatasetInfo
+
+FIELDS = "fields"
+CONSTANTS = "constants"
+PARAMETERS = "parameters"
+TRAJECTORY, TIME, CHANNEL = "trajectory", "time", "channel"
+OPEN_FILES = 256  # of a process; a dataset may link to thousands
+HASHED_AT_ONCE = 8 * 2**20
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class ViewedArray:
+    """One array of a published file."""
+
+    name: str
+    axes: tuple[str, ...]  # "trajectory", "time", "channel", space axes; others have one point
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class View:
+    """Consecutive trajectories of a published file, and consecutive frames of them."""
+
+    file: str  # HDF5, or a folder of .npy
+    arrays: tuple[ViewedArray, ...]  # their channels in order
+    spatial_axes: tuple[str, ...]
+    trajectories: int
+    frames: int
+    first_trajectory: int = 0
+    first_frame: int = 0
+
+    def part(self, first: int, trajectories: int, frames: int) -> "View":
+        """Return the view of some of the trajectories, and of their first frames."""
+        return replace(
+            self,
+            first_trajectory=self.first_trajectory + first,
+            trajectories=trajectories,
+            frames=frames,
+        )
+
+    def read(self, files: "OpenFiles", rows: slice, frames: slice) -> Array:
+        """Return (N, T, C, *space) in the type of the file.
+
+        Raises:
+            OSError, KeyError, ValueError: the file is missing or not what it was.
+        """
+        rows = _shifted(rows, self.first_trajectory)
+        frames = _shifted(frames, self.first_frame)
+        parts = [
+            _sliced(files.array(self.file, array.name), array.axes, self.spatial_axes, rows, frames)
+            for array in self.arrays
+        ]
+        return np.concatenate(parts, axis=2) if len(parts) > 1 else parts[0]
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> Self:
+        """Return the view that `dataclasses.asdict` and JSON made of one."""
+        arrays = tuple(
+            ViewedArray(array["name"], tuple(array["axes"])) for array in values["arrays"]
+        )
+        rest = values | {"arrays": arrays, "spatial_axes": tuple(values["spatial_axes"])}
+        return cls(**rest)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Shard:
+    """One file of a split."""
+
+    file: str  # relative to the dataset's folder; of a view, the absolute path
+    trajectories: int
+    frames: int
+    sha256: str
+    view: View | None = None
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> Self:
+        """Return the shard that `dataclasses.asdict` and JSON made of one."""
+        view = values["view"]
+        return cls(**values | {"view": None if view is None else View.from_json(view)})
+
+
+class OpenFiles:
+    """HDF5 files that stay open between reads.
+
+    A forked process opens its own: HDF5 handles do not survive a fork.
+    """
+
+    def __init__(self) -> None:
+        self._files: dict[tuple[int, str], h5py.File] = {}
+
+    def array(self, file: str, name: str) -> h5py.Dataset | Array:
+        """Return an array of an HDF5 file or of a folder of .npy, not yet read."""
+        if file.endswith(os.sep):
+            return np.load(file + name, mmap_mode="r", allow_pickle=False)
+        return self.file(file)[name]
+
+    def file(self, path: str) -> h5py.File:
+        """Return an HDF5 file, opened for reading."""
+        key = (os.getpid(), path)
+        if key not in self._files:
+            if len(self._files) >= OPEN_FILES:
+                self.close()
+            self._files[key] = h5py.File(path, "r")
+        return self._files[key]
+
+    def close(self) -> None:
+        """Close the files of this process."""
+        for (process, _), file in self._files.items():
+            if process == os.getpid():
+                file.close()
+        self._files.clear()
+
+
+def _shifted(part: slice, by: int) -> slice:
+    return slice(part.start + by, part.stop + by)
+
+
+def _sliced(
+    array: h5py.Dataset | Array,
+    axes: Sequence[str],
+    spatial_axes: Sequence[str],
+    rows: slice,
+    frames: slice,
+) -> Array:
+    """Return a part of an array as (N, T, C, *space); an axis that it lacks has one value."""
+    wanted = (TRAJECTORY, TIME, CHANNEL, *spatial_axes)
+    parts: dict[str, slice] = {TRAJECTORY: rows, TIME: frames}
+    values = np.asarray(
+        array[tuple(parts.get(axis, slice(None)) if axis in wanted else 0 for axis in axes)]
+    )
+    kept = [axis for axis in axes if axis in wanted]
+    values = values.transpose([kept.index(axis) for axis in wanted if axis in kept])
+    missing = [i for i, axis in enumerate(wanted) if axis not in kept]
+    values = np.expand_dims(values, missing)
+    # A field that is the same in all trajectories or frames.
+    repeated = [
+        (part.stop - part.start) if i in missing else size
+        for i, (part, size) in enumerate(zip((rows, frames), values.shape, strict=False))
+    ]
+    return np.broadcast_to(values, (*repeated, *values.shape[2:]))
+
+
+def write_shard(
+    path: Path,
+    info: DatasetInfo,
+    shape: tuple[int, ...],
+    pieces: Iterable[tuple[int, int, Array]],
+    constants: Sequence[Array],
+    parameters: Sequence[Mapping[str, Any]],
+) -> None:
+    """Write a shard of `shape` (N, T, C, *space).
+
+    Args:
+        path: Where.
+        info: Of the dataset.
+        shape: Of the fields, without constant channels.
+        pieces: Trajectory, first frame and consecutive frames (T, C, *space), in any order.
+        constants: For each trajectory, its constant channels (C, *space).
+        parameters: For each trajectory.
+    """
+    with h5py.File(path, "w") as shard:
+        fields = shard.create_dataset(FIELDS, shape, dtype=np.float32)
+        for row, first, frames in pieces:
+            fields[row, first : first + len(frames)] = frames
+        shard.attrs.update(_attributes(info))
+        write_beside(shard, info, constants, parameters)
+
+
+def write_beside(
+    group: h5py.Group,
+    info: DatasetInfo,
+    constants: Sequence[Array],
+    parameters: Sequence[Mapping[str, Any]],
+) -> None:
+    """Write what a trajectory has beside its fields."""
+    if not all(info.scored):
+        group.create_dataset(CONSTANTS, data=np.stack(constants))
+    for name in parameters[0]:
+        values = np.asarray([of_trajectory[name] for of_trajectory in parameters])
+        group.create_dataset(f"{PARAMETERS}/{name}", data=values)
+
+
+def _attributes(info: DatasetInfo) -> dict[str, Any]:
+    """Return what makes a shard readable without its index."""
+    return {
+        "name": info.name,
+        "channels": list(info.channels),
+        "spatial_axes": list(info.spatial_axes),
+        "spacing": [
+            length / points for length, points in zip(info.domain_length, info.grid, strict=True)
+        ],
+        "frame_interval": info.frame_interval,
+        "boundary": info.boundary,
+        "staggering": info.staggering,
+    }
+
+
+def sha256(path: Path, progress: Callable[[int], None] | None = None) -> str:
+    """Return the SHA-256 of a file's content.
+
+    Args:
+        path: The file.
+        progress: Takes the number of bytes read since it was last called.
+    """
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while some := file.read(HASHED_AT_ONCE):
+            digest.update(some)
+            if progress is not None:
+                progress(len(some))
+    return digest.hexdigest()
+
+
+def digest(path: Path, progress: Callable[[int], None] | None = None) -> str:
+    """Return the SHA-256 of a file, or of the names and SHA-256 of a folder's files."""
+    if not path.is_dir():
+        return sha256(path, progress)
+    lines = "".join(f"{sha256(file, progress)}  {file.name}\n" for file in files_of(path))
+    return hashlib.sha256(lines.encode()).hexdigest()
+
+
+def files_of(path: Path) -> list[Path]:
+    """Return a file, or the files of a folder that holds one trajectory."""
+    return sorted(path.iterdir()) if path.is_dir() else [path]
+
+
+def flush_to_disk(path: Path) -> None:
+    """Put a file on the disk for good."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())

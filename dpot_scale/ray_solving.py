@@ -1,0 +1,54 @@
+"""Solves the parts of a dataset on a Ray cluster: one task per shard, on whatever node is free.
+
+Tasks read and write no files. What they solve comes back through Ray to the process that asked for
+it, and this one writes it, so the nodes need no common file system.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+
+import ray
+
+from dpot_scale.config.schema import GeneratedDataset
+from dpot_scale.data.parts import Workers, frame_values, solve
+from dpot_scale.data.writer import SHARD_BYTES
+from dpot_scale.errors import UserError
+
+BYTES_PER_VALUE = 4
+
+
+@contextmanager
+def ray_tasks() -> Iterator[Workers]:
+    """Solve on the cluster: a task per GPU at a time, or per core where it has no GPUs.
+
+    Raises:
+        UserError: there is no cluster at RAY_ADDRESS.
+    """
+    was_connected = ray.is_initialized()
+    if not was_connected:
+        try:
+            ray.init(log_to_driver=False, logging_level="WARNING")
+        except ConnectionError as error:
+            address = os.environ.get("RAY_ADDRESS")
+            raise UserError(
+                f"there is no Ray cluster at RAY_ADDRESS={address}; unset it to solve here"
+            ) from error
+    try:
+        resources = ray.cluster_resources()
+        gpus = int(resources.get("GPU", 0))
+        number = gpus or int(resources["CPU"])
+        task = ray.remote(num_cpus=1, num_gpus=1 if gpus else 0)(solve)
+        yield Workers(
+            lambda part: task.remote(part).future(), number, partial(_part_size, workers=number)
+        )
+    finally:
+        if not was_connected:
+            ray.shutdown()
+
+
+def _part_size(recipe: GeneratedDataset, *, workers: int) -> int:
+    """Return the trajectories of a shard, or of a share of the cluster where that is less."""
+    trajectory_bytes = BYTES_PER_VALUE * recipe.frames * frame_values(recipe)
+    return max(1, min(SHARD_BYTES // trajectory_bytes, recipe.train // workers))
