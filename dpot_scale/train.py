@@ -118,6 +118,9 @@ def _train(
             train_flops_per_window=_train_flops_per_window(config),
         )
         console.start(_header(config, world), first_step=state.step)
+        if state.step == 0:  # so that runs can be plotted against their size
+            parameters = count_parameters(architecture(config.model)).total
+            tracker.log({"model/params": parameters}, step=0)
         try:
             stop, state = trainer.fit(state)
             _raise_unless_finished(stop, state, config)

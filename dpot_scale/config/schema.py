@@ -188,7 +188,7 @@ class ResourcesConfig(Section):
     cpus_per_worker: PositiveInt = 1
     gpus_per_worker: NonNegativeInt = 0
     # What one worker sustains on the model FLOPs, only to price a plan.
-    assumed_flops_per_second: PositiveFloat = 2.0e10
+    assumed_flops_per_second: PositiveFloat = 3.0e10
 
 
 class SweepConfig(Section):

@@ -76,7 +76,7 @@ def error_growth_figure(evaluations: Mapping[str, DatasetEvaluation]) -> Figure:
     axis.set(yscale="log", xlabel="lead time [frames]", ylabel="relative L2 error")
     axis.set_title("Error growth of held-out rollouts", fontsize=11)
     axis.grid(which="both", alpha=0.2)
-    axis.legend(fontsize=8, frameon=False)
+    axis.legend(fontsize=8, edgecolor="none", framealpha=0.9)
     return figure
 
 

@@ -87,7 +87,7 @@ def scaling_figure(name: str, finished: Sequence[Finished]) -> Figure:
         axis.yaxis.set_minor_formatter(FuncFormatter(lambda value, _: f"{value:.2g}"))
         axis.xaxis.set_minor_formatter(NullFormatter())
         axis.tick_params(which="both", labelsize=8)
-        axis.legend(fontsize=7.5, frameon=False)
+        axis.legend(fontsize=7.5, edgecolor="none", framealpha=0.9)
     mean_axis.set_title("mean over datasets", fontsize=10)
     dataset_axis.set_title("rollout on each dataset", fontsize=10)
     figure.suptitle(f"Sweep {name}: error against model size", fontsize=11)
