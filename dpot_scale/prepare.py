@@ -3,7 +3,6 @@
 import argparse
 import math
 import os
-import re
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -11,7 +10,7 @@ from pathlib import Path
 
 from dpot_scale.config.load import load_suite, presets
 from dpot_scale.config.places import results_home
-from dpot_scale.data.importers.cfdbench import CASE
+from dpot_scale.data.catalog import is_dataset_name
 from dpot_scale.data.importers.formats import FORMATS
 from dpot_scale.data.importers.importing import (
     Imported,
@@ -21,8 +20,9 @@ from dpot_scale.data.importers.importing import (
     total_bytes,
 )
 from dpot_scale.data.importers.progress import ByteProgress
+from dpot_scale.data.importers.search import find_files
 from dpot_scale.data.importers.source import Source
-from dpot_scale.data.store import INDEX, SPLITS, DatasetStore, dataset_folders, read_store
+from dpot_scale.data.store import SPLITS, DatasetStore, dataset_folders, read_store
 from dpot_scale.data.verify import Verification, verify_dataset
 from dpot_scale.errors import DataError, UserError, exits_cleanly
 from dpot_scale.training.console import print_line, table
@@ -142,7 +142,7 @@ def _positive(text: str) -> float:
 
 
 def _dataset_name(text: str) -> str:
-    if not re.fullmatch(r"\w[\w.\-]*", text):
+    if not is_dataset_name(text):
         raise argparse.ArgumentTypeError(f"{text!r} must be of letters, digits and . _ -")
     return text
 
@@ -166,9 +166,10 @@ def _generate(options: argparse.Namespace) -> int:
 
 
 def _import(options: argparse.Namespace) -> int:
-    files = [file for path in options.paths for file in _files(path)]
+    files, unreadable = find_files(options.paths)
     how = Options(options.out, options.name, options.link, options.compat == "paper")
     datasets, problems = recognise_files(files, paper=how.paper)
+    problems = unreadable + problems
     if how.name and len(datasets) > 1:
         raise UserError(
             f"--name names one dataset, but there are {len(datasets)} datasets to import"
@@ -183,26 +184,6 @@ def _import(options: argparse.Namespace) -> int:
     if len(files) > 1 or failed:
         print_line(f"{done} of {len(files)} files are in {how.root}, {failed} failed")
     return 1 if failed else 0
-
-
-def _files(path: Path) -> list[Path]:
-    """Return a file, or the files below a folder but for hidden ones and our own datasets."""
-    if path.is_file():
-        return [path]
-    if not path.is_dir():
-        raise UserError(f"there is no file or folder {path}")
-    found = []
-    for folder, subfolders, names in os.walk(path):
-        if INDEX in names:
-            subfolders.clear()
-            continue
-        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
-        if CASE in names:  # of CFDBench: the arrays beside it belong to it
-            names = [CASE]
-        found += [Path(folder) / name for name in sorted(names) if not name.startswith(".")]
-    if not found:
-        raise UserError(f"there is no file to import in {path}")
-    return found
 
 
 def _import_dataset(sources: Sequence[Source], options: Options) -> tuple[int, list[DataError]]:
@@ -300,7 +281,7 @@ def _verify(options: argparse.Namespace) -> int:
 def _report(problems: Sequence[str]) -> int:
     """Print the problems and return the exit code."""
     for problem in problems:
-        sys.stderr.write(f"error: {problem}\n")
+        sys.stderr.write(f"error: {' '.join(problem.split())}\n")  # HDF5 speaks in several lines
     return 1 if problems else 0
 
 

@@ -1,8 +1,14 @@
 """The entry for data: what users type, what they read, and the exit code."""
 
+import os
+import pickle
 import shutil
 import subprocess
 import sys
+import tempfile
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import h5py
@@ -84,8 +90,8 @@ def test_a_second_import_is_a_no_op_that_says_so(tmp_path, capsys) -> None:
     assert last == f"{tmp_path / 'data' / 'swe_pdb'} already holds {SHALLOW_WATER}; nothing to do"
 
 
-def test_bad_files_are_named_one_by_one_and_the_others_imported(tmp_path, capsys) -> None:
-    source, root = tmp_path / "downloads", tmp_path / "data"
+def make_bad_downloads(source: Path) -> dict[str, str]:
+    """Put bad files into a folder; what is said of each, in the order of the sentences."""
     source.mkdir()
     shutil.copy(SHALLOW_WATER, source / "z_good.h5")
     (source / "cut.h5").write_bytes(DIFFUSION_REACTION.read_bytes()[:700_000])
@@ -96,26 +102,145 @@ def test_bad_files_are_named_one_by_one_and_the_others_imported(tmp_path, capsys
         file["0000/data"][7] = np.nan
     with h5py.File(source / "empty.h5", "w") as file:
         file.create_group("0000")
+    with h5py.File(source / "keys.h5", "w") as file:
+        file["velocity"] = np.zeros((2, 5, 4, 4))
+    np.save(source / "rank.npy", np.zeros((5, 4, 4)))
+    shutil.copy(SHALLOW_WATER, source / "shapes.h5")
+    with h5py.File(source / "shapes.h5", "r+") as file:
+        del file["0001/data"]
+        file["0001/data"] = np.zeros((101, 16, 16, 1))
+    with zipfile.ZipFile(source / "slip.zip", "w") as archive:
+        archive.writestr("../../case0000/case.json", "{}")
+    (source / "z.pkl").write_bytes(pickle.dumps({"u": print}))
+    return {
+        "cut.h5": "truncated",
+        "empty.h5": "group 0000 holds no data",
+        "keys.h5": "is of no known format (HDF5 with: velocity)",
+        "pointer.mat": "git lfs pull",
+        "rank.npy": "is of no known format (arrays: float64 (5, 4, 4))",
+        "readme.txt": "no known format",
+        "shapes.h5": "groups differ in shape",
+        "slip.zip": "points outside of its folder",
+        "z.pkl": "could run anything",
+        "nan.h5": "train trajectory 0 holds NaN",
+    }
+
+
+def test_bad_files_are_named_one_by_one_and_the_others_imported(tmp_path, capsys) -> None:
+    source, root = tmp_path / "downloads", tmp_path / "data"
+    expected = make_bad_downloads(source)
     assert main(["import", str(source), "--out", str(root)]) == 1
     captured = capsys.readouterr()
-    errors = captured.err.splitlines()
-    assert len(errors) == 5
-    for error, (name, words) in zip(
-        errors,
-        [
-            ("cut.h5", "truncated"),
-            ("empty.h5", "group 0000 holds no data"),
-            ("pointer.mat", "git lfs pull"),
-            ("readme.txt", "no known format"),
-            ("nan.h5", "train trajectory 0 holds NaN"),
-        ],
-        strict=True,
-    ):
+    for error, (name, words) in zip(captured.err.splitlines(), expected.items(), strict=True):
         assert error.startswith("error: ")
         assert str(source / name) in error
         assert words in error
-    assert captured.out.splitlines()[-1] == f"1 of 6 files are in {root}, 5 failed"
+    assert captured.out.splitlines()[-1] == f"1 of 11 files are in {root}, 10 failed"
     assert sorted(path.name for path in root.iterdir()) == [".lock", "swe_pdb"]
+
+
+@contextmanager
+def without_rights() -> Iterator[None]:
+    """Give up for a while what root may do."""
+    if os.geteuid() != 0:
+        yield
+        return
+    os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
+@pytest.fixture
+def open_folder() -> Iterator[Path]:
+    """A folder that everybody may write to; no folder above it is closed, as that of pytest is."""
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o777)
+        yield Path(folder)
+
+
+def test_what_may_not_be_read_is_named_and_the_rest_imported(open_folder, capsys) -> None:
+    source, root = open_folder / "downloads", open_folder / "data"
+    (source / "closed").mkdir(parents=True)
+    shutil.copy(SHALLOW_WATER, source / "133021").chmod(0o644)
+    shutil.copy(DIFFUSION_REACTION, source / "133017").chmod(0)
+    (source / "closed").chmod(0)
+    with without_rights():
+        assert main(["import", str(source), "--out", str(root)]) == 1
+    captured = capsys.readouterr()
+    assert captured.err.splitlines() == [
+        f"error: cannot read {source}/closed: Permission denied",
+        f"error: cannot read {source}/133017: Permission denied",
+    ]
+    assert captured.out.splitlines()[-1] == f"1 of 2 files are in {root}, 2 failed"
+    assert stored_names(root) == ["swe_pdb"]
+
+
+def test_a_folder_that_may_not_be_written_to(open_folder, capsys) -> None:
+    source, root = shutil.copy(SHALLOW_WATER, open_folder / "133021"), open_folder / "data"
+    source.chmod(0o644)
+    root.mkdir(mode=0o555)
+    with without_rights():
+        assert main(["import", str(source), "--out", str(root)]) == 1
+    assert capsys.readouterr().err == f"error: cannot write to {root}: Permission denied\n"
+    assert list(root.iterdir()) == []
+
+
+@pytest.fixture
+def tiny_disk(tmp_path) -> Iterator[Path]:
+    """A disk of half a megabyte."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=512k", "tmpfs", str(disk)]
+    try:
+        subprocess.run(mount, check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("only root may mount a disk")
+    yield disk
+    subprocess.run(["umount", str(disk)], check=True)
+
+
+def assert_says_that_the_disk_is_full(
+    done: subprocess.CompletedProcess[str], root: Path, split: str, reason: str
+) -> None:
+    assert done.returncode == 1
+    (error,) = done.stderr.splitlines()
+    shard = f"{root}/.mine.partial/{split}/shard-00000.h5"
+    assert error == f"error: cannot write {shard}: {reason}; is there space on the disk?"
+    assert done.stdout.splitlines()[-1] == f"0 of 1 files are in {root}, 1 failed"
+    assert [path.name for path in root.iterdir()] == [".lock"], "nothing is left of it"
+
+
+@pytest.mark.parametrize(("frames", "split"), [(2100, "train"), (1500, "test")])
+def test_a_full_disk(frames: int, split: str, tiny_disk, tmp_path) -> None:
+    """Full in the middle of the first shard, or of the second."""
+    file = tmp_path / "133021"
+    write_depths(file, frames)
+    command = ["-m", "dpot_scale.prepare", "import", str(file), "--name", "mine"]
+    done = python(*command, "--out", str(tiny_disk))
+    assert_says_that_the_disk_is_full(done, tiny_disk, split, "No space left on device")
+
+
+def test_a_file_that_may_not_grow_further(tmp_path) -> None:
+    """Where no disk can be mounted: a limit of the system on the size of a file."""
+    program = (
+        "import resource, sys; from dpot_scale.prepare import main; "
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (400_000, 400_000)); "
+        f"options = ['--name', 'mine', '--out', {str(tmp_path)!r}]; "
+        f"sys.exit(main(['import', {str(SHALLOW_WATER)!r}, *options]))"
+    )
+    assert_says_that_the_disk_is_full(python("-c", program), tmp_path, "train", "File too large")
+
+
+def write_depths(path: Path, frames: int) -> None:
+    """Two trajectories in PDEBench's layout, 256 bytes a frame."""
+    with h5py.File(path, "w") as file:
+        for seed in range(2):
+            file[f"{seed:04d}/data"] = np.ones((frames, 8, 8, 1), np.float32)
+            file[f"{seed:04d}/grid/t"] = np.arange(frames) / 20
+            for axis in "xy":
+                file[f"{seed:04d}/grid/{axis}"] = np.arange(8) + 0.5
 
 
 def test_a_name_is_for_one_file(tmp_path, capsys) -> None:

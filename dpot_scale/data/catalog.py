@@ -1,9 +1,11 @@
 """What is known about each dataset: its equation, fields, published use and origin."""
 
 import hashlib
+import re
 from dataclasses import dataclass
 from typing import Any, Literal, Self
 
+MASK = "mask"  # the channel that is 0 inside obstacles and 1 in the fluid
 GENERATED_SUFFIX = "_generated"  # of our own analogue of a published dataset
 
 
@@ -148,6 +150,11 @@ CATALOG: dict[str, CatalogEntry] = {
         download="CFDBench, Hugging Face chen-yingfa/CFDBench",
     ),
 }
+
+
+def is_dataset_name(text: str) -> bool:
+    """Return whether a text can name a dataset, which is also the name of its folder."""
+    return re.fullmatch(r"\w[\w.\-]*", text) is not None
 
 
 def label_of(name: str) -> int:

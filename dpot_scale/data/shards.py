@@ -71,7 +71,12 @@ class View:
             _sliced(files.array(self.file, array.name), array.axes, self.spatial_axes, rows, frames)
             for array in self.arrays
         ]
-        return np.concatenate(parts, axis=2) if len(parts) > 1 else parts[0]
+        fields_NTCs = np.concatenate(parts, axis=2) if len(parts) > 1 else parts[0]
+        # A slice that reaches beyond the end is cut short.
+        found, wanted = fields_NTCs.shape[:2], (rows.stop - rows.start, frames.stop - frames.start)
+        if found != wanted:
+            raise ValueError(f"{found} trajectories and frames where there were {wanted}")
+        return fields_NTCs
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Self:
@@ -242,10 +247,4 @@ def digest(path: Path, progress: Callable[[int], None] | None = None) -> str:
 
 def files_of(path: Path) -> list[Path]:
     """Return a file, or the files of a folder that holds one trajectory."""
-    return sorted(path.iterdir()) if path.is_dir() else [path]
-
-
-def flush_to_disk(path: Path) -> None:
-    """Put a file on the disk for good."""
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
+    return sorted(filter(Path.is_file, path.iterdir())) if path.is_dir() else [path]

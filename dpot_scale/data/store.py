@@ -65,8 +65,22 @@ class DatasetStore:
         """Return how many frames each trajectory of a split has; 0 for an empty split."""
         return self.shards[split][0].frames if self.shards[split] else 0
 
-    def read(self, split: Split, trajectory: int, start: int, frames: int) -> NDArray[np.float32]:
+    def read(
+        self,
+        split: Split,
+        trajectory: int,
+        start: int,
+        frames: int,
+        out: NDArray[np.float32] | None = None,
+    ) -> NDArray[np.float32]:
         """Return (frames, C, *space), reading these frames and no others.
+
+        Args:
+            split: Which one.
+            trajectory: Its number in the split.
+            start: First frame.
+            frames: How many.
+            out: Where to put them; C-contiguous. None: a new array.
 
         Raises:
             DataError: the shard is missing or damaged.
@@ -77,17 +91,20 @@ class DatasetStore:
         row = trajectory - (ends[number] - shard.trajectories)
         assert start + frames <= shard.frames
         part = slice(start, start + frames)
+        shape = (frames, len(self.info.channels), *self.info.grid)
+        frames_TCxy = np.empty(shape, np.float32) if out is None else out
         try:
-            fields_TCxy: NDArray[np.float32] = self._fields(shard, slice(row, row + 1), part)[0]
             if all(self.info.scored):
-                return fields_TCxy
-            place = (shard, row) if shard.view is None else (split, trajectory)
-            return self._with_constants(fields_TCxy, self._constants(*place))
-        except (OSError, KeyError, ValueError) as error:
+                self._read_fields(shard, row, part, frames_TCxy)
+            else:
+                place = (shard, row) if shard.view is None else (split, trajectory)
+                self._read_with_constants(shard, row, part, place, frames_TCxy)
+        except (OSError, KeyError, ValueError, TypeError) as error:
             raise DataError(
                 f"cannot read {self.folder / shard.file} ({error}); "
                 f"run `python -m dpot_scale.prepare verify {self.folder}`"
             ) from error
+        return frames_TCxy
 
     def parameters(self, split: Split) -> dict[str, Array]:
         """Return the parameters of the trajectories of a split, N values of each.
@@ -108,25 +125,28 @@ class DatasetStore:
         """Close the files of this process."""
         self._files.close()
 
-    def _fields(self, shard: Shard, rows: slice, frames: slice) -> NDArray[np.float32]:
-        """Return the fields (N, T, C, *space) without constant channels."""
-        if shard.view is not None:
-            return shard.view.read(self._files, rows, frames).astype(np.float32, copy=False)
-        fields: NDArray[np.float32] = self._open(shard.file)[FIELDS][rows, frames]
-        return fields
+    def _read_fields(self, shard: Shard, row: int, frames: slice, out: Array) -> None:
+        """Read the fields (T, C, *space) of a row of a shard, without constant channels."""
+        if shard.view is None:
+            self._open(shard.file)[FIELDS].read_direct(out, np.s_[row, frames])
+        else:
+            out[...] = shard.view.read(self._files, slice(row, row + 1), frames)[0]
+
+    def _read_with_constants(
+        self, shard: Shard, row: int, frames: slice, place: tuple[Shard | Split, int], out: Array
+    ) -> None:
+        """Read all channels (T, C, *space) of a row of a shard."""
+        scored = np.array(self.info.scored)
+        fields_TCxy = np.empty((len(out), int(scored.sum()), *self.info.grid), np.float32)
+        self._read_fields(shard, row, frames, fields_TCxy)
+        out[:, scored] = fields_TCxy
+        out[:, ~scored] = self._constants(*place)
 
     def _constants(self, place: Shard | Split, row: int) -> Array:
         """Return the constant channels (C, *space) of a row of a shard, or of a linked split."""
         group = self._open(place.file) if isinstance(place, Shard) else self._open(LINKED)[place]
         constants: Array = group[CONSTANTS][row]
         return constants
-
-    def _with_constants(self, fields_TCxy: Array, constants_Cxy: Array) -> NDArray[np.float32]:
-        scored = np.array(self.info.scored)
-        frames_TCxy = np.empty((len(fields_TCxy), len(scored), *self.info.grid), np.float32)
-        frames_TCxy[:, scored] = fields_TCxy
-        frames_TCxy[:, ~scored] = constants_Cxy
-        return frames_TCxy
 
     def _open(self, file: str) -> h5py.Group:
         return self._files.file(str(self.folder / file))

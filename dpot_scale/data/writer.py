@@ -1,7 +1,6 @@
 """Writing a dataset: shard by shard, checked on the way, committed as a whole."""
 
 import json
-import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
@@ -14,10 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dpot_scale.data.catalog import DatasetInfo
+from dpot_scale.data.disk import CannotWrite, cannot_write, flush_to_disk, write_json
 from dpot_scale.data.shards import (
     Shard,
     View,
-    flush_to_disk,
     sha256,
     write_beside,
     write_shard,
@@ -31,10 +30,6 @@ PROGRESS = "progress.json"  # of a dataset that is being written
 SHARD_BYTES = 256 * 2**20
 
 Array = NDArray[Any]
-
-
-class CannotWrite(DataError):  # noqa: N818
-    """The disk is full, or the folder may not be written to."""
 
 
 @dataclass
@@ -266,19 +261,18 @@ class StoreWriter:
         try:
             write_shard(path, self.info, shape, pieces, pending.constants, pending.parameters)
             flush_to_disk(path)
-            digest = sha256(path)
-        except OSError as error:
-            raise CannotWrite(f"cannot write {path}: {error}; is the disk full?") from error
-        self._shards[split].append(
-            Shard(file=file, trajectories=shape[0], frames=shape[1], sha256=digest)
-        )
-        self._pending[split] = _Pending()
-        if self._resume:
-            self._save_progress()
+            self._shards[split].append(
+                Shard(file=file, trajectories=shape[0], frames=shape[1], sha256=sha256(path))
+            )
+            self._pending[split] = _Pending()
+            if self._resume:
+                self._save_progress()
+        except (OSError, RuntimeError) as error:
+            raise cannot_write(path, error) from error
 
     def _save_progress(self) -> None:
         state = {"index": self._index(), "moments": self._moments.to_json()}
-        _write_json(self._partial / PROGRESS, state)
+        write_json(self._partial / PROGRESS, state)
 
     def _restore(self) -> bool:
         """Take over what an interrupted writer of the same dataset left; False if there is none."""
@@ -307,11 +301,11 @@ class StoreWriter:
         """Write the index and move the dataset to its place."""
         try:
             self._write_linked()
-            _write_json(self._partial / INDEX, self._index())
+            write_json(self._partial / INDEX, self._index())
             (self._partial / PROGRESS).unlink(missing_ok=True)
             self._partial.rename(self.folder)
-        except OSError as error:
-            raise CannotWrite(f"cannot write {self.folder}: {error}; is the disk full?") from error
+        except (OSError, RuntimeError) as error:
+            raise cannot_write(self.folder, error) from error
 
     def _write_linked(self) -> None:
         """Write what published files do not say about the trajectories that they hold."""
@@ -327,13 +321,3 @@ class StoreWriter:
 
 def _of_one(parameters: Mapping[str, Array] | None, trajectory: int) -> dict[str, Any]:
     return {name: values[trajectory] for name, values in (parameters or {}).items()}
-
-
-def _write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write a file that is either the old or the new one, whatever happens."""
-    new = path.with_suffix(".new")
-    with new.open("w", encoding="utf-8") as file:
-        json.dump(content, file, indent=2)
-        file.flush()
-        os.fsync(file.fileno())
-    new.replace(path)

@@ -6,7 +6,13 @@ from dataclasses import asdict
 import pytest
 
 from dpot_scale.config.load import load_run
-from dpot_scale.data.catalog import CATALOG, GENERATED_SUFFIX, DatasetInfo, label_of
+from dpot_scale.data.catalog import (
+    CATALOG,
+    GENERATED_SUFFIX,
+    DatasetInfo,
+    is_dataset_name,
+    label_of,
+)
 
 
 def test_the_labels_are_in_the_order_of_the_paper() -> None:
@@ -56,3 +62,8 @@ def test_an_info_survives_json(describe) -> None:
     info = describe("a", ("u", "v"))
     assert DatasetInfo.from_json(json.loads(json.dumps(asdict(info)))) == info
     assert hash(info) == hash(describe("a", ("u", "v")))
+
+
+def test_a_name_is_that_of_one_folder() -> None:
+    assert all(is_dataset_name(name) for name in CATALOG)
+    assert not any(map(is_dataset_name, ("", ".", "..", ".hidden", "a/b", "../a", "a b", "-a")))

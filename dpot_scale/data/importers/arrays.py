@@ -1,7 +1,9 @@
-"""Plain arrays in .npy and .pt files, read without running anything that they contain."""
+"""Plain arrays in .npy, .pt and pickle files, read without running anything that they contain."""
 
 import pickle
 import zipfile
+from collections.abc import Callable, Mapping
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -13,34 +15,45 @@ from dpot_scale.errors import DataError
 NUMPY = b"\x93NUMPY"
 PICKLE = b"\x80"  # protocol 2 and later; also the older container of torch
 PROTOCOLS = range(2, 6)
+# All that a pickled array of numbers calls, in NumPy 1 and 2.
+PICKLED_ARRAY = {
+    ("numpy", "ndarray"),
+    ("numpy", "dtype"),
+    ("_codecs", "encode"),
+    *((f"numpy.{core}.multiarray", "_reconstruct") for core in ("core", "_core")),
+    *((f"numpy.{core}.numeric", "_frombuffer") for core in ("core", "_core")),
+}
+
+Arrays = Mapping[str, NDArray[Any]]  # by name, "" for a bare one
 
 
-def read_arrays(path: Path) -> dict[str, NDArray[Any]] | None:
-    """Return the arrays of a .npy or .pt file, mapped into memory where the file allows it.
+def loader(path: Path) -> Callable[[], Arrays] | None:
+    """Return what loads the arrays of a file; None if it is no .npy, .pt or pickle.
 
-    Returns:
-        Arrays by name, "" for a bare one; None if the file is of another kind.
+    Each call maps the file into memory anew where it can be mapped: pages that have been read count
+    as memory of the process as long as the file is mapped. Others are read as a whole, once.
 
-    Raises:
-        DataError: the file is damaged or holds other things than arrays.
+    The call raises a DataError if the file is damaged or holds other things than arrays.
     """
     with path.open("rb") as file:
         start = file.read(len(NUMPY))
     if start == NUMPY:
-        return {"": _read_numpy(path)}
-    is_pickle = start[:1] == PICKLE and start[1] in PROTOCOLS
-    return _read_torch(path, mapped=not is_pickle) if is_pickle or _is_torch_zip(path) else None
+        return partial(_numpy, path)
+    if _is_torch_zip(path):
+        return partial(_torch, path, mapped=True)
+    if start[:1] == PICKLE and len(start) > 1 and start[1] in PROTOCOLS:
+        return cache(partial(_pickle, path))
+    return None
 
 
-def _read_numpy(path: Path) -> NDArray[Any]:
+def _numpy(path: Path) -> Arrays:
     try:
-        array: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
-    except ValueError as error:
+        return {"": np.load(path, mmap_mode="r", allow_pickle=False)}
+    except (ValueError, EOFError) as error:
         raise DataError(
             f"{path} is damaged, or holds objects instead of numbers ({error}); store one array of "
             "numbers with numpy.save"
         ) from error
-    return array
 
 
 def _is_torch_zip(path: Path) -> bool:
@@ -50,17 +63,43 @@ def _is_torch_zip(path: Path) -> bool:
         return any(name.endswith("/data.pkl") for name in archive.namelist())
 
 
-def _read_torch(path: Path, *, mapped: bool) -> dict[str, NDArray[Any]]:
+class _ArrayUnpickler(pickle.Unpickler):
+    """Refuses to call anything that an array of numbers does not need."""
+
+    def find_class(self, module: str, name: str) -> object:
+        if (module, name) not in PICKLED_ARRAY:
+            raise pickle.UnpicklingError(f"{module}.{name}")
+        return super().find_class(module, name)
+
+
+def _pickle(path: Path) -> Arrays:
+    """Return a pickled array, or what the older torch.save wrote, which begins with a number."""
+    try:
+        with path.open("rb") as file:
+            content = _ArrayUnpickler(file).load()
+    except Exception as error:  # a damaged pickle raises whatever comes up
+        raise _more_than_arrays(path) from error
+    return {"": content} if isinstance(content, np.ndarray) else _torch(path, mapped=False)
+
+
+def _torch(path: Path, *, mapped: bool) -> Arrays:
     import torch  # slow to load, and needed by few files
 
     try:
         content = torch.load(path, weights_only=True, map_location="cpu", mmap=mapped)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        raise DataError(
-            f"{path} is damaged, or a pickle that is more than plain arrays, which is not opened "
-            "because it could run anything; store its arrays with numpy.save or torch.save"
-        ) from error
+    except Exception as error:  # as above
+        raise _more_than_arrays(path) from error
     tensors = content if isinstance(content, dict) else {"": content}
-    if not all(isinstance(tensor, torch.Tensor) for tensor in tensors.values()):
-        raise DataError(f"{path} holds other things than tensors; store its tensors alone")
-    return {str(name): tensor.numpy() for name, tensor in tensors.items()}
+    try:
+        return {str(name): tensor.numpy() for name, tensor in tensors.items()}
+    except (AttributeError, TypeError, RuntimeError) as error:
+        raise DataError(
+            f"{path} holds other things than plain tensors ({error}); store its tensors alone"
+        ) from error
+
+
+def _more_than_arrays(path: Path) -> DataError:
+    return DataError(
+        f"{path} is damaged, or a pickle that is more than plain arrays, which is not opened "
+        "because it could run anything; store its arrays with numpy.save or torch.save"
+    )

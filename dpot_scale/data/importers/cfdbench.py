@@ -7,154 +7,73 @@ cavity, cylinder and tube are one dataset, as in the paper; those of the dam are
 Sizes and time steps differ from case to case: they are parameters of the trajectories.
 """
 
-import io
-import json
 import os
 import random
 import zipfile
-import zlib
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from dpot_scale.data.importers.cfdbench_cases import (
+    ARRAYS,
+    CASE,
+    PROBLEMS,
+    Case,
+    packed_cases,
+    place_of,
+    read_array,
+    read_case,
+)
 from dpot_scale.data.importers.cfdbench_masks import fluid_mask, reference_frames
-from dpot_scale.data.importers.source import Source
+from dpot_scale.data.importers.source import DAMAGE, Source
 from dpot_scale.data.shards import TIME, View, ViewedArray
 from dpot_scale.data.store import Split
 from dpot_scale.errors import DataError
 
-CASE = "case.json"
-ARRAYS = ("u.npy", "v.npy")
 SEGMENT = 20  # frames
 REFERENCE_GRID = 64
 MASK = "mask"
 SUBSETS = ("prop", "bc", "geo")  # in the reference's order
-
-
-@dataclass(frozen=True)
-class _Problem:
-    keys: frozenset[str]  # in case.json
-    velocity: str  # the key of the velocity that drives the flow
-    frame_interval: float  # seconds
-    share: Callable[[float], int]  # how the reference rounds the numbers of cases
-
-
-PROBLEMS = {
-    "cavity": _Problem(frozenset({"vel_top"}), "vel_top", 0.1, round),
-    "cylinder": _Problem(frozenset({"vel_in", "radius"}), "vel_in", 0.001, int),
-    "tube": _Problem(frozenset({"vel_in"}), "vel_in", 0.01, int),
-    "dam": _Problem(frozenset({"velocity", "barrier_height"}), "velocity", 0.1, round),
-}
 NUMBERS = ("density", "viscosity", "height", "width", "radius", "barrier_height", "barrier_width")
 CORNER = ("x_min", "x_max", "y_min", "y_max")
 
 
-@dataclass(frozen=True)
-class _Case:
-    """One case, in a folder or in a zip file."""
-
-    path: Path  # the folder or the zip file
-    folder: PurePosixPath  # of the case, for its number and subset; in a zip file also to read it
-    values: Mapping[str, Any]  # of case.json
-    shape: tuple[int, ...]  # (T, y, x)
-    value_bytes: int
-
-    @property
-    def problem(self) -> str:
-        return next(name for name, kind in PROBLEMS.items() if kind.keys <= self.values.keys())
-
-    @property
-    def is_packed(self) -> bool:
-        return not self.path.is_dir()
-
-    def open(self, name: str) -> IO[bytes]:
-        return _open(self.path, self.folder, name)
-
-
-def recognise(path: Path, *, paper: bool) -> list[Source]:
-    """Return the cases that a case.json or a zip file leads to.
+def recognise(path: Path, *, paper: bool) -> list[Source | DataError]:
+    """Return the cases that a case.json or a zip file leads to; what is wrong with some of them.
 
     Raises:
-        DataError: a case is damaged or incomplete, or a zip file is.
+        DataError: a zip file has members that point outside of it.
     """
     if path.name == CASE:
-        return [_source(_case(path.parent, PurePosixPath(path.parent.as_posix())), paper=paper)]
+        return [_recognise_case(path.parent, PurePosixPath(path.parent.as_posix()), paper=paper)]
     if not zipfile.is_zipfile(path):
         return []
-    return [_source(_case(path, folder), paper=paper) for folder in _packed_cases(path)]
+    return [_recognise_case(path, folder, paper=paper) for folder in packed_cases(path)]
 
 
-def _packed_cases(path: Path) -> list[PurePosixPath]:
-    with zipfile.ZipFile(path) as archive:
-        members = [PurePosixPath(name) for name in archive.namelist()]
-    for member in members:
-        if member.is_absolute() or ".." in member.parts:
-            raise DataError(
-                f"{path} has a member {str(member)!r} that points outside of its folder; it is no "
-                "file of CFDBench"
-            )
-    return [member.parent for member in members if member.name == CASE]
-
-
-def _open(path: Path, folder: PurePosixPath, name: str) -> IO[bytes]:
-    if path.is_dir():
-        return (path / name).open("rb")
-    with zipfile.ZipFile(path) as archive:
-        return archive.open(str(folder / name))  # keeps the file open by itself
-
-
-def _case(path: Path, folder: PurePosixPath) -> _Case:
-    """Return a case from its case.json and the headers of its arrays."""
-    place = path if path.is_dir() else path / folder
+def _recognise_case(path: Path, folder: PurePosixPath, *, paper: bool) -> Source | DataError:
     try:
-        with _open(path, folder, CASE) as file:
-            values = json.load(file)
-        headers = [_header(path, folder, name) for name in ARRAYS]
-    except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise DataError(
-            f"the CFDBench case {place} is damaged or incomplete ({error}); download it again"
-        ) from error
-    if not isinstance(values, dict) or not any(
-        kind.keys <= values.keys() for kind in PROBLEMS.values()
-    ):
-        raise DataError(f"{place / CASE} describes no problem of CFDBench")
-    (shape, kind), (other, _) = headers
-    if shape != other or len(shape) != 3 or kind.kind != "f":
-        raise DataError(
-            f"the CFDBench case {place} has u and v of shapes {shape} and {other} in {kind}; "
-            "expected floating-point numbers (T, y, x), equally many"
+        return _source(read_case(path, folder), paper=paper)
+    except DataError as error:
+        return error
+    except DAMAGE as error:
+        return DataError(
+            f"the CFDBench case {place_of(path, folder)} is damaged or incomplete ({error}); "
+            "download it again"
         )
-    return _Case(path, folder, values, shape, kind.itemsize)
 
 
-def _header(path: Path, folder: PurePosixPath, name: str) -> tuple[tuple[int, ...], Any]:
-    """Return the shape and type of a .npy file without reading its values."""
-    with _open(path, folder, name) as file:
-        version = np.lib.format.read_magic(file)
-        read = {
-            (1, 0): np.lib.format.read_array_header_1_0,
-            (2, 0): np.lib.format.read_array_header_2_0,
-        }.get(version)
-        if read is None:
-            raise ValueError(f"{name} is of an unknown version")
-        shape, in_fortran_order, kind = read(file)
-    if in_fortran_order:
-        raise ValueError(f"{name} is in Fortran order")
-    return shape, kind
-
-
-def _source(case: _Case, *, paper: bool) -> Source:
+def _source(case: Case, *, paper: bool) -> Source:
     is_dam = case.problem == "dam"
     paper = paper and not is_dam  # which the reference does not use
     frames = case.shape[0]
     if frames < (1 if paper else SEGMENT):
-        place = case.path / case.folder if case.is_packed else case.path
+        place = place_of(case.path, case.folder)
         raise DataError(f"the CFDBench case {place} has {frames} frames; needed: {SEGMENT}")
     starts = _starts(frames, paper=paper)
     name = "cfdbench_dam" if is_dam else "cfdbench"
@@ -163,7 +82,7 @@ def _source(case: _Case, *, paper: bool) -> Source:
         member=str(case.folder) if case.is_packed else "",
         format=f"CFDBench {case.problem}",
         candidates=(name,),
-        equation="incompressible Navier-Stokes over a dam",
+        equation=f"incompressible Navier-Stokes {'over a dam' if is_dam else 'past obstacles'}",
         channels=("u", "v", MASK),
         grid=(REFERENCE_GRID,) * 2 if paper else case.shape[1:],
         domain_length=(1.0, 1.0),
@@ -191,9 +110,9 @@ def _starts(frames: int, *, paper: bool) -> list[int]:
     return starts if paper else [min(start, frames - SEGMENT) for start in starts]
 
 
-def _read(case: _Case, starts: list[int], paper: bool, rows: slice, frames: slice) -> NDArray[Any]:
+def _read(case: Case, starts: list[int], paper: bool, rows: slice, frames: slice) -> NDArray[Any]:
     """Read segments as (N, T, 3, y, x)."""
-    u, v = (_array(case, name) for name in ARRAYS)
+    u, v = (read_array(case, name) for name in ARRAYS)
     first, last = starts[rows.start], min(starts[rows.stop - 1] + SEGMENT, case.shape[0])
     fields_Tcyx = np.stack([u[first:last], v[first:last]], axis=1)
     if paper:
@@ -209,17 +128,7 @@ def _read(case: _Case, starts: list[int], paper: bool, rows: slice, frames: slic
     return segments
 
 
-def _array(case: _Case, name: str) -> NDArray[Any]:
-    array: NDArray[Any]
-    if not case.is_packed:
-        array = np.load(case.path / name, mmap_mode="r", allow_pickle=False)
-        return array
-    with closing(case.open(name)) as file:
-        array = np.load(io.BytesIO(file.read()), allow_pickle=False)
-    return array
-
-
-def _parameters(case: _Case, starts: list[int]) -> dict[str, NDArray[Any]]:
+def _parameters(case: Case, starts: list[int]) -> dict[str, NDArray[Any]]:
     """Return what a segment's case is; lengths that a case does not have are 0."""
     kind, values = PROBLEMS[case.problem], dict(case.values)
     if CORNER[0] in values:
@@ -237,18 +146,20 @@ def _parameters(case: _Case, starts: list[int]) -> dict[str, NDArray[Any]]:
     }
 
 
-def _subset(case: _Case) -> str:
-    """Return prop, bc or geo, from the folders of the case or the name of the zip file."""
+def _subset(case: Case) -> str:
+    """Return prop, bc or geo: as a folder or the zip file is called, or by the case's number."""
     parts = [*(case.path.with_suffix("").parts if case.is_packed else ()), *case.folder.parts]
-    return next((part for part in reversed(parts) if part in SUBSETS), "")
+    first = PROBLEMS[case.problem].first
+    *_, by_number = (subset for subset, number in first.items() if number <= _number(case))
+    return next((part for part in reversed(parts) if part in SUBSETS), by_number)
 
 
-def _number(case: _Case) -> int:
+def _number(case: Case) -> int:
     digits = "".join(filter(str.isdigit, case.folder.name))
     return int(digits) if digits else 0
 
 
-def _views(case: _Case, starts: list[int]) -> tuple[View, ...]:
+def _views(case: Case, starts: list[int]) -> tuple[View, ...]:
     return tuple(
         View(
             file=f"{case.path.absolute()}{os.sep}",
@@ -271,7 +182,7 @@ def _arrange(sources: Sequence[Source], *, paper: bool) -> list[Source]:
     arranged = []
     for problem in PROBLEMS:
         cases = {_key(source): source for source in reversed(sources) if _key(source)[0] == problem}
-        keys = sorted(cases, key=lambda key: (SUBSETS.index(key[1]) if key[1] else -1, key[2]))
+        keys = sorted(cases, key=lambda key: (SUBSETS.index(key[1]), key[2]))
         random.Random(0).shuffle(keys)
         share = PROBLEMS[problem].share
         train, dev = share(0.8 * len(keys)), share(0.1 * len(keys))

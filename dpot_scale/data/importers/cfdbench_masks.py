@@ -14,18 +14,20 @@ BARRIER_LEFT = 0.5  # of the dam, in metres
 def fluid_mask(problem: str, values: Mapping[str, Any], grid: Sequence[int]) -> Array:
     """Return (y, x): 1 in the fluid, 0 in an obstacle, by the centres of cells.
 
-    The cylinder is at the origin of the case's coordinates. Walls are not part of the grid.
+    The cylinder is at the origin of the case's coordinates. Walls are not part of the grid. An
+    obstacle that is smaller than a cell, and lies between the centres, is made as large as a cell.
     """
     rows, columns = grid
     if problem == "cylinder":
         x = _centres(values["x_min"], values["x_max"], columns)
         y = _centres(values["y_min"], values["y_max"], rows)
-        solid = x**2 + y[:, None] ** 2 <= values["radius"] ** 2
+        radius = max(values["radius"], float(np.hypot(x[1] - x[0], y[1] - y[0])) / 2)
+        solid = x**2 + y[:, None] ** 2 <= radius**2
     elif problem == "dam":
-        x = _centres(0.0, values["width"], columns) - BARRIER_LEFT
+        x = _centres(0.0, values["width"], columns) - BARRIER_LEFT - values["barrier_width"] / 2
         y = _centres(0.0, values["height"], rows)
-        in_columns = (x >= 0) & (x <= values["barrier_width"])
-        solid = in_columns & (y[:, None] <= values["barrier_height"])
+        half_width = max(values["barrier_width"], x[1] - x[0]) / 2
+        solid = (np.abs(x) <= half_width) & (y[:, None] <= max(values["barrier_height"], y[0]))
     else:
         solid = np.zeros((rows, columns), dtype=bool)
     mask: Array = (~solid).astype(np.float32)

@@ -4,6 +4,7 @@ A trajectory has two frames of one channel, the coefficient and then the solutio
 and a horizon of one frame, the model maps one to the other.
 """
 
+import math
 from collections.abc import Callable
 from functools import cache, partial
 from pathlib import Path
@@ -11,11 +12,11 @@ from typing import Any
 
 import h5py
 import numpy as np
-import scipy.io
 from numpy.typing import NDArray
 
-from dpot_scale.data.importers.arrays import read_arrays
-from dpot_scale.data.importers.source import Source, by_folder_or_name, train_before_valid
+from dpot_scale.data.importers import arrays, matlab
+from dpot_scale.data.importers.source import Source
+from dpot_scale.data.importers.splits import by_folder_or_name, train_before_valid
 from dpot_scale.data.store import Split
 from dpot_scale.errors import DataError
 
@@ -23,12 +24,11 @@ from dpot_scale.errors import DataError
 PDEBENCH = ("nu", "tensor")
 MATLAB = ("coeff", "sol")
 NEURALOPERATOR = ("x", "y")
-MATLAB_5 = b"MATLAB 5.0 MAT-file"
 # The FNO authors train on one file and test on the other.
 SMOOTH: dict[str, Split] = {"smooth1": "train", "smooth2": "test"}
 
 Array = NDArray[Any]
-Load = Callable[[], tuple[Any, Any]]  # coefficient and solution, or their datasets
+Load = Callable[[], tuple[Any, ...]]  # coefficient and solution, or their datasets
 
 
 def recognise(path: Path, *, paper: bool) -> list[Source]:
@@ -46,32 +46,32 @@ def recognise(path: Path, *, paper: bool) -> list[Source]:
                 name = "darcy_pdb" if beta is None else f"darcy_pdb_beta{float(beta):g}"
                 return [_source(path, "PDEBench", name, shapes, partial(_read_hdf5, path), None)]
         return []
-    if _is_matlab(path):
+    if matlab.is_matlab_5(path):
         return _recognise_matlab(path)
-    arrays = read_arrays(path)
-    if arrays is None or set(NEURALOPERATOR) - arrays.keys():
-        return []
-    x, y = (arrays[name] for name in NEURALOPERATOR)
-    split = by_folder_or_name(Path(path.name))
-    read = partial(_read_pairs, lambda: (x, y))
-    return [
-        _source(path, "neuraloperator", f"darcy_{x.shape[-1]}", [x.shape, y.shape], read, split)
-    ]
-
-
-def _is_matlab(path: Path) -> bool:
-    with path.open("rb") as file:
-        return file.read(len(MATLAB_5)) == MATLAB_5
+    load = arrays.loader(path)
+    return _recognise_tensors(path, load) if load else []
 
 
 def _recognise_matlab(path: Path) -> list[Source]:
-    shapes = {name: shape for name, shape, _ in scipy.io.whosmat(path)}
-    if shapes.keys() < set(MATLAB):
+    shapes = {name: shape for name, (shape, _) in matlab.contents(path).items()}
+    if not shapes.keys() >= set(MATLAB):
         return []
     split = next((split for word, split in SMOOTH.items() if word in path.name), None)
     name = f"darcy_fno_r{shapes[MATLAB[0]][-1]}"
-    read = partial(_read_pairs, cache(partial(_load_matlab, path)))
+    load = cache(lambda: tuple(matlab.load(path, name) for name in MATLAB))
+    read = partial(_read_pairs, load)
     return [_source(path, "FNO", name, [shapes[key] for key in MATLAB], read, split)]
+
+
+def _recognise_tensors(path: Path, load: Callable[[], arrays.Arrays]) -> list[Source]:
+    found = load()
+    if set(NEURALOPERATOR) - found.keys():
+        return []
+    shapes = [found[name].shape for name in NEURALOPERATOR]
+    read = partial(_read_pairs, lambda: tuple(load()[name] for name in NEURALOPERATOR))
+    name = f"darcy_{shapes[0][-1]}"
+    split = by_folder_or_name(Path(path.name))
+    return [_source(path, "neuraloperator", name, shapes, read, split)]
 
 
 def _source(
@@ -83,10 +83,8 @@ def _source(
     split: Split | None,
 ) -> Source:
     coefficient, solution = shapes
-    if len(coefficient) != 3 or (coefficient[0], *coefficient[1:]) != (
-        solution[0],
-        *solution[-2:],
-    ):
+    is_pair = solution[:1] + solution[-2:] == coefficient and len(coefficient) == 3
+    if not is_pair or math.prod(solution) != math.prod(coefficient):
         raise DataError(
             f"{path}: the coefficient has shape {coefficient}, the solution {solution}; expected "
             "(N, x, y) both, or (N, 1, x, y) for the solution"
@@ -121,8 +119,3 @@ def _read_pairs(load: Load, rows: slice, frames: slice) -> Array:
     coefficient, solution = (np.asarray(array[rows]) for array in load())
     both_N2xy = np.stack([coefficient, solution.reshape(coefficient.shape)], axis=1)
     return both_N2xy[:, frames, None]
-
-
-def _load_matlab(path: Path) -> tuple[Array, Array]:
-    arrays = scipy.io.loadmat(path, variable_names=list(MATLAB))
-    return arrays[MATLAB[0]], arrays[MATLAB[1]]

@@ -3,32 +3,28 @@
 Two containers, told apart by their content: MATLAB v5, u (N, x, y, T); and MATLAB v7.3, which is
 HDF5 with all axes reversed, u (T, y, x, N). Undoing the reversal as a whole gives the physical
 orientation. The reference exchanges x and y instead, which mirrors the flow: read as (x, y), its
-vorticity is advected in the wrong direction. People also convert u to .npy or .pt.
+vorticity is advected in the wrong direction. People also convert u to .npy, .pt or a pickle.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import h5py
 import numpy as np
-import scipy.io
 from numpy.typing import NDArray
 
-from dpot_scale.data.importers.arrays import read_arrays
+from dpot_scale.data.importers import arrays, matlab
 from dpot_scale.data.importers.source import Source, frame_interval
 from dpot_scale.errors import DataError
 
 FIELD = "u"
 TIMES = "t"
 DARCY = {"coeff", "sol"}  # the arrays of another problem in the same container
-MATLAB_5 = b"MATLAB 5.0 MAT-file"
 BYTES_PER_VALUE = {"single": 4, "double": 8}  # MATLAB's floating-point classes
 DOMAIN_LENGTH = 1.0
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -53,24 +49,33 @@ def recognise(path: Path, *, paper: bool) -> list[Source]:
             return []
         axes = ("y", "x") if paper else ("x", "y")
         return [_source(path, header, "MATLAB v7.3", partial(_read_7, path, axes), axes)]
-    with path.open("rb") as file:
-        if file.read(len(MATLAB_5)) == MATLAB_5:
-            return _recognise_5(path)
-    array = _converted(path)
-    if array is None:
-        return []
-    header = _Header(array.shape, array.dtype.itemsize, None)
-    return [
-        _source(path, header, "converted", partial(_read_frames_last, lambda: array), ("x", "y"))
-    ]
+    if matlab.is_matlab_5(path):
+        return _recognise_5(path)
+    load = arrays.loader(path)
+    return _recognise_converted(path, load) if load else []
 
 
 def _recognise_5(path: Path) -> list[Source]:
     header = _header_5(path)
     if header is None:
         return []
-    load = cache(partial(_load_5, path, FIELD))  # MATLAB v5 can only be read as a whole
-    return [_source(path, header, "MATLAB v5", partial(_read_frames_last, load), ("x", "y"))]
+    read = partial(_read_frames_last, cache(partial(matlab.load, path, FIELD)))
+    return [_source(path, header, "MATLAB v5", read, ("x", "y"))]
+
+
+def _recognise_converted(path: Path, load: Callable[[], arrays.Arrays]) -> list[Source]:
+    """Return u of a file that holds nothing else; frames last, as in the original."""
+    found = list(load().values())
+    if len(found) != 1 or found[0].ndim != 4:
+        return []
+    shape, kind = found[0].shape, found[0].dtype
+    if shape[1] != shape[2] or kind.kind != "f":
+        raise DataError(
+            f"{path} holds {kind} of shape {shape}; expected floating-point vorticity "
+            "(N, x, y, T), frames last"
+        )
+    read = partial(_read_frames_last, lambda: next(iter(load().values())))
+    return [_source(path, _Header(shape, kind.itemsize, None), "converted", read, ("x", "y"))]
 
 
 def _source(
@@ -136,7 +141,7 @@ def _header_7(path: Path) -> _Header | None:
         if field.dtype.kind != "f":
             raise DataError(_not_floats(path, str(field.dtype)))
         times = file[TIMES][()] if TIMES in file else None
-        chunk = field.chunks[-1] if field.chunks else 1
+        chunk = field.chunks[-1] if field.chunks else 1  # along the trajectories
         return _Header(field.shape[::-1], field.dtype.itemsize, times, chunk)
 
 
@@ -161,55 +166,22 @@ def _read_7(path: Path, spatial_axes: tuple[str, ...], rows: slice, frames: slic
 
 
 def _header_5(path: Path) -> _Header | None:
-    arrays = {name: (shape, kind) for name, shape, kind in _read_5(path, scipy.io.whosmat)}
-    if arrays.keys() >= DARCY:
+    found = matlab.contents(path)
+    if found.keys() >= DARCY:
         return None
-    if FIELD not in arrays:
-        raise DataError(_without_field(path, list(arrays)))
-    shape, kind = arrays[FIELD]
+    if FIELD not in found:
+        raise DataError(_without_field(path, list(found)))
+    shape, kind = found[FIELD]
     if kind not in BYTES_PER_VALUE:
         raise DataError(_not_floats(path, kind))
-    times = _load_5(path, TIMES) if TIMES in arrays else None
+    times = matlab.load(path, TIMES) if TIMES in found else None
     return _Header(shape, BYTES_PER_VALUE[kind], times)
 
 
 def _read_frames_last(load: Callable[[], NDArray[Any]], rows: slice, frames: slice) -> NDArray[Any]:
-    """Read u (N, x, y, T) as (N, T, 1, x, y)."""
-    return load()[rows, :, :, frames].transpose(0, 3, 1, 2)[:, :, None]
-
-
-def _converted(path: Path) -> NDArray[Any] | None:
-    """Return u of a .npy or .pt file that holds nothing else; frames last, as in the original."""
-    arrays = read_arrays(path)
-    if arrays is None or len(arrays) != 1:
-        return None
-    (array,) = arrays.values()
-    if array.ndim != 4:
-        return None
-    if array.shape[1] != array.shape[2] or array.dtype.kind != "f":
-        raise DataError(
-            f"{path} holds {array.dtype} of shape {array.shape}; expected floating-point vorticity "
-            "(N, x, y, T), frames last"
-        )
-    return array
-
-
-def _load_5(path: Path, name: str) -> NDArray[Any]:
-    arrays = _read_5(path, partial(scipy.io.loadmat, variable_names=[name]))
-    if name not in arrays:
-        raise DataError(f"{path} breaks off before its array {name}; download it again")
-    array: NDArray[Any] = arrays[name]
-    return array
-
-
-def _read_5(path: Path, read: Callable[[Path], T]) -> T:
-    """Call one of scipy's readers; on a damaged file they raise whatever comes up."""
-    try:
-        return read(path)
-    except Exception as error:
-        raise DataError(
-            f"{path} is a truncated or damaged MATLAB file ({error}); download it again"
-        ) from error
+    """Read u (N, x, y, T) as (N, T, 1, x, y), a copy of what may be mapped."""
+    fields_NTxy = np.array(load()[rows, :, :, frames].transpose(0, 3, 1, 2), order="C")
+    return fields_NTxy[:, :, None]
 
 
 def _without_field(path: Path, found: list[str]) -> str:

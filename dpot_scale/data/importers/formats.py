@@ -8,6 +8,7 @@ from typing import Protocol
 import h5py
 
 from dpot_scale.data.importers import (
+    arrays,
     cfdbench,
     darcy,
     fno,
@@ -16,24 +17,25 @@ from dpot_scale.data.importers import (
     reference,
     the_well,
 )
-from dpot_scale.data.importers.source import Source
+from dpot_scale.data.importers.source import DAMAGE, Source
 from dpot_scale.errors import DataError
 
 
 class Format(Protocol):
     """Looks at a file and returns nothing where it is of another format.
 
-    Where it is of its own format, but damaged or incomplete, it raises a DataError. `paper` asks
-    for the quirks of the reference's preprocessing.
+    Where it is of its own format, but damaged or incomplete, it raises a DataError; where that is
+    so for a part of it, it returns the DataError among the sources. `paper` asks for the quirks of
+    the reference's preprocessing.
     """
 
-    def __call__(self, path: Path, *, paper: bool) -> list[Source]:
+    def __call__(self, path: Path, *, paper: bool) -> Sequence[Source | DataError]:
         """Return what the file holds."""
         ...
 
 
 FORMATS: dict[str, Format] = {
-    "FNO Navier-Stokes .mat (v5 or v7.3), or u alone as .npy or .pt": fno.recognise,
+    "FNO Navier-Stokes .mat (v5 or v7.3), or u alone as .npy, .pt or .pkl": fno.recognise,
     "PDEBench diffusion-reaction, shallow water, compressible flow in 2D and 3D": (
         pdebench.recognise
     ),
@@ -49,25 +51,37 @@ ZIP = b"PK\x03\x04"
 SHOWN_KEYS = 6
 
 
-def recognise(path: Path, *, paper: bool = False) -> list[Source]:
+def recognise(path: Path, *, paper: bool = False) -> Sequence[Source | DataError]:
     """Return what a published file holds, without reading its fields.
 
     Args:
         path: The file; of a CFDBench case its case.json.
         paper: Read it as the reference's preprocessing does.
 
+    Returns:
+        Its sources; and what is wrong with parts of it.
+
     Raises:
         DataError: the file is damaged, incomplete or of no known format.
     """
     _check_readable(path)
-    for recognised_by in FORMATS.values():
-        sources = recognised_by(path, paper=paper)
-        if sources:
-            return sources
+    try:
+        for recognised_by in FORMATS.values():
+            if found := recognised_by(path, paper=paper):
+                return [_not_empty(source) for source in found]
+        contents = _contents(path)
+    except DAMAGE as error:
+        raise DataError(f"{path} is damaged ({error}); download it again") from error
     raise DataError(
-        f"{path} is of no known format{_contents(path)}; "
+        f"{path} is of no known format{contents}; "
         "`python -m dpot_scale.prepare import --help` lists them"
     )
+
+
+def _not_empty(found: Source | DataError) -> Source | DataError:
+    if isinstance(found, Source) and 0 in (found.trajectories, found.frames, *found.grid):
+        return DataError(f"{found.place} holds nothing: {found.describe()}; download it again")
+    return found
 
 
 def _check_readable(path: Path) -> None:
@@ -102,6 +116,9 @@ def _contents(path: Path) -> str:
     if h5py.is_hdf5(path):
         with h5py.File(path, "r") as file:
             return f" (HDF5 with: {_shown(list(file))})"
+    if load := arrays.loader(path):
+        shapes = [f"{name} {array.dtype} {array.shape}" for name, array in load().items()]
+        return f" (arrays: {_shown(shapes).strip()})"
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
             return f" (zip with: {_shown(archive.namelist())}; unpack it first)"

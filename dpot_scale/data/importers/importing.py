@@ -1,35 +1,23 @@
 """From sources to a stored dataset: copied, or linked to where they lie."""
 
 import hashlib
-import zipfile
-import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from dpot_scale.data.catalog import CATALOG, CatalogEntry, DatasetInfo
+from dpot_scale.data.disk import CannotWrite
 from dpot_scale.data.importers.formats import recognise
-from dpot_scale.data.importers.source import (
-    Array,
-    Part,
-    Source,
-    datasets_of,
-    overlapping,
-    parts_of,
-)
+from dpot_scale.data.importers.source import Source
+from dpot_scale.data.importers.splits import Part, datasets_of, parts_of
+from dpot_scale.data.importers.transfer import Progress, SourceError, copy, link
 from dpot_scale.data.shards import digest, files_of
 from dpot_scale.data.store import INDEX, SPLITS, locked, read_store
-from dpot_scale.data.writer import CannotWrite, StoreWriter
+from dpot_scale.data.writer import StoreWriter
 from dpot_scale.errors import DataError
 
-BLOCK_BYTES = 64 * 2**20  # read at once; a large file never lies in memory as a whole
-LARGEST_BLOCK_BYTES = 2**28
-
-# What HDF5, zip and .npy files raise where their content is damaged.
-DAMAGE = (OSError, RuntimeError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error)
-
-Progress = Callable[[Path, int], None]  # the file that is being read, and bytes read since
+SHA256, WITHOUT = ", sha256 ", ", without "  # in the text that says where a dataset comes from
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,14 +30,6 @@ class Imported:
     train: int  # trajectories
     test: int
     frames: int
-
-
-class SourceError(DataError):
-    """A file that cannot be used, among those of a dataset."""
-
-    def __init__(self, source: Source, message: str) -> None:
-        super().__init__(message)
-        self.source = source
 
 
 @dataclass(frozen=True)
@@ -70,7 +50,11 @@ def recognise_files(
     problems: list[DataError] = []
     for file in files:
         try:
-            sources += recognise(file, paper=paper)
+            for found in recognise(file, paper=paper):
+                if isinstance(found, Source):
+                    sources.append(found)
+                else:
+                    problems.append(found)
         except DataError as error:
             problems.append(error)
     datasets, misfits = datasets_of(sources)
@@ -86,18 +70,30 @@ def import_sound(
         What was done, None if nothing; and what is wrong.
     """
     problems: list[DataError] = []
+    digests: dict[Path, str] = {}
     while sources:
         try:
-            return import_dataset(sources, options, progress=progress), problems
+            imported = import_dataset(
+                sources, options, progress=progress, digests=digests, left_out=len(problems)
+            )
         except SourceError as error:
             problems.append(error)
-            sources = [source for source in sources if source is not error.source]
+            sources = [source for source in sources if source.place != error.source.place]
         except DataError as error:
             return None, [*problems, error]
+        else:
+            return imported, problems
     return None, problems
 
 
-def import_dataset(sources: Sequence[Source], options: Options, *, progress: Progress) -> Imported:
+def import_dataset(
+    sources: Sequence[Source],
+    options: Options,
+    *,
+    progress: Progress,
+    digests: dict[Path, str] | None = None,
+    left_out: int = 0,
+) -> Imported:
     """Bring a dataset into the store.
 
     An interrupted import continues where its last shard ended.
@@ -106,6 +102,9 @@ def import_dataset(sources: Sequence[Source], options: Options, *, progress: Pro
         sources: Its files, in order.
         options: How.
         progress: Told of every file that is read; each byte counts twice, once for the checksum.
+        digests: SHA-256 of files, as far as they are known; completed here. They identify the
+            dataset, those of damaged files too, so that the same files are the same dataset.
+        left_out: How many sources turned out to be damaged.
 
     Raises:
         SourceError: a file is damaged or holds values that are not finite. Nothing is left behind.
@@ -114,14 +113,16 @@ def import_dataset(sources: Sequence[Source], options: Options, *, progress: Pro
     """
     name = options.name or _only_candidate(sources[0])
     _check_name(sources[0], name)
-    parts = parts_of(sources, name)
-    frames = _frames(sources[0], name)
+    sources = [source.named(name) if source.named else source for source in sources]
     if options.link:
         _check_linkable(sources)
+    parts = parts_of(sources, name)
+    frames = _frames(sources[0], name)
     folder = options.root / name
     with locked(options.root):
-        digests = _digests(sources, progress)
-        info = _info(sources, name, _origin(digests, options))
+        digests = {} if digests is None else digests
+        _add_digests(digests, sources, progress)
+        info = _info(sources, name, _origin(digests, options, left_out))
         is_new = not (folder / INDEX).exists()
         if is_new:
             _write(parts, frames, info, options, digests, progress)
@@ -131,7 +132,7 @@ def import_dataset(sources: Sequence[Source], options: Options, *, progress: Pro
     return Imported(
         folder=folder,
         is_new=is_new,
-        files=len(digests),
+        files=len(_paths(sources)),
         train=counts["train"],
         test=counts["test"],
         frames=frames,
@@ -150,9 +151,9 @@ def _write(
         for part in _remaining(parts, writer):
             try:
                 if options.link:
-                    _link(writer, part, frames, digests, progress)
+                    link(writer, part, frames, digests[part.source.path], progress)
                 else:
-                    _copy(writer, part, frames, progress)
+                    copy(writer, part, frames, progress)
             except (SourceError, CannotWrite):
                 raise
             except DataError as error:
@@ -165,17 +166,6 @@ def total_bytes(sources: Sequence[Source]) -> int:
     return hashed + sum(s.trajectories * s.frames * s.frame_bytes for s in sources)
 
 
-def block_length(trajectory_bytes: int, aligned_to: int = 1) -> int:
-    """Return how many trajectories to read at once: whole chunks of the file, about 64 MiB.
-
-    A chunk of more than 256 MiB of trajectories is read, and decompressed, once for each 256 MiB.
-    """
-    wanted = max(1, BLOCK_BYTES // trajectory_bytes)
-    if aligned_to <= wanted:
-        return wanted - wanted % aligned_to
-    return min(aligned_to, max(1, LARGEST_BLOCK_BYTES // trajectory_bytes))
-
-
 def _remaining(parts: Sequence[Part], writer: StoreWriter) -> Iterator[Part]:
     """Yield what an interrupted import has not written yet."""
     written = {split: writer.written(split) for split in SPLITS}
@@ -184,72 +174,6 @@ def _remaining(parts: Sequence[Part], writer: StoreWriter) -> Iterator[Part]:
         written[part.split] -= skipped
         if skipped < part.trajectories:
             yield Part(part.source, part.split, part.first + skipped, part.trajectories - skipped)
-
-
-def _copy(writer: StoreWriter, part: Part, frames: int, progress: Progress) -> None:
-    source = part.source
-    length = block_length(frames * source.frame_bytes, source.aligned_to)
-    if _is_long(source, frames):
-        length = 1
-    for rows in _blocks(part.first, part.first + part.trajectories, length):
-        parameters = {key: values[rows] for key, values in source.parameters.items()}
-        if _is_long(source, frames):
-            pieces = (piece for _, piece in _pieces(source, rows.start, frames))
-            writer.append_long(part.split, pieces, frames, parameters)
-        else:
-            writer.append(part.split, _read(source, rows, slice(0, frames)), parameters)
-        progress(source.path, (rows.stop - rows.start) * source.frames * source.frame_bytes)
-
-
-def _link(
-    writer: StoreWriter,
-    part: Part,
-    frames: int,
-    digests: dict[Path, str],
-    progress: Progress,
-) -> None:
-    source = part.source
-    before = 0
-    for view, first, last in overlapping(
-        source.views, slice(part.first, part.first + part.trajectories)
-    ):
-        rows = range(part.first + before, part.first + before + last - first)
-        parameters = {
-            key: values[rows.start : rows.stop] for key, values in source.parameters.items()
-        }
-        pieces = (piece for row in rows for piece in _pieces(source, row, frames))
-        linked = view.part(first, last - first, frames)
-        writer.link(part.split, linked, digests[source.path], pieces, parameters)
-        progress(source.path, len(rows) * source.frames * source.frame_bytes)
-        before += len(rows)
-
-
-def _is_long(source: Source, frames: int) -> bool:
-    return frames * source.frame_bytes > LARGEST_BLOCK_BYTES
-
-
-def _blocks(first: int, end: int, length: int) -> Iterator[slice]:
-    """Yield the parts of [first, end) that multiples of `length` bound."""
-    while first < end:
-        last = min(first - first % length + length, end)
-        yield slice(first, last)
-        first = last
-
-
-def _pieces(source: Source, row: int, frames: int) -> Iterator[tuple[int, Array]]:
-    """Yield a trajectory as first frame and frames (T, C, *space), about 64 MiB at once."""
-    for part in _blocks(0, frames, max(1, BLOCK_BYTES // source.frame_bytes)):
-        yield part.start, _read(source, slice(row, row + 1), part)[0]
-
-
-def _read(source: Source, rows: slice, frames: slice) -> Array:
-    """Read a part; a file that breaks off in the middle is the user's to mend."""
-    try:
-        return source.read(rows, frames)
-    except DAMAGE as error:
-        raise SourceError(
-            source, f"{source.place} is damaged ({error}); download it again"
-        ) from error
 
 
 def _only_candidate(source: Source) -> str:
@@ -295,8 +219,13 @@ def _paths(sources: Sequence[Source]) -> list[Path]:
     return list(dict.fromkeys(source.path for source in sources))
 
 
-def _digests(sources: Sequence[Source], progress: Progress) -> dict[Path, str]:
-    return {path: digest(path, partial(progress, path)) for path in _paths(sources)}
+def _add_digests(digests: dict[Path, str], sources: Sequence[Source], progress: Progress) -> None:
+    for source in sources:
+        if source.path not in digests:
+            try:
+                digests[source.path] = digest(source.path, partial(progress, source.path))
+            except OSError as error:
+                raise SourceError(source, f"cannot read {source.path}: {error}") from error
 
 
 def _info(sources: Sequence[Source], name: str, origin: str) -> DatasetInfo:
@@ -317,20 +246,26 @@ def _info(sources: Sequence[Source], name: str, origin: str) -> DatasetInfo:
     )
 
 
-def _origin(digests: dict[Path, str], options: Options) -> str:
-    """Return where a dataset comes from; what follows the first comma identifies it."""
+def _origin(digests: dict[Path, str], options: Options, left_out: int) -> str:
+    """Return where a dataset comes from; see `_identity`."""
     ways = (", as in the paper" if options.paper else "") + (", linked" if options.link else "")
+    ways += f"{WITHOUT}{left_out} that were damaged" if left_out else ""
     paths = list(digests)
     if len(paths) == 1:
-        return f"{paths[0].name}, sha256 {digests[paths[0]]}{ways}"
+        return f"{paths[0].name}{SHA256}{digests[paths[0]]}{ways}"
     together = hashlib.sha256("".join(digests.values()).encode()).hexdigest()
-    return f"{len(paths)} files, sha256 {together}{ways}"
+    return f"{len(paths)} files{SHA256}{together}{ways}"
+
+
+def _identity(origin: str) -> str:
+    """Return from what files a dataset comes and how: whatever they are called or lack."""
+    return origin.partition(SHA256)[2].partition(WITHOUT)[0]
 
 
 def _check_origin(folder: Path, info: DatasetInfo, sources: Sequence[Source]) -> None:
     """Refuse a dataset of the same name that another file, whatever its name, was copied to."""
     found = read_store(folder).info.source
-    if found.partition(", ")[2] != info.source.partition(", ")[2]:
+    if _identity(found) != _identity(info.source):
         raise DataError(
             f"{folder} was made from something else ({found}) than {sources[0].path} "
             f"({info.source}); remove the folder or choose another name with --name"

@@ -21,15 +21,11 @@ from dpot_scale.data.importers.source import (
     frame_interval,
     rounded,
     sliced_in_place,
-    train_before_valid,
-    with_split,
 )
+from dpot_scale.data.importers.splits import SPLIT_WORDS, train_before_valid, with_split
 from dpot_scale.data.shards import TIME, TRAJECTORY
-from dpot_scale.data.store import Split
 from dpot_scale.errors import DataError
 
-# The reference trains on the validation files.
-SPLITS: dict[str, Split] = {"train": "train", "valid": "train", "test": "test"}
 SMOKE = ("u", "vx", "vy")
 BUOYANCY, INTERVAL = "buo_y", "dt"
 # By frames.
@@ -49,7 +45,7 @@ def recognise(path: Path, *, paper: bool) -> list[Source]:
     if not h5py.is_hdf5(path):
         return []
     with h5py.File(path, "r") as file:
-        if len(file) and file.keys() <= SPLITS.keys():
+        if len(file) and file.keys() <= SPLIT_WORDS.keys():
             return [_smoke_source(path, file, group) for group in file]
         if {*SPHERE, "lat", "lon"} <= file.keys():
             return [_sphere_source(path, file)]
@@ -84,20 +80,23 @@ def _smoke_source(path: Path, file: h5py.File, group: str) -> Source:
         domain_length=extent,
         frame_interval=rounded(float(intervals[0])),
         boundary="closed box",
-        value_bytes=8,
+        value_bytes=file[group][SMOKE[0]].dtype.itemsize,
         parameters={"buoyancy": buoyancy},
         staggering="smoke at cell centres, vx at left faces, vy at lower faces; last faces, which "
         "are walls, left out",
-        split=SPLITS[group],
+        split=SPLIT_WORDS[group],
         collection=name or f"smoke of {frames} frames",
         arrange=train_before_valid,
     )
 
 
 def _common_shape(path: Path, file: h5py.File, names: Sequence[str], rank: int) -> tuple[int, ...]:
-    shapes = {name: getattr(file.get(name), "shape", None) for name in names}
+    missing = [name for name in names if not isinstance(file.get(name), h5py.Dataset)]
+    if missing:
+        raise DataError(f"{path} holds no {' and no '.join(missing)}; download it again")
+    shapes = {name: file[name].shape for name in names}
     shape = shapes[names[0]]
-    if set(shapes.values()) != {shape} or shape is None or len(shape) != rank or 0 in shape:
+    if set(shapes.values()) != {shape} or len(shape) != rank or 0 in shape:
         raise DataError(f"{path}: the fields have shapes {shapes}; expected one of {rank} axes")
     return tuple(shape)
 
@@ -148,6 +147,7 @@ def _sphere_source(path: Path, file: h5py.File) -> Source:
         domain_length=(180.0, 360.0),
         frame_interval=frame_interval(times, frames, path),
         boundary="sphere",
+        value_bytes=file[SPHERE[0]].dtype.itemsize,
         collection="sw2d_pda",
         arrange=train_before_valid,
     )

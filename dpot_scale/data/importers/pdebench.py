@@ -125,6 +125,7 @@ def _seeds_source(path: Path, file: h5py.File, *, paper: bool) -> Source:
         domain_length=tuple(extent[axis] for axis in spatial_axes),
         frame_interval=frame_interval(times, size[TIME], path),
         boundary=kind.boundary,
+        value_bytes=file[groups[0]][DATA].dtype.itemsize,
         parameters={"seed": np.array([int(group) for group in groups])},
     )
 
@@ -196,6 +197,7 @@ def _flow_source(path: Path, file: h5py.File) -> Source:
         domain_length=tuple(_domain_length(path, centres, size).values()),
         frame_interval=frame_interval(_coordinate(path, file, "t")[:frames], frames, path),
         boundary="periodic",
+        value_bytes=file[names[0]].dtype.itemsize,
     )
 
 
@@ -203,14 +205,14 @@ def _flow_shape(
     path: Path, file: h5py.File, names: Sequence[str], space_dims: int
 ) -> tuple[int, ...]:
     """Return the shape (N, T, *space) that all fields have."""
-    shapes = {name: getattr(file[name], "shape", None) for name in names}
+    shapes = {name: tuple(getattr(file[name], "shape", ())) for name in names}
     shape = shapes[names[0]]
-    if set(shapes.values()) != {shape} or shape is None or len(shape) != 2 + space_dims:
+    if set(shapes.values()) != {shape} or len(shape) != 2 + space_dims or 0 in shape:
         raise DataError(
             f"{path}: the fields have shapes {shapes}; expected one shape (N, T, "
             f"{', '.join('xyz'[:space_dims])})"
         )
-    return tuple(shape)
+    return shape
 
 
 def _coordinate(path: Path, file: h5py.File, axis: str) -> NDArray[Any]:

@@ -6,18 +6,14 @@ their folders do.
 """
 
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import h5py
 
 from dpot_scale.data.catalog import CATALOG
-from dpot_scale.data.importers.source import (
-    Source,
-    by_folder_or_name,
-    file_view,
-    sliced_in_place,
-    train_before_valid,
-)
+from dpot_scale.data.importers.source import Source, file_view, sliced_in_place
+from dpot_scale.data.importers.splits import SPLIT_WORDS, by_folder_or_name, train_before_valid
 from dpot_scale.data.shards import CHANNEL, TIME, TRAJECTORY
 from dpot_scale.errors import DataError
 
@@ -61,8 +57,9 @@ def recognise(path: Path, *, paper: bool) -> list[Source]:
         for name, entry in CATALOG.items()
         if len(entry.channels) == layout.channels and entry.frames <= layout.frames
     )
-    named = _named_by(path, names)
-    return [_source(path, layout, (named,) if named else names, value_bytes)]
+    name = _named_by(path, names)
+    source = partial(_source, path, layout, value_bytes, (name,) if name else names)
+    return [source(name) if name else replace(source(None), named=source)]
 
 
 def _layout(shape: tuple[int, ...]) -> _Layout | None:
@@ -84,11 +81,18 @@ def _named_by(path: Path, names: tuple[str, ...]) -> str | None:
     return max(found, key=len, default=None)
 
 
-def _source(path: Path, layout: _Layout, candidates: tuple[str, ...], value_bytes: int) -> Source:
-    name = candidates[0] if len(candidates) == 1 else None
+def _source(
+    path: Path,
+    layout: _Layout,
+    value_bytes: int,
+    candidates: tuple[str, ...],
+    name: str | None,
+) -> Source:
+    """Return the source; what its channels and axes are follows from its name alone."""
+    entry = CATALOG.get(name or "")
     spatial_axes = ("y", "x") if name in ROWS_FIRST else ("x", "y")
     names = dict(zip(("first", "second"), spatial_axes, strict=True))
-    channels = CATALOG[name].channels if name else tuple(f"c{i}" for i in range(layout.channels))
+    channels = entry.channels if entry else tuple(f"c{i}" for i in range(layout.channels))
     view = file_view(
         path,
         [(DATA, tuple(names.get(axis, axis) for axis in layout.axes))],
@@ -110,8 +114,13 @@ def _source(path: Path, layout: _Layout, candidates: tuple[str, ...], value_byte
         value_bytes=value_bytes,
         constant=(MASK,) if MASK in channels else (),
         split=by_folder_or_name(path),
-        collection=name or str(path.parent),
+        collection=name or str(_folder(path)),
         arrange=train_before_valid,
     )
     # Frames last: a window is strided all over the file, and a mask is not stored apart.
     return replace(source, views=())
+
+
+def _folder(path: Path) -> Path:
+    """Return the folder of a dataset, above those of its splits."""
+    return path.parent.parent if path.parent.name in SPLIT_WORDS else path.parent

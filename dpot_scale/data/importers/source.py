@@ -5,10 +5,10 @@ comes after that is the same for all formats: names, splits, checks and writing.
 """
 
 import math
-import re
-from collections import Counter
+import zipfile
+import zlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,13 +16,22 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dpot_scale.data.catalog import CATALOG
 from dpot_scale.data.shards import OpenFiles, View, ViewedArray
 from dpot_scale.data.store import Split
 from dpot_scale.errors import DataError
 
-OWN_TEST_SHARE = 0.1  # of a dataset with a name that the catalogue does not have
-SPLIT_WORDS: dict[str, Split] = {"test": "test", "train": "train", "valid": "train"}
+# What h5py, zipfile and NumPy raise where the content of a file is damaged.
+DAMAGE = (
+    OSError,
+    RuntimeError,
+    ValueError,
+    LookupError,
+    AttributeError,
+    TypeError,
+    EOFError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
 
 Array = NDArray[Any]
 Read = Callable[[slice, slice], Array]
@@ -53,6 +62,8 @@ class Source:
     constant: tuple[str, ...] = ()  # channels that do not change in time, which are not scored
     views: tuple[View, ...] = ()  # where the file can be sliced as it lies
     split: Split | None = None  # where the publisher says it
+    # This source under a name, where what it holds follows from the name that the user gives.
+    named: "Callable[[str], Source] | None" = None
     # The dataset of several files, and what puts them in order and gives each its split.
     collection: str | None = None
     arrange: "Callable[[Sequence[Source]], list[Source]] | None" = None
@@ -80,16 +91,6 @@ class Source:
     def scored(self) -> tuple[bool, ...]:
         """Return, per channel, whether it is a field and not a geometry mask."""
         return tuple(channel not in self.constant for channel in self.channels)
-
-
-@dataclass(frozen=True)
-class Part:
-    """Consecutive trajectories of a source that go to one split."""
-
-    source: Source
-    split: Split
-    first: int
-    trajectories: int
 
 
 def sliced_in_place(views: Sequence[View]) -> dict[str, Any]:
@@ -144,118 +145,6 @@ def overlapping(views: Sequence[View], rows: slice) -> list[tuple[View, int, int
             found.append((view, first, last))
         before += view.trajectories
     return found
-
-
-def parts_of(sources: Sequence[Source], name: str) -> list[Part]:
-    """Return the trajectories of a dataset's sources, train split first.
-
-    A source without a split of its own gives its last trajectories to the test.
-
-    Raises:
-        DataError: nothing is left for one of the splits.
-    """
-    parts: list[Part] = []
-    for source in sources:
-        if source.split is not None:
-            parts.append(Part(source, source.split, 0, source.trajectories))
-            continue
-        test = _test_trajectories(source, name)
-        train = source.trajectories - test
-        parts += [Part(source, "train", 0, train), Part(source, "test", train, test)]
-    missing = {"train", "test"} - {part.split for part in parts}
-    if missing:
-        raise DataError(
-            f"{_folder(sources)} holds no {' and no '.join(sorted(missing))} files of dataset "
-            f"{name}; import its train and test files together"
-        )
-    return sorted(parts, key=lambda part: part.split == "test")
-
-
-def _folder(sources: Sequence[Source]) -> Path:
-    return sources[0].path if len(sources) == 1 else sources[0].path.parent
-
-
-def _test_trajectories(source: Source, name: str) -> int:
-    entry = CATALOG.get(name)
-    share = entry.test_share if entry else OWN_TEST_SHARE
-    test = max(1, round(share * source.trajectories))
-    if test >= source.trajectories:
-        raise DataError(
-            f"{source.path} holds {source.trajectories} trajectory; a training and a test split "
-            "need at least 2"
-        )
-    return test
-
-
-def datasets_of(sources: Sequence[Source]) -> tuple[list[list[Source]], list[DataError]]:
-    """Return the sources of each dataset, in order and with their splits; and those left out.
-
-    Files that are of one dataset must agree in everything but their number of trajectories; those
-    that differ from most are left out.
-    """
-    groups: dict[str, list[Source]] = {}
-    for source in sources:
-        key = source.collection or f"{source.path} {source.candidates}"
-        groups.setdefault(key, []).append(source)
-    datasets, problems = [], []
-    for group in groups.values():
-        first = group[0]
-        arranged = first.arrange(group) if first.arrange else group
-        usual = Counter(map(_shape, arranged)).most_common(1)[0][0]
-        problems += [_misfit(source, usual) for source in arranged if _shape(source) != usual]
-        datasets.append([source for source in arranged if _shape(source) == usual])
-    return datasets, problems
-
-
-def _shape(source: Source) -> tuple[int, tuple[int, ...], float]:
-    return source.frames, source.grid, source.frame_interval
-
-
-def _misfit(source: Source, usual: tuple[int, tuple[int, ...], float]) -> DataError:
-    frames, grid, interval = usual
-    return DataError(
-        f"{source.path} is left out of dataset {source.collection}: {source.describe()} every "
-        f"{source.frame_interval:g}, where most files have {frames} frames at "
-        f"{' x '.join(map(str, grid))} every {interval:g}"
-    )
-
-
-def by_folder_or_name(path: Path) -> Split | None:
-    """Return the split that a path names: test files are for the test, valid files for training.
-
-    The reference trains on the validation files too.
-    """
-    for part in reversed(path.parts[-4:]):
-        for word, split in SPLIT_WORDS.items():
-            if word in part.lower():
-                return split
-    return None
-
-
-def train_before_valid(sources: Sequence[Source]) -> list[Source]:
-    """Return published files in an order that does not depend on the file system."""
-    return sorted(sources, key=lambda source: ("valid" in str(source.path), _natural(source.path)))
-
-
-def _natural(path: Path) -> list[tuple[int, str]]:
-    """Return a key by which data_9 comes before data_10."""
-    words = re.split(r"(\d+)", str(path))
-    return [(int(word), "") if word.isdigit() else (-1, word) for word in words]
-
-
-def with_split(source: Source) -> Source:
-    """Return the source with the split that its path names.
-
-    Raises:
-        DataError: it names none.
-    """
-    split = by_folder_or_name(source.path)
-    if split is None:
-        raise DataError(
-            f"{source.path} does not tell by its path whether it is for training or for the test; "
-            "keep the published names, with train, valid or test in them"
-        )
-    return replace(source, split=split)
 
 
 def frame_interval(times: Array, frames: int, path: Path) -> float:

@@ -15,6 +15,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from dpot_scale.data.catalog import is_dataset_name
 from dpot_scale.data.importers.source import (
     Source,
     cell_extent,
@@ -22,9 +23,8 @@ from dpot_scale.data.importers.source import (
     frame_interval,
     read_views,
     sliced_in_place,
-    train_before_valid,
-    with_split,
 )
+from dpot_scale.data.importers.splits import train_before_valid, with_split
 from dpot_scale.data.shards import CHANNEL, TIME, TRAJECTORY, View
 from dpot_scale.errors import DataError
 
@@ -73,6 +73,8 @@ def _source(path: Path, file: h5py.File) -> Source:
         frames=shape[TIME],
     )
     name = _text(file.attrs["dataset_name"])
+    if not is_dataset_name(name):
+        raise DataError(f"{path} calls its dataset {name!r}, which cannot be the name of a folder")
     source = Source(
         **sliced_in_place([view(arrays=varying)]),
         path=path,
@@ -84,6 +86,7 @@ def _source(path: Path, file: h5py.File) -> Source:
         domain_length=tuple(cell_extent(values) for values in points.values()),
         frame_interval=frame_interval(file["dimensions"]["time"], shape[TIME], path),
         boundary=_boundary(file),
+        value_bytes=file[varying[0][0]].dtype.itemsize,
         constant=tuple(channels["constant"]),
         collection=name,
         arrange=train_before_valid,

@@ -1,5 +1,7 @@
-"""FNO files: both containers, the physical orientation, blocks, names and what can be wrong."""
+"""FNO files: containers, conversions, physical orientation, blocks, names and what can be wrong."""
 
+import pickle
+from collections.abc import Callable
 from pathlib import Path
 
 import h5py
@@ -8,10 +10,11 @@ import pytest
 import scipy.io
 import torch
 
-from dpot_scale.data.importers import importing
+from dpot_scale.data.importers import transfer
 from dpot_scale.data.importers.formats import recognise as recognise_all
-from dpot_scale.data.importers.importing import Imported, Options, block_length, import_dataset
+from dpot_scale.data.importers.importing import Imported, Options, import_dataset
 from dpot_scale.data.importers.source import Source
+from dpot_scale.data.importers.transfer import block_length
 from dpot_scale.data.solvers.navier_stokes import NavierStokes
 from dpot_scale.data.store import Split, open_store
 from dpot_scale.errors import DataError
@@ -21,9 +24,11 @@ V5 = UPSTREAM / "fno_v5.mat"
 V73 = UPSTREAM / "fno_v73.mat"
 
 
-def recognise(path: Path, *, paper: bool = False) -> Source:
-    (source,) = recognise_all(path, paper=paper)
-    return source
+def recognise(path: Path) -> Source:
+    (found,) = recognise_all(path)
+    if isinstance(found, DataError):
+        raise found
+    return found
 
 
 def whole(source: Source) -> np.ndarray:
@@ -112,7 +117,7 @@ def test_blocks_are_whole_chunks_and_their_size_changes_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run_import(V73, tmp_path / "whole", "ns2d_fno_1e-3")
-    monkeypatch.setattr(importing, "BLOCK_BYTES", 1)
+    monkeypatch.setattr(transfer, "BLOCK_BYTES", 1)
     assert recognise(V73).aligned_to == 2
     done: list[int] = []
     import_dataset(
@@ -275,3 +280,128 @@ def test_a_damaged_chunk_is_noticed(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"is damaged .*; download it again"):
         run_import(damaged, tmp_path / "data", "ns2d_fno_1e-3")
     assert left_over(tmp_path / "data") == []
+
+
+def save_numpy(path: Path, array: np.ndarray) -> None:
+    with path.open("wb") as file:
+        np.save(file, array)
+
+
+def save_torch(path: Path, array: np.ndarray) -> None:
+    torch.save(torch.from_numpy(array), path)
+
+
+def save_torch_dictionary(path: Path, array: np.ndarray) -> None:
+    torch.save({"u": torch.from_numpy(array)}, path)
+
+
+def save_old_torch(path: Path, array: np.ndarray) -> None:
+    torch.save(torch.from_numpy(array), path, _use_new_zipfile_serialization=False)
+
+
+def save_pickle(path: Path, array: np.ndarray) -> None:
+    path.write_bytes(pickle.dumps(array))
+
+
+def save_old_pickle(path: Path, array: np.ndarray) -> None:
+    path.write_bytes(pickle.dumps(array, protocol=2))
+
+
+@pytest.mark.parametrize(
+    "save",
+    [save_numpy, save_torch, save_torch_dictionary, save_old_torch, save_pickle, save_old_pickle],
+)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_conversions_read_as_the_original(
+    save: Callable[[Path, np.ndarray], None], dtype: type, tmp_path: Path
+) -> None:
+    u = scipy.io.loadmat(V5)["u"].astype(dtype)
+    save(tmp_path / "download", u)
+    source = recognise(tmp_path / "download")
+    assert source.describe().startswith("FNO Navier-Stokes, converted: 2 trajectories of 20 frames")
+    assert source.frame_bytes == 64 * 64 * u.itemsize
+    run_import(tmp_path / "download", tmp_path)
+    run_import(V5, tmp_path / "original")
+    for split in ("train", "test"):
+        np.testing.assert_array_equal(
+            stored(tmp_path, "ns2d_fno_1e-5", split),
+            stored(tmp_path / "original", "ns2d_fno_1e-5", split),
+        )
+
+
+class Evil:
+    def __init__(self, witness: Path) -> None:
+        self.witness = witness
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return Path.touch, (self.witness,)
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+@pytest.mark.parametrize(
+    "save",
+    [
+        lambda path, value: path.write_bytes(pickle.dumps(value)),
+        lambda path, value: torch.save(value, path),
+    ],
+)
+def test_a_pickle_that_is_more_than_an_array_is_not_run(save, wrapped: bool, tmp_path) -> None:
+    evil: object = Evil(tmp_path / "witness")
+    save(tmp_path / "evil.pkl", {"u": evil} if wrapped else evil)
+    with pytest.raises(
+        DataError, match=r"evil\.pkl .* is not opened because it could run anything"
+    ):
+        recognise(tmp_path / "evil.pkl")
+    assert not (tmp_path / "witness").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (np.array([{}, 1], dtype=object), "damaged, or holds objects instead of numbers"),
+        (small().astype(np.int64), r"holds int64 of shape .*; expected floating-point vorticity"),
+        (small()[:, :2], r"holds float32 of shape \(4, 2, 4, 20\)"),
+        (small()[0], "is of no known format"),
+        (np.zeros((4, 0, 0, 20)), "holds nothing"),
+    ],
+)
+def test_an_array_that_is_no_vorticity(content: np.ndarray, sentence: str, tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", content, allow_pickle=True)
+    with pytest.raises(DataError, match=rf"a\.npy .*{sentence}"):
+        recognise(tmp_path / "a.npy")
+
+
+@pytest.mark.parametrize(
+    "content", [{"u": "text"}, {"u": torch.zeros(2, dtype=torch.bfloat16)}, [torch.zeros(2)]]
+)
+def test_torch_files_of_other_things(content: object, tmp_path: Path) -> None:
+    torch.save(content, tmp_path / "a.pt")
+    with pytest.raises(DataError, match=r"a\.pt holds other things than plain tensors"):
+        recognise(tmp_path / "a.pt")
+
+
+@pytest.mark.parametrize("save", [save_numpy, save_torch, save_old_torch, save_pickle])
+@pytest.mark.parametrize("share", [0.001, 0.5, 0.99])
+def test_a_truncated_conversion(save, share: float, tmp_path: Path) -> None:
+    save(tmp_path / "a", small())
+    content = (tmp_path / "a").read_bytes()
+    (tmp_path / "a").write_bytes(content[: int(share * len(content))])
+    with pytest.raises(DataError, match=r"damaged|download it again|of no known format"):
+        recognise(tmp_path / "a")
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_v73_in_chunks_along_the_trajectories(dtype: type, tmp_path: Path) -> None:
+    """The layout of the large files: compressed chunks that hold many trajectories each."""
+    u_NxyT = np.random.default_rng(0).standard_normal((10, 4, 4, 50)).astype(dtype)
+    with h5py.File(tmp_path / "a", "w", userblock_size=512) as file:
+        file.create_dataset(
+            "u", data=u_NxyT.T, chunks=(7, 2, 2, 4), compression="gzip", shuffle=False
+        ).attrs["MATLAB_class"] = np.bytes_({4: b"single", 8: b"double"}[u_NxyT.itemsize])
+        file["t"] = np.arange(1.0, 51)[:, None]
+    source = recognise(tmp_path / "a")
+    assert (source.aligned_to, source.value_bytes) == (4, u_NxyT.itemsize)
+    run_import(tmp_path / "a", tmp_path, "ns2d_fno_1e-3")
+    train, test = (stored(tmp_path, "ns2d_fno_1e-3", split) for split in ("train", "test"))
+    expected = u_NxyT.astype(np.float32).transpose(0, 3, 1, 2)
+    np.testing.assert_array_equal(np.concatenate([train, test]), expected)

@@ -1,4 +1,4 @@
-"""PDEBench files: one group per seed, both axis orders, and what can be wrong."""
+"""PDEBench files: one group per seed, compressible flow, axis orders, and what can be wrong."""
 
 import shutil
 from collections.abc import Callable
@@ -8,7 +8,7 @@ import h5py
 import numpy as np
 import pytest
 
-from dpot_scale.data.importers import importing
+from dpot_scale.data.importers import transfer
 from dpot_scale.data.importers.formats import recognise as recognise_all
 from dpot_scale.data.importers.importing import Imported, Options, import_dataset
 from dpot_scale.data.importers.source import Source
@@ -26,9 +26,11 @@ def left_over(root: Path) -> list[Path]:
     return [path for path in root.glob("*") if path.name != ".lock"]
 
 
-def recognise(path: Path, *, paper: bool = False) -> Source:
-    (source,) = recognise_all(path, paper=paper)
-    return source
+def recognise(path: Path) -> Source:
+    (found,) = recognise_all(path)
+    if isinstance(found, DataError):
+        raise found
+    return found
 
 
 def run_import(path: Path, root: Path, name: str | None = None) -> Imported:
@@ -93,7 +95,7 @@ def test_groups_are_in_the_order_of_their_numbers_and_the_last_are_for_the_test(
     """As text "10000" comes before "9999"; blocks of three cross the boundary of the splits."""
     numbers = [*range(9985, 10005)]
     file = write_groups(tmp_path / "164687", {f"{n:04d}": (2, 3, 3, 1) for n in numbers})
-    monkeypatch.setattr(importing, "BLOCK_BYTES", 3 * 2 * 3 * 3 * 4)
+    monkeypatch.setattr(transfer, "BLOCK_BYTES", 3 * 2 * 3 * 3 * 4)
     imported = run_import(file, tmp_path)
     assert (imported.train, imported.test) == (18, 2)
     store = open_store(tmp_path, "swe_pdb")
@@ -198,6 +200,165 @@ def test_a_bad_file_is_one_sentence_and_leaves_nothing(
 ) -> None:
     bad = tmp_path / "bad.h5"
     shutil.copy(SHALLOW_WATER, bad)
+    with h5py.File(bad, "r+") as file:
+        damage(file)
+    with pytest.raises(DataError, match=sentence) as caught:
+        run_import(bad, tmp_path / "data")
+    assert str(bad) in str(caught.value)
+    assert left_over(tmp_path / "data") == []
+
+
+def flow_fields(path: Path, *names: str) -> np.ndarray:
+    with h5py.File(path) as file:
+        return np.stack([file[name][()] for name in names], axis=2)
+
+
+@pytest.mark.parametrize(
+    ("mach", "viscosity", "name"),
+    [
+        (1.0, 0.1, "ns2d_pdb_M1_eta1e-1_zeta1e-1"),
+        (1.0, 0.01, "ns2d_pdb_M1_eta1e-2_zeta1e-2"),
+        (0.1, 0.1, "ns2d_pdb_M1e-1_eta1e-1_zeta1e-1"),
+        (0.1, 0.01, "ns2d_pdb_M1e-1_eta1e-2_zeta1e-2"),
+    ],
+)
+def test_flow_is_named_by_its_attributes(
+    mach: float, viscosity: float, name: str, tmp_path: Path, write_flow
+) -> None:
+    file = write_flow(tmp_path / "164687", M=mach, eta=viscosity, zeta=viscosity)
+    assert recognise(file).candidates == (name,)
+
+
+def test_flow_in_2d(tmp_path: Path, write_flow, stored) -> None:
+    file = write_flow(tmp_path / "164691", M=1.0, eta=0.1, zeta=0.1, trajectories=20)
+    imported = run_import(file, tmp_path)
+    assert (imported.train, imported.test, imported.frames) == (18, 2, 5)
+    name = "ns2d_pdb_M1_eta1e-1_zeta1e-1"
+    info = open_store(tmp_path, name).info
+    assert info.channels == ("vx", "vy", "density", "pressure")
+    assert (info.grid, info.domain_length, info.boundary) == ((6, 4), (1.0, 1.0), "periodic")
+    assert info.frame_interval == 0.05, "of the five frames; the file has a sixth time"
+    expected = flow_fields(file, "Vx", "Vy", "density", "pressure")
+    np.testing.assert_array_equal(stored(tmp_path, name, "train"), expected[:18])
+    np.testing.assert_array_equal(stored(tmp_path, name, "test"), expected[18:])
+
+
+@pytest.mark.parametrize("kind", ["rand", "turb"])
+@pytest.mark.parametrize("space", [2, 3])
+def test_random_and_turbulent_flow_differ_in_their_first_state(
+    space: int, kind: str, tmp_path: Path, write_flow
+) -> None:
+    file = write_flow(tmp_path / "a", space=space, kind=kind)
+    assert recognise(file).candidates == (f"ns{space}d_pdb_M1_eta1e-8_zeta1e-8_{kind}",)
+
+
+def test_in_3d_the_pressure_comes_before_the_density(tmp_path: Path, write_flow, stored) -> None:
+    file = write_flow(tmp_path / "164693", space=3)
+    run_import(file, tmp_path)
+    name = "ns3d_pdb_M1_eta1e-8_zeta1e-8_rand"
+    info = open_store(tmp_path, name).info
+    assert info.channels == ("vx", "vy", "vz", "pressure", "density")
+    assert info.spatial_axes == ("x", "y", "z")
+    expected = flow_fields(file, "Vx", "Vy", "Vz", "pressure", "density")
+    np.testing.assert_array_equal(stored(tmp_path, name, "test"), expected[3:])
+
+
+def test_a_trajectory_larger_than_memory_is_copied_in_pieces(
+    tmp_path: Path, write_flow, stored, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = write_flow(tmp_path / "164693", space=3)
+    expected = run_import(file, tmp_path / "whole").folder.name
+    frame = 5 * 6 * 4 * 5 * 4
+    monkeypatch.setattr(transfer, "LONG_BYTES", 4 * frame)
+    monkeypatch.setattr(transfer, "BLOCK_BYTES", 2 * frame)
+    run_import(file, tmp_path / "pieces")
+    store = open_store(tmp_path / "pieces", expected)
+    assert [shard.trajectories for shard in store.shards["train"]] == [1, 1, 1]
+    for split in ("train", "test"):
+        np.testing.assert_array_equal(
+            stored(tmp_path / "pieces", expected, split),
+            stored(tmp_path / "whole", expected, split),
+        )
+    whole = open_store(tmp_path / "whole", expected).statistics
+    np.testing.assert_allclose(store.statistics.std, whole.std, rtol=1e-12)
+
+
+def test_flow_in_double_precision(tmp_path: Path, write_flow, stored) -> None:
+    """Read in blocks of half as many trajectories, stored in single precision."""
+    file = write_flow(tmp_path / "a", M=1.0, eta=0.1, zeta=0.1)
+    frame_bytes = recognise(file).frame_bytes
+    with h5py.File(file, "r+") as content:
+        for name in ("Vx", "Vy", "density", "pressure"):
+            values = content[name][()].astype(np.float64) / 3
+            del content[name]
+            content[name] = values
+    assert recognise(file).frame_bytes == 2 * frame_bytes
+    name = run_import(file, tmp_path).folder.name
+    expected = flow_fields(file, "Vx", "Vy", "density", "pressure").astype(np.float32)
+    np.testing.assert_array_equal(stored(tmp_path, name, "train"), expected[:3])
+
+
+def test_flow_that_lost_its_attributes_needs_a_name(tmp_path: Path, write_flow) -> None:
+    file = write_flow(tmp_path / "a")
+    with h5py.File(file, "r+") as content:
+        del content.attrs["eta"]
+    with pytest.raises(DataError, match="does not tell which dataset it is"):
+        run_import(file, tmp_path)
+    assert run_import(file, tmp_path, "mine").folder.name == "mine"
+
+
+def no_velocity_in_y(file: h5py.File) -> None:
+    del file["Vy"]
+
+
+def other_trajectories(file: h5py.File) -> None:
+    del file["Vy"]
+    file["Vy"] = np.zeros((3, 5, 6, 4), np.float32)
+
+
+def flat(file: h5py.File) -> None:
+    for name in ("Vx", "Vy", "density", "pressure"):
+        values = file[name][..., 0]
+        del file[name]
+        file[name] = values
+
+
+def no_time(file: h5py.File) -> None:
+    del file["t-coordinate"]
+
+
+def no_trajectories(file: h5py.File) -> None:
+    for name in ("Vx", "Vy", "density", "pressure"):
+        del file[name]
+        file[name] = np.zeros((0, 5, 6, 4), np.float32)
+
+
+def text(file: h5py.File) -> None:
+    for name in ("Vx", "Vy", "density", "pressure"):
+        del file[name]
+        file[name] = np.full((4, 5, 6, 4), b"a")
+
+
+def infinite(file: h5py.File) -> None:
+    file["pressure"][1, 3, 2, 2] = np.inf
+
+
+@pytest.mark.parametrize(
+    ("damage", "sentence"),
+    [
+        (no_velocity_in_y, r"is of no known format \(HDF5 with: Vx, density, pressure, t-coord"),
+        (other_trajectories, r"the fields have shapes .*; expected one shape \(N, T, x, y\)"),
+        (flat, r"expected one shape \(N, T, x, y\)"),
+        (no_time, "has no t-coordinate; download it again"),
+        (no_trajectories, r"shapes .*\(0, 5, 6, 4\).*; expected one shape"),
+        (text, "not real numbers"),
+        (infinite, "train trajectory 1 holds NaN or infinite values, first in frame 3"),
+    ],
+)
+def test_bad_flow_is_one_sentence_and_leaves_nothing(
+    damage: Callable[[h5py.File], None], sentence: str, tmp_path: Path, write_flow
+) -> None:
+    bad = write_flow(tmp_path / "bad.h5", M=1.0, eta=0.1, zeta=0.1)
     with h5py.File(bad, "r+") as file:
         damage(file)
     with pytest.raises(DataError, match=sentence) as caught:

@@ -1,0 +1,112 @@
+"""From a source to the writer, block by block: a large file never lies in memory as a whole."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from dpot_scale.data.importers.source import DAMAGE, Array, Source, overlapping
+from dpot_scale.data.importers.splits import Part
+from dpot_scale.data.writer import StoreWriter
+from dpot_scale.errors import DataError
+
+BLOCK_BYTES = 64 * 2**20  # read at once
+LARGEST_BLOCK_BYTES = 2**28
+LONG_BYTES = 2**27  # a larger trajectory is copied piece by piece, into a shard of its own
+REAL = "fiub"  # NumPy's kinds of numbers that a field can be of
+
+Progress = Callable[[Path, int], None]  # the file that is being read, and bytes read since
+
+
+class SourceError(DataError):
+    """A file that cannot be used, among those of a dataset."""
+
+    def __init__(self, source: Source, message: str) -> None:
+        super().__init__(message)
+        self.source = source
+
+
+def copy(writer: StoreWriter, part: Part, frames: int, progress: Progress) -> None:
+    """Copy the trajectories of a part, and of each so many frames.
+
+    Raises:
+        SourceError: the file is damaged.
+        DataError: the writer does not take what it holds.
+    """
+    source = part.source
+    length = block_length(frames * source.frame_bytes, source.aligned_to)
+    if _is_long(source, frames):
+        length = 1
+    for rows in _blocks(part.first, part.first + part.trajectories, length):
+        parameters = {key: values[rows] for key, values in source.parameters.items()}
+        if _is_long(source, frames):
+            pieces = (piece for _, piece in _pieces(source, rows.start, frames))
+            writer.append_long(part.split, pieces, frames, parameters)
+        else:
+            writer.append(part.split, _read(source, rows, slice(0, frames)), parameters)
+        progress(source.path, (rows.stop - rows.start) * source.frames * source.frame_bytes)
+
+
+def link(writer: StoreWriter, part: Part, frames: int, digest: str, progress: Progress) -> None:
+    """Refer to the trajectories of a part, having looked at each; `digest` is of their file.
+
+    Raises:
+        SourceError: the file is damaged.
+        DataError: the writer does not take what it holds.
+    """
+    source = part.source
+    before = 0
+    for view, first, last in overlapping(
+        source.views, slice(part.first, part.first + part.trajectories)
+    ):
+        rows = range(part.first + before, part.first + before + last - first)
+        parameters = {
+            key: values[rows.start : rows.stop] for key, values in source.parameters.items()
+        }
+        pieces = (piece for row in rows for piece in _pieces(source, row, frames))
+        linked = view.part(first, last - first, frames)
+        writer.link(part.split, linked, digest, pieces, parameters)
+        progress(source.path, len(rows) * source.frames * source.frame_bytes)
+        before += len(rows)
+
+
+def block_length(trajectory_bytes: int, aligned_to: int = 1) -> int:
+    """Return how many trajectories to read at once: whole chunks of the file, about 64 MiB.
+
+    A chunk of more than 256 MiB of trajectories is read, and decompressed, once for each 256 MiB.
+    """
+    wanted = max(1, BLOCK_BYTES // trajectory_bytes)
+    if aligned_to <= wanted:
+        return wanted - wanted % aligned_to
+    return min(aligned_to, max(1, LARGEST_BLOCK_BYTES // trajectory_bytes))
+
+
+def _is_long(source: Source, frames: int) -> bool:
+    return frames * source.frame_bytes > LONG_BYTES
+
+
+def _blocks(first: int, end: int, length: int) -> Iterator[slice]:
+    """Yield the parts of [first, end) that multiples of `length` bound."""
+    while first < end:
+        last = min(first - first % length + length, end)
+        yield slice(first, last)
+        first = last
+
+
+def _pieces(source: Source, row: int, frames: int) -> Iterator[tuple[int, Array]]:
+    """Yield a trajectory as first frame and frames (T, C, *space), about 64 MiB at once."""
+    for part in _blocks(0, frames, max(1, BLOCK_BYTES // source.frame_bytes)):
+        yield part.start, _read(source, slice(row, row + 1), part)[0]
+
+
+def _read(source: Source, rows: slice, frames: slice) -> Array:
+    """Read a part; a file that breaks off in the middle is the user's to mend."""
+    try:
+        fields = source.read(rows, frames)
+    except DataError as error:
+        raise SourceError(source, str(error)) from error
+    except DAMAGE as error:
+        raise SourceError(
+            source, f"{source.place} is damaged ({error}); download it again"
+        ) from error
+    if fields.dtype.kind not in REAL:
+        raise SourceError(source, f"{source.place} holds {fields.dtype}, not real numbers")
+    return fields
