@@ -53,7 +53,7 @@ def evaluate_weights(weights: Path, config: RunConfig) -> dict[str, DatasetEvalu
     stores = open_datasets(config.data, config.model, progress=print_line)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     alone = World(rank=0, local_rank=0, world_size=1, device=device)
-    return evaluate(model.to(device), stores, config.evaluation, config.model, alone)
+    return evaluate(model.to(device), stores, config.evaluation, config.model, config.data, alone)
 
 
 def _check_agree(arch: Architecture, config: ModelConfig) -> None:

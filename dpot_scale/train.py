@@ -16,24 +16,24 @@ from dpot_scale.config.load import add_config_arguments, dump, load_run
 from dpot_scale.config.schema import RunConfig, run_hash
 from dpot_scale.data.batches import BatchStream, training_windows
 from dpot_scale.data.datasets import open_datasets
-from dpot_scale.data.mixture import Mixture
+from dpot_scale.data.mixture import open_mixture
 from dpot_scale.data.store import DatasetStore
 from dpot_scale.engine.memory import estimate_memory
 from dpot_scale.engine.runtime import World, start_world
-from dpot_scale.engine.strategy import read_strategy
 from dpot_scale.engine.zero import ZeroEngine
 from dpot_scale.errors import ConfigError, DataError, UserError, exits_cleanly, speaks_for_all
 from dpot_scale.evaluation.figures import save_figures
 from dpot_scale.evaluation.metrics import DatasetEvaluation, Evaluator, score_table
 from dpot_scale.model.cost import count_parameters, train_flops_per_window
-from dpot_scale.model.export import read_weights, save_model
-from dpot_scale.model.sizes import architecture
+from dpot_scale.model.export import read_weights, stream_model
+from dpot_scale.model.sizes import Architecture, architecture
 from dpot_scale.training.checkpoint import CheckpointStore, TrainState
 from dpot_scale.training.console import Console, aligned, print_line
 from dpot_scale.training.health import StopReason
 from dpot_scale.training.lock import only_run_in
 from dpot_scale.training.loop import Trainer
 from dpot_scale.training.metrics import peak_memory_gib
+from dpot_scale.training.micro_batch import settle_micro_batch
 from dpot_scale.training.result import TrainingResult, read_result, save_result
 from dpot_scale.training.tracking import (
     SPOOL,
@@ -79,6 +79,7 @@ def run_training(config: RunConfig, *, mlflow_run_id: str | None = None) -> Trai
     stores = _open_stores(config)
     world = start_world(config.seed)
     with only_run_in(config.directory, world):
+        config = settle_micro_batch(config, world, print_line)
         return _train(config, world, stores, mlflow_run_id)
 
 
@@ -98,7 +99,7 @@ def _train(
         world=world,
     )
     state = _first_state(config, engine, checkpoints)
-    evaluator = Evaluator(engine, stores, config.evaluation, config.model, world)
+    evaluator = Evaluator(engine, stores, config.evaluation, config.model, config.data, world)
     stream = _open_stream(config, world, stores)
     console = Console(is_main=world.is_main, total_steps=config.steps)
     # Not before the checkpoints have accepted the config: a refused one leaves no trace.
@@ -177,13 +178,14 @@ def _open_stream(
     config: RunConfig, world: World, stores: Mapping[str, DatasetStore]
 ) -> BatchStream:
     frames = config.model.history + config.objective.unroll * config.model.horizon
+    windows = training_windows(stores, frames, config.data.strides)
     return BatchStream(
         stores,
-        Mixture(training_windows(stores, frames), config.data.weights, config.seed),
+        open_mixture(windows, config.data, config.seed),
+        model=config.model,
+        data=config.data,
         batch=config.batch,
         frames=frames,
-        grid=config.model.grid,
-        channels=config.model.channels,
         rank=world.rank,
         world_size=world.world_size,
         device=world.device,
@@ -200,15 +202,12 @@ def _header(config: RunConfig, world: World) -> str:
     count = count_parameters(arch)
     batch = config.batch
     accumulation = batch.accumulation_steps(world.world_size)
-    strategy = read_strategy(config.engine.deepspeed)
     memory = estimate_memory(
         arch,
-        stage=strategy.stage,
-        dtype=strategy.dtype,
+        config.engine,
         world_size=world.world_size,
-        micro_batch=batch.micro_batch,
-        recompute=config.engine.activation_checkpointing == "full",
-        offload=strategy.offload,
+        micro_batch=batch.settled_micro_batch,
+        on_gpu=world.device.type == "cuda",
     )
     return aligned(
         [
@@ -257,8 +256,8 @@ def _keep(
     """Write weights, figures and, last, the result that marks the run as finished. Collective."""
     arch = architecture(config.model)
     count = count_parameters(arch)
+    _export(config, arch, world, engine)
     peak = peak_memory_gib(world)
-    weights = engine.full_state_dict()
     losses = read_metrics(config.directory / SPOOL)
     result = TrainingResult(
         name=config.name,
@@ -275,11 +274,21 @@ def _keep(
         final_train_loss=losses["train/loss"][config.steps],
         evaluation={name: evaluation.score for name, evaluation in evaluations.items()},
     )
-    if weights is not None:  # the main rank
-        save_model(config.directory / WEIGHTS, arch, weights)
+    if world.is_main:
         save_figures(config.directory / FIGURES, evaluations)
         save_result(config.directory, result)
     return result
+
+
+def _export(config: RunConfig, arch: Architecture, world: World, engine: ZeroEngine) -> None:
+    """Write the weights from the main rank. Collective."""
+    parameters = engine.full_parameters()
+    try:
+        if world.is_main:
+            stream_model(config.directory / WEIGHTS, arch, parameters)
+    finally:
+        for _ in parameters:  # each is gathered by all ranks, also where the disk is full
+            pass
 
 
 def _checked(finished: TrainingResult, config: RunConfig) -> TrainingResult:

@@ -54,6 +54,23 @@ def test_the_scores_are_those_that_training_reported(
 
 
 @pytest.mark.distributed
+def test_a_run_as_the_improved_preset_is_scored_as_training_did(start: Any, tmp_path: Path) -> None:
+    overrides = [
+        "data.normalize=dataset",
+        "data.strides=[1, 2]",
+        "data.mask_points=true",
+        "objective.noise_unit=std",
+        "optim.decoupled_weight_decay=true",
+    ]
+    ended = start("improved", *overrides).ended()
+    assert main([weights_of(ended), "--out", str(tmp_path)]) == 0
+    result = read_result(ended.directory)
+    assert result is not None
+    for name, expected in result.evaluation.items():
+        assert scores_in(tmp_path)[name] == pytest.approx(dict(expected), rel=1e-5), name
+
+
+@pytest.mark.distributed
 def test_released_weights_and_overrides_on_both_sides(
     finished: Any, tiny_yaml: Path, tmp_path: Path
 ) -> None:

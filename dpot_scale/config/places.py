@@ -33,7 +33,12 @@ def anchored(sweep: SweepConfig, home: Path) -> SweepConfig:
     data = run.data.model_copy(
         update={"root": home / run.data.root, "suite": _absolute(run.data.suite)}
     )
-    engine = run.engine.model_copy(update={"deepspeed": _absolute(run.engine.deepspeed)})
+    engine = run.engine.model_copy(
+        update={
+            "deepspeed": _absolute(run.engine.deepspeed),
+            "nvme_path": run.engine.nvme_path and run.engine.nvme_path.resolve(),
+        }
+    )
     placed = run.model_copy(
         update={
             "output": home / run.output,

@@ -53,17 +53,44 @@ class ModelConfig(Section):
 
 
 class DataConfig(Section):
-    """Which datasets are mixed, and with which weights."""
+    """Which datasets are mixed, and how their windows reach the model."""
 
     root: Path = Path("data")
     weights: dict[str, PositiveFloat] = Field(min_length=1)  # dataset name -> mixture weight
     suite: str | None = None  # a suite to generate under `root` where its datasets are missing
+    # weighted: a weight is a dataset's share of the stream, as the paper says.
+    # repeat: how often an epoch has each of its trajectories, as the paper's code does.
+    sampling: Literal["weighted", "repeat"] = "weighted"
+    strides: tuple[PositiveInt, ...] = Field((1,), min_length=1)  # stored frames per time step
+    # dataset: the model sees fields less their mean, over their standard deviation in the training
+    # split. Forecasts, losses and scores stay in physical units.
+    normalize: Literal["none", "dataset"] = "none"
+    mask_points: bool = False  # points inside obstacles count neither in the loss nor in scores
+
+    @model_validator(mode="after")
+    def _repeats_are_whole(self) -> Self:
+        for name, weight in self.weights.items():
+            if self.sampling == "repeat" and not weight.is_integer():
+                raise ValueError(
+                    f"weights.{name}={weight:g} is not a whole number, but sampling=repeat visits "
+                    "each trajectory so many times an epoch"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _strides_differ(self) -> Self:
+        if len(set(self.strides)) < len(self.strides):
+            raise ValueError(f"strides={list(self.strides)} names one twice")
+        return self
 
 
 class ObjectiveConfig(Section):
     """The training loss (PAPER: noise injection, unroll, masked relative L2)."""
 
     noise: NonNegativeFloat = 5e-4
+    # Of what `noise` is a multiple, for each field of a window: of its norm, which grows with the
+    # number of points (the paper), or of its standard deviation.
+    noise_unit: Literal["norm", "std"] = "norm"
     unroll: PositiveInt = 1
     supervise_padding: bool = False  # the paper supervises the channels filled with ones
 
@@ -89,7 +116,14 @@ class BatchConfig(Section):
     """The batch arithmetic: global_batch = micro_batch x world_size x accumulation_steps."""
 
     global_batch: PositiveInt  # windows per step, over all ranks
-    micro_batch: PositiveInt  # windows per rank per forward
+    # Windows per rank per forward; auto: as many as fit, found when the run starts.
+    micro_batch: PositiveInt | Literal["auto"]
+
+    @property
+    def settled_micro_batch(self) -> int:
+        """Windows per rank per forward, once they are known."""
+        assert self.micro_batch != "auto"
+        return self.micro_batch
 
     def accumulation_steps(self, world_size: int) -> int:
         """Return the micro steps per step.
@@ -97,7 +131,7 @@ class BatchConfig(Section):
         Raises:
             ConfigError: the global batch is no multiple of micro_batch x world_size.
         """
-        per_micro_step = self.micro_batch * world_size
+        per_micro_step = self.settled_micro_batch * world_size
         steps, rest = divmod(self.global_batch, per_micro_step)
         if rest:
             raise ConfigError(
@@ -112,10 +146,38 @@ class EngineConfig(Section):
     """How the training state is sharded and computed."""
 
     deepspeed: str = "zero3_bf16"  # a name in deepspeed_configs/ or a path to a JSON file
-    activation_checkpointing: Literal["none", "full"] = "none"
+    nvme_path: Path | None = None  # for a strategy that keeps training state on disk
+    # Which blocks recompute their activations in the backward pass instead of keeping them: all,
+    # one in `recompute_every`, or all, but not their MLP, which costs the most to repeat.
+    activation_checkpointing: Literal["none", "full", "every_k", "selective"] = "none"
+    recompute_every: Annotated[int, Field(ge=2)] = 2  # every_k only
+    recompute_backend: Literal["torch", "fairscale"] = "torch"
+    recompute_offload: bool = False  # fairscale only: what is kept waits in host memory
     # Of the Fourier part, unless the parameters have a higher precision. bfloat16 changes held-out
     # errors by less than seeds do (benchmarks/spectral_precision.py).
     spectral_dtype: Literal["float32", "bfloat16"] = "bfloat16"
+    compile: bool = False  # the blocks, with torch.compile; below ZeRO stage 3
+
+    @model_validator(mode="after")
+    def _recompute_is_possible(self) -> Self:
+        if self.recompute_backend == "torch":
+            if self.recompute_offload:
+                raise ValueError(
+                    "recompute_offload=true needs recompute_backend=fairscale: torch keeps what it "
+                    "keeps on the device"
+                )
+            return self
+        if self.activation_checkpointing == "selective":
+            raise ValueError(
+                "activation_checkpointing=selective needs recompute_backend=torch: fairscale "
+                "recomputes whole blocks"
+            )
+        if self.compile:
+            raise ValueError(
+                "compile=true needs recompute_backend=torch: fairscale replaces the forward of a "
+                "block by one that cannot be compiled"
+            )
+        return self
 
 
 class EvaluationConfig(Section):
@@ -170,10 +232,25 @@ class RunConfig(Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def _unroll_can_be_recomputed(self) -> Self:
+        if self.engine.recompute_backend == "fairscale" and self.objective.unroll > 1:
+            raise ValueError(
+                f"objective.unroll={self.objective.unroll} needs engine.recompute_backend=torch: "
+                "fairscale runs a backward pass of its own for each forward, so a parameter's "
+                "gradient would be reduced before it is complete"
+            )
+        return self
+
     @property
     def steps(self) -> int:
         """Optimizer steps of the whole run."""
         return self.windows // self.batch.global_batch
+
+    def with_micro_batch(self, micro_batch: int) -> Self:
+        """Return the run with a number of windows per rank per forward."""
+        batch = self.batch.model_copy(update={"micro_batch": micro_batch})
+        return self.model_copy(update={"batch": batch})
 
     @property
     def directory(self) -> Path:
@@ -264,15 +341,20 @@ class SuiteConfig(Section):
 
 def config_hash(config: Section) -> str:
     """Return twelve hex digits that name the content of a config."""
-    return _hash(config.model_dump(mode="json"))
+    return hashed(config.model_dump(mode="json"))
 
 
 def run_hash(config: RunConfig) -> str:
-    """Return the hash of what decides the numbers of a run: not where it is, nor what it logs."""
-    places = {"name": True, "output": True, "tracking": True, "checkpoint": True}
-    return _hash(config.model_dump(mode="json", exclude=places | {"data": {"root"}}))
+    """Return the hash of what decides the numbers of a run.
+
+    Left out are its places, what it logs, and how a global batch is cut into micro-batches.
+    """
+    excluded: dict[str, Any] = dict.fromkeys(("name", "output", "tracking", "checkpoint"), True)
+    excluded |= {"data": {"root"}, "engine": {"nvme_path"}, "batch": {"micro_batch"}}
+    return hashed(config.model_dump(mode="json", exclude=excluded))
 
 
-def _hash(values: dict[str, Any]) -> str:
+def hashed(values: dict[str, Any]) -> str:
+    """Return twelve hex digits that name JSON values."""
     text = json.dumps(values, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]

@@ -1,30 +1,29 @@
 """From positions of the training stream to batches on the device.
 
-Only a window's own frames are read. They are resized and padded on the device, batch by batch,
-while a background thread reads the next ones.
+Only a window's own frames are read. A background thread reads the next batches, and resizes and
+pads them on the device, while the model computes.
 
 Legend: B windows, T frames, C fields, xy any number of space axes.
 """
 
+import itertools
 import queue
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from dpot_scale.config.schema import BatchConfig
-from dpot_scale.data.catalog import DatasetInfo, label_of
-from dpot_scale.data.mixture import Mixture
-from dpot_scale.data.store import DatasetStore
-from dpot_scale.errors import ConfigError, DataError
+from dpot_scale.config.schema import BatchConfig, DataConfig, ModelConfig
+from dpot_scale.data.catalog import MASK, label_of
+from dpot_scale.data.mixture import Cut, Mixture, Windows
+from dpot_scale.data.store import DatasetStore, Split
+from dpot_scale.errors import DataError
 
-PREFETCHED_BATCHES = 4
+PREFETCHED_BATCHES = 2
 PADDING_VALUE = 1.0  # of channels that a dataset lacks, as published
 
 INTERPOLATION = {2: "bilinear", 3: "trilinear"}
@@ -32,42 +31,54 @@ INTERPOLATION = {2: "bilinear", 3: "trilinear"}
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
-    """Windows of one forward, on the device, in fp32."""
+    """Windows of one forward, on the device, in fp32 and in physical units."""
 
     frames_BTCxy: Tensor
     scored_BC: Tensor  # bool: a real field, not padding or a geometry mask
     labels_B: Tensor  # dataset classes, int64
+    scale: "Scale | None" = None  # with which the model sees the frames; None: as they are
+    counted_Bxy: Tensor | None = None  # bool: points outside obstacles; None: all points count
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Of each field: the model sees (u - mean) / std. Zero and one where a channel is no field."""
+
+    mean_BC: Tensor
+    std_BC: Tensor
 
 
 @dataclass(frozen=True)
 class Window:
-    """Frames as they are stored, and what they are of."""
+    """Where the frames of a window are stored."""
 
-    frames_TCxy: NDArray[np.float32]
-    info: DatasetInfo
+    store: DatasetStore
+    split: Split
+    cut: Cut
 
 
-def windows_per_trajectory(stored_frames: int, frames: int, dataset: str) -> int:
-    """Return how many windows of `frames` frames can be cut from a trajectory.
+def training_windows(
+    stores: Mapping[str, DatasetStore], frames: int, strides: tuple[int, ...] = (1,)
+) -> dict[str, Windows]:
+    """Return the training windows of `frames` frames of each dataset.
+
+    A stride for which the trajectories of a dataset are too short is not used there.
 
     Raises:
-        DataError: the trajectory is shorter than one window.
+        DataError: the trajectories of a dataset are too short for every stride.
     """
-    if stored_frames < frames:
-        raise DataError(
-            f"dataset {dataset} stores {stored_frames} frames, but a training window needs "
-            f"model.history + objective.unroll x model.horizon = {frames}"
-        )
-    return stored_frames - frames + 1
-
-
-def training_windows(stores: Mapping[str, DatasetStore], frames: int) -> dict[str, int]:
-    """Return how many training windows of `frames` frames each dataset holds."""
-    return {
-        name: store.num_trajectories("train")
-        * windows_per_trajectory(store.num_frames("train"), frames, name)
-        for name, store in stores.items()
-    }
+    windows = {}
+    for name, store in stores.items():
+        stored = store.num_frames("train")
+        windows[name] = Windows.of(store.num_trajectories("train"), stored, frames, strides)
+        if len(windows[name]) == 0:
+            needed = (frames - 1) * min(strides) + 1
+            raise DataError(
+                f"dataset {name} stores {stored} frames, but a training window of model.history "
+                f"+ objective.unroll x model.horizon = {frames} frames with a stride of "
+                f"{min(strides)} needs {needed}"
+            )
+    return windows
 
 
 def positions(batch: BatchConfig, world_size: int, rank: int, step: int, micro_step: int) -> range:
@@ -75,58 +86,113 @@ def positions(batch: BatchConfig, world_size: int, rank: int, step: int, micro_s
 
     Step s covers [s * global_batch, (s + 1) * global_batch) for every number of ranks.
     """
-    first = step * batch.global_batch + micro_step * batch.micro_batch * world_size
-    return range(first + rank * batch.micro_batch, first + (rank + 1) * batch.micro_batch)
+    windows = batch.settled_micro_batch
+    first = step * batch.global_batch + micro_step * windows * world_size
+    return range(first + rank * windows, first + (rank + 1) * windows)
 
 
-def assemble(
-    windows: Sequence[NDArray[np.float32]],
-    infos: Sequence[DatasetInfo],
-    *,
-    grid: int,
-    channels: int,
-    device: torch.device,
-) -> Batch:
-    """Return windows (T, C, *space) of several datasets as one batch on the device.
+class Assembler:
+    """Makes batches of windows of any datasets.
 
-    Every field is resized to `grid` points per axis, linearly and without antialiasing, and
-    missing channels are filled with ones. Windows of one dataset travel and are resized together.
+    Every field is resized to `model.grid` points per axis, linearly and without antialiasing, and
+    missing channels are filled with ones.
 
-    Raises:
-        ConfigError: a dataset has more channels than the model.
+    Args:
+        model: The shape of a batch.
+        data: What a batch holds beside frames.
+        device: Where batches go.
     """
-    space_dims = len(infos[0].grid)
-    frames_BTCxy = torch.full(
-        (len(windows), windows[0].shape[0], channels, *[grid] * space_dims),
-        PADDING_VALUE,
-        device=device,
-    )
-    scored_BC = torch.zeros(len(windows), channels, dtype=torch.bool)
-    for info in dict.fromkeys(infos):
-        if len(info.channels) > channels:
-            raise ConfigError(
-                f"dataset {info.name} has {len(info.channels)} channels; "
-                f"model.channels={channels} is too few"
-            )
-        rows = [i for i, other in enumerate(infos) if other == info]
-        stacked = torch.from_numpy(np.stack([windows[i] for i in rows])).to(device)
-        fields = len(info.channels)
-        frames_BTCxy[rows, :, :fields] = _resized(stacked, grid)
-        scored_BC[rows, :fields] = torch.tensor(info.scored)
-    labels_B = torch.tensor([label_of(info.name) for info in infos])
-    return Batch(
-        frames_BTCxy=frames_BTCxy, scored_BC=scored_BC.to(device), labels_B=labels_B.to(device)
-    )
+
+    def __init__(self, model: ModelConfig, data: DataConfig, device: torch.device) -> None:
+        self.model = model
+        self.data = data
+        self.device = device
+        self._host: dict[tuple[int, ...], Tensor] = {}
+
+    def empty(self, windows: int, frames: int) -> Tensor:
+        """Return room for the frames of a batch, (B, T, C, *space)."""
+        space = [self.model.grid] * self.model.space_dims
+        return torch.empty((windows, frames, self.model.channels, *space), device=self.device)
+
+    def batch(self, windows: Sequence[Window], frames_BTCxy: Tensor) -> Batch:
+        """Return windows as a batch whose frames are put into `frames_BTCxy`.
+
+        Raises:
+            DataError: a shard is missing or damaged.
+        """
+        for window, frames_TCxy in zip(windows, frames_BTCxy, strict=True):
+            fields_TCxy = _resized(self._read(window, len(frames_TCxy)), self.model.grid)
+            fields = fields_TCxy.shape[1]
+            frames_TCxy[:, :fields] = fields_TCxy
+            frames_TCxy[:, fields:] = PADDING_VALUE
+        scored_BC = self._per_channel([window.store.info.scored for window in windows], False)
+        labels_B = torch.tensor([label_of(window.store.info.name) for window in windows])
+        return Batch(
+            frames_BTCxy=frames_BTCxy,
+            scored_BC=self._moved(scored_BC),
+            labels_B=self._moved(labels_B),
+            scale=self._scale(windows, scored_BC) if self.data.normalize == "dataset" else None,
+            counted_Bxy=self._counted(windows, frames_BTCxy) if self.data.mask_points else None,
+        )
+
+    def _read(self, window: Window, frames: int) -> Tensor:
+        """Return a window as it is stored, (T, C, *space), on the device."""
+        store, (trajectory, start, stride) = window.store, window.cut
+        spanned = (frames - 1) * stride + 1
+        host_TCxy = self._room((spanned, len(store.info.channels), *store.info.grid))
+        store.read(window.split, trajectory, start, spanned, out=host_TCxy.numpy())
+        return host_TCxy.to(self.device, non_blocking=True)[::stride]
+
+    def _room(self, shape: tuple[int, ...]) -> Tensor:
+        """Return room on the host, where fresh memory costs more than what is put there.
+
+        torch keeps pinned memory itself, until the device has copied it.
+        """
+        if self.device.type == "cuda":
+            return torch.empty(shape, pin_memory=True)
+        if shape not in self._host:
+            self._host[shape] = torch.empty(shape)
+        return self._host[shape]
+
+    def _scale(self, windows: Sequence[Window], scored_BC: Tensor) -> Scale:
+        """Return the statistics of each window's dataset."""
+        mean_BC = self._per_channel([window.store.statistics.mean for window in windows], 0.0)
+        std_BC = self._per_channel([window.store.statistics.std for window in windows], 1.0)
+        mean_BC = mean_BC.where(scored_BC, 0.0)
+        # A field that never changes has nothing to be divided by.
+        std_BC = std_BC.where(scored_BC & (std_BC > 0), 1.0)
+        return Scale(self._moved(mean_BC), self._moved(std_BC))
+
+    def _counted(self, windows: Sequence[Window], frames_BTCxy: Tensor) -> Tensor:
+        """Return (B, *space): whether a point lies outside obstacles."""
+        names = [window.store.info.channels for window in windows]
+        is_mask_BC = self._moved(
+            self._per_channel([[name == MASK for name in of_one] for of_one in names], False)
+        )
+        is_mask_BCxy = is_mask_BC.view(*is_mask_BC.shape, *[1] * self.model.space_dims)
+        return ~(is_mask_BCxy & (frames_BTCxy[:, 0] == 0)).any(1)
+
+    def _per_channel(self, values: Sequence[Sequence[float]], padding: float) -> Tensor:
+        """Return (B, C), on the host."""
+        missing = [self.model.channels - len(of_window) for of_window in values]
+        return torch.tensor(
+            [[*of_one, *[padding] * n] for of_one, n in zip(values, missing, strict=True)]
+        )
+
+    def _moved(self, values: Tensor) -> Tensor:
+        """Return values on the device; the host does not wait for what that has to do before."""
+        pinned = values.pin_memory() if self.device.type == "cuda" else values
+        return pinned.to(self.device, non_blocking=True)
 
 
-def _resized(frames_BTCxy: Tensor, grid: int) -> Tensor:
-    space = frames_BTCxy.shape[3:]
+def _resized(frames_TCxy: Tensor, grid: int) -> Tensor:
+    space = frames_TCxy.shape[2:]
     if all(points == grid for points in space):
-        return frames_BTCxy
+        return frames_TCxy
     maps = functional.interpolate(
-        frames_BTCxy.flatten(0, 1), size=[grid] * len(space), mode=INTERPOLATION[len(space)]
+        frames_TCxy.flatten(0, 1)[None], size=[grid] * len(space), mode=INTERPOLATION[len(space)]
     )
-    return maps.view(*frames_BTCxy.shape[:3], *maps.shape[2:])
+    return maps.view(*frames_TCxy.shape[:2], *maps.shape[2:])
 
 
 class BatchStream:
@@ -135,10 +201,10 @@ class BatchStream:
     Args:
         stores: The datasets of the mixture, whose training split is read.
         mixture: Decides which window is where.
+        model: The shape of a batch.
+        data: What a batch holds beside frames.
         batch: The batch arithmetic.
         frames: Frames of a window, history and targets.
-        grid: Points per axis after resizing.
-        channels: Channels after padding.
         rank: Of this process.
         world_size: Number of ranks.
         device: Where batches go.
@@ -149,10 +215,10 @@ class BatchStream:
         stores: Mapping[str, DatasetStore],
         mixture: Mixture,
         *,
+        model: ModelConfig,
+        data: DataConfig,
         batch: BatchConfig,
         frames: int,
-        grid: int,
-        channels: int,
         rank: int,
         world_size: int,
         device: torch.device,
@@ -161,20 +227,25 @@ class BatchStream:
         self.mixture = mixture
         self.batch = batch
         self.frames = frames
-        self.grid = grid
-        self.channels = channels
         self.rank = rank
         self.world_size = world_size
         self.device = device
         self.wait_seconds = 0.0  # how long the consumer has waited for data
-        self._stop = threading.Event()
+        self._assembler = Assembler(model, data, device)
+        # What frames are put into, again and again; None ends the reader.
+        self._free: queue.SimpleQueue[Tensor | None] = queue.SimpleQueue()
         self._reader: threading.Thread | None = None
 
     def start(self, windows_seen: int) -> Iterator[Batch]:
-        """Yield this rank's micro-batches without end, from a position of the stream on."""
+        """Yield this rank's micro-batches without end, from a position of the stream on.
+
+        The frames of a batch are overwritten once the next one is asked for.
+        """
         assert windows_seen % self.batch.global_batch == 0
-        ready: queue.Queue[list[Window] | Exception] = queue.Queue(PREFETCHED_BATCHES)
+        ready: queue.SimpleQueue[Batch | Exception] = queue.SimpleQueue()
         first_step = windows_seen // self.batch.global_batch
+        for _ in range(1 + PREFETCHED_BATCHES):
+            self._free.put(self._assembler.empty(self.batch.settled_micro_batch, self.frames))
         self._reader = threading.Thread(
             target=self._read_ahead, args=(first_step, ready), name="window reader", daemon=True
         )
@@ -185,57 +256,35 @@ class BatchStream:
             self.wait_seconds += time.perf_counter() - before
             if isinstance(item, Exception):
                 raise item
-            yield self._assemble(item)
+            yield item
+            self._free.put(item.frames_BTCxy)
 
     def close(self) -> None:
         """End the background thread."""
-        self._stop.set()
+        self._free.put(None)
         if self._reader is not None:
             self._reader.join()
 
-    def _read_ahead(self, first_step: int, ready: "queue.Queue[list[Window] | Exception]") -> None:
-        """Read windows in order until stopped; an error goes to the consumer."""
+    def _read_ahead(self, first_step: int, ready: "queue.SimpleQueue[Batch | Exception]") -> None:
+        """Make batches in order until the stream is closed; an error goes to the consumer."""
         try:
+            if self.device.type == "cuda":
+                torch.cuda.set_device(self.device)  # a new thread begins with the first one
             for micro_batch in self._positions(first_step):
-                if not self._put(ready, [self._window(position) for position in micro_batch]):
+                frames_BTCxy = self._free.get()
+                if frames_BTCxy is None:
                     return
+                windows = [self._window(position) for position in micro_batch]
+                ready.put(self._assembler.batch(windows, frames_BTCxy))
         except Exception as error:
-            self._put(ready, error)
-
-    def _put(
-        self,
-        ready: "queue.Queue[list[Window] | Exception]",
-        item: list[Window] | Exception,
-    ) -> bool:
-        """Wait for room and put the item; return False once the stream is closed."""
-        while not self._stop.is_set():
-            try:
-                ready.put(item, timeout=0.1)
-            except queue.Full:
-                continue
-            return True
-        return False
+            ready.put(error)
 
     def _positions(self, first_step: int) -> Iterator[range]:
         micro_steps = self.batch.accumulation_steps(self.world_size)
-        step = first_step
-        while True:
+        for step in itertools.count(first_step):
             for micro_step in range(micro_steps):
                 yield positions(self.batch, self.world_size, self.rank, step, micro_step)
-            step += 1
 
     def _window(self, position: int) -> Window:
-        name, window = self.mixture.locate(position)
-        store = self.stores[name]
-        per_trajectory = windows_per_trajectory(store.num_frames("train"), self.frames, name)
-        trajectory, start = divmod(window, per_trajectory)
-        return Window(store.read("train", trajectory, start, self.frames), store.info)
-
-    def _assemble(self, windows: list[Window]) -> Batch:
-        return assemble(
-            [window.frames_TCxy for window in windows],
-            [window.info for window in windows],
-            grid=self.grid,
-            channels=self.channels,
-            device=self.device,
-        )
+        name, cut = self.mixture.locate(position)
+        return Window(self.stores[name], "train", cut)

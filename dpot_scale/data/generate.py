@@ -10,14 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dpot_scale.config.schema import GeneratedDataset, SuiteConfig, config_hash
-from dpot_scale.data.catalog import DatasetInfo
+from dpot_scale.data.catalog import MASK, DatasetInfo
 from dpot_scale.data.parts import Part, Workers, pieces, solver_of, threads
 from dpot_scale.data.solvers.solver import Solver
 from dpot_scale.data.store import INDEX, Split, locked, open_store
 from dpot_scale.data.writer import StoreWriter
 from dpot_scale.errors import ConfigError, DataError
 
-MASK = "mask"  # the channel that says where the fluid is
 # Seeds of one suite seed; the upper half is for test trajectories.
 SEEDS_PER_SUITE = 1_000_000
 SECONDS_BETWEEN_LINES = 30.0  # about the progress of a large dataset

@@ -1,32 +1,95 @@
-"""The weighted mixture of datasets: a pure function from a position to a window.
+"""The mixture of datasets: a pure function from a position of the stream to a window.
 
-The share of dataset k in the stream is w_k / sum(w), so p(a window of k) = w_k / (|D_k| sum(w))
-(Hao et al., section 3.3). Nothing is drawn and remembered: resuming is setting an integer, and
-any number of ranks sees the same stream.
+Nothing is drawn and remembered: resuming is setting an integer, and any number of ranks sees the
+same stream. Two laws are known. `weighted` is that of the paper, `repeat` that of its code.
 """
 
 import zlib
+from bisect import bisect_right
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import lru_cache
+from itertools import accumulate
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from dpot_scale.config.schema import DataConfig
 from dpot_scale.errors import ConfigError
 
-# The stream is cut into blocks of equal composition. The longer, the finer the weights.
+# The weighted stream is cut into blocks of equal composition. The longer, the finer the weights.
 BLOCK = 4096
 
 
-class Mixture:
-    """Which window of which dataset is seen at each position of the training stream.
+class Cut(NamedTuple):
+    """Where a window is cut from its dataset."""
 
-    Every block of 4096 positions holds each dataset exactly as often as its weight says, in an
-    order shuffled per block. The draws of one dataset go through a permutation of its windows,
-    then through another: none repeats before all have been seen.
+    trajectory: int
+    start: int  # its first frame
+    stride: int  # from one of its frames to the next
+
+
+@dataclass(frozen=True)
+class Windows:
+    """All windows of a dataset: of every trajectory, every stride and every start."""
+
+    trajectories: int
+    starts: Mapping[int, int]  # stride -> how many windows a trajectory has
+
+    @classmethod
+    def of(
+        cls, trajectories: int, stored_frames: int, frames: int, strides: tuple[int, ...] = (1,)
+    ) -> "Windows":
+        """Return the windows of `frames` frames in trajectories of `stored_frames`."""
+        starts = {stride: max(0, stored_frames - (frames - 1) * stride) for stride in strides}
+        return cls(trajectories, starts)
+
+    @property
+    def per_trajectory(self) -> int:
+        """Return how many windows a trajectory has."""
+        return sum(self.starts.values())
+
+    def __len__(self) -> int:
+        return self.trajectories * self.per_trajectory
+
+    def __getitem__(self, index: int) -> Cut:
+        trajectory, start = divmod(index, self.per_trajectory)
+        for stride, starts in self.starts.items():
+            if start < starts:
+                return Cut(trajectory, start, stride)
+            start -= starts
+        raise AssertionError("the starts of all strides are the windows of a trajectory")
+
+
+class Mixture(Protocol):
+    """Which window of which dataset is seen at each position of the training stream."""
+
+    def locate(self, position: int) -> tuple[str, Cut]:
+        """Return the dataset at a position of the stream, and its window."""
+
+
+def open_mixture(windows: Mapping[str, Windows], config: DataConfig, seed: int) -> Mixture:
+    """Return the mixture that a config describes.
+
+    Raises:
+        ConfigError: a weight is too small to appear once in a block.
+    """
+    if config.sampling == "repeat":
+        return RepeatMixture(windows, config.weights, seed)
+    return WeightedMixture(windows, config.weights, seed)
+
+
+class WeightedMixture:
+    """Each dataset has a share of the stream: w_k / sum(w).
+
+    So p(a window of k) = w_k / (|D_k| sum(w)) (Hao et al., section 3.3). Every block of 4096
+    positions holds each dataset exactly as often as its weight says, in an order shuffled per
+    block. The draws of one dataset go through a permutation of its windows, then through another:
+    none repeats before all have been seen.
 
     Args:
-        windows: Number of windows of each dataset.
+        windows: Of each dataset.
         weights: Relative frequency of each dataset in the stream.
         seed: Of all permutations.
 
@@ -34,25 +97,27 @@ class Mixture:
         ConfigError: a weight is too small to appear once in a block.
     """
 
-    def __init__(self, windows: Mapping[str, int], weights: Mapping[str, float], seed: int) -> None:
+    def __init__(
+        self, windows: Mapping[str, Windows], weights: Mapping[str, float], seed: int
+    ) -> None:
         assert windows.keys() == weights.keys()
-        assert min(windows.values()) > 0
         self.names = sorted(windows)  # the stream does not depend on the order in a config
-        self._sizes = [windows[name] for name in self.names]
+        self._windows = [windows[name] for name in self.names]
         self._draws = _block_draws([weights[name] for name in self.names], self.names)
         self._seed = seed
         self._block_order = lru_cache(maxsize=4)(self._shuffled_block)
         # Neighbouring positions are in one epoch, or in two where an epoch ends.
         self._window_order = lru_cache(maxsize=2 * len(self.names))(self._permutation)
 
-    def locate(self, position: int) -> tuple[str, int]:
-        """Return the dataset and the index of its window at a position of the stream."""
+    def locate(self, position: int) -> tuple[str, Cut]:
+        """Return the dataset at a position of the stream, and its window."""
         block, offset = divmod(position, BLOCK)
         dataset_of, rank_of = self._block_order(block)
         dataset = int(dataset_of[offset])
+        windows = self._windows[dataset]
         draw = block * self._draws[dataset] + int(rank_of[offset])
-        epoch, index = divmod(draw, self._sizes[dataset])
-        return self.names[dataset], int(self._window_order(dataset, epoch)[index])
+        epoch, index = divmod(draw, len(windows))
+        return self.names[dataset], windows[int(self._window_order(dataset, epoch)[index])]
 
     def _shuffled_block(self, block: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Return, for each offset of a block, the dataset and which of its draws this is."""
@@ -66,9 +131,59 @@ class Mixture:
     def _permutation(self, dataset: int, epoch: int) -> NDArray[np.int32]:
         # Keyed by name: adding a dataset to the mixture leaves the order of the others alone.
         key = (self._seed, zlib.crc32(self.names[dataset].encode()), epoch)
-        order = np.arange(self._sizes[dataset], dtype=np.int32)
-        np.random.default_rng(key).shuffle(order)
-        return order
+        return _shuffled(np.random.default_rng(key), len(self._windows[dataset]))
+
+
+class RepeatMixture:
+    """An epoch has every trajectory as often as its dataset's weight says, one window each time.
+
+    This is what the public code of the paper does: a dataset's share is w_k N_k / sum(w N), N its
+    trajectories, and the window is drawn anew, uniformly, each time.
+
+    Args:
+        windows: Of each dataset.
+        weights: How often an epoch has each trajectory; whole numbers.
+        seed: Of all draws.
+    """
+
+    def __init__(
+        self, windows: Mapping[str, Windows], weights: Mapping[str, float], seed: int
+    ) -> None:
+        assert windows.keys() == weights.keys()
+        self.names = sorted(windows)
+        self._windows = [windows[name] for name in self.names]
+        self._repeats = [int(weights[name]) for name in self.names]
+        visits = (w.trajectories * n for w, n in zip(self._windows, self._repeats, strict=True))
+        self._ends = [0, *accumulate(visits)]
+        self._seed = seed
+        self._epoch = lru_cache(maxsize=2)(self._drawn_epoch)
+
+    @property
+    def epoch_length(self) -> int:
+        """Return the number of positions of an epoch."""
+        return self._ends[-1]
+
+    def locate(self, position: int) -> tuple[str, Cut]:
+        """Return the dataset at a position of the stream, and its window."""
+        epoch, offset = divmod(position, self.epoch_length)
+        visits, chances = self._epoch(epoch)
+        visit = int(visits[offset])
+        dataset = bisect_right(self._ends, visit) - 1
+        windows = self._windows[dataset]
+        trajectory = (visit - self._ends[dataset]) // self._repeats[dataset]
+        of_trajectory = int(chances[offset] * windows.per_trajectory)
+        return self.names[dataset], windows[trajectory * windows.per_trajectory + of_trajectory]
+
+    def _drawn_epoch(self, epoch: int) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
+        """Return, for each offset of an epoch, a visit and a chance in [0, 1) for its window."""
+        rng = np.random.default_rng((self._seed, epoch))
+        return _shuffled(rng, self.epoch_length), rng.random(self.epoch_length)
+
+
+def _shuffled(rng: np.random.Generator, size: int) -> NDArray[np.int32]:
+    order = np.arange(size, dtype=np.int32)
+    rng.shuffle(order)
+    return order
 
 
 def _block_draws(weights: list[float], names: list[str]) -> list[int]:

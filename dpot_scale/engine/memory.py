@@ -1,15 +1,11 @@
 """What one rank needs, in bytes, by formula. No torch here, so plans stay cheap."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from math import prod
 
-from dpot_scale.engine.strategy import (
-    BUCKET_CPU,
-    BUCKET_GPU,
-    LIVE_PARAMETERS_CPU,
-    LIVE_PARAMETERS_GPU,
-    Dtype,
-)
+from dpot_scale.config.schema import EngineConfig
+from dpot_scale.engine.buffers import Buffers, fit_buffers
+from dpot_scale.engine.strategy import Dtype, Strategy, read_strategy
 from dpot_scale.model.cost import count_parameters
 from dpot_scale.model.sizes import Architecture
 
@@ -17,12 +13,11 @@ FP32 = 4
 COMPUTE_BYTES: dict[Dtype, int] = {"fp32": 4, "bf16": 2, "fp16": 2}
 MIB = 2**20
 GIB = 2**30
-# Resident memory of a process that has imported torch and DeepSpeed and built a tiny engine
-# (measured on CPU, torch 2.13, DeepSpeed 0.19.8); a CUDA context takes about as much of a GPU.
-PROCESS = 490 * MIB
-# Gathering and freeing parameters leaves holes that glibc keeps: resident memory over the sum of
-# what is alive, measured on DPOT-Ti and DPOT-M. Under ZeRO-2 there is none; on a GPU, not measured.
-ALLOCATOR_SLACK_ZERO3_CPU = 1.5
+# Resident memory of a process that has trained a tiny model: interpreter and libraries (measured on
+# CPU, torch 2.13, DeepSpeed 0.19.8), and the kernels that oneDNN compiles for bf16. A CUDA context
+# takes about as much.
+PROCESS = 500 * MIB
+KERNELS: dict[Dtype, int] = {"fp32": 0, "bf16": 70 * MIB, "fp16": 70 * MIB}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -33,104 +28,160 @@ class MemoryEstimate:
     parameters: int  # the shard, or all of them, in the compute dtype
     masters: int  # fp32
     moments: int  # Adam's two, fp32
-    gradients: int  # fp32
-    gathered: int  # parameters of other ranks that are here for a while
-    buffers: int  # gradients under reduction, and the flat gradient of the update
-    activations: int
-    slack: int  # freed memory the allocator keeps
-    offloaded: int  # of the above, in host memory instead: not part of the total
+    gradients: int  # between micro steps
+    buffers: int  # allocated once, for gradients under reduction
+    activations: int  # what a forward keeps for its backward
+    passing: int  # what comes on top of these at the moment that needs the most
+    offloaded: int  # of the state, kept elsewhere: not part of the total
 
     @property
     def total(self) -> int:
         """Bytes on the device of one rank; on CPU, of its process."""
-        parts: list[int] = [getattr(self, field.name) for field in fields(self)]
-        return sum(parts) - 2 * self.offloaded
+        working = self.buffers + self.activations + self.passing
+        return self.process + self.state - self.offloaded + working
+
+    @property
+    def state(self) -> int:
+        """Bytes that last from step to step."""
+        return self.parameters + self.masters + self.moments + self.gradients
 
     def describe(self) -> str:
         """Return one line for the header of a run."""
-        state = self.parameters + self.masters + self.moments + self.gradients
-        passing = self.gathered + self.buffers + self.slack
-        host = f", {self.offloaded / GIB:.2f} GiB of it on the host" if self.offloaded else ""
+        elsewhere = f", {self.offloaded / GIB:.2f} GiB of it elsewhere" if self.offloaded else ""
         return (
-            f"{self.total / GIB:.2f} GiB per worker: state {state / GIB:.2f}{host}, activations "
-            f"{self.activations / GIB:.2f}, buffers and allocator {passing / GIB:.2f}, process "
-            f"{self.process / GIB:.2f}"
+            f"{self.total / GIB:.2f} GiB per worker: state {self.state / GIB:.2f}{elsewhere}, "
+            f"activations {self.activations / GIB:.2f}, buffers "
+            f"{(self.buffers + self.passing) / GIB:.2f}, process {self.process / GIB:.2f}"
         )
 
 
 def estimate_memory(
     arch: Architecture,
+    engine: EngineConfig,
     *,
-    stage: int,
-    dtype: Dtype,
     world_size: int,
     micro_batch: int,
-    recompute: bool,
-    offload: bool,
     on_gpu: bool = False,
 ) -> MemoryEstimate:
     """Return what a rank needs to train.
 
     Args:
         arch: The model.
-        stage: Of ZeRO, 0 to 3.
-        dtype: Of the parameters in the forward.
+        engine: How it is sharded and recomputed.
         world_size: Ranks the state is spread over.
         micro_batch: Windows per forward.
-        recompute: Whether activation checkpointing keeps only the input of each block.
-        offload: Whether parameters, masters, moments and gradients live in host memory.
-        on_gpu: Decides the size of buffers, and whether the allocator's slack is known.
+        on_gpu: Decides the sizes of buffers, and whether the host is somewhere else.
+
+    Raises:
+        ConfigError: the DeepSpeed config is invalid.
     """
-    parameters = count_parameters(arch).total
-    share = -(-parameters // world_size)
-    compute = COMPUTE_BYTES[dtype]
-    bucket = min(parameters, BUCKET_GPU if on_gpu else BUCKET_CPU)
-    live = min(parameters, LIVE_PARAMETERS_GPU if on_gpu else LIVE_PARAMETERS_CPU)
-    state = {
-        "parameters": compute * (share if stage == 3 else parameters),
-        "masters": FP32 * share if stage else 0,  # stage 0 updates the parameters themselves
-        "moments": 2 * FP32 * (share if stage else parameters),
-        "gradients": FP32 * (share if stage >= 2 else parameters),
-    }
-    # A gather fills one flat buffer, from which the parameters are copied.
-    gathered = compute * (live + bucket) if stage == 3 else compute * bucket if stage else 0
-    updated = min(share, live // world_size) if stage == 3 else share if stage else 0
-    buffers = FP32 * (bucket + updated) if stage else FP32 * parameters
-    activations = micro_batch * activation_bytes_per_window(arch, dtype=dtype, recompute=recompute)
-    activations += derived_weight_bytes(arch, dtype=dtype, recompute=recompute)
-    alive = sum(state.values()) + gathered + buffers + activations
+    strategy = read_strategy(engine.deepspeed)
+    state = _state(arch, strategy, world_size)
+    sizes = fit_buffers(arch, on_gpu=on_gpu)
+    activations = micro_batch * activation_bytes_per_window(arch, engine, dtype=strategy.dtype)
+    activations += derived_weight_bytes(arch, engine, dtype=strategy.dtype)
     return MemoryEstimate(
-        process=PROCESS,
+        process=PROCESS + KERNELS[strategy.dtype],
         **state,
-        gathered=gathered,
-        buffers=buffers,
+        buffers=_buffers(strategy.stage, sizes),
         activations=activations,
-        slack=int((ALLOCATOR_SLACK_ZERO3_CPU - 1) * alive) if stage == 3 and not on_gpu else 0,
-        offloaded=sum(state.values()) if offload else 0,
+        passing=_passing(arch, strategy, sizes, world_size, activations),
+        offloaded=_offloaded(state, strategy, on_gpu=on_gpu),
     )
 
 
-def activation_bytes_per_window(arch: Architecture, *, dtype: Dtype, recompute: bool) -> int:
+def _state(arch: Architecture, strategy: Strategy, world_size: int) -> dict[str, int]:
+    parameters = count_parameters(arch).total
+    share = -(-parameters // world_size)
+    stage, compute = strategy.stage, COMPUTE_BYTES[strategy.dtype]
+    return {
+        "parameters": compute * (share if stage == 3 else parameters),
+        "masters": FP32 * share if stage else 0,  # stage 0 updates the parameters themselves
+        "moments": 2 * FP32 * (share if stage else parameters),
+        "gradients": COMPUTE_BYTES[strategy.gradient_dtype] * (share if stage >= 2 else parameters),
+    }
+
+
+def _buffers(stage: int, sizes: Buffers) -> int:
+    """Return the flat fp32 buffers that gradients are copied into before they are reduced."""
+    # With overlapping communication stages 1 and 2 fill one while the other is sent.
+    return FP32 * sizes.chunk * {0: 0, 1: 2, 2: 2, 3: 1}[stage]
+
+
+def _passing(
+    arch: Architecture, strategy: Strategy, sizes: Buffers, world_size: int, activations: int
+) -> int:
+    """Return what a step needs beside its activations, at the moment that needs the most."""
+    parameters = count_parameters(arch).total
+    share = -(-parameters // world_size)
+    compute, gradient = COMPUTE_BYTES[strategy.dtype], COMPUTE_BYTES[strategy.gradient_dtype]
+    temporal = arch.history * arch.width**2  # the largest parameter
+    # At the end of the backward: its weights, these times their cosines, two gradients of that and
+    # their sum, the gradient of the weights.
+    at_the_end = 6 * compute * temporal
+    if strategy.stage == 3:
+        # Gathered parameters, and the one buffer out of which they are copied.
+        in_blocks = compute * (sizes.live + sizes.chunk)
+        # A group that is updated together is closed by the parameter that fills it.
+        in_update = (gradient + FP32) * (sizes.chunk + temporal // world_size)
+    else:
+        in_blocks = 0
+        # All gradients, flat, to be reduced; or those of the share, to be applied.
+        in_update = FP32 * (share if strategy.stage else parameters)
+    # All but the blocks' activations are still there at the end; none are in the update.
+    return max(in_blocks, at_the_end - activations, in_update - activations)
+
+
+def _offloaded(state: dict[str, int], strategy: Strategy, *, on_gpu: bool) -> int:
+    """Return what is not in the memory of the device; on CPU only a disk is elsewhere."""
+    elsewhere = {"cpu", "nvme"} if on_gpu else {"nvme"}
+    optimizer = state["masters"] + state["moments"] + state["gradients"]
+    return optimizer * (strategy.optimizer_device in elsewhere) + state["parameters"] * (
+        strategy.parameter_device in elsewhere
+    )
+
+
+def activation_bytes_per_window(arch: Architecture, engine: EngineConfig, *, dtype: Dtype) -> int:
     """Return what the forward of one window keeps for its backward, layer by layer."""
     compute = COMPUTE_BYTES[dtype]
     points = int(arch.grid**arch.space_dims)
     latents = int(arch.latent_grid**arch.space_dims)
-    latent = arch.width * latents  # elements of one latent state
+    latent = compute * arch.width * latents  # one latent state
     # Frames, their patches, both sides of the GELU.
     embedding = arch.history * (
         (FP32 + compute) * arch.channels * points + compute * 2 * arch.patch_width * latents
     )
-    # Inputs of both norms, output of the second, the hidden layer before and after its GELU; three
-    # spectra, which a spectral_dtype of bfloat16 would halve.
-    block = compute * (3 + 2 * arch.mlp_ratio) * latent
-    block += FP32 * 3 * 2 * arch.width * prod(arch.kept_modes)
-    blocks = arch.depth * compute * latent + block if recompute else arch.depth * block
     # The last latent state, before and after the two GELUs, and the gradient of one of them.
-    output = compute * (latent + 5 * arch.out_layer_dim * points)
+    output = latent + compute * 5 * arch.out_layer_dim * points
+    blocks = _kept_blocks(arch, engine, dtype, latent)
     return embedding + blocks + output + FP32 * 2 * arch.channels * arch.horizon * points
 
 
-def derived_weight_bytes(arch: Architecture, *, dtype: Dtype, recompute: bool) -> int:
+def _kept_blocks(arch: Architecture, engine: EngineConfig, dtype: Dtype, latent: int) -> int:
+    """Return what all blocks keep, and what one needs while it is recomputed."""
+    # Three spectra; the inputs of both norms, the output of the second, the hidden layer before
+    # and after its GELU.
+    mixer = _spectral_bytes(engine, dtype) * 3 * 2 * arch.width * prod(arch.kept_modes)
+    mlp = (2 + 2 * arch.mlp_ratio) * latent
+    whole = latent + mixer + mlp
+    if engine.activation_checkpointing == "selective":
+        return arch.depth * (latent + mlp) + mixer
+    again = recomputed_blocks(arch.depth, engine)
+    return (arch.depth - again) * whole + again * latent + (whole if again else 0)
+
+
+def recomputed_blocks(depth: int, engine: EngineConfig) -> int:
+    """Return how many blocks run a second time in the backward."""
+    match engine.activation_checkpointing:
+        case "none":
+            return 0
+        case "every_k":
+            return -(-depth // engine.recompute_every)
+        case _:
+            return depth
+
+
+def derived_weight_bytes(arch: Architecture, engine: EngineConfig, *, dtype: Dtype) -> int:
     """Return what a forward computes from weights and keeps for its backward, for any batch.
 
     The complex products as real ones, in each block; the temporal weights with their cosines, their
@@ -140,5 +191,12 @@ def derived_weight_bytes(arch: Architecture, *, dtype: Dtype, recompute: bool) -
     joint = 2 * 4 * width * (width // arch.heads)
     merged = (arch.history + 1) * width**2 + arch.history * arch.patch_width * width
     patches = width * arch.out_layer_dim * int(arch.patch**arch.space_dims)
-    spectral = FP32 * joint * (1 if recompute else arch.depth)
-    return spectral + COMPUTE_BYTES[dtype] * (merged + patches)
+    again = recomputed_blocks(arch.depth, engine)
+    blocks = arch.depth - again + (1 if again else 0)
+    return _spectral_bytes(engine, dtype) * joint * blocks + COMPUTE_BYTES[dtype] * (
+        merged + patches
+    )
+
+
+def _spectral_bytes(engine: EngineConfig, dtype: Dtype) -> int:
+    return FP32 if engine.spectral_dtype == "float32" else COMPUTE_BYTES[dtype]

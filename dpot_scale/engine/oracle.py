@@ -25,10 +25,7 @@ class OracleEngine:
         self.world = world
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
-            model = DPOT(
-                architecture(config.model),
-                activation_checkpointing=config.engine.activation_checkpointing == "full",
-            )
+            model = DPOT(architecture(config.model), recompute=config.engine)
         self._model = nn.parallel.DistributedDataParallel(model.to(world.device))
         optim = config.optim
         self._optimizer = OSS(

@@ -2,6 +2,7 @@
 
 import atexit
 import contextlib
+import ctypes
 import fcntl
 import io
 import logging
@@ -19,6 +20,13 @@ from torch import distributed as dist
 
 # Set to 1 to see what DeepSpeed reports below the level of errors.
 DEBUG_VARIABLE = "DPOT_SCALE_DEBUG"
+
+# Parameters of glibc's mallopt (malloc.h), in the order they are set, and their values here.
+HEAP_OPTIONS = {
+    -8: 2,  # M_ARENA_MAX: each arena keeps freed memory of its own
+    -3: 2**20,  # M_MMAP_THRESHOLD, bytes: a larger block returns to the system when freed
+    -1: 16 * 2**20,  # M_TRIM_THRESHOLD, bytes: as much of freed smaller blocks is kept
+}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,6 +58,8 @@ def start_world(seed: int = 0) -> World:
     if torch.cuda.is_available():
         device = torch.device("cuda", local_rank)
         torch.cuda.set_device(device)
+    else:
+        return_freed_memory()
     _limit_threads()
     _join(device)
     with quiet_deepspeed():
@@ -64,6 +74,25 @@ def any_rank(flag: bool, world: World) -> bool:
     vote = torch.tensor(int(flag), device=world.device)
     dist.all_reduce(vote, op=dist.ReduceOp.MAX)
     return bool(vote)
+
+
+def ranks_of_node() -> int:
+    """Return how many ranks share this node."""
+    # The deepspeed launcher and torchrun do not agree on the name.
+    return int(os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("LOCAL_SIZE") or "1")
+
+
+def return_freed_memory() -> None:
+    """Make the C library give freed memory back to the system.
+
+    Parameters that ZeRO-3 gathers and frees again would otherwise leave holes in the heap, which
+    stay resident. Called here because no launcher passes environment variables everywhere, and
+    glibc reads those only at the start of a process.
+    """
+    with contextlib.suppress(OSError, AttributeError):  # another C library
+        libc = ctypes.CDLL("libc.so.6")
+        for option, value in HEAP_OPTIONS.items():
+            libc.mallopt(option, value)
 
 
 def _join(device: torch.device) -> None:
@@ -130,9 +159,7 @@ def _is_error(record: logging.LogRecord) -> bool:
 def _limit_threads() -> None:
     """Share the cores among the ranks of this node, unless the launcher has done it."""
     if "OMP_NUM_THREADS" not in os.environ:
-        # The deepspeed launcher and torchrun do not agree on the name.
-        ranks = os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("LOCAL_SIZE") or "1"
-        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // int(ranks)))
+        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // ranks_of_node()))
 
 
 def _seed(seed: int) -> None:

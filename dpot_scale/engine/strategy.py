@@ -9,15 +9,16 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from dpot_scale.config.load import nearest
-from dpot_scale.config.schema import OptimConfig, RunConfig
+from dpot_scale.config.schema import EngineConfig, OptimConfig, RunConfig
+from dpot_scale.engine.buffers import deepspeed_sizes, fit_buffers
 from dpot_scale.errors import ConfigError
-from dpot_scale.model.cost import count_parameters
-from dpot_scale.model.sizes import Architecture, architecture
+from dpot_scale.model.sizes import architecture
 
 Dtype = Literal["fp32", "bf16", "fp16"]
+Device = Literal["none", "cpu", "nvme"]  # none: where it is computed
 Json = dict[str, Any]  # what the json module reads
 
 AUTO = "auto"
@@ -69,6 +70,7 @@ SECTION_KEYS: dict[str, frozenset[str]] = {
         consecutive_hysteresis min_loss_scale fp16_master_weights_and_grads
         """),
 }
+OFFLOADS = ("offload_param", "offload_optimizer")
 # Numbers the JSON must leave to the run config, and where they are there.
 OWNED_BY_RUN = {
     "train_batch_size": "batch.global_batch",
@@ -84,14 +86,6 @@ REFUSED_SECTIONS = {
     "torch_autocast": "recomputed activations would silently get another dtype; use bf16 instead",
 }
 
-# Budgets in elements: how many parameters may be gathered, and reduced, at a time. On CPU they
-# bound the memory of large models; on a GPU they only keep the largest models in bounds.
-LIVE_PARAMETERS_CPU, LIVE_PARAMETERS_GPU = 50_000_000, 1_000_000_000
-BUCKET_CPU, BUCKET_GPU = 20_000_000, 200_000_000
-# On a GPU parameters up to this many times the width, the vectors, stay whole on every rank. On CPU
-# none do: they are gathered one by one after each step, and the latency of that exceeds a step.
-PERSISTENT_WIDTHS = 10
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Strategy:
@@ -100,8 +94,15 @@ class Strategy:
     source: Path
     stage: int  # of ZeRO, 0 to 3
     dtype: Dtype  # of the parameters in the forward; masters are always fp32
-    offload: bool  # parameters and optimizer state in host memory
+    gradient_dtype: Dtype  # in which gradients add up between micro steps
+    optimizer_device: Device  # of masters, moments and gradients
+    parameter_device: Device  # of sharded parameters that are not in use
     raw: Json
+
+    @property
+    def offload(self) -> bool:
+        """Whether a part of the state lives somewhere else than the computation."""
+        return self.optimizer_device != "none" or self.parameter_device != "none"
 
 
 def read_strategy(name_or_path: str) -> Strategy:
@@ -119,14 +120,14 @@ def read_strategy(name_or_path: str) -> Strategy:
         raise ConfigError(f"DeepSpeed config {path} must hold an object")
     _check_keys(raw, path)
     zero = _section(raw, "zero_optimization")
+    dtype = _dtype(raw, path)
     strategy = Strategy(
         source=path,
         stage=zero.get("stage", 0),
-        dtype=_dtype(raw, path),
-        offload=any(
-            _section(zero, part).get("device", "none") != "none"
-            for part in ("offload_param", "offload_optimizer")
-        ),
+        dtype=dtype,
+        gradient_dtype=_section(raw, "data_types").get("grad_accum_dtype") or dtype,
+        optimizer_device=_device(zero, "offload_optimizer", path),
+        parameter_device=_device(zero, "offload_param", path),
         raw=raw,
     )
     if strategy.stage not in range(4):
@@ -142,26 +143,48 @@ def effective_deepspeed_config(config: RunConfig, world_size: int, *, on_gpu: bo
     """Return the complete config DeepSpeed gets: the strategy, and what the run and model decide.
 
     Raises:
-        ConfigError: the strategy is invalid, or the batch does not divide.
+        ConfigError: the strategy is invalid, the batch does not divide, or the model cannot be
+            compiled under it.
     """
     strategy = read_strategy(config.engine.deepspeed)
+    if config.engine.compile and strategy.stage == 3:
+        raise ConfigError(
+            "engine.compile=true needs ZeRO stage 0, 1 or 2: under stage 3 DeepSpeed gathers the "
+            "parameters of every layer in hooks, which cut the model into pieces too small to gain "
+            f"from it; {config.engine.deepspeed} is of stage 3, choose for example zero2_bf16"
+        )
     effective = copy.deepcopy(strategy.raw)
     effective |= {
         "train_batch_size": config.batch.global_batch,
-        "train_micro_batch_size_per_gpu": config.batch.micro_batch,
+        "train_micro_batch_size_per_gpu": config.batch.settled_micro_batch,
         "gradient_accumulation_steps": config.batch.accumulation_steps(world_size),
         "gradient_clipping": config.optim.gradient_clipping,
-        "optimizer": _optimizer(config.optim, offload=strategy.offload),
+        "optimizer": _optimizer(config.optim, from_torch=not (on_gpu and strategy.offload)),
     }
+    if strategy.offload and not on_gpu:
+        effective["zero_force_ds_cpu_optimizer"] = False  # torch's is as fast, and is there
     zero = effective.setdefault("zero_optimization", {"stage": 0})
-    fitted = _fitted(architecture(config.model), strategy.stage, on_gpu=on_gpu)
+    _set_nvme_path(zero, config.engine, strategy)
+    buffers = fit_buffers(architecture(config.model), on_gpu=on_gpu)
+    fitted = deepspeed_sizes(buffers, strategy.stage)
     # What the JSON says about these tunes how to shard, so it stands.
     zero |= {key: value for key, value in fitted.items() if zero.get(key, AUTO) == AUTO}
     return effective
 
 
-def _optimizer(optim: OptimConfig, *, offload: bool) -> Json:
-    """Return Adam as DeepSpeed spells it: torch's, or DeepSpeed's for state in host memory."""
+def _set_nvme_path(zero: Json, engine: EngineConfig, strategy: Strategy) -> None:
+    for section in OFFLOADS:
+        if _section(zero, section).get("nvme_path") == AUTO:
+            if engine.nvme_path is None:
+                raise ConfigError(
+                    f"{strategy.source.name} keeps training state on disk: set engine.nvme_path to "
+                    "a folder on a local NVMe drive of every node"
+                )
+            zero[section]["nvme_path"] = str(engine.nvme_path)
+
+
+def _optimizer(optim: OptimConfig, *, from_torch: bool) -> Json:
+    """Return Adam as DeepSpeed spells it: torch's, or DeepSpeed's for the host of a GPU."""
     params: Json = {
         "lr": optim.lr,
         "betas": list(optim.betas),
@@ -169,29 +192,10 @@ def _optimizer(optim: OptimConfig, *, offload: bool) -> Json:
         "weight_decay": optim.weight_decay,
         "adam_w_mode": optim.decoupled_weight_decay,
     }
-    if not offload:
+    if from_torch:
         # Fused: one pass over the shard, without temporaries of its size.
         params |= {"torch_adam": True, "fused": True, "foreach": False}
     return {"type": "Adam", "params": params}
-
-
-def _fitted(arch: Architecture, stage: int, *, on_gpu: bool) -> Json:
-    """Return what depends on the model: the buffer sizes in elements."""
-    parameters = count_parameters(arch).total
-    bucket = min(parameters, BUCKET_GPU if on_gpu else BUCKET_CPU)
-    if stage == 0:
-        return {}
-    if stage < 3:
-        return {"reduce_bucket_size": bucket, "allgather_bucket_size": bucket}
-    live = min(parameters, LIVE_PARAMETERS_GPU if on_gpu else LIVE_PARAMETERS_CPU)
-    return {
-        "reduce_bucket_size": bucket,
-        "sub_group_size": live,
-        "stage3_prefetch_bucket_size": bucket,
-        "stage3_param_persistence_threshold": PERSISTENT_WIDTHS * arch.width if on_gpu else 0,
-        "stage3_max_live_parameters": live,
-        "stage3_max_reuse_distance": live,
-    }
 
 
 def _find(name_or_path: str) -> Path:
@@ -244,6 +248,17 @@ def _check_known(raw: Mapping[str, Any], known: frozenset[str], where: str, path
     for key in raw:
         if key not in known:
             raise ConfigError(f"{path}: DeepSpeed has no key {where + key!r}{nearest(key, known)}")
+
+
+def _device(zero: Json, section: str, path: Path) -> Device:
+    device = _section(zero, section).get("device", "none")
+    if device not in get_args(Device):
+        raise ConfigError(
+            f"{path}: zero_optimization.{section}.device={device!r} is not one of "
+            f"{', '.join(get_args(Device))}"
+        )
+    found: Device = device
+    return found
 
 
 def _dtype(raw: Json, path: Path) -> Dtype:

@@ -4,7 +4,7 @@ DeepSpeed is imported inside functions: it takes seconds, and it prints unless `
 quietened it before.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from dpot_scale.config.schema import RunConfig
 from dpot_scale.engine.optim import betas_at, lr_at
 from dpot_scale.engine.runtime import World, quiet_deepspeed
 from dpot_scale.engine.strategy import effective_deepspeed_config, read_strategy
-from dpot_scale.errors import CheckpointError
+from dpot_scale.errors import CheckpointError, ConfigError
 from dpot_scale.model.dpot import DPOT, DPOTOutput
 from dpot_scale.model.sizes import architecture
 
@@ -37,6 +37,8 @@ class ZeroEngine:
         strategy = read_strategy(config.engine.deepspeed)
         self.stage = strategy.stage
         self.compute_dtype = COMPUTE_DTYPES[strategy.dtype]
+        if "nvme" in (strategy.optimizer_device, strategy.parameter_device):
+            _require_async_io(config.engine.deepspeed)
         self.deepspeed_config = effective_deepspeed_config(
             config, world.world_size, on_gpu=world.device.type == "cuda"
         )
@@ -94,15 +96,23 @@ class ZeroEngine:
         if path is None:
             raise CheckpointError(f"{folder} holds no {SHARDS}/ to resume from")
 
-    def full_state_dict(self) -> dict[str, Tensor] | None:
-        """Return the fp32 masters, whole, on the CPU of rank 0; None elsewhere. Collective."""
+    def full_parameters(self) -> Iterator[tuple[str, Tensor]]:
+        """Yield the name and the fp32 master of each parameter, whole, on the CPU.
+
+        Each is gathered when it is asked for, so every rank must go through all of them.
+        """
         from deepspeed.utils import safe_get_full_fp32_param
 
-        whole: dict[str, Tensor] = {}
         for name, parameter in self._parameters():
             master = parameter.detach() if self.stage == 0 else safe_get_full_fp32_param(parameter)
+            yield name, master.to("cpu", torch.float32)
+
+    def full_state_dict(self) -> dict[str, Tensor] | None:
+        """Return the fp32 masters, whole, on the CPU of rank 0; None elsewhere. Collective."""
+        whole: dict[str, Tensor] = {}
+        for name, parameter in self.full_parameters():
             if self.world.is_main:
-                whole[name] = master.to("cpu", torch.float32, copy=True)
+                whole[name] = parameter.clone()
         return whole if self.world.is_main else None
 
     def load_full_state_dict(self, weights: Mapping[str, Tensor]) -> None:
@@ -135,13 +145,16 @@ class ZeroEngine:
         make = partial(
             DPOT,
             arch,
-            activation_checkpointing=options.activation_checkpointing == "full",
+            recompute=options,
             spectral_dtype=SPECTRAL_DTYPES[options.spectral_dtype],
         )
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.config.seed)
             if self.stage < 3:
-                return make()
+                model = make()
+                if options.compile:
+                    model.compile_blocks()
+                return model
             # Drawn on the CPU in fp32, as a plain model is, and only then cut and cast.
             in_fp32 = self.deepspeed_config | {"bf16": {}, "fp16": {}}
             with deepspeed.zero.Init(config_dict_or_path=in_fp32, tensor_overrides=()):
@@ -190,3 +203,16 @@ class ZeroEngine:
         """Return the norm of the averaged gradients, which stage 0 keeps on every rank."""
         gradients = [p.grad for _, p in self._parameters() if p.grad is not None]
         return nn.utils.get_total_norm(gradients)
+
+
+def _require_async_io(strategy: str) -> None:
+    from deepspeed.accelerator import get_accelerator
+
+    with quiet_deepspeed():
+        builder = get_accelerator().create_op_builder("AsyncIOBuilder")
+        possible = builder is not None and builder.is_compatible(verbose=False)
+    if not possible:
+        raise ConfigError(
+            f"engine.deepspeed={strategy} keeps training state on disk through libaio, which this "
+            "machine lacks: install libaio-dev (Red Hat: libaio-devel), or use zero3_bf16_offload"
+        )

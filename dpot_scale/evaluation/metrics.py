@@ -13,22 +13,30 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dpot_scale.config.schema import EvaluationConfig, ModelConfig
-from dpot_scale.data.batches import Batch, assemble
+from dpot_scale.config.schema import DataConfig, EvaluationConfig, ModelConfig
+from dpot_scale.data.batches import Assembler, Batch, Window
+from dpot_scale.data.mixture import Cut
 from dpot_scale.data.store import DatasetStore
 from dpot_scale.engine.runtime import World
 from dpot_scale.engine.zero import ZeroEngine
 from dpot_scale.errors import DataError
 from dpot_scale.evaluation.rollout import (
-    Model,
     persistence,
     rollout,
     teacher_forced,
     teacher_forced_persistence,
 )
+from dpot_scale.model.dpot import DPOTOutput
 from dpot_scale.training.console import table
 from dpot_scale.training.metrics import sum_over_ranks
-from dpot_scale.training.objective import mean_over_fields, rel_l2
+from dpot_scale.training.objective import (
+    Model,
+    in_physical_units,
+    mean_over_fields,
+    rel_l2,
+    with_given_channels,
+    without_obstacles,
+)
 from dpot_scale.training.result import DatasetScore
 
 Array = NDArray[np.float32]
@@ -59,12 +67,13 @@ class Evaluator:
         stores: Mapping[str, DatasetStore],
         config: EvaluationConfig,
         model_config: ModelConfig,
+        data_config: DataConfig,
         world: World,
     ) -> None:
         for store in stores.values():
             _lead_frames(store, config, model_config.history)
         self._model = model
-        self._rest = (stores, config, model_config, world)
+        self._rest = (stores, config, model_config, data_config, world)
         self.latest: dict[str, DatasetEvaluation] = {}
 
     def __call__(self) -> dict[str, float]:
@@ -80,12 +89,13 @@ def evaluate(
     stores: Mapping[str, DatasetStore],
     config: EvaluationConfig,
     model_config: ModelConfig,
+    data_config: DataConfig,
     world: World,
 ) -> dict[str, DatasetEvaluation]:
     """Score the test split of every dataset. Collective: every rank must call it."""
     with torch.no_grad():
         return {
-            name: _evaluate_dataset(model, store, config, model_config, world)
+            name: _evaluate_dataset(model, store, config, model_config, data_config, world)
             for name, store in stores.items()
         }
 
@@ -122,14 +132,18 @@ def _evaluate_dataset(
     store: DatasetStore,
     config: EvaluationConfig,
     model_config: ModelConfig,
+    data_config: DataConfig,
     world: World,
 ) -> DatasetEvaluation:
     lead_frames = _lead_frames(store, config, model_config.history)
+    assembler = Assembler(model_config, data_config, world.device)
     trajectories = min(config.trajectories, store.num_trajectories("test"))
     sums = torch.zeros(4 + 2 * lead_frames, dtype=torch.float64)
     examples: list[tuple[Array, Array]] = []
     for indices, weights_B in _shares(trajectories, config.batch, world):
-        batch = _load(store, indices, model_config.history + lead_frames, model_config, world)
+        windows = [Window(store, "test", Cut(index, start=0, stride=1)) for index in indices]
+        room = assembler.empty(len(windows), model_config.history + lead_frames)
+        batch = assembler.batch(windows, room)
         forecasts = _forecast(model, batch, model_config)
         sums += weights_B @ _errors(forecasts, batch.scored_BC).double().cpu()
         fields = len(store.info.channels)
@@ -164,13 +178,26 @@ def _forecast(model: Model, batch: Batch, config: ModelConfig) -> _Forecasts:
     frames_BTCs, history, horizon = batch.frames_BTCxy, config.history, config.horizon
     history_BTCs, truth_BLCs = frames_BTCs[:, :history], frames_BTCs[:, history:]
     leads = truth_BLCs.shape[1]
-    return _Forecasts(
+    known = _of_fields(model, batch)
+    forecasts = _Forecasts(
         truth=truth_BLCs,
-        rollout=rollout(model, history_BTCs, leads),
-        one_step=teacher_forced(model, frames_BTCs, history, horizon),
+        rollout=rollout(known, history_BTCs, leads),
+        one_step=teacher_forced(known, frames_BTCs, history, horizon),
         persistence=persistence(history_BTCs, leads),
         one_step_persistence=teacher_forced_persistence(frames_BTCs, history, horizon),
     )
+    return _Forecasts(*[without_obstacles(frames_BLCs, batch) for frames_BLCs in forecasts])
+
+
+def _of_fields(model: Model, batch: Batch) -> Model:
+    """Return a model of physical fields that leaves masks and padding as they are."""
+    physical = in_physical_units(model, batch)
+
+    def forecast(history_BTCs: Tensor) -> DPOTOutput:
+        frames_BTCs, logits = physical(history_BTCs)
+        return DPOTOutput(with_given_channels(frames_BTCs, history_BTCs, batch), logits)
+
+    return forecast
 
 
 def _errors(forecasts: _Forecasts, scored_BC: Tensor) -> Tensor:
@@ -213,14 +240,6 @@ def _shares(trajectories: int, batch: int, world: World) -> list[tuple[list[int]
         weights_B = torch.tensor([float(p < trajectories) for p in positions], dtype=torch.float64)
         shares.append(([min(p, trajectories - 1) for p in positions], weights_B))
     return shares
-
-
-def _load(
-    store: DatasetStore, indices: list[int], frames: int, model: ModelConfig, world: World
-) -> Batch:
-    windows = [store.read("test", index, 0, frames) for index in indices]
-    infos = [store.info] * len(indices)
-    return assemble(windows, infos, grid=model.grid, channels=model.channels, device=world.device)
 
 
 def _per_lead(forecast_BTCs: Tensor, truth_BTCs: Tensor, scored_BC: Tensor) -> Tensor:

@@ -3,14 +3,10 @@
 Legend: B trajectories, T frames, C fields, s any number of space axes.
 """
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 
-from dpot_scale.model.dpot import DPOTOutput
-
-Model = Callable[[Tensor], DPOTOutput]
+from dpot_scale.training.objective import Model
 
 
 def rollout(model: Model, history_BTCs: Tensor, frames: int) -> Tensor:

@@ -4,12 +4,13 @@ Legend: B windows, T history frames, C fields, s the space axes of the grid (h t
 grid), E width. Names inside the state dict are those of the released weights.
 """
 
+import warnings
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
+from dpot_scale.config.schema import EngineConfig
 from dpot_scale.errors import DataError
 from dpot_scale.model.layers import (
     PatchesIn,
@@ -18,6 +19,7 @@ from dpot_scale.model.layers import (
     PointwiseRows,
     grid_from_patches,
 )
+from dpot_scale.model.recompute import runners
 from dpot_scale.model.sizes import NORM_GROUPS, Architecture
 from dpot_scale.model.spectral import SpectralMixer
 
@@ -43,13 +45,12 @@ class DPOT(nn.Module):
         self,
         architecture: Architecture,
         *,
-        activation_checkpointing: bool = False,
+        recompute: EngineConfig | None = None,
         spectral_dtype: torch.dtype = torch.float32,
     ) -> None:
         super().__init__()
         arch = architecture
         self.architecture = arch
-        self.activation_checkpointing = activation_checkpointing
         self.patch_embed = PatchEmbedding(arch)
         self.pos_embed = nn.Parameter(
             torch.empty(1, arch.width, *[arch.latent_grid] * arch.space_dims)
@@ -60,6 +61,7 @@ class DPOT(nn.Module):
             self.scale_feats_mu = nn.Linear(2 * arch.channels, arch.width)
             self.scale_feats_sigma = nn.Linear(2 * arch.channels, arch.width)
         self.blocks = nn.ModuleList(Block(arch, spectral_dtype) for _ in range(arch.depth))
+        self._run_blocks = runners(self.blocks, recompute) if recompute else list(self.blocks)
         self.cls_head = _dataset_head(arch)
         self.out_layer = _output_layers(arch)
 
@@ -73,6 +75,16 @@ class DPOT(nn.Module):
         if self.architecture.normalize:
             return self._forward_normalized(frames_BTCs)
         return self._decode(self._encode(frames_BTCs))
+
+    def compile_blocks(self) -> None:
+        """Compile the blocks with torch.compile when they first run.
+
+        They share their code, so all of them cost one compilation.
+        """
+        # Of the transforms of the Fourier part, which depend on shapes only.
+        warnings.filterwarnings("ignore", message="Dynamo detected a call to a `functools.lru_cache`")
+        for block in self.blocks:
+            block.compile()
 
     def _forward_normalized(self, frames_BTCs: Tensor) -> DPOTOutput:
         """Forecast the standardised field; its mean and scale enter as two latent features."""
@@ -109,11 +121,8 @@ class DPOT(nn.Module):
         return z_BPE.view(-1, *[arch.latent_grid] * arch.space_dims, arch.width)
 
     def _decode(self, z_BhE: Tensor) -> DPOTOutput:
-        for block in self.blocks:
-            if self.activation_checkpointing:  # blocks draw no random numbers
-                z_BhE = checkpoint(block, z_BhE, use_reentrant=False, preserve_rng_state=False)
-            else:
-                z_BhE = block(z_BhE)
+        for run_block in self._run_blocks:
+            z_BhE = run_block(z_BhE)
         arch = self.architecture
         logits = self.cls_head(z_BhE.flatten(1, -2).mean(1))
         forecast_BFs = grid_from_patches(self.out_layer(z_BhE), arch.patch).float()
@@ -191,9 +200,14 @@ class Block(nn.Module):
 
     def forward(self, x_BhE: Tensor) -> Tensor:
         """Return the next latent state (B, *latent, E)."""
-        mixed_BhE = self.filter(_channels_last(self.norm1, x_BhE))
+        mixed_BhE = self.mix(x_BhE)
         update_BhE: Tensor = self.mlp(_channels_last(self.norm2, mixed_BhE))
         return x_BhE + update_BhE
+
+    def mix(self, x_BhE: Tensor) -> Tensor:
+        """Return what the MLP sees before it is normalised: few of a block's FLOPs."""
+        mixed_BhE: Tensor = self.filter(_channels_last(self.norm1, x_BhE))
+        return mixed_BhE
 
 
 def _channels_last(norm: nn.GroupNorm, x_BhE: Tensor) -> Tensor:

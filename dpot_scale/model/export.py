@@ -1,9 +1,10 @@
 """A model as one weights file: our safetensors export, and the reader of both formats."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
+from math import prod
 from pathlib import Path
 from typing import NamedTuple
 
@@ -55,6 +56,41 @@ def save_model(path: Path, architecture: Architecture, state_dict: Mapping[str, 
     metadata = {ARCHITECTURE_KEY: json.dumps(asdict(architecture))}
     with _all_or_nothing(path) as partial:
         save_file(tensors, partial, metadata=metadata)
+
+
+def stream_model(
+    path: Path, architecture: Architecture, tensors: Iterable[tuple[str, Tensor]]
+) -> None:
+    """Write the file that `save_model` writes, in fp32, one tensor at a time.
+
+    Args:
+        path: The safetensors file, all of which is written or nothing.
+        architecture: Of the model.
+        tensors: Its named parameters in fp32 on the CPU, in the order of the state dict.
+
+    Raises:
+        CheckpointError: the file cannot be written.
+    """
+    shapes = _shapes(architecture)
+    with _all_or_nothing(path) as partial, partial.open("wb") as file:
+        file.write(_safetensors_header(shapes, architecture))
+        for (expected, shape), (name, tensor) in zip(shapes.items(), tensors, strict=True):
+            assert (name, tuple(tensor.shape), tensor.dtype) == (expected, shape, torch.float32)
+            file.write(tensor.contiguous().numpy().data)
+
+
+def _safetensors_header(shapes: Mapping[str, tuple[int, ...]], architecture: Architecture) -> bytes:
+    """Return what comes before the fp32 tensors: the length of a JSON text, and the text."""
+    described: dict[str, object] = {
+        "__metadata__": {ARCHITECTURE_KEY: json.dumps(asdict(architecture))}
+    }
+    end = 0
+    for name, shape in shapes.items():
+        start, end = end, end + torch.float32.itemsize * prod(shape)
+        described[name] = {"dtype": "F32", "shape": shape, "data_offsets": [start, end]}
+    text = json.dumps(described).encode()
+    text += b" " * (-len(text) % 8)  # tensors are aligned
+    return len(text).to_bytes(8, "little") + text
 
 
 def save_released(path: Path, weights: Weights) -> None:
@@ -130,8 +166,7 @@ def _described(text: str, path: Path) -> Architecture:
 
 def _check_keys(weights: Weights, path: Path) -> None:
     """Account for every key, listing all that are missing, unknown or of another shape."""
-    with torch.device("meta"):
-        expected = {k: tuple(t.shape) for k, t in DPOT(weights.architecture).state_dict().items()}
+    expected = _shapes(weights.architecture)
     given = {key: tuple(tensor.shape) for key, tensor in weights.state.items()}
     misshaped = [
         f"{key} {given[key]} instead of {shape}"
@@ -146,3 +181,8 @@ def _check_keys(weights: Weights, path: Path) -> None:
     if any(problems.values()):
         found = "; ".join(f"{kind}: {', '.join(keys)}" for kind, keys in problems.items() if keys)
         raise CheckpointError(f"{path} does not hold exactly the keys of its DPOT: {found}")
+
+
+def _shapes(architecture: Architecture) -> dict[str, tuple[int, ...]]:
+    with torch.device("meta"):
+        return {key: tuple(t.shape) for key, t in DPOT(architecture).state_dict().items()}

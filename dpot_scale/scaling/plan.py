@@ -9,8 +9,8 @@ from pathlib import Path
 
 from dpot_scale.config.load import validated
 from dpot_scale.config.schema import RunConfig, SweepConfig, run_hash
-from dpot_scale.engine.memory import GIB, estimate_memory
-from dpot_scale.engine.strategy import effective_deepspeed_config, read_strategy
+from dpot_scale.engine.memory import GIB, estimate_memory, recomputed_blocks
+from dpot_scale.engine.strategy import effective_deepspeed_config
 from dpot_scale.model.cost import count_parameters, train_flops_per_window
 from dpot_scale.model.sizes import architecture
 from dpot_scale.training.console import table
@@ -87,21 +87,19 @@ def _trial(sweep: SweepConfig, label: str, windows: int) -> Trial:
     resources = sweep.resources
     on_gpu = resources.gpus_per_worker > 0
     # Raises what would otherwise stop the trial after its workers have started.
-    effective_deepspeed_config(run, resources.workers, on_gpu=on_gpu)
-    strategy = read_strategy(run.engine.deepspeed)
+    priced = run.with_micro_batch(1) if run.batch.micro_batch == "auto" else run  # the least
+    effective_deepspeed_config(priced, resources.workers, on_gpu=on_gpu)
     arch = architecture(run.model)
     parameters = count_parameters(arch)
     flops = windows * train_flops_per_window(arch, recompute=False)
-    recompute = run.engine.activation_checkpointing == "full"
-    computed = windows * train_flops_per_window(arch, recompute=recompute)
+    once_more = recomputed_blocks(arch.depth, run.engine) / arch.depth
+    again = train_flops_per_window(arch, recompute=True)
+    computed = flops + once_more * (windows * again - flops)
     memory = estimate_memory(
         arch,
-        stage=strategy.stage,
-        dtype=strategy.dtype,
+        run.engine,
         world_size=resources.workers,
-        micro_batch=run.batch.micro_batch,
-        recompute=recompute,
-        offload=strategy.offload,
+        micro_batch=priced.batch.settled_micro_batch,
         on_gpu=on_gpu,
     )
     speed = resources.workers * resources.assumed_flops_per_second

@@ -15,16 +15,14 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any, Literal
-
-from mlflow.entities import Metric, Param
-from mlflow.exceptions import MlflowException
-from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST, ErrorCode
-from mlflow.tracking import MlflowClient
+from typing import IO, TYPE_CHECKING, Any, Literal
 
 from dpot_scale.config.load import dump
 from dpot_scale.config.places import SQLITE, absolute_uri
 from dpot_scale.config.schema import Section, TrackingConfig
+
+if TYPE_CHECKING:
+    from mlflow.tracking import MlflowClient
 
 SPOOL = "metrics.jsonl"
 RUN_ID_FILE = "mlflow_run_id"
@@ -138,6 +136,8 @@ class _Mirror:
                 return
 
     def _send_new_records(self) -> None:
+        from mlflow.entities import Metric
+
         records, offset = _complete_records(self._spool, self._offset)
         # MLflow would show a step sent twice as two points, and infinity as 1.8e308.
         unique = {
@@ -161,8 +161,11 @@ class _Mirror:
         return self._newest_step[key]
 
 
-def client(uri: str) -> MlflowClient:
+def client(uri: str) -> "MlflowClient":
     """Return a client for a tracking server or sqlite database, quiet and not too patient."""
+    # Imported where it is used: it takes more than a second, and 115 MiB of every rank.
+    from mlflow.tracking import MlflowClient
+
     for variable, value in PATIENCE.items():
         os.environ.setdefault(variable, value)
     for name in ("alembic", "mlflow"):
@@ -232,7 +235,7 @@ def _never_fatal(consequence: str) -> Iterator[None]:
         log.warning("%s: %s", consequence, error)
 
 
-def _experiment(mlflow_client: MlflowClient, tracking: TrackingConfig) -> str:
+def _experiment(mlflow_client: "MlflowClient", tracking: TrackingConfig) -> str:
     found = mlflow_client.get_experiment_by_name(tracking.experiment)
     if found is not None:
         return str(found.experiment_id)
@@ -244,7 +247,10 @@ def _experiment(mlflow_client: MlflowClient, tracking: TrackingConfig) -> str:
     return str(mlflow_client.create_experiment(tracking.experiment, artifact_location=location))
 
 
-def _exists(mlflow_client: MlflowClient, run_id: str) -> bool:
+def _exists(mlflow_client: "MlflowClient", run_id: str) -> bool:
+    from mlflow.exceptions import MlflowException
+    from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST, ErrorCode
+
     try:
         mlflow_client.get_run(run_id)
     except MlflowException as error:
@@ -254,7 +260,9 @@ def _exists(mlflow_client: MlflowClient, run_id: str) -> bool:
     return True
 
 
-def _log_config(mlflow_client: MlflowClient, run_id: str, config: Section) -> None:
+def _log_config(mlflow_client: "MlflowClient", run_id: str, config: Section) -> None:
+    from mlflow.entities import Param
+
     params = [Param(key, str(value)) for key, value in _flat(config.model_dump(mode="json"))]
     for first in range(0, len(params), LARGEST_PARAM_BATCH):
         mlflow_client.log_batch(run_id, params=params[first : first + LARGEST_PARAM_BATCH])

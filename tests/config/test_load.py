@@ -7,6 +7,7 @@ import yaml
 
 from dpot_scale.config.load import dump, load_run, load_suite, load_sweep, presets
 from dpot_scale.config.schema import config_hash
+from dpot_scale.data.catalog import CATALOG
 from dpot_scale.errors import ConfigError
 
 
@@ -50,6 +51,10 @@ def test_quickstart_mixes_what_its_suite_generates() -> None:
         (["model"], "is not of the form key.sub=value"),
         (["name.x=1"], "'name' is a value, not a section"),
         (["optim.lr=[1"], "is not valid YAML"),
+        (["data.sampling=repeat", "data.weights={a: 1.5}"], "weights.a=1.5 is not a whole number"),
+        (["data.strides=[1, 2, 1]"], "strides=[1, 2, 1] names one twice"),
+        (["data.strides=[0]"], "data.strides.0=0"),
+        (["data.normalize=instance"], "data.normalize='instance'"),
     ],
 )
 def test_a_mistake_is_one_sentence(overrides: list[str], sentence: str) -> None:
@@ -57,6 +62,22 @@ def test_a_mistake_is_one_sentence(overrides: list[str], sentence: str) -> None:
         load_run("quickstart", overrides)
     assert sentence in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("size", ["ti", "s", "m", "l", "h"])
+def test_the_paper_presets_repeat_trajectories_for_1000_epochs(size: str) -> None:
+    """As many windows as 1000 epochs have, less than a batch; L weighs one dataset less."""
+    run = load_run(f"paper_{size}")
+    assert run.data.sampling == "repeat"
+    visits = sum(CATALOG[name].train * weight for name, weight in run.data.weights.items())
+    assert 0 <= 1000 * visits - run.windows < run.batch.global_batch
+
+
+def test_the_improved_preset_has_the_shares_of_the_paper() -> None:
+    paper, improved = load_run("paper_ti").data, load_run("improved").data
+    assert improved.weights == {
+        name: CATALOG[name].train * weight / 1000 for name, weight in paper.weights.items()
+    }
 
 
 def test_a_batch_that_does_not_divide_shows_the_arithmetic() -> None:

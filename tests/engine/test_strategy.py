@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from dpot_scale.config.load import load_run
-from dpot_scale.config.schema import RunConfig
+from dpot_scale.config.schema import ModelConfig, RunConfig
+from dpot_scale.engine.buffers import fit_buffers
 from dpot_scale.engine.strategy import (
     FOLDER,
     SECTION_KEYS,
@@ -17,6 +18,7 @@ from dpot_scale.engine.strategy import (
     read_strategy,
 )
 from dpot_scale.errors import ConfigError
+from dpot_scale.model.sizes import architecture
 
 NAMES = sorted(path.stem for path in FOLDER.glob("*.json"))
 
@@ -26,6 +28,7 @@ def run_with(deepspeed: str, world_size: int = 1, size: str = "M") -> RunConfig:
         "quickstart",
         [
             f"engine.deepspeed={deepspeed}",
+            "engine.nvme_path=/nvme",
             f"batch.global_batch={3 * 2 * world_size}",
             "batch.micro_batch=2",
             f"windows={12 * world_size}",
@@ -52,6 +55,8 @@ def test_the_shipped_names() -> None:
         "zero1_bf16",
         "zero2_bf16",
         "zero3_bf16",
+        "zero3_bf16_lean",
+        "zero3_bf16_nvme",
         "zero3_bf16_offload",
         "zero3_fp16",
         "zero3_fp32",
@@ -59,7 +64,8 @@ def test_the_shipped_names() -> None:
     for name in NAMES:
         strategy = read_strategy(name)
         assert name.startswith(f"zero{strategy.stage}_{strategy.dtype}")
-        assert strategy.offload == name.endswith("_offload")
+        assert strategy.offload == name.endswith(("_offload", "_nvme"))
+        assert strategy.gradient_dtype == ("bf16" if name.endswith("_lean") else "fp32")
 
 
 @pytest.mark.parametrize("on_gpu", [False, True])
@@ -114,12 +120,35 @@ def test_known_keys_are_deepspeeds() -> None:
 
 
 def test_buffers_follow_the_model_and_the_device() -> None:
-    tiny = effective_deepspeed_config(run_with("zero3_fp32", size="debug"), 1, on_gpu=False)
-    large = effective_deepspeed_config(run_with("zero3_fp32", size="L"), 1, on_gpu=False)
-    on_gpu = effective_deepspeed_config(run_with("zero3_fp32", size="L"), 1, on_gpu=True)
-    key = "stage3_max_live_parameters"
-    sizes = [config["zero_optimization"][key] for config in (tiny, large, on_gpu)]
-    assert sizes[0] < sizes[1] < sizes[2]
+    sizes = ("debug", "Ti", "L", "H")
+    on_cpu = [fit_buffers(architecture(ModelConfig(size=size)), on_gpu=False) for size in sizes]
+    assert [buffers.live for buffers in on_cpu] == sorted(buffers.live for buffers in on_cpu)
+    # Small models are handled whole; of large ones a block and its largest matrix are here.
+    assert on_cpu[0].chunk == on_cpu[0].live == 202_131
+    assert on_cpu[2].chunk == 4 * 1536**2
+    assert on_cpu[2].live == 467_619_840 // 24 + 4 * 1536**2
+    on_gpu = fit_buffers(architecture(ModelConfig(size="L")), on_gpu=True)
+    assert on_gpu.live > on_cpu[2].live
+    assert on_gpu.persistent > on_cpu[2].persistent == 0
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_adam_is_torchs_except_on_the_host_of_a_gpu(name: str) -> None:
+    offload = read_strategy(name).offload
+    on_cpu = effective_deepspeed_config(run_with(name), 1, on_gpu=False)
+    on_gpu = effective_deepspeed_config(run_with(name), 1, on_gpu=True)
+    assert on_cpu["optimizer"]["params"]["torch_adam"]
+    assert on_cpu.get("zero_force_ds_cpu_optimizer", True) is not offload
+    assert ("torch_adam" in on_gpu["optimizer"]["params"]) is not offload
+
+
+def test_the_disk_is_named_by_the_run() -> None:
+    config = effective_deepspeed_config(run_with("zero3_bf16_nvme"), 1, on_gpu=True)
+    assert config["zero_optimization"]["offload_optimizer"]["nvme_path"] == "/nvme"
+    with pytest.raises(ConfigError, match=r"zero3_bf16_nvme.json .*: set engine.nvme_path"):
+        effective_deepspeed_config(
+            load_run("quickstart", ["engine.deepspeed=zero3_bf16_nvme"]), 1, on_gpu=True
+        )
 
 
 def test_a_written_buffer_size_stands(tmp_path: Path) -> None:
@@ -153,6 +182,10 @@ def test_weight_decay_is_coupled_unless_asked_otherwise() -> None:
         ({"gradient_clipping": 1.0}, "gradient_clipping=1.0 is owned by optim.gradient_clipping"),
         ({"optimizer": {"type": "Adam"}}, r"remove 'optimizer': set optim\.\*"),
         ({"torch_autocast": {"enabled": True}}, "remove 'torch_autocast'"),
+        (
+            {"zero_optimization": {"stage": 3, "offload_param": {"device": "gpu"}}},
+            "offload_param.device='gpu' is not one of none, cpu, nvme",
+        ),
         ({"zero_optimization": {"stage": 4}}, "stage=4 is not 0, 1, 2 or 3"),
         ({"zero_optimization": 3}, "zero_optimization must hold an object, not 3"),
         ({"bf16": {"enabled": True}}, "bf16 needs fp32 masters"),
@@ -185,3 +218,9 @@ def test_strategies_are_read_without_torch() -> None:
         "assert not {'torch', 'deepspeed'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_stage_3_is_not_compiled() -> None:
+    config = load_run("quickstart", ["engine.compile=true"])
+    with pytest.raises(ConfigError, match="needs ZeRO stage 0, 1 or 2.*zero3_fp32 is of stage 3"):
+        effective_deepspeed_config(config, 1, on_gpu=False)

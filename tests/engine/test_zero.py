@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-pytestmark = [pytest.mark.distributed, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.distributed, pytest.mark.timeout(290)]
 
 WORLD_SIZE = 2
 SCRIPT = Path(__file__).with_name("zero_ranks.py")
@@ -46,7 +46,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         for rank in range(WORLD_SIZE)
     ]
     try:
-        outputs = [rank.communicate(timeout=170) for rank in ranks]
+        outputs = [rank.communicate(timeout=280) for rank in ranks]
     finally:
         for rank in ranks:
             rank.kill()
@@ -72,7 +72,7 @@ def assert_same_weights(found: dict[str, Any], expected: dict[str, Any], **optio
 EXACT = {"rtol": 0, "atol": 0}
 
 
-@pytest.mark.parametrize("engine", [*STAGES, "oracle"])
+@pytest.mark.parametrize("engine", [*STAGES, "oracle", "zero2_compiled"])
 def test_training_equals_plain_torch(engine: str, results: dict[str, Any]) -> None:
     plain = results["plain"]
     assert min(plain["norms"]) > 0.05, "clipping must have an effect"
@@ -89,6 +89,26 @@ def test_activation_checkpointing_changes_nothing(results: dict[str, Any]) -> No
     recomputed, kept = results["zero3_recomputed"], results["zero3"]
     assert recomputed["norms"] == kept["norms"]
     assert_same_weights(recomputed["weights"], kept["weights"], **EXACT)
+
+
+@pytest.mark.parametrize("way", ["every_k", "selective", "fairscale"])
+def test_every_way_to_recompute_changes_nothing(way: str, results: dict[str, Any]) -> None:
+    recomputed, kept = results[f"zero3_{way}"], results["zero3"]
+    assert recomputed["losses"] == kept["losses"]
+    assert recomputed["norms"] == kept["norms"]
+    assert_same_weights(recomputed["weights"], kept["weights"], **EXACT)
+
+
+def test_offload_trains_as_the_device_does(results: dict[str, Any]) -> None:
+    assert_same_training(results["zero3_offloaded"], results["zero3"])
+    offloaded, kept = results["zero3_bf16_offload"]["losses"], results["zero3_bf16"]["losses"]
+    assert offloaded == pytest.approx(kept, rel=1e-3)
+
+
+def test_state_on_disk_needs_a_library(results: dict[str, Any]) -> None:
+    if Path("/usr/include/libaio.h").exists():
+        pytest.skip("this machine has it")
+    assert "zero3_bf16_nvme keeps training state on disk through libaio" in results["nvme"]
 
 
 @pytest.mark.parametrize("engine", ["zero3_unrolled", "zero3_recomputed_unrolled"])
@@ -121,7 +141,14 @@ def test_initialize_from_whole_weights(engine: str, results: dict[str, Any]) -> 
     torch.testing.assert_close(case["losses"], results["zero0_initialize_from"]["losses"], **CLOSE)
 
 
-BF16 = ["zero1_bf16", "zero2_bf16", "zero3_bf16", "zero3_bf16_spectral_fp32"]
+BF16 = [
+    "zero1_bf16",
+    "zero2_bf16",
+    "zero3_bf16",
+    "zero3_bf16_lean",
+    "zero3_bf16_offload",
+    "zero3_bf16_spectral_fp32",
+]
 
 
 @pytest.mark.parametrize("engine", BF16)

@@ -21,12 +21,32 @@ from dpot_scale.config.schema import (
 from dpot_scale.engine.optim import betas_at, lr_at
 from dpot_scale.engine.oracle import OracleEngine
 from dpot_scale.engine.runtime import World, any_rank, start_world
+from dpot_scale.engine.strategy import FOLDER
 from dpot_scale.engine.zero import ZeroEngine
+from dpot_scale.errors import ConfigError
 from dpot_scale.model.dpot import DPOT
 from dpot_scale.model.sizes import architecture
 from dpot_scale.training.checkpoint import CheckpointStore, TrainState
 
+# Ways to recompute activations, beside `full` by torch.
+RECOMPUTE = {
+    "every_k": {"activation_checkpointing": "every_k"},
+    "selective": {"activation_checkpointing": "selective"},
+    "fairscale": {
+        "activation_checkpointing": "full",
+        "recompute_backend": "fairscale",
+        "recompute_offload": True,
+    },
+}
 STEPS = 5
+BF16 = (
+    "zero3_fp32",
+    "zero1_bf16",
+    "zero2_bf16",
+    "zero3_bf16",
+    "zero3_bf16_lean",
+    "zero3_bf16_offload",
+)
 PEAK_STEP = 1  # of the learning rate
 GLOBAL_BATCH = 4
 # Odd sizes on purpose: shards of 2 ranks need padding. No normalisation: clipping must bite.
@@ -51,6 +71,8 @@ def config(
     recompute: bool = False,
     seed: int = 0,
     spectral_dtype: str = "bfloat16",
+    compiled: bool = False,
+    **engine: object,
 ):
     return RunConfig(
         name="test",
@@ -60,10 +82,14 @@ def config(
         data=DataConfig(weights={"unused": 1}),
         optim=OPTIM,
         batch=BatchConfig(global_batch=GLOBAL_BATCH, micro_batch=micro_batch),
-        engine=EngineConfig(
-            deepspeed=deepspeed,
-            activation_checkpointing="full" if recompute else "none",
-            spectral_dtype=spectral_dtype,
+        engine=EngineConfig.model_validate(
+            {
+                "deepspeed": deepspeed,
+                "activation_checkpointing": "full" if recompute else "none",
+                "spectral_dtype": spectral_dtype,
+                "compile": compiled,
+                **engine,
+            }
         ),
     )
 
@@ -184,6 +210,15 @@ def fall(world: World, deepspeed: str, **options) -> dict:
     return {"initial": initial, "losses": losses, "dtype": engine.compute_dtype}
 
 
+def refusal(world: World) -> str:
+    """Return what is said where state should go to disk and the machine has no library for it."""
+    try:
+        ZeroEngine(config("zero3_bf16_nvme", nvme_path="/tmp"), world)
+    except ConfigError as error:
+        return str(error)
+    return ""
+
+
 def main(output: Path) -> None:
     world = start_world()
     # Stages 1 and 2 in fp32 are only of interest here, to compare their arithmetic.
@@ -192,6 +227,9 @@ def main(output: Path) -> None:
         path = output / f"zero{stage}_fp32.json"
         if world.is_main:
             path.write_text(json.dumps(strategy))
+    if world.is_main:
+        strategy = json.loads((FOLDER / "zero3_bf16_offload.json").read_text()) | {"bf16": {}}
+        (output / "offload.json").write_text(json.dumps(strategy))
     dist.barrier()
     fp32 = {
         "zero0": "zero0_fp32",
@@ -212,12 +250,20 @@ def main(output: Path) -> None:
     recomputed = config("zero3_fp32", recompute=True)
     results["zero3_recomputed"] = train_afresh(ZeroEngine, recomputed, world)
     results["zero3_recomputed_unrolled"] = train_afresh(ZeroEngine, recomputed, world, unroll=2)
+    for name, options in RECOMPUTE.items():
+        results[f"zero3_{name}"] = train_afresh(ZeroEngine, config("zero3_fp32", **options), world)
+    offloaded = output / "offload.json"
+    results["zero3_offloaded"] = train_afresh(ZeroEngine, config(str(offloaded)), world)
+    results["nvme"] = refusal(world)
     results["zero3_unrolled"] = train_afresh(ZeroEngine, config("zero3_fp32"), world, unroll=2)
+    results["zero2_compiled"] = train_afresh(
+        ZeroEngine, config(fp32["zero2"], recompute=True, compiled=True), world
+    )
     results["oracle"] = train_afresh(OracleEngine, config("zero0_fp32"), world)
     results["oracle_accumulated"] = train_afresh(
         OracleEngine, config("zero0_fp32", micro_batch=1), world
     )
-    for name in ("zero3_fp32", "zero1_bf16", "zero2_bf16", "zero3_bf16"):
+    for name in BF16:
         results[name] = fall(world, name)
     results["zero3_bf16_spectral_fp32"] = fall(world, "zero3_bf16", spectral_dtype="float32")
     results["partition"] = partition(world)

@@ -9,8 +9,10 @@ from torch import Tensor
 
 from dpot_scale.config.load import load_run
 from dpot_scale.config.schema import EvaluationConfig, RunConfig
+from dpot_scale.data.catalog import DatasetInfo
 from dpot_scale.data.datasets import open_datasets
-from dpot_scale.data.store import DatasetStore
+from dpot_scale.data.store import DatasetStore, open_store
+from dpot_scale.data.writer import StoreWriter
 from dpot_scale.engine.runtime import World, start_world
 from dpot_scale.errors import DataError
 from dpot_scale.evaluation.metrics import (
@@ -21,6 +23,7 @@ from dpot_scale.evaluation.metrics import (
     score_table,
 )
 from dpot_scale.model.dpot import DPOTOutput
+from dpot_scale.training.objective import Model
 from dpot_scale.training.result import DatasetScore
 
 Stores = dict[str, DatasetStore]
@@ -54,13 +57,14 @@ class Repeat:
 
 
 def scored(
-    model: Repeat,
+    model: Model,
     stores: Stores,
     config: RunConfig,
     world: World,
     **evaluation: int,
 ) -> dict[str, DatasetEvaluation]:
-    return evaluate(model, stores, EvaluationConfig(**evaluation), config.model, world)
+    options = EvaluationConfig(**evaluation)
+    return evaluate(model, stores, options, config.model, config.data, world)
 
 
 def test_a_model_that_is_persistence_scores_as_persistence(
@@ -92,6 +96,61 @@ def test_scores_are_means_over_real_fields_and_trajectories(
     assert found.example_truth_LCs.shape == (leads, 1, 16, 16)
     np.testing.assert_allclose(found.example_truth_LCs[:, 0], truth_NLxy[0, history:])
     np.testing.assert_allclose(found.example_forecast_LCs[:, 0], forecast_NLxy[0], rtol=1e-6)
+
+
+def test_a_model_of_normalised_fields_is_scored_in_physical_units(
+    stores: Stores, config: RunConfig, world: World
+) -> None:
+    """Repeating a normalised frame is repeating the frame."""
+    normalized = config.model_copy(
+        update={"data": config.data.model_copy(update={"normalize": "dataset"})}
+    )
+    model = Repeat()
+    for name, found in scored(model, stores, normalized, world).items():
+        expected = scored(Repeat(), stores, config, world)[name].score
+        assert found.score.rel_l2 == pytest.approx(expected.rel_l2, rel=1e-5), name
+
+
+class Blind:
+    """Knows the truth, 5, but not where the mask is 0; forgets the mask."""
+
+    def __call__(self, history: Tensor) -> DPOTOutput:
+        inside = history[:, -1:, 1:2] == 0
+        field = torch.where(inside, -1.0, 5.0)
+        return DPOTOutput(torch.cat([field, torch.full_like(field, 9.0)], 2), torch.empty(0))
+
+
+@pytest.mark.parametrize("mask_points", [False, True])
+def test_points_inside_obstacles_count_where_asked(
+    mask_points: bool, config: RunConfig, world: World, tmp_path: Path
+) -> None:
+    info = DatasetInfo(
+        name="obstacle",
+        equation="none",
+        channels=("u", "mask"),
+        scored=(True, False),
+        spatial_axes=("x", "y"),
+        grid=(16, 16),
+        domain_length=(1.0, 1.0),
+        frame_interval=1.0,
+        boundary="periodic",
+        origin="generated",
+        source="a test",
+    )
+    fields = np.full((1, 9, 2, 16, 16), 5.0)
+    fields[:, :, 1] = 1
+    fields[:, :, 1, :4] = 0
+    with StoreWriter(tmp_path, info) as writer:
+        writer.append("train", fields)
+        writer.append("test", fields)
+    data = config.data.model_copy(update={"mask_points": mask_points})
+    masked = config.model_copy(update={"data": data})
+    stores = {"obstacle": open_store(tmp_path, "obstacle")}
+    score = scored(Blind(), stores, masked, world)["obstacle"].score
+    # Wrong by 6 at a quarter of the points. A forgotten mask would be seen in the rollout.
+    expected = 0.0 if mask_points else 6 * 0.25**0.5 / 5
+    assert score.rel_l2 == pytest.approx(expected)
+    assert score.one_step_rel_l2 == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("batch", [1, 2, 8])
@@ -144,7 +203,14 @@ def test_the_evaluator_remembers_and_returns_to_training(
     stores: Stores, config: RunConfig, world: World
 ) -> None:
     engine = Trained()
-    evaluator = Evaluator(engine, stores, config.evaluation, config.model, world)  # type: ignore[arg-type]
+    evaluator = Evaluator(
+        engine,  # type: ignore[arg-type]
+        stores,
+        config.evaluation,
+        config.model,
+        config.data,
+        world,
+    )
     assert evaluator.latest == {}
     metrics = evaluator()
     assert engine.modes == ["eval", "train"]
@@ -158,7 +224,7 @@ def test_too_few_frames_are_found_before_any_training(
 ) -> None:
     wanted = EvaluationConfig(rollout_frames=6)
     with pytest.raises(DataError, match=r"stores 9 test frames, but model.history=4 plus .*=6"):
-        Evaluator(Trained(), stores, wanted, config.model, world)  # type: ignore[arg-type]
+        Evaluator(Trained(), stores, wanted, config.model, config.data, world)  # type: ignore[arg-type]
 
 
 def test_the_table_is_aligned() -> None:

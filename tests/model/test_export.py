@@ -9,7 +9,7 @@ import dpot_scale
 from dpot_scale.config.schema import ModelConfig
 from dpot_scale.errors import CheckpointError
 from dpot_scale.model.dpot import DPOT
-from dpot_scale.model.export import load_model, read_weights, save_model
+from dpot_scale.model.export import load_model, read_weights, save_model, stream_model
 from dpot_scale.model.sizes import architecture
 
 SMALL = ModelConfig(
@@ -33,6 +33,15 @@ def test_an_export_loads_as_the_same_model(tmp_path, model):
     frames = torch.randn(2, 3, 2, 16, 16)
     torch.testing.assert_close(loaded(frames), model(frames), rtol=0, atol=0)
     assert [file.name for file in tmp_path.iterdir()] == ["model.safetensors"]
+
+
+def test_a_streamed_export_is_read_as_one_that_was_saved_whole(tmp_path, model):
+    saved, streamed = tmp_path / "saved.safetensors", tmp_path / "streamed.safetensors"
+    save_model(saved, model.architecture, model.state_dict())
+    stream_model(streamed, model.architecture, model.state_dict().items())
+    found, expected = read_weights(streamed), read_weights(saved)
+    assert found.architecture == expected.architecture
+    torch.testing.assert_close(found.state, expected.state, rtol=0, atol=0)
 
 
 def test_half_precision_files_load_in_fp32(tmp_path, model):

@@ -13,7 +13,7 @@ from dpot_scale.config.load import load_run
 from dpot_scale.config.schema import RunConfig
 from dpot_scale.data.batches import BatchStream, training_windows
 from dpot_scale.data.datasets import open_datasets
-from dpot_scale.data.mixture import Mixture
+from dpot_scale.data.mixture import open_mixture
 from dpot_scale.engine.runtime import World, start_world
 from dpot_scale.model.dpot import DPOTOutput
 from dpot_scale.training.checkpoint import TrainState
@@ -40,7 +40,7 @@ class Plain:
         self.at_step: Callable[[int], None] = lambda _: None
 
     def __call__(self, history: Tensor) -> DPOTOutput:
-        self.seen[-1].extend(history.detach())
+        self.seen[-1].extend(history.detach().clone())  # a batch is overwritten
         return DPOTOutput(frames=self.weight * history[:, -1:], logits=torch.empty(0))
 
     def backward(self, loss: Tensor) -> None:
@@ -81,11 +81,11 @@ class Loop:
         frames = config.model.history + config.model.horizon
         self.stream = BatchStream(
             stores,
-            Mixture(training_windows(stores, frames), config.data.weights, config.seed),
+            open_mixture(training_windows(stores, frames), config.data, config.seed),
+            model=config.model,
+            data=config.data,
             batch=config.batch,
             frames=frames,
-            grid=config.model.grid,
-            channels=config.model.channels,
             rank=world.rank,
             world_size=world.world_size,
             device=world.device,

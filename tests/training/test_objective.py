@@ -7,9 +7,10 @@ import torch
 from torch import Tensor
 
 from dpot_scale.config.schema import ObjectiveConfig
-from dpot_scale.data.batches import Batch
+from dpot_scale.data.batches import Batch, Scale
 from dpot_scale.model.dpot import DPOTOutput
 from dpot_scale.training.objective import (
+    in_physical_units,
     inject_noise,
     mean_over_fields,
     rel_l2,
@@ -23,13 +24,26 @@ def generators(*seeds: int) -> list[torch.Generator]:
     return [torch.Generator().manual_seed(seed) for seed in seeds]
 
 
-def batch_of(frames: Tensor, scored: Sequence[bool]) -> Batch:
-    windows = len(frames)
+def batch_of(
+    frames: Tensor,
+    scored: Sequence[bool] | None = None,
+    *,
+    scale: Scale | None = None,
+    counted: Tensor | None = None,
+) -> Batch:
+    windows, _, channels = frames.shape[:3]
     return Batch(
         frames_BTCxy=frames,
-        scored_BC=torch.tensor([scored] * windows),
+        scored_BC=torch.tensor([scored or [True] * channels] * windows),
         labels_B=torch.zeros(windows, dtype=torch.int64),
+        scale=scale,
+        counted_Bxy=counted,
     )
+
+
+def noisy(frames: Tensor, noise: float, *seeds: int, **options: str) -> Tensor:
+    config = ObjectiveConfig.model_validate({"noise": noise, **options})
+    return inject_noise(batch_of(frames), frames, config, generators(*seeds))
 
 
 class RepeatLast:
@@ -70,25 +84,42 @@ def test_only_marked_fields_count() -> None:
 def test_noise_has_the_size_of_the_norm_of_its_field(space: tuple[int, ...]) -> None:
     frames = torch.rand(2, 4, 2, *space)
     frames[:, :, 1] *= 100
-    noise = inject_noise(frames, 0.01, generators(0, 1)) - frames
+    noise = noisy(frames, 0.01, 0, 1) - frames
     for window in range(2):
         for field in range(2):
             expected = 0.01 * frames[window, :, field].norm().item()
             assert noise[window, :, field].std().item() == pytest.approx(expected, rel=0.1)
 
 
+@pytest.mark.parametrize("points", [16, 64])
+def test_noise_in_standard_deviations_does_not_grow_with_the_grid(points: int) -> None:
+    frames = 50 + torch.rand(1, 4, 2, points, points)  # a large mean is no reason for more noise
+    noise = noisy(frames, 0.1, 0, noise_unit="std") - frames
+    expected = 0.1 * frames[0, :, 0].std().item()
+    assert noise[0, :, 0].std().item() == pytest.approx(expected, rel=0.1)
+
+
+def test_noise_in_standard_deviations_leaves_masks_alone() -> None:
+    frames = torch.rand(1, 4, 2, 8, 8)
+    config = ObjectiveConfig(noise=0.1, noise_unit="std")
+    found = inject_noise(batch_of(frames, [True, False]), frames, config, generators(0))
+    assert torch.equal(found[:, :, 1], frames[:, :, 1])
+    assert not torch.equal(found[:, :, 0], frames[:, :, 0])
+
+
 def test_no_noise_changes_nothing_and_draws_nothing() -> None:
     frames = torch.rand(1, 2, 1, 4, 4)
     (generator,) = generators(0)
     before = generator.get_state()
-    assert torch.equal(inject_noise(frames, 0.0, [generator]), frames)
+    config = ObjectiveConfig(noise=0)
+    assert torch.equal(inject_noise(batch_of(frames), frames, config, [generator]), frames)
     assert torch.equal(generator.get_state(), before)
 
 
 def test_the_noise_of_a_window_does_not_depend_on_its_batch() -> None:
     frames = torch.rand(3, 2, 2, 4, 4)
-    together = inject_noise(frames, 0.1, generators(5, 6, 7))
-    alone = inject_noise(frames[1:2], 0.1, generators(6))
+    together = noisy(frames, 0.1, 5, 6, 7)
+    alone = noisy(frames[1:2], 0.1, 6)
     assert torch.equal(together[1:2], alone)
 
 
@@ -140,3 +171,54 @@ def test_padding_is_supervised_only_where_asked(supervised: bool, expected: floa
     batch = batch_of(frames, [True, False])
     loss = training_loss(RepeatLast(), batch, config, HISTORY, generators(0))
     assert loss.item() == pytest.approx(expected)
+
+
+class Halve(RepeatLast):
+    """Predicts half of the last frame, in whatever units it sees."""
+
+    def __init__(self) -> None:
+        super().__init__(factor=0.5)
+
+
+def scale_of(mean: Sequence[float], std: Sequence[float]) -> Scale:
+    return Scale(torch.tensor([mean]), torch.tensor([std]))
+
+
+def test_a_model_sees_normalised_fields_and_forecasts_physical_ones() -> None:
+    frames = torch.full((1, HISTORY, 2, 4, 4), 7.0)
+    model = Halve()
+    batch = batch_of(frames, scale=scale_of([3.0, 0.0], [2.0, 1.0]))
+    forecast = in_physical_units(model, batch)(frames).frames
+    assert model.seen[0][0, 0, :, 0, 0].tolist() == [2.0, 7.0]  # (7 - 3) / 2
+    assert forecast[0, 0, :, 0, 0].tolist() == [5.0, 3.5]  # 3 + 2 * 1
+    assert in_physical_units(model, batch_of(frames)) is model
+
+
+def test_the_loss_is_in_physical_units() -> None:
+    """A forecast that is right costs nothing, and one that is wrong what it does without scale."""
+    frames = torch.full((1, HISTORY + 1, 1, 4, 4), 7.0)
+    config = ObjectiveConfig(noise=0)
+    for model, expected in ((RepeatLast(), 0.0), (Halve(), 2 / 7)):
+        batch = batch_of(frames, scale=scale_of([3.0], [2.0]))
+        loss = training_loss(model, batch, config, HISTORY, generators(0))
+        assert loss.item() == pytest.approx(expected)
+
+
+def test_points_inside_obstacles_count_in_no_norm() -> None:
+    frames = torch.ones(1, HISTORY + 1, 1, 4, 4)
+    frames[:, HISTORY] = 2.0
+    frames[:, HISTORY, :, 0] = 100.0  # inside
+    counted = torch.ones(1, 4, 4, dtype=torch.bool)
+    counted[:, 0] = False
+    config = ObjectiveConfig(noise=0)
+    batch = batch_of(frames, counted=counted)
+    loss = training_loss(RepeatLast(), batch, config, HISTORY, generators(0))
+    assert loss.item() == pytest.approx(1 / 2)
+
+
+def test_a_mask_is_not_forecast_but_stays_in_the_unrolled_history() -> None:
+    frames = torch.ones(1, HISTORY + 2, 2, 4, 4)
+    model = Halve()
+    config = ObjectiveConfig(noise=0, unroll=2)
+    training_loss(model, batch_of(frames, [True, False]), config, HISTORY, generators(0))
+    assert model.seen[1][0, -1, :, 0, 0].tolist() == [0.5, 1.0]

@@ -1,0 +1,65 @@
+"""What would DPOT-L and DPOT-H cost on a cluster of H100s? By formula: nothing is measured here.
+
+python benchmarks/cluster_cost.py [--mfu 0.4] [--price 2.5]
+
+step time = max(computation, communication), because ZeRO-3 overlaps them
+computation = windows per GPU x train FLOPs per window (with recompute) / (MFU x peak)
+communication = 8 bytes per parameter / bandwidth: two gathers in bf16, one reduction in fp32
+"""
+
+import argparse
+from typing import Literal
+
+from dpot_scale.config.schema import EngineConfig, ModelConfig
+from dpot_scale.engine.memory import GIB, estimate_memory
+from dpot_scale.model.cost import count_parameters, train_flops_per_window
+from dpot_scale.model.sizes import architecture
+
+PEAK = 989e12  # dense bf16 FLOP/s of an H100 SXM, of the data sheet
+GPUS_PER_NODE = 8
+NVLINK, NETWORK = 450e9, 50e9  # bytes/s of a GPU, one way: NVLink 4; one 400 Gb/s port per GPU
+BYTES_PER_PARAMETER = 2 * 2 + 4
+MICRO_BATCH = 25  # the published one of L: 200 windows on 8 GPUs
+WINDOWS = 127_900_000  # of the published training of L: 1000 epochs
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--mfu", type=float, default=0.4, help="share of the peak; default 0.4")
+    parser.add_argument("--price", type=float, default=2.5, help="of a GPU hour; default 2.5")
+    args = parser.parse_args()
+    print("| size | GPUs | batch | computing ms | sending ms | step ms | GiB/GPU | hours | cost |")
+    print("|---|--:|--:|--:|--:|--:|--:|--:|--:|")
+    for size in ("L", "H"):
+        for gpus in (8, 64, 512):
+            print(row(size, gpus, args.mfu, args.price))
+
+
+def row(size: Literal["L", "H"], gpus: int, mfu: float, price: float) -> str:
+    """Return the row of a size on a cluster."""
+    arch = architecture(ModelConfig(size=size))
+    flops = MICRO_BATCH * train_flops_per_window(arch, recompute=True)
+    bandwidth = NVLINK if gpus <= GPUS_PER_NODE else NETWORK
+    others = (gpus - 1) / gpus
+    computation = flops / (mfu * PEAK)
+    communication = BYTES_PER_PARAMETER * count_parameters(arch).total * others / bandwidth
+    step = max(computation, communication)
+    memory = estimate_memory(
+        arch,
+        EngineConfig(deepspeed="zero3_bf16", activation_checkpointing="full"),
+        world_size=gpus,
+        micro_batch=MICRO_BATCH,
+        on_gpu=True,
+    )
+    batch = MICRO_BATCH * gpus
+    hours = WINDOWS / batch * step / 3600
+    return (
+        f"| {size} | {gpus} | {batch:,} | {1e3 * computation:.0f} | {1e3 * communication:.0f} "
+        f"| {1e3 * step:.0f} | {memory.total / GIB:.1f} | {hours:.2g} "
+        f"| {hours * gpus * price:,.0f} |"
+    )
+
+
+if __name__ == "__main__":
+    main()

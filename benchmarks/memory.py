@@ -1,0 +1,124 @@
+"""How much memory does training take, beside the estimate that plans and headers print?
+
+Each row is trained for three steps on random windows by fresh processes, as a high-water mark
+never falls. What is measured is the sum of their peaks: resident memory, or allocated GPU memory.
+The last column is the time of the fastest step.
+
+    python benchmarks/memory.py [--sizes Ti S M] [--strategies NAME ...] [--recompute NAME ...]
+"""
+
+import argparse
+import os
+import socket
+import time
+from itertools import product
+
+import torch
+from torch import multiprocessing
+
+from dpot_scale.config.schema import (
+    BatchConfig,
+    DataConfig,
+    EngineConfig,
+    ModelConfig,
+    RunConfig,
+)
+from dpot_scale.engine.memory import GIB, estimate_memory
+from dpot_scale.engine.runtime import start_world
+from dpot_scale.engine.zero import ZeroEngine
+from dpot_scale.model.sizes import architecture
+from dpot_scale.train import peak_memory_gib  # the import brings what a training has loaded
+
+STEPS = 3
+WINDOWS = {"debug": 1, "Ti": 4, "S": 4, "M": 2, "L": 1, "H": 1}  # per rank
+STRATEGIES = ["zero0_fp32", "zero1_bf16", "zero2_bf16", "zero3_bf16", "zero3_bf16_lean"]
+# Name -> options of the engine.
+RECOMPUTE: dict[str, dict[str, object]] = {
+    "none": {},
+    "selective": {"activation_checkpointing": "selective"},
+    "every_k": {"activation_checkpointing": "every_k"},
+    "full": {"activation_checkpointing": "full"},
+    "fairscale": {"activation_checkpointing": "full", "recompute_backend": "fairscale"},
+    "fairscale_offload": {
+        "activation_checkpointing": "full",
+        "recompute_backend": "fairscale",
+        "recompute_offload": True,
+    },
+}
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--sizes", nargs="+", choices=WINDOWS, default=["Ti", "S", "M"])
+    parser.add_argument("--strategies", nargs="+", default=STRATEGIES)
+    parser.add_argument("--recompute", nargs="+", choices=RECOMPUTE, default=["none", "full"])
+    parser.add_argument("--ranks", type=int, default=2)
+    parser.add_argument("--windows", type=int, help=f"per rank; default {WINDOWS}")
+    args = parser.parse_args()
+    print("| size | windows | strategy | recompute | GiB | estimate | error | step s |")
+    print("|---|--:|---|---|--:|--:|--:|--:|", flush=True)
+    for size, strategy, recompute in product(args.sizes, args.strategies, args.recompute):
+        config = run_config(size, strategy, recompute, args.windows or WINDOWS[size], args.ranks)
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        multiprocessing.spawn(measure, (args.ranks, port, config), nprocs=args.ranks)
+
+
+def run_config(size: str, strategy: str, recompute: str, windows: int, ranks: int) -> RunConfig:
+    """Return a run of three steps."""
+    batch = windows * ranks
+    return RunConfig(
+        name=recompute,
+        windows=batch * STEPS,
+        model=ModelConfig(size=size),
+        data=DataConfig(weights={"unused": 1}),
+        batch=BatchConfig(global_batch=batch, micro_batch=windows),
+        engine=EngineConfig.model_validate({"deepspeed": strategy, **RECOMPUTE[recompute]}),
+    )
+
+
+def measure(rank: int, ranks: int, port: int, config: RunConfig) -> None:
+    """Train one rank; the first prints the row."""
+    threads = max(1, len(os.sched_getaffinity(0)) // ranks)
+    os.environ |= {
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": str(ranks),
+        "LOCAL_SIZE": str(ranks),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "OMP_NUM_THREADS": str(threads),
+    }
+    world = start_world()
+    engine = ZeroEngine(config, world)
+    model = config.model
+    shape = (config.batch.micro_batch, model.history, model.channels, model.grid, model.grid)
+    frames_BTCxy = torch.randn(shape, device=world.device)
+    seconds = []
+    for step in range(STEPS):
+        started = time.perf_counter()
+        engine.backward(engine(frames_BTCxy).frames.square().mean())
+        engine.step(step).item()
+        seconds.append(time.perf_counter() - started)
+    found = peak_memory_gib(world)
+    if world.is_main:
+        memory = estimate_memory(
+            architecture(model),
+            config.engine,
+            world_size=ranks,
+            micro_batch=config.batch.micro_batch,
+            on_gpu=world.device.type == "cuda",
+        )
+        expected = ranks * memory.total / GIB
+        print(
+            f"| {model.size} | {config.batch.micro_batch} | {config.engine.deepspeed} "
+            f"| {config.name} | {found:.2f} | {expected:.2f} | {expected / found - 1:+.0%} "
+            f"| {min(seconds):.2f} |",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    main()

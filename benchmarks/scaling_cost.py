@@ -1,0 +1,407 @@
+"""What does a training step cost, and how does the cost grow?
+
+    python benchmarks/scaling_cost.py step            # time and memory as the case grows
+    python benchmarks/scaling_cost.py communication   # numbers sent per step under ZeRO-3
+    python benchmarks/scaling_cost.py checkpoint      # saving and loading the training state
+    python benchmarks/scaling_cost.py overhead        # Ray and the sweep; tracking, health, metrics
+
+Every measurement runs in fresh processes, two of them where it says so, each with one thread. A
+growth is fitted as a power of the executed FLOPs or of the parameters.
+"""
+
+import argparse
+import json
+import math
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import distributed as dist
+
+from dpot_scale.config.load import dump, load_run, load_sweep
+from dpot_scale.config.schema import (
+    BatchConfig,
+    DataConfig,
+    EngineConfig,
+    ModelConfig,
+    RunConfig,
+)
+from dpot_scale.model.cost import TRAIN_PASSES, count_parameters, executed_forward_flops
+from dpot_scale.model.sizes import architecture
+from dpot_scale.training.tracking import SPOOL, read_metrics
+
+GIB = 2**30
+WARMUP_STEPS, TIMED_STEPS = 2, 5
+WIDTHS = {"E64": 64, "E128": 128, "E256": 256, "Ti": 512, "E1024": 1024}
+SIZE, GRID, WINDOWS = "Ti", 64, 4  # what stands still while another thing grows
+COLLECTIVES = ("all_gather_into_tensor", "reduce_scatter_tensor", "all_reduce", "broadcast")
+# Frees what it gathered as soon as a layer is done, so that all is gathered twice.
+NOTHING_KEPT = {
+    "bf16": {"enabled": True},
+    "zero_optimization": {
+        "stage": 3,
+        "stage3_max_live_parameters": 0,
+        "stage3_max_reuse_distance": 0,
+        "stage3_param_persistence_threshold": 0,
+    },
+}
+PAIRS = 3  # of runs that are compared
+
+
+@dataclass(frozen=True)
+class Case:
+    """A training to measure."""
+
+    size: str = SIZE
+    grid: int = GRID
+    windows: int = WINDOWS  # of a micro-batch
+    workers: int = 1
+    strategy: str = "zero3_bf16"
+    recompute: bool = False
+
+    def config(self) -> RunConfig:
+        """Return a run of it."""
+        heads = max(4, WIDTHS[self.size] // 128)
+        return RunConfig(
+            name="benchmark",
+            windows=1000 * self.windows * self.workers,
+            model=ModelConfig(
+                width=WIDTHS[self.size], depth=4, heads=heads, mlp_ratio=1, grid=self.grid
+            ),
+            data=DataConfig(weights={"unused": 1}),
+            batch=BatchConfig(global_batch=self.windows * self.workers, micro_batch=self.windows),
+            engine=EngineConfig(
+                deepspeed=self.strategy,
+                activation_checkpointing="full" if self.recompute else "none",
+            ),
+        )
+
+    @property
+    def parameters(self) -> int:
+        """Return those of the model."""
+        return count_parameters(architecture(self.config().model)).total
+
+    @property
+    def flops(self) -> float:
+        """Return those of a step of one worker."""
+        arch = architecture(self.config().model)
+        return TRAIN_PASSES * executed_forward_flops(arch, self.windows)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a case showed."""
+
+    step_seconds: float
+    peak_gib: float  # of all workers
+    sent: dict[str, float]  # collective -> elements of a step, on one rank
+    save_seconds: float
+    load_seconds: float
+    checkpoint_bytes: int
+
+
+def main() -> None:
+    """Run one of the benchmarks, or one measurement of it in a worker."""
+    if "CASE" in os.environ:
+        measure(Case(**json.loads(os.environ["CASE"])))
+        return
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    commands = {
+        "step": step_table,
+        "communication": communication_table,
+        "checkpoint": checkpoint_table,
+        "overhead": overhead_table,
+    }
+    parser.add_argument("what", choices=commands)
+    commands[parser.parse_args().what]()
+
+
+def step_table() -> None:
+    """Print time and memory against everything that grows, and the exponents."""
+    print("| growing | case | GFLOP of a worker | ms per step | GFLOP/s | peak GiB |")
+    print("|---|---|--:|--:|--:|--:|")
+    growths: dict[str, tuple[Sequence[Case], str]] = {
+        "size": ([Case(size=size) for size in WIDTHS], "{0.parameters:,} parameters"),
+        "windows": ([Case(windows=windows) for windows in (1, 2, 4, 8, 16)], "{0.windows} windows"),
+        "grid": ([Case(grid=grid) for grid in (64, 128, 192, 256)], "{0.grid} x {0.grid}"),
+        "workers": ([Case(workers=workers) for workers in (1, 2)], "{0.workers} workers"),
+    }
+    laws = []
+    for growing, (cases, label) in growths.items():
+        found = [measured(case) for case in cases]
+        for case, result in zip(cases, found, strict=True):
+            seconds = result.step_seconds
+            print(
+                f"| {growing} | {label.format(case)} | {case.flops / 1e9:.1f} "
+                f"| {1e3 * seconds:.0f} | {case.flops / seconds / 1e9:.0f} "
+                f"| {result.peak_gib:.2f} |",
+                flush=True,
+            )
+        if growing != "workers":
+            seconds_each = [result.step_seconds for result in found]
+            varied = [
+                float(getattr(case, growing)) if growing != "size" else case.parameters
+                for case in cases
+            ]
+            analytic = exponent(varied, [case.flops for case in cases])
+            laws.append((growing, exponent(varied, seconds_each), analytic))
+    print("\n| time grows with | measured exponent | that of the FLOPs |\n|---|--:|--:|")
+    for growing, found_exponent, analytic in laws:
+        print(f"| {growing} | {found_exponent:.2f} | {analytic:.2f} |")
+
+
+def communication_table() -> None:
+    """Print the elements that each parameter is sent, per step, with two workers."""
+    print("| size | parameters | gathered ones | gathered / N | reduced / N | together | theory |")
+    print("|---|--:|---|--:|--:|--:|--:|")
+    with tempfile.TemporaryDirectory() as folder:
+        nothing_kept = str(written(Path(folder) / "zero3.json", json.dumps(NOTHING_KEPT)))
+        for size in ("E128", "Ti", "E1024"):
+            for strategy, kept in (("zero3_bf16", "kept if they fit"), (nothing_kept, "freed")):
+                case = Case(size=size, workers=2, strategy=strategy)
+                sent = measured(case).sent
+                gathered = sent["all_gather_into_tensor"] / case.parameters
+                reduced = sent["reduce_scatter_tensor"] / case.parameters
+                print(
+                    f"| {size} | {case.parameters:,} | {kept} | {gathered:.2f} "
+                    f"| {reduced:.2f} | {gathered + reduced:.2f} | 3 |",
+                    flush=True,
+                )
+
+
+def checkpoint_table() -> None:
+    """Print what a committed checkpoint costs, with two workers."""
+    print("| size | parameters | bytes per parameter | save s | load s | steps a save costs |")
+    print("|---|--:|--:|--:|--:|--:|")
+    for size in WIDTHS:
+        case = Case(size=size, workers=2)
+        found = measured(case)
+        print(
+            f"| {size} | {case.parameters:,} | {found.checkpoint_bytes / case.parameters:.1f} "
+            f"| {found.save_seconds:.2f} | {found.load_seconds:.2f} "
+            f"| {found.save_seconds / found.step_seconds:.1f} |",
+            flush=True,
+        )
+
+
+def overhead_table() -> None:
+    """Print the speed of the same training bare and in a sweep, and what surrounds the steps."""
+    with tempfile.TemporaryDirectory() as folder:
+        bare, swept, shares = [], [], []
+        for pair in range(PAIRS):
+            bare.append(windows_per_second(run_bare(Path(folder) / f"bare{pair}")))
+            swept.append(windows_per_second(run_swept(Path(folder) / f"swept{pair}")))
+            shares.append(surroundings(Path(folder) / f"alone{pair}"))
+        ratios = [one / other for one, other in zip(bare, swept, strict=True)]
+        print(f"windows/s bare: {rounded(bare)}; in a sweep: {rounded(swept)}")
+        print(f"overhead of Ray and the sweep: {statistics.median(ratios) - 1:+.1%}")
+        print(f"tracking, health and metrics: {statistics.median(shares):.2%} of the loop")
+
+
+def measured(case: Case) -> Measured:
+    """Measure a case in fresh processes."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    command += [f"--nproc-per-node={case.workers}", __file__]
+    environment = os.environ | {"CASE": json.dumps(asdict(case)), "OMP_NUM_THREADS": "1"}
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    for line in ended.stdout.splitlines():
+        if line.startswith("{"):
+            return Measured(**json.loads(line))
+    raise SystemExit(f"{case} failed:\n{ended.stderr[-3000:]}")
+
+
+def measure(case: Case) -> None:
+    """Train some steps as one of the workers; the main rank prints what it took."""
+    sent = count_elements()  # before DeepSpeed looks the functions up
+    from dpot_scale.engine.runtime import start_world
+    from dpot_scale.engine.zero import ZeroEngine
+    from dpot_scale.training.checkpoint import CheckpointStore, TrainState
+    from dpot_scale.training.metrics import peak_memory_gib
+
+    world = start_world()
+    engine = ZeroEngine(case.config(), world)
+    arch = architecture(case.config().model)
+    frames = torch.randn(case.windows, arch.history, arch.channels, arch.grid, arch.grid)
+    seconds = []
+    for step in range(WARMUP_STEPS + TIMED_STEPS):
+        if step == WARMUP_STEPS:
+            sent.clear()
+        started = time.perf_counter()
+        engine.backward(engine(frames).frames.square().mean())
+        engine.step(step)
+        seconds.append(time.perf_counter() - started)
+    elements = {name: sent.get(name, 0) / TIMED_STEPS for name in COLLECTIVES}
+    peak = peak_memory_gib(world)
+    with one_folder() as folder:
+        store = CheckpointStore(folder, keep=2, config_hash="benchmark", world=world)
+        save_seconds = timed(lambda: store.save(engine, TrainState(step=1, windows_seen=1)))
+        load_seconds = timed(lambda: store.restore(engine))
+        size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+        dist.barrier()
+    if world.is_main:
+        found = Measured(
+            step_seconds=statistics.median(seconds[WARMUP_STEPS:]),
+            peak_gib=peak,
+            sent=elements,
+            save_seconds=save_seconds,
+            load_seconds=load_seconds,
+            checkpoint_bytes=size,
+        )
+        print(json.dumps(asdict(found)), flush=True)
+
+
+def count_elements() -> dict[str, int]:
+    """Count the elements of the whole tensor that each collective gathers or reduces."""
+    sent: dict[str, int] = {}
+
+    def counting(name: str, collective: Callable[..., Any]) -> Callable[..., Any]:
+        def counted(*values: Any, **named: Any) -> Any:  # noqa: ANN401
+            given = [*values, *named.values()]
+            sizes = [value.numel() for value in given if isinstance(value, torch.Tensor)]
+            sent[name] = sent.get(name, 0) + max(sizes)
+            return collective(*values, **named)
+
+        return counted
+
+    for name in COLLECTIVES:
+        setattr(dist, name, counting(name, getattr(dist, name)))
+    return sent
+
+
+@contextmanager
+def one_folder() -> Iterator[Path]:
+    """Give all ranks the same temporary folder."""
+    with tempfile.TemporaryDirectory() as own:
+        shared = [own]
+        dist.broadcast_object_list(shared, src=0)
+        yield Path(shared[0])
+        dist.barrier()
+
+
+def timed(work: Callable[[], object]) -> float:
+    """Return how long it took."""
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
+
+
+def exponent(varied: Sequence[float], values: Sequence[float]) -> float:
+    """Return the slope of a line through the logarithms."""
+    x, y = [math.log(value) for value in varied], [math.log(value) for value in values]
+    return statistics.linear_regression(x, y).slope
+
+
+OVERHEAD = ["windows=1536", "tracking.log_every=8", "evaluation.trajectories=1"]
+OVERHEAD += ["checkpoint.every=0", "model.width=256", "model.depth=4"]
+
+
+def overhead_run(folder: Path) -> RunConfig:
+    """Return the training that is compared, with its data beside the folder."""
+    places = [f"output={folder}", f"data.root={folder.parent / 'data'}"]
+    places += [f"tracking.mlflow_uri=sqlite:///{folder}/mlflow.db"]
+    return load_run("quickstart", [*OVERHEAD, *places])
+
+
+def run_bare(folder: Path) -> Path:
+    """Train with the launcher alone; return the spool."""
+    config = written(folder / "run.yaml", dump(overhead_run(folder)))
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    command += ["--nproc-per-node=2", "-m", "dpot_scale.train", "--config", str(config)]
+    run(command)
+    return folder / "quickstart" / SPOOL
+
+
+def run_swept(folder: Path) -> Path:
+    """Train as the only trial of a sweep; return the spool."""
+    shared = overhead_run(folder)
+    sweep = load_sweep("quickstart", [f"windows=[{shared.windows}]"])
+    sweep = sweep.model_copy(
+        update={"run": shared, "ladder": {"only": shared.model}, "name": "overhead"}
+    )
+    config = written(folder / "sweep.yaml", dump(sweep))
+    run([sys.executable, "-m", "dpot_scale.sweep", "run", "--config", str(config)])
+    (spool,) = folder.glob(f"overhead/trials/*/{SPOOL}")
+    return spool
+
+
+def run(command: Sequence[str]) -> None:
+    """Run a training with one thread for each worker."""
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    if ended.returncode:
+        raise SystemExit(f"{' '.join(command)} failed:\n{ended.stderr[-3000:]}")
+
+
+def written(path: Path, text: str) -> Path:
+    """Write a config."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def windows_per_second(spool: Path) -> float:
+    """Return the median speed after the first interval, which warms up."""
+    speeds = list(read_metrics(spool)["perf/windows_per_second"].values())
+    return statistics.median(speeds[1:])
+
+
+def surroundings(folder: Path) -> float:
+    """Return the share of a training loop that tracking, health and metrics take, on one rank.
+
+    What the loop waits for, and the CPU time of the thread that sends to MLflow.
+    """
+    from dpot_scale import train
+    from dpot_scale.training import health, loop, metrics, tracking
+
+    spent: list[float] = []  # seconds of each call
+    loops: list[float] = []
+    own_clock, wall = time.thread_time, time.perf_counter
+    with (
+        timing(health.Health, "signalled", wall, spent),
+        timing(metrics.Meter, "add", wall, spent),
+        timing(metrics.Meter, "reduce", wall, spent),
+        timing(tracking.Tracker, "log", wall, spent),
+        timing(tracking._Mirror, "_send_new_records", own_clock, spent),
+        timing(loop.Trainer, "fit", wall, loops),
+    ):
+        train.run_training(overhead_run(folder))
+    return sum(spent) / loops[0]
+
+
+@contextmanager
+def timing(
+    owner: type, method: str, clock: Callable[[], float], seconds: list[float]
+) -> Iterator[None]:
+    """Collect what the calls of a method take."""
+    original = getattr(owner, method)
+
+    def timed_call(*args: Any, **options: Any) -> Any:  # noqa: ANN401
+        started = clock()
+        try:
+            return original(*args, **options)
+        finally:
+            seconds.append(clock() - started)
+
+    setattr(owner, method, timed_call)
+    try:
+        yield
+    finally:
+        setattr(owner, method, original)
+
+
+def rounded(values: Sequence[float]) -> str:
+    """Return numbers for people."""
+    return ", ".join(f"{value:.1f}" for value in values)
+
+
+if __name__ == "__main__":
+    main()
