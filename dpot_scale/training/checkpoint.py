@@ -14,8 +14,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-import numpy as np
-import torch
 from torch import distributed as dist
 
 from dpot_scale.engine.runtime import World, any_rank
@@ -80,7 +78,6 @@ class CheckpointStore:
             folder.mkdir(parents=True)
         dist.barrier()
         engine.save_shards(folder)
-        torch.save(_random_states(), self._random_states_path(folder))
         dist.barrier()
         census = self._census(folder)
         if self.world.is_main:
@@ -105,25 +102,21 @@ class CheckpointStore:
         """
         committed = self._committed()
         for folder in committed:
-            marker = json.loads((folder / MARKER).read_text(encoding="utf-8"))
-            self._check_belongs(marker, folder)
-            damaged = self._damaged_files(folder, marker["files"])
+            marker = _read_marker(folder)
+            if marker is not None:
+                self._check_belongs(marker, folder)
+            damaged = [MARKER] if marker is None else self._damaged_files(folder, marker["files"])
             if any_rank(bool(damaged), self.world):
                 log.warning("%s is damaged (%s): trying the one before", folder, damaged)
                 continue
+            assert marker is not None
             engine.load_shards(folder)
-            states = torch.load(self._random_states_path(folder), weights_only=False)
-            _set_random_states(states)
             return TrainState(step=marker["step"], windows_seen=marker["windows_seen"])
         if committed:
             raise CheckpointError(
                 f"no checkpoint under {self.directory} is intact: remove it to start again"
             )
         return None
-
-    def newest(self) -> Path | None:
-        """Return the newest committed checkpoint."""
-        return next(iter(self._committed()), None)
 
     def _committed(self) -> list[Path]:
         """Return the committed checkpoints, the newest first."""
@@ -164,8 +157,14 @@ class CheckpointStore:
                 "new run with `initialize_from` its exported weights"
             )
 
-    def _random_states_path(self, folder: Path) -> Path:
-        return folder / f"random_states_{self.world.rank:05d}.pt"
+
+def _read_marker(folder: Path) -> dict[str, Any] | None:
+    """Return what the marker of a checkpoint says; None if it cannot be read."""
+    try:
+        marker: dict[str, Any] = json.loads((folder / MARKER).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return marker
 
 
 def _commit(folder: Path, text: str) -> None:
@@ -188,17 +187,3 @@ def _examine(path: Path) -> Census:
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     return Census(bytes=path.stat().st_size, sha256=digest)
-
-
-def _random_states() -> dict[str, Any]:
-    return {
-        "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all(),
-        "numpy": np.random.get_state(),  # noqa: NPY002 - the state libraries draw from
-    }
-
-
-def _set_random_states(states: dict[str, Any]) -> None:
-    torch.set_rng_state(states["torch"])
-    torch.cuda.set_rng_state_all(states["cuda"])
-    np.random.set_state(states["numpy"])  # noqa: NPY002

@@ -57,15 +57,28 @@ class Trainer:
                 # interval, so a resumed run logs the losses of an uninterrupted one.
                 if saving or stop or self._due(self.config.tracking.log_every, state.step):
                     stop = self._log(meter, state) or stop
-                if stop is None and self._due(self.config.evaluation.every, state.step):
+                if stop is None:
                     with meter.paused():
-                        self._report(self.evaluate(), state)
-                if saving and stop is None:
-                    with meter.paused():
-                        self.checkpoints.save(self.engine, state)
+                        self._evaluate_and_save(state)
         if stop is StopReason.SIGNAL:
             self.checkpoints.save(self.engine, state)
         return stop or StopReason.FINISHED, state
+
+    def _evaluate_and_save(self, state: TrainState) -> None:
+        """Do what is due after a step. Collective.
+
+        A checkpoint comes after the evaluation, so that a resumed run lacks no point of a curve; at
+        the end it comes before, so that an evaluation that fails loses no training.
+        """
+        evaluating = self._due(self.config.evaluation.every, state.step)
+        saving = self._due(self.config.checkpoint.every, state.step)
+        is_last = state.step == self.config.steps
+        if saving and is_last:
+            self.checkpoints.save(self.engine, state)
+        if evaluating:
+            self._report(self.evaluate(), state)
+        if saving and not is_last:
+            self.checkpoints.save(self.engine, state)
 
     def _train_step(self, micro_batches: Iterator[Batch], step: int) -> tuple[Tensor, Tensor]:
         """Make one optimizer update; return the mean loss of this rank and the gradient norm."""

@@ -149,6 +149,18 @@ def test_everything_is_done_as_often_as_asked(loop: Callable[..., Loop]) -> None
     assert made.saves.steps == [4, 6]
 
 
+def test_an_evaluation_that_fails_at_the_end_loses_no_training(loop: Callable[..., Loop]) -> None:
+    made = loop()
+
+    def fail() -> Mapping[str, float]:
+        raise RuntimeError
+
+    made.trainer.evaluate = fail
+    with pytest.raises(RuntimeError):
+        made.fit()
+    assert made.saves.steps == [STEPS]
+
+
 def test_nothing_is_left_to_do(loop: Callable[..., Loop]) -> None:
     made = loop()
     assert made.fit(step=STEPS)[0] is StopReason.FINISHED

@@ -1,4 +1,4 @@
-"""The search for a micro-batch: bisection, memory that runs out, and what is no matter of memory."""
+"""The search for a micro-batch: bisection, memory that runs out, other failures."""
 
 import json
 from collections.abc import Callable
@@ -62,9 +62,9 @@ def test_a_real_trial_runs_out_of_memory_and_another_fits(
     tmp_path: Path, world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     said: list[str] = []
-    # 64 windows of 1024 x 1024 do not fit into 4 GiB, one does.
-    config = run_in(tmp_path, "model.grid=512", "model.patch=32", "batch.global_batch=256",
-                    "windows=256")  # fmt: skip
+    # A window takes 125 MiB of activations, the process less than 1 GiB.
+    large = ["model.grid=512", "model.patch=32", "batch.global_batch=256", "windows=256"]
+    config = run_in(tmp_path, *large)
     monkeypatch.setattr(micro_batch, "free_bytes", lambda: 3 * 2**30)
     settled = settle_micro_batch(config, world, said.append)
     found = settled.batch.settled_micro_batch
@@ -79,7 +79,7 @@ def test_a_real_trial_runs_out_of_memory_and_another_fits(
 
 def test_not_even_one_window(tmp_path: Path, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(micro_batch, "_fits", lambda *_: False)
-    with pytest.raises(ConfigError, match="not even one window per rank fits"):
+    with pytest.raises(ConfigError, match=r"not even one window per rank fits"):
         settle_micro_batch(run_in(tmp_path), world, print)
 
 
@@ -102,7 +102,7 @@ def test_a_trial_that_fails_otherwise_ends_the_search(tmp_path: Path, world: Wor
     if Path("/usr/include/libaio.h").exists():
         pytest.skip("this machine has what the trial lacks")
     config = run_in(tmp_path, "engine.deepspeed=zero3_bf16_nvme", "engine.nvme_path=/nowhere")
-    with pytest.raises(ConfigError, match="a trial with 8 windows failed: .*libaio"):
+    with pytest.raises(ConfigError, match=r"a trial with 8 windows failed: .*libaio"):
         settle_micro_batch(config, world, print)
 
 
