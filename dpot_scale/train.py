@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
 
+import torch
+
 from dpot_scale.config.load import add_config_arguments, dump, load_run
 from dpot_scale.config.schema import RunConfig, run_hash
 from dpot_scale.data.batches import BatchStream, training_windows
@@ -19,7 +21,8 @@ from dpot_scale.data.datasets import open_datasets
 from dpot_scale.data.mixture import open_mixture
 from dpot_scale.data.store import DatasetStore
 from dpot_scale.engine.memory import estimate_memory
-from dpot_scale.engine.runtime import World, start_world
+from dpot_scale.engine.runtime import World, announced_world_size, start_world
+from dpot_scale.engine.strategy import effective_deepspeed_config, read_strategy
 from dpot_scale.engine.zero import ZeroEngine
 from dpot_scale.errors import ConfigError, DataError, UserError, exits_cleanly, speaks_for_all
 from dpot_scale.evaluation.figures import save_figures
@@ -76,11 +79,24 @@ def run_training(config: RunConfig, *, mlflow_run_id: str | None = None) -> Trai
     finished = read_result(config.directory)
     if finished is not None:
         return _checked(finished, config)
+    _check(config)
     stores = _open_stores(config)
     world = start_world(config.seed)
     with only_run_in(config.directory, world):
         config = settle_micro_batch(config, world, print_line)
         return _train(config, world, stores, mlflow_run_id)
+
+
+def _check(config: RunConfig) -> None:
+    """Find what is wrong with a config before hours are spent on generating its data."""
+    known = config if config.batch.micro_batch != "auto" else config.with_micro_batch(1)
+    on_gpu = torch.cuda.is_available()
+    effective_deepspeed_config(known, announced_world_size(), on_gpu=on_gpu)
+    if read_strategy(config.engine.deepspeed).dtype == "fp16" and not on_gpu:
+        raise ConfigError(
+            f"engine.deepspeed={config.engine.deepspeed} computes in fp16, which DeepSpeed does on "
+            "GPUs only; choose a bf16 or fp32 one"
+        )
 
 
 def _train(

@@ -53,6 +53,28 @@ def mistake(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
     return lines[0]
 
 
+@pytest.mark.parametrize(
+    ("override", "sentence"),
+    [
+        ("engine.deepspeed=zero9", "zero9"),
+        ("model.heads=3", "model.heads=3"),
+        ("batch.micro_batch=3", "not a multiple"),
+        ("engine.deepspeed=zero3_fp16", "fp16"),
+    ],
+)
+def test_a_mistake_is_found_before_data_are_generated(
+    override: str,
+    sentence: str,
+    short: list[str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    if override.endswith("fp16") and torch.cuda.is_available():
+        pytest.skip("a GPU computes in fp16")
+    assert sentence in mistake([*short, f"data.root={tmp_path}/data", override], capsys)
+    assert not (tmp_path / "data").exists()
+
+
 def test_a_printed_config_is_the_config(
     short: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -69,6 +69,13 @@ def start_world(seed: int = 0) -> World:
     return World(rank=rank, local_rank=local_rank, world_size=dist.get_world_size(), device=device)
 
 
+def announced_world_size() -> int:
+    """Return the number of ranks that there are, or that the launcher has announced."""
+    if dist.is_initialized():
+        return dist.get_world_size()
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
 def any_rank(flag: bool, world: World) -> bool:
     """Return True on every rank if `flag` is true on one. Collective: every rank must call it."""
     vote = torch.tensor(int(flag), device=world.device)

@@ -24,12 +24,13 @@ from torch import distributed as dist
 
 from dpot_scale.config.schema import RunConfig, hashed
 from dpot_scale.engine.runtime import World, any_rank, ranks_of_node, start_world
-from dpot_scale.engine.strategy import effective_deepspeed_config
+from dpot_scale.engine.strategy import Json, effective_deepspeed_config
 from dpot_scale.engine.zero import ZeroEngine
 from dpot_scale.errors import ConfigError, UserError
 
 FOLDER = "micro_batches"  # below `output`, for all runs there
 DOES_NOT_FIT, USER_ERROR = 42, 43  # exit codes of a trial
+LIMIT_VARIABLE = "DPOT_SCALE_TRIAL_BYTES"  # what a trial may allocate
 STEPS = 2  # the first makes the state of the optimizer
 POLL_SECONDS, GRACE_SECONDS = 0.2, 2.0
 # Of the free memory. The rest is for the data loader, the figures and other programs.
@@ -53,8 +54,9 @@ def settle_micro_batch(config: RunConfig, world: World, say: Callable[[str], Non
         )
     # A user's mistake is found here and not by trials.
     on_gpu = world.device.type == "cuda"
-    effective_deepspeed_config(config.with_micro_batch(1), world.world_size, on_gpu=on_gpu)
-    answer = config.output / FOLDER / f"{_key(config, world)}.json"
+    least = config.with_micro_batch(1)
+    sharding = effective_deepspeed_config(least, world.world_size, on_gpu=on_gpu)
+    answer = config.output / FOLDER / f"{_key(config, sharding, world)}.json"
     found: int | None = _from_main(_read(answer), world)
     if found is None:
         divisors = [n for n in range(1, per_rank + 1) if per_rank % n == 0]
@@ -80,12 +82,13 @@ def largest_that_fits(candidates: Sequence[int], fits: Callable[[int], bool]) ->
     return candidates[low - 1] if low else None
 
 
-def _key(config: RunConfig, world: World) -> str:
+def _key(config: RunConfig, sharding: Json, world: World) -> str:
     """Return a name for what decides the answer: no rates, lengths, data or places."""
     on_gpu = world.device.type == "cuda"
     memory = torch.cuda.mem_get_info()[1] if on_gpu else psutil.virtual_memory().total
-    decisive = config.model_dump(mode="json", include={"model", "engine", "objective", "batch"})
-    return hashed(decisive | {"ranks": world.world_size, "memory": memory})
+    decisive = config.model_dump(mode="json", include={"model", "engine", "objective"})
+    sharding = {key: value for key, value in sharding.items() if key != "optimizer"}
+    return hashed(decisive | {"memory": memory, "sharding": sharding})
 
 
 def _read(answer: Path) -> int | None:
@@ -144,18 +147,18 @@ def _ended_everywhere(process: "subprocess.Popen[bytes]", world: World) -> int:
 
 
 def _trial_environment(world: World, port: int) -> dict[str, str]:
-    paths = os.pathsep.join([str(PACKAGE_PARENT), os.environ.get("PYTHONPATH", "")])
-    environment = {"PYTHONPATH": paths}
+    """Return what puts a trial into a world of its own, of the same shape."""
+    paths = [str(PACKAGE_PARENT), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
+    environment = {
+        "PYTHONPATH": os.pathsep.join(filter(None, paths)),
+        "RANK": str(world.rank),
+        "WORLD_SIZE": str(world.world_size),
+        "LOCAL_RANK": str(world.local_rank),
+        "MASTER_ADDR": os.environ.get("MASTER_ADDR", "127.0.0.1"),
+        "MASTER_PORT": str(port),
+    }
     if world.device.type == "cpu":
-        environment["DPOT_SCALE_TRIAL_BYTES"] = str(int(USABLE * free_bytes() / ranks_of_node()))
-    if world.world_size > 1:
-        environment |= {
-            "RANK": str(world.rank),
-            "WORLD_SIZE": str(world.world_size),
-            "LOCAL_RANK": str(world.local_rank),
-            "MASTER_ADDR": os.environ.get("MASTER_ADDR", "127.0.0.1"),
-            "MASTER_PORT": str(port),
-        }
+        environment[LIMIT_VARIABLE] = str(int(USABLE * free_bytes() / ranks_of_node()))
     return environment
 
 
@@ -218,7 +221,7 @@ def _ran_out(error: BaseException) -> bool:
 
 def main(arguments: Sequence[str]) -> int:
     """Run one rank of a trial; the exit code is the answer."""
-    if limit := os.environ.get("DPOT_SCALE_TRIAL_BYTES"):
+    if limit := os.environ.get(LIMIT_VARIABLE):
         resource.setrlimit(resource.RLIMIT_DATA, (int(limit), int(limit)))
     try:
         try_out(RunConfig.model_validate_json(arguments[0]))

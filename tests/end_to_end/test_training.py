@@ -1,8 +1,14 @@
 """Whole trainings in processes of their own: alone, on two ranks, killed, stopped, diverged."""
 
+import contextlib
 import json
+import os
 import signal
+import socket
+import subprocess
+import sys
 import time
+import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -226,6 +232,40 @@ def test_mlflow_mirrors_the_run(
         "figures/rollout_swe_pdb_generated.png",
         "figures/rollout_swe_coarse.png",
     }
+
+
+def test_mlflow_ui_shows_the_runs(finished: Any, database: str) -> None:
+    """The reviewer's command, on the database that training left."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", database]
+    server = subprocess.Popen(
+        [*command, "--host", "127.0.0.1", "--port", str(port), "--workers", "1"],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,  # so that it can be ended with all its children
+    )
+    try:
+        address = f"http://127.0.0.1:{port}"
+        page = wait_for(address, server)
+        assert "mlflow" in page.lower()
+        served = client(address)
+        experiment = served.get_experiment_by_name("dpot_scale")
+        runs = served.search_runs([experiment.experiment_id])
+        assert "alone" in {run.info.run_name for run in runs}
+    finally:
+        os.killpg(server.pid, signal.SIGKILL)
+        server.wait()
+
+
+def wait_for(address: str, server: subprocess.Popen[bytes]) -> str:
+    """Return the page of a server once it answers; leave it to the test's timeout to give up."""
+    while server.poll() is None:
+        with contextlib.suppress(OSError), urllib.request.urlopen(address, timeout=5) as page:
+            return str(page.read().decode())
+        time.sleep(0.2)
+    raise AssertionError(f"the server ended with code {server.returncode}")
 
 
 def test_mlflow_tells_a_stopped_run(interrupted: Interrupted) -> None:

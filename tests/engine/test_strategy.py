@@ -222,5 +222,5 @@ def test_strategies_are_read_without_torch() -> None:
 
 def test_stage_3_is_not_compiled() -> None:
     config = load_run("quickstart", ["engine.compile=true"])
-    with pytest.raises(ConfigError, match="needs ZeRO stage 0, 1 or 2.*zero3_fp32 is of stage 3"):
+    with pytest.raises(ConfigError, match=r"needs ZeRO stage 0, 1 or 2.*zero3_fp32 is of stage 3"):
         effective_deepspeed_config(config, 1, on_gpu=False)
