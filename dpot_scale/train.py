@@ -15,6 +15,7 @@ from statistics import median
 import torch
 
 from dpot_scale.config.load import add_config_arguments, dump, load_run
+from dpot_scale.config.places import anchored_run, results_home
 from dpot_scale.config.schema import RunConfig, run_hash
 from dpot_scale.data.batches import BatchStream, training_windows
 from dpot_scale.data.datasets import open_datasets
@@ -334,7 +335,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--local_rank", help=argparse.SUPPRESS)  # the deepspeed launcher adds it
     options = parser.parse_intermixed_args(arguments)
     config = load_run(options.config, options.overrides)
-    lines = dump(config) if options.print_config else _summary(run_training(config), config)
+    if options.print_config:
+        lines = dump(config)
+    else:
+        config = anchored_run(config, results_home())
+        lines = _summary(run_training(config), config)
     if speaks_for_all():
         print_line(lines)
     return 0

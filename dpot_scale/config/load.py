@@ -5,23 +5,24 @@ mistake becomes one `ConfigError` that names the key, the value and the nearest 
 """
 
 import argparse
-import difflib
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import yaml
 from pydantic import ValidationError
-from pydantic_core import ErrorDetails
 
-from dpot_scale.config.schema import ModelConfig, RunConfig, Section, SuiteConfig, SweepConfig
+from dpot_scale.config.schema import RunConfig, Section, SuiteConfig, SweepConfig
+from dpot_scale.config.sentences import nearest, sentence
 from dpot_scale.errors import ConfigError
 
 PRESETS = Path(__file__).parent / "presets"
 
 REPLACED_WHOLE = ("weights", "ladder")
+DEFAULT = "quickstart"
 
 Kind = Literal["run", "sweep", "suite"]
+EXAMPLES: dict[Kind, str] = {"run": "model.size=S", "sweep": "run.optim.lr=1e-3"}
 Raw = dict[str, Any]  # a YAML mapping before validation
 S = TypeVar("S", bound=Section)
 
@@ -30,7 +31,7 @@ def load_run(source: str, overrides: Sequence[str] = ()) -> RunConfig:
     """Return the run that a preset name or YAML path describes, with overrides applied."""
     raw = _read("run", source)
     _apply(raw, overrides)
-    return validated(RunConfig, raw, source)
+    return validated(RunConfig, raw, source, overrides)
 
 
 def load_sweep(source: str, overrides: Sequence[str] = ()) -> SweepConfig:
@@ -44,11 +45,8 @@ def load_sweep(source: str, overrides: Sequence[str] = ()) -> SweepConfig:
         # A trial is named after its model and length, so the shared part needs no name.
         raw["run"].setdefault("name", raw.get("name", source))
     _apply(raw, overrides)
-    shared_model = raw.get("run", {}).get("model", {})
-    for label, model in (raw.get("ladder") or {}).items():
-        raw["ladder"][label] = {**shared_model, **(model or {})}
-        validated(ModelConfig, raw["ladder"][label], f"{source}, ladder.{label}")
-    return validated(SweepConfig, raw, source)
+    _complete_ladder(raw)
+    return validated(SweepConfig, raw, source, overrides)
 
 
 def load_suite(source: str) -> SuiteConfig:
@@ -56,8 +54,8 @@ def load_suite(source: str) -> SuiteConfig:
     return validated(SuiteConfig, _read("suite", source), source)
 
 
-def validated(model: type[S], raw: Raw, source: str) -> S:
-    """Return the config that a raw mapping describes.
+def validated(model: type[S], raw: Raw, source: str, overrides: Sequence[str] = ()) -> S:
+    """Return the config that a raw mapping describes, with overrides applied to it before.
 
     Raises:
         ConfigError: one sentence on the first mistake, naming `source` as the place of it.
@@ -65,9 +63,9 @@ def validated(model: type[S], raw: Raw, source: str) -> S:
     try:
         return model.model_validate(raw)
     except ValidationError as error:
-        first, *others = error.errors()
-        more = f" (and {len(others)} more)" if others else ""
-        raise ConfigError(f"config {source}: {_sentence(model, first)}{more}") from error
+        written = {key: text for key, _, text in (o.partition("=") for o in overrides)}
+        found = sentence(model, raw, error.errors(), written)
+        raise ConfigError(f"config {source}: {found}") from error
 
 
 def dump(config: Section) -> str:
@@ -80,19 +78,23 @@ def presets(kind: Kind) -> list[str]:
     return sorted(path.stem for path in (PRESETS / kind).glob("*.yaml"))
 
 
-def nearest(word: str, known: Iterable[str]) -> str:
-    """Return " (did you mean ...?)" for the known name closest to `word`, or an empty string."""
-    matches = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
-    return f" (did you mean {matches[0]!r}?)" if matches else ""
+def add_config_arguments(
+    parser: argparse.ArgumentParser, kind: Kind, *, sought_first: str | None = None
+) -> None:
+    """Add what every entry has in common: --config, --print-config and overrides.
 
-
-def add_config_arguments(parser: argparse.ArgumentParser, kind: Kind) -> None:
-    """Add what every entry has in common: --config, --print-config and overrides."""
+    Args:
+        parser: Of the entry.
+        kind: Of its config.
+        sought_first: The config that the entry itself seeks where none is given, in words;
+            `config` is then None.
+    """
     parser.add_argument(
         "--config",
-        default="quickstart",
+        default=None if sought_first else DEFAULT,
         metavar="PATH_OR_PRESET",
-        help=f"a YAML file, or one of: {', '.join(presets(kind))} (default: quickstart)",
+        help=f"a YAML file, or one of: {', '.join(presets(kind))} "
+        f"(default: {f'{sought_first}, else {DEFAULT}' if sought_first else DEFAULT})",
     )
     parser.add_argument(
         "--print-config",
@@ -102,12 +104,13 @@ def add_config_arguments(parser: argparse.ArgumentParser, kind: Kind) -> None:
     parser.add_argument(
         "overrides",
         nargs="*",
+        default=[],  # or argparse calls them required where another argument is missing
         metavar="key.sub=value",
-        help="replace one value of the config, for example model.size=S",
+        help=f"replace one value of the config, for example {EXAMPLES[kind]}",
     )
 
 
-def _read(kind: Kind, source: str) -> Raw:
+def _read(kind: Kind, source: str, extended_by: tuple[Path, ...] = ()) -> Raw:
     """Read a preset or file, following `extends`."""
     path = Path(source)
     if path.suffix not in {".yaml", ".yml"}:
@@ -118,29 +121,44 @@ def _read(kind: Kind, source: str) -> Raw:
                 f"no {kind} preset is called {source!r}{nearest(source, known)}; "
                 f"give a .yaml file or one of: {', '.join(known)}"
             )
-    return _extended(kind, _read_yaml(path))
+    path = path.resolve()
+    if path in extended_by:
+        raise ConfigError(f"config file {path} extends itself; name another in its `extends`")
+    return _extended(kind, _read_yaml(path), (*extended_by, path))
 
 
 def _read_yaml(path: Path) -> Raw:
     try:
-        raw = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeyLoader)
+        raw = _parsed(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"cannot read config file {path}: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise ConfigError(f"config file {path} is not a text file") from error
-    except yaml.YAMLError as error:
-        raise ConfigError(f"config file {path} is not valid YAML: {_one_line(error)}") from error
+    except ValueError as error:
+        raise ConfigError(f"config file {path} is not valid YAML: {error}") from error
     if not isinstance(raw, dict):
         raise ConfigError(f"config file {path} must hold a mapping of keys to values")
     return raw
 
 
-def _extended(kind: Kind, raw: Raw) -> Raw:
+def _parsed(text: str) -> Any:
+    """Return what a YAML text says.
+
+    Raises:
+        ValueError: it is not valid, in one line.
+    """
+    try:
+        return yaml.load(text, Loader=_UniqueKeyLoader)
+    except (yaml.YAMLError, ValueError) as error:  # the last is for dates that do not exist
+        raise ValueError(" ".join(str(error).split())) from error
+
+
+def _extended(kind: Kind, raw: Raw, extended_by: tuple[Path, ...] = ()) -> Raw:
     """Lay `raw` over the config that its `extends` names, if it names one."""
     if "extends" not in raw:
         return raw
     base = str(raw["extends"])
-    return _merged(_read(kind, base), {k: v for k, v in raw.items() if k != "extends"})
+    return _merged(_read(kind, base, extended_by), {k: v for k, v in raw.items() if k != "extends"})
 
 
 def _merged(base: Raw, top: Mapping[str, Any]) -> Raw:
@@ -165,8 +183,8 @@ def _apply(raw: Raw, overrides: Sequence[str]) -> None:
         if not separator or not key:
             raise ConfigError(f"override {override!r} is not of the form key.sub=value")
         try:
-            value = yaml.safe_load(text)
-        except yaml.YAMLError as error:
+            value = _parsed(text)
+        except ValueError as error:
             raise ConfigError(f"the value of override {override!r} is not valid YAML") from error
         *parents, last = key.split(".")
         section = raw
@@ -179,45 +197,14 @@ def _apply(raw: Raw, overrides: Sequence[str]) -> None:
         section[last] = value
 
 
-def _sentence(model: type[Section], error: ErrorDetails) -> str:
-    """Say in one sentence what pydantic found wrong."""
-    where = ".".join(str(part) for part in error["loc"])
-    if error["type"] == "extra_forbidden":
-        *parents, key = error["loc"]
-        known = _section_at(model, parents).model_fields
-        return f"unknown key {where!r}{nearest(str(key), known)}"
-    if error["type"] == "missing":
-        return f"{where!r} is missing"
-    message = error["msg"].removeprefix("Value error, ")
-    if not where:
-        return message
-    hint = _literal_hint(error)
-    return f"{where}={error['input']!r}: {message[:1].lower()}{message[1:]}{hint}"
-
-
-def _literal_hint(error: ErrorDetails) -> str:
-    if error["type"] != "literal_error":
-        return ""
-    expected = str(error.get("ctx", {}).get("expected", ""))
-    return nearest(str(error["input"]), [word.strip("'") for word in expected.split("'")[1::2]])
-
-
-def _section_at(model: type[Section], path: Sequence[int | str]) -> type[Section]:
-    """Return the section class that lies at a path of keys, through dictionaries too."""
-    section = model
-    for key in path:
-        field = section.model_fields.get(str(key))
-        if field is None:
-            continue  # the key of a dictionary whose values are the current section
-        candidates = [field.annotation, *getattr(field.annotation, "__args__", ())]
-        section = next(
-            (c for c in candidates if isinstance(c, type) and issubclass(c, Section)), section
-        )
-    return section
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
+def _complete_ladder(raw: Raw) -> None:
+    """Lay each ladder entry over `run.model`; what is no mapping is left to the validation."""
+    run, ladder = raw.get("run"), raw.get("ladder")
+    shared = run.get("model") if isinstance(run, dict) else None
+    if isinstance(shared, dict) and isinstance(ladder, dict):
+        for label, model in ladder.items():
+            if isinstance(model, dict | None):
+                ladder[label] = {**shared, **(model or {})}
 
 
 class _UniqueKeyLoader(yaml.SafeLoader):
@@ -226,6 +213,8 @@ class _UniqueKeyLoader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen: set[str] = set()
         for key_node, _ in node.value:
+            if not isinstance(key_node, yaml.ScalarNode):
+                continue  # refused below: such a key has no hash
             if key_node.value in seen:
                 raise yaml.constructor.ConstructorError(
                     None, None, f"key {key_node.value!r} appears twice", key_node.start_mark

@@ -1,9 +1,9 @@
-"""Where a sweep reads and writes: paths made absolute before they reach other processes."""
+"""Where a run or sweep reads and writes: paths made absolute before they reach other places."""
 
 import os
 from pathlib import Path
 
-from dpot_scale.config.schema import SweepConfig
+from dpot_scale.config.schema import RunConfig, SweepConfig
 
 HOME_VARIABLE = "DPOT_SCALE_HOME"
 SQLITE = "sqlite:///"
@@ -26,7 +26,11 @@ def anchored(sweep: SweepConfig, home: Path) -> SweepConfig:
 
     What is written lies under `home`; files that are only read are sought from here.
     """
-    run = sweep.run
+    return sweep.model_copy(update={"run": anchored_run(sweep.run, home)})
+
+
+def anchored_run(run: RunConfig, home: Path) -> RunConfig:
+    """Return the run with absolute paths, so that its saved config means the same anywhere."""
     tracking, uri = run.tracking, run.tracking.mlflow_uri
     if uri is not None:
         tracking = tracking.model_copy(update={"mlflow_uri": absolute_uri(uri, home)})
@@ -39,7 +43,7 @@ def anchored(sweep: SweepConfig, home: Path) -> SweepConfig:
             "nvme_path": run.engine.nvme_path and run.engine.nvme_path.resolve(),
         }
     )
-    placed = run.model_copy(
+    return run.model_copy(
         update={
             "output": home / run.output,
             "data": data,
@@ -48,7 +52,6 @@ def anchored(sweep: SweepConfig, home: Path) -> SweepConfig:
             "initialize_from": run.initialize_from and run.initialize_from.resolve(),
         }
     )
-    return sweep.model_copy(update={"run": placed})
 
 
 def absolute_uri(uri: str, base: Path) -> str:

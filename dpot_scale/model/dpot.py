@@ -81,8 +81,8 @@ class DPOT(nn.Module):
 
         They share their code, so all of them cost one compilation.
         """
-        # Of the transforms of the Fourier part, which depend on shapes only.
-        warnings.filterwarnings("ignore", message="Dynamo detected a call to a `functools.lru_cache`")
+        # About the transforms of the Fourier part, which depend on shapes only.
+        warnings.filterwarnings("ignore", message="Dynamo detected a call to a `functools")
         for block in self.blocks:
             block.compile()
 

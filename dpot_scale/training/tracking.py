@@ -5,6 +5,7 @@ MLflow what is not there yet: it never blocks a step, and what a crash or an out
 sent when the run continues.
 """
 
+import contextlib
 import json
 import logging
 import math
@@ -13,7 +14,6 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Literal
 
@@ -226,7 +226,7 @@ def close_run(
             mlflow_client.log_artifact(run_id, str(path), folder or None)
 
 
-@contextmanager
+@contextlib.contextmanager
 def _never_fatal(consequence: str) -> Iterator[None]:
     """Turn any failure of MLflow into a warning."""
     try:
@@ -291,9 +291,16 @@ def _open_spool(path: Path) -> IO[str]:
 
 
 def _complete_records(path: Path, offset: int) -> tuple[list[dict[str, Any]], int]:
-    """Return the records from a byte offset on, and the offset behind the last complete line."""
+    """Return the records from a byte offset on, and the offset behind the last complete line.
+
+    A line that cannot be read, after a disk failed, is left out.
+    """
     with path.open("rb") as spool:
         spool.seek(offset)
         content = spool.read()
     end = content.rfind(b"\n") + 1
-    return [json.loads(line) for line in content[:end].splitlines()], offset + end
+    records = []
+    for line in content[:end].splitlines():
+        with contextlib.suppress(ValueError):
+            records.append(json.loads(line))
+    return records, offset + end

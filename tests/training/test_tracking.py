@@ -113,6 +113,14 @@ def test_half_a_record_is_none_and_is_in_nobodys_way(tmp_path: Path) -> None:
     assert read_metrics(tmp_path / SPOOL)["train/loss"] == {1: 1.0, 2: 0.5}
 
 
+def test_a_line_that_cannot_be_read_is_left_out(tmp_path: Path) -> None:
+    record(tmp_path, NOWHERE, None, 1)
+    with (tmp_path / SPOOL).open("ab") as spool:
+        spool.write(b"\0\0\0\n")
+    record(tmp_path, NOWHERE, None, 2)
+    assert read_metrics(tmp_path / SPOOL)["train/loss"] == {1: 1.0, 2: 0.5}
+
+
 def test_the_mirror_has_what_the_spool_has(tmp_path: Path, mirrored: TrackingConfig) -> None:
     run_id = opened(tmp_path, mirrored)
     record(tmp_path, mirrored, run_id, *range(1, 6))

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dpot_scale.data.catalog import MASK
 from dpot_scale.data.importers.cfdbench_cases import (
     ARRAYS,
     CASE,
@@ -37,7 +38,6 @@ from dpot_scale.errors import DataError
 
 SEGMENT = 20  # frames
 REFERENCE_GRID = 64
-MASK = "mask"
 SUBSETS = ("prop", "bc", "geo")  # in the reference's order
 NUMBERS = ("density", "viscosity", "height", "width", "radius", "barrier_height", "barrier_width")
 CORNER = ("x_min", "x_max", "y_min", "y_max")

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import h5py
 
-from dpot_scale.data.catalog import CATALOG
+from dpot_scale.data.catalog import CATALOG, MASK
 from dpot_scale.data.importers.source import Source, file_view, sliced_in_place
 from dpot_scale.data.importers.splits import SPLIT_WORDS, by_folder_or_name, train_before_valid
 from dpot_scale.data.shards import CHANNEL, TIME, TRAJECTORY
@@ -21,7 +21,6 @@ DATA = "data"
 MOST_CHANNELS = 8
 # Sets whose first space axis is y, as the reference stores them.
 ROWS_FIRST = ("ns2d_fno_1e-4", "ns2d_fno_1e-3", "dr_pdb", "cfdbench")
-MASK = "mask"
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,162 @@
+"""What pydantic finds wrong with a config, said in one sentence in the words of its user."""
+
+import difflib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import yaml
+from pydantic_core import ErrorDetails
+
+from dpot_scale.config.schema import Section
+
+# What a value of each kind must be. The braces are filled from the context of the error.
+NEEDS = {
+    "bool_parsing": "true or false",
+    "bool_type": "true or false",
+    "dict_type": "a section, as {{key: value}}",
+    "finite_number": "a finite number",
+    "float_parsing": "a number",
+    "float_type": "a number",
+    "greater_than": "more than {gt}",
+    "greater_than_equal": "at least {ge}",
+    "int_from_float": "a whole number",
+    "int_parsing": "a whole number",
+    "int_parsing_size": "fewer digits",
+    "int_type": "a whole number",
+    "invalid_key": "text",
+    "less_than": "less than {lt}",
+    "less_than_equal": "at most {le}",
+    "literal_error": "{expected}",
+    "model_type": "a section, as {{key: value}}",
+    "path_type": "a path",
+    "string_pattern_mismatch": "letters, digits, '_', '.' and '-', and none of the last two first",
+    "string_type": "text, in quotes where YAML reads something else",
+    "too_long": "at most {max_length} entries",
+    "too_short": "at least {min_length} entry",
+    "tuple_type": "a list, as [1, 2]",
+}
+
+Place = tuple[int | str, ...]
+
+
+def sentence(
+    model: type[Section], raw: Any, errors: Sequence[ErrorDetails], written: Mapping[str, str]
+) -> str:
+    """Return the first mistake in a sentence, and how many others there are.
+
+    Args:
+        model: What the config should have been.
+        raw: The YAML mapping.
+        errors: What pydantic found, at least one.
+        written: The text of each override, so that it is quoted as it was typed.
+    """
+    # Each member of a union complains apart, about the same value.
+    places = [_place(raw, error["loc"]) for error in errors]
+    same = [e for e, place in zip(errors, places, strict=True) if place == places[0]]
+    others = len(set(places)) - 1
+    more = f" (and {others} more)" if others else ""
+    return f"{_mistake(model, places[0], same, written)}{more}"
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """Return " (did you mean ...?)" for the known name closest to `word`, or an empty string."""
+    matches = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+    return f" (did you mean {matches[0]!r}?)" if matches else ""
+
+
+def _mistake(
+    model: type[Section],
+    place: Place,
+    errors: Sequence[ErrorDetails],
+    written: Mapping[str, str],
+) -> str:
+    first = errors[0]
+    where = ".".join(map(str, place))
+    match first["type"]:
+        case "extra_forbidden":
+            *parents, key = place
+            return f"unknown key {where!r}{_known_key(_section_at(model, parents), parents, key)}"
+        case "missing":
+            return f"{where!r} is missing"
+        case "value_error":
+            message = first["msg"].removeprefix("Value error, ")
+            return f"{where}: {message}" if where else message
+    needed = " or ".join(dict.fromkeys(_needed(error) for error in errors))
+    if first["loc"][-1] == "[key]":
+        return f"the key {first['input']!r} of {_parent(place)!r} needs {needed}"
+    if first["input"] is None:
+        return f"{where!r} has no value; it needs {needed}"
+    value = written.get(where) or _as_yaml(first["input"])
+    return f"{where}={value}: needs {needed}{_expected_word(first)}"
+
+
+def _place(raw: Any, location: Place) -> Place:
+    """Return the keys of a location, without what pydantic adds for unions and keys."""
+    place: Place = ()
+    for part in location:
+        if not isinstance(raw, dict | list | tuple):
+            break
+        place = (*place, part)
+        if isinstance(raw, dict):
+            raw = raw.get(part)
+        else:
+            raw = raw[part] if isinstance(part, int) and part < len(raw) else None
+    return place
+
+
+def _parent(place: Place) -> str:
+    return ".".join(map(str, place[:-1]))
+
+
+def _needed(error: ErrorDetails) -> str:
+    template = NEEDS.get(error["type"])
+    return error["msg"] if template is None else template.format(**error.get("ctx", {}))
+
+
+def _expected_word(error: ErrorDetails) -> str:
+    if error["type"] != "literal_error":
+        return ""
+    return nearest(str(error["input"]), error["ctx"]["expected"].split("'")[1::2])
+
+
+def _as_yaml(value: Any) -> str:
+    """Return a value as its user may have written it, text in quotes."""
+    if isinstance(value, str):
+        return repr(value)
+    text = yaml.safe_dump(value, default_flow_style=True, sort_keys=False, width=10**6)
+    return text.removesuffix("...\n").strip()
+
+
+def _known_key(section: type[Section], parents: Sequence[int | str], key: int | str) -> str:
+    """Return a hint at the key that was meant: one with that name further down, or a similar one.
+
+    Args:
+        section: In which the key is unknown.
+        parents: The keys that lead to the section.
+        key: The unknown one.
+    """
+    for name, below in _sections_in(section):
+        if key in below.model_fields:
+            meant = ".".join(map(str, (*parents, name, key)))
+            return f" (did you mean {meant!r}?)"
+    return nearest(str(key), section.model_fields)
+
+
+def _sections_in(section: type[Section]) -> Iterator[tuple[str, type[Section]]]:
+    for name, field in section.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
+            yield name, field.annotation
+
+
+def _section_at(model: type[Section], path: Sequence[int | str]) -> type[Section]:
+    """Return the section class that lies at a path of keys, through dictionaries too."""
+    section = model
+    for key in path:
+        field = section.model_fields.get(str(key))
+        if field is None:
+            continue  # the key of a dictionary whose values are the current section
+        candidates = [field.annotation, *getattr(field.annotation, "__args__", ())]
+        section = next(
+            (c for c in candidates if isinstance(c, type) and issubclass(c, Section)), section
+        )
+    return section
