@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from dpot_scale.config.load import load_run, presets
+from dpot_scale.config.load import DEFAULT, add_config_arguments, dump, load_run
 from dpot_scale.config.schema import ModelConfig, RunConfig, Section
 from dpot_scale.data.datasets import open_datasets
 from dpot_scale.engine.runtime import World
@@ -72,9 +72,14 @@ def _check_agree(arch: Architecture, config: ModelConfig) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Score the weights that the command line names."""
     options = _parser().parse_intermixed_args(arguments)
-    source = options.config or _config_beside(options.weights)
-    evaluations = evaluate_weights(options.weights, load_run(source, options.overrides))
-    out = options.out or DEFAULT_OUT / options.weights.stem
+    run_config = _run_config(options.weights)
+    source = options.config or (DEFAULT if run_config is None else str(run_config))
+    config = load_run(source, options.overrides)
+    if options.print_config:
+        print_line(dump(config))
+        return 0
+    evaluations = evaluate_weights(options.weights, config)
+    out = options.out or DEFAULT_OUT / _name(options.weights, run_config)
     _save(out, options.weights, source, evaluations)
     print_line(score_table({name: e.score for name, e in evaluations.items()}))
     print_line(f"scores and figures: {out}")
@@ -88,31 +93,26 @@ def _parser() -> argparse.ArgumentParser:
         "L2 errors of the rollout and of single steps, beside those of repeating the last frame.",
     )
     parser.add_argument("weights", type=Path, help="a released .pth or a .safetensors export")
-    parser.add_argument(
-        "--config",
-        metavar="PATH_OR_PRESET",
-        help="the run whose datasets are scored: a YAML file, or one of: "
-        f"{', '.join(presets('run'))} (default: the config.yaml beside the weights, "
-        "else quickstart)",
-    )
-    parser.add_argument(
-        "overrides",
-        nargs="*",
-        metavar="key.sub=value",
-        help="replace one value of the config, for example evaluation.trajectories=200",
-    )
+    add_config_arguments(parser, "run", sought_first="the config.yaml beside the weights")
     parser.add_argument(
         "--out",
         type=Path,
         metavar="DIR",
-        help=f"where scores and figures go (default: {DEFAULT_OUT}/<name of the weights>)",
+        help=f"where scores and figures go (default: {DEFAULT_OUT}/NAME, of the run that the "
+        "weights lie in, else of their file)",
     )
     return parser
 
 
-def _config_beside(weights: Path) -> str:
+def _run_config(weights: Path) -> Path | None:
+    """Return the config of the run in whose directory the weights lie, if they lie in one."""
     beside = weights.with_name("config.yaml")
-    return str(beside) if beside.is_file() else "quickstart"
+    return beside if beside.is_file() else None
+
+
+def _name(weights: Path, run_config: Path | None) -> str:
+    """Return a name for the weights: the exports of all runs have the same file name."""
+    return weights.stem if run_config is None else run_config.resolve().parent.name
 
 
 def _save(

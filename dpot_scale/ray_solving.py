@@ -4,7 +4,6 @@ Tasks read and write no files. What they solve comes back through Ray to the pro
 it, and this one writes it, so the nodes need no common file system.
 """
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -14,7 +13,7 @@ import ray
 from dpot_scale.config.schema import GeneratedDataset
 from dpot_scale.data.parts import Workers, frame_values, solve
 from dpot_scale.data.writer import SHARD_BYTES
-from dpot_scale.errors import UserError
+from dpot_scale.ray_address import no_cluster, require_answer
 
 BYTES_PER_VALUE = 4
 
@@ -28,13 +27,11 @@ def ray_tasks() -> Iterator[Workers]:
     """
     was_connected = ray.is_initialized()
     if not was_connected:
+        require_answer()
         try:
             ray.init(log_to_driver=False, logging_level="WARNING")
         except ConnectionError as error:
-            address = os.environ.get("RAY_ADDRESS")
-            raise UserError(
-                f"there is no Ray cluster at RAY_ADDRESS={address}; unset it to solve here"
-            ) from error
+            raise no_cluster() from error
     try:
         resources = ray.cluster_resources()
         gpus = int(resources.get("GPU", 0))

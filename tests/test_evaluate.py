@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from dpot_scale.evaluate import SCORES_FILE, main
+from dpot_scale.config.load import load_run
+from dpot_scale.evaluate import SCORES_FILE, _name, _run_config, main
 from dpot_scale.model.export import read_weights, save_released
 from dpot_scale.training.result import read_result
 
@@ -88,7 +89,7 @@ def test_bare_it_takes_the_config_beside_the_weights(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert main([weights_of(finished)]) == 0
-    assert (tmp_path / "evaluation" / "model" / SCORES_FILE).is_file()
+    assert (tmp_path / "evaluation" / finished.directory.name / SCORES_FILE).is_file()
 
 
 @pytest.mark.distributed
@@ -103,7 +104,7 @@ def test_bare_it_takes_the_config_beside_the_weights(
         (["model.channels=3"], "but the weights need: model.channels=2"),
         (["data.suite=null", "data.weights={absent: 1}"], "dataset 'absent' is missing under"),
         (["evaluation.rollout_frames=6"], "stores 9 test frames"),
-        (["evaluation.batch=none"], "evaluation.batch='none'"),
+        (["evaluation.batch=none"], "evaluation.batch=none: must be a whole number"),
         (["--out", "/dev/null/out"], "cannot write to /dev/null/out: Not a directory"),
     ],
 )
@@ -137,6 +138,40 @@ def test_a_file_that_holds_no_weights(
 def test_weights_of_another_shape_than_the_quickstart(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(RELEASED)]) == 2
     assert "but the weights need: model.grid=" in capsys.readouterr().err
+
+
+def test_a_printed_config_is_the_one_of_the_run_the_weights_lie_in(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "mine"
+    run.mkdir()
+    (run / "config.yaml").write_text("extends: quickstart\nname: mine\n")
+    weights = str(run / "model.safetensors")
+    assert main([weights, "--print-config", "evaluation.trajectories=3"]) == 0
+    printed = tmp_path / "printed.yaml"
+    printed.write_text(capsys.readouterr().out)
+    config = load_run(str(printed))
+    assert (config.name, config.evaluation.trajectories) == ("mine", 3)
+    assert main([weights, "--config", "paper_ti", "--print-config"]) == 0
+    assert "name: paper_ti" in capsys.readouterr().out
+
+
+def test_weights_are_named_after_their_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = tmp_path / "mine"
+    run.mkdir()
+    weights = run / "model.safetensors"
+    assert _name(weights, _run_config(weights)) == "model", "it lies in no run"
+    (run / "config.yaml").touch()
+    assert _name(weights, _run_config(weights)) == "mine"
+    monkeypatch.chdir(run)
+    assert _name(Path("model.safetensors"), _run_config(Path("model.safetensors"))) == "mine"
+
+
+def test_without_arguments_only_the_weights_are_missing(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main([])
+    assert ended.value.code == 2
+    assert capsys.readouterr().err.splitlines()[-1].endswith("are required: weights")
 
 
 def test_help() -> None:

@@ -40,13 +40,24 @@ def test_an_unusable_file_is_one_sentence_and_exit_code_2(tmp_path, capsys, comm
     assert not target.exists()
 
 
-@pytest.mark.parametrize("target", ["taken", "taken/model.safetensors"])
-def test_a_place_that_cannot_be_written_is_one_sentence(tmp_path, capsys, target):
+@pytest.mark.parametrize("command", ["import", "export"])
+@pytest.mark.parametrize("target", ["taken", "taken/model"])
+def test_a_place_that_cannot_be_written_is_one_sentence(tmp_path, capsys, command, target):
     taken = tmp_path / "taken"
     taken.mkdir() if target == "taken" else taken.touch()
-    assert main(["import", str(RELEASED), "--out", str(tmp_path / target)]) == 2
-    assert capsys.readouterr().err.startswith(f"error: cannot write {tmp_path / target}: ")
+    assert main([command, str(RELEASED), "--out", str(tmp_path / target)]) == 2
+    errors = capsys.readouterr().err
+    assert errors.startswith(f"error: cannot write {tmp_path / target}: ")
+    assert len(errors.splitlines()) == 1
     assert list(tmp_path.rglob("*")) == [taken]
+
+
+@pytest.mark.parametrize("place", ["/proc/model.pth", "/dev/full/model.pth"])
+def test_an_export_to_a_place_of_the_system_quotes_no_library(capsys, place):
+    assert main(["export", str(RELEASED), "--out", place]) == 2
+    errors = capsys.readouterr().err
+    assert errors.startswith(f"error: cannot write {place}: ")
+    assert "enforce" not in errors
 
 
 def test_help_names_the_commands():

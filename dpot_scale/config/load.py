@@ -141,7 +141,7 @@ def _read_yaml(path: Path) -> Raw:
     return raw
 
 
-def _parsed(text: str) -> Any:
+def _parsed(text: str) -> object:
     """Return what a YAML text says.
 
     Raises:

@@ -9,15 +9,29 @@ import json
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic_core import PydanticKnownError
 
 from dpot_scale.errors import ConfigError
 
-PositiveInt = Annotated[int, Field(ge=1)]
-NonNegativeInt = Annotated[int, Field(ge=0)]
-PositiveFloat = Annotated[float, Field(gt=0)]
-NonNegativeFloat = Annotated[float, Field(ge=0)]
-Fraction = Annotated[float, Field(ge=0, le=1)]
+
+def _no_bool(value: object) -> object:
+    """Refuse true and false, which pydantic takes for 1 and 0."""
+    if isinstance(value, bool):
+        raise PydanticKnownError("float_type")
+    return value
+
+
+# Not strict: YAML reads 1e-3 as text.
+Int = Annotated[int, BeforeValidator(_no_bool)]
+Float = Annotated[float, Field(allow_inf_nan=False), BeforeValidator(_no_bool)]
+PositiveInt = Annotated[Int, Field(ge=1)]
+NonNegativeInt = Annotated[Int, Field(ge=0)]
+PositiveFloat = Annotated[Float, Field(gt=0)]
+NonNegativeFloat = Annotated[Float, Field(ge=0)]
+Fraction = Annotated[Float, Field(ge=0, le=1)]
+Seed = Annotated[Int, Field(ge=0, lt=2**31)]  # numpy takes 32 bits, and a rank is added
+Name = Annotated[str, Field(pattern=r"^\w[\w.\-]*$")]  # of a folder; never "." or ".."
 
 SizeName = Literal["debug", "Ti", "S", "M", "L", "H"]
 
@@ -150,7 +164,7 @@ class EngineConfig(Section):
     # Which blocks recompute their activations in the backward pass instead of keeping them: all,
     # one in `recompute_every`, or all, but not their MLP, which costs the most to repeat.
     activation_checkpointing: Literal["none", "full", "every_k", "selective"] = "none"
-    recompute_every: Annotated[int, Field(ge=2)] = 2  # every_k only
+    recompute_every: Annotated[Int, Field(ge=2)] = 2  # every_k only
     recompute_backend: Literal["torch", "fairscale"] = "torch"
     recompute_offload: bool = False  # fairscale only: what is kept waits in host memory
     # Of the Fourier part, unless the parameters have a higher precision. bfloat16 changes held-out
@@ -193,7 +207,7 @@ class CheckpointConfig(Section):
     """When the state of the run is committed to disk."""
 
     every: NonNegativeInt = 0  # steps between checkpoints; 0: only at the end
-    keep: Annotated[int, Field(ge=2)] = 2  # the newest may be the one a crash interrupted
+    keep: Annotated[Int, Field(ge=2)] = 2  # the newest may be the one a crash interrupted
 
 
 class TrackingConfig(Section):
@@ -207,9 +221,9 @@ class TrackingConfig(Section):
 class RunConfig(Section):
     """One training from its first step to its last."""
 
-    name: str = Field(min_length=1, pattern=r"^[\w.\-]+$")
+    name: Name
     output: Path = Path("runs")  # the run lives in output/name
-    seed: NonNegativeInt = 0
+    seed: Seed = 0
     windows: PositiveInt  # length of the training, in windows
     model: ModelConfig = ModelConfig()
     data: DataConfig
@@ -271,12 +285,18 @@ class ResourcesConfig(Section):
 class SweepConfig(Section):
     """A scaling experiment: every model of the ladder at every number of windows."""
 
-    name: str = Field(min_length=1, pattern=r"^[\w.\-]+$")
+    name: Name
     run: RunConfig  # what all trials share
-    ladder: dict[str, ModelConfig] = Field(min_length=1)  # label -> model
+    ladder: dict[Name, ModelConfig] = Field(min_length=1)  # label -> model
     windows: tuple[PositiveInt, ...] = Field(min_length=1)  # one trial per model and entry
     resources: ResourcesConfig = ResourcesConfig()
     max_attempts: PositiveInt = 2  # per trial, for failures that are not the user's
+
+    @model_validator(mode="after")
+    def _trials_differ(self) -> Self:
+        if len(set(self.windows)) < len(self.windows):
+            raise ValueError(f"windows={list(self.windows)} names one twice")
+        return self
 
     @property
     def directory(self) -> Path:
@@ -307,7 +327,7 @@ class GeneratedDataset(Section):
     grid: PositiveInt  # stored points per axis
     frames: PositiveInt
     frame_interval: PositiveFloat  # in the equation's time
-    parameters: dict[str, float] = {}  # of the equation, e.g. viscosity
+    parameters: dict[str, Float] = {}  # of the equation, e.g. viscosity
 
     @model_validator(mode="after")
     def _steady_problems_have_two_frames(self) -> Self:
@@ -321,8 +341,9 @@ class GeneratedDataset(Section):
 class SuiteConfig(Section):
     """Datasets that are generated together, reproducibly from one seed."""
 
-    name: str = Field(min_length=1, pattern=r"^[\w.\-]+$")
-    seed: NonNegativeInt = 0
+    name: Name
+    # Solvers take 32 bits, and each suite seed stands for a million of theirs (data/generate.py).
+    seed: Annotated[Int, Field(ge=0, lt=4000)] = 0
     datasets: dict[str, GeneratedDataset] = Field(min_length=1)
 
     def scaled(self, factor: float) -> Self:

@@ -2,7 +2,6 @@
 
 import difflib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
 
 import yaml
 from pydantic_core import ErrorDetails
@@ -10,7 +9,7 @@ from pydantic_core import ErrorDetails
 from dpot_scale.config.schema import Section
 
 # What a value of each kind must be. The braces are filled from the context of the error.
-NEEDS = {
+MUST_BE = {
     "bool_parsing": "true or false",
     "bool_type": "true or false",
     "dict_type": "a section, as {{key: value}}",
@@ -29,10 +28,10 @@ NEEDS = {
     "literal_error": "{expected}",
     "model_type": "a section, as {{key: value}}",
     "path_type": "a path",
-    "string_pattern_mismatch": "letters, digits, '_', '.' and '-', and none of the last two first",
+    "string_pattern_mismatch": "only letters, digits, '_', '.' and '-', the first no '.' or '-'",
     "string_type": "text, in quotes where YAML reads something else",
-    "too_long": "at most {max_length} entries",
-    "too_short": "at least {min_length} entry",
+    "too_long": "at most {max_length} entries long",
+    "too_short": "at least {min_length} entry long",
     "tuple_type": "a list, as [1, 2]",
 }
 
@@ -40,7 +39,7 @@ Place = tuple[int | str, ...]
 
 
 def sentence(
-    model: type[Section], raw: Any, errors: Sequence[ErrorDetails], written: Mapping[str, str]
+    model: type[Section], raw: object, errors: Sequence[ErrorDetails], written: Mapping[str, str]
 ) -> str:
     """Return the first mistake in a sentence, and how many others there are.
 
@@ -81,20 +80,20 @@ def _mistake(
         case "value_error":
             message = first["msg"].removeprefix("Value error, ")
             return f"{where}: {message}" if where else message
-    needed = " or ".join(dict.fromkeys(_needed(error) for error in errors))
+    must_be = " or ".join(dict.fromkeys(_must_be(error) for error in errors))
     if first["loc"][-1] == "[key]":
-        return f"the key {first['input']!r} of {_parent(place)!r} needs {needed}"
+        return f"the key {first['input']!r} of {'.'.join(map(str, place[:-1]))!r} must be {must_be}"
     if first["input"] is None:
-        return f"{where!r} has no value; it needs {needed}"
+        return f"{where!r} has no value; it must be {must_be}"
     value = written.get(where) or _as_yaml(first["input"])
-    return f"{where}={value}: needs {needed}{_expected_word(first)}"
+    return f"{where}={value}: must be {must_be}{_expected_word(first)}"
 
 
-def _place(raw: Any, location: Place) -> Place:
+def _place(raw: object, location: Place) -> Place:
     """Return the keys of a location, without what pydantic adds for unions and keys."""
     place: Place = ()
     for part in location:
-        if not isinstance(raw, dict | list | tuple):
+        if part == "[key]" or not isinstance(raw, dict | list | tuple):
             break
         place = (*place, part)
         if isinstance(raw, dict):
@@ -104,13 +103,13 @@ def _place(raw: Any, location: Place) -> Place:
     return place
 
 
-def _parent(place: Place) -> str:
-    return ".".join(map(str, place[:-1]))
-
-
-def _needed(error: ErrorDetails) -> str:
-    template = NEEDS.get(error["type"])
-    return error["msg"] if template is None else template.format(**error.get("ctx", {}))
+def _must_be(error: ErrorDetails) -> str:
+    template = MUST_BE.get(error["type"])
+    return (
+        error["msg"].removeprefix("Input should be ")
+        if template is None
+        else template.format(**error.get("ctx", {}))
+    )
 
 
 def _expected_word(error: ErrorDetails) -> str:
@@ -119,7 +118,7 @@ def _expected_word(error: ErrorDetails) -> str:
     return nearest(str(error["input"]), error["ctx"]["expected"].split("'")[1::2])
 
 
-def _as_yaml(value: Any) -> str:
+def _as_yaml(value: object) -> str:
     """Return a value as its user may have written it, text in quotes."""
     if isinstance(value, str):
         return repr(value)

@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from dpot_scale.config.load import nearest
 from dpot_scale.config.schema import GeneratedDataset
+from dpot_scale.config.sentences import nearest
 from dpot_scale.data.solvers.compressible import (
     Compressible,
     Compressible3D,

@@ -83,7 +83,7 @@ def estimate_memory(
     return MemoryEstimate(
         process=PROCESS + KERNELS[strategy.dtype],
         **state,
-        buffers=_buffers(strategy.stage, sizes),
+        buffers=_buffers(strategy, sizes),
         activations=activations,
         passing=_passing(arch, strategy, sizes, world_size, activations),
         offloaded=_offloaded(state, strategy, on_gpu=on_gpu),
@@ -102,10 +102,21 @@ def _state(arch: Architecture, strategy: Strategy, world_size: int) -> dict[str,
     }
 
 
-def _buffers(stage: int, sizes: Buffers) -> int:
+def _buffers(strategy: Strategy, sizes: Buffers) -> int:
     """Return the flat fp32 buffers that gradients are copied into before they are reduced."""
+    if _reduces_all_at_once(strategy):
+        return 0
     # With overlapping communication stages 1 and 2 fill one while the other is sent.
-    return FP32 * sizes.chunk * {0: 0, 1: 2, 2: 2, 3: 1}[stage]
+    return FP32 * sizes.chunk * (1 if strategy.stage == 3 else 2)
+
+
+def _reduces_all_at_once(strategy: Strategy) -> bool:
+    """Return whether DeepSpeed flattens all gradients to reduce them.
+
+    It does so at stage 0, and at stage 1 where bf16 gradients add up in fp32.
+    """
+    precisions = (strategy.dtype, strategy.gradient_dtype)
+    return strategy.stage == 0 or (strategy.stage == 1 and precisions == ("bf16", "fp32"))
 
 
 def _passing(
@@ -127,7 +138,7 @@ def _passing(
     else:
         in_blocks = 0
         # All gradients, flat, to be reduced; or those of the share, to be applied.
-        in_update = FP32 * (share if strategy.stage else parameters)
+        in_update = FP32 * (parameters if _reduces_all_at_once(strategy) else share)
     # All but the blocks' activations are still there at the end; none are in the update.
     return max(in_blocks, at_the_end - activations, in_update - activations)
 

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from dpot_scale.config.load import nearest
 from dpot_scale.config.schema import EngineConfig, OptimConfig, RunConfig
+from dpot_scale.config.sentences import nearest
 from dpot_scale.engine.buffers import deepspeed_sizes, fit_buffers
 from dpot_scale.errors import ConfigError
 from dpot_scale.model.sizes import architecture

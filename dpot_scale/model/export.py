@@ -94,9 +94,13 @@ def _safetensors_header(shapes: Mapping[str, tuple[int, ...]], architecture: Arc
 
 
 def save_released(path: Path, weights: Weights) -> None:
-    """Write weights in the released format, all of it or nothing."""
-    with _all_or_nothing(path) as partial:
-        write_released(partial, weights.architecture, weights.state)
+    """Write weights in the released format, all of it or nothing.
+
+    Raises:
+        CheckpointError: the file cannot be written.
+    """
+    with _all_or_nothing(path) as partial, partial.open("wb") as file:
+        write_released(file, weights.architecture, weights.state)
 
 
 def read_weights(path: Path) -> Weights:
@@ -122,7 +126,8 @@ def _all_or_nothing(path: Path) -> Iterator[Path]:
         yield partial
         partial.replace(path)
     except (OSError, SafetensorError, RuntimeError) as error:  # torch.save raises the last
-        raise CheckpointError(f"cannot write {path}: {error}") from error
+        reason = getattr(error, "strerror", None) or error  # not the name of the partial file
+        raise CheckpointError(f"cannot write {path}: {reason}") from error
     finally:
         if partial.is_file():
             partial.unlink()

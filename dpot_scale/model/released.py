@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from fnmatch import fnmatch
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from pydantic import ValidationError
@@ -58,7 +58,7 @@ def read_released(path: Path) -> tuple[Architecture, dict[str, Tensor]]:
     return architecture_from(_dimensions(args, shapes), path), state
 
 
-def write_released(path: Path, arch: Architecture, state: Mapping[str, Tensor]) -> None:
+def write_released(file: Path | BinaryIO, arch: Architecture, state: Mapping[str, Tensor]) -> None:
     """Write weights as a released file, which the public implementation reads."""
     args = {public: getattr(arch, ours) for ours, public in ARG_NAMES.items()}
     args |= {"model": "DPOT", "act": ACTIVATION, "normalize": int(arch.normalize)}
@@ -68,7 +68,7 @@ def write_released(path: Path, arch: Architecture, state: Mapping[str, Tensor]) 
             "model": dict(state),
             "optimizer": {"state": {}, "param_groups": []},
         },
-        path,
+        file,
     )
 
 

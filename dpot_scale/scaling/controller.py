@@ -26,6 +26,7 @@ from dpot_scale.config.load import dump, load_suite
 from dpot_scale.config.schema import ResourcesConfig, SweepConfig
 from dpot_scale.data.generate import generate_suite
 from dpot_scale.errors import ConfigError, UserError
+from dpot_scale.ray_address import no_cluster, require_answer
 from dpot_scale.scaling.journal import Journal, locked
 from dpot_scale.scaling.plan import Trial
 from dpot_scale.scaling.progress import Progress
@@ -41,7 +42,6 @@ OBJECT_STORE_BYTES = 100 * 2**20
 # Ray's own limit is no limit: a controller that cannot start would be tried for ever.
 CONTROLLER_FAILURES = 2
 
-
 CONFIG_FILE = "sweep.yaml"
 
 
@@ -56,9 +56,10 @@ def run_sweep(
         say: Takes one line of text for the user at a time.
 
     Raises:
-        UserError: another process runs the sweep, the data cannot be made, or the cluster is too
-            small for one trial.
+        UserError: another process runs the sweep, the data cannot be made, there is no cluster at
+            RAY_ADDRESS, or it is too small for one trial.
     """
+    require_answer()  # before hours are spent on generating data
     tracking = sweep.run.tracking
     with locked(sweep):
         (sweep.directory / CONFIG_FILE).write_text(dump(sweep), encoding="utf-8")
@@ -108,7 +109,7 @@ class Controller:
         """Run every unfinished trial; return why each failed one did.
 
         Raises:
-            ConfigError: the cluster is too small for one trial.
+            UserError: there is no cluster at RAY_ADDRESS, or it is too small for one trial.
             KeyboardInterrupt: the user's; what had started continues when submitted again.
         """
         unfinished = [trial for trial in self.trials if read_result(trial.run.directory) is None]
@@ -292,6 +293,8 @@ def _connect(cpus: int) -> None:
         )
     except ValueError:  # a running cluster has its resources already
         ray.init(**quiet)
+    except ConnectionError as error:
+        raise no_cluster() from error
 
 
 def _worker_resources(resources: ResourcesConfig) -> dict[str, float]:

@@ -77,9 +77,16 @@ def locked(sweep: SweepConfig) -> Iterator[None]:
 
     Raises:
         SweepRunningError: another process holds it.
+        UserError: the directory of the sweep cannot be made or written.
     """
-    sweep.directory.mkdir(parents=True, exist_ok=True)
-    with (sweep.directory / LOCK).open("w") as file:
+    try:
+        sweep.directory.mkdir(parents=True, exist_ok=True)
+        lock = (sweep.directory / LOCK).open("w")
+    except OSError as error:
+        raise UserError(
+            f"cannot write to {sweep.directory}: {error.strerror}; choose another run.output"
+        ) from error
+    with lock as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -91,7 +98,11 @@ def locked(sweep: SweepConfig) -> Iterator[None]:
 
 
 def is_running(sweep: SweepConfig) -> bool:
-    """Return whether a process holds the lock of a sweep."""
+    """Return whether a process holds the lock of a sweep.
+
+    Raises:
+        UserError: the directory of the sweep cannot be read.
+    """
     try:
         with (sweep.directory / LOCK).open("r") as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -99,4 +110,8 @@ def is_running(sweep: SweepConfig) -> bool:
         return False
     except BlockingIOError:
         return True
+    except OSError as error:
+        raise UserError(
+            f"cannot read {sweep.directory}: {error.strerror}; choose another run.output"
+        ) from error
     return False

@@ -14,8 +14,9 @@ class PowerLaw:
 
     coefficient: float
     exponent: float
-    exponent_error: float  # standard error; 0 where two points decide the line
-    r_squared: float  # in logarithms
+    # Both None where two points decide the line: nothing is left to judge it by.
+    exponent_error: float | None  # standard error
+    r_squared: float | None  # in logarithms
 
     def predict(self, size: Sequence[float] | NDArray[np.float64]) -> NDArray[np.float64]:
         """Return the error at each size."""
@@ -23,10 +24,10 @@ class PowerLaw:
         return predicted
 
     def __str__(self) -> str:
-        return (
-            f"{self.coefficient:.3g} N^{-self.exponent:+.3f}"
-            f" (exponent +- {self.exponent_error:.3f}, R2 {self.r_squared:.3f})"
-        )
+        law = f"{self.coefficient:.3g} N^{-self.exponent:+.3f}"
+        if self.exponent_error is None:
+            return law
+        return f"{law} (exponent +- {self.exponent_error:.3f}, R2 {self.r_squared:.3f})"
 
 
 def fit_power_law(sizes: Sequence[float], errors: Sequence[float]) -> PowerLaw | None:
@@ -34,9 +35,10 @@ def fit_power_law(sizes: Sequence[float], errors: Sequence[float]) -> PowerLaw |
     if len(set(sizes)) < 2:
         return None
     line = stats.linregress(np.log(sizes), np.log(errors))
+    is_exact = len(sizes) == 2
     return PowerLaw(
         coefficient=float(np.exp(line.intercept)),
         exponent=-float(line.slope),
-        exponent_error=float(line.stderr),
-        r_squared=float(line.rvalue**2),
+        exponent_error=None if is_exact else float(line.stderr),
+        r_squared=None if is_exact else float(line.rvalue**2),
     )

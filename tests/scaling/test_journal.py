@@ -8,6 +8,7 @@ import pytest
 
 from dpot_scale.config.load import load_sweep
 from dpot_scale.config.schema import SweepConfig
+from dpot_scale.errors import UserError
 from dpot_scale.scaling.journal import JOURNAL, Journal, SweepRunningError, is_running, locked
 
 
@@ -69,4 +70,13 @@ def test_one_process_runs_a_sweep(tmp_path: Path) -> None:
         other.wait()
     assert not is_running(sweep)
     with locked(sweep):
+        pass
+
+
+def test_a_file_where_the_folder_should_be_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "taken").touch()
+    sweep = sweep_in(tmp_path / "taken")
+    with pytest.raises(UserError, match=r"cannot read .*taken/quickstart: Not a directory"):
+        is_running(sweep)
+    with pytest.raises(UserError, match=r"cannot write to .*taken/quickstart: "), locked(sweep):
         pass

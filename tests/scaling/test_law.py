@@ -15,6 +15,7 @@ def test_an_exact_law_is_recovered() -> None:
     assert law.exponent == pytest.approx(0.16)
     assert law.exponent_error == pytest.approx(0, abs=1e-6)
     assert law.r_squared == pytest.approx(1)
+    assert str(law) == "3 N^-0.160 (exponent +- 0.000, R2 1.000)"
     assert law.predict([1e9]) == pytest.approx([3.0 * 1e9**-0.16])
 
 
@@ -23,6 +24,7 @@ def test_noise_shows_in_the_error_of_the_exponent() -> None:
     sizes = np.geomspace(1e5, 1e9, 50)
     law = fit_power_law(list(sizes), list(2.0 * sizes**-0.2 * noise))
     assert law is not None
+    assert law.exponent_error is not None
     assert abs(law.exponent - 0.2) < 4 * law.exponent_error
     assert 0 < law.exponent_error < 0.01
 
@@ -30,6 +32,13 @@ def test_noise_shows_in_the_error_of_the_exponent() -> None:
 @pytest.mark.parametrize("sizes", [[], [1e6], [1e6, 1e6]])
 def test_one_size_decides_no_law(sizes: list[float]) -> None:
     assert fit_power_law(sizes, [0.5] * len(sizes)) is None
+
+
+def test_two_sizes_say_nothing_about_the_quality_of_a_fit() -> None:
+    law = fit_power_law([1e5, 1e6], [0.2, 0.1])
+    assert law is not None
+    assert (law.exponent_error, law.r_squared) == (None, None)
+    assert str(law) == "6.4 N^-0.301"
 
 
 def test_a_rising_error_has_a_negative_exponent() -> None:

@@ -6,10 +6,11 @@ import sys
 import pytest
 
 from dpot_scale.config.load import load_sweep, presets
+from dpot_scale.engine.memory import GIB, estimate_memory
 from dpot_scale.errors import ConfigError
 from dpot_scale.model.cost import count_parameters, train_flops_per_window
 from dpot_scale.model.sizes import architecture
-from dpot_scale.scaling.plan import duration, plan, plan_table
+from dpot_scale.scaling.plan import RAY_WORKER, duration, plan, plan_table
 
 
 def test_a_trial_is_priced_by_its_model_and_windows() -> None:
@@ -28,6 +29,21 @@ def test_a_trial_is_priced_by_its_model_and_windows() -> None:
     by_size = {(t.label, t.run.windows): t for t in trials}
     for label in sweep.ladder:
         assert by_size[label, 1600].train_flops == 2 * by_size[label, 800].train_flops
+
+
+def test_a_worker_of_ray_holds_more_than_a_rank_and_its_gpu_does_not() -> None:
+    for gpus in (0, 1):
+        sweep = load_sweep("quickstart", [f"resources.gpus_per_worker={gpus}"])
+        for trial in plan(sweep):
+            rank = estimate_memory(
+                architecture(trial.run.model),
+                trial.run.engine,
+                world_size=sweep.resources.workers,
+                micro_batch=trial.run.batch.settled_micro_batch,
+                on_gpu=gpus > 0,
+            )
+            extra = 0 if gpus else RAY_WORKER
+            assert trial.worker_gib * GIB == pytest.approx(rank.total + extra)
 
 
 def test_ids_name_the_content() -> None:
@@ -52,9 +68,13 @@ def test_more_workers_mean_less_memory_and_time_each() -> None:
 @pytest.mark.parametrize(
     ("override", "sentence"),
     [
-        ("resources.workers=3", r"global_batch=\d+ is not a multiple of .* x 3 = "),
-        ("windows=[100]", r"windows=100 is not a multiple of batch.global_batch"),
+        (
+            "resources.workers=3",
+            r"trial E64: batch.global_batch=\d+ is not a multiple of .* x 3 = ",
+        ),
+        ("windows=[100]", r"trial E64: config sweep quickstart: windows=100 is not a multiple of"),
         ("run.engine.deepspeed=zero3_fp23", "did you mean 'zero3_fp32'"),
+        ("ladder.Ti.heads=5", r"trial Ti: model.heads=5 does not divide model.width=512"),
         ("ladder.E64.heads=5", r"model.heads=5 does not divide model.width=64"),
     ],
 )

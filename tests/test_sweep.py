@@ -1,0 +1,44 @@
+"""The command line of sweeps: mistakes are one sentence before anything is spent."""
+
+from pathlib import Path
+
+import pytest
+
+from dpot_scale.sweep import main
+
+
+def mistake(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    assert main(arguments) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1
+    return lines[0]
+
+
+@pytest.mark.parametrize(
+    ("command", "sentence"),
+    [
+        ("run", "error: cannot write to /dev/null/quickstart: "),
+        ("status", "error: cannot read /dev/null/quickstart: Not a directory"),
+        ("report", "error: no trial of sweep quickstart in /dev/null/quickstart has finished"),
+    ],
+)
+def test_a_place_that_is_no_folder(
+    command: str, sentence: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert mistake([command, "run.output=/dev/null"], capsys).startswith(sentence)
+
+
+def test_a_cluster_that_is_not_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:9")
+    said = mistake(["run", f"run.output={tmp_path}", f"run.data.root={tmp_path}"], capsys)
+    assert said.startswith("error: there is no Ray cluster at RAY_ADDRESS=127.0.0.1:9; ")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_example_of_the_help_is_accepted(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    (example,) = [word for word in capsys.readouterr().out.split() if word.startswith("run.")]
+    assert main(["plan", example]) == 0
