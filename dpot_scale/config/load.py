@@ -18,6 +18,7 @@ from dpot_scale.errors import ConfigError
 
 PRESETS = Path(__file__).parent / "presets"
 
+SUFFIXES = {".yaml", ".yml"}
 REPLACED_WHOLE = ("weights", "ladder")
 DEFAULT = "quickstart"
 
@@ -113,7 +114,7 @@ def add_config_arguments(
 def _read(kind: Kind, source: str, extended_by: tuple[Path, ...] = ()) -> Raw:
     """Read a preset or file, following `extends`."""
     path = Path(source)
-    if path.suffix not in {".yaml", ".yml"}:
+    if path.suffix not in SUFFIXES:
         path = PRESETS / kind / f"{source}.yaml"
         if not path.is_file():
             known = presets(kind)
@@ -138,6 +139,9 @@ def _read_yaml(path: Path) -> Raw:
         raise ConfigError(f"config file {path} is not valid YAML: {error}") from error
     if not isinstance(raw, dict):
         raise ConfigError(f"config file {path} must hold a mapping of keys to values")
+    for part in (raw, raw.get("run")):
+        if isinstance(part, dict) and Path(str(part.get("extends"))).suffix in SUFFIXES:
+            part["extends"] = path.parent / str(part["extends"])  # sought beside this file
     return raw
 
 

@@ -172,6 +172,14 @@ def test_overrides_reach_every_level_and_leave_the_rest() -> None:
     assert run.batch == base.batch
 
 
+def test_what_a_file_extends_is_sought_beside_it(tmp_path: Path) -> None:
+    (tmp_path / "base.yaml").write_text("extends: quickstart\nseed: 7\n")
+    (tmp_path / "mine.yaml").write_text("extends: base.yaml\nname: mine\n")
+    assert load_run(str(tmp_path / "mine.yaml")).seed == 7
+    (tmp_path / "sweep.yaml").write_text("extends: quickstart\nrun: {extends: base.yaml}\n")
+    assert load_sweep(str(tmp_path / "sweep.yaml")).run.seed == 7
+
+
 def test_extends_lays_one_file_over_another(tmp_path: Path) -> None:
     file = tmp_path / "mine.yaml"
     file.write_text("extends: quickstart\nname: mine\nmodel: {depth: 3}\n")
