@@ -185,6 +185,7 @@ def test_losses_after_a_resume_are_those_of_an_uninterrupted_run(
 @pytest.mark.parametrize("log_every", [1, 100])
 def test_a_signal_stops_after_the_step_and_saves(log_every: int, loop: Callable[..., Loop]) -> None:
     made = loop(f"tracking.log_every={log_every}")
+    handler = signal.getsignal(signal.SIGTERM)
 
     def kill_at_third(step: int) -> None:
         if step == 2:
@@ -194,11 +195,12 @@ def test_a_signal_stops_after_the_step_and_saves(log_every: int, loop: Callable[
     assert made.fit() == (StopReason.SIGNAL, TrainState(step=3, windows_seen=12))
     assert made.saves.steps == [3]
     assert max(made.losses) == 3
-    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    assert signal.getsignal(signal.SIGTERM) is handler
 
 
 def test_handlers_are_given_back_when_the_loop_fails(loop: Callable[..., Loop]) -> None:
     made = loop()
+    handler = signal.getsignal(signal.SIGTERM)
 
     def fail(step: int) -> None:
         raise RuntimeError
@@ -206,7 +208,7 @@ def test_handlers_are_given_back_when_the_loop_fails(loop: Callable[..., Loop]) 
     made.engine.at_step = fail
     with pytest.raises(RuntimeError):
         made.fit()
-    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    assert signal.getsignal(signal.SIGTERM) is handler
 
 
 def test_what_is_not_finite_is_never_saved(loop: Callable[..., Loop]) -> None:
