@@ -53,6 +53,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     for rank, (_, stderr) in zip(ranks, outputs, strict=True):
         assert rank.returncode == 0, stderr[-3000:]
     loaded: dict[str, Any] = torch.load(output / "results_0.pt", weights_only=False)
+    loaded["shared memory"] = list(Path("/dev/shm").glob(f"deepspeed_*_{port}_*"))
     loaded["stdout"] = "".join(stdout for stdout, _ in outputs)
     return loaded
 
@@ -170,6 +171,10 @@ def test_spectral_dtype_reaches_the_model(results: dict[str, Any]) -> None:
 
 def test_any_rank(results: dict[str, Any]) -> None:
     assert results["votes"] == [False, True, True]
+
+
+def test_no_shared_memory_is_left_behind(results: dict[str, Any]) -> None:
+    assert results["shared memory"] == []
 
 
 def test_deepspeed_leaves_the_terminal_readable(results: dict[str, Any]) -> None:

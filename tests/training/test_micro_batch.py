@@ -62,14 +62,14 @@ def test_a_real_trial_runs_out_of_memory_and_another_fits(
     tmp_path: Path, world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     said: list[str] = []
-    # A window takes 125 MiB of activations, the process less than 1 GiB.
-    large = ["model.grid=512", "model.patch=32", "batch.global_batch=256", "windows=256"]
+    # A window takes 125 MiB of activations and the process less than 1 GiB. A prime number of
+    # windows: all of them are tried, and one.
+    large = ["model.grid=512", "model.patch=32", "batch.global_batch=101", "windows=101"]
     config = run_in(tmp_path, *large)
     monkeypatch.setattr(micro_batch, "free_bytes", lambda: 3 * 2**30)
     settled = settle_micro_batch(config, world, said.append)
-    found = settled.batch.settled_micro_batch
-    assert 1 <= found < 256
-    assert settled.batch.global_batch == 256
+    assert settled.batch.settled_micro_batch == 1
+    assert settled.batch.global_batch == 101
     assert len(said) == 1
     # The answer is remembered, and the config is the same run as before.
     monkeypatch.setattr(micro_batch, "_fits", lambda *_: pytest.fail("tried again"))
