@@ -14,6 +14,9 @@ import pytest
 
 REPOSITORY = Path(__file__).parents[1]
 
+# Tests that a script starts in the background inherit from its shell that Ctrl-C is ignored.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
 # Equations that take a fraction of a second; trajectories of unequal kinds and channels.
 SUITE = """
 name: tiny
