@@ -4,16 +4,12 @@ The driver owns the journal and the MLflow runs; workers only train. What a tria
 from its directory, so whoever submits the sweep again continues it.
 """
 
-import logging
-import os
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import ray
 from ray.exceptions import RayActorError, RayError
@@ -23,11 +19,12 @@ from ray.train.torch import TorchTrainer
 from ray.train.v2.api.exceptions import TrainingFailedError, WorkerGroupError
 
 from dpot_scale.config.load import dump, load_suite
-from dpot_scale.config.schema import ResourcesConfig, SweepConfig
+from dpot_scale.config.schema import SweepConfig
 from dpot_scale.data.generate import generate_suite
-from dpot_scale.errors import ConfigError, UserError
-from dpot_scale.ray_address import no_cluster, require_answer
-from dpot_scale.scaling.journal import Journal, locked
+from dpot_scale.errors import UserError
+from dpot_scale.ray_address import require_answer
+from dpot_scale.scaling.cluster import connected, worker_resources
+from dpot_scale.scaling.journal import Event, Journal, locked
 from dpot_scale.scaling.plan import Trial
 from dpot_scale.scaling.progress import Progress
 from dpot_scale.scaling.report import write_report
@@ -37,8 +34,6 @@ from dpot_scale.training.result import read_result
 from dpot_scale.training.tracking import Status, close_run, open_run
 
 POLL_SECONDS = 1.0
-# Only small control messages pass through Ray: metrics and checkpoints go to disk.
-OBJECT_STORE_BYTES = 100 * 2**20
 # Ray's own limit is no limit: a controller that cannot start would be tried for ever.
 CONTROLLER_FAILURES = 2
 
@@ -104,6 +99,9 @@ class Controller:
         self._journal = Journal(self.sweep.directory)
         # One process, one thread at a time: the first call makes the tables of a fresh database.
         self._mlflow = threading.Lock()
+        # Held where a thread records an event, so that an interrupt stays the last one.
+        self._recording = threading.Lock()
+        self._interrupted = False
 
     def run(self) -> dict[str, str]:
         """Run every unfinished trial; return why each failed one did.
@@ -118,7 +116,7 @@ class Controller:
                 self.say(f"{trial.id}: finished before")
         if not unfinished:
             return {}
-        with _cluster(self.sweep.resources) as concurrent_trials:
+        with connected(self.sweep.resources) as concurrent_trials:
             return self._run_all(unfinished, min(concurrent_trials, len(unfinished)))
 
     def _run_all(self, trials: Sequence[Trial], at_a_time: int) -> dict[str, str]:
@@ -162,6 +160,9 @@ class Controller:
         try:
             self._attempt_until_done(trial, run_id)
             status = "FINISHED"
+        except TrialInterruptedError:
+            status = "KILLED"
+            raise
         finally:
             with self._mlflow:
                 close_run(
@@ -174,17 +175,17 @@ class Controller:
     def _attempt_until_done(self, trial: Trial, run_id: str | None) -> None:
         first = self._journal.attempts(trial.id) + 1
         for attempt in range(first, first + self.sweep.max_attempts):
-            self._journal.record(trial.id, "started", attempt=attempt)
+            self._record(trial, "started", attempt)
             try:
                 self._fit(trial, run_id, attempt)
             except (TrainingFailedError, RayError) as error:
                 reason, is_final = _diagnose(error)
-                self._journal.record(trial.id, "failed", attempt=attempt, reason=reason)
+                self._record(trial, "failed", attempt, reason)
                 if is_final or attempt + 1 == first + self.sweep.max_attempts:
                     raise TrialFailedError(reason) from error
                 self.say(f"{trial.id}: attempt {attempt} failed ({reason}); trying again")
             else:
-                self._journal.record(trial.id, "finished", attempt=attempt)
+                self._record(trial, "finished", attempt)
                 return
 
     def _fit(self, trial: Trial, run_id: str | None, attempt: int) -> None:
@@ -199,7 +200,7 @@ class Controller:
             scaling_config=ScalingConfig(
                 num_workers=resources.workers,
                 use_gpu=resources.gpus_per_worker > 0,
-                resources_per_worker=_worker_resources(resources),
+                resources_per_worker=worker_resources(resources),
             ),
             run_config=RayRunConfig(
                 name=name,
@@ -216,11 +217,24 @@ class Controller:
             # Ray insists on a folder of its own, into which this training puts nothing.
             shutil.rmtree(storage / name, ignore_errors=True)
 
+    def _record(self, trial: Trial, event: Event, attempt: int, reason: str = "") -> None:
+        """Record what happened to a trial.
+
+        Raises:
+            TrialInterruptedError: it only follows from the user's interrupt.
+        """
+        with self._recording:
+            if self._interrupted and event != "finished":
+                raise TrialInterruptedError
+            self._journal.record(trial.id, event, attempt=attempt, reason=reason)
+
     def _interrupt(self, trials: Sequence[Trial]) -> None:
-        for trial in trials:
-            last = self._journal.last(trial.id)
-            if last is not None and last.event == "started":
-                self._journal.record(trial.id, "interrupted", attempt=last.attempt)
+        with self._recording:
+            self._interrupted = True
+            for trial in trials:
+                last = self._journal.last(trial.id)
+                if last is not None and last.event == "started":
+                    self._journal.record(trial.id, "interrupted", attempt=last.attempt)
 
     def _tags(self, trial: Trial) -> dict[str, str]:
         tags = {"sweep": self.sweep.name, "trial": trial.id, "size": trial.label}
@@ -229,6 +243,10 @@ class Controller:
 
 class TrialFailedError(UserError):
     """A trial failed and is not tried again."""
+
+
+class TrialInterruptedError(Exception):
+    """The user ended the sweep while a trial ran."""
 
 
 def _diagnose(error: Exception) -> tuple[str, bool]:
@@ -256,47 +274,3 @@ def _user_error(error: BaseException | None) -> UserError | None:
             return error
         error = error.__cause__ or getattr(error, "cause", None)
     return None
-
-
-@contextmanager
-def _cluster(resources: ResourcesConfig) -> Iterator[int]:
-    """Connect to the running cluster or start one here; give the number of trials it can hold."""
-    needed = {key: n * resources.workers for key, n in _worker_resources(resources).items()}
-    _connect(int(needed["CPU"]))
-    try:
-        there = ray.cluster_resources()
-        for key, amount in needed.items():
-            # Ray would wait for ever for what nobody will add.
-            if there.get(key, 0) < amount:
-                raise ConfigError(
-                    f"a trial needs {amount:g} {key} ({resources.workers} workers), but the "
-                    f"cluster has {there.get(key, 0):g}; lower resources.workers or start a "
-                    "larger cluster"
-                )
-        yield min(int(there[key] // amount) for key, amount in needed.items())
-    finally:
-        ray.shutdown()
-
-
-def _connect(cpus: int) -> None:
-    """Join the cluster of `ray start` or of the job; where there is none, start one here."""
-    # Progress is read from the trials' directories, so that workers need not print.
-    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-    logging.getLogger("ray.train").setLevel(logging.ERROR)
-    try:
-        ray.init(
-            # A machine with fewer cores than workers is slow, but not useless.
-            num_cpus=max(len(os.sched_getaffinity(0)), cpus),
-            include_dashboard=False,
-            object_store_memory=OBJECT_STORE_BYTES,
-            **quiet,
-        )
-    except ValueError:  # a running cluster has its resources already
-        ray.init(**quiet)
-    except ConnectionError as error:
-        raise no_cluster() from error
-
-
-def _worker_resources(resources: ResourcesConfig) -> dict[str, float]:
-    gpus = {"GPU": float(resources.gpus_per_worker)} if resources.gpus_per_worker else {}
-    return {"CPU": float(resources.cpus_per_worker)} | gpus
