@@ -10,20 +10,22 @@ growth is fitted as a power of the executed FLOPs or of the parameters.
 """
 
 import argparse
+import contextlib
 import json
 import math
 import os
+import signal
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 from torch import distributed as dist
 
@@ -54,7 +56,10 @@ NOTHING_KEPT = {
         "stage3_param_persistence_threshold": 0,
     },
 }
-PAIRS = 3  # of runs that are compared
+PAIRS = 3  # of trainings that are compared
+SLICES, SLICE_SECONDS = 15, 2.0  # of each
+STEADY_STEPS = 20  # until then a training warms up
+ENDLESS = 1_600_000  # windows
 
 
 @dataclass(frozen=True)
@@ -194,17 +199,25 @@ def checkpoint_table() -> None:
 
 
 def overhead_table() -> None:
-    """Print the speed of the same training bare and in a sweep, and what surrounds the steps."""
-    with tempfile.TemporaryDirectory() as folder:
-        bare, swept, shares = [], [], []
-        for pair in range(PAIRS):
-            bare.append(windows_per_second(run_bare(Path(folder) / f"bare{pair}")))
-            swept.append(windows_per_second(run_swept(Path(folder) / f"swept{pair}")))
-            shares.append(surroundings(Path(folder) / f"alone{pair}"))
-        ratios = [one / other for one, other in zip(bare, swept, strict=True)]
-        print(f"windows/s bare: {rounded(bare)}; in a sweep: {rounded(swept)}")
-        print(f"overhead of Ray and the sweep: {statistics.median(ratios) - 1:+.1%}")
-        print(f"tracking, health and metrics: {statistics.median(shares):.2%} of the loop")
+    """Print the speed of the same training bare and in a sweep, and what surrounds the steps.
+
+    With one worker a core of two is left for the processes of Ray, with two none is.
+    """
+    print("| workers | bare windows/s | in a sweep | overhead of Ray and the sweep |")
+    print("|--:|--:|--:|--:|")
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        for workers in (2, 1):
+            pairs = [paired(folder / f"{workers}_{pair}", workers) for pair in range(PAIRS)]
+            overheads = [f"{bare / swept - 1:+.1%}" for bare, swept in pairs]
+            bare, swept = (statistics.mean(speeds) for speeds in zip(*pairs, strict=True))
+            print(
+                f"| {workers} | {bare:.1f} | {swept:.1f} | {bare / swept - 1:+.1%} "
+                f"({', '.join(overheads)}) |",
+                flush=True,
+            )
+        shares = [surroundings(folder / f"alone{run}") for run in range(PAIRS)]
+    print(f"\ntracking, health and metrics: {statistics.median(shares):.2%} of the loop")
 
 
 def measured(case: Case) -> Measured:
@@ -277,7 +290,7 @@ def count_elements() -> dict[str, int]:
     return sent
 
 
-@contextmanager
+@contextlib.contextmanager
 def one_folder() -> Iterator[Path]:
     """Give all ranks the same temporary folder."""
     with tempfile.TemporaryDirectory() as own:
@@ -300,45 +313,91 @@ def exponent(varied: Sequence[float], values: Sequence[float]) -> float:
     return statistics.linear_regression(x, y).slope
 
 
-OVERHEAD = ["windows=1536", "tracking.log_every=8", "evaluation.trajectories=1"]
-OVERHEAD += ["checkpoint.every=0", "model.width=256", "model.depth=4"]
+OVERHEAD = ["tracking.log_every=1", "evaluation.trajectories=1", "checkpoint.every=0"]
+OVERHEAD += ["model.width=256", "model.depth=4"]
 
 
-def overhead_run(folder: Path) -> RunConfig:
+def overhead_run(folder: Path, windows: int) -> RunConfig:
     """Return the training that is compared, with its data beside the folder."""
-    places = [f"output={folder}", f"data.root={folder.parent / 'data'}"]
+    places = [f"output={folder}", f"data.root={folder.parent / 'data'}", f"windows={windows}"]
     places += [f"tracking.mlflow_uri=sqlite:///{folder}/mlflow.db"]
     return load_run("quickstart", [*OVERHEAD, *places])
 
 
-def run_bare(folder: Path) -> Path:
-    """Train with the launcher alone; return the spool."""
-    config = written(folder / "run.yaml", dump(overhead_run(folder)))
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    command += ["--nproc-per-node=2", "-m", "dpot_scale.train", "--config", str(config)]
-    run(command)
-    return folder / "quickstart" / SPOOL
+def paired(folder: Path, workers: int) -> tuple[float, float]:
+    """Return the windows per second of a training with the launcher alone, and in a sweep."""
+    bare = overhead_run(folder / "bare", ENDLESS)
+    swept = overhead_run(folder / "swept", ENDLESS)
+    sweep = load_sweep("quickstart", [f"windows=[{ENDLESS}]", f"resources.workers={workers}"])
+    update = {"run": swept, "ladder": {"only": swept.model}, "name": "overhead"}
+    run_file = written(folder / "run.yaml", dump(bare))
+    sweep_file = written(folder / "sweep.yaml", dump(sweep.model_copy(update=update)))
+    launcher = ["torch.distributed.run", "--standalone", f"--nproc-per-node={workers}"]
+    one = Sliced([*launcher, "-m", "dpot_scale.train", "--config", str(run_file)], bare)
+    try:
+        other = Sliced(["dpot_scale.sweep", "run", "--config", str(sweep_file)], swept)
+        try:
+            for turn in range(SLICES):
+                for training in (one, other) if turn % 2 else (other, one):
+                    training.run_for(SLICE_SECONDS)
+        finally:
+            other.end()
+    finally:
+        one.end()
+    return one.windows_per_second, other.windows_per_second
 
 
-def run_swept(folder: Path) -> Path:
-    """Train as the only trial of a sweep; return the spool."""
-    shared = overhead_run(folder)
-    sweep = load_sweep("quickstart", [f"windows=[{shared.windows}]"])
-    sweep = sweep.model_copy(
-        update={"run": shared, "ladder": {"only": shared.model}, "name": "overhead"}
-    )
-    config = written(folder / "sweep.yaml", dump(sweep))
-    run([sys.executable, "-m", "dpot_scale.sweep", "run", "--config", str(config)])
-    (spool,) = folder.glob(f"overhead/trials/*/{SPOOL}")
-    return spool
+class Sliced:
+    """A training that stands still except in its slices of time.
 
+    Two of them that take turns see the same machine, whatever else it does in these minutes.
+    """
 
-def run(command: Sequence[str]) -> None:
-    """Run a training with one thread for each worker."""
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    ended = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    if ended.returncode:
-        raise SystemExit(f"{' '.join(command)} failed:\n{ended.stderr[-3000:]}")
+    def __init__(self, module: Sequence[str], run: RunConfig) -> None:
+        self.run = run
+        self.steps, self.seconds = 0, 0.0
+        self.process = psutil.Popen(
+            [sys.executable, "-m", *module],
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        while self.steps_done() < STEADY_STEPS:
+            time.sleep(0.5)
+            if self.process.poll() is not None:
+                raise SystemExit(f"{' '.join(module)} ended with {self.process.returncode}")
+        self.signal(signal.SIGSTOP)
+
+    @property
+    def windows_per_second(self) -> float:
+        """Return the speed over all slices."""
+        return self.steps * self.run.batch.global_batch / self.seconds
+
+    def run_for(self, seconds: float) -> None:
+        """Train for a while."""
+        steps, started = self.steps_done(), time.perf_counter()
+        self.signal(signal.SIGCONT)
+        time.sleep(seconds)
+        self.signal(signal.SIGSTOP)
+        self.seconds += time.perf_counter() - started
+        self.steps += self.steps_done() - steps
+
+    def steps_done(self) -> int:
+        """Return how many steps are in the spool, wherever below the output it is."""
+        spools = self.run.output.rglob(SPOOL)
+        return sum(len(read_metrics(spool).get("train/loss", {})) for spool in spools)
+
+    def signal(self, which: signal.Signals) -> None:
+        """Send a signal to all processes of the training."""
+        for process in (self.process, *self.process.children(recursive=True)):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.send_signal(which)
+
+    def end(self) -> None:
+        """Let it save and leave."""
+        self.signal(signal.SIGCONT)
+        self.process.terminate()
+        self.process.wait()
 
 
 def written(path: Path, text: str) -> Path:
@@ -346,12 +405,6 @@ def written(path: Path, text: str) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text, encoding="utf-8")
     return path
-
-
-def windows_per_second(spool: Path) -> float:
-    """Return the median speed after the first interval, which warms up."""
-    speeds = list(read_metrics(spool)["perf/windows_per_second"].values())
-    return statistics.median(speeds[1:])
 
 
 def surroundings(folder: Path) -> float:
@@ -373,11 +426,11 @@ def surroundings(folder: Path) -> float:
         timing(tracking._Mirror, "_send_new_records", own_clock, spent),
         timing(loop.Trainer, "fit", wall, loops),
     ):
-        train.run_training(overhead_run(folder))
+        train.run_training(overhead_run(folder, 1536))
     return sum(spent) / loops[0]
 
 
-@contextmanager
+@contextlib.contextmanager
 def timing(
     owner: type, method: str, clock: Callable[[], float], seconds: list[float]
 ) -> Iterator[None]:
@@ -396,11 +449,6 @@ def timing(
         yield
     finally:
         setattr(owner, method, original)
-
-
-def rounded(values: Sequence[float]) -> str:
-    """Return numbers for people."""
-    return ", ".join(f"{value:.1f}" for value in values)
 
 
 if __name__ == "__main__":

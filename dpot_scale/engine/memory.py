@@ -18,6 +18,12 @@ GIB = 2**30
 # takes about as much.
 PROCESS = 500 * MIB
 KERNELS: dict[Dtype, int] = {"fp32": 0, "bf16": 70 * MIB, "fp16": 70 * MIB}
+# What the C library keeps of freed blocks (engine/heap.py): always; for each byte that a forward
+# keeps for its backward; for each byte of a parameter, below stage 3 and under it, where parameters
+# come and go. Fitted to the rows of benchmarks/memory_2026-11.md.
+HOLES = 30 * MIB
+ACTIVATION_HOLES, PARAMETER_HOLES = 0.3, 1.0
+ACTIVATION_HOLES_3, PARAMETER_HOLES_3 = 0.7, 2.4
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -32,12 +38,13 @@ class MemoryEstimate:
     buffers: int  # allocated once, for gradients under reduction
     activations: int  # what a forward keeps for its backward
     passing: int  # what comes on top of these at the moment that needs the most
+    holes: int  # freed and not returned to the system, on CPU
     offloaded: int  # of the state, kept elsewhere: not part of the total
 
     @property
     def total(self) -> int:
         """Bytes on the device of one rank; on CPU, of its process."""
-        working = self.buffers + self.activations + self.passing
+        working = self.buffers + self.activations + self.passing + self.holes
         return self.process + self.state - self.offloaded + working
 
     @property
@@ -48,10 +55,11 @@ class MemoryEstimate:
     def describe(self) -> str:
         """Return one line for the header of a run."""
         elsewhere = f", {self.offloaded / GIB:.2f} GiB of it elsewhere" if self.offloaded else ""
+        holes = f", heap {self.holes / GIB:.2f}" if self.holes else ""
         return (
             f"{self.total / GIB:.2f} GiB per worker: state {self.state / GIB:.2f}{elsewhere}, "
             f"activations {self.activations / GIB:.2f}, buffers "
-            f"{(self.buffers + self.passing) / GIB:.2f}, process {self.process / GIB:.2f}"
+            f"{(self.buffers + self.passing) / GIB:.2f}{holes}, process {self.process / GIB:.2f}"
         )
 
 
@@ -86,6 +94,7 @@ def estimate_memory(
         buffers=_buffers(strategy, sizes),
         activations=activations,
         passing=_passing(arch, strategy, sizes, world_size, activations),
+        holes=0 if on_gpu or strategy.lean else _holes(arch, strategy, activations),
         offloaded=_offloaded(state, strategy, on_gpu=on_gpu),
     )
 
@@ -141,6 +150,14 @@ def _passing(
         in_update = FP32 * (parameters if _reduces_all_at_once(strategy) else share)
     # All but the blocks' activations are still there at the end; none are in the update.
     return max(in_blocks, at_the_end - activations, in_update - activations)
+
+
+def _holes(arch: Architecture, strategy: Strategy, activations: int) -> int:
+    """Return what freed blocks leave in the heap of a process that keeps them."""
+    parameters = COMPUTE_BYTES[strategy.dtype] * count_parameters(arch).total
+    if strategy.stage == 3:
+        return HOLES + int(ACTIVATION_HOLES_3 * activations + PARAMETER_HOLES_3 * parameters)
+    return HOLES + int(ACTIVATION_HOLES * activations + PARAMETER_HOLES * parameters)
 
 
 def _offloaded(state: dict[str, int], strategy: Strategy, *, on_gpu: bool) -> int:

@@ -2,7 +2,6 @@
 
 import atexit
 import contextlib
-import ctypes
 import fcntl
 import io
 import logging
@@ -23,13 +22,6 @@ DEBUG_VARIABLE = "DPOT_SCALE_DEBUG"
 
 # How DeepSpeed's shared memory files begin (csrc/cpu/comm/shm.cpp).
 SHARED_BUFFER = "/dev/shm/deepspeed_allreduce_buffer"
-
-# Parameters of glibc's mallopt (malloc.h), in the order they are set, and their values here.
-HEAP_OPTIONS = {
-    -8: 2,  # M_ARENA_MAX: each arena keeps freed memory of its own
-    -3: 2**20,  # M_MMAP_THRESHOLD, bytes: a larger block returns to the system when freed
-    -1: 16 * 2**20,  # M_TRIM_THRESHOLD, bytes: as much of freed smaller blocks is kept
-}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -61,8 +53,6 @@ def start_world(seed: int = 0) -> World:
     if torch.cuda.is_available():
         device = torch.device("cuda", local_rank)
         torch.cuda.set_device(device)
-    else:
-        return_freed_memory()
     _limit_threads()
     _join(device)
     with quiet_deepspeed():
@@ -90,19 +80,6 @@ def ranks_of_node() -> int:
     """Return how many ranks share this node."""
     # The deepspeed launcher and torchrun do not agree on the name.
     return int(os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("LOCAL_SIZE") or "1")
-
-
-def return_freed_memory() -> None:
-    """Make the C library give freed memory back to the system.
-
-    Parameters that ZeRO-3 gathers and frees again would otherwise leave holes in the heap, which
-    stay resident. Called here because no launcher passes environment variables everywhere, and
-    glibc reads those only at the start of a process.
-    """
-    with contextlib.suppress(OSError, AttributeError):  # another C library
-        libc = ctypes.CDLL("libc.so.6")
-        for option, value in HEAP_OPTIONS.items():
-            libc.mallopt(option, value)
 
 
 def _join(device: torch.device) -> None:

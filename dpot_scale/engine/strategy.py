@@ -104,6 +104,11 @@ class Strategy:
         """Whether a part of the state lives somewhere else than the computation."""
         return self.optimizer_device != "none" or self.parameter_device != "none"
 
+    @property
+    def lean(self) -> bool:
+        """Whether it gives up speed or precision to save memory."""
+        return self.offload or (self.dtype != "fp32" and self.gradient_dtype == self.dtype)
+
 
 def read_strategy(name_or_path: str) -> Strategy:
     """Read a strategy by its name in deepspeed_configs/ or from a JSON file.

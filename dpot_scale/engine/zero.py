@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from dpot_scale.config.schema import RunConfig
+from dpot_scale.engine.heap import tune_heap
 from dpot_scale.engine.optim import betas_at, lr_at
 from dpot_scale.engine.runtime import World, quiet_deepspeed
 from dpot_scale.engine.strategy import effective_deepspeed_config, read_strategy
@@ -39,6 +40,8 @@ class ZeroEngine:
         self.compute_dtype = COMPUTE_DTYPES[strategy.dtype]
         if "nvme" in (strategy.optimizer_device, strategy.parameter_device):
             _require_async_io(config.engine.deepspeed)
+        if world.device.type == "cpu":
+            tune_heap(returns_memory=strategy.lean)
         self.deepspeed_config = effective_deepspeed_config(
             config, world.world_size, on_gpu=world.device.type == "cuda"
         )

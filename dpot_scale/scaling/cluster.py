@@ -2,6 +2,7 @@
 
 import logging
 import os
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -20,12 +21,16 @@ OBJECT_STORE_BYTES = 100 * 2**20
 def connected(resources: ResourcesConfig) -> Iterator[int]:
     """Connect to the running cluster or start one here; give the number of trials it can hold.
 
+    SIGTERM is an interrupt meanwhile, as Ctrl-C is.
+
     Raises:
         ConfigError: it is too small for one trial.
         UserError: there is none at RAY_ADDRESS.
     """
     needed = {key: n * resources.workers for key, n in worker_resources(resources).items()}
     _connect(int(needed["CPU"]))
+    # `ray job stop` ends a driver so. Ray's own handler would not let it say what it was doing.
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         there = ray.cluster_resources()
         for key, amount in needed.items():
@@ -39,6 +44,7 @@ def connected(resources: ResourcesConfig) -> Iterator[int]:
         yield min(int(there[key] // amount) for key, amount in needed.items())
     finally:
         ray.shutdown()
+        signal.signal(signal.SIGTERM, before)
 
 
 def worker_resources(resources: ResourcesConfig) -> dict[str, float]:

@@ -55,9 +55,16 @@ def test_state_per_parameter_of_each_stage() -> None:
 
 def test_the_total_is_the_sum_of_the_parts() -> None:
     memory = estimate("zero3_bf16", on_gpu=False)
-    working = memory.buffers + memory.activations + memory.passing
+    working = memory.buffers + memory.activations + memory.passing + memory.holes
     assert memory.process == PROCESS + KERNELS["bf16"]
     assert memory.total == memory.process + working + round(per_parameter(memory) * PARAMETERS)
+
+
+def test_the_heap_keeps_freed_blocks_on_cpu_unless_memory_is_dear() -> None:
+    assert estimate("zero3_bf16", on_gpu=False).holes > estimate("zero2_bf16", on_gpu=False).holes
+    for lean in ("zero3_bf16_lean", "zero3_bf16_offload"):
+        assert estimate(lean, on_gpu=False).holes == 0
+    assert estimate("zero3_bf16").holes == 0  # of the GPU; its host is not estimated
 
 
 def test_offload_moves_the_state_elsewhere() -> None:
