@@ -28,7 +28,7 @@ from dpot_scale.engine.memory import GIB, estimate_memory
 from dpot_scale.engine.runtime import start_world
 from dpot_scale.engine.zero import ZeroEngine
 from dpot_scale.model.sizes import architecture
-from dpot_scale.train import peak_memory_gib  # the import brings what a training has loaded
+from dpot_scale.runs.run import peak_memory_gib  # the import brings what a training has loaded
 
 STEPS = 3
 WINDOWS = {"debug": 1, "Ti": 4, "S": 4, "M": 2, "L": 1, "H": 1}  # per rank

@@ -412,7 +412,7 @@ def surroundings(folder: Path) -> float:
 
     What the loop waits for, and the CPU time of the thread that sends to MLflow.
     """
-    from dpot_scale import train
+    from dpot_scale.runs.run import run_training
     from dpot_scale.training import health, loop, metrics, tracking
 
     spent: list[float] = []  # seconds of each call
@@ -426,7 +426,7 @@ def surroundings(folder: Path) -> float:
         timing(tracking._Mirror, "_send_new_records", own_clock, spent),
         timing(loop.Trainer, "fit", wall, loops),
     ):
-        train.run_training(overhead_run(folder, 1536))
+        run_training(overhead_run(folder, 1536))
     return sum(spent) / loops[0]
 
 

@@ -16,11 +16,11 @@ from dpot_scale.data.datasets import open_datasets
 from dpot_scale.engine.runtime import World
 from dpot_scale.errors import ConfigError, exits_cleanly
 from dpot_scale.evaluation.figures import save_figures
-from dpot_scale.evaluation.metrics import DatasetEvaluation, evaluate, score_table
+from dpot_scale.evaluation.metrics import DatasetEvaluation, evaluate
 from dpot_scale.model.export import load_model
 from dpot_scale.model.sizes import Architecture
 from dpot_scale.training.console import print_line
-from dpot_scale.training.result import DatasetScore
+from dpot_scale.training.result import DatasetScore, score_table
 
 SCORES_FILE = "scores.json"
 DEFAULT_OUT = Path("evaluation")

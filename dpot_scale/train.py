@@ -4,324 +4,17 @@ Bare, it trains the quickstart preset. Neither Ray nor an MLflow server is neede
 """
 
 import argparse
-import json
 import sys
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from pathlib import Path
-from statistics import median
+from collections.abc import Sequence
 
-import torch
-
-from dpot_scale.config.load import add_config_arguments, dump, load_run
+from dpot_scale.config.load import add_config_arguments, dump, load_run, load_suite
 from dpot_scale.config.places import anchored_run, results_home
-from dpot_scale.config.schema import RunConfig, run_hash
-from dpot_scale.data.batches import BatchStream, training_windows
-from dpot_scale.data.datasets import open_datasets
-from dpot_scale.data.mixture import open_mixture
-from dpot_scale.data.store import DatasetStore
-from dpot_scale.engine.memory import estimate_memory
-from dpot_scale.engine.runtime import World, announced_world_size, start_world
-from dpot_scale.engine.strategy import effective_deepspeed_config, read_strategy
-from dpot_scale.engine.zero import ZeroEngine
-from dpot_scale.errors import ConfigError, DataError, UserError, exits_cleanly, speaks_for_all
-from dpot_scale.evaluation.figures import save_figures
-from dpot_scale.evaluation.metrics import DatasetEvaluation, Evaluator, score_table
-from dpot_scale.model.cost import count_parameters, train_flops_per_window
-from dpot_scale.model.export import read_weights, stream_model
-from dpot_scale.model.sizes import Architecture, architecture
-from dpot_scale.training.checkpoint import CheckpointStore, TrainState
-from dpot_scale.training.console import Console, aligned, print_line
-from dpot_scale.training.health import StopReason
-from dpot_scale.training.lock import only_run_in
-from dpot_scale.training.loop import Trainer
-from dpot_scale.training.metrics import peak_memory_gib
-from dpot_scale.training.micro_batch import settle_micro_batch
-from dpot_scale.training.result import TrainingResult, read_result, save_result
-from dpot_scale.training.tracking import (
-    SPOOL,
-    Status,
-    Tracker,
-    close_run,
-    open_run,
-    read_metrics,
-)
-
-WEIGHTS = "model.safetensors"  # the consolidated fp32 export of a finished run
-FIGURES = "figures"
-DEEPSPEED_CONFIG = "deepspeed.json"  # as DeepSpeed got it
-
-
-class TrainingStoppedError(UserError):
-    """The run ended before its last step; starting it again continues it."""
-
-
-class TrainingDivergedError(UserError):
-    """The loss or the gradient is not finite."""
-
-
-def run_training(config: RunConfig, *, mlflow_run_id: str | None = None) -> TrainingResult:
-    """Train a run to its end, from its newest checkpoint if it has one.
-
-    Every rank calls this, under any launcher. The run directory then holds the config, metrics,
-    checkpoints, figures, the weights in fp32 and the result. A finished run returns at once.
-
-    Args:
-        config: The run.
-        mlflow_run_id: The MLflow run that a driver opened and will close; without one, and with
-            `tracking.mlflow_uri` set, the main rank opens and closes its own.
-
-    Raises:
-        ConfigError, DataError, CheckpointError: the user can mend it.
-        TrainingStoppedError: a signal ended it.
-        TrainingDivergedError: the loss or the gradient is not finite.
-    """
-    finished = read_result(config.directory)
-    if finished is not None:
-        return _checked(finished, config)
-    _check(config)
-    stores = _open_stores(config)
-    world = start_world(config.seed)
-    with only_run_in(config.directory, world):
-        config = settle_micro_batch(config, world, print_line)
-        return _train(config, world, stores, mlflow_run_id)
-
-
-def _check(config: RunConfig) -> None:
-    """Find what is wrong with a config before hours are spent on generating its data."""
-    known = config if config.batch.micro_batch != "auto" else config.with_micro_batch(1)
-    on_gpu = torch.cuda.is_available()
-    effective_deepspeed_config(known, announced_world_size(), on_gpu=on_gpu)
-    if read_strategy(config.engine.deepspeed).dtype == "fp16" and not on_gpu:
-        raise ConfigError(
-            f"engine.deepspeed={config.engine.deepspeed} computes in fp16, which DeepSpeed does on "
-            "GPUs only; choose a bf16 or fp32 one"
-        )
-
-
-def _train(
-    config: RunConfig,
-    world: World,
-    stores: Mapping[str, DatasetStore],
-    mlflow_run_id: str | None,
-) -> TrainingResult:
-    """Build what the loop needs, run it, and keep what it produced."""
-    started = time.perf_counter()
-    engine = ZeroEngine(config, world)
-    checkpoints = CheckpointStore(
-        config.directory / "checkpoints",
-        keep=config.checkpoint.keep,
-        config_hash=run_hash(config),
-        world=world,
-    )
-    state = _first_state(config, engine, checkpoints)
-    evaluator = Evaluator(engine, stores, config.evaluation, config.model, config.data, world)
-    stream = _open_stream(config, world, stores)
-    console = Console(is_main=world.is_main, total_steps=config.steps)
-    # Not before the checkpoints have accepted the config: a refused one leaves no trace.
-    if world.is_main:
-        _write_configs(config, engine)
-    with _mlflow_run(config, world, mlflow_run_id) as run_id:
-        tracker = Tracker(config.directory, config.tracking, run_id=run_id, is_main=world.is_main)
-        trainer = Trainer(
-            config=config,
-            world=world,
-            engine=engine,
-            stream=stream,
-            tracker=tracker,
-            checkpoints=checkpoints,
-            console=console,
-            evaluate=evaluator,
-            train_flops_per_window=_train_flops_per_window(config),
-        )
-        console.start(_header(config, world), first_step=state.step)
-        if state.step == 0:  # so that runs can be plotted against their size
-            parameters = count_parameters(architecture(config.model)).total
-            tracker.log({"model/params": parameters}, step=0)
-        try:
-            stop, state = trainer.fit(state)
-            _raise_unless_finished(stop, state, config)
-            if not evaluator.latest:  # the attempt before ended between last checkpoint and result
-                tracker.log(evaluator(), step=state.step)
-        finally:
-            stream.close()
-            tracker.close()
-            console.close()
-        seconds = time.perf_counter() - started
-        return _keep(config, world, engine, evaluator.latest, seconds)
-
-
-@contextmanager
-def _mlflow_run(config: RunConfig, world: World, given: str | None) -> Iterator[str | None]:
-    """Give the MLflow run to mirror to; one that is opened here is closed with its status."""
-    own = None
-    if world.is_main and given is None:
-        own = open_run(config.directory, config, config.tracking, name=config.name)
-    status: Status = "FAILED"
-    try:
-        yield given or own
-        status = "FINISHED"
-    except (TrainingStoppedError, KeyboardInterrupt):
-        status = "KILLED"
-        raise
-    finally:
-        close_run(own, config.tracking, status, artifacts=run_artifacts(config.directory))
-
-
-def _write_configs(config: RunConfig, engine: ZeroEngine) -> None:
-    (config.directory / "config.yaml").write_text(dump(config), encoding="utf-8")
-    text = json.dumps(engine.deepspeed_config, indent=2)
-    (config.directory / DEEPSPEED_CONFIG).write_text(text, encoding="utf-8")
-
-
-def _first_state(config: RunConfig, engine: ZeroEngine, checkpoints: CheckpointStore) -> TrainState:
-    """Return where to start: at the newest checkpoint, at given weights, or at the seed."""
-    state = checkpoints.restore(engine)
-    if state is None and config.initialize_from is not None:
-        engine.load_full_state_dict(read_weights(config.initialize_from).state)
-    return state or TrainState()
-
-
-def _open_stores(config: RunConfig) -> dict[str, DatasetStore]:
-    try:
-        return open_datasets(config.data, config.model, progress=print_line)
-    except DataError as error:
-        # As every rank finds it, one is to say it, which is so for a ConfigError.
-        raise ConfigError(str(error)) from error
-
-
-def _open_stream(
-    config: RunConfig, world: World, stores: Mapping[str, DatasetStore]
-) -> BatchStream:
-    frames = config.model.history + config.objective.unroll * config.model.horizon
-    windows = training_windows(stores, frames, config.data.strides)
-    return BatchStream(
-        stores,
-        open_mixture(windows, config.data, config.seed),
-        model=config.model,
-        data=config.data,
-        batch=config.batch,
-        frames=frames,
-        rank=world.rank,
-        world_size=world.world_size,
-        device=world.device,
-    )
-
-
-def _train_flops_per_window(config: RunConfig) -> float:
-    return train_flops_per_window(architecture(config.model), recompute=False)
-
-
-def _header(config: RunConfig, world: World) -> str:
-    """Return what a run is, in a few aligned lines."""
-    arch = architecture(config.model)
-    count = count_parameters(arch)
-    batch = config.batch
-    accumulation = batch.accumulation_steps(world.world_size)
-    memory = estimate_memory(
-        arch,
-        config.engine,
-        world_size=world.world_size,
-        micro_batch=batch.settled_micro_batch,
-        on_gpu=world.device.type == "cuda",
-    )
-    return aligned(
-        [
-            ("run", f"{config.name}  in {config.directory}"),
-            (
-                "model",
-                f"{count.total:,} parameters, {count.blocks:,} of them in blocks",
-            ),
-            (
-                "batch",
-                f"{batch.global_batch} windows = {batch.micro_batch} per rank x "
-                f"{world.world_size} ranks x {accumulation} accumulated",
-            ),
-            ("length", f"{config.windows:,} windows = {config.steps:,} steps"),
-            (
-                "engine",
-                f"{config.engine.deepspeed} on {world.world_size} x {world.device.type}, "
-                f"activation checkpointing {config.engine.activation_checkpointing}",
-            ),
-            ("memory", memory.describe()),
-            ("data", ", ".join(f"{n} x {w:g}" for n, w in config.data.weights.items())),
-        ]
-    )
-
-
-def _raise_unless_finished(stop: StopReason, state: TrainState, config: RunConfig) -> None:
-    if stop is StopReason.SIGNAL:
-        raise TrainingStoppedError(
-            f"run {config.name} was stopped at step {state.step} of {config.steps} and saved; "
-            "start it again to continue"
-        )
-    if stop is StopReason.DIVERGED:
-        raise TrainingDivergedError(
-            f"run {config.name} diverged at step {state.step}: the loss or the gradient is not "
-            "finite; start another `name` with a lower optim.lr or with optim.gradient_clipping"
-        )
-
-
-def _keep(
-    config: RunConfig,
-    world: World,
-    engine: ZeroEngine,
-    evaluations: Mapping[str, DatasetEvaluation],
-    seconds: float,
-) -> TrainingResult:
-    """Write weights, figures and, last, the result that marks the run as finished. Collective."""
-    arch = architecture(config.model)
-    count = count_parameters(arch)
-    _export(config, arch, world, engine)
-    peak = peak_memory_gib(world)
-    losses = read_metrics(config.directory / SPOOL)
-    result = TrainingResult(
-        name=config.name,
-        config_hash=run_hash(config),
-        world_size=world.world_size,
-        parameters=count.total,
-        block_parameters=count.blocks,
-        windows=config.windows,
-        steps=config.steps,
-        seconds=seconds,
-        train_flops=config.windows * _train_flops_per_window(config),
-        windows_per_second=median(losses["perf/windows_per_second"].values()),
-        peak_memory_gib=peak,
-        final_train_loss=losses["train/loss"][config.steps],
-        evaluation={name: evaluation.score for name, evaluation in evaluations.items()},
-    )
-    if world.is_main:
-        save_figures(config.directory / FIGURES, evaluations)
-        save_result(config.directory, result)
-    return result
-
-
-def _export(config: RunConfig, arch: Architecture, world: World, engine: ZeroEngine) -> None:
-    """Write the weights from the main rank. Collective."""
-    parameters = engine.full_parameters()
-    try:
-        if world.is_main:
-            stream_model(config.directory / WEIGHTS, arch, parameters)
-    finally:
-        for _ in parameters:  # each is gathered by all ranks, also where the disk is full
-            pass
-
-
-def _checked(finished: TrainingResult, config: RunConfig) -> TrainingResult:
-    if finished.config_hash != run_hash(config):
-        raise ConfigError(
-            f"{config.directory} holds a finished run of another config ({finished.config_hash}, "
-            f"this is {run_hash(config)}); choose another `name` or `output`"
-        )
-    return finished
-
-
-def run_artifacts(directory: Path) -> dict[Path, str]:
-    """Return the files that reviewers want beside the curves, and their folder in MLflow."""
-    artifacts = dict.fromkeys(sorted((directory / FIGURES).glob("*.png")), FIGURES)
-    deepspeed_config = directory / DEEPSPEED_CONFIG
-    return artifacts | ({deepspeed_config: ""} if deepspeed_config.exists() else {})
+from dpot_scale.config.schema import RunConfig
+from dpot_scale.engine.strategy import read_strategy
+from dpot_scale.errors import exits_cleanly, speaks_for_all
+from dpot_scale.model.sizes import architecture
+from dpot_scale.training.console import print_line
+from dpot_scale.training.result import TrainingResult, score_table
 
 
 @exits_cleanly
@@ -339,10 +32,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
         lines = dump(config)
     else:
         config = anchored_run(config, results_home())
+        _check(config)
+        # Torch and DeepSpeed load for seconds: after what can be found without them.
+        from dpot_scale.runs.run import run_training
+
         lines = _summary(run_training(config), config)
     if speaks_for_all():
         print_line(lines)
     return 0
+
+
+def _check(config: RunConfig) -> None:
+    """Find the mistakes that need no torch to be found.
+
+    Raises:
+        ConfigError: the model does not divide, or there is no such DeepSpeed config or suite.
+    """
+    architecture(config.model)
+    read_strategy(config.engine.deepspeed)
+    if config.data.suite is not None:
+        load_suite(config.data.suite)
 
 
 def _summary(result: TrainingResult, config: RunConfig) -> str:

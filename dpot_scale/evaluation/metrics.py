@@ -27,7 +27,6 @@ from dpot_scale.evaluation.rollout import (
     teacher_forced_persistence,
 )
 from dpot_scale.model.dpot import DPOTOutput
-from dpot_scale.training.console import table
 from dpot_scale.training.metrics import sum_over_ranks
 from dpot_scale.training.objective import (
     Model,
@@ -109,22 +108,6 @@ def eval_metrics(evaluations: Mapping[str, DatasetEvaluation]) -> dict[str, floa
     }
     rel_l2s = [evaluation.score.rel_l2 for evaluation in evaluations.values()]
     return metrics | {"eval/mean/rel_l2": float(np.mean(rel_l2s))}
-
-
-def score_table(scores: Mapping[str, DatasetScore]) -> str:
-    """Return the scores of each dataset as lines of text, with those of persistence beside."""
-    header = ("held-out rel_l2", "rollout", "persistence", "one step", "persistence")
-    rows = [
-        (
-            name,
-            f"{score.rel_l2:.4f}",
-            f"{score.persistence_rel_l2:.4f}",
-            f"{score.one_step_rel_l2:.4f}",
-            f"{score.persistence_one_step_rel_l2:.4f}",
-        )
-        for name, score in scores.items()
-    ]
-    return table(header, rows)
 
 
 def _evaluate_dataset(

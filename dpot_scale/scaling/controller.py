@@ -23,13 +23,13 @@ from dpot_scale.config.schema import SweepConfig
 from dpot_scale.data.generate import generate_suite
 from dpot_scale.errors import UserError
 from dpot_scale.ray_address import require_answer
+from dpot_scale.runs.run import run_artifacts
 from dpot_scale.scaling.cluster import connected, worker_resources
 from dpot_scale.scaling.journal import Event, Journal, locked
 from dpot_scale.scaling.plan import Trial
 from dpot_scale.scaling.progress import Progress
 from dpot_scale.scaling.report import write_report
 from dpot_scale.scaling.worker import TrialTask, train_trial
-from dpot_scale.train import run_artifacts
 from dpot_scale.training.result import read_result
 from dpot_scale.training.tracking import Status, close_run, open_run
 

@@ -15,7 +15,7 @@ class TrialTask(TypedDict):
 def train_trial(task: TrialTask) -> dict[str, Any]:
     """Train a trial in the process group that Ray Train has made; return its result."""
     # Imported in the worker: the module is also imported by the driver, which trains nothing.
-    from dpot_scale.train import run_training
+    from dpot_scale.runs.run import run_training
 
     result = run_training(task["run"], mlflow_run_id=task["mlflow_run_id"])
     return result.model_dump()

@@ -1,11 +1,13 @@
 """What a finished run leaves for others to read: one JSON file, never a log to parse."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 from pydantic import ValidationError
 
 from dpot_scale.config.schema import Section
+from dpot_scale.training.console import table
 
 RESULT_FILE = "result.json"
 
@@ -61,3 +63,19 @@ def read_result(directory: Path) -> TrainingResult | None:
         return TrainingResult.model_validate_json(text)
     except (OSError, ValidationError):
         return None
+
+
+def score_table(scores: Mapping[str, DatasetScore]) -> str:
+    """Return the scores of each dataset as lines of text, with those of persistence beside."""
+    header = ("held-out rel_l2", "rollout", "persistence", "one step", "persistence")
+    rows = [
+        (
+            name,
+            f"{score.rel_l2:.4f}",
+            f"{score.persistence_rel_l2:.4f}",
+            f"{score.one_step_rel_l2:.4f}",
+            f"{score.persistence_one_step_rel_l2:.4f}",
+        )
+        for name, score in scores.items()
+    ]
+    return table(header, rows)

@@ -20,11 +20,9 @@ from dpot_scale.evaluation.metrics import (
     Evaluator,
     eval_metrics,
     evaluate,
-    score_table,
 )
 from dpot_scale.model.dpot import DPOTOutput
 from dpot_scale.training.objective import Model
-from dpot_scale.training.result import DatasetScore
 
 Stores = dict[str, DatasetStore]
 
@@ -225,15 +223,3 @@ def test_too_few_frames_are_found_before_any_training(
     wanted = EvaluationConfig(rollout_frames=6)
     with pytest.raises(DataError, match=r"stores 9 test frames, but model.history=4 plus .*=6"):
         Evaluator(Trained(), stores, wanted, config.model, config.data, world)  # type: ignore[arg-type]
-
-
-def test_the_table_is_aligned() -> None:
-    score = DatasetScore(
-        rel_l2=0.25,
-        one_step_rel_l2=0.125,
-        persistence_rel_l2=0.5,
-        persistence_one_step_rel_l2=1.0,
-    )
-    lines = score_table({"a": score, "a_name_longer_than_the_title": score}).splitlines()
-    assert len({len(line) for line in lines}) == 1
-    assert lines[1].split() == ["a", "0.2500", "0.5000", "0.1250", "1.0000"]
