@@ -31,6 +31,10 @@ class CheckpointError(UserError):
     """A checkpoint or weights file that cannot be used."""
 
 
+class SharedDataError(DataError):
+    """A dataset that cannot be used, as every rank knows by now: one of them says it."""
+
+
 def speaks_for_all() -> bool:
     """Return whether this process is the first rank of its launcher, or has no launcher."""
     return os.environ.get("RANK", "0") == "0"
@@ -45,7 +49,8 @@ def exits_cleanly(main: Callable[P, int]) -> Callable[P, int]:
             return main(*args, **kwargs)
         except UserError as error:
             # The ranks find the same mistakes, so one says it. Only a file may fail a single rank.
-            if speaks_for_all() or isinstance(error, DataError):
+            of_one_rank = isinstance(error, DataError) and not isinstance(error, SharedDataError)
+            if speaks_for_all() or of_one_rank:
                 sys.stderr.write(f"error: {error}\n")
             return USER_ERROR_EXIT_CODE
         except KeyboardInterrupt:

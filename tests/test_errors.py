@@ -2,7 +2,14 @@
 
 import pytest
 
-from dpot_scale.errors import CheckpointError, ConfigError, DataError, UserError, exits_cleanly
+from dpot_scale.errors import (
+    CheckpointError,
+    ConfigError,
+    DataError,
+    SharedDataError,
+    UserError,
+    exits_cleanly,
+)
 
 
 def raising(error: BaseException) -> int:
@@ -20,7 +27,9 @@ def test_a_mistake(kind: type[UserError], capsys: pytest.CaptureFixture[str]) ->
     assert (captured.out, captured.err) == ("", "error: what, where, what to do\n")
 
 
-@pytest.mark.parametrize(("kind", "spoken"), [(ConfigError, False), (DataError, True)])
+@pytest.mark.parametrize(
+    ("kind", "spoken"), [(ConfigError, False), (DataError, True), (SharedDataError, False)]
+)
 def test_other_ranks_repeat_no_mistake_that_all_make(
     kind: type[UserError],
     spoken: bool,

@@ -259,6 +259,16 @@ class BatchStream:
             yield item
             self._free.put(item.frames_BTCxy)
 
+    def void_batch(self) -> Batch:
+        """Return a micro-batch of NaN, which no gradient survives: in place of one that is bad."""
+        frames_BTCxy = self._assembler.empty(self.batch.settled_micro_batch, self.frames)
+        windows, _, channels = frames_BTCxy.shape[:3]
+        return Batch(
+            frames_BTCxy=frames_BTCxy.fill_(torch.nan),
+            scored_BC=torch.ones(windows, channels, dtype=torch.bool, device=self.device),
+            labels_B=torch.zeros(windows, dtype=torch.int64, device=self.device),
+        )
+
     def close(self) -> None:
         """End the background thread."""
         self._free.put(None)

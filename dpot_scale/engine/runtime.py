@@ -9,13 +9,15 @@ import os
 import random
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import distributed as dist
+
+from dpot_scale.errors import DataError, SharedDataError
 
 # Set to 1 to see what DeepSpeed reports below the level of errors.
 DEBUG_VARIABLE = "DPOT_SCALE_DEBUG"
@@ -71,9 +73,29 @@ def announced_world_size() -> int:
 
 def any_rank(flag: bool, world: World) -> bool:
     """Return True on every rank if `flag` is true on one. Collective: every rank must call it."""
-    vote = torch.tensor(int(flag), device=world.device)
-    dist.all_reduce(vote, op=dist.ReduceOp.MAX)
-    return bool(vote)
+    return any_ranks([flag], world)[0]
+
+
+def any_ranks(flags: Sequence[bool], world: World) -> list[bool]:
+    """Return, for each flag, whether it is true on any rank: several votes at the cost of one.
+
+    Collective: every rank must call it, with as many flags.
+    """
+    votes = torch.tensor([int(flag) for flag in flags], device=world.device)
+    dist.all_reduce(votes, op=dist.ReduceOp.MAX)
+    return [bool(vote) for vote in votes.tolist()]
+
+
+def shared_error(error: DataError | None, world: World) -> SharedDataError | None:
+    """Return on every rank the first error that a rank has; None if none has one.
+
+    Collective: every rank must call it, so that none waits for another that has given up.
+    """
+    sentences = [None if error is None else str(error)]
+    if world.world_size > 1 and any_rank(error is not None, world):
+        sentences = [None] * world.world_size
+        dist.all_gather_object(sentences, None if error is None else str(error))
+    return next((SharedDataError(sentence) for sentence in sentences if sentence), None)
 
 
 def ranks_of_node() -> int:

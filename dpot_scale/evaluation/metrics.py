@@ -4,7 +4,7 @@ Legend: B trajectories, T frames, C fields, s any number of space axes, L lead t
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -17,7 +17,7 @@ from dpot_scale.config.schema import DataConfig, EvaluationConfig, ModelConfig
 from dpot_scale.data.batches import Assembler, Batch, Window
 from dpot_scale.data.mixture import Cut
 from dpot_scale.data.store import DatasetStore
-from dpot_scale.engine.runtime import World
+from dpot_scale.engine.runtime import World, shared_error
 from dpot_scale.engine.zero import ZeroEngine
 from dpot_scale.errors import DataError
 from dpot_scale.evaluation.rollout import (
@@ -126,7 +126,7 @@ def _evaluate_dataset(
     for indices, weights_B in _shares(trajectories, config.batch, world):
         windows = [Window(store, "test", Cut(index, start=0, stride=1)) for index in indices]
         room = assembler.empty(len(windows), model_config.history + lead_frames)
-        batch = assembler.batch(windows, room)
+        batch = _read_together(assembler, windows, room, world)
         forecasts = _forecast(model, batch, model_config)
         sums += weights_B @ _errors(forecasts, batch.scored_BC).double().cpu()
         fields = len(store.info.channels)
@@ -145,6 +145,21 @@ def _evaluate_dataset(
         example_truth_LCs=examples[0][0],
         example_forecast_LCs=examples[0][1],
     )
+
+
+def _read_together(
+    assembler: Assembler, windows: Sequence[Window], room: Tensor, world: World
+) -> Batch:
+    """Return a batch; a rank that cannot read its own stops all of them. Collective."""
+    batch, problem = None, None
+    try:
+        batch = assembler.batch(windows, room)
+    except DataError as error:
+        problem = error
+    if shared := shared_error(problem, world):
+        raise shared from problem
+    assert batch is not None
+    return batch
 
 
 class _Forecasts(NamedTuple):

@@ -4,8 +4,9 @@ import enum
 import signal
 import threading
 from types import FrameType
+from typing import NamedTuple
 
-from dpot_scale.engine.runtime import World, any_rank
+from dpot_scale.engine.runtime import World, any_ranks
 
 
 class StopReason(enum.Enum):
@@ -16,8 +17,15 @@ class StopReason(enum.Enum):
     DIVERGED = "diverged"
 
 
+class Vote(NamedTuple):
+    """What any of the ranks has found."""
+
+    signalled: bool  # it was told to stop
+    unreadable: bool  # it cannot read its data
+
+
 class Health:
-    """Watches for signals; `signalled` makes one rank's finding everybody's.
+    """Watches for signals; `vote` makes one rank's finding everybody's.
 
     A signal is only remembered: leaving the loop on one rank alone would leave the others waiting
     in a collective. A second Ctrl-C ends the process at once. A second SIGTERM does not: where a
@@ -33,9 +41,9 @@ class Health:
         watched = (signal.SIGINT, signal.SIGTERM) if in_main_thread else ()
         self._previous = {number: signal.signal(number, self._remember) for number in watched}
 
-    def signalled(self) -> bool:
-        """Return whether any rank was told to stop. Collective: every rank must call it."""
-        return any_rank(self._signalled, self.world)
+    def vote(self, *, unreadable: bool = False) -> Vote:
+        """Return what any rank has found. Collective: every rank must call it."""
+        return Vote(*any_ranks([self._signalled, unreadable], self.world))
 
     def close(self) -> None:
         """Give the signals back to whoever handled them before."""

@@ -3,7 +3,8 @@
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import NoReturn
 
 import numpy as np
 import torch
@@ -12,8 +13,9 @@ from torch import Tensor
 from dpot_scale.config.schema import RunConfig
 from dpot_scale.data.batches import Batch, BatchStream, positions
 from dpot_scale.engine.optim import lr_at
-from dpot_scale.engine.runtime import World
+from dpot_scale.engine.runtime import World, shared_error
 from dpot_scale.engine.zero import ZeroEngine
+from dpot_scale.errors import DataError, SharedDataError
 from dpot_scale.training.checkpoint import CheckpointStore, TrainState
 from dpot_scale.training.console import Console
 from dpot_scale.training.health import Health, StopReason
@@ -35,12 +37,16 @@ class Trainer:
     console: Console
     evaluate: Callable[[], Mapping[str, float]]
     train_flops_per_window: float
+    _unreadable: DataError | None = field(default=None, init=False)  # of this rank's stream
 
     def fit(self, state: TrainState) -> tuple[StopReason, TrainState]:
         """Train from `state` to the last step, or until a rank has a reason to stop.
 
         Collective: every rank calls it with the same state. The final state is committed to disk
         unless the run diverged.
+
+        Raises:
+            SharedDataError: a rank cannot read its data; raised on all ranks.
         """
         micro_batches = self.stream.start(state.windows_seen)
         meter = Meter(self.world, lambda: self.stream.wait_seconds)
@@ -48,10 +54,13 @@ class Trainer:
         with closing(Health(self.world)) as health:
             while stop is None and state.step < self.config.steps:
                 loss, grad_norm = self._train_step(micro_batches, state.step)
+                vote = health.vote(unreadable=self._unreadable is not None)
+                if vote.unreadable:
+                    self._refuse_data(state)
                 meter.add(loss, grad_norm, self.config.batch.global_batch)
                 state = state.after_step(self.config.batch.global_batch)
                 saving = self._due(self.config.checkpoint.every, state.step)
-                if health.signalled():
+                if vote.signalled:
                     stop = StopReason.SIGNAL
                 # Nothing is saved before it was seen to be finite. And a checkpoint ends a log
                 # interval, so a resumed run logs the losses of an uninterrupted one.
@@ -87,7 +96,7 @@ class Trainer:
         for micro_step in range(accumulation_steps):
             loss = training_loss(
                 self.engine,
-                next(micro_batches),
+                self._next_batch(micro_batches),
                 self.config.objective,
                 self.config.model.history,
                 self._noise_generators(step, micro_step),
@@ -96,6 +105,27 @@ class Trainer:
             loss_sum += loss.detach()
         grad_norm = self.engine.step(step)
         return loss_sum / accumulation_steps, grad_norm
+
+    def _next_batch(self, micro_batches: Iterator[Batch]) -> Batch:
+        """Return the next micro-batch; one without numbers once the data cannot be read.
+
+        The other ranks are in the same step, whose collectives need this rank: only after it do
+        all learn of this.
+        """
+        if self._unreadable is None:
+            try:
+                return next(micro_batches)
+            except DataError as error:
+                self._unreadable = error
+        return self.stream.void_batch()
+
+    def _refuse_data(self, state: TrainState) -> NoReturn:
+        """Stop on every rank with the sentence of the one that cannot read its data. Collective."""
+        error = shared_error(self._unreadable, self.world)
+        raise SharedDataError(
+            f"{error}; the run stopped before step {state.step + 1}: mend the data and start it "
+            "again to continue from its newest checkpoint"
+        )
 
     def _noise_generators(self, step: int, micro_step: int) -> list[torch.Generator]:
         """Return a generator for each window of a micro-batch, a function of its position.

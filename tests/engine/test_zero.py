@@ -171,6 +171,11 @@ def test_spectral_dtype_reaches_the_model(results: dict[str, Any]) -> None:
 
 def test_any_rank(results: dict[str, Any]) -> None:
     assert results["votes"] == [False, True, True]
+    assert results["many_votes"] == [True, False, True]
+
+
+def test_the_error_of_one_rank_is_that_of_all(results: dict[str, Any]) -> None:
+    assert results["errors"] == ["a bad shard", None]
 
 
 def test_no_shared_memory_is_left_behind(results: dict[str, Any]) -> None:

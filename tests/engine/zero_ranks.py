@@ -20,10 +20,10 @@ from dpot_scale.config.schema import (
 )
 from dpot_scale.engine.optim import betas_at, lr_at
 from dpot_scale.engine.oracle import OracleEngine
-from dpot_scale.engine.runtime import World, any_rank, start_world
+from dpot_scale.engine.runtime import World, any_rank, any_ranks, shared_error, start_world
 from dpot_scale.engine.strategy import FOLDER
 from dpot_scale.engine.zero import ZeroEngine
-from dpot_scale.errors import ConfigError
+from dpot_scale.errors import ConfigError, DataError
 from dpot_scale.model.dpot import DPOT
 from dpot_scale.model.sizes import architecture
 from dpot_scale.training.checkpoint import CheckpointStore, TrainState
@@ -272,6 +272,9 @@ def main(output: Path) -> None:
         any_rank(world.rank == 1, world),
         any_rank(True, world),
     ]
+    results["many_votes"] = any_ranks([world.rank == 0, False, world.rank == 1], world)
+    found = DataError("a bad shard") if world.rank == 1 else None
+    results["errors"] = [str(shared_error(found, world)), shared_error(None, world)]
     torch.save(results, output / f"results_{world.rank}.pt")
 
 

@@ -25,10 +25,10 @@ def health(world: World) -> Iterator[Health]:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_is_remembered(number: signal.Signals, health: Health) -> None:
-    assert not health.signalled()
+    assert not health.vote().signalled
     os.kill(os.getpid(), number)
-    assert health.signalled()
-    assert health.signalled(), "and not forgotten"
+    assert health.vote().signalled
+    assert health.vote().signalled, "and not forgotten"
 
 
 def test_handlers_are_given_back(world: World) -> None:
@@ -43,7 +43,7 @@ def test_handlers_are_given_back(world: World) -> None:
 def test_a_second_sigterm_is_the_launchers(health: Health) -> None:
     for _ in range(3):
         os.kill(os.getpid(), signal.SIGTERM)
-    assert health.signalled()
+    assert health.vote().signalled
 
 
 def test_a_second_interrupt_ends_the_process(health: Health) -> None:
@@ -58,7 +58,7 @@ def test_outside_the_main_thread_signals_are_left_alone(world: World) -> None:
 
     def in_thread() -> None:
         health = Health(world)
-        found.extend([signal.getsignal(signal.SIGTERM), health.signalled()])
+        found.extend([signal.getsignal(signal.SIGTERM), health.vote().signalled])
         health.close()
 
     thread = threading.Thread(target=in_thread)

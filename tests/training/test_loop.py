@@ -1,6 +1,8 @@
 """The loop: what it does when, what it is shown, and why it stops."""
 
+import math
 import os
+import shutil
 import signal
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -15,6 +17,7 @@ from dpot_scale.data.batches import BatchStream, training_windows
 from dpot_scale.data.datasets import open_datasets
 from dpot_scale.data.mixture import open_mixture
 from dpot_scale.engine.runtime import World, start_world
+from dpot_scale.errors import SharedDataError
 from dpot_scale.model.dpot import DPOTOutput
 from dpot_scale.training.checkpoint import TrainState
 from dpot_scale.training.console import Console
@@ -196,6 +199,31 @@ def test_a_signal_stops_after_the_step_and_saves(log_every: int, loop: Callable[
     assert made.saves.steps == [3]
     assert max(made.losses) == 3
     assert signal.getsignal(signal.SIGTERM) is handler
+
+
+def test_data_that_cannot_be_read_stop_the_run_before_the_next_update(
+    loop: Callable[..., Loop], tmp_path: Path
+) -> None:
+    """The step in which they were met is void: it is neither counted nor kept."""
+    made = loop("tracking.log_every=1", "checkpoint.every=2", "batch.micro_batch=1")
+    for store in made.stream.stores.values():
+        shutil.copytree(store.folder, tmp_path / "data" / store.folder.name)
+        store.folder = tmp_path / "data" / store.folder.name
+
+    def damage(step: int) -> None:
+        for shard in (tmp_path / "data").glob("*/train/*.h5"):
+            shard.write_bytes(shard.read_bytes()[:1000])
+        for store in made.stream.stores.values():
+            store.close()
+
+    made.engine.at_step = damage
+    sentence = r"cannot read .*train/shard-00000.h5 .*; the run stopped before step \d: mend"
+    with pytest.raises(SharedDataError, match=sentence):
+        made.fit()
+    assert list(made.losses) == list(range(1, len(made.losses) + 1))
+    assert all(math.isfinite(loss) for loss in made.losses.values())
+    assert len(made.losses) < STEPS
+    assert max(made.saves.steps, default=0) <= max(made.losses)
 
 
 def test_handlers_are_given_back_when_the_loop_fails(loop: Callable[..., Loop]) -> None:
