@@ -170,7 +170,7 @@ class EngineConfig(Section):
     # Of the Fourier part, unless the parameters have a higher precision. bfloat16 changes held-out
     # errors by less than seeds do (benchmarks/spectral_precision.py).
     spectral_dtype: Literal["float32", "bfloat16"] = "bfloat16"
-    compile: bool = False  # the blocks, with torch.compile; below ZeRO stage 3
+    compile: bool = False  # the blocks, with torch.compile
 
     @model_validator(mode="after")
     def _recompute_is_possible(self) -> Self:

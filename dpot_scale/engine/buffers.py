@@ -16,6 +16,8 @@ CHUNK_CPU = 5_000_000
 # On a GPU parameters up to this many times the width, the vectors, stay whole on every rank. On CPU
 # none do: they are gathered one by one after each step, and the latency of that exceeds a step.
 PERSISTENT_WIDTHS = 10
+# DeepSpeed's optimizer of stages 1 and 2 demands buckets of a multiple of so many elements.
+BUCKET_MULTIPLE = 2
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,7 +52,8 @@ def deepspeed_sizes(buffers: Buffers, stage: int) -> dict[str, int]:
     if stage == 0:
         return {}
     if stage < 3:
-        return {"reduce_bucket_size": buffers.chunk, "allgather_bucket_size": buffers.chunk}
+        bucket = buffers.chunk + -buffers.chunk % BUCKET_MULTIPLE
+        return {"reduce_bucket_size": bucket, "allgather_bucket_size": bucket}
     return {
         "reduce_bucket_size": buffers.chunk,
         "sub_group_size": buffers.chunk,

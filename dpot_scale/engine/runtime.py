@@ -52,9 +52,11 @@ def start_world(seed: int = 0) -> World:
     """
     local_rank = int(os.environ.setdefault("LOCAL_RANK", "0"))  # zero.Init reads it too
     device = torch.device("cpu")
-    if torch.cuda.is_available():
+    if trains_on_gpu():
         device = torch.device("cuda", local_rank)
         torch.cuda.set_device(device)
+    else:
+        os.environ["DS_ACCELERATOR"] = "cpu"  # DeepSpeed would take a GPU that it can see
     _limit_threads()
     _join(device)
     with quiet_deepspeed():
@@ -69,6 +71,13 @@ def announced_world_size() -> int:
     if dist.is_initialized():
         return dist.get_world_size()
     return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def trains_on_gpu() -> bool:
+    """Return whether the ranks train on GPUs: an existing process group decides it, if any."""
+    if not torch.cuda.is_available():
+        return False
+    return not dist.is_initialized() or "nccl" in dist.get_backend()
 
 
 def any_rank(flag: bool, world: World) -> bool:
@@ -109,13 +118,15 @@ def _join(device: torch.device) -> None:
     if dist.is_initialized():
         return
     backend = "nccl" if device.type == "cuda" else "gloo"
-    device_id = device if device.type == "cuda" else None
     if "RANK" in os.environ:
-        dist.init_process_group(backend, device_id=device_id)
+        # With a device, NCCL makes later groups by splitting this one. One rank alone gains
+        # nothing from that, and the split was reported to fail there (deepspeed#8248).
+        bound = device.type == "cuda" and announced_world_size() > 1
+        dist.init_process_group(backend, device_id=device if bound else None)
     else:
         # A store in this process instead of a port, which another run could have taken.
         store = dist.HashStore()  # type: ignore[attr-defined]
-        dist.init_process_group(backend, store=store, rank=0, world_size=1, device_id=device_id)
+        dist.init_process_group(backend, store=store, rank=0, world_size=1)
     if backend == "gloo":
         # Its threads abort an interpreter that exits before they do.
         atexit.register(_leave)

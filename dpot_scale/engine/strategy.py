@@ -13,7 +13,7 @@ from typing import Any, Literal, get_args
 
 from dpot_scale.config.schema import EngineConfig, OptimConfig, RunConfig
 from dpot_scale.config.sentences import nearest
-from dpot_scale.engine.buffers import deepspeed_sizes, fit_buffers
+from dpot_scale.engine.buffers import BUCKET_MULTIPLE, deepspeed_sizes, fit_buffers
 from dpot_scale.errors import ConfigError
 from dpot_scale.model.sizes import architecture
 
@@ -35,7 +35,7 @@ TOP_LEVEL_KEYS = _words("""
     train_batch_size train_micro_batch_size_per_gpu gradient_accumulation_steps gradient_clipping
     zero_optimization bf16 fp16 data_types communication_data_type prescale_gradients
     gradient_predivide_factor steps_per_print wall_clock_breakdown memory_breakdown dump_state
-    comms_logger flops_profiler aio checkpoint log_level disable_python_gc
+    comms_logger flops_profiler aio checkpoint log_level disable_python_gc timers
     """)
 # The fields of DeepSpeed's own models, without those it deprecates.
 SECTION_KEYS: dict[str, frozenset[str]] = {
@@ -69,8 +69,13 @@ SECTION_KEYS: dict[str, frozenset[str]] = {
         enabled auto_cast loss_scale initial_scale_power loss_scale_window hysteresis
         consecutive_hysteresis min_loss_scale fp16_master_weights_and_grads
         """),
+    "timers": _words("throughput"),
+    "timers.throughput": _words("enabled synchronized"),
 }
 OFFLOADS = ("offload_param", "offload_optimizer")
+# The modules that torch.compile compiles. Stage 3 gathers such a leaf module as a whole, before and
+# after it runs, so that no hook of DeepSpeed breaks up the compiled code.
+BLOCK = "dpot_scale.model.dpot.Block"
 # Numbers the JSON must leave to the run config, and where they are there.
 OWNED_BY_RUN = {
     "train_batch_size": "batch.global_batch",
@@ -141,6 +146,7 @@ def read_strategy(name_or_path: str) -> Strategy:
         raise ConfigError(
             f"{path}: {strategy.dtype} needs fp32 masters, which stage 0 lacks; use stage 1"
         )
+    _check_bucket(zero, strategy)
     return strategy
 
 
@@ -148,18 +154,12 @@ def effective_deepspeed_config(config: RunConfig, world_size: int, *, on_gpu: bo
     """Return the complete config DeepSpeed gets: the strategy, and what the run and model decide.
 
     Raises:
-        ConfigError: the strategy is invalid, the batch does not divide, or the model cannot be
-            compiled under it.
+        ConfigError: the strategy is invalid, or the batch does not divide.
     """
     strategy = read_strategy(config.engine.deepspeed)
-    if config.engine.compile and strategy.stage == 3:
-        raise ConfigError(
-            "engine.compile=true needs ZeRO stage 0, 1 or 2: under stage 3 DeepSpeed gathers the "
-            "parameters of every layer in hooks, which cut the model into pieces too small to gain "
-            f"from it; {config.engine.deepspeed} is of stage 3, choose for example zero2_bf16"
-        )
-    effective = copy.deepcopy(strategy.raw)
-    effective |= {
+    # DeepSpeed's throughput timer would wait for the device twice in every micro step.
+    effective: Json = {"timers": {"throughput": {"enabled": False}}}
+    effective |= copy.deepcopy(strategy.raw) | {
         "train_batch_size": config.batch.global_batch,
         "train_micro_batch_size_per_gpu": config.batch.settled_micro_batch,
         "gradient_accumulation_steps": config.batch.accumulation_steps(world_size),
@@ -174,6 +174,8 @@ def effective_deepspeed_config(config: RunConfig, world_size: int, *, on_gpu: bo
     fitted = deepspeed_sizes(buffers, strategy.stage)
     # What the JSON says about these tunes how to shard, so it stands.
     zero |= {key: value for key, value in fitted.items() if zero.get(key, AUTO) == AUTO}
+    if config.engine.compile and strategy.stage == 3:
+        zero.setdefault("leaf_module", {"classes": [BLOCK]})
     return effective
 
 
@@ -253,6 +255,15 @@ def _check_known(raw: Mapping[str, Any], known: frozenset[str], where: str, path
     for key in raw:
         if key not in known:
             raise ConfigError(f"{path}: DeepSpeed has no key {where + key!r}{nearest(key, known)}")
+
+
+def _check_bucket(zero: Json, strategy: Strategy) -> None:
+    size = zero.get("allgather_bucket_size", AUTO)
+    if strategy.stage in (1, 2) and isinstance(size, int) and size % BUCKET_MULTIPLE:
+        raise ConfigError(
+            f"{strategy.source}: zero_optimization.allgather_bucket_size={size} is not a multiple "
+            f"of {BUCKET_MULTIPLE}, as DeepSpeed demands; write {size + 1}"
+        )
 
 
 def _device(zero: Json, section: str, path: Path) -> Device:

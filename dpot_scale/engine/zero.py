@@ -155,17 +155,17 @@ class ZeroEngine:
             torch.manual_seed(self.config.seed)
             if self.stage < 3:
                 model = make()
-                if options.compile:
-                    model.compile_blocks()
-                return model
-            # Drawn on the CPU in fp32, as a plain model is, and only then cut and cast.
-            in_fp32 = self.deepspeed_config | {"bf16": {}, "fp16": {}}
-            with deepspeed.zero.Init(config_dict_or_path=in_fp32, tensor_overrides=()):
-                model = make()
-        for parameter in model.parameters():
-            parameter.data = parameter.data.to(self.compute_dtype)
-            shard: Tensor = parameter.ds_tensor  # type: ignore[attr-defined]
-            shard.data = shard.data.to(self.compute_dtype)
+            else:
+                # Drawn on the CPU in fp32, as a plain model is, and only then cut and cast.
+                in_fp32 = self.deepspeed_config | {"bf16": {}, "fp16": {}}
+                with deepspeed.zero.Init(config_dict_or_path=in_fp32, tensor_overrides=()):
+                    model = make()
+                for parameter in model.parameters():
+                    parameter.data = parameter.data.to(self.compute_dtype)
+                    shard: Tensor = parameter.ds_tensor  # type: ignore[attr-defined]
+                    shard.data = shard.data.to(self.compute_dtype)
+        if options.compile:
+            model.compile_blocks()
         return model
 
     def _parameters(self) -> list[tuple[str, nn.Parameter]]:

@@ -4,7 +4,6 @@ Legend: B windows, T history frames, C fields, s the space axes of the grid (h t
 grid), E width. Names inside the state dict are those of the released weights.
 """
 
-import warnings
 from typing import NamedTuple
 
 import torch
@@ -81,10 +80,9 @@ class DPOT(nn.Module):
 
         They share their code, so all of them cost one compilation.
         """
-        # About the transforms of the Fourier part, which depend on shapes only.
-        warnings.filterwarnings("ignore", message="Dynamo detected a call to a `functools")
         for block in self.blocks:
-            block.compile()
+            # Not `block.compile()`: the hooks that ZeRO-3 puts around a forward must stay outside.
+            block.__dict__["forward"] = torch.compile(block.forward)
 
     def _forward_normalized(self, frames_BTCs: Tensor) -> DPOTOutput:
         """Forecast the standardised field; its mean and scale enter as two latent features."""

@@ -106,8 +106,16 @@ def _joint_bias(bias_2Kb: Tensor, dtype: torch.dtype) -> Tensor:
     return bias_2Kb.to(dtype).transpose(0, 1).flatten(1).unsqueeze(1)
 
 
-@cache
+# Dynamo looks through `cache`: a compiled block would compute the matrices again in every call.
+@torch.compiler.assume_constant_result
 def _transforms(
+    space: tuple[int, int], kept: tuple[int, int], dtype: torch.dtype, device: torch.device
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    return _cached_transforms(space, kept, dtype, device)
+
+
+@cache
+def _cached_transforms(
     space: tuple[int, int], kept: tuple[int, int], dtype: torch.dtype, device: torch.device
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return the transform of a real 2D field and its inverse, each as two kinds of matrices.

@@ -10,8 +10,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
 
-import torch
-
 from dpot_scale.config.load import dump
 from dpot_scale.config.schema import RunConfig, run_hash
 from dpot_scale.data.batches import BatchStream, training_windows
@@ -19,7 +17,7 @@ from dpot_scale.data.datasets import open_datasets
 from dpot_scale.data.mixture import open_mixture
 from dpot_scale.data.store import DatasetStore
 from dpot_scale.engine.memory import estimate_memory
-from dpot_scale.engine.runtime import World, announced_world_size, start_world
+from dpot_scale.engine.runtime import World, announced_world_size, start_world, trains_on_gpu
 from dpot_scale.engine.strategy import effective_deepspeed_config, read_strategy
 from dpot_scale.engine.zero import ZeroEngine
 from dpot_scale.errors import ConfigError, DataError, UserError
@@ -88,7 +86,7 @@ def run_training(config: RunConfig, *, mlflow_run_id: str | None = None) -> Trai
 def _check(config: RunConfig) -> None:
     """Find what is wrong with a config before hours are spent on generating its data."""
     known = config if config.batch.micro_batch != "auto" else config.with_micro_batch(1)
-    on_gpu = torch.cuda.is_available()
+    on_gpu = trains_on_gpu()
     effective_deepspeed_config(known, announced_world_size(), on_gpu=on_gpu)
     if read_strategy(config.engine.deepspeed).dtype == "fp16" and not on_gpu:
         raise ConfigError(

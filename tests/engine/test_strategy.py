@@ -1,26 +1,31 @@
 """deepspeed_configs/: every JSON resolves for every world, and every mistake is one sentence."""
 
+import importlib
 import json
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
 from dpot_scale.config.load import load_run
-from dpot_scale.config.schema import ModelConfig, RunConfig
+from dpot_scale.config.schema import ModelConfig, RunConfig, SizeName
 from dpot_scale.engine.buffers import fit_buffers
 from dpot_scale.engine.strategy import (
+    BLOCK,
     FOLDER,
     SECTION_KEYS,
     effective_deepspeed_config,
     read_strategy,
 )
 from dpot_scale.errors import ConfigError
+from dpot_scale.model.cost import count_parameters
+from dpot_scale.model.dpot import Block
 from dpot_scale.model.sizes import architecture
 
 NAMES = sorted(path.stem for path in FOLDER.glob("*.json"))
+FP32_STAGES = {f"zero{stage}_fp32": {"zero_optimization": {"stage": stage}} for stage in (1, 2)}
 
 
 def run_with(deepspeed: str, world_size: int = 1, size: str = "M") -> RunConfig:
@@ -220,7 +225,47 @@ def test_strategies_are_read_without_torch() -> None:
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_stage_3_is_not_compiled() -> None:
-    config = load_run("quickstart", ["engine.compile=true"])
-    with pytest.raises(ConfigError, match=r"needs ZeRO stage 0, 1 or 2.*zero3_fp32 is of stage 3"):
-        effective_deepspeed_config(config, 1, on_gpu=False)
+@pytest.mark.parametrize("on_gpu", [False, True])
+@pytest.mark.parametrize("world_size", [1, 2, 3, 8])
+@pytest.mark.parametrize("size", get_args(SizeName))
+@pytest.mark.parametrize("name", [*NAMES, *FP32_STAGES])
+def test_buckets_are_such_that_deepspeed_starts(
+    name: str, size: str, world_size: int, on_gpu: bool, tmp_path: Path
+) -> None:
+    path = written(tmp_path, FP32_STAGES[name]) if name in FP32_STAGES else name
+    effective = effective_deepspeed_config(
+        run_with(path, world_size, size), world_size, on_gpu=on_gpu
+    )
+    zero = effective["zero_optimization"]
+    if zero["stage"] in (1, 2):
+        # What DeepSpeedZeroOptimizer asserts when it is made.
+        assert zero["allgather_bucket_size"] % 2 == 0
+    total = count_parameters(architecture(ModelConfig(size=size))).total
+    sizes = [value for key, value in zero.items() if key.endswith("bucket_size")]
+    assert all(0 < value <= total + 1 for value in sizes)
+
+
+def test_an_odd_bucket_of_the_user_is_a_sentence(tmp_path: Path) -> None:
+    content = {"zero_optimization": {"stage": 2, "allgather_bucket_size": 1001}}
+    with pytest.raises(ConfigError, match=r"allgather_bucket_size=1001 .* write 1002"):
+        read_strategy(written(tmp_path, content))
+
+
+def test_deepspeed_does_not_time_steps_unless_asked(tmp_path: Path) -> None:
+    for name in NAMES:
+        effective = effective_deepspeed_config(run_with(name), 1, on_gpu=True)
+        assert effective["timers"] == {"throughput": {"enabled": False}}
+    asked = {"timers": {"throughput": {"enabled": True, "synchronized": False}}}
+    effective = effective_deepspeed_config(run_with(written(tmp_path, asked)), 1, on_gpu=True)
+    assert effective["timers"] == asked["timers"]
+
+
+def test_a_compiled_block_is_gathered_as_a_whole(tmp_path: Path) -> None:
+    overrides = ["engine.compile=true", "engine.deepspeed="]
+    for name in NAMES:
+        config = load_run("quickstart", [overrides[0], overrides[1] + name, "engine.nvme_path=/n"])
+        effective = effective_deepspeed_config(config, 1, on_gpu=False)
+        leaves = effective["zero_optimization"].get("leaf_module")
+        assert leaves == ({"classes": [BLOCK]} if name.startswith("zero3") else None)
+    module, _, name = BLOCK.rpartition(".")
+    assert getattr(importlib.import_module(module), name) is Block

@@ -73,7 +73,11 @@ def assert_same_weights(found: dict[str, Any], expected: dict[str, Any], **optio
 EXACT = {"rtol": 0, "atol": 0}
 
 
-@pytest.mark.parametrize("engine", [*STAGES, "oracle", "zero2_compiled"])
+COMPILED = ["zero2_compiled", "zero3_compiled", "zero3_compiled_recomputed"]
+GPU_SIZES = ["zero1_gpu_sizes", "zero2_gpu_sizes", "zero3_gpu_sizes"]
+
+
+@pytest.mark.parametrize("engine", [*STAGES, "oracle", *COMPILED, *GPU_SIZES])
 def test_training_equals_plain_torch(engine: str, results: dict[str, Any]) -> None:
     plain = results["plain"]
     assert min(plain["norms"]) > 0.05, "clipping must have an effect"

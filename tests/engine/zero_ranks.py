@@ -18,6 +18,7 @@ from dpot_scale.config.schema import (
     OptimConfig,
     RunConfig,
 )
+from dpot_scale.engine.buffers import deepspeed_sizes, fit_buffers
 from dpot_scale.engine.optim import betas_at, lr_at
 from dpot_scale.engine.oracle import OracleEngine
 from dpot_scale.engine.runtime import World, any_rank, any_ranks, shared_error, start_world
@@ -38,6 +39,14 @@ RECOMPUTE = {
         "recompute_offload": True,
     },
 }
+# The bucket sizes of a GPU, at a stage.
+GPU_SIZES = {f"zero{stage}_gpu_sizes": stage for stage in (1, 2, 3)}
+# Compiled: at a stage, with full activation checkpointing or without.
+COMPILED = (
+    ("zero2_compiled", "zero2", True),
+    ("zero3_compiled", "zero3", False),
+    ("zero3_compiled_recomputed", "zero3", True),
+)
 STEPS = 5
 BF16 = (
     "zero3_fp32",
@@ -219,17 +228,26 @@ def refusal(world: World) -> str:
     return ""
 
 
+def write_strategies(output: Path) -> None:
+    """Write what deepspeed_configs/ lacks, because it is only of interest here."""
+    zero: dict[str, dict] = {f"zero{stage}_fp32": {"stage": stage} for stage in (1, 2)}
+    on_gpu = fit_buffers(architecture(MODEL), on_gpu=True)
+    for name, stage in GPU_SIZES.items():
+        zero[name] = {"stage": stage, **deepspeed_sizes(on_gpu, stage)}
+    strategies = {
+        name: {"zero_optimization": section, "communication_data_type": "fp32"}
+        for name, section in zero.items()
+    }
+    offload = json.loads((FOLDER / "zero3_bf16_offload.json").read_text())
+    strategies["offload"] = offload | {"bf16": {}}
+    for name, strategy in strategies.items():
+        (output / f"{name}.json").write_text(json.dumps(strategy))
+
+
 def main(output: Path) -> None:
     world = start_world()
-    # Stages 1 and 2 in fp32 are only of interest here, to compare their arithmetic.
-    for stage in (1, 2):
-        strategy = {"zero_optimization": {"stage": stage}, "communication_data_type": "fp32"}
-        path = output / f"zero{stage}_fp32.json"
-        if world.is_main:
-            path.write_text(json.dumps(strategy))
     if world.is_main:
-        strategy = json.loads((FOLDER / "zero3_bf16_offload.json").read_text()) | {"bf16": {}}
-        (output / "offload.json").write_text(json.dumps(strategy))
+        write_strategies(output)
     dist.barrier()
     fp32 = {
         "zero0": "zero0_fp32",
@@ -247,6 +265,8 @@ def main(output: Path) -> None:
         results[f"{name}_initialize_from"] = initialize_from(
             world, deepspeed, results["plain"]["weights"]
         )
+    for name in GPU_SIZES:
+        results[name] = train_afresh(ZeroEngine, config(str(output / f"{name}.json")), world)
     recomputed = config("zero3_fp32", recompute=True)
     results["zero3_recomputed"] = train_afresh(ZeroEngine, recomputed, world)
     results["zero3_recomputed_unrolled"] = train_afresh(ZeroEngine, recomputed, world, unroll=2)
@@ -256,9 +276,10 @@ def main(output: Path) -> None:
     results["zero3_offloaded"] = train_afresh(ZeroEngine, config(str(offloaded)), world)
     results["nvme"] = refusal(world)
     results["zero3_unrolled"] = train_afresh(ZeroEngine, config("zero3_fp32"), world, unroll=2)
-    results["zero2_compiled"] = train_afresh(
-        ZeroEngine, config(fp32["zero2"], recompute=True, compiled=True), world
-    )
+    for name, stage, recompute in COMPILED:
+        results[name] = train_afresh(
+            ZeroEngine, config(fp32[stage], recompute=recompute, compiled=True), world
+        )
     results["oracle"] = train_afresh(OracleEngine, config("zero0_fp32"), world)
     results["oracle_accumulated"] = train_afresh(
         OracleEngine, config("zero0_fp32", micro_batch=1), world

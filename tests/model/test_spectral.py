@@ -101,9 +101,25 @@ def test_autocast_changes_no_precision():
 
 
 def test_a_first_call_for_inference_leaves_training_possible():
-    spectral._transforms.cache_clear()
+    spectral._cached_transforms.cache_clear()
     mixer, v = a_mixer((8, 5)), torch.randn(2, 8, 8, 12)
     with torch.inference_mode():
         mixer(v)
     mixer(v).sum().backward()
     assert mixer.w1.grad.norm() > 0
+
+
+def test_a_compiled_mixer_does_not_compute_its_transforms_again():
+    graphs = []
+
+    def keep(graph, _inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    mixer, v = a_mixer((8, 5)), torch.randn(2, 8, 8, 12)
+    compiled = torch.compile(mixer, backend=keep)
+    torch.testing.assert_close(compiled(v), mixer(v))
+    operations = {str(node.target) for graph in graphs for node in graph.graph.nodes}
+    assert len(graphs) == 1
+    assert any("baddbmm" in name for name in operations)
+    assert not [n for n in operations for part in ("arange", "cos", "sin", "outer") if part in n]
