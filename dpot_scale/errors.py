@@ -6,6 +6,7 @@ what to do. Our own impossible states are `assert`s.
 
 import functools
 import os
+import shlex
 import sys
 from collections.abc import Callable
 from typing import ParamSpec
@@ -40,6 +41,11 @@ def speaks_for_all() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
+def this_command() -> str:
+    """Return the command that started this process, as one types it into a shell."""
+    return shlex.join(sys.orig_argv)
+
+
 def exits_cleanly(main: Callable[P, int]) -> Callable[P, int]:
     """Turn a `UserError` into one line on stderr and exit code 2, without a traceback."""
 
@@ -53,8 +59,8 @@ def exits_cleanly(main: Callable[P, int]) -> Callable[P, int]:
             if speaks_for_all() or of_one_rank:
                 sys.stderr.write(f"error: {error}\n")
             return USER_ERROR_EXIT_CODE
-        except KeyboardInterrupt:
-            sys.stderr.write("interrupted\n")
+        except KeyboardInterrupt as interrupt:
+            sys.stderr.write(f"{str(interrupt) or 'interrupted'}\n")
             return 130
 
     return wrapped

@@ -44,6 +44,8 @@ def test_other_ranks_repeat_no_mistake_that_all_make(
 def test_an_interruption(capsys: pytest.CaptureFixture[str]) -> None:
     assert raising(KeyboardInterrupt()) == 130
     assert capsys.readouterr().err == "interrupted\n"
+    assert raising(KeyboardInterrupt("interrupted at noon")) == 130
+    assert capsys.readouterr().err == "interrupted at noon\n"
 
 
 def test_a_bug_is_not_hidden() -> None:

@@ -204,9 +204,10 @@ class EvaluationConfig(Section):
 
 
 class CheckpointConfig(Section):
-    """When the state of the run is committed to disk."""
+    """When the state of the run is committed to disk, besides at its end and when it is stopped."""
 
-    every: NonNegativeInt = 0  # steps between checkpoints; 0: only at the end
+    every: NonNegativeInt = 0  # steps between checkpoints; 0: whatever the step
+    minutes: NonNegativeFloat = 5.0  # between the end of one and the next; 0: whatever the time
     keep: Annotated[Int, Field(ge=2)] = 2  # the newest may be the one a crash interrupted
 
 

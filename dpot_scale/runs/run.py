@@ -4,8 +4,9 @@ Neither Ray nor an MLflow server is needed.
 """
 
 import json
+import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
@@ -20,7 +21,7 @@ from dpot_scale.engine.memory import estimate_memory
 from dpot_scale.engine.runtime import World, announced_world_size, start_world, trains_on_gpu
 from dpot_scale.engine.strategy import effective_deepspeed_config, read_strategy
 from dpot_scale.engine.zero import ZeroEngine
-from dpot_scale.errors import ConfigError, DataError, UserError
+from dpot_scale.errors import ConfigError, DataError, UserError, this_command
 from dpot_scale.evaluation.figures import save_figures
 from dpot_scale.evaluation.metrics import DatasetEvaluation, Evaluator
 from dpot_scale.model.cost import count_parameters, train_flops_per_window
@@ -28,7 +29,7 @@ from dpot_scale.model.export import read_weights, stream_model
 from dpot_scale.model.sizes import Architecture, architecture
 from dpot_scale.training.checkpoint import CheckpointStore, TrainState
 from dpot_scale.training.console import Console, aligned, print_line
-from dpot_scale.training.health import StopReason
+from dpot_scale.training.health import StopReason, never
 from dpot_scale.training.lock import only_run_in
 from dpot_scale.training.loop import Trainer
 from dpot_scale.training.metrics import peak_memory_gib
@@ -49,14 +50,19 @@ DEEPSPEED_CONFIG = "deepspeed.json"  # as DeepSpeed got it
 
 
 class TrainingStoppedError(UserError):
-    """The run ended before its last step; starting it again continues it."""
+    """The run was told to end before its last step, and saved; starting it again continues it."""
 
 
 class TrainingDivergedError(UserError):
     """The loss or the gradient is not finite."""
 
 
-def run_training(config: RunConfig, *, mlflow_run_id: str | None = None) -> TrainingResult:
+def run_training(
+    config: RunConfig,
+    *,
+    mlflow_run_id: str | None = None,
+    told_to_stop: Callable[[], bool] = never,
+) -> TrainingResult:
     """Train a run to its end, from its newest checkpoint if it has one.
 
     Every rank calls this, under any launcher. The run directory then holds the config, metrics,
@@ -66,10 +72,12 @@ def run_training(config: RunConfig, *, mlflow_run_id: str | None = None) -> Trai
         config: The run.
         mlflow_run_id: The MLflow run that a driver opened and will close; without one, and with
             `tracking.mlflow_uri` set, the main rank opens and closes its own.
+        told_to_stop: Asked after each step: whether the run is to save and end, as a signal to a
+            rank would make it; one rank that says so is enough.
 
     Raises:
         ConfigError, DataError, CheckpointError: the user can mend it.
-        TrainingStoppedError: a signal ended it.
+        TrainingStoppedError: it was told to stop, by a signal or by `told_to_stop`.
         TrainingDivergedError: the loss or the gradient is not finite.
     """
     finished = read_result(config.directory)
@@ -80,7 +88,7 @@ def run_training(config: RunConfig, *, mlflow_run_id: str | None = None) -> Trai
     world = start_world(config.seed)
     with only_run_in(config.directory, world):
         config = settle_micro_batch(config, world, print_line)
-        return _train(config, world, stores, mlflow_run_id)
+        return _train(config, world, stores, mlflow_run_id, told_to_stop)
 
 
 def _check(config: RunConfig) -> None:
@@ -100,6 +108,7 @@ def _train(
     world: World,
     stores: Mapping[str, DatasetStore],
     mlflow_run_id: str | None,
+    told_to_stop: Callable[[], bool],
 ) -> TrainingResult:
     """Build what the loop needs, run it, and keep what it produced."""
     started = time.perf_counter()
@@ -129,6 +138,7 @@ def _train(
             console=console,
             evaluate=evaluator,
             train_flops_per_window=_train_flops_per_window(config),
+            told_to_stop=told_to_stop,
         )
         console.start(_header(config, world), first_step=state.step)
         if state.step == 0:  # so that runs can be plotted against their size
@@ -249,13 +259,18 @@ def _raise_unless_finished(stop: StopReason, state: TrainState, config: RunConfi
     if stop is StopReason.SIGNAL:
         raise TrainingStoppedError(
             f"run {config.name} was stopped at step {state.step} of {config.steps} and saved; "
-            "start it again to continue"
+            f"start it again to continue{_how_to_start()}"
         )
     if stop is StopReason.DIVERGED:
         raise TrainingDivergedError(
             f"run {config.name} diverged at step {state.step}: the loss or the gradient is not "
             "finite; start another `name` with a lower optim.lr or with optim.gradient_clipping"
         )
+
+
+def _how_to_start() -> str:
+    """Return the command of this process; nothing where a launcher wrote it."""
+    return "" if "RANK" in os.environ else f": {this_command()}"
 
 
 def _keep(

@@ -3,6 +3,7 @@
 import enum
 import signal
 import threading
+from collections.abc import Callable
 from types import FrameType
 from typing import NamedTuple
 
@@ -22,28 +23,27 @@ class Vote(NamedTuple):
 
     signalled: bool  # it was told to stop
     unreadable: bool  # it cannot read its data
+    save_due: bool  # the time between two checkpoints is over by its clock
 
 
-class Health:
-    """Watches for signals; `vote` makes one rank's finding everybody's.
+def never() -> bool:
+    """Tell nobody to stop."""
+    return False
 
-    A signal is only remembered: leaving the loop on one rank alone would leave the others waiting
-    in a collective. A second Ctrl-C ends the process at once. A second SIGTERM does not: where a
-    scheduler signals all processes, the deepspeed launcher passes its own on to the ranks.
+
+class Signals:
+    """Remembers that Ctrl-C or SIGTERM asked this process to stop, until it is closed.
+
+    A second Ctrl-C ends the process at once. A second SIGTERM does not: where a scheduler signals
+    all processes, the deepspeed launcher passes its own on to the ranks.
     """
 
-    def __init__(self, world: World) -> None:
-        self.world = world
-        self._signalled = False
-        # Only the main thread may set handlers; Ray runs a worker's training in another one and
-        # stops it by its own means.
+    def __init__(self) -> None:
+        self.received = False
+        # Only the main thread may set handlers.
         in_main_thread = threading.current_thread() is threading.main_thread()
         watched = (signal.SIGINT, signal.SIGTERM) if in_main_thread else ()
         self._previous = {number: signal.signal(number, self._remember) for number in watched}
-
-    def vote(self, *, unreadable: bool = False) -> Vote:
-        """Return what any rank has found. Collective: every rank must call it."""
-        return Vote(*any_ranks([self._signalled, unreadable], self.world))
 
     def close(self) -> None:
         """Give the signals back to whoever handled them before."""
@@ -51,6 +51,33 @@ class Health:
             signal.signal(number, handler)
 
     def _remember(self, number: int, _frame: FrameType | None) -> None:
-        self._signalled = True
+        self.received = True
         if number == signal.SIGINT:
             signal.signal(number, self._previous[signal.SIGINT])
+
+
+class Health:
+    """Watches for what ends a run; `vote` makes one rank's finding everybody's.
+
+    A signal is only remembered: leaving the loop on one rank alone would leave the others waiting
+    in a collective.
+
+    Args:
+        world: The ranks.
+        told_to_stop: Whether somebody else wants this rank to stop. A worker of Ray needs it: it
+            trains outside the main thread, where no signal arrives.
+    """
+
+    def __init__(self, world: World, told_to_stop: Callable[[], bool] = never) -> None:
+        self.world = world
+        self._told_to_stop = told_to_stop
+        self._signals = Signals()
+
+    def vote(self, *, unreadable: bool = False, save_due: bool = False) -> Vote:
+        """Return what any rank has found. Collective: every rank must call it."""
+        signalled = self._signals.received or self._told_to_stop()
+        return Vote(*any_ranks([signalled, unreadable, save_due], self.world))
+
+    def close(self) -> None:
+        """Give the signals back to whoever handled them before."""
+        self._signals.close()

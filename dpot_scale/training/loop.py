@@ -1,6 +1,7 @@
 """The training loop."""
 
 import math
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -18,7 +19,7 @@ from dpot_scale.engine.zero import ZeroEngine
 from dpot_scale.errors import DataError, SharedDataError
 from dpot_scale.training.checkpoint import CheckpointStore, TrainState
 from dpot_scale.training.console import Console
-from dpot_scale.training.health import Health, StopReason
+from dpot_scale.training.health import Health, StopReason, never
 from dpot_scale.training.metrics import Meter
 from dpot_scale.training.objective import training_loss
 from dpot_scale.training.tracking import Tracker
@@ -37,7 +38,9 @@ class Trainer:
     console: Console
     evaluate: Callable[[], Mapping[str, float]]
     train_flops_per_window: float
+    told_to_stop: Callable[[], bool] = never
     _unreadable: DataError | None = field(default=None, init=False)  # of this rank's stream
+    _saved: float = field(default_factory=time.monotonic, init=False)  # when, by this rank's clock
 
     def fit(self, state: TrainState) -> tuple[StopReason, TrainState]:
         """Train from `state` to the last step, or until a rank has a reason to stop.
@@ -51,15 +54,17 @@ class Trainer:
         micro_batches = self.stream.start(state.windows_seen)
         meter = Meter(self.world, lambda: self.stream.wait_seconds)
         stop = None
-        with closing(Health(self.world)) as health:
+        with closing(Health(self.world, self.told_to_stop)) as health:
             while stop is None and state.step < self.config.steps:
                 loss, grad_norm = self._train_step(micro_batches, state.step)
-                vote = health.vote(unreadable=self._unreadable is not None)
+                vote = health.vote(
+                    unreadable=self._unreadable is not None, save_due=self._save_due()
+                )
                 if vote.unreadable:
                     self._refuse_data(state)
                 meter.add(loss, grad_norm, self.config.batch.global_batch)
                 state = state.after_step(self.config.batch.global_batch)
-                saving = self._due(self.config.checkpoint.every, state.step)
+                saving = vote.save_due or self._due(self.config.checkpoint.every, state.step)
                 if vote.signalled:
                     stop = StopReason.SIGNAL
                 # Nothing is saved before it was seen to be finite. And a checkpoint ends a log
@@ -68,26 +73,34 @@ class Trainer:
                     stop = self._log(meter, state) or stop
                 if stop is None:
                     with meter.paused():
-                        self._evaluate_and_save(state)
-        if stop is StopReason.SIGNAL:
-            self.checkpoints.save(self.engine, state)
+                        self._evaluate_and_save(state, saving=saving)
+            if stop is StopReason.SIGNAL:  # a second SIGTERM must not end what the first began
+                self._save(state)
         return stop or StopReason.FINISHED, state
 
-    def _evaluate_and_save(self, state: TrainState) -> None:
+    def _evaluate_and_save(self, state: TrainState, *, saving: bool) -> None:
         """Do what is due after a step. Collective.
 
         A checkpoint comes after the evaluation, so that a resumed run lacks no point of a curve; at
         the end it comes before, so that an evaluation that fails loses no training.
         """
         evaluating = self._due(self.config.evaluation.every, state.step)
-        saving = self._due(self.config.checkpoint.every, state.step)
         is_last = state.step == self.config.steps
         if saving and is_last:
-            self.checkpoints.save(self.engine, state)
+            self._save(state)
         if evaluating:
             self._report(self.evaluate(), state)
         if saving and not is_last:
-            self.checkpoints.save(self.engine, state)
+            self._save(state)
+
+    def _save(self, state: TrainState) -> None:
+        self.checkpoints.save(self.engine, state)
+        self._saved = time.monotonic()
+
+    def _save_due(self) -> bool:
+        """Return whether the main rank's clock asks for a checkpoint."""
+        seconds = 60 * self.config.checkpoint.minutes
+        return self.world.is_main and 0 < seconds <= time.monotonic() - self._saved
 
     def _train_step(self, micro_batches: Iterator[Batch], step: int) -> tuple[Tensor, Tensor]:
         """Make one optimizer update; return the mean loss of this rank and the gradient norm."""

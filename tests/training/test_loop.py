@@ -170,15 +170,39 @@ def test_nothing_is_left_to_do(loop: Callable[..., Loop]) -> None:
     assert (made.losses, made.evaluated, made.saves.steps) == ({}, [], [])
 
 
+def test_a_checkpoint_follows_when_the_time_since_the_last_is_over(
+    loop: Callable[..., Loop],
+) -> None:
+    made = loop("checkpoint.minutes=60", "checkpoint.every=4")
+    an_hour_ago = made.trainer._saved - 3600.0
+
+    def an_hour_passes_in_the_third(step: int) -> None:
+        if step == 2:
+            made.trainer._saved = an_hour_ago
+
+    made.engine.at_step = an_hour_passes_in_the_third
+    made.fit()
+    assert made.saves.steps == [3, 4, 6]
+
+
+def test_only_the_main_ranks_clock_counts(loop: Callable[..., Loop], world: World) -> None:
+    other = World(rank=1, local_rank=1, world_size=2, device=world.device)
+    for rank, saves in ((world, list(range(1, STEPS + 1))), (other, [STEPS])):
+        made = loop("checkpoint.minutes=1e-9", "batch.micro_batch=1", world=rank)
+        made.fit()
+        assert made.saves.steps == saves
+
+
 @pytest.mark.parametrize("log_every", [1, 4, 5])
+@pytest.mark.parametrize("saving", ["checkpoint.every=3", "checkpoint.minutes=1e-9"])
 def test_losses_after_a_resume_are_those_of_an_uninterrupted_run(
-    log_every: int, loop: Callable[..., Loop]
+    log_every: int, saving: str, loop: Callable[..., Loop]
 ) -> None:
     """Whatever the log interval: it starts anew at each checkpoint."""
-    options = [f"tracking.log_every={log_every}", "checkpoint.every=3"]
+    options = [f"tracking.log_every={log_every}", saving]
     whole, resumed = loop(*options), loop(*options)
     whole.fit()
-    resumed.engine.weight.data.fill_(whole.saves.weights[0])
+    resumed.engine.weight.data.fill_(whole.saves.weights[whole.saves.steps.index(3)])
     resumed.fit(step=3)
     later = {step: loss for step, loss in whole.losses.items() if step > 3}
     assert resumed.losses == later
@@ -224,6 +248,29 @@ def test_data_that_cannot_be_read_stop_the_run_before_the_next_update(
     assert all(math.isfinite(loss) for loss in made.losses.values())
     assert len(made.losses) < STEPS
     assert max(made.saves.steps, default=0) <= max(made.losses)
+
+
+def test_a_run_that_is_told_to_stop_saves(loop: Callable[..., Loop]) -> None:
+    """As a worker of Ray is, whose training gets no signals."""
+    made = loop("tracking.log_every=100")
+    made.trainer.told_to_stop = lambda: len(made.engine.seen) > 3
+    assert made.fit() == (StopReason.SIGNAL, TrainState(step=3, windows_seen=12))
+    assert made.saves.steps == [3]
+    assert max(made.losses) == 3
+
+
+def test_a_second_sigterm_does_not_end_the_last_save(loop: Callable[..., Loop]) -> None:
+    made = loop()
+    made.engine.at_step = lambda _: os.kill(os.getpid(), signal.SIGTERM)
+    save = made.saves.save
+
+    def save_slowly(engine: Plain, state: TrainState) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        save(engine, state)
+
+    made.saves.save = save_slowly  # type: ignore[method-assign]
+    assert made.fit()[0] is StopReason.SIGNAL
+    assert made.saves.steps == [1]
 
 
 def test_handlers_are_given_back_when_the_loop_fails(loop: Callable[..., Loop]) -> None:
