@@ -36,6 +36,10 @@ class SharedDataError(DataError):
     """A dataset that cannot be used, as every rank knows by now: one of them says it."""
 
 
+class DiskError(UserError):
+    """A file or folder that cannot be written, or a disk that is full."""
+
+
 def speaks_for_all() -> bool:
     """Return whether this process is the first rank of its launcher, or has no launcher."""
     return os.environ.get("RANK", "0") == "0"

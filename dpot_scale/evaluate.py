@@ -17,6 +17,7 @@ from dpot_scale.engine.runtime import World
 from dpot_scale.errors import ConfigError, exits_cleanly
 from dpot_scale.evaluation.figures import save_figures
 from dpot_scale.evaluation.metrics import DatasetEvaluation, evaluate
+from dpot_scale.files import write_whole
 from dpot_scale.model.export import load_model
 from dpot_scale.model.sizes import Architecture
 from dpot_scale.training.console import print_line
@@ -126,7 +127,7 @@ def _save(
     try:
         save_figures(out, evaluations)
         text = scores.model_dump_json(indent=2)
-        (out / SCORES_FILE).write_text(text + "\n", encoding="utf-8")
+        write_whole(out / SCORES_FILE, text + "\n")
     except OSError as error:
         raise ConfigError(f"cannot write to {out}: {error.strerror}") from error
 

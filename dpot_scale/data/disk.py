@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from dpot_scale.errors import DataError
+from dpot_scale.files import write_whole
 
 
 class CannotWrite(DataError):  # noqa: N818
@@ -22,15 +23,4 @@ def cannot_write(path: Path, error: OSError | RuntimeError) -> CannotWrite:
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write a file that is either the old or the new one, whatever happens."""
-    new = path.with_suffix(".new")
-    with new.open("w", encoding="utf-8") as file:
-        json.dump(content, file, indent=2)
-        file.flush()
-        os.fsync(file.fileno())
-    new.replace(path)
-
-
-def flush_to_disk(path: Path) -> None:
-    """Put a file on the disk for good."""
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
+    write_whole(path, json.dumps(content, indent=2))

@@ -19,13 +19,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dpot_scale.data.catalog import DatasetInfo
+from dpot_scale.files import sha256
 
 FIELDS = "fields"
 CONSTANTS = "constants"
 PARAMETERS = "parameters"
 TRAJECTORY, TIME, CHANNEL = "trajectory", "time", "channel"
 OPEN_FILES = 256  # of a process; a dataset may link to thousands
-HASHED_AT_ONCE = 8 * 2**20
 
 Array = NDArray[Any]
 
@@ -219,22 +219,6 @@ def _attributes(info: DatasetInfo) -> dict[str, Any]:
         "boundary": info.boundary,
         "staggering": info.staggering,
     }
-
-
-def sha256(path: Path, progress: Callable[[int], None] | None = None) -> str:
-    """Return the SHA-256 of a file's content.
-
-    Args:
-        path: The file.
-        progress: Takes the number of bytes read since it was last called.
-    """
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while some := file.read(HASHED_AT_ONCE):
-            digest.update(some)
-            if progress is not None:
-                progress(len(some))
-    return digest.hexdigest()
 
 
 def digest(path: Path, progress: Callable[[int], None] | None = None) -> str:

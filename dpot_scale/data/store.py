@@ -9,11 +9,10 @@ A linked dataset has no shards of its own: its index names parts of published fi
 as they lie. `linked.h5` holds what those files do not, masks and parameters.
 """
 
-import fcntl
 import json
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from itertools import accumulate
 from pathlib import Path
@@ -27,6 +26,7 @@ from dpot_scale.data.catalog import DatasetInfo
 from dpot_scale.data.shards import CONSTANTS, FIELDS, PARAMETERS, OpenFiles, Shard
 from dpot_scale.data.statistics import Statistics
 from dpot_scale.errors import DataError
+from dpot_scale.files import held
 
 INDEX = "index.json"
 LINKED = "linked.h5"
@@ -212,13 +212,11 @@ def locked(root: Path) -> Iterator[None]:
     Raises:
         DataError: the folder cannot be made or written to.
     """
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-        file = (root / ".lock").open("w")
-    except OSError as error:
-        raise DataError(f"cannot write to {root}: {error.strerror}") from error
-    with file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(held(root / ".lock", wait=True))
+        except OSError as error:
+            raise DataError(f"cannot write to {root}: {error.strerror}") from error
         yield
 
 

@@ -13,17 +13,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dpot_scale.data.catalog import DatasetInfo
-from dpot_scale.data.disk import CannotWrite, cannot_write, flush_to_disk, write_json
+from dpot_scale.data.disk import CannotWrite, cannot_write, write_json
 from dpot_scale.data.shards import (
     Shard,
     View,
-    sha256,
     write_beside,
     write_shard,
 )
 from dpot_scale.data.statistics import Moments
 from dpot_scale.data.store import INDEX, LINKED, SPLITS, Split, partial_folder
 from dpot_scale.errors import DataError
+from dpot_scale.files import flush_to_disk, sha256
 
 PROGRESS = "progress.json"  # of a dataset that is being written
 # Few enough files for a parallel file system, and little enough to hold in memory.

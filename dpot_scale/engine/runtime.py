@@ -2,7 +2,6 @@
 
 import atexit
 import contextlib
-import fcntl
 import io
 import logging
 import os
@@ -18,6 +17,7 @@ import torch
 from torch import distributed as dist
 
 from dpot_scale.errors import DataError, SharedDataError
+from dpot_scale.files import held
 
 # Set to 1 to see what DeepSpeed reports below the level of errors.
 DEBUG_VARIABLE = "DPOT_SCALE_DEBUG"
@@ -143,7 +143,8 @@ def _adopt() -> None:
     import deepspeed
     from deepspeed.comm.torch import build_shm_op
 
-    with _one_process_at_a_time("dpot_scale_operators"):
+    of_user = Path(tempfile.gettempdir()) / f"dpot_scale_operators_{os.getuid()}.lock"
+    with held(of_user, wait=True):
         # On first use this compiles: two ranks in one build folder would destroy each other's.
         build_shm_op()
     deepspeed.init_distributed()
@@ -161,15 +162,6 @@ def _unlink_shared_buffers() -> None:
     for line in maps.read_text(encoding="utf-8").splitlines() if maps.exists() else []:
         if SHARED_BUFFER in line and not line.endswith("(deleted)"):
             Path(line.split(maxsplit=5)[5]).unlink(missing_ok=True)
-
-
-@contextlib.contextmanager
-def _one_process_at_a_time(name: str) -> Iterator[None]:
-    """Hold a lock of this user and node."""
-    path = Path(tempfile.gettempdir()) / f"{name}_{os.getuid()}.lock"
-    with path.open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
 
 
 @contextlib.contextmanager

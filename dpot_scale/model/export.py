@@ -1,8 +1,7 @@
 """A model as one weights file: our safetensors export, and the reader of both formats."""
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from math import prod
 from pathlib import Path
@@ -14,6 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from dpot_scale.errors import CheckpointError
+from dpot_scale.files import replacing
 from dpot_scale.model.dpot import DPOT
 from dpot_scale.model.released import architecture_from, read_released, write_released
 from dpot_scale.model.sizes import Architecture
@@ -47,15 +47,18 @@ def save_model(path: Path, architecture: Architecture, state_dict: Mapping[str, 
     """Write weights and architecture as a safetensors file, all of it or nothing.
 
     Raises:
-        CheckpointError: the keys or shapes are not those of the architecture, or the file
-            cannot be written.
+        CheckpointError: the keys or shapes are not those of the architecture.
+        DiskError: the file cannot be written.
     """
     weights = Weights(architecture, dict(state_dict))
     _check_keys(weights, path)
     tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in weights.state.items()}
     metadata = {ARCHITECTURE_KEY: json.dumps(asdict(architecture))}
-    with _all_or_nothing(path) as partial:
-        save_file(tensors, partial, metadata=metadata)
+    with replacing(path) as partial:
+        try:
+            save_file(tensors, partial, metadata=metadata)
+        except SafetensorError as error:
+            raise RuntimeError(str(error)) from error
 
 
 def stream_model(
@@ -69,10 +72,10 @@ def stream_model(
         tensors: Its named parameters in fp32 on the CPU, in the order of the state dict.
 
     Raises:
-        CheckpointError: the file cannot be written.
+        DiskError: the file cannot be written.
     """
     shapes = _shapes(architecture)
-    with _all_or_nothing(path) as partial, partial.open("wb") as file:
+    with replacing(path) as partial, partial.open("wb") as file:
         file.write(_safetensors_header(shapes, architecture))
         for (expected, shape), (name, tensor) in zip(shapes.items(), tensors, strict=True):
             assert (name, tuple(tensor.shape), tensor.dtype) == (expected, shape, torch.float32)
@@ -97,9 +100,9 @@ def save_released(path: Path, weights: Weights) -> None:
     """Write weights in the released format, all of it or nothing.
 
     Raises:
-        CheckpointError: the file cannot be written.
+        DiskError: the file cannot be written.
     """
-    with _all_or_nothing(path) as partial, partial.open("wb") as file:
+    with replacing(path) as partial, partial.open("wb") as file:
         write_released(file, weights.architecture, weights.state)
 
 
@@ -115,22 +118,6 @@ def read_weights(path: Path) -> Weights:
     weights = Weights(*reader(path))
     _check_keys(weights, path)
     return weights
-
-
-@contextmanager
-def _all_or_nothing(path: Path) -> Iterator[Path]:
-    """Give a partial file to write, which takes its name when it is complete."""
-    partial = path.with_name(f"{path.name}.partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield partial
-        partial.replace(path)
-    except (OSError, SafetensorError, RuntimeError) as error:  # torch.save raises the last
-        reason = getattr(error, "strerror", None) or error  # not the name of the partial file
-        raise CheckpointError(f"cannot write {path}: {reason}") from error
-    finally:
-        if partial.is_file():
-            partial.unlink()
 
 
 def _is_safetensors(path: Path) -> bool:

@@ -24,6 +24,7 @@ from dpot_scale.engine.zero import ZeroEngine
 from dpot_scale.errors import ConfigError, DataError, UserError, this_command
 from dpot_scale.evaluation.figures import save_figures
 from dpot_scale.evaluation.metrics import DatasetEvaluation, Evaluator
+from dpot_scale.files import write_whole
 from dpot_scale.model.cost import count_parameters, train_flops_per_window
 from dpot_scale.model.export import read_weights, stream_model
 from dpot_scale.model.sizes import Architecture, architecture
@@ -175,9 +176,9 @@ def _mlflow_run(config: RunConfig, world: World, given: str | None) -> Iterator[
 
 
 def _write_configs(config: RunConfig, engine: ZeroEngine) -> None:
-    (config.directory / "config.yaml").write_text(dump(config), encoding="utf-8")
+    write_whole(config.directory / "config.yaml", dump(config))
     text = json.dumps(engine.deepspeed_config, indent=2)
-    (config.directory / DEEPSPEED_CONFIG).write_text(text, encoding="utf-8")
+    write_whole(config.directory / DEEPSPEED_CONFIG, text)
 
 
 def _first_state(config: RunConfig, engine: ZeroEngine, checkpoints: CheckpointStore) -> TrainState:

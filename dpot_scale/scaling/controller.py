@@ -22,6 +22,7 @@ from dpot_scale.config.load import dump, load_suite
 from dpot_scale.config.schema import SweepConfig
 from dpot_scale.data.generate import generate_suite
 from dpot_scale.errors import UserError
+from dpot_scale.files import write_whole
 from dpot_scale.ray_address import require_answer
 from dpot_scale.runs.run import run_artifacts
 from dpot_scale.scaling.cluster import connected, worker_resources
@@ -57,7 +58,7 @@ def run_sweep(
     require_answer()  # before hours are spent on generating data
     tracking = sweep.run.tracking
     with locked(sweep):
-        (sweep.directory / CONFIG_FILE).write_text(dump(sweep), encoding="utf-8")
+        write_whole(sweep.directory / CONFIG_FILE, dump(sweep))
         if sweep.run.data.suite is not None:
             generate_suite(load_suite(sweep.run.data.suite), sweep.run.data.root, progress=say)
         run_id = open_run(sweep.directory, sweep, tracking, name=sweep.name)

@@ -1,9 +1,8 @@
 """What happened to each trial, one JSON line per event, for people and for re-submitting."""
 
-import fcntl
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
@@ -12,6 +11,7 @@ from pydantic import ValidationError
 
 from dpot_scale.config.schema import Section, SweepConfig
 from dpot_scale.errors import UserError
+from dpot_scale.files import held, is_held
 
 JOURNAL = "journal.jsonl"
 LOCK = ".lock"
@@ -79,21 +79,18 @@ def locked(sweep: SweepConfig) -> Iterator[None]:
         SweepRunningError: another process holds it.
         UserError: the directory of the sweep cannot be made or written.
     """
-    try:
-        sweep.directory.mkdir(parents=True, exist_ok=True)
-        lock = (sweep.directory / LOCK).open("w")
-    except OSError as error:
-        raise UserError(
-            f"cannot write to {sweep.directory}: {error.strerror}; choose another run.output"
-        ) from error
-    with lock as file:
+    with ExitStack() as stack:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            stack.enter_context(held(sweep.directory / LOCK, wait=False))
         except BlockingIOError:
             raise SweepRunningError(
                 f"sweep {sweep.name} is already running in {sweep.directory}; wait for it, or give "
                 "this one another `name`"
             ) from None
+        except OSError as error:
+            raise UserError(
+                f"cannot write to {sweep.directory}: {error.strerror}; choose another run.output"
+            ) from error
         yield
 
 
@@ -104,14 +101,8 @@ def is_running(sweep: SweepConfig) -> bool:
         UserError: the directory of the sweep cannot be read.
     """
     try:
-        with (sweep.directory / LOCK).open("r") as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except FileNotFoundError:
-        return False
-    except BlockingIOError:
-        return True
+        return is_held(sweep.directory / LOCK)
     except OSError as error:
         raise UserError(
             f"cannot read {sweep.directory}: {error.strerror}; choose another run.output"
         ) from error
-    return False

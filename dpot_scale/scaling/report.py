@@ -16,6 +16,7 @@ from matplotlib.ticker import FuncFormatter, NullFormatter
 from dpot_scale.config.schema import SweepConfig
 from dpot_scale.errors import UserError
 from dpot_scale.evaluation.figures import LINE_COLORS
+from dpot_scale.files import write_whole
 from dpot_scale.scaling.law import PowerLaw, fit_power_law
 from dpot_scale.scaling.plan import Trial, duration
 from dpot_scale.training.console import table
@@ -60,7 +61,7 @@ def write_report(sweep: SweepConfig, trials: Sequence[Trial]) -> Report:
         )
     markdown = _markdown(sweep, trials, finished)
     files = tuple(sweep.directory / name for name in (REPORT, FIGURE, RESULTS))
-    files[0].write_text(markdown, encoding="utf-8")
+    write_whole(files[0], markdown)
     scaling_figure(sweep.name, finished).savefig(files[1], dpi=130)
     _write_csv(files[2], finished)
     return Report(summary=_summary(sweep, finished), markdown=markdown, files=files)

@@ -4,10 +4,8 @@
 the size and SHA-256 of each file. Removal deletes the marker first.
 """
 
-import hashlib
 import json
 import logging
-import os
 import shutil
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
@@ -18,6 +16,7 @@ from torch import distributed as dist
 
 from dpot_scale.engine.runtime import World, any_rank
 from dpot_scale.errors import CheckpointError
+from dpot_scale.files import sha256, write_whole
 
 MARKER = "COMMITTED.json"
 T = TypeVar("T")
@@ -87,7 +86,7 @@ class CheckpointStore:
                 "config_hash": self.config_hash,
                 "files": {name: asdict(entry) for name, entry in sorted(census.items())},
             }
-            _commit(folder, json.dumps(marker, indent=2))
+            write_whole(folder / MARKER, json.dumps(marker, indent=2))  # now it exists
             kept = self._committed()[: self.keep]
             for other in set(self.directory.glob("step_*")).difference(kept):
                 _remove(other)
@@ -167,16 +166,6 @@ def _read_marker(folder: Path) -> dict[str, Any] | None:
     return marker
 
 
-def _commit(folder: Path, text: str) -> None:
-    """Make a finished checkpoint visible: before the rename it does not exist."""
-    partial = folder / "COMMITTED.partial"
-    with partial.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, folder / MARKER)  # noqa: PTH105 - the name tests inject crashes under
-
-
 def _remove(folder: Path) -> None:
     """Remove a checkpoint, which stops existing at once: the marker goes first."""
     (folder / MARKER).unlink(missing_ok=True)
@@ -184,6 +173,4 @@ def _remove(folder: Path) -> None:
 
 
 def _examine(path: Path) -> Census:
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return Census(bytes=path.stat().st_size, sha256=digest)
+    return Census(bytes=path.stat().st_size, sha256=sha256(path))

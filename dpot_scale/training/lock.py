@@ -1,12 +1,12 @@
 """One training per run directory: two would remove each other's checkpoints."""
 
 import contextlib
-import fcntl
 from collections.abc import Iterator
 from pathlib import Path
 
 from dpot_scale.engine.runtime import World, any_rank
 from dpot_scale.errors import ConfigError
+from dpot_scale.files import held
 
 LOCK_FILE = ".lock"
 
@@ -20,27 +20,22 @@ def only_run_in(directory: Path, world: World) -> Iterator[None]:
     Raises:
         ConfigError: it cannot be written, or another process trains in it.
     """
-    with contextlib.ExitStack() as held:
-        problem = _hold(directory, held) if world.is_main else None
+    with contextlib.ExitStack() as stack:
+        problem = _hold(directory, stack) if world.is_main else None
         if any_rank(problem is not None, world):
             raise ConfigError(problem or f"the main rank cannot use {directory}")
         yield
 
 
-def _hold(directory: Path, held: contextlib.ExitStack) -> str | None:
+def _hold(directory: Path, stack: contextlib.ExitStack) -> str | None:
     """Return what is wrong, if anything is."""
     try:
-        directory.mkdir(parents=True, exist_ok=True)
-        file = held.enter_context((directory / LOCK_FILE).open("w"))
-    except OSError as error:
-        return f"cannot write to {directory}: {error.strerror}; choose another `output`"
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        stack.enter_context(held(directory / LOCK_FILE, wait=False))
     except BlockingIOError:
         return (
             f"another process is training in {directory}; wait until it ends, or choose another "
             "`name`"
         )
-    except OSError:
-        pass  # some network file systems have no locks
+    except OSError as error:
+        return f"cannot write to {directory}: {error.strerror}; choose another `output`"
     return None

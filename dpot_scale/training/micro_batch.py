@@ -27,6 +27,7 @@ from dpot_scale.engine.runtime import World, any_rank, ranks_of_node, start_worl
 from dpot_scale.engine.strategy import Json, effective_deepspeed_config
 from dpot_scale.engine.zero import ZeroEngine
 from dpot_scale.errors import ConfigError, UserError
+from dpot_scale.files import write_whole
 
 FOLDER = "micro_batches"  # below `output`, for all runs there
 DOES_NOT_FIT, USER_ERROR = 42, 43  # exit codes of a trial
@@ -68,8 +69,7 @@ def settle_micro_batch(config: RunConfig, world: World, say: Callable[[str], Non
             )
         if world.is_main:
             say(f"batch.micro_batch=auto: {found} of up to {per_rank} windows per rank fit")
-            answer.parent.mkdir(parents=True, exist_ok=True)
-            answer.write_text(json.dumps(found), encoding="utf-8")
+            write_whole(answer, json.dumps(found))
     return config.with_micro_batch(found)
 
 

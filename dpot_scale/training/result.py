@@ -7,6 +7,7 @@ import numpy as np
 from pydantic import ValidationError
 
 from dpot_scale.config.schema import Section
+from dpot_scale.files import write_whole
 from dpot_scale.training.console import table
 
 RESULT_FILE = "result.json"
@@ -51,9 +52,7 @@ class TrainingResult(Section):
 
 def save_result(directory: Path, result: TrainingResult) -> None:
     """Write the result of a run, all of it or nothing."""
-    partial = directory / f"{RESULT_FILE}.partial"
-    partial.write_text(result.model_dump_json(indent=2), encoding="utf-8")
-    partial.replace(directory / RESULT_FILE)
+    write_whole(directory / RESULT_FILE, result.model_dump_json(indent=2))
 
 
 def read_result(directory: Path) -> TrainingResult | None:

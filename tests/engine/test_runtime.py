@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -62,21 +61,3 @@ def test_ranks_of_a_node_share_its_cores(variable: str, monkeypatch: pytest.Monk
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
     runtime._limit_threads()
     assert chosen == [8, 2]
-
-
-def test_the_lock_lets_one_process_in() -> None:
-    code = (
-        "import time; from dpot_scale.engine.runtime import _one_process_at_a_time as lock\n"
-        "with lock('dpot_scale_test_lock'):\n"
-        "    entered = time.monotonic(); time.sleep(0.3); print(entered, time.monotonic())"
-    )
-    started = time.monotonic()
-    processes = [
-        subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
-        for _ in range(2)
-    ]
-    spans = sorted(
-        tuple(map(float, process.communicate(timeout=60)[0].split())) for process in processes
-    )
-    assert spans[0][0] > started
-    assert spans[0][1] <= spans[1][0]

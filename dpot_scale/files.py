@@ -1,0 +1,248 @@
+"""Files that are whole and on the disk for good, locks between processes, and sums of files."""
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import logging
+import os
+import shutil
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from dpot_scale.errors import DiskError
+
+log = logging.getLogger(__name__)
+
+# What `flock` says where it does not exist: on NFS and Lustre mounted without it, and elsewhere.
+NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL}
+FULL = {errno.ENOSPC, errno.EDQUOT}
+
+# An owner of a lock file shows so often that it lives, and is taken for dead after such a silence.
+BEAT_SECONDS = 5.0
+SILENCE_SECONDS = 30.0
+
+HASHED_AT_ONCE = 2**20
+
+
+def write_whole(path: Path, content: str | bytes) -> None:
+    """Write a file, all of it or nothing; it is on the disk for good when this returns.
+
+    Raises:
+        DiskError: it cannot be written; what was there before is still there.
+    """
+    with replacing(path) as partial:
+        partial.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Give a file beside `path` to write, which takes its place when the block ends.
+
+    Raises:
+        DiskError: it cannot be written; what was there before is still there.
+    """
+    partial = path.with_name(f"{path.name}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield partial
+        flush_to_disk(partial)
+        partial.replace(path)
+        flush_to_disk(path.parent)
+    except (OSError, RuntimeError) as error:  # the latter is how torch.save says it
+        raise cannot_write(path, error) from error
+    finally:
+        if partial.is_file():
+            partial.unlink()
+
+
+def flush_to_disk(path: Path) -> None:
+    """Put a file, or the names in a folder, on the disk for good."""
+    number = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(number)
+    except OSError as error:
+        if not (path.is_dir() and error.errno in NO_LOCKS):  # some systems cannot flush a folder
+            raise
+    finally:
+        os.close(number)
+
+
+def cannot_write(path: Path, error: OSError | RuntimeError) -> DiskError:
+    """Return the sentence on a file or folder that could not be written, and why."""
+    return DiskError(f"cannot write {path}: {reason(path, error)}")
+
+
+def reason(path: Path, error: OSError | RuntimeError) -> str:
+    """Return why `path` could not be written; where its disk may be full, with what is left.
+
+    Libraries hide the reason of the system in an error of their own, or say nothing of it.
+    """
+    number = getattr(error if isinstance(error, OSError) else error.__context__, "errno", None)
+    words = os.strerror(number) if number else " ".join(str(error).split())
+    if number and number not in FULL:
+        return words
+    folder = next(folder for folder in path.absolute().parents if folder.is_dir())
+    free = shutil.disk_usage(folder).free
+    return f"{words}; {free:,} bytes are free in {folder}: make room there and start again"
+
+
+def sha256(path: Path, progress: Callable[[int], None] | None = None) -> str:
+    """Return the SHA-256 of a file's content.
+
+    Args:
+        path: The file.
+        progress: Takes the number of bytes read since it was last called.
+    """
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while some := file.read(HASHED_AT_ONCE):
+            digest.update(some)
+            if progress is not None:
+                progress(len(some))
+    return digest.hexdigest()
+
+
+@contextlib.contextmanager
+def held(path: Path, *, wait: bool) -> Iterator[None]:
+    """Hold the lock that the file `path` stands for; its folder is made.
+
+    The system lets go of the lock of a killed process. Where the file system has no locks, the
+    lock is a second file that names its owner, and a killed process's is found out.
+
+    Args:
+        path: The lock file. It stays behind: to remove it would make two locks of one.
+        wait: Whether to wait for another process that holds it.
+
+    Raises:
+        BlockingIOError: another process holds it, and this one is not to wait.
+        OSError: the file cannot be made or opened.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with contextlib.ExitStack() as stack:
+        file = stack.enter_context(path.open("a"))
+        if not _flock(file.fileno(), fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB)):
+            log.warning(
+                "%s is on a file system without locks, as one mounted without `flock`; "
+                "the lock file %s is used instead",
+                path.parent,
+                _owner_file(path).name,
+            )
+            stack.enter_context(_owned(_owner_file(path), wait=wait))
+        yield
+
+
+def is_held(path: Path) -> bool:
+    """Return whether a process holds the lock that the file `path` stands for.
+
+    Raises:
+        OSError: the file cannot be opened.
+    """
+    try:
+        with path.open("rb") as file:
+            if _flock(file.fileno(), fcntl.LOCK_SH | fcntl.LOCK_NB):
+                return False
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+    return _owner_lives(_owner_file(path))
+
+
+def _flock(number: int, operation: int) -> bool:
+    """Lock an open file; return False where the file system has no locks."""
+    try:
+        fcntl.flock(number, operation)
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+        return False
+    return True
+
+
+def _owner_file(path: Path) -> Path:
+    return path.with_name(f"{path.name}.owner")
+
+
+@contextlib.contextmanager
+def _owned(path: Path, *, wait: bool) -> Iterator[None]:
+    """Own a file that only one process can make, and touch it while the block lasts."""
+    me = f"{_place()} {os.getpid()} {_started('self')} {time.time_ns()}"
+    while not _made(path, me):
+        if not _owner_lives(path):
+            path.unlink(missing_ok=True)
+        elif not wait:
+            raise BlockingIOError(errno.EAGAIN, "another process owns it", str(path))
+    ended = threading.Event()
+    beat = threading.Thread(target=_beat, args=(path, ended), name="lock file", daemon=True)
+    beat.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        beat.join()
+        seen = _look(path)
+        if seen is not None and seen[0] == me:
+            path.unlink(missing_ok=True)
+
+
+def _made(path: Path, content: str) -> bool:
+    try:
+        with path.open("x", encoding="utf-8") as file:
+            file.write(content)
+    except FileExistsError:
+        return False
+    return True
+
+
+def _beat(path: Path, ended: threading.Event) -> None:
+    while not ended.wait(BEAT_SECONDS):
+        with contextlib.suppress(OSError):
+            os.utime(path)
+
+
+def _owner_lives(path: Path) -> bool:
+    """Return whether the owner of a file lives.
+
+    The process table answers at once for a process of this machine. For any other, the file is
+    watched for a touch; no clocks are compared.
+    """
+    seen = _look(path)
+    if seen is None:
+        return False
+    match seen[0].split():
+        case [place, pid, started, _] if place == _place():
+            return _started(pid) == started
+    until = time.monotonic() + SILENCE_SECONDS
+    while time.monotonic() < until:
+        time.sleep(BEAT_SECONDS / 10)
+        now = _look(path)
+        if now != seen:
+            return now is not None
+    return False
+
+
+def _look(path: Path) -> tuple[str, int] | None:
+    """Return the content of a file and when it was touched; None if there is none."""
+    try:
+        with path.open(encoding="utf-8") as file:  # on NFS, opening asks the server
+            return file.read(), os.fstat(file.fileno()).st_mtime_ns
+    except FileNotFoundError:
+        return None
+
+
+def _started(pid: str) -> str:
+    """Return when a process of this place was started, for numbers are used again; "" if ended."""
+    try:
+        status = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8")
+    except OSError:
+        return ""
+    return status.rpartition(")")[2].split()[19]
+
+
+def _place() -> str:
+    """Return where process numbers mean the same: this machine, and the container on it."""
+    return f"{socket.gethostname()}/{Path('/proc/self/ns/pid').readlink()}"

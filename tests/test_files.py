@@ -1,0 +1,218 @@
+"""Files that are whole or not there, and locks, also where the file system has none."""
+
+import contextlib
+import errno
+import hashlib
+import os
+import re
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from dpot_scale import files
+from dpot_scale.errors import DiskError
+from dpot_scale.files import held, is_held, replacing, sha256, write_whole
+
+NO_FLOCK = """
+#include <errno.h>
+int flock(int fd, int operation) { (void)fd; (void)operation; errno = %d; return -1; }
+"""
+HOLD = """
+import sys
+from pathlib import Path
+from dpot_scale.files import held
+try:
+    with held(Path(sys.argv[1]), wait=False):
+        print("held", flush=True)
+        sys.stdin.read()
+except BlockingIOError:
+    print("busy", flush=True)
+"""
+
+
+def test_what_cannot_be_written_leaves_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "file"
+    write_whole(path, "old")
+    interrupted = pytest.raises(KeyboardInterrupt)
+    with interrupted, replacing(path) as partial:
+        partial.write_text("half")
+        raise KeyboardInterrupt
+    assert path.read_text() == "old"
+    write_whole(path, b"new")
+    assert path.read_text() == "new"
+    assert [path.name for path in path.parent.iterdir()] == ["file"]
+
+
+def test_a_full_disk_is_named_with_what_is_left(tmp_path: Path, small_disk: Path) -> None:
+    path = small_disk / "file"
+    write_whole(path, "old")
+    with pytest.raises(DiskError) as caught:
+        write_whole(path, bytes(2**21))
+    said = rf"cannot write {path}: No space left on device; [\d,]+ bytes are free in {small_disk}: "
+    assert re.fullmatch(rf"{said}make room there and start again", str(caught.value))
+    assert path.read_text() == "old"
+    assert [path.name for path in small_disk.iterdir()] == ["file"]
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(disk)], capture_output=True
+    )
+    if mounted.returncode != 0:
+        pytest.skip("may not mount a disk of its own")
+    yield disk
+    subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_another_reason_says_nothing_of_the_disk(tmp_path: Path) -> None:
+    (tmp_path / "file").mkdir()
+    with pytest.raises(DiskError) as caught:
+        write_whole(tmp_path / "file", "")
+    assert str(caught.value) == f"cannot write {tmp_path}/file: Is a directory"
+
+
+def test_sha256_and_its_progress(tmp_path: Path) -> None:
+    content = bytes(range(256)) * 5000
+    (tmp_path / "file").write_bytes(content)
+    read: list[int] = []
+    assert sha256(tmp_path / "file", read.append) == hashlib.sha256(content).hexdigest()
+    assert sum(read) == len(content)
+
+
+@pytest.fixture(params=[0, errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL])
+def environment(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, str]:
+    """Of a process on a file system with locks, and on some without."""
+    return os.environ | (without_locks(tmp_path, request.param) if request.param else {})
+
+
+def without_locks(folder: Path, number: int = errno.ENOLCK) -> dict[str, str]:
+    """Return the environment of a process for which no file system has locks."""
+    source, library = folder / "no_flock.c", folder / "no_flock.so"
+    source.write_text(NO_FLOCK % number)
+    subprocess.run(["gcc", "-shared", "-fPIC", "-o", library, source], check=True)
+    return {"LD_PRELOAD": str(library)}
+
+
+class Holder:
+    """A process that holds a lock until it is killed or told to let go."""
+
+    def __init__(self, lock: Path, environment: dict[str, str]) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", HOLD, str(lock)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=environment,
+            text=True,
+        )
+        assert self.process.stdout is not None
+        self.said = self.process.stdout.readline().strip()
+
+    def ended(self, *, killed: bool) -> str:
+        if killed:
+            self.process.kill()
+        return self.process.communicate()[1]
+
+
+@pytest.mark.parametrize("killed", [False, True])
+def test_one_process_holds_a_lock(
+    killed: bool, environment: dict[str, str], tmp_path: Path
+) -> None:
+    lock = tmp_path / "new" / ".lock"
+    first = Holder(lock, environment)
+    second = Holder(lock, environment)
+    assert (first.said, second.said) == ("held", "busy")
+    second.ended(killed=False)
+    warning = first.ended(killed=killed)
+    assert ("file system without locks" in warning) == ("LD_PRELOAD" in environment)
+    third = Holder(lock, environment)
+    assert third.said == "held", "the end of a process is the end of its lock"
+    third.ended(killed=False)
+
+
+@pytest.fixture
+def no_locks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let this process see no locks, and wait little for others."""
+
+    def flock(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(files.fcntl, "flock", flock)
+    monkeypatch.setattr(files, "BEAT_SECONDS", 0.05)
+    monkeypatch.setattr(files, "SILENCE_SECONDS", 0.5)
+
+
+def test_a_waiting_process_gets_it_in_the_end(no_locks: None, tmp_path: Path) -> None:
+    lock = tmp_path / ".lock"
+    order: list[str] = []
+
+    def wait() -> None:
+        with held(lock, wait=True):
+            order.append("second")
+
+    with held(lock, wait=True):
+        assert is_held(lock)
+        thread = threading.Thread(target=wait)
+        thread.start()
+        thread.join(0.3)
+        order.append("first")
+    thread.join()
+    assert order == ["first", "second"]
+    assert not is_held(lock)
+
+
+@pytest.mark.parametrize("lives", [False, True])
+def test_the_owner_on_another_machine_is_watched(
+    lives: bool, no_locks: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is taken for dead when it shows no life; its number means nothing here."""
+    lock = tmp_path / ".lock"
+    with contextlib.ExitStack() as elsewhere:
+        with monkeypatch.context() as patch:
+            patch.setattr(socket, "gethostname", lambda: "elsewhere")
+            if lives:
+                elsewhere.enter_context(held(lock, wait=False))
+            else:
+                (tmp_path / ".lock.owner").write_text(f"{files._place()} 1 2 3")
+                lock.touch()
+        assert is_held(lock) == lives
+        if lives:
+            with pytest.raises(BlockingIOError), held(lock, wait=False):
+                pass
+        else:
+            with held(lock, wait=False):
+                assert is_held(lock)
+    assert not is_held(lock)
+
+
+def test_an_error_that_is_not_about_locks_is_not_hidden(tmp_path: Path) -> None:
+    with pytest.raises(NotADirectoryError), held(Path("/dev/null/new/.lock"), wait=True):
+        pass
+    assert not is_held(tmp_path / "absent")
+
+
+def test_those_who_wait_come_one_by_one(tmp_path: Path) -> None:
+    code = (
+        "import time; from pathlib import Path; from dpot_scale.files import held\n"
+        f"with held(Path('{tmp_path}/lock'), wait=True):\n"
+        "    entered = time.monotonic(); time.sleep(0.3); print(entered, time.monotonic())"
+    )
+    started = time.monotonic()
+    processes = [
+        subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
+    spans = sorted(
+        tuple(map(float, process.communicate(timeout=60)[0].split())) for process in processes
+    )
+    assert spans[0][0] > started
+    assert spans[0][1] <= spans[1][0]
