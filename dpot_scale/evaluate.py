@@ -3,30 +3,27 @@
 One process, without DeepSpeed: the whole model must fit on the device.
 """
 
-import argparse
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
-
-from dpot_scale.config.load import DEFAULT, add_config_arguments, dump, load_run
-from dpot_scale.config.schema import ModelConfig, RunConfig, Section
-from dpot_scale.data.datasets import open_datasets
-from dpot_scale.engine.runtime import World
+from dpot_scale.config.arguments import Parser, add_config_arguments
+from dpot_scale.config.load import DEFAULT, dump, is_preset, load_run
+from dpot_scale.config.places import RUN_CONFIG, anchored_run, in_home, results_home
+from dpot_scale.config.schema import DataConfig, Section
 from dpot_scale.errors import ConfigError, exits_cleanly
-from dpot_scale.evaluation.figures import save_figures
-from dpot_scale.evaluation.metrics import DatasetEvaluation, evaluate
 from dpot_scale.files import write_whole
-from dpot_scale.model.export import load_model
-from dpot_scale.model.sizes import Architecture
+from dpot_scale.model.weights_file import no_weights
 from dpot_scale.training.console import print_line
 from dpot_scale.training.result import DatasetScore, score_table
 
+if TYPE_CHECKING:
+    from dpot_scale.evaluation.metrics import DatasetEvaluation
+
 SCORES_FILE = "scores.json"
 DEFAULT_OUT = Path("evaluation")
-# What a config and weights must agree on: it decides what is forecast from what, and compared.
-COMPARED = ("space_dims", "grid", "channels", "history", "horizon")
+ROOT = "data.root"
 
 
 class Scores(Section):
@@ -35,38 +32,6 @@ class Scores(Section):
     weights: Path
     config: str  # its file or preset
     evaluation: dict[str, DatasetScore]
-
-
-def evaluate_weights(weights: Path, config: RunConfig) -> dict[str, DatasetEvaluation]:
-    """Score the model in a weights file on the test split of the datasets of a run config.
-
-    Args:
-        weights: A released `.pth` or a `.safetensors` export.
-        config: Says which datasets, and how they are scored; missing ones of its suite are made.
-
-    Raises:
-        CheckpointError: the weights cannot be used.
-        ConfigError: the config describes another model.
-        DataError: a dataset is missing, or too short to forecast.
-    """
-    model = load_model(weights)
-    _check_agree(model.architecture, config.model)
-    stores = open_datasets(config.data, config.model, progress=print_line)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    alone = World(rank=0, local_rank=0, world_size=1, device=device)
-    return evaluate(model.to(device), stores, config.evaluation, config.model, config.data, alone)
-
-
-def _check_agree(arch: Architecture, config: ModelConfig) -> None:
-    differing = {
-        name: getattr(arch, name)
-        for name in COMPARED
-        if getattr(arch, name) != getattr(config, name)
-    }
-    if differing:
-        said = ", ".join(f"model.{name}={getattr(config, name)}" for name in differing)
-        needed = " ".join(f"model.{name}={value}" for name, value in differing.items())
-        raise ConfigError(f"the config says {said}, but the weights need: {needed}")
 
 
 @exits_cleanly
@@ -79,16 +44,40 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.print_config:
         print_line(dump(config))
         return 0
-    evaluations = evaluate_weights(options.weights, config)
-    out = options.out or DEFAULT_OUT / _name(options.weights, run_config)
+    config = anchored_run(config, results_home())
+    if not options.weights.is_file():
+        raise no_weights(options.weights)
+    # What was read from a file may name a place of another machine or time: nothing is made there.
+    generate = is_preset(source) or any(key.startswith(f"{ROOT}=") for key in options.overrides)
+    if not generate:
+        _require_data(config.data, source)
+    # Torch loads for seconds: after what can be found without it.
+    from dpot_scale.evaluation.weights import evaluate_weights
+
+    evaluations = evaluate_weights(options.weights, config, generate=generate, progress=print_line)
+    out = in_home(options.out or DEFAULT_OUT / _name(options.weights, run_config))
     _save(out, options.weights, source, evaluations)
     print_line(score_table({name: e.score for name, e in evaluations.items()}))
     print_line(f"scores and figures: {out}")
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def _require_data(data: DataConfig, source: str) -> None:
+    """Make sure that the datasets are where a config file says."""
+    from dpot_scale.data.store import stored_names
+
+    there = stored_names(data.root)
+    missing = [repr(name) for name in data.weights if name not in there]
+    if missing:
+        suite = f" (what it lacks of suite {data.suite} is made there)" if data.suite else ""
+        raise ConfigError(
+            f"dataset {', '.join(missing)} is missing under {data.root}, the {ROOT} of {source}; "
+            f"say with {ROOT}=DIR where the datasets are{suite}"
+        )
+
+
+def _parser() -> Parser:
+    parser = Parser(
         prog="python -m dpot_scale.evaluate",
         description="Score DPOT weights on the held-out trajectories of stored datasets: relative "
         "L2 errors of the rollout and of single steps, beside those of repeating the last frame.",
@@ -107,7 +96,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _run_config(weights: Path) -> Path | None:
     """Return the config of the run in whose directory the weights lie, if they lie in one."""
-    beside = weights.with_name("config.yaml")
+    beside = weights.with_name(RUN_CONFIG)
     return beside if beside.is_file() else None
 
 
@@ -117,13 +106,15 @@ def _name(weights: Path, run_config: Path | None) -> str:
 
 
 def _save(
-    out: Path, weights: Path, source: str, evaluations: Mapping[str, DatasetEvaluation]
+    out: Path, weights: Path, source: str, evaluations: Mapping[str, "DatasetEvaluation"]
 ) -> None:
     scores = Scores(
         weights=weights,
         config=source,
         evaluation={name: evaluation.score for name, evaluation in evaluations.items()},
     )
+    from dpot_scale.evaluation.figures import save_figures
+
     try:
         save_figures(out, evaluations)
         text = scores.model_dump_json(indent=2)

@@ -8,8 +8,9 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from dpot_scale.config.arguments import Parser
 from dpot_scale.config.load import load_suite, presets
-from dpot_scale.config.places import results_home
+from dpot_scale.config.places import HOME_VARIABLE, in_home
 from dpot_scale.data.catalog import is_dataset_name
 from dpot_scale.data.importers.formats import FORMATS
 from dpot_scale.data.importers.importing import (
@@ -30,6 +31,13 @@ from dpot_scale.training.console import print_line, table
 DEFAULT_ROOT = Path("data")
 GIB = 2**30
 
+COMMANDS = {
+    "generate": "solve equations for new datasets",
+    "import": "copy published files into the store",
+    "list": "show which datasets there are",
+    "verify": "check checksums, shapes, values and repeated trajectories",
+}
+
 
 @exits_cleanly
 def main(argv: Sequence[str] | None = None) -> int:
@@ -37,33 +45,36 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     The exit code is 1 if a file was not imported or a dataset is faulty, 2 for wrong usage.
     """
-    options = _parser().parse_args(argv)
+    parser = _parser()
+    arguments = sys.argv[1:] if argv is None else argv
+    parser.require_command(arguments, COMMANDS)
+    options = parser.parse_args(arguments)
     command: Callable[[argparse.Namespace], int] = options.run
     return command(options)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def _parser() -> Parser:
+    parser = Parser(
         prog="python -m dpot_scale.prepare",
         description="Make the datasets that training reads, and look after them. Without any "
         "download, `generate` solves three equations in about a minute; `import` reads published "
         "files.",
+        epilog=f"Relative folders of datasets lie below ${HOME_VARIABLE} if that is set; else "
+        "below ~/dpot_scale in a Ray job, and here otherwise.",
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    _add_generate(commands.add_parser("generate", help="solve equations for new datasets"))
+    _add_generate(commands.add_parser("generate", help=COMMANDS["generate"]))
     _add_import(
         commands.add_parser(
             "import",
-            help="copy published files into the store",
+            help=COMMANDS["import"],
             formatter_class=argparse.RawDescriptionHelpFormatter,
             description="Copy published files into the store. What a file holds is decided by its "
             "content.\nKnown formats:\n" + "\n".join(f"  {name}" for name in FORMATS),
         )
     )
-    for name, run, text in (
-        ("list", _list, "show which datasets there are"),
-        ("verify", _verify, "check checksums, shapes, values and repeated trajectories"),
-    ):
+    for name, run in (("list", _list), ("verify", _verify)):
+        text = COMMANDS[name]
         command = commands.add_parser(name, help=text, description=f"{text.capitalize()}.")
         command.add_argument(
             "folder",
@@ -159,7 +170,7 @@ def _generate(options: argparse.Namespace) -> int:
     suite = load_suite(options.suite)
     if options.scale != 1:
         suite = suite.scaled(options.scale)
-    root = options.out or results_home() / DEFAULT_ROOT / suite.name
+    root = in_home(options.out or DEFAULT_ROOT / suite.name)
     generate_suite(suite, root, progress=print_line, workers=workers)
     print_line(f"{len(suite.datasets)} datasets of suite {suite.name} are in {root}")
     return 0
@@ -167,7 +178,7 @@ def _generate(options: argparse.Namespace) -> int:
 
 def _import(options: argparse.Namespace) -> int:
     files, unreadable = find_files(options.paths)
-    how = Options(options.out, options.name, options.link, options.compat == "paper")
+    how = Options(in_home(options.out), options.name, options.link, options.compat == "paper")
     datasets, problems = recognise_files(files, paper=how.paper)
     problems = unreadable + problems
     if how.name and len(datasets) > 1:
@@ -231,9 +242,10 @@ def _outcome(imported: Imported, what: object, seconds: float, options: Options)
 
 def _list(options: argparse.Namespace) -> int:
     rows, problems = [], []
-    for folder in _folders(options.folder):
+    root = in_home(options.folder)
+    for folder in _folders(root):
         try:
-            rows.append(_row(_name(options.folder, folder), read_store(folder)))
+            rows.append(_row(_name(root, folder), read_store(folder)))
         except DataError as error:
             problems.append(str(error))
     header = ["name", "equation", "grid", "frames", "channels", "train", "test", "size", "origin"]
@@ -260,8 +272,9 @@ def _verify(options: argparse.Namespace) -> int:
     rows: list[list[str]] = []
     problems: list[str] = []
     notes: list[str] = []
-    for folder in _folders(options.folder):
-        name = _name(options.folder, folder)
+    root = in_home(options.folder)
+    for folder in _folders(root):
+        name = _name(root, folder)
         try:
             store = read_store(folder)
         except DataError as error:

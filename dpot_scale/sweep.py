@@ -8,12 +8,15 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from dpot_scale.config.load import add_config_arguments, dump, load_sweep
+from dpot_scale.config.arguments import Parser, add_config_arguments
+from dpot_scale.config.load import dump, load_sweep
 from dpot_scale.config.places import HOME_VARIABLE, anchored, results_home
 from dpot_scale.config.schema import SweepConfig
-from dpot_scale.errors import exits_cleanly
+from dpot_scale.errors import UserError, exits_cleanly
+from dpot_scale.runs.folder import found_marks, require_kind
 from dpot_scale.scaling.plan import Trial, plan, plan_table
 from dpot_scale.training.console import print_line
+from dpot_scale.training.result import read_result
 
 COMMANDS = {
     "plan": "print every trial with its price; spends nothing",
@@ -26,7 +29,7 @@ COMMANDS = {
 @exits_cleanly
 def main(arguments: Sequence[str] | None = None) -> int:
     """Do what the command line says; exit code 1 if a trial failed."""
-    options = _options(sys.argv[1:] if arguments is None else arguments)
+    options = _options(arguments)
     sweep = load_sweep(options.config, options.overrides)
     if options.print_config:
         print_line(dump(sweep))
@@ -37,13 +40,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _execute(command: str, sweep: SweepConfig, trials: Sequence[Trial]) -> int:
     # What a command does not need is not imported: Ray and MLflow take seconds.
+    if command == "plan":
+        print_line(plan_table(sweep, trials))
+        return 0
+    require_kind(sweep.directory, "sweep")
     match command:
-        case "plan":
-            print_line(plan_table(sweep, trials))
         case "status":
             from dpot_scale.scaling.status import status_table
 
-            print_line(status_table(sweep, trials))
+            text = status_table(sweep, trials)
+            _require_begun(sweep)
+            print_line(text)
         case "report":
             from dpot_scale.scaling.report import write_report
 
@@ -51,14 +58,34 @@ def _execute(command: str, sweep: SweepConfig, trials: Sequence[Trial]) -> int:
         case _:
             print_line(plan_table(sweep, trials))
             print_line(f"\nresults go to {sweep.directory}\n")
-            from dpot_scale.scaling.controller import run_sweep
-
-            return 1 if run_sweep(sweep, trials, print_line) else 0
+            return _run(sweep, trials)
     return 0
 
 
-def _options(arguments: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+def _run(sweep: SweepConfig, trials: Sequence[Trial]) -> int:
+    """Run what is left of a sweep; one that has ended is only shown, without Ray."""
+    from dpot_scale.scaling.report import REPORT, write_report
+
+    ended = all(read_result(trial.run.directory) is not None for trial in trials)
+    if ended and (sweep.directory / REPORT).exists():
+        print_line(f"all {len(trials)} trials have finished before; nothing to do\n")
+        print_line(write_report(sweep, trials).summary)
+        return 0
+    from dpot_scale.scaling.controller import run_sweep
+
+    return 1 if run_sweep(sweep, trials, print_line) else 0
+
+
+def _require_begun(sweep: SweepConfig) -> None:
+    if not found_marks(sweep.directory, "sweep"):
+        raise UserError(
+            f"no sweep was started in {sweep.directory} yet; start it with `run` in place of "
+            "`status`, or give the `--config` and overrides that it was started with"
+        )
+
+
+def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = Parser(
         prog="python -m dpot_scale.sweep",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         usage="python -m dpot_scale.sweep [plan|run|status|report] [--config PATH_OR_PRESET] "
@@ -69,11 +96,13 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
         "Ray job, and here otherwise.",
     )
     add_config_arguments(parser, "sweep")
-    command, rest = "run", list(arguments)
-    if rest and rest[0] in COMMANDS:
-        command = rest.pop(0)
-    options = parser.parse_args(rest)
-    options.command = command
+    options = parser.parse_intermixed_args(arguments)
+    words = [word for word in options.overrides if "=" not in word]
+    parser.require_command(words or ["run"], COMMANDS)
+    if len(words) > 1:
+        parser.error(f"give one command, not {' and '.join(words)}")
+    options.command = words[0] if words else "run"
+    options.overrides = [word for word in options.overrides if "=" in word]
     return options
 
 

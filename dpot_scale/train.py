@@ -7,12 +7,14 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from dpot_scale.config.load import add_config_arguments, dump, load_run, load_suite
+from dpot_scale.config.arguments import Parser, add_config_arguments
+from dpot_scale.config.load import dump, load_run, load_suite
 from dpot_scale.config.places import anchored_run, results_home
 from dpot_scale.config.schema import RunConfig
 from dpot_scale.engine.strategy import read_strategy
 from dpot_scale.errors import exits_cleanly, speaks_for_all
 from dpot_scale.model.sizes import architecture
+from dpot_scale.runs.folder import finished_before
 from dpot_scale.training.console import print_line
 from dpot_scale.training.result import TrainingResult, score_table
 
@@ -20,7 +22,7 @@ from dpot_scale.training.result import TrainingResult, score_table
 @exits_cleanly
 def main(arguments: Sequence[str] | None = None) -> int:
     """Train what the command line says."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m dpot_scale.train",
         description="Train one DPOT with DeepSpeed ZeRO. Bare: the quickstart preset.",
     )
@@ -32,26 +34,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
         lines = dump(config)
     else:
         config = anchored_run(config, results_home())
-        _check(config)
-        # Torch and DeepSpeed load for seconds: after what can be found without them.
-        from dpot_scale.runs.run import run_training
-
-        lines = _summary(run_training(config), config)
+        lines = _summary(_result(config), config)
     if speaks_for_all():
         print_line(lines)
     return 0
 
 
-def _check(config: RunConfig) -> None:
-    """Find the mistakes that need no torch to be found.
+def _result(config: RunConfig) -> TrainingResult:
+    """Return the result of a run, trained now unless it is finished.
 
-    Raises:
-        ConfigError: the model does not divide, or there is no such DeepSpeed config or suite.
+    Torch and DeepSpeed load for seconds, so what needs neither comes first: the mistakes that can
+    be found without them, and the result of a finished run.
     """
     architecture(config.model)
     read_strategy(config.engine.deepspeed)
     if config.data.suite is not None:
         load_suite(config.data.suite)
+    finished = finished_before(config)
+    if finished is not None:
+        return finished
+    from dpot_scale.runs.run import run_training
+
+    return run_training(config)
 
 
 def _summary(result: TrainingResult, config: RunConfig) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from dpot_scale.config.load import load_run
+from dpot_scale.config.load import dump, load_run
 from dpot_scale.evaluate import SCORES_FILE, _name, _run_config, main
 from dpot_scale.model.export import read_weights, save_released
 from dpot_scale.training.result import read_result
@@ -121,6 +121,33 @@ def test_a_mistake_is_one_sentence(
     assert lines[0].startswith("error: ")
     assert message in lines[0]
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.distributed
+def test_missing_data_are_made_where_the_command_says(finished: Any, tmp_path: Path) -> None:
+    command = [weights_of(finished), "--out", str(tmp_path / "out")]
+    assert main([*command, f"data.root={tmp_path / 'data'}"]) == 0
+    assert (tmp_path / "data" / "swe_coarse" / "index.json").is_file()
+
+
+def test_no_data_are_made_where_a_file_says(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    gone = tmp_path / "gone" / "data"
+    config = tmp_path / "run" / "config.yaml"
+    config.parent.mkdir()
+    config.write_text(dump(load_run("quickstart", [f"data.root={gone}"])))
+    weights = tmp_path / "run" / "model.safetensors"
+    weights.touch()
+    for how in ([], ["--config", str(config)]):
+        assert main([str(weights), *how]) == 2
+        said = capsys.readouterr().err
+        assert said == (
+            "error: dataset 'ns2d_fno_1e-3_generated', 'dr_pdb_generated', 'swe_pdb_generated' is "
+            f"missing under {gone}, the data.root of {config}; say with data.root=DIR where the "
+            "datasets are (what it lacks of suite quickstart is made there)\n"
+        )
+    assert not gone.parent.exists()
 
 
 @pytest.mark.parametrize(

@@ -381,3 +381,19 @@ def test_looking_at_data_imports_no_torch(generated) -> None:
         "sys.exit(any(codes) or 'torch' in sys.modules)"
     )
     assert python("-c", program).returncode == 0
+
+
+def test_every_command_looks_where_the_others_write(suite, tmp_path, monkeypatch, capsys) -> None:
+    """In a Ray job, results lie below a home and not in the temporary working directory."""
+    here, home = tmp_path / "here", tmp_path / "home"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    monkeypatch.setenv("DPOT_SCALE_HOME", str(home))
+    assert main(["generate", "--suite", str(suite)]) == 0
+    assert main(["import", str(DIFFUSION_REACTION)]) == 0
+    capsys.readouterr()
+    for command in ("list", "verify"):
+        assert main([command]) == 0
+        names = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
+        assert names[1:4] == ["dr_pdb", "tiny/dr_small", "tiny/swe_small"]
+    assert list(here.iterdir()) == []

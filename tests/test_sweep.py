@@ -17,9 +17,12 @@ def mistake(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
 @pytest.mark.parametrize(
     ("command", "sentence"),
     [
-        ("run", "error: cannot write to /dev/null/quickstart: "),
-        ("status", "error: cannot read /dev/null/quickstart: Not a directory"),
-        ("report", "error: no trial of sweep quickstart in /dev/null/quickstart has finished"),
+        ("run", "error: cannot write to /dev/null/quickstart-sweep: "),
+        ("status", "error: cannot read /dev/null/quickstart-sweep: Not a directory"),
+        (
+            "report",
+            "error: no trial of sweep quickstart-sweep in /dev/null/quickstart-sweep has finished",
+        ),
     ],
 )
 def test_a_place_that_is_no_folder(
@@ -42,3 +45,16 @@ def test_the_example_of_the_help_is_accepted(capsys: pytest.CaptureFixture[str])
         main(["--help"])
     (example,) = [word for word in capsys.readouterr().out.split() if word.startswith("run.")]
     assert main(["plan", example]) == 0
+
+
+def test_the_status_of_a_sweep_that_never_was(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = mistake(["status", f"run.output={tmp_path}"], capsys)
+    assert said.startswith(f"error: no sweep was started in {tmp_path}/quickstart-sweep yet; ")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_command_may_stand_anywhere(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["windows=[1600]", "plan", "--config", "quickstart"]) == 0
+    assert "_w1600_" in capsys.readouterr().out

@@ -215,3 +215,17 @@ def test_what_deepspeed_got_is_kept(once: tuple[Path, str]) -> None:
     assert kept["train_batch_size"] == 4
     assert kept["zero_optimization"]["stage"] == 3
     assert "auto" not in json.dumps(kept)
+
+
+def test_weights_of_another_model_name_every_override_at_once(
+    trained: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = tmp_path / "short" / "model.safetensors"
+    other = [f"initialize_from={first}", "name=other", "model.depth=1", "model.normalize=false"]
+    said = mistake([*trained, *other], capsys)
+    assert said == (
+        "error: the config says model.depth=1, model.normalize=false, but the weights need: "
+        "model.depth=2 model.normalize=true"
+    )
+    # Modes decide the shape of no weight.
+    assert main([*trained, f"initialize_from={first}", "name=fewer", "model.modes=2"]) == 0

@@ -4,7 +4,6 @@ A YAML file may say `extends: NAME_OR_PATH`: its keys are then laid over that ot
 mistake becomes one `ConfigError` that names the key, the value and the nearest known name.
 """
 
-import argparse
 from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -23,7 +22,6 @@ REPLACED_WHOLE = ("weights", "ladder")
 DEFAULT = "quickstart"
 
 Kind = Literal["run", "sweep", "suite"]
-EXAMPLES: dict[Kind, str] = {"run": "model.size=S", "sweep": "run.optim.lr=1e-3"}
 Raw = dict[str, Any]  # a YAML mapping before validation
 S = TypeVar("S", bound=Section)
 
@@ -79,42 +77,21 @@ def presets(kind: Kind) -> list[str]:
     return sorted(path.stem for path in (PRESETS / kind).glob("*.yaml"))
 
 
-def add_config_arguments(
-    parser: argparse.ArgumentParser, kind: Kind, *, sought_first: str | None = None
-) -> None:
-    """Add what every entry has in common: --config, --print-config and overrides.
+def config_hint(word: str) -> str:
+    """Return how to say a word that names a config and not a value of one, or an empty string."""
+    names_one = Path(word).suffix in SUFFIXES or word in (*presets("run"), *presets("sweep"))
+    return f" (did you mean --config {word}?)" if names_one else ""
 
-    Args:
-        parser: Of the entry.
-        kind: Of its config.
-        sought_first: The config that the entry itself seeks where none is given, in words;
-            `config` is then None.
-    """
-    parser.add_argument(
-        "--config",
-        default=None if sought_first else DEFAULT,
-        metavar="PATH_OR_PRESET",
-        help=f"a YAML file, or one of: {', '.join(presets(kind))} "
-        f"(default: {f'{sought_first}, else {DEFAULT}' if sought_first else DEFAULT})",
-    )
-    parser.add_argument(
-        "--print-config",
-        action="store_true",
-        help="print the complete config as YAML, in the form --config accepts, and stop",
-    )
-    parser.add_argument(
-        "overrides",
-        nargs="*",
-        default=[],  # or argparse calls them required where another argument is missing
-        metavar="key.sub=value",
-        help=f"replace one value of the config, for example {EXAMPLES[kind]}",
-    )
+
+def is_preset(source: str) -> bool:
+    """Return whether a source is the name of a preset and not of a file."""
+    return Path(source).suffix not in SUFFIXES
 
 
 def _read(kind: Kind, source: str, extended_by: tuple[Path, ...] = ()) -> Raw:
     """Read a preset or file, following `extends`."""
     path = Path(source)
-    if path.suffix not in SUFFIXES:
+    if is_preset(source):
         path = PRESETS / kind / f"{source}.yaml"
         if not path.is_file():
             known = presets(kind)
@@ -185,7 +162,8 @@ def _apply(raw: Raw, overrides: Sequence[str]) -> None:
     for override in overrides:
         key, separator, text = override.partition("=")
         if not separator or not key:
-            raise ConfigError(f"override {override!r} is not of the form key.sub=value")
+            hint = config_hint(override)
+            raise ConfigError(f"override {override!r} is not of the form key.sub=value{hint}")
         try:
             value = _parsed(text)
         except ValueError as error:

@@ -8,6 +8,12 @@ from dpot_scale.config.schema import RunConfig, SweepConfig
 HOME_VARIABLE = "DPOT_SCALE_HOME"
 SQLITE = "sqlite:///"
 
+# Names by which the folder of a run and that of a sweep are told apart.
+RUN_CONFIG = "config.yaml"
+SWEEP_CONFIG = "sweep.yaml"
+JOURNAL = "journal.jsonl"
+TRIALS = "trials"
+
 
 def results_home() -> Path:
     """Return where relative paths of results begin: here, unless this is a Ray job.
@@ -19,6 +25,11 @@ def results_home() -> Path:
         return Path(os.environ[HOME_VARIABLE]).expanduser().resolve()
     in_job = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
     return Path.home() / "dpot_scale" if in_job else Path.cwd()
+
+
+def in_home(path: Path) -> Path:
+    """Return where a path of data or results that a command line names lies."""
+    return results_home() / path
 
 
 def anchored(sweep: SweepConfig, home: Path) -> SweepConfig:

@@ -5,27 +5,36 @@ from collections.abc import Callable
 from dpot_scale.config.load import load_suite
 from dpot_scale.config.schema import DataConfig, ModelConfig
 from dpot_scale.data.catalog import DatasetInfo
-from dpot_scale.data.generate import generate_suite
+from dpot_scale.data.generate import generate_suite, missing_datasets
 from dpot_scale.data.store import DatasetStore, open_store
 from dpot_scale.errors import ConfigError
 
 
 def open_datasets(
-    config: DataConfig, model: ModelConfig, *, progress: Callable[[str], None]
+    config: DataConfig,
+    model: ModelConfig,
+    *,
+    progress: Callable[[str], None],
+    generate: bool = True,
 ) -> dict[str, DatasetStore]:
-    """Open the datasets of a mixture; those of its suite are generated where missing.
+    """Open the datasets of a mixture.
 
     Args:
         config: The mixture.
         model: What will see them.
         progress: Takes one line of text for the user at a time.
+        generate: Whether missing datasets of its suite are made.
 
     Raises:
         ConfigError: a dataset has more channels than the model, or other space axes.
         DataError: a dataset is missing or damaged.
     """
     if config.suite is not None:
-        generate_suite(load_suite(config.suite), config.root, progress=progress)
+        suite = load_suite(config.suite)
+        if generate:
+            generate_suite(suite, config.root, progress=progress)
+        else:
+            missing_datasets(suite, config.root)  # those that are there must be of its recipes
     stores = {name: open_store(config.root, name) for name in config.weights}
     for store in stores.values():
         _check_fits(store.info, model)

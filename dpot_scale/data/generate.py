@@ -44,10 +44,10 @@ def generate_suite(
         DataError: a dataset of the same name was made by another recipe.
     """
     infos = {name: _info(name, recipe, suite.seed) for name, recipe in suite.datasets.items()}
-    if not _missing(suite, root):  # nothing to write: the folder may be read-only
+    if not missing_datasets(suite, root):  # nothing to write: the folder may be read-only
         return
     with locked(root):
-        missing = _missing(suite, root)  # again: another process may have been faster
+        missing = missing_datasets(suite, root)  # again: another process may have been faster
         if not missing:
             return
         with workers() as opened:
@@ -66,8 +66,12 @@ def _outcome(info: DatasetInfo, recipe: GeneratedDataset, seconds: float) -> str
     )
 
 
-def _missing(suite: SuiteConfig, root: Path) -> list[str]:
-    """Return the datasets that `root` lacks; those it has must be of the same recipe."""
+def missing_datasets(suite: SuiteConfig, root: Path) -> list[str]:
+    """Return the datasets of a suite that `root` lacks.
+
+    Raises:
+        DataError: one that it has was made by another recipe.
+    """
     missing = []
     for name, recipe in suite.datasets.items():
         if (root / name / INDEX).exists():

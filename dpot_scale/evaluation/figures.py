@@ -5,13 +5,15 @@ Legend: L lead times, C fields, x y points.
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from dpot_scale.evaluation.metrics import DatasetEvaluation
+if TYPE_CHECKING:
+    from dpot_scale.evaluation.metrics import DatasetEvaluation
 
 Array = NDArray[np.float32]
 
@@ -22,7 +24,7 @@ ERROR_COLORS = "magma"
 LINE_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 
 
-def save_figures(folder: Path, evaluations: Mapping[str, DatasetEvaluation]) -> None:
+def save_figures(folder: Path, evaluations: Mapping[str, "DatasetEvaluation"]) -> None:
     """Write one rollout picture per dataset and the growth of the error with lead time."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, evaluation in evaluations.items():
@@ -30,7 +32,7 @@ def save_figures(folder: Path, evaluations: Mapping[str, DatasetEvaluation]) -> 
     error_growth_figure(evaluations).savefig(folder / "error_growth.png", dpi=110)
 
 
-def rollout_figure(name: str, evaluation: DatasetEvaluation) -> Figure:
+def rollout_figure(name: str, evaluation: "DatasetEvaluation") -> Figure:
     """Show truth, forecast and error of one trajectory at a few lead times.
 
     Truth and forecast of a field share their colours; the error has a scale of its own. Of a 3D
@@ -63,7 +65,7 @@ def rollout_figure(name: str, evaluation: DatasetEvaluation) -> Figure:
     return figure
 
 
-def error_growth_figure(evaluations: Mapping[str, DatasetEvaluation]) -> Figure:
+def error_growth_figure(evaluations: Mapping[str, "DatasetEvaluation"]) -> Figure:
     """Show the relative L2 error of each lead time, model and persistence, per dataset."""
     figure = Figure(figsize=(8, 4.8), layout="constrained")
     axis = figure.subplots()

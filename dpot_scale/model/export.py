@@ -17,6 +17,7 @@ from dpot_scale.files import replacing
 from dpot_scale.model.dpot import DPOT
 from dpot_scale.model.released import architecture_from, read_released, write_released
 from dpot_scale.model.sizes import Architecture
+from dpot_scale.model.weights_file import no_weights
 
 # The metadata key under which an export holds its architecture, as JSON.
 ARCHITECTURE_KEY = "architecture"
@@ -113,7 +114,7 @@ def read_weights(path: Path) -> Weights:
         CheckpointError: the file is neither, or its keys do not account for the whole model.
     """
     if not path.is_file():
-        raise CheckpointError(f"{path} is not a file; give a .pth or .safetensors weights file")
+        raise no_weights(path)
     reader = _read_export if _is_safetensors(path) else read_released
     weights = Weights(*reader(path))
     _check_keys(weights, path)
@@ -173,6 +174,11 @@ def _check_keys(weights: Weights, path: Path) -> None:
     if any(problems.values()):
         found = "; ".join(f"{kind}: {', '.join(keys)}" for kind, keys in problems.items() if keys)
         raise CheckpointError(f"{path} does not hold exactly the keys of its DPOT: {found}")
+
+
+def have_same_shapes(one: Architecture, other: Architecture) -> bool:
+    """Return whether the weights of one architecture are weights of another, too."""
+    return _shapes(one) == _shapes(other)
 
 
 def _shapes(architecture: Architecture) -> dict[str, tuple[int, ...]]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from statistics import median
 
 from dpot_scale.config.load import dump
+from dpot_scale.config.places import RUN_CONFIG
 from dpot_scale.config.schema import RunConfig, run_hash
 from dpot_scale.data.batches import BatchStream, training_windows
 from dpot_scale.data.datasets import open_datasets
@@ -26,8 +27,10 @@ from dpot_scale.evaluation.figures import save_figures
 from dpot_scale.evaluation.metrics import DatasetEvaluation, Evaluator
 from dpot_scale.files import write_whole
 from dpot_scale.model.cost import count_parameters, train_flops_per_window
-from dpot_scale.model.export import read_weights, stream_model
+from dpot_scale.model.export import have_same_shapes, read_weights, stream_model
 from dpot_scale.model.sizes import Architecture, architecture
+from dpot_scale.model.weights_file import require_agreement
+from dpot_scale.runs.folder import CHECKPOINTS, finished_before
 from dpot_scale.training.checkpoint import CheckpointStore, TrainState
 from dpot_scale.training.console import Console, aligned, print_line
 from dpot_scale.training.health import StopReason, never
@@ -35,7 +38,7 @@ from dpot_scale.training.lock import only_run_in
 from dpot_scale.training.loop import Trainer
 from dpot_scale.training.metrics import peak_memory_gib
 from dpot_scale.training.micro_batch import settle_micro_batch
-from dpot_scale.training.result import TrainingResult, read_result, save_result
+from dpot_scale.training.result import TrainingResult, save_result
 from dpot_scale.training.tracking import (
     SPOOL,
     Status,
@@ -81,9 +84,9 @@ def run_training(
         TrainingStoppedError: it was told to stop, by a signal or by `told_to_stop`.
         TrainingDivergedError: the loss or the gradient is not finite.
     """
-    finished = read_result(config.directory)
+    finished = finished_before(config)
     if finished is not None:
-        return _checked(finished, config)
+        return finished
     _check(config)
     stores = _open_stores(config)
     world = start_world(config.seed)
@@ -115,7 +118,7 @@ def _train(
     started = time.perf_counter()
     engine = ZeroEngine(config, world)
     checkpoints = CheckpointStore(
-        config.directory / "checkpoints",
+        config.directory / CHECKPOINTS,
         keep=config.checkpoint.keep,
         config_hash=run_hash(config),
         world=world,
@@ -176,7 +179,7 @@ def _mlflow_run(config: RunConfig, world: World, given: str | None) -> Iterator[
 
 
 def _write_configs(config: RunConfig, engine: ZeroEngine) -> None:
-    write_whole(config.directory / "config.yaml", dump(config))
+    write_whole(config.directory / RUN_CONFIG, dump(config))
     text = json.dumps(engine.deepspeed_config, indent=2)
     write_whole(config.directory / DEEPSPEED_CONFIG, text)
 
@@ -185,7 +188,10 @@ def _first_state(config: RunConfig, engine: ZeroEngine, checkpoints: CheckpointS
     """Return where to start: at the newest checkpoint, at given weights, or at the seed."""
     state = checkpoints.restore(engine)
     if state is None and config.initialize_from is not None:
-        engine.load_full_state_dict(read_weights(config.initialize_from).state)
+        weights, arch = read_weights(config.initialize_from), architecture(config.model)
+        if not have_same_shapes(weights.architecture, arch):
+            require_agreement(weights.architecture, arch)
+        engine.load_full_state_dict(weights.state)
     return state or TrainState()
 
 
@@ -317,15 +323,6 @@ def _export(config: RunConfig, arch: Architecture, world: World, engine: ZeroEng
     finally:
         for _ in parameters:  # each is gathered by all ranks, also where the disk is full
             pass
-
-
-def _checked(finished: TrainingResult, config: RunConfig) -> TrainingResult:
-    if finished.config_hash != run_hash(config):
-        raise ConfigError(
-            f"{config.directory} holds a finished run of another config ({finished.config_hash}, "
-            f"this is {run_hash(config)}); choose another `name` or `output`"
-        )
-    return finished
 
 
 def run_artifacts(directory: Path) -> dict[Path, str]:

@@ -19,6 +19,7 @@ from ray.train.torch import TorchTrainer
 from ray.train.v2.api.exceptions import TrainingFailedError, WorkerGroupError
 
 from dpot_scale.config.load import dump, load_suite
+from dpot_scale.config.places import SWEEP_CONFIG
 from dpot_scale.config.schema import SweepConfig
 from dpot_scale.data.generate import generate_suite
 from dpot_scale.errors import UserError
@@ -38,8 +39,6 @@ POLL_SECONDS = 1.0
 # Ray's own limit is no limit: a controller that cannot start would be tried for ever.
 CONTROLLER_FAILURES = 2
 
-CONFIG_FILE = "sweep.yaml"
-
 
 def run_sweep(
     sweep: SweepConfig, trials: Sequence[Trial], say: Callable[[str], None]
@@ -58,7 +57,7 @@ def run_sweep(
     require_answer()  # before hours are spent on generating data
     tracking = sweep.run.tracking
     with locked(sweep):
-        write_whole(sweep.directory / CONFIG_FILE, dump(sweep))
+        write_whole(sweep.directory / SWEEP_CONFIG, dump(sweep))
         if sweep.run.data.suite is not None:
             generate_suite(load_suite(sweep.run.data.suite), sweep.run.data.root, progress=say)
         run_id = open_run(sweep.directory, sweep, tracking, name=sweep.name)

@@ -9,11 +9,11 @@ from typing import Literal
 
 from pydantic import ValidationError
 
+from dpot_scale.config.places import JOURNAL
 from dpot_scale.config.schema import Section, SweepConfig
 from dpot_scale.errors import UserError
 from dpot_scale.files import held, is_held
 
-JOURNAL = "journal.jsonl"
 LOCK = ".lock"
 
 Event = Literal["started", "finished", "failed", "interrupted"]

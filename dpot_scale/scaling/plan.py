@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dpot_scale.config.load import validated
+from dpot_scale.config.places import TRIALS
 from dpot_scale.config.schema import RunConfig, SweepConfig, run_hash
 from dpot_scale.engine.memory import GIB, MIB, estimate_memory, recomputed_blocks
 from dpot_scale.engine.strategy import effective_deepspeed_config
@@ -143,4 +144,4 @@ def _run(sweep: SweepConfig, label: str, windows: int) -> RunConfig:
 
 def trials_directory(sweep: SweepConfig) -> Path:
     """Return the folder of the runs of a sweep."""
-    return sweep.directory / "trials"
+    return sweep.directory / TRIALS

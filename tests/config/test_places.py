@@ -15,7 +15,7 @@ def test_results_lie_below_home_and_inputs_here(
     monkeypatch.chdir(tmp_path)
     overrides = ["run.engine.deepspeed=mine.json", "run.data.suite=suites/mine.yaml"]
     sweep = anchored(load_sweep("quickstart", overrides), Path("/results"))
-    assert sweep.directory == Path("/results/runs/quickstart")
+    assert sweep.directory == Path("/results/runs/quickstart-sweep")
     assert sweep.run.data.root == Path("/results/data/quickstart")
     assert sweep.run.tracking.mlflow_uri == "sqlite:////results/mlflow.db"
     assert sweep.run.engine.deepspeed == str(tmp_path / "mine.json")

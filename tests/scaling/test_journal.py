@@ -76,7 +76,10 @@ def test_one_process_runs_a_sweep(tmp_path: Path) -> None:
 def test_a_file_where_the_folder_should_be_is_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "taken").touch()
     sweep = sweep_in(tmp_path / "taken")
-    with pytest.raises(UserError, match=r"cannot read .*taken/quickstart: Not a directory"):
+    with pytest.raises(UserError, match=r"cannot read .*taken/quickstart-sweep: Not a directory"):
         is_running(sweep)
-    with pytest.raises(UserError, match=r"cannot write to .*taken/quickstart: "), locked(sweep):
+    with (
+        pytest.raises(UserError, match=r"cannot write to .*taken/quickstart-sweep: "),
+        locked(sweep),
+    ):
         pass

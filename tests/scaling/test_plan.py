@@ -72,7 +72,10 @@ def test_more_workers_mean_less_memory_and_time_each() -> None:
             "resources.workers=3",
             r"trial E64: batch.global_batch=\d+ is not a multiple of .* x 3 = ",
         ),
-        ("windows=[100]", r"trial E64: config sweep quickstart: windows=100 is not a multiple of"),
+        (
+            "windows=[100]",
+            r"trial E64: config sweep quickstart-sweep: windows=100 is not a multiple of",
+        ),
         ("run.engine.deepspeed=zero3_fp23", "did you mean 'zero3_fp32'"),
         ("ladder.Ti.heads=5", r"trial Ti: model.heads=5 does not divide model.width=512"),
         ("ladder.E64.heads=5", r"model.heads=5 does not divide model.width=64"),

@@ -60,7 +60,7 @@ def finish(trial: Trial, rel_l2: float, *, bad_on: str = "") -> None:
 
 def test_nothing_finished_is_one_sentence(tmp_path: Path) -> None:
     sweep, trials = planned(tmp_path)
-    with pytest.raises(NothingToReportError, match="no trial of sweep quickstart"):
+    with pytest.raises(NothingToReportError, match="no trial of sweep quickstart-sweep"):
         write_report(sweep, trials)
 
 

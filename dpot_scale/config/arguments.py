@@ -1,0 +1,91 @@
+"""What the command lines of all entries have in common. A mistake in one is a sentence."""
+
+import argparse
+import re
+import sys
+from collections.abc import Collection, Sequence
+from typing import Any, NoReturn
+
+from dpot_scale.config.load import DEFAULT, Kind, config_hint, presets
+from dpot_scale.config.sentences import nearest
+from dpot_scale.errors import USER_ERROR_EXIT_CODE, speaks_for_all
+
+EXAMPLES: dict[Kind, str] = {"run": "model.size=S", "sweep": "run.optim.lr=1e-3"}
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser that says what is wrong in one sentence, with the nearest option that it knows."""
+
+    def parse_known_args(  # type: ignore[override]
+        self,
+        args: Sequence[str] | None = None,
+        namespace: Any = None,  # noqa: ANN401 - as the base
+    ) -> tuple[argparse.Namespace, list[str]]:
+        """Refuse unknown options here: the parser of a command knows those of the command."""
+        parsed, rest = super().parse_known_args(args, namespace)
+        self._refuse_unknown(rest)
+        return parsed, rest
+
+    def parse_known_intermixed_args(  # type: ignore[override]
+        self,
+        args: Sequence[str] | None = None,
+        namespace: Any = None,  # noqa: ANN401 - as the base
+    ) -> tuple[argparse.Namespace, list[str]]:
+        """Refuse unknown options."""
+        parsed, rest = super().parse_known_intermixed_args(args, namespace)
+        self._refuse_unknown(rest)
+        return parsed, rest
+
+    def error(self, message: str) -> NoReturn:
+        """End with a sentence, said by one rank."""
+        if speaks_for_all():
+            sys.stderr.write(f"error: {message}\n")
+        self.exit(USER_ERROR_EXIT_CODE)
+
+    def _refuse_unknown(self, rest: Sequence[str]) -> None:
+        for word in rest:
+            if word.startswith("-") and word != "--":
+                option = word.partition("=")[0]
+                known = ["--help", *re.findall(r"--[\w-]+", self.format_usage())]
+                self.error(f"there is no option {option!r}{nearest(option, known)}")
+
+    def require_command(self, words: Sequence[str], known: Collection[str]) -> None:
+        """Make sure that the first word is one of the commands, unless it is an option."""
+        choices = ", ".join(known)
+        if not words:
+            self.error(f"give a command: {choices}")
+        if words[0] not in known and not words[0].startswith("-"):
+            hint = config_hint(words[0]) or nearest(words[0], known)
+            self.error(f"there is no command {words[0]!r}{hint}; choose from: {choices}")
+
+
+def add_config_arguments(
+    parser: argparse.ArgumentParser, kind: Kind, *, sought_first: str | None = None
+) -> None:
+    """Add what every entry has in common: --config, --print-config and overrides.
+
+    Args:
+        parser: Of the entry.
+        kind: Of its config.
+        sought_first: The config that the entry itself seeks where none is given, in words;
+            `config` is then None.
+    """
+    parser.add_argument(
+        "--config",
+        default=None if sought_first else DEFAULT,
+        metavar="PATH_OR_PRESET",
+        help=f"a YAML file, or one of: {', '.join(presets(kind))} "
+        f"(default: {f'{sought_first}, else {DEFAULT}' if sought_first else DEFAULT})",
+    )
+    parser.add_argument(
+        "--print-config",
+        action="store_true",
+        help="print the complete config as YAML, in the form --config accepts, and stop",
+    )
+    parser.add_argument(
+        "overrides",
+        nargs="*",
+        default=[],  # or argparse calls them required where another argument is missing
+        metavar="key.sub=value",
+        help=f"replace one value of the config, for example {EXAMPLES[kind]}",
+    )

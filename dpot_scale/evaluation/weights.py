@@ -1,0 +1,41 @@
+"""Scores of a weights file, in one process and without DeepSpeed."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from dpot_scale.config.schema import RunConfig
+from dpot_scale.data.datasets import open_datasets
+from dpot_scale.engine.runtime import World
+from dpot_scale.evaluation.metrics import DatasetEvaluation, evaluate
+from dpot_scale.model.export import load_model
+from dpot_scale.model.sizes import architecture
+from dpot_scale.model.weights_file import require_agreement
+
+# What a config and weights must agree on: it decides what is forecast from what, and compared.
+COMPARED = ("space_dims", "grid", "channels", "history", "horizon")
+
+
+def evaluate_weights(
+    weights: Path, config: RunConfig, *, generate: bool, progress: Callable[[str], None]
+) -> dict[str, DatasetEvaluation]:
+    """Score the model in a weights file on the test split of the datasets of a run config.
+
+    Args:
+        weights: A released `.pth` or a `.safetensors` export.
+        config: Says which datasets, and how they are scored.
+        generate: Whether missing datasets of its suite are made.
+        progress: Takes one line of text for the user at a time.
+
+    Raises:
+        CheckpointError: the weights cannot be used.
+        ConfigError: the config describes another model.
+        DataError: a dataset is missing, or too short to forecast.
+    """
+    model = load_model(weights)
+    require_agreement(model.architecture, architecture(config.model), COMPARED)
+    stores = open_datasets(config.data, config.model, progress=progress, generate=generate)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    alone = World(rank=0, local_rank=0, world_size=1, device=device)
+    return evaluate(model.to(device), stores, config.evaluation, config.model, config.data, alone)
