@@ -340,8 +340,8 @@ def test_verify_names_what_is_wrong_and_goes_on(generated, capsys) -> None:
     captured = capsys.readouterr()
     assert [line.split()[0] for line in captured.out.splitlines()[1:]] == ["dr_small", "swe_small"]
     assert captured.err.splitlines() == [
-        f"error: {generated}/broken/index.json is not a dataset index ('info'); "
-        "make the dataset anew",
+        f"error: {generated}/broken/index.json is not a dataset index ('info' is "
+        "missing (and 2 more)); make the dataset anew",
         "error: dr_small: train/shard-00000.h5 has changed since it was written (other sha256)",
         "error: dr_small: train 1 holds 1 values that are not finite",
     ]

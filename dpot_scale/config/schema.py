@@ -33,13 +33,15 @@ Fraction = Annotated[Float, Field(ge=0, le=1)]
 Seed = Annotated[Int, Field(ge=0, lt=2**31)]  # numpy takes 32 bits, and a rank is added
 Name = Annotated[str, Field(pattern=r"^\w[\w.\-]*$")]  # of a folder; never "." or ".."
 
+STRICT = ConfigDict(extra="forbid")  # about unknown keys
+
 SizeName = Literal["debug", "Ti", "S", "M", "L", "H"]
 
 
 class Section(BaseModel):
     """Base of every config section: immutable, and strict about unknown keys."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(**STRICT, frozen=True)
 
 
 class ModelConfig(Section):

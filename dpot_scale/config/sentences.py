@@ -12,6 +12,7 @@ from dpot_scale.config.schema import Section
 MUST_BE = {
     "bool_parsing": "true or false",
     "bool_type": "true or false",
+    "dataclass_type": "a section, as {{key: value}}",
     "dict_type": "a section, as {{key: value}}",
     "finite_number": "a finite number",
     "float_parsing": "a number",
@@ -72,7 +73,7 @@ def _mistake(
     first = errors[0]
     where = ".".join(map(str, place))
     match first["type"]:
-        case "extra_forbidden":
+        case "extra_forbidden" | "unexpected_keyword_argument":
             *parents, key = place
             return f"unknown key {where!r}{_known_key(_section_at(model, parents), parents, key)}"
         case "missing":

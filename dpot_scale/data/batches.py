@@ -7,6 +7,7 @@ Legend: B windows, T frames, C fields, xy any number of space axes.
 """
 
 import itertools
+import math
 import queue
 import threading
 import time
@@ -118,7 +119,7 @@ class Assembler:
         """Return windows as a batch whose frames are put into `frames_BTCxy`.
 
         Raises:
-            DataError: a shard is missing or damaged.
+            DataError: a shard is missing or damaged, or holds values that are not finite.
         """
         for window, frames_TCxy in zip(windows, frames_BTCxy, strict=True):
             fields_TCxy = _resized(self._read(window, len(frames_TCxy)), self.model.grid)
@@ -140,7 +141,11 @@ class Assembler:
         store, (trajectory, start, stride) = window.store, window.cut
         spanned = (frames - 1) * stride + 1
         host_TCxy = self._room((spanned, len(store.info.channels), *store.info.grid))
-        store.read(window.split, trajectory, start, spanned, out=host_TCxy.numpy())
+        frames_TCxy = host_TCxy.numpy()
+        store.read(window.split, trajectory, start, spanned, out=frames_TCxy)
+        # Whatever is not finite shows in the sum, which costs half of looking at each value.
+        if not math.isfinite(host_TCxy.sum()):
+            store.check_finite(window.split, trajectory, start, frames_TCxy)
         return host_TCxy.to(self.device, non_blocking=True)[::stride]
 
     def _room(self, shape: tuple[int, ...]) -> Tensor:

@@ -3,7 +3,9 @@
 import hashlib
 import re
 from dataclasses import dataclass
-from typing import Any, Literal, Self
+from typing import Literal
+
+from dpot_scale.config.schema import STRICT, PositiveFloat, PositiveInt
 
 MASK = "mask"  # the channel that is 0 inside obstacles and 1 in the fluid
 GENERATED_SUFFIX = "_generated"  # of our own analogue of a published dataset
@@ -13,14 +15,16 @@ GENERATED_SUFFIX = "_generated"  # of our own analogue of a published dataset
 class DatasetInfo:
     """One stored dataset, as its index describes it."""
 
+    __pydantic_config__ = STRICT
+
     name: str
     equation: str
     channels: tuple[str, ...]
     scored: tuple[bool, ...]  # per channel; a geometry mask is input but not scored
     spatial_axes: tuple[str, ...]
-    grid: tuple[int, ...]
-    domain_length: tuple[float, ...]  # in the equation's unit
-    frame_interval: float  # in the equation's time
+    grid: tuple[PositiveInt, ...]
+    domain_length: tuple[PositiveFloat, ...]  # in the equation's unit
+    frame_interval: PositiveFloat  # in the equation's time
     boundary: str
     origin: Literal["generated", "imported"]
     source: str  # the recipe, or the file it was imported from
@@ -30,14 +34,6 @@ class DatasetInfo:
     def constant(self) -> tuple[bool, ...]:
         """Return, per channel, whether it is the same in all frames: a geometry mask."""
         return tuple(not scored for scored in self.scored)
-
-    @classmethod
-    def from_json(cls, values: dict[str, Any]) -> Self:
-        """Return the info that `dataclasses.asdict` and JSON made of one."""
-        fields: dict[str, Any] = {
-            key: tuple(value) if isinstance(value, list) else value for key, value in values.items()
-        }
-        return cls(**fields)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -38,6 +38,7 @@ def open_datasets(
     stores = {name: open_store(config.root, name) for name in config.weights}
     for store in stores.values():
         _check_fits(store.info, model)
+        store.check_largest()
     return stores
 
 

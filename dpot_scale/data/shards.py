@@ -9,8 +9,9 @@ the axes of each array; a window comes out in the layout of a shard.
 
 import hashlib
 import os
+import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -18,14 +19,18 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from dpot_scale.config.schema import STRICT, NonNegativeInt, PositiveInt
 from dpot_scale.data.catalog import DatasetInfo
-from dpot_scale.files import sha256
+from dpot_scale.files import NO_LOCKS, sha256
 
 FIELDS = "fields"
 CONSTANTS = "constants"
 PARAMETERS = "parameters"
 TRAJECTORY, TIME, CHANNEL = "trajectory", "time", "channel"
+REAL = "fiub"  # NumPy's kinds of numbers that a field can be of
 OPEN_FILES = 256  # of a process; a dataset may link to thousands
+# What h5py and NumPy raise where a file is missing, damaged or not what it should be.
+UNREADABLE = (OSError, RuntimeError, ValueError, LookupError, AttributeError, TypeError)
 
 Array = NDArray[Any]
 
@@ -33,6 +38,8 @@ Array = NDArray[Any]
 @dataclass(frozen=True, slots=True)
 class ViewedArray:
     """One array of a published file."""
+
+    __pydantic_config__ = STRICT
 
     name: str
     axes: tuple[str, ...]  # "trajectory", "time", "channel", space axes; others have one point
@@ -42,13 +49,15 @@ class ViewedArray:
 class View:
     """Consecutive trajectories of a published file, and consecutive frames of them."""
 
+    __pydantic_config__ = STRICT
+
     file: str  # HDF5, or a folder of .npy
     arrays: tuple[ViewedArray, ...]  # their channels in order
     spatial_axes: tuple[str, ...]
-    trajectories: int
-    frames: int
-    first_trajectory: int = 0
-    first_frame: int = 0
+    trajectories: PositiveInt
+    frames: PositiveInt
+    first_trajectory: NonNegativeInt = 0
+    first_frame: NonNegativeInt = 0
 
     def part(self, first: int, trajectories: int, frames: int) -> "View":
         """Return the view of some of the trajectories, and of their first frames."""
@@ -63,7 +72,7 @@ class View:
         """Return (N, T, C, *space) in the type of the file.
 
         Raises:
-            OSError, KeyError, ValueError: the file is missing or not what it was.
+            UNREADABLE: the file is missing or not what it was.
         """
         rows = _shifted(rows, self.first_trajectory)
         frames = _shifted(frames, self.first_frame)
@@ -76,65 +85,109 @@ class View:
         found, wanted = fields_NTCs.shape[:2], (rows.stop - rows.start, frames.stop - frames.start)
         if found != wanted:
             raise ValueError(f"{found} trajectories and frames where there were {wanted}")
+        files.check_uncut(self.file)
         return fields_NTCs
-
-    @classmethod
-    def from_json(cls, values: dict[str, Any]) -> Self:
-        """Return the view that `dataclasses.asdict` and JSON made of one."""
-        arrays = tuple(
-            ViewedArray(array["name"], tuple(array["axes"])) for array in values["arrays"]
-        )
-        rest = values | {"arrays": arrays, "spatial_axes": tuple(values["spatial_axes"])}
-        return cls(**rest)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Shard:
     """One file of a split."""
 
+    __pydantic_config__ = STRICT
+
     file: str  # relative to the dataset's folder; of a view, the absolute path
-    trajectories: int
-    frames: int
+    trajectories: PositiveInt
+    frames: PositiveInt
     sha256: str
     view: View | None = None
 
-    @classmethod
-    def from_json(cls, values: dict[str, Any]) -> Self:
-        """Return the shard that `dataclasses.asdict` and JSON made of one."""
-        view = values["view"]
-        return cls(**values | {"view": None if view is None else View.from_json(view)})
+
+def open_hdf5(path: Path | str, mode: str = "r") -> h5py.File:
+    """Return an HDF5 file, locked as HDF5 does where the file system has locks.
+
+    Raises:
+        OSError: it cannot be opened.
+    """
+    try:
+        return h5py.File(path, mode)
+    except OSError as error:
+        if not any(f"unable to lock file, errno = {number}," in str(error) for number in NO_LOCKS):
+            raise
+        return h5py.File(path, mode, locking=False)
 
 
-class OpenFiles:
+class OpenFiles(threading.local):
     """HDF5 files that stay open between reads.
 
-    A forked process opens its own: HDF5 handles do not survive a fork.
+    Each thread has its own, so that none closes what another one reads. A forked process opens its
+    own too: HDF5 handles do not survive a fork.
     """
 
     def __init__(self) -> None:
-        self._files: dict[tuple[int, str], h5py.File] = {}
+        self._files: dict[tuple[int, str], _OpenFile] = {}
 
     def array(self, file: str, name: str) -> h5py.Dataset | Array:
-        """Return an array of an HDF5 file or of a folder of .npy, not yet read."""
+        """Return an array of an HDF5 file or of a folder of .npy, not yet read.
+
+        Raises:
+            OSError, LookupError, ValueError: there is none.
+        """
         if file.endswith(os.sep):
             return np.load(file + name, mmap_mode="r", allow_pickle=False)
-        return self.file(file)[name]
+        opened = self._opened(file)
+        if name not in opened.arrays:
+            array = opened.content[name]
+            if not isinstance(array, h5py.Dataset):
+                raise KeyError(f"{name} is no array")
+            opened.arrays[name] = array
+        return opened.arrays[name]
 
     def file(self, path: str) -> h5py.File:
         """Return an HDF5 file, opened for reading."""
+        return self._opened(path).content
+
+    def check_uncut(self, file: str) -> None:
+        """Refuse what was read from a file that has been cut: HDF5 takes what lacks for zeros.
+
+        Raises:
+            OSError: it is shorter than when it was opened.
+        """
+        if file.endswith(os.sep):
+            return  # mapped anew for each read, which fails if it is too short
+        opened = self._opened(file)
+        size = os.fstat(opened.descriptor).st_size
+        if size < opened.size:
+            raise OSError(f"cut from {opened.size:,} to {size:,} bytes while it was open")
+
+    def close(self) -> None:
+        """Close the files of this thread."""
+        for (process, _), opened in self._files.items():
+            if process == os.getpid():
+                opened.content.close()
+        self._files.clear()
+
+    def _opened(self, path: str) -> "_OpenFile":
         key = (os.getpid(), path)
         if key not in self._files:
             if len(self._files) >= OPEN_FILES:
                 self.close()
-            self._files[key] = h5py.File(path, "r")
+            self._files[key] = _OpenFile.of(path)
         return self._files[key]
 
-    def close(self) -> None:
-        """Close the files of this process."""
-        for (process, _), file in self._files.items():
-            if process == os.getpid():
-                file.close()
-        self._files.clear()
+
+@dataclass(frozen=True, slots=True)
+class _OpenFile:
+    content: h5py.File
+    descriptor: int  # of the operating system
+    size: int  # in bytes, when it was opened; HDF5 refuses a file that is too short then
+    # As often read: finding one in the file costs as much as reading a small window.
+    arrays: dict[str, h5py.Dataset] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, path: str) -> Self:
+        content = open_hdf5(path)
+        descriptor = content.id.get_vfd_handle()
+        return cls(content, descriptor, os.fstat(descriptor).st_size)
 
 
 def _shifted(part: slice, by: int) -> slice:
@@ -151,6 +204,9 @@ def _sliced(
     """Return a part of an array as (N, T, C, *space); an axis that it lacks has one value."""
     wanted = (TRAJECTORY, TIME, CHANNEL, *spatial_axes)
     parts: dict[str, slice] = {TRAJECTORY: rows, TIME: frames}
+    for axis, points in zip(axes, array.shape, strict=True):
+        if axis not in wanted and points != 1:
+            raise ValueError(f"its axis {axis!r} has {points} points instead of one")
     values = np.asarray(
         array[tuple(parts.get(axis, slice(None)) if axis in wanted else 0 for axis in axes)]
     )
@@ -184,7 +240,7 @@ def write_shard(
         constants: For each trajectory, its constant channels (C, *space).
         parameters: For each trajectory.
     """
-    with h5py.File(path, "w") as shard:
+    with open_hdf5(path, "w") as shard:
         fields = shard.create_dataset(FIELDS, shape, dtype=np.float32)
         for row, first, frames in pieces:
             fields[row, first : first + len(frames)] = frames

@@ -6,6 +6,8 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from dpot_scale.config.schema import STRICT, Float, NonNegativeFloat
+
 Array = NDArray[Any]
 
 
@@ -13,13 +15,10 @@ Array = NDArray[Any]
 class Statistics:
     """What normalises the fields of a dataset: over all points and frames of its train split."""
 
-    mean: tuple[float, ...]  # per channel
-    std: tuple[float, ...]  # of the population
+    __pydantic_config__ = STRICT
 
-    @classmethod
-    def from_json(cls, values: dict[str, Any]) -> Self:
-        """Return the statistics that `dataclasses.asdict` and JSON made of some."""
-        return cls(tuple(values["mean"]), tuple(values["std"]))
+    mean: tuple[Float, ...]  # per channel
+    std: tuple[NonNegativeFloat, ...]  # of the population
 
 
 @dataclass

@@ -9,8 +9,8 @@ A linked dataset has no shards of its own: its index names parts of published fi
 as they lie. `linked.h5` holds what those files do not, masks and parameters.
 """
 
-import json
 from bisect import bisect_right
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -23,7 +23,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dpot_scale.data.catalog import DatasetInfo
-from dpot_scale.data.shards import CONSTANTS, FIELDS, PARAMETERS, OpenFiles, Shard
+from dpot_scale.data.index import read_index
+from dpot_scale.data.shards import (
+    CONSTANTS,
+    FIELDS,
+    PARAMETERS,
+    REAL,
+    UNREADABLE,
+    OpenFiles,
+    Shard,
+)
 from dpot_scale.data.statistics import Statistics
 from dpot_scale.errors import DataError
 from dpot_scale.files import held
@@ -85,71 +94,125 @@ class DatasetStore:
         Raises:
             DataError: the shard is missing or damaged.
         """
-        ends = self._ends[split]
-        number = bisect_right(ends, trajectory)
-        shard = self.shards[split][number]
-        row = trajectory - (ends[number] - shard.trajectories)
+        shard, row = self._place(split, trajectory)
         assert start + frames <= shard.frames
         part = slice(start, start + frames)
         shape = (frames, len(self.info.channels), *self.info.grid)
-        frames_TCxy = np.empty(shape, np.float32) if out is None else out
         try:
+            frames_TCxy = np.empty(shape, np.float32) if out is None else out
             if all(self.info.scored):
                 self._read_fields(shard, row, part, frames_TCxy)
             else:
-                place = (shard, row) if shard.view is None else (split, trajectory)
-                self._read_with_constants(shard, row, part, place, frames_TCxy)
-        except (OSError, KeyError, ValueError, TypeError) as error:
-            raise DataError(
-                f"cannot read {self.folder / shard.file} ({error}); "
-                f"run `python -m dpot_scale.prepare verify {self.folder}`"
-            ) from error
+                scored = np.array(self.info.scored)
+                fields_TCxy = np.empty((frames, int(scored.sum()), *self.info.grid), np.float32)
+                self._read_fields(shard, row, part, fields_TCxy)
+                frames_TCxy[:, scored] = fields_TCxy
+                frames_TCxy[:, ~scored] = self._constants(split, trajectory)
+        except (*UNREADABLE, MemoryError) as error:
+            raise self._unreadable(self.folder / shard.file, error) from error
         return frames_TCxy
+
+    def check_finite(
+        self, split: Split, trajectory: int, start: int, frames_TCxy: NDArray[np.float32]
+    ) -> None:
+        """Refuse frames of a trajectory, read from `start` on, that hold NaN or infinite values.
+
+        Raises:
+            DataError: they do.
+        """
+        finite = np.isfinite(frames_TCxy)
+        if finite.all():
+            return
+        frame = start + int(finite.all(axis=tuple(range(1, finite.ndim))).argmin())
+        shard, row = self._place(split, trajectory)
+        raise DataError(
+            f"{self.folder / shard.file} holds NaN or infinite values, in {split} trajectory "
+            f"{trajectory} (row {row} of the file), first in frame {frame} (all counted from 0); "
+            f"{self._advice}"
+        )
+
+    def check_largest(self) -> None:
+        """Look at the end of what should be the largest file of each split.
+
+        Raises:
+            DataError: it does not hold what the index says.
+        """
+        for split, shards in self.shards.items():
+            if shards:
+                largest = max(range(len(shards)), key=lambda i: shards[i].trajectories)
+                self.read(split, self._ends[split][largest] - 1, shards[largest].frames - 1, 1)
 
     def parameters(self, split: Split) -> dict[str, Array]:
         """Return the parameters of the trajectories of a split, N values of each.
 
         Raises:
-            OSError: a file is missing or damaged.
+            DataError: a file is missing or damaged.
         """
-        groups = [self._open(shard.file) for shard in self.shards[split] if shard.view is None] or [
-            self._open(LINKED)[split]
-        ]
-        names = groups[0].get(PARAMETERS, ())
-        return {
-            name: np.concatenate([group[PARAMETERS][name][()] for group in groups])
-            for name in names
-        }
+        own = [self.folder / shard.file for shard in self.shards[split] if shard.view is None]
+        linked = self.folder / LINKED
+        groups = [(path, PARAMETERS) for path in own] or [(linked, f"{split}/{PARAMETERS}")]
+        found: dict[str, list[Array]] = defaultdict(list)
+        for path, group in groups:
+            try:
+                for name, values in self._files.file(str(path)).get(group, {}).items():
+                    found[name].append(np.asarray(values))
+            except UNREADABLE as error:
+                raise self._unreadable(path, error) from error
+        return {name: np.concatenate(parts) for name, parts in found.items()}
 
     def close(self) -> None:
         """Close the files of this process."""
         self._files.close()
 
+    @property
+    def _advice(self) -> str:
+        return f"run `python -m dpot_scale.prepare verify {self.folder}`"
+
+    def _unreadable(self, path: Path, error: Exception) -> DataError:
+        reason = " ".join(str(error).split())  # HDF5 speaks in several lines
+        return DataError(f"cannot read {path} ({reason}); {self._advice}")
+
+    def _place(self, split: Split, trajectory: int) -> tuple[Shard, int]:
+        """Return the shard that holds a trajectory, and its row there."""
+        number = bisect_right(self._ends[split], trajectory)
+        shard = self.shards[split][number]
+        return shard, trajectory - (self._ends[split][number] - shard.trajectories)
+
     def _read_fields(self, shard: Shard, row: int, frames: slice, out: Array) -> None:
         """Read the fields (T, C, *space) of a row of a shard, without constant channels."""
         if shard.view is None:
-            self._open(shard.file)[FIELDS].read_direct(out, np.s_[row, frames])
-        else:
-            out[...] = shard.view.read(self._files, slice(row, row + 1), frames)[0]
+            file = str(self.folder / shard.file)
+            fields = self._files.array(file, FIELDS)
+            assert isinstance(fields, h5py.Dataset)
+            _check(fields, (shard.trajectories, shard.frames, *out.shape[1:]))
+            fields.read_direct(out, np.s_[row, frames])
+            self._files.check_uncut(file)
+            return
+        read = shard.view.read(self._files, slice(row, row + 1), frames)[0]
+        _check(read, out.shape)
+        with np.errstate(over="ignore"):  # too large for float32 counts as infinite
+            out[...] = read
 
-    def _read_with_constants(
-        self, shard: Shard, row: int, frames: slice, place: tuple[Shard | Split, int], out: Array
-    ) -> None:
-        """Read all channels (T, C, *space) of a row of a shard."""
-        scored = np.array(self.info.scored)
-        fields_TCxy = np.empty((len(out), int(scored.sum()), *self.info.grid), np.float32)
-        self._read_fields(shard, row, frames, fields_TCxy)
-        out[:, scored] = fields_TCxy
-        out[:, ~scored] = self._constants(*place)
-
-    def _constants(self, place: Shard | Split, row: int) -> Array:
-        """Return the constant channels (C, *space) of a row of a shard, or of a linked split."""
-        group = self._open(place.file) if isinstance(place, Shard) else self._open(LINKED)[place]
-        constants: Array = group[CONSTANTS][row]
+    def _constants(self, split: Split, trajectory: int) -> Array:
+        """Return the channels (C, *space) of a trajectory that are the same in all its frames."""
+        shard, row = self._place(split, trajectory)
+        file, name, rows = str(self.folder / shard.file), CONSTANTS, shard.trajectories
+        if shard.view is not None:  # one array for all files of the split
+            file, name = str(self.folder / LINKED), f"{split}/{CONSTANTS}"
+            row, rows = trajectory, self.num_trajectories(split)
+        array = self._files.array(file, name)
+        _check(array, (rows, len(self.info.scored) - sum(self.info.scored), *self.info.grid))
+        constants = np.asarray(array[row])
+        self._files.check_uncut(file)
         return constants
 
-    def _open(self, file: str) -> h5py.Group:
-        return self._files.file(str(self.folder / file))
+
+def _check(array: h5py.Dataset | Array, expected: tuple[int, ...]) -> None:
+    """Refuse an array of another shape, which would be broadcast, or of something else."""
+    if array.shape != expected or array.dtype.kind not in REAL:
+        raise ValueError(
+            f"it holds {array.dtype} {array.shape} where {INDEX} says real numbers {expected}"
+        )
 
 
 def open_store(root: Path, name: str) -> DatasetStore:
@@ -174,18 +237,8 @@ def read_store(folder: Path) -> DatasetStore:
     Raises:
         DataError: its index cannot be read.
     """
-    path = folder / INDEX
-    try:
-        index = json.loads(path.read_text(encoding="utf-8"))
-        info = DatasetInfo.from_json(index["info"])
-        shards = {
-            split: tuple(Shard.from_json(shard) for shard in index["splits"][split])
-            for split in SPLITS
-        }
-        statistics = Statistics.from_json(index["statistics"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{path} is not a dataset index ({error}); make the dataset anew") from None
-    return DatasetStore(folder, info, shards, statistics)
+    index = read_index(folder / INDEX)
+    return DatasetStore(folder, index.info, index.splits.by_name(), index.statistics)
 
 
 def stored_names(root: Path) -> list[str]:

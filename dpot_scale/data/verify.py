@@ -7,12 +7,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 from numpy.typing import NDArray
 
 from dpot_scale.data.authenticity import check_authenticity
-from dpot_scale.data.shards import FIELDS, Shard, digest
+from dpot_scale.data.shards import FIELDS, Shard, digest, open_hdf5
 from dpot_scale.data.statistics import Moments
 from dpot_scale.data.store import SPLITS, DatasetStore, Split
 from dpot_scale.errors import DataError
@@ -98,7 +97,7 @@ def _check_file(
 
 
 def _check_shape(path: Path, expected: tuple[int, ...]) -> None:
-    with h5py.File(path, "r") as file:
+    with open_hdf5(path) as file:
         fields = file.get(FIELDS)
         if getattr(fields, "shape", None) != expected or fields.dtype != np.float32:
             raise _Misshapen

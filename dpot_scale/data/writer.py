@@ -8,15 +8,16 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-import h5py
 import numpy as np
 from numpy.typing import NDArray
 
 from dpot_scale.data.catalog import DatasetInfo
 from dpot_scale.data.disk import CannotWrite, cannot_write, write_json
+from dpot_scale.data.index import StoredIndex, info_problems
 from dpot_scale.data.shards import (
     Shard,
     View,
+    open_hdf5,
     write_beside,
     write_shard,
 )
@@ -56,7 +57,7 @@ class StoreWriter:
             `written` then says how many trajectories there are already.
 
     Raises:
-        DataError: something of that name exists already.
+        DataError: something of that name exists already, or the info contradicts itself.
     """
 
     def __init__(
@@ -67,6 +68,8 @@ class StoreWriter:
         shard_bytes: int = SHARD_BYTES,
         resume: bool = False,
     ) -> None:
+        if (problem := next(info_problems(info), None)) is not None:
+            raise DataError(f"dataset {info.name} cannot be stored: {problem}")
         self.folder = root / info.name
         if (self.folder / INDEX).exists():
             raise DataError(f"{self.folder} holds a dataset already; remove it or choose a name")
@@ -278,14 +281,14 @@ class StoreWriter:
         """Take over what an interrupted writer of the same dataset left; False if there is none."""
         try:
             state = json.loads((self._partial / PROGRESS).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            index = StoredIndex.model_validate(state["index"])
+            moments = Moments.from_json(state["moments"])
+        except (OSError, ValueError, LookupError, TypeError, RecursionError):
             return False
-        index = state["index"]
-        if DatasetInfo.from_json(index["info"]) != self.info:
+        if index.info != self.info:
             return False
-        for split in SPLITS:
-            self._shards[split] = [Shard.from_json(shard) for shard in index["splits"][split]]
-        self._moments = Moments.from_json(state["moments"])
+        self._shards = {split: list(shards) for split, shards in index.splits.by_name().items()}
+        self._moments = moments
         return True
 
     def _index(self) -> dict[str, Any]:
@@ -311,7 +314,7 @@ class StoreWriter:
         """Write what published files do not say about the trajectories that they hold."""
         if not any(shard.view for shards in self._shards.values() for shard in shards):
             return
-        with h5py.File(self._partial / LINKED, "w") as file:
+        with open_hdf5(self._partial / LINKED, "w") as file:
             for split, pending in self._pending.items():
                 if pending.parameters:
                     group = file.create_group(split)

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 import torch
@@ -269,6 +270,26 @@ def test_an_error_comes_after_the_batches_before_it(make_store) -> None:
             next(batches)
         with pytest.raises(DataError, match=f"cannot read .*{shard.file}"):
             next(batches)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("name", ["a", "b"])
+def test_values_that_are_not_finite_never_become_a_batch(name: str, value: float, stores) -> None:
+    """Named by file, trajectory and frame; a window that does not touch them is fine."""
+    store = stores[name]
+    with h5py.File(store.folder / store.shards["train"][0].file, "r+") as file:
+        file["fields"][2, 3, -1, 1, 2] = value
+    assembled((store, Cut(2, 0, 1)), grid=4, channels=2)
+    sentence = r"train/shard-00000.h5 holds NaN or infinite values, in train trajectory 2 \(row 2 "
+    with pytest.raises(DataError, match=sentence + r"of the file\), first in frame 3 "):
+        assembled((store, Cut(2, 1, 1)), grid=4, channels=2)
+
+
+def test_large_values_are_finite(stores) -> None:
+    """Although their sum is not."""
+    with h5py.File(stores["a"].folder / stores["a"].shards["train"][0].file, "r+") as file:
+        file["fields"][0] = 3e38
+    assert bool((assembled((stores["a"], Cut(0, 0, 1)), grid=4, channels=1).frames_BTCxy > 0).all())
 
 
 def test_closing_ends_the_reader(stores) -> None:

@@ -1,8 +1,8 @@
 """The store: what is written is read, and nothing half-written is ever a dataset."""
 
-import json
 import multiprocessing
-from dataclasses import asdict
+import os
+import threading
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -12,6 +12,7 @@ import pytest
 
 from dpot_scale.data import writer as writer_module
 from dpot_scale.data.catalog import DatasetInfo
+from dpot_scale.data.index import read_index
 from dpot_scale.data.shards import sha256
 from dpot_scale.data.store import (
     INDEX,
@@ -54,7 +55,7 @@ def test_the_index_and_the_shards_describe_the_dataset(
 ) -> None:
     store = make_store(channels=("u", "v"))
     assert store.info == describe("coded", ("u", "v"))
-    assert DatasetInfo.from_json(json.loads(json.dumps(asdict(store.info)))) == store.info
+    assert read_index(store.folder / INDEX).info == store.info
     shard = store.shards["train"][0]
     assert sha256(store.folder / shard.file) == shard.sha256
     with h5py.File(store.folder / shard.file) as file:
@@ -178,6 +179,44 @@ def test_an_unreadable_store_is_one_sentence(make_store, tmp_path: Path) -> None
         (store.folder / INDEX).write_text(broken)
         with pytest.raises(DataError, match="is not a dataset index"):
             open_store(tmp_path, "a")
+
+
+@pytest.mark.parametrize("cut", ["fields", "all"])
+def test_a_shard_that_is_cut_while_it_is_open_is_not_read_as_zeros(cut: str, make_store) -> None:
+    store = make_store("a", train=3, frames=200, grid=32, shard_bytes=2**24)
+    file = store.folder / store.shards["train"][0].file
+    store.read("train", 0, 0, 1)  # opens it
+    size = file.stat().st_size
+    os.truncate(file, 0 if cut == "all" else size // 2)
+    with pytest.raises(DataError, match=rf"cannot read {file} \(cut from {size:,} to .* bytes"):
+        store.read("train", 2, 0, 200)
+
+
+def test_a_file_of_another_shape_or_type_is_not_read(make_store) -> None:
+    store = make_store("a", channels=("u", "v"))
+    for fields in (
+        np.zeros((3, 6, 1, 4, 4)),
+        np.zeros((3, 6, 2, 4, 4), "S3"),
+        np.zeros((2, 6, 2, 4, 4)),
+    ):
+        with h5py.File(store.folder / store.shards["train"][0].file, "r+") as file:
+            del file["fields"]
+            file["fields"] = fields
+        with pytest.raises(
+            DataError, match=r"it holds .* where index.json says real numbers \(3, 6"
+        ):
+            open_store(store.folder.parent, "a").read("train", 0, 0, 1)
+
+
+def test_threads_do_not_close_the_files_of_each_other(make_store) -> None:
+    """Training reads in one thread and evaluates in another; a linked dataset has many files."""
+    store = make_store("a", train=3)
+    store.read("train", 0, 0, 1)
+    thread = threading.Thread(target=lambda: (store.read("train", 1, 0, 1), store.close()))
+    fields = store._files.array(str(store.folder / store.shards["train"][0].file), "fields")
+    thread.start()
+    thread.join()
+    assert fields.shape == (3, 6, 1, 4, 4), "still open"
 
 
 def test_a_place_that_cannot_be_written_is_one_sentence(tmp_path: Path, describe) -> None:

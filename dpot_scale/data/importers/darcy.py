@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from dpot_scale.data.importers import arrays, matlab
 from dpot_scale.data.importers.source import Source
 from dpot_scale.data.importers.splits import by_folder_or_name, train_before_valid
+from dpot_scale.data.shards import open_hdf5
 from dpot_scale.data.store import Split
 from dpot_scale.errors import DataError
 
@@ -39,7 +40,7 @@ def recognise(path: Path, *, paper: bool) -> list[Source]:
     """
     del paper  # the reference has no entry for it
     if h5py.is_hdf5(path):
-        with h5py.File(path, "r") as file:
+        with open_hdf5(path) as file:
             if file.keys() >= set(PDEBENCH):
                 beta = file.attrs.get("beta")
                 shapes = [file[name].shape for name in PDEBENCH]
@@ -109,7 +110,7 @@ def _source(
 
 
 def _read_hdf5(path: Path, rows: slice, frames: slice) -> Array:
-    with h5py.File(path, "r") as file:
+    with open_hdf5(path) as file:
         pair = file[PDEBENCH[0]], file[PDEBENCH[1]]
         return _read_pairs(lambda: pair, rows, frames)
 

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from dpot_scale.data.importers import arrays, matlab
 from dpot_scale.data.importers.source import Source, frame_interval
+from dpot_scale.data.shards import open_hdf5
 from dpot_scale.errors import DataError
 
 FIELD = "u"
@@ -130,7 +131,7 @@ def _candidates(trajectories: int, frames: int) -> tuple[str, ...]:
 
 def _header_7(path: Path) -> _Header | None:
     """Return what a v7.3 file says; None for HDF5 of another kind."""
-    with h5py.File(path, "r") as file:
+    with open_hdf5(path) as file:
         if not _is_matlab_7(file):
             return None
         if file.keys() >= DARCY:
@@ -160,7 +161,7 @@ def _read_7(path: Path, spatial_axes: tuple[str, ...], rows: slice, frames: slic
     Trajectories are the fastest axis on disk: one by one is hopeless, whole chunks are fast.
     """
     order = (3, 0, 2, 1) if spatial_axes == ("x", "y") else (3, 0, 1, 2)
-    with h5py.File(path, "r") as file:
+    with open_hdf5(path) as file:
         fields_TyxN: NDArray[Any] = file[FIELD][frames, :, :, rows]
     return fields_TyxN.transpose(order)[:, :, None]
 

@@ -18,6 +18,7 @@ from dpot_scale.data.importers import (
     the_well,
 )
 from dpot_scale.data.importers.source import DAMAGE, Source
+from dpot_scale.data.shards import open_hdf5
 from dpot_scale.errors import DataError
 
 
@@ -104,7 +105,7 @@ def _check_readable(path: Path) -> None:
 
 def _check_hdf5(path: Path) -> None:
     try:
-        h5py.File(path, "r").close()
+        open_hdf5(path).close()
     except OSError as error:
         raise DataError(
             f"{path} is a truncated or damaged HDF5 file ({error}); download it again"
@@ -114,7 +115,7 @@ def _check_hdf5(path: Path) -> None:
 def _contents(path: Path) -> str:
     """Return what a container holds at its top level, in parentheses."""
     if h5py.is_hdf5(path):
-        with h5py.File(path, "r") as file:
+        with open_hdf5(path) as file:
             return f" (HDF5 with: {_shown(list(file))})"
     if load := arrays.loader(path):
         shapes = [f"{name} {array.dtype} {array.shape}" for name, array in load().items()]

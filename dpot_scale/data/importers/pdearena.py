@@ -23,7 +23,7 @@ from dpot_scale.data.importers.source import (
     sliced_in_place,
 )
 from dpot_scale.data.importers.splits import SPLIT_WORDS, train_before_valid, with_split
-from dpot_scale.data.shards import TIME, TRAJECTORY
+from dpot_scale.data.shards import TIME, TRAJECTORY, open_hdf5
 from dpot_scale.errors import DataError
 
 SMOKE = ("u", "vx", "vy")
@@ -44,7 +44,7 @@ def recognise(path: Path, *, paper: bool) -> list[Source]:
     del paper  # the reference reads them in the same layout, in the order of the file system
     if not h5py.is_hdf5(path):
         return []
-    with h5py.File(path, "r") as file:
+    with open_hdf5(path) as file:
         if len(file) and file.keys() <= SPLIT_WORDS.keys():
             return [_smoke_source(path, file, group) for group in file]
         if {*SPHERE, "lat", "lon"} <= file.keys():

@@ -27,7 +27,7 @@ from dpot_scale.data.importers.source import (
     frame_interval,
     sliced_in_place,
 )
-from dpot_scale.data.shards import CHANNEL, TIME, TRAJECTORY
+from dpot_scale.data.shards import CHANNEL, TIME, TRAJECTORY, open_hdf5
 from dpot_scale.errors import DataError
 
 DATA = "data"
@@ -78,7 +78,7 @@ def recognise(path: Path, *, paper: bool) -> list[Source]:
     """
     if not h5py.is_hdf5(path):
         return []
-    with h5py.File(path, "r") as file:
+    with open_hdf5(path) as file:
         if len(file) and all(_is_seed(name, item) for name, item in file.items()):
             return [_seeds_source(path, file, paper=paper)]
         if {"Vx", "Vy", *SCALARS[2]} <= file.keys():

@@ -14,7 +14,7 @@ import h5py
 from dpot_scale.data.catalog import CATALOG, MASK
 from dpot_scale.data.importers.source import Source, file_view, sliced_in_place
 from dpot_scale.data.importers.splits import SPLIT_WORDS, by_folder_or_name, train_before_valid
-from dpot_scale.data.shards import CHANNEL, TIME, TRAJECTORY
+from dpot_scale.data.shards import CHANNEL, TIME, TRAJECTORY, open_hdf5
 from dpot_scale.errors import DataError
 
 DATA = "data"
@@ -41,7 +41,7 @@ def recognise(path: Path, *, paper: bool) -> list[Source]:
     del paper  # it is the paper's preprocessing already
     if not h5py.is_hdf5(path):
         return []
-    with h5py.File(path, "r") as file:
+    with open_hdf5(path) as file:
         if list(file) != [DATA] or not isinstance(file[DATA], h5py.Dataset):
             return []
         shape, value_bytes = file[DATA].shape, file[DATA].dtype.itemsize

@@ -16,22 +16,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dpot_scale.data.shards import OpenFiles, View, ViewedArray
+from dpot_scale.data.shards import UNREADABLE, OpenFiles, View, ViewedArray
 from dpot_scale.data.store import Split
 from dpot_scale.errors import DataError
 
 # What h5py, zipfile and NumPy raise where the content of a file is damaged.
-DAMAGE = (
-    OSError,
-    RuntimeError,
-    ValueError,
-    LookupError,
-    AttributeError,
-    TypeError,
-    EOFError,
-    zipfile.BadZipFile,
-    zlib.error,
-)
+DAMAGE = (*UNREADABLE, EOFError, zipfile.BadZipFile, zlib.error)
 
 Array = NDArray[Any]
 Read = Callable[[slice, slice], Array]

@@ -25,7 +25,7 @@ from dpot_scale.data.importers.source import (
     sliced_in_place,
 )
 from dpot_scale.data.importers.splits import train_before_valid, with_split
-from dpot_scale.data.shards import CHANNEL, TIME, TRAJECTORY, View
+from dpot_scale.data.shards import CHANNEL, TIME, TRAJECTORY, View, open_hdf5
 from dpot_scale.errors import DataError
 
 GROUPS = {"t0_fields", "t1_fields", "dimensions"}
@@ -43,7 +43,7 @@ def recognise(path: Path, *, paper: bool) -> list[Source]:
     del paper  # the reference does not use it
     if not h5py.is_hdf5(path):
         return []
-    with h5py.File(path, "r") as file:
+    with open_hdf5(path) as file:
         if not file.keys() >= GROUPS:
             return []
         try:

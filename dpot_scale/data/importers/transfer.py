@@ -5,13 +5,13 @@ from pathlib import Path
 
 from dpot_scale.data.importers.source import DAMAGE, Array, Source, overlapping
 from dpot_scale.data.importers.splits import Part
+from dpot_scale.data.shards import REAL
 from dpot_scale.data.writer import StoreWriter
 from dpot_scale.errors import DataError
 
 BLOCK_BYTES = 64 * 2**20  # read at once
 LARGEST_BLOCK_BYTES = 2**28
 LONG_BYTES = 2**27  # a larger trajectory is copied piece by piece, into a shard of its own
-REAL = "fiub"  # NumPy's kinds of numbers that a field can be of
 
 Progress = Callable[[Path, int], None]  # the file that is being read, and bytes read since
 
