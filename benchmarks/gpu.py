@@ -1,20 +1,28 @@
 """How fast is an optimizer step on a GPU, how near to its ceiling, and in how much memory?
 
-Every row is a whole step: forward, backward and Adam, with the whole model on one GPU. MFU counts
-the FLOPs of the folded algebra, without what recomputation repeats, over a product of two matrices
-measured in the same run and precision. The public implementation (a checkout is given by
---reference) is timed as it is shipped, in fp32 with torch's Adam, beside each size.
+Every row is a whole step, of noise, forward, loss, backward and Adam, with the whole model on one
+GPU. MFU counts the FLOPs of the folded algebra, without what recomputation repeats, over a product
+of two matrices measured in the same run and precision. The public implementation (a checkout is
+given by --reference) is timed as it is shipped, in fp32 with torch's Adam. `--profile` lists the
+kernels of each row, `--waits` the places where the host waits for the device.
 
-    python benchmarks/gpu.py --reference PATH [--sizes Ti S M L H] [--batch N]
+    python benchmarks/gpu.py [--rows Ti:256 M:64] [--variants bf16 zero3] [--reference PATH]
+
+Without a GPU it runs on the CPU, which only shows that it runs.
 """
 
 import argparse
+import gc
+import itertools
+import statistics
 import sys
+import time
+import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from itertools import product
 from pathlib import Path
 
 import torch
@@ -25,133 +33,166 @@ from dpot_scale.config.schema import (
     DataConfig,
     EngineConfig,
     ModelConfig,
+    ObjectiveConfig,
     RunConfig,
 )
+from dpot_scale.data.batches import Batch
 from dpot_scale.engine.runtime import World, start_world
 from dpot_scale.engine.zero import ZeroEngine
 from dpot_scale.model.cost import TRAIN_PASSES, executed_forward_flops
 from dpot_scale.model.sizes import architecture
+from dpot_scale.training.objective import training_loss
 
 GIB = 2**30
-BATCHES = {"Ti": 64, "S": 32, "M": 16, "L": 8, "H": 4}
+# Windows for which a step takes tens of milliseconds: less says more about the host.
+ROWS = ("Ti:256", "S:128", "M:64", "L:64", "H:32")
 CEILING_SIZE = 8192  # of square matrices
+COPY_BYTES = 2**30
 WARMUP_STEPS, TIMED_STEPS = 5, 20
+PROFILED_STEPS, WATCHED_STEPS = 3, 2
+
+Step = Callable[[], object]
 
 
 @dataclass(frozen=True)
 class Variant:
     """A way to compute a step."""
 
-    name: str
     strategy: str  # in deepspeed_configs/
     dtype: torch.dtype
     tf32: bool = False
     compile: bool = False
 
 
-VARIANTS = (
-    Variant("fp32", "zero0_fp32", torch.float32),
-    Variant("tf32", "zero0_fp32", torch.float32, tf32=True),
-    Variant("bf16", "zero1_bf16", torch.bfloat16),
-    Variant("bf16, compiled", "zero1_bf16", torch.bfloat16, compile=True),
-)
+VARIANTS = {
+    "fp32": Variant("zero0_fp32", torch.float32),
+    "tf32": Variant("zero0_fp32", torch.float32, tf32=True),
+    "bf16": Variant("zero1_bf16", torch.bfloat16),
+    "bf16_compiled": Variant("zero1_bf16", torch.bfloat16, compile=True),
+    "zero3": Variant("zero3_bf16", torch.bfloat16),
+    "zero3_compiled": Variant("zero3_bf16", torch.bfloat16, compile=True),
+}
 
 
 @dataclass(frozen=True)
 class Measured:
     """A step."""
 
-    seconds: float
+    seconds: float  # the median
     peak_bytes: int
 
 
 def main() -> int:
     """Print the ceilings and the table."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--reference", type=Path, required=True, help="folder of models/dpot.py")
-    parser.add_argument("--sizes", nargs="+", choices=BATCHES, default=list(BATCHES))
-    parser.add_argument("--batch", type=int, help=f"windows; default {BATCHES}")
-    args = parser.parse_args()
-    if not torch.cuda.is_available():
-        print("error: this benchmark needs a CUDA device; model_step.py is for CPUs")
-        return 2
-    sys.path.insert(0, str(args.reference))
+    options = parsed()
+    started = time.monotonic()
+    if options.reference:
+        sys.path.insert(0, str(options.reference))
     world = start_world()
-    name = torch.cuda.get_device_name(world.device)
-    print(f"{name}, torch {torch.__version__}, CUDA {torch.version.cuda}")
-    ceilings = {}
-    for variant in VARIANTS:
-        with precision(variant):
-            ceilings[variant.name] = ceiling(variant.dtype, world.device)
-        print(f"ceiling in {variant.name}: {ceilings[variant.name] / 1e12:.0f} TFLOP/s")
-
-    print("\n| size | batch | precision | recompute | ms | windows/s | MFU | GiB | reference ms |")
-    print("|---|--:|---|---|--:|--:|--:|--:|--:|")
-    for size in args.sizes:
-        batch = args.batch or BATCHES[size]
-        reference = attempt(partial(reference_step, size, batch, world))
-        for variant, recompute in product(VARIANTS, (False, True)):
-            ours = attempt(partial(our_step, size, batch, variant, recompute, world))
-            print(row(size, batch, variant, recompute, ours, reference, ceilings), flush=True)
+    print(f"{device_name(world.device)}, torch {torch.__version__}, CUDA {torch.version.cuda}")
+    ceilings = print_ceilings(world.device, options.ceiling_size, options.variants)
+    print("\n| size | batch | variant | recompute | ms | windows/s | MFU | GiB |", flush=True)
+    print("|---|--:|---|---|--:|--:|--:|--:|")
+    for entry in options.rows:
+        size, batch = entry.split(":")
+        for name in [*options.variants, *(["reference"] if options.reference else [])]:
+            start = f"| {size} | {batch} | {name} | {options.recompute} "
+            if time.monotonic() - started > options.seconds:
+                print(start + "| not measured: the time was up | | | |", flush=True)
+                continue
+            run = partial(measure, name, size, int(batch), options, world)
+            print(start + row(attempt(run), size, int(batch), ceilings.get(name)), flush=True)
     return 0
 
 
-def row(
-    size: str,
-    batch: int,
-    variant: Variant,
-    recompute: bool,
-    ours: Measured | None,
-    reference: Measured | None,
-    ceilings: dict[str, float],
-) -> str:
-    """Return a row of the table."""
-    start = f"| {size} | {batch} | {variant.name} | {'full' if recompute else 'none'} "
-    if ours is None:
-        return start + "| out of memory | | | | |"
+def parsed() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--rows", nargs="*", default=ROWS, metavar="SIZE:BATCH")
+    parser.add_argument("--variants", nargs="*", choices=VARIANTS, default=["bf16"])
+    parser.add_argument("--recompute", choices=["none", "full"], default="none")
+    parser.add_argument("--reference", type=Path, help="folder of the public models/dpot.py")
+    parser.add_argument("--profile", action="store_true", help="list the kernels of each row")
+    parser.add_argument("--waits", action="store_true", help="list where the host waits")
+    parser.add_argument("--ceiling-size", type=int, default=CEILING_SIZE)
+    parser.add_argument("--seconds", type=float, default=540, help="start no row after so many")
+    return parser.parse_args()
+
+
+def measure(
+    name: str, size: str, batch: int, options: argparse.Namespace, world: World
+) -> Measured:
+    """Measure the step of a variant, or of the public implementation."""
+    if name == "reference":
+        return measured(reference_step(size, batch, world), world.device)
+    variant = VARIANTS[name]
+    with precision(variant.tf32):
+        engine = ZeroEngine(configured(size, batch, variant, options.recompute), world)
+        try:
+            step = our_step(engine, batch, world)
+            found = measured(step, world.device)
+            if options.profile:
+                print_profile(step, world.device)
+            if options.waits:
+                print_waits(step)
+        finally:
+            free(engine)
+    return found
+
+
+def row(found: Measured | None, size: str, batch: int, ceiling: float | None) -> str:
+    """Return the measured part of a row of the table."""
+    if found is None:
+        return "| out of memory | | | |"
     arch = architecture(ModelConfig.model_validate({"size": size}))
-    rate = TRAIN_PASSES * executed_forward_flops(arch, batch) / ours.seconds
-    return start + (
-        f"| {1e3 * ours.seconds:.1f} | {batch / ours.seconds:.0f} "
-        f"| {rate / ceilings[variant.name]:.0%} | {ours.peak_bytes / GIB:.1f} "
-        f"| {compared(ours, reference)} |"
+    rate = TRAIN_PASSES * executed_forward_flops(arch, batch) / found.seconds
+    mfu = f"{rate / ceiling:.0%}" if ceiling else ""
+    return (
+        f"| {1e3 * found.seconds:.1f} | {batch / found.seconds:.0f} | {mfu} "
+        f"| {found.peak_bytes / GIB:.1f} |"
     )
 
 
-def compared(ours: Measured, reference: Measured | None) -> str:
-    """Return the time of the reference, and how many times as long it takes."""
-    if reference is None:
-        return "out of memory"
-    return f"{1e3 * reference.seconds:.1f} ({reference.seconds / ours.seconds:.1f}x)"
-
-
-def our_step(size: str, batch: int, variant: Variant, recompute: bool, world: World) -> Measured:
-    """Measure the step of this project, on one rank."""
-    config = RunConfig(
+def configured(size: str, batch: int, variant: Variant, recompute: str) -> RunConfig:
+    """Return the run of a row."""
+    return RunConfig(
         name="benchmark",
         windows=batch * (WARMUP_STEPS + TIMED_STEPS),
         model=ModelConfig.model_validate({"size": size}),
         data=DataConfig(weights={"unused": 1}),
         batch=BatchConfig(global_batch=batch, micro_batch=batch),
-        engine=EngineConfig(
-            deepspeed=variant.strategy,
-            activation_checkpointing="full" if recompute else "none",
-            compile=variant.compile,
+        engine=EngineConfig.model_validate(
+            {
+                "deepspeed": variant.strategy,
+                "activation_checkpointing": recompute,
+                "compile": variant.compile,
+            }
         ),
     )
-    with precision(variant):
-        engine = ZeroEngine(config, world)
-        frames = example(architecture(config.model), batch).to(world.device)
-
-        def step() -> None:
-            engine.backward(loss(engine(frames)))
-            engine.step(0)
-
-        return measured(step)
 
 
-def reference_step(size: str, batch: int, world: World) -> Measured:
-    """Measure the step of the public implementation."""
+def our_step(engine: ZeroEngine, windows: int, world: World) -> Step:
+    """Return a step of this project on random windows."""
+    model = engine.config.model
+    frames = model.history + model.horizon
+    batch = Batch(
+        frames_BTCxy=torch.randn(
+            windows, frames, model.channels, model.grid, model.grid, device=world.device
+        ),
+        scored_BC=torch.ones(windows, model.channels, dtype=torch.bool, device=world.device),
+        labels_B=torch.zeros(windows, dtype=torch.int64, device=world.device),
+    )
+    noise = [torch.Generator(world.device).manual_seed(window) for window in range(windows)]
+
+    def step() -> None:
+        engine.backward(training_loss(engine, batch, ObjectiveConfig(), model.history, noise))
+        engine.step(0)
+
+    return step
+
+
+def reference_step(size: str, batch: int, world: World) -> Step:
+    """Return a step of the public implementation, without noise."""
     arch = architecture(ModelConfig.model_validate({"size": size}))
     model = reference_model(arch).to(world.device)
     adam = torch.optim.Adam(model.parameters(), lr=1e-3, weight_decay=1e-6)
@@ -162,33 +203,100 @@ def reference_step(size: str, batch: int, world: World) -> Measured:
         loss(model(frames)).backward()
         adam.step()
 
-    return measured(step)
+    return step
 
 
-def measured(step: Callable[[], object]) -> Measured:
+def measured(step: Step, device: torch.device) -> Measured:
     """Time a step, without a wait for the device between repeats."""
     for _ in range(WARMUP_STEPS):
         step()
-    torch.cuda.reset_peak_memory_stats()
-    return Measured(seconds_each(step), torch.cuda.max_memory_allocated())
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    seconds = statistics.median(seconds_of_each(step, device))
+    peak = torch.cuda.max_memory_allocated() if device.type == "cuda" else 0
+    return Measured(seconds, peak)
 
 
-def seconds_each(work: Callable[[], object]) -> float:
-    """Return the seconds of one repeat on the device."""
-    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-    start.record()
-    for _ in range(TIMED_STEPS):
+def seconds_of_each(work: Step, device: torch.device) -> list[float]:
+    """Return the seconds on the device of each of some repeats."""
+    if device.type == "cpu":
+        times = [time.perf_counter()]
+        for _ in range(TIMED_STEPS):
+            work()
+            times.append(time.perf_counter())
+        return [end - start for start, end in itertools.pairwise(times)]
+    events = [torch.cuda.Event(enable_timing=True) for _ in range(TIMED_STEPS + 1)]
+    events[0].record()
+    for event in events[1:]:
         work()
-    end.record()
+        event.record()
     torch.cuda.synchronize()
-    return float(start.elapsed_time(end)) / 1e3 / TIMED_STEPS
+    return [float(start.elapsed_time(end)) / 1e3 for start, end in itertools.pairwise(events)]
 
 
-def ceiling(dtype: torch.dtype, device: torch.device) -> float:
-    """Return the FLOP/s of a product of two large matrices."""
-    left, right = (torch.randn(CEILING_SIZE, CEILING_SIZE, device=device).to(dtype) for _ in "ab")
-    left @ right
-    return 2.0 * CEILING_SIZE**3 / seconds_each(lambda: left @ right)
+def print_ceilings(device: torch.device, size: int, variants: list[str]) -> dict[str, float]:
+    """Print what the device can do; return the FLOP/s of a large product for each variant."""
+    ceilings = {}
+    for name in variants:
+        variant = VARIANTS[name]
+        with precision(variant.tf32):
+            a, b = (torch.randn(size, size, device=device).to(variant.dtype) for _ in "ab")
+            seconds = statistics.median(seconds_of_each(partial(torch.mm, a, b), device))
+        ceilings[name] = 2.0 * size**3 / seconds
+        print(f"result: ceiling in {name}: {ceilings[name] / 1e12:.1f} TFLOP/s", flush=True)
+    if device.type == "cuda":
+        there = torch.empty(COPY_BYTES, dtype=torch.uint8, device=device)
+        pinned = torch.empty(COPY_BYTES, dtype=torch.uint8, pin_memory=True)
+        for name, source, passes in (("on the device", there.clone(), 2), ("to it", pinned, 1)):
+            copy = partial(there.copy_, source, non_blocking=True)
+            rate = passes * COPY_BYTES / statistics.median(seconds_of_each(copy, device))
+            print(f"result: copies {name}: {rate / 1e9:.0f} GB/s", flush=True)
+    return ceilings
+
+
+def print_profile(step: Step, device: torch.device) -> None:
+    """Print the kernels of a step, how many there are, and how busy they keep the device."""
+    from torch.profiler import ProfilerActivity, profile
+
+    def kernel_time(event: torch.autograd.profiler_util.FunctionEvent) -> float:
+        return float(event.device_time_total)
+
+    with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as profiler:
+        begun = time.perf_counter()
+        for _ in range(PROFILED_STEPS):
+            step()
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        seconds = time.perf_counter() - begun
+    kernels = [e for e in profiler.events() or [] if "CUDA" in str(e.device_type)]
+    busy = sum(kernel_time(kernel) for kernel in kernels) / 1e6
+    print(
+        f"\nresult: {len(kernels) / PROFILED_STEPS:.0f} kernels a step, which keep the device busy "
+        f"for {busy / seconds:.0%} of {1e3 * seconds / PROFILED_STEPS:.1f} ms under the profiler"
+    )
+    order = "self_device_time_total" if device.type == "cuda" else "self_cpu_time_total"
+    averages = profiler.key_averages()
+    print(averages.table(sort_by=order, row_limit=40, max_name_column_width=80))
+
+
+def print_waits(step: Step) -> None:
+    """Print where the host waits for the device, and how often in a step."""
+    if not torch.cuda.is_available():
+        return
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        torch.cuda.set_sync_debug_mode("warn")
+        for _ in range(WATCHED_STEPS):
+            step()
+        torch.cuda.set_sync_debug_mode("default")
+    places = Counter(
+        f"{warning.filename}:{warning.lineno}"
+        for warning in caught
+        if "synchronizing" in str(warning.message)
+    )
+    print(f"\nresult: the host waits {places.total() / WATCHED_STEPS:.0f} times in a step")
+    for place, count in places.most_common():
+        print(f"  {count / WATCHED_STEPS:g} at {place}")
 
 
 def attempt(work: Callable[[], Measured]) -> Measured | None:
@@ -199,14 +307,28 @@ def attempt(work: Callable[[], Measured]) -> Measured | None:
         return None
     finally:
         torch._dynamo.reset()  # compiled code would keep the model
+        gc.collect()  # engines are cycles
         torch.cuda.empty_cache()
 
 
+def free(engine: ZeroEngine) -> None:
+    """Give back what DeepSpeed keeps of an engine that nobody uses any more."""
+    from deepspeed.runtime.zero.parameter_offload import FWD_MODULE_STACK
+
+    engine._engine.destroy()
+    FWD_MODULE_STACK.clear()
+
+
+def device_name(device: torch.device) -> str:
+    """Return the name of the card."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
+
+
 @contextmanager
-def precision(variant: Variant) -> Iterator[None]:
+def precision(tf32: bool) -> Iterator[None]:
     """Allow products of fp32 matrices in tf32, or not."""
     before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("high" if variant.tf32 else "highest")
+    torch.set_float32_matmul_precision("high" if tf32 else "highest")
     try:
         yield
     finally:
