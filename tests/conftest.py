@@ -134,6 +134,20 @@ def finished(start: Start, database: str) -> Ended:
     return start("alone", f"tracking.mlflow_uri={database}").ended()
 
 
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of one megabyte."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(disk)], capture_output=True
+    )
+    if mounted.returncode != 0:
+        pytest.skip("may not mount a disk of its own")
+    yield disk
+    subprocess.run(["umount", str(disk)], check=True)
+
+
 def _launcher(ranks: int) -> list[str]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

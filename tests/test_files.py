@@ -10,7 +10,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -58,19 +57,6 @@ def test_a_full_disk_is_named_with_what_is_left(tmp_path: Path, small_disk: Path
     assert re.fullmatch(rf"{said}make room there and start again", str(caught.value))
     assert path.read_text() == "old"
     assert [path.name for path in small_disk.iterdir()] == ["file"]
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(disk)], capture_output=True
-    )
-    if mounted.returncode != 0:
-        pytest.skip("may not mount a disk of its own")
-    yield disk
-    subprocess.run(["umount", str(disk)], check=True)
 
 
 def test_another_reason_says_nothing_of_the_disk(tmp_path: Path) -> None:

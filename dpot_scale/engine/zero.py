@@ -16,6 +16,7 @@ from dpot_scale.config.schema import RunConfig
 from dpot_scale.engine.heap import tune_heap
 from dpot_scale.engine.optim import betas_at, lr_at
 from dpot_scale.engine.runtime import World, quiet_deepspeed
+from dpot_scale.engine.shards import SHARDS, errors_at_the_end
 from dpot_scale.engine.strategy import effective_deepspeed_config, read_strategy
 from dpot_scale.errors import CheckpointError, ConfigError
 from dpot_scale.model.dpot import DPOT, DPOTOutput
@@ -23,7 +24,6 @@ from dpot_scale.model.sizes import architecture
 
 COMPUTE_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 SPECTRAL_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-SHARDS = "shards"  # DeepSpeed's tag: the folder of its files inside a checkpoint
 
 
 class ZeroEngine:
@@ -90,8 +90,13 @@ class ZeroEngine:
         return torch.as_tensor(norm, dtype=torch.float32, device=self.world.device)
 
     def save_shards(self, folder: Path) -> None:
-        """Write this rank's part of the whole training state under `folder`. Collective."""
-        self._engine.save_checkpoint(str(folder), tag=SHARDS, save_latest=False)
+        """Write this rank's part of the whole training state under `folder`. Collective.
+
+        Raises:
+            DiskError: this rank cannot write its part; the others may have written theirs.
+        """
+        with errors_at_the_end(self._engine, folder):
+            self._engine.save_checkpoint(str(folder), tag=SHARDS, save_latest=False)
 
     def load_shards(self, folder: Path) -> None:
         """Continue from what `save_shards` wrote on the same number of ranks. Collective."""

@@ -31,11 +31,12 @@ from dpot_scale.model.export import have_same_shapes, read_weights, stream_model
 from dpot_scale.model.sizes import Architecture, architecture
 from dpot_scale.model.weights_file import require_agreement
 from dpot_scale.runs.folder import CHECKPOINTS, finished_before
-from dpot_scale.training.checkpoint import CheckpointStore, TrainState
+from dpot_scale.training.checkpoint import CheckpointStore
 from dpot_scale.training.console import Console, aligned, print_line
 from dpot_scale.training.health import StopReason, never
 from dpot_scale.training.lock import only_run_in
 from dpot_scale.training.loop import Trainer
+from dpot_scale.training.marker import TrainState
 from dpot_scale.training.metrics import peak_memory_gib
 from dpot_scale.training.micro_batch import settle_micro_batch
 from dpot_scale.training.result import TrainingResult, save_result

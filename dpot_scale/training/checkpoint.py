@@ -7,32 +7,34 @@ the size and SHA-256 of each file. Removal deletes the marker first.
 import json
 import logging
 import shutil
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from torch import distributed as dist
 
-from dpot_scale.engine.runtime import World, any_rank
-from dpot_scale.errors import CheckpointError
-from dpot_scale.files import sha256, write_whole
+from dpot_scale.engine.runtime import World, raise_on_all
+from dpot_scale.errors import CheckpointError, UserError
+from dpot_scale.files import cannot_write, write_whole
+from dpot_scale.training.marker import (
+    FORMAT,
+    MARKER,
+    Census,
+    Marker,
+    TrainState,
+    checkpoint_folders,
+    checkpoint_name,
+    committed,
+    damaged_files,
+    examine,
+    read_marker,
+    refuse_code,
+)
 
-MARKER = "COMMITTED.json"
 T = TypeVar("T")
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class TrainState:
-    """How far a run is."""
-
-    step: int = 0  # updates made
-    windows_seen: int = 0  # the data position: all that is needed to continue the stream
-
-    def after_step(self, global_batch: int) -> "TrainState":
-        """Return the state one update later."""
-        return TrainState(step=self.step + 1, windows_seen=self.windows_seen + global_batch)
 
 
 class Sharded(Protocol):
@@ -45,14 +47,6 @@ class Sharded(Protocol):
         """Continue from the files under `folder`. Collective."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Census:
-    """Size in bytes and SHA-256 of one file of a checkpoint."""
-
-    bytes: int
-    sha256: str
-
-
 class CheckpointStore:
     """The committed checkpoints of one run.
 
@@ -61,116 +55,157 @@ class CheckpointStore:
         keep: How many to keep, at least two: the newest may turn out to be damaged.
         config_hash: Of the run config; a checkpoint of another config is refused.
         world: The ranks.
+        inputs: What else decides the numbers of the run, by its name in words; a checkpoint whose
+            inputs differ is refused.
     """
 
-    def __init__(self, directory: Path, *, keep: int, config_hash: str, world: World) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        keep: int,
+        config_hash: str,
+        world: World,
+        inputs: Mapping[str, str] | None = None,
+    ) -> None:
         self.directory = directory
         self.keep = keep
         self.config_hash = config_hash
         self.world = world
+        self.inputs = dict(inputs or {})
 
     def save(self, engine: Sharded, state: TrainState) -> None:
-        """Commit a checkpoint, then remove older ones and what crashes left. Collective."""
-        folder = self.directory / f"step_{state.step:06d}"
-        if self.world.is_main:
-            _remove(folder)
-            folder.mkdir(parents=True)
-        dist.barrier()
-        engine.save_shards(folder)
-        dist.barrier()
-        census = self._census(folder)
-        if self.world.is_main:
-            marker = {
-                **asdict(state),
-                "world_size": self.world.world_size,
-                "config_hash": self.config_hash,
-                "files": {name: asdict(entry) for name, entry in sorted(census.items())},
-            }
-            write_whole(folder / MARKER, json.dumps(marker, indent=2))  # now it exists
-            kept = self._committed()[: self.keep]
-            for other in set(self.directory.glob("step_*")).difference(kept):
-                _remove(other)
-        dist.barrier()
+        """Commit a checkpoint, then remove older ones and what crashes left. Collective.
+
+        Raises:
+            DiskError: a rank cannot write; raised on all ranks. The checkpoints before it remain.
+        """
+        folder = self.directory / checkpoint_name(state.step)
+        try:
+            self._on_all(lambda: self._make(folder))
+            self._on_all(lambda: engine.save_shards(folder))
+            census = self._census(folder)
+            self._on_all(lambda: self._commit(folder, state, census))
+        except UserError:
+            if self.world.is_main:
+                _remove(folder)  # what lacks a file only takes space
+            raise
 
     def restore(self, engine: Sharded) -> TrainState | None:
         """Continue from the newest intact checkpoint; None if there is none. Collective.
 
         Raises:
-            CheckpointError: it was made by another config or on another number of ranks, or all
-                checkpoints are damaged.
+            CheckpointError: it was made by another config, from other data or on another number of
+                ranks, it would run code, or all checkpoints are damaged.
         """
-        committed = self._committed()
-        for folder in committed:
-            marker = _read_marker(folder)
+        folders: list[Path] = self._from_main(lambda: committed(self.directory))
+        for folder in folders:
+            marker: Marker | None = self._from_main(partial(read_marker, folder))
             if marker is not None:
                 self._check_belongs(marker, folder)
-            damaged = [MARKER] if marker is None else self._damaged_files(folder, marker["files"])
-            if any_rank(bool(damaged), self.world):
-                log.warning("%s is damaged (%s): trying the one before", folder, damaged)
+            damaged = [MARKER] if marker is None else self._damaged(folder, marker)
+            if damaged:
+                if self.world.is_main:
+                    log.warning("%s is damaged (%s): trying the one before", folder, damaged)
                 continue
             assert marker is not None
+            share = self._my_share(sorted(marker.files))
+            self._on_all(partial(refuse_code, folder, share))
             engine.load_shards(folder)
-            return TrainState(step=marker["step"], windows_seen=marker["windows_seen"])
-        if committed:
+            return marker.state
+        if folders:
             raise CheckpointError(
                 f"no checkpoint under {self.directory} is intact: remove it to start again"
             )
         return None
 
-    def _committed(self) -> list[Path]:
-        """Return the committed checkpoints, the newest first."""
-        markers = self.directory.glob(f"step_*/{MARKER}")
-        return sorted(
-            (marker.parent for marker in markers), key=lambda folder: -int(folder.name[5:])
-        )
+    def _make(self, folder: Path) -> None:
+        """Make an empty folder, on the main rank."""
+        if self.world.is_main:
+            _remove(folder)
+            folder.mkdir(parents=True)
+
+    def _commit(self, folder: Path, state: TrainState, census: Mapping[str, Census]) -> None:
+        """Make a checkpoint exist and remove those it replaces, on the main rank."""
+        if not self.world.is_main:
+            return
+        marker = {
+            "format": FORMAT,
+            **asdict(state),
+            "world_size": self.world.world_size,
+            "config_hash": self.config_hash,
+            "inputs": self.inputs,
+            "files": {name: entry.model_dump() for name, entry in sorted(census.items())},
+        }
+        write_whole(folder / MARKER, json.dumps(marker, indent=2))
+        kept = committed(self.directory)[: self.keep]
+        for other in set(checkpoint_folders(self.directory)).difference(kept):
+            _remove(other)
 
     def _census(self, folder: Path) -> dict[str, Census]:
         """Examine every file; the ranks share the work. Collective."""
         files = sorted(path for path in folder.rglob("*") if path.is_file())
-        mine = {str(path.relative_to(folder)): _examine(path) for path in self._my_share(files)}
+        mine = {str(path.relative_to(folder)): examine(path) for path in self._my_share(files)}
         shares: list[dict[str, Census]] = [{} for _ in range(self.world.world_size)]
         dist.all_gather_object(shares, mine)
         return {name: entry for share in shares for name, entry in share.items()}
 
-    def _damaged_files(self, folder: Path, files: dict[str, Any]) -> list[str]:
-        """Return those of this rank's share that are not as they were committed."""
-        return [
-            name
-            for name in self._my_share(sorted(files))
-            if not (folder / name).is_file() or asdict(_examine(folder / name)) != files[name]
-        ]
+    def _damaged(self, folder: Path, marker: Marker) -> list[str]:
+        """Return the files that are not as they were committed; the ranks share the work."""
+        mine = damaged_files(folder, marker, self._my_share(sorted(marker.files)))
+        shares: list[list[str]] = [[] for _ in range(self.world.world_size)]
+        dist.all_gather_object(shares, mine)
+        return [name for share in shares for name in share]
+
+    def _on_all(self, act: Callable[[], None]) -> None:
+        """Act on this rank; what keeps one from it is raised on all. Collective."""
+        problem: UserError | None = None
+        try:
+            act()
+        except UserError as error:
+            problem = error
+        except OSError as error:
+            problem = cannot_write(self.directory, error)
+        raise_on_all(problem, self.world)
+
+    def _from_main(self, find: Callable[[], T]) -> T:
+        """Return what the main rank finds: what one rank sees of a disk, another may not yet."""
+        found: list[Any] = []
+
+        def on_main() -> None:
+            found.append(find() if self.world.is_main else None)
+
+        self._on_all(on_main)
+        dist.broadcast_object_list(found)
+        result: T = found[0]
+        return result
 
     def _my_share(self, items: Iterable[T]) -> list[T]:
         return list(items)[self.world.rank :: self.world.world_size]
 
-    def _check_belongs(self, marker: dict[str, Any], folder: Path) -> None:
-        if marker["config_hash"] != self.config_hash:
+    def _check_belongs(self, marker: Marker, folder: Path) -> None:
+        if marker.config_hash != self.config_hash:
             raise CheckpointError(
-                f"{folder} was made with another config ({marker['config_hash']}, this run has "
+                f"{folder} was made with another config ({marker.config_hash}, this run has "
                 f"{self.config_hash}): restore that config, or choose another `name`"
             )
-        if marker["world_size"] != self.world.world_size:
+        for name in marker.inputs.keys() | self.inputs.keys() if marker.inputs else ():
+            before, now = marker.inputs.get(name, "nothing"), self.inputs.get(name, "nothing")
+            if before != now:
+                raise CheckpointError(
+                    f"{folder} was trained with another {name} ({before}, now {now}): restore "
+                    "what it was, or choose another `name` for a new run"
+                )
+        if marker.world_size != self.world.world_size:
             raise CheckpointError(
-                f"{folder} was made by {marker['world_size']} workers and this run has "
-                f"{self.world.world_size}: continue on {marker['world_size']} workers, or start a "
-                "new run with `initialize_from` its exported weights"
+                f"{folder} was made by {marker.world_size} workers and this run has "
+                f"{self.world.world_size}: continue on {marker.world_size} workers, or start a new "
+                f"run from its weights with another `name` and `initialize_from={folder}`, or with "
+                f"the file that `python -m dpot_scale.weights export {folder}` writes"
             )
-
-
-def _read_marker(folder: Path) -> dict[str, Any] | None:
-    """Return what the marker of a checkpoint says; None if it cannot be read."""
-    try:
-        marker: dict[str, Any] = json.loads((folder / MARKER).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return marker
 
 
 def _remove(folder: Path) -> None:
     """Remove a checkpoint, which stops existing at once: the marker goes first."""
     (folder / MARKER).unlink(missing_ok=True)
     shutil.rmtree(folder, ignore_errors=True)
-
-
-def _examine(path: Path) -> Census:
-    return Census(bytes=path.stat().st_size, sha256=sha256(path))

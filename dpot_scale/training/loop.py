@@ -17,9 +17,10 @@ from dpot_scale.engine.optim import lr_at
 from dpot_scale.engine.runtime import World, shared_error
 from dpot_scale.engine.zero import ZeroEngine
 from dpot_scale.errors import DataError, SharedDataError
-from dpot_scale.training.checkpoint import CheckpointStore, TrainState
+from dpot_scale.training.checkpoint import CheckpointStore
 from dpot_scale.training.console import Console
 from dpot_scale.training.health import Health, StopReason, never
+from dpot_scale.training.marker import TrainState
 from dpot_scale.training.metrics import Meter
 from dpot_scale.training.objective import training_loss
 from dpot_scale.training.tracking import Tracker

@@ -4,15 +4,18 @@ import json
 import logging
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from dpot_scale.engine.runtime import World, start_world
-from dpot_scale.errors import CheckpointError
+from dpot_scale.errors import CheckpointError, DiskError
 from dpot_scale.training import checkpoint
-from dpot_scale.training.checkpoint import MARKER, CheckpointStore, TrainState
+from dpot_scale.training.checkpoint import CheckpointStore
+from dpot_scale.training.marker import MARKER, TrainState, committed, newest_intact
 
 
 class Counter:
@@ -96,7 +99,7 @@ def write_half_then_crash(engine: Counter, folder: Path) -> None:
         (Path, "mkdir", crash),
         (Counter, "save_shards", write_half_then_crash),
         (torch, "save", crash),
-        (checkpoint, "_examine", crash),
+        (checkpoint, "examine", crash),
         (json, "dumps", crash),
         (os, "fsync", crash),
         (os, "replace", crash),
@@ -189,3 +192,142 @@ def test_another_number_of_workers_is_refused(tmp_path: Path, world: World) -> N
     marker.write_text(marker.read_text().replace('"world_size": 1', '"world_size": 4'))
     with pytest.raises(CheckpointError, match=r"made by 4 workers .* continue on 4 workers, or"):
         store_in(tmp_path, world).restore(Counter())
+
+
+@pytest.mark.parametrize("has_marker", [True, False])
+def test_a_copy_that_a_user_made_is_left_alone(
+    has_marker: bool, tmp_path: Path, world: World
+) -> None:
+    save_steps(tmp_path, world, 4)
+    copies = [tmp_path / name for name in ("step_000004_backup", "step_4", "step_", "step_000٤")]
+    for copy in copies:
+        shutil.copytree(tmp_path / "step_000004", copy)
+        if not has_marker:
+            (copy / MARKER).unlink()
+    assert_restores(tmp_path, world, 4)
+    save_steps(tmp_path, world, 5, 6)
+    assert all((copy / "shards" / "rank_0.pt").exists() for copy in copies)
+    assert [folder.name for folder in committed(tmp_path)] == ["step_000006", "step_000005"]
+
+
+def mutations(marker: dict[str, Any]) -> Iterator[object]:
+    """Everything that can be wrong with a marker, once."""
+    yield from (None, [], 7, "text", {})
+    for key in marker:
+        if key not in ("format", "inputs"):
+            yield {name: value for name, value in marker.items() if name != key}
+        yield from (marker | {key: wrong} for wrong in (None, "text", -1, 1.5, [1], {"a": 1}, True))
+    yield marker | {"unknown": 1}
+    yield marker | {"step": marker["step"] + 1}
+    yield marker | {"files": {}}
+    (name, entry), *_ = marker["files"].items()
+    others = {key: value for key, value in marker["files"].items() if key != name}
+    for wrong in ("../x", "/etc/passwd", "a/../../x", "", "absent"):
+        yield marker | {"files": others | {wrong: entry}}
+    for wrong_entry in (
+        None,
+        {},
+        entry | {"bytes": -1},
+        entry | {"bytes": 10**30},
+        entry | {"bytes": str(entry["bytes"])},
+        entry | {"sha256": "0" * 64},
+        entry | {"sha256": 5},
+        entry | {"more": 1},
+    ):
+        yield marker | {"files": others | {name: wrong_entry}}
+
+
+def test_a_marker_that_is_wrong_in_any_way_falls_back(tmp_path: Path, world: World) -> None:
+    save_steps(tmp_path, world, 1, 2)
+    path = tmp_path / "step_000002" / MARKER
+    intact = json.loads(path.read_text())
+    # Sound JSON for a config hash, but of another config.
+    mutated = [m for m in mutations(intact) if not (isinstance(m, dict) and is_other_run(m))]
+    assert len(mutated) > 50
+    for mutation in mutated:
+        path.write_text(json.dumps(mutation))
+        engine = Counter()
+        assert store_in(tmp_path, world).restore(engine) == state_at(1), mutation
+    path.write_text("[" * 100_000)
+    assert_restores(tmp_path, world, 1)
+    path.write_text(json.dumps(intact))
+    assert_restores(tmp_path, world, 2)
+
+
+def is_other_run(marker: dict[str, Any]) -> bool:
+    return marker.get("config_hash") == "text" or marker.get("inputs") == {"a": 1}
+
+
+def test_the_marker_of_the_first_version_is_read(tmp_path: Path, world: World) -> None:
+    save_steps(tmp_path, world, 2)
+    path = tmp_path / "step_000002" / MARKER
+    marker = json.loads(path.read_text())
+    del marker["format"], marker["inputs"]
+    path.write_text(json.dumps(marker))
+    store = CheckpointStore(
+        tmp_path, keep=2, config_hash="hash", world=world, inputs={"dataset a": "1"}
+    )
+    assert store.restore(Counter()) == state_at(2)
+    path.write_text(json.dumps(marker | {"format": 2}))
+    with pytest.raises(CheckpointError, match="saved by a newer version of dpot_scale"):
+        store.restore(Counter())
+
+
+class Hostile:
+    """What a pickle may do when it is loaded."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return Path.touch, (self.file,)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_checkpoint_with_code_is_refused_before_it_runs(
+    zipped: bool, tmp_path: Path, world: World
+) -> None:
+    touched = tmp_path / "touched"
+    torch.save(Hostile(touched), tmp_path / "hostile.pt", _use_new_zipfile_serialization=zipped)
+    store = save_steps(tmp_path, world, 1)
+    shard = tmp_path / "step_000001" / "shards" / "rank_0.pt"
+    shutil.copy(tmp_path / "hostile.pt", shard)
+    path = shard.parents[1] / MARKER
+    marker = json.loads(path.read_text())
+    marker["files"]["shards/rank_0.pt"] = checkpoint.examine(shard).model_dump()
+    path.write_text(json.dumps(marker))
+    with pytest.raises(CheckpointError, match=r"rank_0.pt would run .* when it is loaded"):
+        store.restore(Counter())
+    with pytest.raises(CheckpointError, match=r"rank_0.pt would run "):
+        newest_intact(tmp_path)
+    assert not touched.exists()
+
+
+class Large(Counter):
+    """An engine that needs two thirds of a small disk."""
+
+    def save_shards(self, folder: Path) -> None:
+        super().save_shards(folder)
+        (folder / "large").write_bytes(bytes(700_000))
+
+
+def test_a_full_disk_leaves_the_one_before(small_disk: Path, world: World) -> None:
+    directory = small_disk / "checkpoints"
+    store = store_in(directory, world)
+    store.save(Large(1), state_at(1))
+    sentence = r"cannot write .*checkpoints: No space left on device; [\d,]+ bytes are free in "
+    with pytest.raises(DiskError, match=sentence):
+        store.save(Large(2), state_at(2))
+    assert_restores(directory, world, 1)
+    assert [path.name for path in directory.iterdir()] == ["step_000001"]
+
+
+def test_other_data_are_refused(tmp_path: Path, world: World) -> None:
+    def store(**inputs: str) -> CheckpointStore:
+        return CheckpointStore(tmp_path, keep=2, config_hash="hash", world=world, inputs=inputs)
+
+    store(a="1", b="2").save(Counter(), state_at(1))
+    assert store(a="1", b="2").restore(Counter()) == state_at(1)
+    for now in ({"a": "1", "b": "3"}, {"a": "1"}, {"a": "1", "b": "2", "c": "4"}):
+        with pytest.raises(CheckpointError, match=r"with another [bc] \(.*: restore what it was"):
+            store(**now).restore(Counter())
