@@ -52,9 +52,11 @@ def _execute(command: str, sweep: SweepConfig, trials: Sequence[Trial]) -> int:
             _require_begun(sweep)
             print_line(text)
         case "report":
-            from dpot_scale.scaling.report import write_report
+            from dpot_scale.scaling.report import publish, write_report
 
-            print_line(write_report(sweep, trials).summary)
+            report = write_report(sweep, trials)
+            print_line(report.summary)
+            publish(report, sweep)
         case _:
             print_line(plan_table(sweep, trials))
             print_line(f"\nresults go to {sweep.directory}\n")

@@ -16,6 +16,7 @@ from dpot_scale.errors import exits_cleanly, speaks_for_all
 from dpot_scale.model.sizes import architecture
 from dpot_scale.runs.folder import finished_before
 from dpot_scale.training.console import print_line
+from dpot_scale.training.mlflow_run import review
 from dpot_scale.training.result import TrainingResult, score_table
 
 
@@ -62,9 +63,7 @@ def _summary(result: TrainingResult, config: RunConfig) -> str:
     """Return the held-out scores as a table, and where everything is."""
     lines = [score_table(result.evaluation)]
     lines.append(f"weights, figures and metrics: {config.directory}")
-    if config.tracking.mlflow_uri:
-        lines.append(f"curves: mlflow ui --backend-store-uri {config.tracking.mlflow_uri}")
-    return "\n".join(lines)
+    return "\n".join([*lines, *review(config.directory, config.tracking, page="run")])
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ refused. Facts derived from a config are methods or functions of it, never store
 
 import hashlib
 import json
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -219,6 +220,27 @@ class TrackingConfig(Section):
     log_every: PositiveInt = 10  # steps
     mlflow_uri: str | None = None  # None: no mirror; sqlite:///mlflow.db is what `mlflow ui` opens
     experiment: str = "dpot_scale"
+
+    @model_validator(mode="after")
+    def _holds_no_secret(self) -> Self:
+        """Refuse what would be written into config.yaml, the terminal and MLflow's parameters."""
+        uri = self.mlflow_uri or ""
+        # Of a server, anything behind an address that could be a secret, even a misspelt one.
+        if re.match(r"https?:[^@?#]*[@?#]", uri, re.IGNORECASE):
+            raise ValueError(
+                "mlflow_uri may be the bare address of a server only, http://HOST:PORT, because "
+                "it is saved and shown; put a user name and password into the environment as "
+                "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or a token as "
+                "MLFLOW_TRACKING_TOKEN"
+            )
+        database = re.match(r"(?!sqlite)[\w+.-]+:", uri, re.IGNORECASE)
+        if database and re.search(r"//[^:/@]*:[^@]*@|[?&;].*(pass|pwd|token|secret)", uri, re.I):
+            raise ValueError(
+                "mlflow_uri may hold no password, because it is saved and shown; start `mlflow "
+                "server --backend-store-uri DATABASE` with the password, and give the http:// "
+                "address of that server"
+            )
+        return self
 
 
 class RunConfig(Section):

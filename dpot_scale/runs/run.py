@@ -39,15 +39,9 @@ from dpot_scale.training.loop import Trainer
 from dpot_scale.training.marker import TrainState
 from dpot_scale.training.metrics import peak_memory_gib
 from dpot_scale.training.micro_batch import settle_micro_batch
+from dpot_scale.training.mlflow_run import MlflowRun, Status
 from dpot_scale.training.result import TrainingResult, save_result
-from dpot_scale.training.tracking import (
-    SPOOL,
-    Status,
-    Tracker,
-    close_run,
-    open_run,
-    read_metrics,
-)
+from dpot_scale.training.tracking import SPOOL, Tracker, read_metrics
 
 WEIGHTS = "model.safetensors"  # the consolidated fp32 export of a finished run
 FIGURES = "figures"
@@ -65,7 +59,7 @@ class TrainingDivergedError(UserError):
 def run_training(
     config: RunConfig,
     *,
-    mlflow_run_id: str | None = None,
+    opens_mlflow_run: bool = True,
     told_to_stop: Callable[[], bool] = never,
 ) -> TrainingResult:
     """Train a run to its end, from its newest checkpoint if it has one.
@@ -75,8 +69,8 @@ def run_training(
 
     Args:
         config: The run.
-        mlflow_run_id: The MLflow run that a driver opened and will close; without one, and with
-            `tracking.mlflow_uri` set, the main rank opens and closes its own.
+        opens_mlflow_run: Whether the main rank opens and closes the MLflow run, if
+            `tracking.mlflow_uri` is set. If not, a driver does, and the metrics go to its run.
         told_to_stop: Asked after each step: whether the run is to save and end, as a signal to a
             rank would make it; one rank that says so is enough.
 
@@ -93,7 +87,7 @@ def run_training(
     world = start_world(config.seed)
     with only_run_in(config.directory, world):
         config = settle_micro_batch(config, world, print_line)
-        return _train(config, world, stores, mlflow_run_id, told_to_stop)
+        return _train(config, world, stores, opens_mlflow_run, told_to_stop)
 
 
 def _check(config: RunConfig) -> None:
@@ -112,7 +106,7 @@ def _train(
     config: RunConfig,
     world: World,
     stores: Mapping[str, DatasetStore],
-    mlflow_run_id: str | None,
+    opens_mlflow_run: bool,
     told_to_stop: Callable[[], bool],
 ) -> TrainingResult:
     """Build what the loop needs, run it, and keep what it produced."""
@@ -131,8 +125,8 @@ def _train(
     # Not before the checkpoints have accepted the config: a refused one leaves no trace.
     if world.is_main:
         _write_configs(config, engine)
-    with _mlflow_run(config, world, mlflow_run_id) as run_id:
-        tracker = Tracker(config.directory, config.tracking, run_id=run_id, is_main=world.is_main)
+    with _mlflow_run(config, opens=opens_mlflow_run and world.is_main):
+        tracker = Tracker(config.directory, config.tracking, is_main=world.is_main)
         trainer = Trainer(
             config=config,
             world=world,
@@ -163,20 +157,22 @@ def _train(
 
 
 @contextmanager
-def _mlflow_run(config: RunConfig, world: World, given: str | None) -> Iterator[str | None]:
-    """Give the MLflow run to mirror to; one that is opened here is closed with its status."""
-    own = None
-    if world.is_main and given is None:
-        own = open_run(config.directory, config, config.tracking, name=config.name)
+def _mlflow_run(config: RunConfig, *, opens: bool) -> Iterator[None]:
+    """Open the MLflow run if that is up to this process, and close it with its status."""
+    if not opens:
+        yield
+        return
+    run = MlflowRun(config.directory, config, config.tracking, name=config.name)
     status: Status = "FAILED"
     try:
-        yield given or own
+        run.open()
+        yield
         status = "FINISHED"
     except (TrainingStoppedError, KeyboardInterrupt):
         status = "KILLED"
         raise
     finally:
-        close_run(own, config.tracking, status, artifacts=run_artifacts(config.directory))
+        run.close(status, artifacts=run_artifacts(config.directory))
 
 
 def _write_configs(config: RunConfig, engine: ZeroEngine) -> None:

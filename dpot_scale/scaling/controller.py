@@ -30,10 +30,10 @@ from dpot_scale.scaling.cluster import connected, worker_resources
 from dpot_scale.scaling.journal import Event, Journal, locked
 from dpot_scale.scaling.plan import Trial
 from dpot_scale.scaling.progress import Progress
-from dpot_scale.scaling.report import write_report
+from dpot_scale.scaling.report import publish, write_report
 from dpot_scale.scaling.worker import TrialTask, train_trial
+from dpot_scale.training.mlflow_run import MlflowRun, Status
 from dpot_scale.training.result import read_result
-from dpot_scale.training.tracking import Status, close_run, open_run
 
 POLL_SECONDS = 1.0
 # Ray's own limit is no limit: a controller that cannot start would be tried for ever.
@@ -60,20 +60,18 @@ def run_sweep(
         write_whole(sweep.directory / SWEEP_CONFIG, dump(sweep))
         if sweep.run.data.suite is not None:
             generate_suite(load_suite(sweep.run.data.suite), sweep.run.data.root, progress=say)
-        run_id = open_run(sweep.directory, sweep, tracking, name=sweep.name)
+        mlflow_run = MlflowRun(sweep.directory, sweep, tracking, name=sweep.name)
         try:
-            failures = Controller(sweep=sweep, trials=trials, parent_run=run_id, say=say).run()
+            if any(read_result(trial.run.directory) is None for trial in trials):
+                mlflow_run.open()  # else it keeps the time at which the sweep ended
+            failures = Controller(sweep=sweep, trials=trials, parent_run=mlflow_run, say=say).run()
         except BaseException:
-            close_run(run_id, tracking, "KILLED")
+            mlflow_run.close("KILLED")
             raise
+        mlflow_run.close("FAILED" if failures else "FINISHED")
         report = write_report(sweep, trials) if len(failures) < len(trials) else None
-        close_run(
-            run_id,
-            tracking,
-            "FAILED" if failures else "FINISHED",
-            artifacts=dict.fromkeys(report.files, "report") if report else {},
-            note=report.markdown if report else None,
-        )
+        if report is not None:
+            publish(report, sweep)
     if report is not None:
         say(f"\n{report.summary}")
     return failures
@@ -92,13 +90,11 @@ class Controller:
 
     sweep: SweepConfig
     trials: Sequence[Trial]
-    parent_run: str | None
+    parent_run: MlflowRun
     say: Callable[[str], None]
 
     def __post_init__(self) -> None:
         self._journal = Journal(self.sweep.directory)
-        # One process, one thread at a time: the first call makes the tables of a fresh database.
-        self._mlflow = threading.Lock()
         # Held where a thread records an event, so that an interrupt stays the last one.
         self._recording = threading.Lock()
         self._interrupted = False
@@ -148,36 +144,31 @@ class Controller:
             UserError: it failed for good.
         """
         trial.run.directory.mkdir(parents=True, exist_ok=True)
-        with self._mlflow:
-            run_id = open_run(
-                trial.run.directory,
-                trial.run,
-                trial.run.tracking,
-                name=trial.id,
-                tags=self._tags(trial),
-            )
+        run = MlflowRun(
+            trial.run.directory,
+            trial.run,
+            trial.run.tracking,
+            name=trial.id,
+            tags={"sweep": self.sweep.name, "trial": trial.id, "size": trial.label},
+            parent=self.parent_run,
+        )
         status: Status = "FAILED"
         try:
-            self._attempt_until_done(trial, run_id)
+            run.open()
+            self._attempt_until_done(trial)
             status = "FINISHED"
         except TrialInterruptedError:
             status = "KILLED"
             raise
         finally:
-            with self._mlflow:
-                close_run(
-                    run_id,
-                    trial.run.tracking,
-                    status,
-                    artifacts=run_artifacts(trial.run.directory),
-                )
+            run.close(status, artifacts=run_artifacts(trial.run.directory))
 
-    def _attempt_until_done(self, trial: Trial, run_id: str | None) -> None:
+    def _attempt_until_done(self, trial: Trial) -> None:
         first = self._journal.attempts(trial.id) + 1
         for attempt in range(first, first + self.sweep.max_attempts):
             self._record(trial, "started", attempt)
             try:
-                self._fit(trial, run_id, attempt)
+                self._fit(trial, attempt)
             except (TrainingFailedError, RayError) as error:
                 reason, is_final = _diagnose(error)
                 self._record(trial, "failed", attempt, reason)
@@ -188,9 +179,9 @@ class Controller:
                 self._record(trial, "finished", attempt)
                 return
 
-    def _fit(self, trial: Trial, run_id: str | None, attempt: int) -> None:
+    def _fit(self, trial: Trial, attempt: int) -> None:
         resources = self.sweep.resources
-        task: TrialTask = {"run": trial.run, "mlflow_run_id": run_id}
+        task: TrialTask = {"run": trial.run}
         # Unique: under a name it knows, Ray would restore its own state of that run.
         name = f"{trial.id}_{attempt}_{int(time.time())}"
         storage = self.sweep.directory / "ray"
@@ -235,10 +226,6 @@ class Controller:
                 last = self._journal.last(trial.id)
                 if last is not None and last.event == "started":
                     self._journal.record(trial.id, "interrupted", attempt=last.attempt)
-
-    def _tags(self, trial: Trial) -> dict[str, str]:
-        tags = {"sweep": self.sweep.name, "trial": trial.id, "size": trial.label}
-        return tags | ({"mlflow.parentRunId": self.parent_run} if self.parent_run else {})
 
 
 class TrialFailedError(UserError):

@@ -7,6 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
+# A line goes through any two sizes: only a third one can say that it is no law.
+FEWEST = 3
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PowerLaw:
@@ -14,9 +17,8 @@ class PowerLaw:
 
     coefficient: float
     exponent: float
-    # Both None where two points decide the line: nothing is left to judge it by.
-    exponent_error: float | None  # standard error
-    r_squared: float | None  # in logarithms
+    exponent_error: float  # standard error
+    r_squared: float  # in logarithms
 
     def predict(self, size: Sequence[float] | NDArray[np.float64]) -> NDArray[np.float64]:
         """Return the error at each size."""
@@ -25,20 +27,17 @@ class PowerLaw:
 
     def __str__(self) -> str:
         law = f"{self.coefficient:.3g} N^{-self.exponent:+.3f}"
-        if self.exponent_error is None:
-            return law
         return f"{law} (exponent +- {self.exponent_error:.3f}, R2 {self.r_squared:.3f})"
 
 
 def fit_power_law(sizes: Sequence[float], errors: Sequence[float]) -> PowerLaw | None:
-    """Return the least-squares line through the logarithms; None for fewer than two sizes."""
-    if len(set(sizes)) < 2:
+    """Return the least-squares line through the logarithms; None for fewer sizes than `FEWEST`."""
+    if len(set(sizes)) < FEWEST:
         return None
     line = stats.linregress(np.log(sizes), np.log(errors))
-    is_exact = len(sizes) == 2
     return PowerLaw(
         coefficient=float(np.exp(line.intercept)),
         exponent=-float(line.slope),
-        exponent_error=None if is_exact else float(line.stderr),
-        r_squared=None if is_exact else float(line.rvalue**2),
+        exponent_error=float(line.stderr),
+        r_squared=float(line.rvalue**2),
     )

@@ -17,14 +17,16 @@ from dpot_scale.config.schema import SweepConfig
 from dpot_scale.errors import UserError
 from dpot_scale.evaluation.figures import LINE_COLORS
 from dpot_scale.files import write_whole
-from dpot_scale.scaling.law import PowerLaw, fit_power_law
+from dpot_scale.scaling.law import FEWEST, PowerLaw, fit_power_law
 from dpot_scale.scaling.plan import Trial, duration
 from dpot_scale.training.console import table
+from dpot_scale.training.mlflow_run import LARGEST_NOTE, annotate, review
 from dpot_scale.training.result import DatasetScore, TrainingResult, read_result
 
 REPORT = "report.md"
 FIGURE = "scaling.png"
 RESULTS = "results.csv"
+MLFLOW_FOLDER = "report"
 
 
 class NothingToReportError(UserError):
@@ -46,6 +48,18 @@ class Report:
     summary: str
     markdown: str
     files: tuple[Path, ...]
+    is_complete: bool  # every trial has finished
+
+    def note(self, run_id: str) -> str:
+        """Return the Markdown for the MLflow run that has the files, cut to what MLflow takes."""
+        picture = f"get-artifact?path={MLFLOW_FOLDER}%2F{FIGURE}&run_uuid={run_id}"
+        parts = self.markdown.replace(f"]({FIGURE})", f"]({picture})").split("\n## ")
+        end = f"\nThe rest is in the artifact {MLFLOW_FOLDER}/{REPORT}.\n"
+        note = "\n## ".join(parts)
+        while len(note) > LARGEST_NOTE and len(parts) > 1:
+            parts.pop()
+            note = "\n## ".join(parts) + end
+        return note
 
 
 def write_report(sweep: SweepConfig, trials: Sequence[Trial]) -> Report:
@@ -62,9 +76,25 @@ def write_report(sweep: SweepConfig, trials: Sequence[Trial]) -> Report:
     markdown = _markdown(sweep, trials, finished)
     files = tuple(sweep.directory / name for name in (REPORT, FIGURE, RESULTS))
     write_whole(files[0], markdown)
-    scaling_figure(sweep.name, finished).savefig(files[1], dpi=130)
+    scaling_figure(sweep.name, finished).savefig(files[1])
     _write_csv(files[2], finished)
-    return Report(summary=_summary(sweep, finished), markdown=markdown, files=files)
+    return Report(
+        summary=_summary(sweep, finished),
+        markdown=markdown,
+        files=files,
+        is_complete=len(finished) == len(trials),
+    )
+
+
+def publish(report: Report, sweep: SweepConfig) -> None:
+    """Put a report on the page that the sweep has in MLflow."""
+    annotate(
+        sweep.directory,
+        sweep.run.tracking,
+        artifacts=dict.fromkeys(report.files, MLFLOW_FOLDER),
+        note=report.note,
+        is_finished=report.is_complete,
+    )
 
 
 def finished_trials(trials: Sequence[Trial]) -> list[Finished]:
@@ -75,8 +105,8 @@ def finished_trials(trials: Sequence[Trial]) -> list[Finished]:
 
 def scaling_figure(name: str, finished: Sequence[Finished]) -> Figure:
     """Show held-out error against model size, the mean with its fit and each dataset."""
-    figure = Figure(figsize=(11, 4.8), layout="constrained")
-    mean_axis, dataset_axis = figure.subplots(1, 2)
+    figure = Figure(figsize=(7, 8.4), dpi=100, layout="constrained")  # MLflow shows 700 pixels
+    mean_axis, dataset_axis = figure.subplots(2, 1)
     for color, (windows, group) in zip(LINE_COLORS, _by_windows(finished).items(), strict=False):
         _draw_mean(mean_axis, group, windows, color)
     _draw_datasets(dataset_axis, list(_by_windows(finished).values())[-1])
@@ -158,8 +188,12 @@ def _conclusion(finished: Sequence[Finished]) -> str:
         f"{largest.parameters:,}."
     ]
     law = _law(group)
-    if law is not None:
-        sentences.append(f"Power law: rel_l2 = {law}, N in parameters.")
+    sizes = len({entry.result.parameters for entry in group})
+    sentences.append(
+        f"{sizes} finished size{'s' * (sizes > 1)}: a power law needs at least {FEWEST}."
+        if law is None
+        else f"Power law: rel_l2 = {law}, N in parameters."
+    )
     errors = [entry.result.mean_rel_l2 for entry in group]
     if len(errors) > 1:
         falls = all(after < before for before, after in pairwise(errors))
@@ -202,8 +236,7 @@ def _summary(sweep: SweepConfig, finished: Sequence[Finished]) -> str:
         rows.append((*cells, _mean(result.evaluation, "rel_l2"), *scores))
     lines = [table(header, rows), "", *textwrap.wrap(_conclusion(finished), 100), ""]
     lines += [f"report: {sweep.directory / REPORT}", f"figure: {sweep.directory / FIGURE}"]
-    if sweep.run.tracking.mlflow_uri:
-        lines.append(f"curves: mlflow ui --backend-store-uri {sweep.run.tracking.mlflow_uri}")
+    lines += review(sweep.directory, sweep.run.tracking, page="experiment")
     return "\n".join(lines)
 
 

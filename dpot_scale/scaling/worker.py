@@ -9,7 +9,6 @@ class TrialTask(TypedDict):
     """What the driver sends to its workers: the frozen config, not a file."""
 
     run: RunConfig
-    mlflow_run_id: str | None
 
 
 def train_trial(task: TrialTask) -> dict[str, Any]:
@@ -17,5 +16,5 @@ def train_trial(task: TrialTask) -> dict[str, Any]:
     # Imported in the worker: the module is also imported by the driver, which trains nothing.
     from dpot_scale.runs.run import run_training
 
-    result = run_training(task["run"], mlflow_run_id=task["mlflow_run_id"])
+    result = run_training(task["run"], opens_mlflow_run=False)
     return result.model_dump()

@@ -6,6 +6,7 @@ sent when the run continues.
 """
 
 import contextlib
+import functools
 import json
 import logging
 import math
@@ -13,29 +14,22 @@ import os
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Literal
+from typing import IO, TYPE_CHECKING, Any
 
-from dpot_scale.config.load import dump
-from dpot_scale.config.places import SQLITE, absolute_uri
-from dpot_scale.config.schema import Section, TrackingConfig
+from dpot_scale.config.schema import TrackingConfig
+from dpot_scale.training.mlflow_run import client, remembered_run, warn_if_deleted
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
 SPOOL = "metrics.jsonl"
-RUN_ID_FILE = "mlflow_run_id"
 
 MIRROR_INTERVAL_SECONDS = 2.0
 CLOSE_SECONDS = 60.0  # how long the end of a run waits for MLflow
 LARGEST_BATCH = 1000  # metrics in one request, MLflow's limit
-LARGEST_PARAM_BATCH = 100
-# MLflow tries a server that does not answer for many minutes. The mirror tries again by itself.
-PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "20"}
 TAIL_BYTES = 16384  # of a spool, to find its newest record: some dozens of them
-
-Status = Literal["FINISHED", "FAILED", "KILLED"]
 
 log = logging.getLogger(__name__)
 
@@ -44,19 +38,16 @@ class Tracker:
     """Records the metrics of one run. Only the main rank writes.
 
     Args:
-        directory: The run's.
-        config: Where the mirror is, if there is one.
-        run_id: The MLflow run to mirror to; None for no mirror.
+        directory: The run's. Once it remembers an MLflow run, the metrics are mirrored there.
+        config: Where MLflow is, if it is used.
         is_main: Whether this process is the main rank.
     """
 
-    def __init__(
-        self, directory: Path, config: TrackingConfig, *, run_id: str | None, is_main: bool
-    ) -> None:
+    def __init__(self, directory: Path, config: TrackingConfig, *, is_main: bool) -> None:
         self._spool = _open_spool(directory / SPOOL) if is_main else None
         self._mirror: _Mirror | None = None
-        if is_main and config.mlflow_uri and run_id:
-            self._mirror = _Mirror(directory / SPOOL, config.mlflow_uri, run_id)
+        if is_main and config.mlflow_uri:
+            self._mirror = _Mirror(directory, config.mlflow_uri)
 
     def log(self, metrics: Mapping[str, float], *, step: int) -> None:
         """Record metrics of a step."""
@@ -102,12 +93,17 @@ def newest_record(spool: Path, *, containing: str) -> dict[str, float] | None:
 
 
 class _Mirror:
-    """Sends a spool to an MLflow run from a thread of its own."""
+    """Sends a spool to an MLflow run, once there is one, from a thread of its own.
 
-    def __init__(self, spool: Path, uri: str, run_id: str) -> None:
-        self._spool = spool
-        self._client = client(uri)
-        self._run_id = run_id
+    Whoever owns the MLflow run, this process or the driver of a sweep, opens it when MLflow
+    answers, and writes its id into the directory.
+    """
+
+    def __init__(self, directory: Path, uri: str) -> None:
+        self._directory = directory
+        self._spool = directory / SPOOL
+        self._uri = uri
+        self._run_id: str | None = None
         self._offset = 0
         self._newest_step: dict[str, int] = {}  # metric -> last step that MLflow has
         self._closing = threading.Event()
@@ -121,23 +117,33 @@ class _Mirror:
             log.warning("MLflow did not take all metrics in time; all are in %s", self._spool)
 
     def _run(self) -> None:
-        while True:
+        closing = False
+        while not closing:
             closing = self._closing.wait(MIRROR_INTERVAL_SECONDS)
             try:
+                self._find_run()
                 self._send_new_records()
             except Exception as error:
                 log.debug("MLflow mirror: %s", error)
                 # The offset has not moved: tried again, less what arrived all the same.
                 self._newest_step.clear()
-                if closing:
+                if not self._is_gone() and closing:
                     time.sleep(MIRROR_INTERVAL_SECONDS)
-                continue
-            if closing:
-                return
+                    closing = False
+
+    def _find_run(self) -> None:
+        """Read which MLflow run is the directory's: a new one gets the whole spool."""
+        run_id = remembered_run(self._directory)
+        if run_id != self._run_id:
+            self._run_id = run_id
+            self._offset = 0
+            self._newest_step.clear()
 
     def _send_new_records(self) -> None:
         from mlflow.entities import Metric
 
+        if self._run_id is None:
+            return
         records, offset = _complete_records(self._spool, self._offset)
         # MLflow would show a step sent twice as two points, and infinity as 1.8e308.
         unique = {
@@ -160,123 +166,15 @@ class _Mirror:
             self._newest_step[key] = max((metric.step for metric in history), default=-1)
         return self._newest_step[key]
 
+    def _is_gone(self) -> bool:
+        """Return whether the run was deleted in MLflow: it may be restored, but not waited for."""
+        with contextlib.suppress(Exception):
+            return self._run_id is not None and warn_if_deleted(self._client, self._run_id)
+        return False
 
-def client(uri: str) -> "MlflowClient":
-    """Return a client for a tracking server or sqlite database, quiet and not too patient."""
-    # Imported where it is used: it takes more than a second, and 115 MiB of every rank.
-    from mlflow.tracking import MlflowClient
-
-    for variable, value in PATIENCE.items():
-        os.environ.setdefault(variable, value)
-    for name in ("alembic", "mlflow"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    return MlflowClient(tracking_uri=absolute_uri(uri, Path.cwd()))
-
-
-def open_run(
-    directory: Path,
-    config: Section,
-    tracking: TrackingConfig,
-    *,
-    name: str,
-    tags: Mapping[str, str] | None = None,
-) -> str | None:
-    """Return the MLflow run of a directory, made on the first call; None without a mirror.
-
-    Only one process may call this at a time: the first call on a fresh sqlite database creates
-    its tables. An unreachable server costs a warning, not the training.
-    """
-    if tracking.mlflow_uri is None:
-        return None
-    with _never_fatal(f"no MLflow mirror at {tracking.mlflow_uri}"):
-        mlflow_client = client(tracking.mlflow_uri)
-        remembered = directory / RUN_ID_FILE
-        known = remembered.read_text().strip() if remembered.exists() else None
-        if known is None or not _exists(mlflow_client, known):
-            experiment = _experiment(mlflow_client, tracking)
-            run = mlflow_client.create_run(experiment, run_name=name, tags=dict(tags or {}))
-            known = str(run.info.run_id)
-            directory.mkdir(parents=True, exist_ok=True)
-            remembered.write_text(known)
-            with _never_fatal(f"the MLflow run {known} lacks its config"):
-                _log_config(mlflow_client, known, config)
-        mlflow_client.update_run(known, status="RUNNING")
-        return known
-    return None
-
-
-def close_run(
-    run_id: str | None,
-    tracking: TrackingConfig,
-    status: Status,
-    *,
-    artifacts: Mapping[Path, str] | None = None,
-    note: str | None = None,
-) -> None:
-    """End an MLflow run, with files to attach (path -> folder there) and a Markdown note."""
-    if run_id is None or tracking.mlflow_uri is None:
-        return
-    with _never_fatal(f"could not close the MLflow run {run_id}"):
-        # The status first: files may have a store of their own, which may be out of reach.
-        mlflow_client = client(tracking.mlflow_uri)
-        mlflow_client.set_terminated(run_id, status=status)
-        if note is not None:
-            mlflow_client.set_tag(run_id, "mlflow.note.content", note)
-        for path, folder in (artifacts or {}).items():
-            mlflow_client.log_artifact(run_id, str(path), folder or None)
-
-
-@contextlib.contextmanager
-def _never_fatal(consequence: str) -> Iterator[None]:
-    """Turn any failure of MLflow into a warning."""
-    try:
-        yield
-    except Exception as error:
-        log.warning("%s: %s", consequence, error)
-
-
-def _experiment(mlflow_client: "MlflowClient", tracking: TrackingConfig) -> str:
-    found = mlflow_client.get_experiment_by_name(tracking.experiment)
-    if found is not None:
-        return str(found.experiment_id)
-    uri = absolute_uri(tracking.mlflow_uri or "", Path.cwd())
-    location = None
-    if uri.startswith(SQLITE):
-        # Beside the database, wherever the training was started from.
-        location = (Path(uri.removeprefix(SQLITE)).parent / "mlruns").as_uri()
-    return str(mlflow_client.create_experiment(tracking.experiment, artifact_location=location))
-
-
-def _exists(mlflow_client: "MlflowClient", run_id: str) -> bool:
-    from mlflow.exceptions import MlflowException
-    from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST, ErrorCode
-
-    try:
-        mlflow_client.get_run(run_id)
-    except MlflowException as error:
-        if error.error_code == ErrorCode.Name(RESOURCE_DOES_NOT_EXIST):
-            return False
-        raise
-    return True
-
-
-def _log_config(mlflow_client: "MlflowClient", run_id: str, config: Section) -> None:
-    from mlflow.entities import Param
-
-    params = [Param(key, str(value)) for key, value in _flat(config.model_dump(mode="json"))]
-    for first in range(0, len(params), LARGEST_PARAM_BATCH):
-        mlflow_client.log_batch(run_id, params=params[first : first + LARGEST_PARAM_BATCH])
-    mlflow_client.log_text(run_id, dump(config), "config.yaml")
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    pairs: list[tuple[str, Any]] = []
-    for key, value in values.items():
-        if isinstance(value, dict):
-            pairs.extend(_flat(value, f"{prefix}{key}."))
-        else:
-            pairs.append((f"{prefix}{key}", value))
-    return pairs
+    @functools.cached_property
+    def _client(self) -> "MlflowClient":
+        return client(self._uri)
 
 
 def _values(record: Mapping[str, Any]) -> dict[str, float]:

@@ -14,6 +14,7 @@ from typing import IO
 
 import psutil
 import pytest
+from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 
 from dpot_scale.config.load import load_sweep
@@ -179,21 +180,19 @@ def test_the_report_names_every_trial(home: Home, continued: tuple[int, str]) ->
     for trial in home.trials:
         assert f"| {trial.label} | {trial.parameters:,} |" in report
         assert trial.id in continued[1]
-    assert "Power law: rel_l2 =" in re.sub(r"\s+", " ", continued[1])
+    assert "2 finished sizes: a power law needs at least 3." in re.sub(r"\s+", " ", continued[1])
 
 
 def test_mlflow_shows_a_parent_with_its_trials(home: Home, continued: tuple[int, str]) -> None:
-    client = MlflowClient(f"sqlite:///{home.folder / 'mlflow.db'}")
-    experiment = client.get_experiment_by_name("tests")
-    assert experiment is not None
-    runs = {
-        run.info.run_name: run
-        for run in client.search_runs([experiment.experiment_id], max_results=50)
-    }
+    client, runs = in_mlflow(home)
     assert set(runs) == {"ladder", *(trial.id for trial in home.trials)}
     parent = runs["ladder"]
     assert all(run.info.status == "FINISHED" for run in runs.values())
     assert "## Rollout rel_l2" in parent.data.tags["mlflow.note.content"]
+    picture = f"get-artifact?path=report%2Fscaling.png&run_uuid={parent.info.run_id}"
+    assert picture in parent.data.tags["mlflow.note.content"]
+    place = f"#/experiments/{parent.info.experiment_id}?workflowType=machine_learning"
+    assert f"http://127.0.0.1:5000/{place}" in continued[1]
     paths = {item.path for item in client.list_artifacts(parent.info.run_id, "report")}
     assert {"report/scaling.png", "report/report.md"} <= paths
     for trial in home.trials:
@@ -205,6 +204,14 @@ def test_mlflow_shows_a_parent_with_its_trials(home: Home, continued: tuple[int,
         assert steps == list(range(1, STEPS + 1)), "no step is there twice"
 
 
+def in_mlflow(home: Home) -> tuple[MlflowClient, dict[str, Run]]:
+    client = MlflowClient(f"sqlite:///{home.folder / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("tests")
+    assert experiment is not None
+    runs = client.search_runs([experiment.experiment_id], max_results=50)
+    return client, {run.info.run_name: run for run in runs}
+
+
 def test_a_finished_sweep_returns_at_once(home: Home, continued: tuple[int, str]) -> None:
     code, log = home.submit().ended()
     assert code == 0
@@ -213,10 +220,13 @@ def test_a_finished_sweep_returns_at_once(home: Home, continued: tuple[int, str]
 
 
 def test_status_and_report_without_a_cluster(home: Home, continued: tuple[int, str]) -> None:
-    for command, words in (("status", "finished"), ("report", "Power law")):
+    before = in_mlflow(home)[1]["ladder"]
+    for command, words in (("status", "finished"), ("report", "rollout rel_l2")):
         code, log = Submission(home.folder, [sys.executable, *home.command(command)]).ended()
         assert code == 0
         assert words in log
+    after = in_mlflow(home)[1]["ladder"]
+    assert (after.info.status, after.info.end_time) == ("FINISHED", before.info.end_time)
 
 
 # A cluster asks for a token, which `ray start` would otherwise put into the user's home.

@@ -10,13 +10,15 @@ from dpot_scale.config.places import anchored
 from dpot_scale.scaling.controller import Controller, TrialInterruptedError
 from dpot_scale.scaling.journal import Journal
 from dpot_scale.scaling.plan import plan
+from dpot_scale.training.mlflow_run import MlflowRun
 
 
 @pytest.fixture
 def controller(tmp_path: Path) -> Controller:
     sweep = anchored(load_sweep("quickstart"), tmp_path)
     sweep.directory.mkdir(parents=True)
-    return Controller(sweep=sweep, trials=plan(sweep)[:1], parent_run=None, say=print)
+    mlflow_run = MlflowRun(sweep.directory, sweep, sweep.run.tracking, name=sweep.name)
+    return Controller(sweep=sweep, trials=plan(sweep)[:1], parent_run=mlflow_run, say=print)
 
 
 def events(controller: Controller) -> list[str]:
@@ -32,7 +34,7 @@ def test_what_an_interrupt_breaks_has_not_failed(
 
     monkeypatch.setattr(controller, "_fit", interrupted_while_it_trains)
     with pytest.raises(TrialInterruptedError):
-        controller._attempt_until_done(controller.trials[0], None)
+        controller._attempt_until_done(controller.trials[0])
     assert events(controller) == ["started", "interrupted"]
 
 
@@ -40,5 +42,5 @@ def test_what_ends_with_the_interrupt_is_finished(
     controller: Controller, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(controller, "_fit", lambda *_: controller._interrupt(controller.trials))
-    controller._attempt_until_done(controller.trials[0], None)
+    controller._attempt_until_done(controller.trials[0])
     assert events(controller) == ["started", "interrupted", "finished"]

@@ -24,24 +24,16 @@ def test_noise_shows_in_the_error_of_the_exponent() -> None:
     sizes = np.geomspace(1e5, 1e9, 50)
     law = fit_power_law(list(sizes), list(2.0 * sizes**-0.2 * noise))
     assert law is not None
-    assert law.exponent_error is not None
     assert abs(law.exponent - 0.2) < 4 * law.exponent_error
     assert 0 < law.exponent_error < 0.01
 
 
-@pytest.mark.parametrize("sizes", [[], [1e6], [1e6, 1e6]])
-def test_one_size_decides_no_law(sizes: list[float]) -> None:
+@pytest.mark.parametrize("sizes", [[], [1e6], [1e6, 1e6], [1e5, 1e6], [1e5, 1e6, 1e6]])
+def test_two_sizes_decide_no_law(sizes: list[float]) -> None:
     assert fit_power_law(sizes, [0.5] * len(sizes)) is None
 
 
-def test_two_sizes_say_nothing_about_the_quality_of_a_fit() -> None:
-    law = fit_power_law([1e5, 1e6], [0.2, 0.1])
-    assert law is not None
-    assert (law.exponent_error, law.r_squared) == (None, None)
-    assert str(law) == "6.4 N^-0.301"
-
-
 def test_a_rising_error_has_a_negative_exponent() -> None:
-    law = fit_power_law([1e5, 1e6], [0.1, 0.2])
+    law = fit_power_law([1e5, 1e6, 1e7], [0.1, 0.2, 0.3])
     assert law is not None
     assert law.exponent < 0

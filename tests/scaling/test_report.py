@@ -1,6 +1,7 @@
 """The report from results with known numbers."""
 
 import csv
+import struct
 from pathlib import Path
 
 import pytest
@@ -101,6 +102,17 @@ def test_what_is_unfinished_is_left_out(tmp_path: Path) -> None:
     assert trials[1].label not in report.summary
 
 
+def test_two_sizes_are_not_called_a_law(tmp_path: Path) -> None:
+    sweep, trials = planned(tmp_path)
+    for trial in trials[:2]:
+        finish(trial, trial.parameters**-0.16)
+    report = write_report(sweep, trials)
+    assert "Power law" not in report.markdown
+    assert "2 finished sizes: a power law needs at least 3." in report.markdown
+    labels = scaling_figure("quickstart", finished(trials)).axes[0].get_legend_handles_labels()[1]
+    assert not [label for label in labels if label.startswith("fit")]
+
+
 def test_the_longest_trainings_decide(tmp_path: Path) -> None:
     overrides = ["windows=[800, 1600]"]
     sweep, trials = planned(tmp_path, *overrides)
@@ -130,3 +142,16 @@ def test_the_csv_holds_every_score(tmp_path: Path) -> None:
     assert {row["trial"] for row in rows} == {trial.id for trial in trials}
     assert all(float(row["rel_l2"]) == 0.25 for row in rows)
     assert {float(row["persistence_rel_l2"]) for row in rows} == set(PERSISTENCE.values())
+
+
+def test_the_note_in_mlflow_has_the_picture_and_fits(tmp_path: Path) -> None:
+    sweep, trials = planned(tmp_path, f"windows={[800 * i for i in range(1, 15)]}")
+    for trial in trials:
+        finish(trial, 0.25)
+    report = write_report(sweep, trials)
+    note = report.note("f00d")
+    assert "](get-artifact?path=report%2Fscaling.png&run_uuid=f00d)" in note
+    assert len(note) <= 8000 < len(report.markdown)
+    assert note.endswith("|\n\nThe rest is in the artifact report/report.md.\n")
+    width = struct.unpack(">I", (sweep.directory / FIGURE).read_bytes()[16:20])[0]
+    assert width <= 700  # MLflow shows a picture as wide as it is, beside its menu

@@ -97,7 +97,7 @@ class Loop:
         self.engine = Plain(config.batch.accumulation_steps(world.world_size))
         self.saves = Saves()
         self.evaluated: list[int] = []
-        self.tracker = Tracker(directory, config.tracking, run_id=None, is_main=True)
+        self.tracker = Tracker(directory, config.tracking, is_main=True)
         self.trainer = Trainer(
             config=config,
             world=world,

@@ -1,0 +1,311 @@
+"""An MLflow run is opened when MLflow can, keeps what it was, and never costs the training."""
+
+import logging
+import multiprocessing
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from multiprocessing.queues import Queue
+from multiprocessing.synchronize import Barrier
+from pathlib import Path
+
+import pytest
+from mlflow.entities import Run
+from mlflow.tracking import MlflowClient
+
+from dpot_scale.config.schema import BatchConfig, DataConfig, RunConfig, TrackingConfig
+from dpot_scale.training import mlflow_run
+from dpot_scale.training.mlflow_run import RUN_ID_FILE, MlflowRun, annotate, client, review
+from dpot_scale.training.tracking import SPOOL, Tracker, read_metrics
+
+CONFIG = RunConfig(
+    name="run",
+    windows=8,
+    # More parameters than MLflow takes in one request.
+    data=DataConfig(weights={f"dataset_{i}": 1 + i for i in range(120)}),
+    batch=BatchConfig(global_batch=4, micro_batch=2),
+)
+
+
+@pytest.fixture(scope="module")
+def mirrored(tmp_path_factory: pytest.TempPathFactory) -> TrackingConfig:
+    """A fresh sqlite database, as `mlflow ui` opens it."""
+    return at(tmp_path_factory.mktemp("mlflow"))
+
+
+@pytest.fixture
+def own(mirrored: TrackingConfig, request: pytest.FixtureRequest) -> TrackingConfig:
+    """The database, and an experiment that belongs to one test."""
+    return mirrored.model_copy(update={"experiment": request.node.name})
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mlflow_run, "RETRY_SECONDS", 0.2)
+
+
+def at(folder: Path) -> TrackingConfig:
+    return TrackingConfig(mlflow_uri=f"sqlite:///{folder}/mlflow.db")
+
+
+def the_run(directory: Path, tracking: TrackingConfig) -> MlflowRun:
+    return MlflowRun(directory, CONFIG, tracking, name="run")
+
+
+def opened(directory: Path, tracking: TrackingConfig) -> str:
+    run_id = the_run(directory, tracking).open()
+    assert run_id is not None
+    return run_id
+
+
+def client_of(tracking: TrackingConfig) -> MlflowClient:
+    assert tracking.mlflow_uri is not None
+    return client(tracking.mlflow_uri)
+
+
+def run_of(tracking: TrackingConfig, run_id: str) -> Run:
+    return client_of(tracking).get_run(run_id)
+
+
+def wait_for(happened: Callable[[], bool]) -> None:
+    """Wait; leave it to the test's timeout to give up."""
+    while not happened():
+        time.sleep(0.05)
+
+
+def test_a_run_is_opened_once(tmp_path: Path, mirrored: TrackingConfig) -> None:
+    run = the_run(tmp_path, mirrored)
+    run_id = run.open()
+    assert run_id is not None
+    run.close("KILLED")
+    assert run_of(mirrored, run_id).info.status == "KILLED"
+    assert opened(tmp_path, mirrored) == run_id
+    assert run_of(mirrored, run_id).info.status == "RUNNING"
+
+
+def test_a_run_holds_its_config(tmp_path: Path, mirrored: TrackingConfig) -> None:
+    run_id = opened(tmp_path, mirrored)
+    params = run_of(mirrored, run_id).data.params
+    assert params["data.weights.dataset_119"] == "120.0"
+    assert params["batch.micro_batch"] == "2"
+    assert [entry.path for entry in client_of(mirrored).list_artifacts(run_id)] == ["config.yaml"]
+
+
+def test_a_run_of_another_database_is_opened_anew(tmp_path: Path, mirrored: TrackingConfig) -> None:
+    (tmp_path / RUN_ID_FILE).write_text("0" * 32)
+    run_id = opened(tmp_path, mirrored)
+    assert (tmp_path / RUN_ID_FILE).read_text() == run_id != "0" * 32
+
+
+def test_the_end_of_a_run(tmp_path: Path, mirrored: TrackingConfig) -> None:
+    run = the_run(tmp_path, mirrored)
+    run_id = run.open()
+    assert run_id is not None
+    picture = tmp_path / "picture.png"
+    picture.write_bytes(b"png")
+    run.close("FINISHED", artifacts={picture: "figures"})
+    assert run_of(mirrored, run_id).info.status == "FINISHED"
+    figures = client_of(mirrored).list_artifacts(run_id, "figures")
+    assert [entry.path for entry in figures] == ["figures/picture.png"]
+
+
+def test_a_report_leaves_the_end_where_it_was(tmp_path: Path, mirrored: TrackingConfig) -> None:
+    run = the_run(tmp_path, mirrored)
+    run_id = run.open()
+    assert run_id is not None
+    run.close("FAILED")
+    ended = run_of(mirrored, run_id).info.end_time
+    picture = tmp_path / "picture.png"
+    picture.write_bytes(b"png")
+    artifacts = {picture: "report"}
+    annotate(tmp_path, mirrored, artifacts=artifacts, note=lambda it: f"of {it}", is_finished=False)
+    after = run_of(mirrored, run_id)
+    assert (after.info.status, after.info.end_time) == ("FAILED", ended)
+    assert after.data.tags["mlflow.note.content"] == f"of {run_id}"
+    assert client_of(mirrored).list_artifacts(run_id, "report")
+    # Its owner was killed after the last trial: whoever reports next ends it, once.
+    annotate(tmp_path, mirrored, artifacts={}, note=str, is_finished=True)
+    finished = run_of(mirrored, run_id).info
+    assert finished.status == "FINISHED"
+    annotate(tmp_path, mirrored, artifacts={}, note=str, is_finished=True)
+    assert run_of(mirrored, run_id).info.end_time == finished.end_time
+
+
+def test_an_artifact_that_cannot_be_stored_leaves_the_status_right(
+    tmp_path: Path, mirrored: TrackingConfig, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = the_run(tmp_path, mirrored)
+    run_id = run.open()
+    assert run_id is not None
+    with caplog.at_level(logging.WARNING):
+        run.close("FINISHED", artifacts={tmp_path / "absent.png": ""})
+    assert run_of(mirrored, run_id).info.status == "FINISHED"
+    assert f"could not close the MLflow run {run_id}" in caplog.text
+
+
+def test_an_unreachable_server_costs_a_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    absent = TrackingConfig(mlflow_uri="http://127.0.0.1:9")
+    run = the_run(tmp_path, absent)
+    with caplog.at_level(logging.WARNING):
+        assert run.open() is None
+    assert "no MLflow mirror at http://127.0.0.1:9" in caplog.text
+    tracker = Tracker(tmp_path, absent, is_main=True)
+    tracker.log({"train/loss": 1.0}, step=1)
+    tracker.close()
+    run.close("FINISHED")
+    assert read_metrics(tmp_path / SPOOL)["train/loss"] == {1: 1.0}
+    assert review(tmp_path, absent, page="run") == []
+
+
+@pytest.fixture
+def late_server(tmp_path: Path) -> Iterator[tuple[str, Callable[[], None]]]:
+    """The address of a tracking server, and what starts it."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    started: list[subprocess.Popen[bytes]] = []
+
+    def start() -> None:
+        command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1"]
+        command += ["--port", str(port), "--workers", "1"]
+        command += ["--backend-store-uri", f"sqlite:///{tmp_path}/server.db"]
+        command += ["--artifacts-destination", str(tmp_path / "artifacts")]
+        started.append(
+            subprocess.Popen(
+                command,
+                env=os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                start_new_session=True,  # so that it can be ended with all its children
+            )
+        )
+
+    yield f"http://127.0.0.1:{port}", start
+    for server in started:
+        os.killpg(server.pid, signal.SIGKILL)
+        server.wait()
+
+
+def test_a_server_that_comes_late_gets_everything(
+    tmp_path: Path, late_server: tuple[str, Callable[[], None]], impatient: None
+) -> None:
+    """As a sweep: the parent and its trial are opened here, a worker mirrors the trial."""
+    address, start = late_server
+    tracking = TrackingConfig(mlflow_uri=address)
+    parent = MlflowRun(tmp_path / "sweep", CONFIG, tracking, name="sweep")
+    trial = MlflowRun(
+        tmp_path / "trial", CONFIG, tracking, name="trial", tags={"size": "Ti"}, parent=parent
+    )
+    assert parent.open() is None
+    assert trial.open() is None
+    (tmp_path / "trial").mkdir()
+    tracker = Tracker(tmp_path / "trial", tracking, is_main=True)
+    tracker.log({"train/loss": 0.5}, step=1)
+    start()
+    wait_for(lambda: (tmp_path / "trial" / RUN_ID_FILE).exists())
+    tracker.log({"train/loss": 0.25}, step=2)
+    tracker.close()
+    wait_for(lambda: trial.run_id is not None)
+    trial.close("FINISHED", artifacts={tmp_path / "trial" / SPOOL: "spool"})
+    parent.close("FINISHED")
+    assert trial.run_id is not None
+    child = run_of(tracking, trial.run_id)
+    assert child.info.status == run_of(tracking, str(parent.run_id)).info.status == "FINISHED"
+    assert child.data.tags["mlflow.parentRunId"] == parent.run_id
+    assert child.data.tags["size"] == "Ti"
+    history = client_of(tracking).get_metric_history(trial.run_id, "train/loss")
+    assert [(point.step, point.value) for point in history] == [(1, 0.5), (2, 0.25)]
+    assert client_of(tracking).list_artifacts(trial.run_id, "spool")
+    place = f"experiments/{child.info.experiment_id}/runs/{trial.run_id}"
+    assert review(tmp_path / "trial", tracking, page="run") == [
+        f"curves: {address}/#/{place}?workflowType=machine_learning"
+    ]
+
+
+def test_the_link_to_a_local_database_comes_with_its_command(
+    tmp_path: Path, mirrored: TrackingConfig
+) -> None:
+    experiment = run_of(mirrored, opened(tmp_path, mirrored)).info.experiment_id
+    command, link = review(tmp_path, mirrored, page="experiment")
+    assert command == f"curves: mlflow ui --backend-store-uri {mirrored.mlflow_uri}"
+    place = f"#/experiments/{experiment}?workflowType=machine_learning"
+    assert link == f"        then open http://127.0.0.1:5000/{place}"
+
+
+def test_a_deleted_run_is_replaced(
+    tmp_path: Path, mirrored: TrackingConfig, caplog: pytest.LogCaptureFixture
+) -> None:
+    deleted = opened(tmp_path, mirrored)
+    client_of(mirrored).delete_run(deleted)
+    another = opened(tmp_path, mirrored)
+    assert run_of(mirrored, another).info.status == "RUNNING"
+    assert another != deleted
+    assert caplog.messages == [f"the MLflow run {deleted} was deleted; a new one takes its place"]
+
+
+def test_a_deleted_experiment_is_said_and_used_again_when_it_is_back(
+    tmp_path: Path, own: TrackingConfig, impatient: None, caplog: pytest.LogCaptureFixture
+) -> None:
+    first = the_run(tmp_path, own)
+    run_id = first.open()
+    assert run_id is not None
+    experiment = run_of(own, run_id).info.experiment_id
+    client_of(own).delete_experiment(experiment)
+    first.close("FINISHED")
+    again = the_run(tmp_path, own)
+    assert again.open() is None
+    restore = f"mlflow experiments restore --experiment-id {experiment}`"
+    assert len(caplog.messages) == 2
+    assert f"{restore} brings both back" in caplog.messages[0]
+    assert f"{restore} brings it back, or choose another tracking.experiment" in caplog.messages[1]
+    client_of(own).restore_experiment(experiment)
+    wait_for(lambda: again.run_id is not None)
+    assert again.run_id == run_id
+    assert len(caplog.messages) == 2
+    again.close("FINISHED")
+
+
+def open_many(barrier: Barrier, results: "Queue[list[str | None]]", folder: Path) -> None:
+    import mlflow.store.tracking.sqlalchemy_store  # noqa: F401  # the race begins behind it
+
+    found = []
+    for i in range(3):
+        barrier.wait()
+        directory = folder / f"run_{os.getpid()}_{i}"
+        found.append(the_run(directory, at(folder / str(i))).open())
+    results.put(found)
+
+
+def test_processes_that_open_one_fresh_database_at_once_all_get_their_runs(tmp_path: Path) -> None:
+    spawned = multiprocessing.get_context("spawn")
+    barrier, results = spawned.Barrier(4), spawned.Queue()
+    processes = [
+        spawned.Process(target=open_many, args=(barrier, results, tmp_path)) for _ in range(4)
+    ]
+    for process in processes:
+        process.start()
+    found = [results.get() for _ in processes]
+    for process in processes:
+        process.join()
+    for i, runs in enumerate(zip(*found, strict=True)):
+        known = client_of(at(tmp_path / str(i))).get_experiment_by_name("dpot_scale")
+        assert known is not None
+        listed = client_of(at(tmp_path / str(i))).search_runs([known.experiment_id])
+        assert {run.info.run_id for run in listed} == set(runs)
+
+
+def test_a_database_whose_maker_was_killed_half_way_is_made_anew(tmp_path: Path) -> None:
+    spawned = multiprocessing.get_context("spawn")
+    process = spawned.Process(target=opened, args=(tmp_path / "killed", at(tmp_path)))
+    process.start()
+    wait_for(lambda: any(path.stat().st_size for path in tmp_path.glob(".mlflow.db_*/mlflow.db")))
+    process.kill()
+    process.join()
+    assert not (tmp_path / "mlflow.db").exists()
+    opened(tmp_path / "run", at(tmp_path))
