@@ -102,7 +102,7 @@ def measure(rank: int, ranks: int, port: int, config: RunConfig) -> None:
     for step in range(STEPS):
         started = clock()
         engine.backward(engine(frames_BTCxy).frames.square().mean())
-        engine.step(step).item()
+        engine.step(step).grad_norm.item()
         seconds.append(clock() - started)
     found = peak_memory_gib(world)
     if world.is_main:

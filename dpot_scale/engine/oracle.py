@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from dpot_scale.config.schema import RunConfig
 from dpot_scale.engine.optim import betas_at, lr_at
 from dpot_scale.engine.runtime import World
+from dpot_scale.engine.zero import Update
 from dpot_scale.model.dpot import DPOT, DPOTOutput
 from dpot_scale.model.sizes import architecture
 
@@ -55,17 +56,19 @@ class OracleEngine:
         """Accumulate the gradient of a micro-batch's mean loss."""
         (loss / self._accumulation_steps).backward()  # type: ignore[no-untyped-call]
 
-    def step(self, step_index: int) -> Tensor:
-        """Update the weights; return the norm of the global gradient before clipping."""
+    def step(self, step_index: int) -> Update:
+        """Update the weights, unless the global gradient is not finite."""
         for group in self._optimizer.param_groups:
             group["lr"] = lr_at(step_index, self.config.steps, self.config.optim)
             group["betas"] = betas_at(step_index, self.config.steps, self.config.optim)
         # Infinite: measured, not clipped.
         limit = self.config.optim.gradient_clipping or float("inf")
         norm = nn.utils.clip_grad_norm_(self._model.parameters(), limit)
-        self._optimizer.step()
+        applied = norm.isfinite()
+        if applied:
+            self._optimizer.step()
         self._model.zero_grad()
-        return norm.detach()
+        return Update(norm.detach(), applied)
 
     def full_state_dict(self) -> dict[str, Tensor] | None:
         """Return the weights on the CPU of rank 0; None elsewhere."""

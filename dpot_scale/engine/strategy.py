@@ -90,6 +90,8 @@ REFUSED_SECTIONS = {
     "activation_checkpointing": "set engine.activation_checkpointing in the run config instead",
     "torch_autocast": "recomputed activations would silently get another dtype; use bf16 instead",
 }
+# On by default; without them DeepSpeed applies a gradient that is not finite.
+NEEDED_TO_SKIP = (("zero_optimization", "compute_grad_norm"), ("bf16", "check_grad_overflow"))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -142,6 +144,11 @@ def read_strategy(name_or_path: str) -> Strategy:
     )
     if strategy.stage not in range(4):
         raise ConfigError(f"{path}: zero_optimization.stage={strategy.stage!r} is not 0, 1, 2 or 3")
+    for section, key in NEEDED_TO_SKIP:
+        if _section(raw, section).get(key, True) is not True:
+            raise ConfigError(
+                f"{path}: remove {section}.{key}: a step whose gradient is not finite must be found"
+            )
     if strategy.stage == 0 and strategy.dtype != "fp32":
         raise ConfigError(
             f"{path}: {strategy.dtype} needs fp32 masters, which stage 0 lacks; use stage 1"

@@ -7,7 +7,7 @@ quietened it before.
 from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +24,13 @@ from dpot_scale.model.sizes import architecture
 
 COMPUTE_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 SPECTRAL_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+class Update(NamedTuple):
+    """What a step did, on the device: nobody waits to know it. The same on every rank."""
+
+    grad_norm: Tensor  # of the global gradient before clipping
+    applied: Tensor  # bool; False: that norm is not finite, and no weight or moment has changed
 
 
 class ZeroEngine:
@@ -65,29 +72,44 @@ class ZeroEngine:
     def backward(self, loss: Tensor) -> None:
         """Accumulate the gradient of a micro-batch's mean loss. Call it accumulation_steps times.
 
-        The update uses the mean over micro-batches and ranks: that of the global batch.
+        The update uses the mean over micro-batches and ranks: that of the global batch. Where a
+        rank's loss is not finite the whole gradient becomes NaN, so that no rank applies it: the
+        norm of an infinite error has a gradient of zero.
         """
-        self._engine.backward(loss)
+        one_or_nan = 1 + 0 * loss.detach()
+        self._engine.backward(loss * one_or_nan)
         self._micro_step += 1
         if self._micro_step < self._accumulation_steps:
             self._engine.step()  # how DeepSpeed counts micro steps; updates nothing
 
-    def step(self, step_index: int) -> Tensor:
-        """Update the weights; return the norm of the global gradient before clipping.
+    def step(self, step_index: int) -> Update:
+        """Update the weights, unless the global gradient is not finite.
 
         Args:
-            step_index: Updates made before this one; decides learning rate and betas.
+            step_index: Steps made before this one; decides learning rate and betas.
         """
         assert self._micro_step == self._accumulation_steps
         self._micro_step = 0
         for group in self._engine.optimizer.param_groups:
             group["lr"] = lr_at(step_index, self.config.steps, self.config.optim)
             group["betas"] = betas_at(step_index, self.config.steps, self.config.optim)
-        norm = self._replicated_gradient_norm() if self.stage == 0 else None
+        if self.stage == 0:
+            norm = self._replicated_gradient_norm()
+            applied = norm.isfinite()
+            # What torch's fused Adam looks at on the device, before it changes anything.
+            self._engine.optimizer.found_inf = applied.logical_not().float()
+            self._engine.step()
+            return Update(norm, applied)
         self._engine.step()
-        if norm is None:
-            norm = self._engine.get_global_grad_norm()
-        return torch.as_tensor(norm, dtype=torch.float32, device=self.world.device)
+        applied, norm = self._engine.was_step_applied(), self._engine.get_global_grad_norm()
+        if self.stage in (1, 2) and not applied:
+            # Where the optimizer is offloaded, DeepSpeed would add the next gradients to these.
+            averaged = getattr(self._engine.optimizer, "averaged_gradients", {})
+            averaged.update(dict.fromkeys(averaged))
+        return Update(
+            torch.as_tensor(norm, dtype=torch.float32, device=self.world.device),
+            torch.full((), applied, device=self.world.device),
+        )
 
     def save_shards(self, folder: Path) -> None:
         """Write this rank's part of the whole training state under `folder`. Collective.
@@ -103,6 +125,7 @@ class ZeroEngine:
         path, _ = self._engine.load_checkpoint(str(folder), tag=SHARDS)
         if path is None:
             raise CheckpointError(f"{folder} holds no {SHARDS}/ to resume from")
+        _let_skip(self._engine.optimizer)  # what was loaded has a loss scaler of its own
 
     def full_parameters(self) -> Iterator[tuple[str, Tensor]]:
         """Yield the name and the fp32 master of each parameter, whole, on the CPU.
@@ -142,6 +165,11 @@ class ZeroEngine:
             engine, *_ = deepspeed.initialize(
                 model=model, model_parameters=model.parameters(), config=self.deepspeed_config
             )
+        if self.stage in (1, 2):
+            # DeepSpeed examines every gradient by itself, in thousands of kernels, before it takes
+            # the norm, which says the same.
+            engine.optimizer.check_overflow = lambda **_: None
+        _let_skip(engine.optimizer)
         return engine
 
     def _build(self) -> DPOT:
@@ -211,6 +239,12 @@ class ZeroEngine:
         """Return the norm of the averaged gradients, which stage 0 keeps on every rank."""
         gradients = [p.grad for _, p in self._parameters() if p.grad is not None]
         return nn.utils.get_total_norm(gradients)
+
+
+def _let_skip(optimizer: Any) -> None:  # noqa: ANN401 - DeepSpeed is untyped
+    """Let fp16 skip a step at its least loss scale too: how many end a run is said elsewhere."""
+    if hasattr(optimizer, "loss_scaler"):
+        optimizer.loss_scaler.raise_error_at_min_scale = False
 
 
 def _require_async_io(strategy: str) -> None:

@@ -53,7 +53,7 @@ class TrainingStoppedError(UserError):
 
 
 class TrainingDivergedError(UserError):
-    """The loss or the gradient is not finite."""
+    """The loss or the gradient is not finite, step after step."""
 
 
 def run_training(
@@ -77,7 +77,7 @@ def run_training(
     Raises:
         ConfigError, DataError, CheckpointError: the user can mend it.
         TrainingStoppedError: it was told to stop, by a signal or by `told_to_stop`.
-        TrainingDivergedError: the loss or the gradient is not finite.
+        TrainingDivergedError: the loss or the gradient is not finite, step after step.
     """
     finished = finished_before(config)
     if finished is not None:
@@ -145,7 +145,7 @@ def _train(
             tracker.log({"model/params": parameters}, step=0)
         try:
             stop, state = trainer.fit(state)
-            _raise_unless_finished(stop, state, config)
+            _raise_unless_finished(stop, state, config, trainer.meter.skipped_in_a_row)
             if not evaluator.latest:  # the attempt before ended between last checkpoint and result
                 tracker.log(evaluator(), step=state.step)
         finally:
@@ -259,16 +259,22 @@ def _header(config: RunConfig, world: World) -> str:
     )
 
 
-def _raise_unless_finished(stop: StopReason, state: TrainState, config: RunConfig) -> None:
+def _raise_unless_finished(
+    stop: StopReason, state: TrainState, config: RunConfig, skipped: int
+) -> None:
     if stop is StopReason.SIGNAL:
         raise TrainingStoppedError(
             f"run {config.name} was stopped at step {state.step} of {config.steps} and saved; "
             f"start it again to continue{_how_to_start()}"
         )
     if stop is StopReason.DIVERGED:
+        steps = "its last step" if skipped == 1 else f"each of its last {skipped} steps"
+        clipping = "a lower " if config.optim.gradient_clipping else ""
         raise TrainingDivergedError(
-            f"run {config.name} diverged at step {state.step}: the loss or the gradient is not "
-            "finite; start another `name` with a lower optim.lr or with optim.gradient_clipping"
+            f"run {config.name} diverged at step {state.step} of {config.steps}: in {steps} the "
+            "loss or the gradient was not finite, so the weights were left as they were; start "
+            f"another `name` with what may help: a lower optim.lr, {clipping}"
+            "optim.gradient_clipping, or an engine.deepspeed of another precision"
         )
 
 
@@ -289,7 +295,8 @@ def _keep(
     count = count_parameters(arch)
     _export(config, arch, world, engine)
     peak = peak_memory_gib(world)
-    losses = read_metrics(config.directory / SPOOL)
+    metrics = read_metrics(config.directory / SPOOL)
+    losses = metrics["train/loss"]
     result = TrainingResult(
         name=config.name,
         config_hash=run_hash(config),
@@ -300,9 +307,9 @@ def _keep(
         steps=config.steps,
         seconds=seconds,
         train_flops=config.windows * _train_flops_per_window(config),
-        windows_per_second=median(losses["perf/windows_per_second"].values()),
+        windows_per_second=median(metrics["perf/windows_per_second"].values()),
         peak_memory_gib=peak,
-        final_train_loss=losses["train/loss"][config.steps],
+        final_train_loss=losses[max(losses)],
         evaluation={name: evaluation.score for name, evaluation in evaluations.items()},
     )
     if world.is_main:

@@ -36,9 +36,9 @@ class Console:
         """Show one record of metrics: the training line, or a held-out score per dataset."""
         if not self._is_main:
             return
-        if "train/loss" in metrics and self._bar is not None:
+        if "train/lr" in metrics and self._bar is not None:
             self._bar.update(self._task, completed=step, description=_training_words(metrics))
-        elif "train/loss" in metrics:
+        elif "train/lr" in metrics:
             self.say(f"step {step:>6}/{self._total_steps}  {_training_words(metrics)}")
         else:
             self.say(f"step {step:>6}/{self._total_steps}  held-out {_evaluation_words(metrics)}")
@@ -83,11 +83,13 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]], *, left: int = 1
 
 
 def _training_words(metrics: Mapping[str, float]) -> str:
-    return (
-        f"loss {metrics['train/loss']:.4f}  lr {metrics['train/lr']:.2e}  "
-        f"grad {metrics['train/grad_norm']:.2f}  "
-        f"{metrics['perf/windows_per_second']:.1f} windows/s"
-    )
+    words = [f"lr {metrics['train/lr']:.2e}", f"{metrics['perf/windows_per_second']:.1f} windows/s"]
+    if "train/loss" in metrics:
+        words.insert(0, f"loss {metrics['train/loss']:.4f}")
+        words.insert(2, f"grad {metrics['train/grad_norm']:.2f}")
+    if skipped := metrics["train/skipped_steps"]:
+        words.append(f"{skipped:.0f} skipped")
+    return "  ".join(words)
 
 
 def _evaluation_words(metrics: Mapping[str, float]) -> str:

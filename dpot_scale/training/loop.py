@@ -1,6 +1,5 @@
 """The training loop."""
 
-import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
@@ -15,7 +14,7 @@ from dpot_scale.config.schema import RunConfig
 from dpot_scale.data.batches import Batch, BatchStream, positions
 from dpot_scale.engine.optim import lr_at
 from dpot_scale.engine.runtime import World, shared_error
-from dpot_scale.engine.zero import ZeroEngine
+from dpot_scale.engine.zero import Update, ZeroEngine
 from dpot_scale.errors import DataError, SharedDataError
 from dpot_scale.training.checkpoint import CheckpointStore
 from dpot_scale.training.console import Console
@@ -24,6 +23,10 @@ from dpot_scale.training.marker import TrainState
 from dpot_scale.training.metrics import Meter
 from dpot_scale.training.objective import training_loss
 from dpot_scale.training.tracking import Tracker
+
+# So many skipped steps in a row end a run. fp16 needs up to 17 by design: it starts with a loss
+# scale of 2^16 and halves it after each overflow but the first.
+MAX_SKIPPED_IN_A_ROW = 20
 
 
 @dataclass(kw_only=True)
@@ -40,6 +43,7 @@ class Trainer:
     evaluate: Callable[[], Mapping[str, float]]
     train_flops_per_window: float
     told_to_stop: Callable[[], bool] = never
+    meter: Meter = field(init=False)  # of the newest `fit`
     _unreadable: DataError | None = field(default=None, init=False)  # of this rank's stream
     _saved: float = field(default_factory=time.monotonic, init=False)  # when, by this rank's clock
 
@@ -47,23 +51,24 @@ class Trainer:
         """Train from `state` to the last step, or until a rank has a reason to stop.
 
         Collective: every rank calls it with the same state. The final state is committed to disk
-        unless the run diverged.
+        unless the run diverged: it skipped `MAX_SKIPPED_IN_A_ROW` steps, or all that there were, or
+        ended with a loss that is not finite.
 
         Raises:
             SharedDataError: a rank cannot read its data; raised on all ranks.
         """
         micro_batches = self.stream.start(state.windows_seen)
-        meter = Meter(self.world, lambda: self.stream.wait_seconds)
+        meter = self.meter = Meter(self.world, lambda: self.stream.wait_seconds)
         stop = None
         with closing(Health(self.world, self.told_to_stop)) as health:
             while stop is None and state.step < self.config.steps:
-                loss, grad_norm = self._train_step(micro_batches, state.step)
+                loss, update = self._train_step(micro_batches, state.step)
                 vote = health.vote(
                     unreadable=self._unreadable is not None, save_due=self._save_due()
                 )
                 if vote.unreadable:
                     self._refuse_data(state)
-                meter.add(loss, grad_norm, self.config.batch.global_batch)
+                meter.add(loss, update, self.config.batch.global_batch)
                 state = state.after_step(self.config.batch.global_batch)
                 saving = vote.save_due or self._due(self.config.checkpoint.every, state.step)
                 if vote.signalled:
@@ -71,10 +76,12 @@ class Trainer:
                 # Nothing is saved before it was seen to be finite. And a checkpoint ends a log
                 # interval, so a resumed run logs the losses of an uninterrupted one.
                 if saving or stop or self._due(self.config.tracking.log_every, state.step):
-                    stop = self._log(meter, state) or stop
+                    stop = self._log(state) or stop
+                if stop is StopReason.SIGNAL and not meter.loss_is_finite:
+                    stop = None  # after the next step, which may be saved
                 if stop is None:
                     with meter.paused():
-                        self._evaluate_and_save(state, saving=saving)
+                        self._evaluate_and_save(state, saving=saving and meter.loss_is_finite)
             if stop is StopReason.SIGNAL:  # a second SIGTERM must not end what the first began
                 self._save(state)
         return stop or StopReason.FINISHED, state
@@ -103,8 +110,8 @@ class Trainer:
         seconds = 60 * self.config.checkpoint.minutes
         return self.world.is_main and 0 < seconds <= time.monotonic() - self._saved
 
-    def _train_step(self, micro_batches: Iterator[Batch], step: int) -> tuple[Tensor, Tensor]:
-        """Make one optimizer update; return the mean loss of this rank and the gradient norm."""
+    def _train_step(self, micro_batches: Iterator[Batch], step: int) -> tuple[Tensor, Update]:
+        """Make one optimizer update; return the mean loss of this rank and what the step did."""
         loss_sum = torch.zeros((), device=self.world.device)
         accumulation_steps = self.config.batch.accumulation_steps(self.world.world_size)
         for micro_step in range(accumulation_steps):
@@ -117,8 +124,7 @@ class Trainer:
             )
             self.engine.backward(loss)
             loss_sum += loss.detach()
-        grad_norm = self.engine.step(step)
-        return loss_sum / accumulation_steps, grad_norm
+        return loss_sum / accumulation_steps, self.engine.step(step)
 
     def _next_batch(self, micro_batches: Iterator[Batch]) -> Batch:
         """Return the next micro-batch; one without numbers once the data cannot be read.
@@ -153,14 +159,17 @@ class Trainer:
             for position in places
         ]
 
-    def _log(self, meter: Meter, state: TrainState) -> StopReason | None:
-        """Record the steps since the last log; return whether they diverged. Collective."""
-        metrics = meter.reduce(self.train_flops_per_window)
+    def _log(self, state: TrainState) -> StopReason | None:
+        """Record the steps since the last log; return whether the run diverged. Collective."""
+        metrics = self.meter.reduce(self.train_flops_per_window)
         metrics["train/lr"] = lr_at(state.step - 1, self.config.steps, self.config.optim)
         self._report(metrics, state)
-        # Both are means over the ranks, so all ranks come to the same answer.
-        finite = math.isfinite(metrics["train/loss"]) and math.isfinite(metrics["train/grad_norm"])
-        return None if finite else StopReason.DIVERGED
+        # What the meter found is of all ranks, so all come to the same answer.
+        skipped = self.meter.skipped_in_a_row
+        diverged = skipped >= MAX_SKIPPED_IN_A_ROW
+        if state.step == self.config.steps:
+            diverged |= skipped == state.step or not self.meter.loss_is_finite
+        return StopReason.DIVERGED if diverged else None
 
     def _due(self, every: int, step: int) -> bool:
         """Return whether something done every so many steps, and at the end, is due now."""

@@ -12,6 +12,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from dpot_scale.engine.runtime import World
+from dpot_scale.engine.zero import Update
 
 GIB = 2**30
 
@@ -23,31 +24,52 @@ class Meter:
     """Accumulates on the device and reduces over ranks once per log interval.
 
     `add` never waits for the device; `reduce` is a collective that every rank must call.
+
+    Attributes:
+        skipped_in_a_row: How many of the newest steps were skipped, one after the other, across
+            intervals, as of the last `reduce`.
+        loss_is_finite: Whether the newest loss was, on every rank, as of the last `reduce`.
     """
 
     def __init__(self, world: World, wait_seconds: Callable[[], float]) -> None:
         self.world = world
+        self.skipped_in_a_row = 0
+        self.loss_is_finite = True
         self._wait_seconds = wait_seconds
+        self._in_a_row = torch.zeros((), device=world.device)
         self._restart()
 
-    def add(self, loss: Tensor, grad_norm: Tensor, windows: int) -> None:
-        """Count one step: its mean loss on this rank, the global gradient norm, its windows."""
-        self._sums += torch.stack([loss.detach(), grad_norm.detach()])
+    def add(self, loss: Tensor, update: Update, windows: int) -> None:
+        """Count one step: its mean loss on this rank, what it did, its windows."""
+        values = torch.stack([loss.detach(), update.grad_norm, torch.ones_like(loss)])
+        # Chosen, not multiplied: those of a skipped step may be NaN.
+        self._sums += values.where(update.applied, 0)
+        self._in_a_row = (self._in_a_row + 1).where(update.applied.logical_not(), 0)
+        self._newest_loss = loss.detach()
         self._steps += 1
         self._windows += windows
 
     def reduce(self, train_flops_per_window: float) -> dict[str, float]:
-        """Return the metrics since the last call, averaged over steps and ranks."""
+        """Return the metrics since the last call, averaged over steps and ranks.
+
+        `train/loss` and `train/grad_norm` are means over the steps that changed the weights, and
+        absent if none did. `train/skipped_steps` is how many did not, of this interval alone, as
+        all else is: the sum of a curve is the number of the run.
+        """
         assert self._steps > 0
         seconds = time.perf_counter() - self._started
         waited = self._wait_seconds() - self._waited
-        local = torch.cat([self._sums, torch.tensor([waited], device=self._sums.device)])
-        loss, grad_norm, waited_everywhere = (
-            mean_over_ranks(local, self.world) / torch.tensor([self._steps, self._steps, 1.0])
+        counts = torch.stack([self._in_a_row, self._newest_loss.isfinite().logical_not()])
+        local = torch.cat([self._sums, counts, torch.tensor([waited], device=counts.device)])
+        loss, grad_norm, applied, in_a_row, broken, waited_everywhere = mean_over_ranks(
+            local, self.world
         ).tolist()
-        metrics = {
-            "train/loss": loss,
-            "train/grad_norm": grad_norm,
+        self.skipped_in_a_row, self.loss_is_finite = round(in_a_row), broken == 0
+        metrics = {}
+        if applied:
+            metrics = {"train/loss": loss / applied, "train/grad_norm": grad_norm / applied}
+        metrics |= {
+            "train/skipped_steps": self._steps - applied,
             "perf/windows_per_second": self._windows / seconds,
             "perf/step_seconds": seconds / self._steps,
             "perf/data_wait_fraction": waited_everywhere / seconds,
@@ -68,7 +90,7 @@ class Meter:
         self._started += time.perf_counter() - before
 
     def _restart(self) -> None:
-        self._sums = torch.zeros(2, device=self.world.device)
+        self._sums = torch.zeros(3, device=self.world.device)
         self._steps = 0
         self._windows = 0
         self._waited = self._wait_seconds()

@@ -207,7 +207,7 @@ def try_out(config: RunConfig) -> None:
             loss = loss + frames_BTCs.square().mean()
             history_BTCs = torch.cat([history_BTCs, frames_BTCs], dim=1)[:, -model.history :]
         engine.backward(loss)
-        engine.step(step).item()
+        engine.step(step).grad_norm.item()
 
 
 def _ran_out(error: BaseException) -> bool:

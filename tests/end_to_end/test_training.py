@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 import os
 import signal
 import socket
@@ -20,6 +21,7 @@ from mlflow.entities import Run
 from dpot_scale.config.load import load_run
 from dpot_scale.config.schema import run_hash
 from dpot_scale.training.checkpoint import MARKER
+from dpot_scale.training.loop import MAX_SKIPPED_IN_A_ROW
 from dpot_scale.training.result import read_result
 from dpot_scale.training.tracking import RUN_ID_FILE, SPOOL, client, read_metrics
 
@@ -193,10 +195,16 @@ def test_divergence_is_one_sentence_and_never_saved(start: Any) -> None:
     ).ended()
     assert diverged.code == 2
     assert len(diverged.errors) == 1
-    assert "run diverged diverged at step " in diverged.errors[0]
+    found = curves(diverged.directory)
+    last = max(found["train/loss"])  # whose loss was finite
+    end = last + MAX_SKIPPED_IN_A_ROW
+    assert diverged.errors[0].startswith(
+        f"error: run diverged diverged at step {end} of {STEPS}: in each of its last "
+        f"{MAX_SKIPPED_IN_A_ROW} steps the loss or the gradient was not finite"
+    )
     assert "Traceback" not in diverged.err
-    losses = curves(diverged.directory)["train/loss"]
-    assert newest_checkpoint(diverged.directory) == max(losses) - 1
+    assert newest_checkpoint(diverged.directory) == last
+    assert all(math.isfinite(value) for curve in found.values() for value in curve.values())
     assert read_result(diverged.directory) is None
 
 

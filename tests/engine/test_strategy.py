@@ -188,6 +188,14 @@ def test_weight_decay_is_coupled_unless_asked_otherwise() -> None:
         ({"optimizer": {"type": "Adam"}}, r"remove 'optimizer': set optim\.\*"),
         ({"torch_autocast": {"enabled": True}}, "remove 'torch_autocast'"),
         (
+            {"bf16": {"enabled": True, "check_grad_overflow": False}},
+            r"remove bf16\.check_grad_overflow: a step whose gradient is not finite",
+        ),
+        (
+            {"zero_optimization": {"stage": 1, "compute_grad_norm": False}},
+            r"remove zero_optimization\.compute_grad_norm",
+        ),
+        (
             {"zero_optimization": {"stage": 3, "offload_param": {"device": "gpu"}}},
             "offload_param.device='gpu' is not one of none, cpu, nvme",
         ),

@@ -5,10 +5,18 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from deepspeed.runtime.fp16.loss_scaler import CreateLossScaler
+from deepspeed.runtime.precision_config import DeepSpeedFP16Config
+
+from dpot_scale.engine.runtime import start_world
+from dpot_scale.engine.strategy import read_strategy
+from dpot_scale.engine.zero import _let_skip
+from dpot_scale.training.loop import MAX_SKIPPED_IN_A_ROW
 
 pytestmark = [pytest.mark.distributed, pytest.mark.timeout(290)]
 
@@ -167,6 +175,31 @@ def test_bf16_starts_and_learns_as_fp32_does(engine: str, results: dict[str, Any
     assert end < 0.97 * start
     assert start - end == pytest.approx(in_fp32[0] - in_fp32[-1], rel=0.05)
     assert end != in_fp32[-1]
+
+
+@pytest.mark.parametrize("engine", [*STAGES, *GPU_SIZES, *BF16[:-1], "zero2_offload"])
+def test_a_step_that_is_not_finite_leaves_no_trace(engine: str, results: dict[str, Any]) -> None:
+    """One micro-batch of one rank spoils it, before moments exist and later."""
+    case = results[f"{engine}_skip"]
+    assert case["applied"] == [False] * 4
+    assert not case["changed"]
+    assert case["losses"] == case["straight"]["losses"]
+    assert_same_weights(case["weights"], case["straight"]["weights"], **EXACT)
+
+
+def test_fp16_reaches_its_least_loss_scale_before_a_run_ends() -> None:
+    """What the shipped strategy does where every step overflows; DeepSpeed itself would raise."""
+    start_world()  # the loss scaler asks for its rank
+    section = read_strategy("zero3_fp16").raw["fp16"]
+    arguments = DeepSpeedFP16Config(**section).dynamic_loss_scale_args()
+    scaler = CreateLossScaler(torch.float16, 0, True, arguments)
+    _let_skip(SimpleNamespace(loss_scaler=scaler))
+    scales = []
+    for _ in range(MAX_SKIPPED_IN_A_ROW):
+        scales.append(scaler.loss_scale)
+        scaler.update_scale(True)
+    assert scales[0] == 2**16
+    assert scales[-1] == 1
 
 
 def test_spectral_dtype_reaches_the_model(results: dict[str, Any]) -> None:

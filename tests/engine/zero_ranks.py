@@ -155,7 +155,7 @@ def train(engine, world: World, *, steps=range(STEPS), unroll: int = 1) -> dict:
             loss = loss_of(engine, batch, unroll)
             engine.backward(loss)
             global_loss += loss.detach() / len(micro_batches)
-        norms.append(engine.step(step).item())
+        norms.append(engine.step(step).grad_norm.item())
         dist.all_reduce(global_loss)
         losses.append(global_loss.item())
     return {"losses": losses, "norms": norms}
@@ -219,6 +219,69 @@ def fall(world: World, deepspeed: str, **options) -> dict:
     return {"initial": initial, "losses": losses, "dtype": engine.compute_dtype}
 
 
+class Spoil(torch.autograd.Function):
+    """Hands on what it gets, and backwards a gradient with one value that is not finite."""
+
+    @staticmethod
+    def forward(ctx, frames: torch.Tensor, value: float) -> torch.Tensor:
+        ctx.value = value
+        return frames.clone()
+
+    @staticmethod
+    def backward(ctx, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:
+        spoiled = gradient.clone()
+        spoiled.view(-1)[0] = ctx.value
+        return spoiled, None
+
+
+def spoiled_loss(engine: ZeroEngine, batch: torch.Tensor, how: str) -> torch.Tensor:
+    """The loss of a batch, where it or its gradient alone is not finite."""
+    if how == "infinite loss":  # as the norm of a forecast that overflows: its gradient is zero
+        return loss_of(engine, batch, unroll=1) * 0 + float("inf")
+
+    def model(history: torch.Tensor):
+        output = engine(history)
+        return output._replace(frames=Spoil.apply(output.frames, float(how)))
+
+    return loss_of(model, batch, unroll=1)
+
+
+def state_of(engine: ZeroEngine) -> list[torch.Tensor]:
+    """All that this rank keeps from step to step, byte by byte."""
+    parameters = engine._engine.module.parameters()
+    state = [getattr(parameter, "ds_tensor", parameter) for parameter in parameters]
+    for master, of_one in engine._engine.basic_optimizer.state.items():
+        state += [master, *of_one.values()]
+    return [tensor.detach().clone().view(-1).view(torch.uint8) for tensor in state]
+
+
+def skip(world: World, deepspeed: str) -> dict:
+    """Train, and once more with steps between that one micro-batch of one rank spoils."""
+    run = config(deepspeed, micro_batch=1)
+    straight = train_afresh(ZeroEngine, run, world)
+    engine = ZeroEngine(run, world)
+    losses, applied, changed = [], [], False
+    for step, how in enumerate(["infinite loss", "nan", "inf", "-inf", ""]):
+        before = state_of(engine)
+        if how:
+            batches = windows(step).split(1)[world.rank :: world.world_size]
+            for index, batch in enumerate(batches):
+                spoils = world.rank == 1 and index == 0
+                loss = spoiled_loss(engine, batch, how) if spoils else loss_of(engine, batch, 1)
+                engine.backward(loss)
+            applied.append(engine.step(step).applied.item())
+            # Moments may be made in the first one, behind what there was.
+            changed |= not all(map(torch.equal, before, state_of(engine)))
+        losses += train(engine, world, steps=[step])["losses"]
+    return {
+        "straight": straight,
+        "losses": losses,
+        "weights": engine.full_state_dict(),
+        "applied": applied,
+        "changed": any_rank(changed, world),
+    }
+
+
 def refusal(world: World) -> str:
     """Return what is said where state should go to disk and the machine has no library for it."""
     try:
@@ -240,6 +303,9 @@ def write_strategies(output: Path) -> None:
     }
     offload = json.loads((FOLDER / "zero3_bf16_offload.json").read_text())
     strategies["offload"] = offload | {"bf16": {}}
+    zero2 = json.loads((FOLDER / "zero2_bf16.json").read_text())
+    zero2["zero_optimization"]["offload_optimizer"] = {"device": "cpu"}
+    strategies["zero2_offload"] = zero2
     for name, strategy in strategies.items():
         (output / f"{name}.json").write_text(json.dumps(strategy))
 
@@ -286,6 +352,9 @@ def main(output: Path) -> None:
     )
     for name in BF16:
         results[name] = fall(world, name)
+    written = {name: str(output / f"{name}.json") for name in ("zero2_offload", *GPU_SIZES)}
+    for name, deepspeed in (fp32 | {name: name for name in BF16} | written).items():
+        results[f"{name}_skip"] = skip(world, deepspeed)
     results["zero3_bf16_spectral_fp32"] = fall(world, "zero3_bf16", spectral_dtype="float32")
     results["partition"] = partition(world)
     results["votes"] = [

@@ -8,6 +8,7 @@ TRAINING = {
     "train/loss": 0.123456,
     "train/lr": 1e-3,
     "train/grad_norm": 2.0,
+    "train/skipped_steps": 0,
     "perf/windows_per_second": 30.25,
 }
 HELD_OUT = {
@@ -30,6 +31,17 @@ def test_plain_lines(capsys: pytest.CaptureFixture[str]) -> None:
         "header",
         "step      7/10  loss 0.1235  lr 1.00e-03  grad 2.00  30.2 windows/s",
         "step     10/10  held-out rel_l2  swe 0.2500  mean 0.2500",
+    ]
+
+
+def test_skipped_steps_are_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    console = Console(is_main=True, total_steps=10)
+    console.progress(TRAINING | {"train/skipped_steps": 2}, step=7)
+    without_update = {key: TRAINING[key] for key in ("train/lr", "perf/windows_per_second")}
+    console.progress(without_update | {"train/skipped_steps": 3}, step=10)
+    assert capsys.readouterr().out.splitlines() == [
+        "step      7/10  loss 0.1235  lr 1.00e-03  grad 2.00  30.2 windows/s  2 skipped",
+        "step     10/10  lr 1.00e-03  30.2 windows/s  3 skipped",
     ]
 
 

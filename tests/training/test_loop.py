@@ -4,7 +4,7 @@ import math
 import os
 import shutil
 import signal
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from pathlib import Path
 
 import pytest
@@ -17,12 +17,13 @@ from dpot_scale.data.batches import BatchStream, training_windows
 from dpot_scale.data.datasets import open_datasets
 from dpot_scale.data.mixture import open_mixture
 from dpot_scale.engine.runtime import World, start_world
+from dpot_scale.engine.zero import Update
 from dpot_scale.errors import SharedDataError
 from dpot_scale.model.dpot import DPOTOutput
 from dpot_scale.training.checkpoint import TrainState
 from dpot_scale.training.console import Console
 from dpot_scale.training.health import StopReason
-from dpot_scale.training.loop import Trainer
+from dpot_scale.training.loop import MAX_SKIPPED_IN_A_ROW, Trainer
 from dpot_scale.training.tracking import SPOOL, Tracker, read_metrics
 
 STEPS = 6
@@ -41,23 +42,27 @@ class Plain:
         self.accumulation_steps = accumulation_steps
         self.seen: list[list[Tensor]] = [[]]  # per step
         self.at_step: Callable[[int], None] = lambda _: None
+        self.overflows: Container[int] = ()  # steps whose gradient is not finite
+        self.breaks: Container[int] = ()  # steps whose loss is not finite either
 
     def __call__(self, history: Tensor) -> DPOTOutput:
         self.seen[-1].extend(history.detach().clone())  # a batch is overwritten
-        return DPOTOutput(frames=self.weight * history[:, -1:], logits=torch.empty(0))
+        factor = torch.inf if len(self.seen) - 1 in self.breaks else 1
+        return DPOTOutput(frames=self.weight * factor * history[:, -1:], logits=torch.empty(0))
 
     def backward(self, loss: Tensor) -> None:
         (loss / self.accumulation_steps).backward()
 
-    def step(self, step_index: int) -> Tensor:
+    def step(self, step_index: int) -> Update:
         assert self.weight.grad is not None
-        norm = self.weight.grad.abs()
+        norm = self.weight.grad.abs() * (torch.inf if step_index in self.overflows else 1)
         with torch.no_grad():
-            self.weight -= 0.01 * self.weight.grad
+            if norm.isfinite():
+                self.weight -= 0.01 * self.weight.grad
         self.weight.grad = None
         self.seen.append([])
         self.at_step(step_index)
-        return norm
+        return Update(norm, norm.isfinite())
 
 
 class Saves:
@@ -123,8 +128,12 @@ class Loop:
             self.tracker.close()
 
     @property
+    def curves(self) -> dict[str, dict[int, float]]:
+        return read_metrics(self.directory / SPOOL)
+
+    @property
     def losses(self) -> dict[int, float]:
-        return read_metrics(self.directory / SPOOL).get("train/loss", {})
+        return self.curves.get("train/loss", {})
 
 
 @pytest.fixture
@@ -287,13 +296,71 @@ def test_handlers_are_given_back_when_the_loop_fails(loop: Callable[..., Loop]) 
 
 
 def test_what_is_not_finite_is_never_saved(loop: Callable[..., Loop]) -> None:
-    """With a gradient that is not finite, the loss of the step that it spoils still is."""
     made = loop("tracking.log_every=100", "checkpoint.every=1")
-    step = made.engine.step
-    made.engine.step = lambda i: step(i) * (float("nan") if i == 2 else 1.0)  # type: ignore[method-assign]
+    made.engine.breaks = range(3, STEPS)
     assert made.fit()[0] is StopReason.DIVERGED
-    assert max(made.losses) == 3
-    assert made.saves.steps == [1, 2]
+    assert list(made.losses) == made.saves.steps == [1, 2, 3]
+
+
+def test_a_signal_waits_for_a_step_that_may_be_saved(loop: Callable[..., Loop]) -> None:
+    made = loop()
+    made.engine.breaks = [2, 3]
+    made.engine.at_step = lambda step: os.kill(os.getpid(), signal.SIGTERM) if step == 2 else None
+    assert made.fit() == (StopReason.SIGNAL, TrainState(step=5, windows_seen=20))
+    assert made.saves.steps == [5]
+
+
+def test_skipped_steps_are_counted_and_left_out_of_means(loop: Callable[..., Loop]) -> None:
+    each, together, straight = (loop(f"tracking.log_every={every}") for every in (1, 3, 1))
+    for made in (each, together):
+        made.engine.overflows = [1, 2, 5]  # the last one too: its loss is finite
+        assert made.fit()[0] is StopReason.FINISHED
+        assert made.saves.steps == [STEPS]
+        assert all(math.isfinite(v) for curve in made.curves.values() for v in curve.values())
+    straight.fit()
+    assert each.losses.keys() == {1, 4, 5}
+    assert each.losses[1] == straight.losses[1]
+    assert each.losses[4] != straight.losses[4], "the weights stayed behind"
+    assert together.losses == {
+        3: each.losses[1],
+        6: pytest.approx((each.losses[4] + each.losses[5]) / 2, rel=1e-6),
+    }
+    assert together.curves["train/skipped_steps"] == {3: 2, 6: 1}
+
+
+def test_an_interval_without_an_update_has_no_loss(loop: Callable[..., Loop]) -> None:
+    made = loop("tracking.log_every=3")
+    made.engine.overflows = range(3)
+    assert made.fit()[0] is StopReason.FINISHED
+    assert made.losses.keys() == made.curves["train/grad_norm"].keys() == {6}
+    assert made.curves["train/skipped_steps"] == {3: 3, 6: 0}
+    assert made.curves["train/lr"].keys() == {3, 6}
+
+
+@pytest.mark.parametrize(("log_every", "end"), [(1, 25), (4, 28)])
+def test_many_skipped_steps_in_a_row_end_a_run(
+    log_every: int, end: int, loop: Callable[..., Loop]
+) -> None:
+    """However they are spread over intervals."""
+    made = loop(f"tracking.log_every={log_every}", "windows=240")
+    made.engine.overflows = range(5, 60)
+    stop, state = made.fit()
+    assert (stop, state.step) == (StopReason.DIVERGED, end)
+    assert made.trainer.meter.skipped_in_a_row == end - 5 >= MAX_SKIPPED_IN_A_ROW
+    assert made.saves.steps == []
+
+
+def test_a_few_skipped_steps_in_a_row_end_nothing(loop: Callable[..., Loop]) -> None:
+    """As fp16 needs them at its start."""
+    made = loop("windows=160")
+    made.engine.overflows = set(range(39)) - {MAX_SKIPPED_IN_A_ROW - 1}
+    assert made.fit()[0] is StopReason.FINISHED
+
+
+def test_a_run_that_never_changed_a_weight_is_not_finished(loop: Callable[..., Loop]) -> None:
+    made = loop()
+    made.engine.overflows = range(STEPS)
+    assert made.fit()[0] is StopReason.DIVERGED
 
 
 def test_the_logged_loss_is_the_mean_over_steps_and_micro_steps(
@@ -309,7 +376,7 @@ def test_the_logged_loss_is_the_mean_over_steps_and_micro_steps(
         )
     )
     for made in (each, all_steps, split):
-        made.engine.step = lambda _: torch.tensor(0.0)  # type: ignore[method-assign]
+        made.engine.step = lambda _: Update(torch.zeros(()), torch.tensor(True))  # type: ignore[method-assign]
         made.fit()
     assert split.losses == pytest.approx(each.losses, rel=1e-5)
     mean = sum(each.losses.values()) / STEPS

@@ -1,5 +1,6 @@
 """Means over steps, and a clock that leaves out what is no training."""
 
+import math
 import os
 from types import SimpleNamespace
 
@@ -8,6 +9,7 @@ import pytest
 import torch
 
 from dpot_scale.engine.runtime import World
+from dpot_scale.engine.zero import Update
 from dpot_scale.training import metrics
 from dpot_scale.training.metrics import Meter, device_peak, mean_over_ranks, peak_memory_gib
 
@@ -30,7 +32,8 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 
 def add(meter: Meter, loss: float, grad_norm: float) -> None:
-    meter.add(torch.tensor(loss, requires_grad=True), torch.tensor(grad_norm), windows=8)
+    norm = torch.tensor(grad_norm)
+    meter.add(torch.tensor(loss, requires_grad=True), Update(norm, norm.isfinite()), windows=8)
 
 
 def test_means_and_speed_of_an_interval(clock: Clock) -> None:
@@ -60,6 +63,29 @@ def test_each_interval_starts_anew(clock: Clock) -> None:
     found = meter.reduce(1.0)
     assert (found["train/loss"], found["train/grad_norm"]) == (1.0, 2.0)
     assert found["perf/step_seconds"] == 2.0
+
+
+def test_skipped_steps_are_counted_and_left_out_of_means(clock: Clock) -> None:
+    meter = Meter(ALONE, lambda: 0.0)
+    add(meter, 1.0, 10.0)
+    add(meter, 5.0, math.inf)
+    add(meter, math.nan, math.nan)
+    clock.now += 6.0
+    found = meter.reduce(1.0)
+    assert (found["train/loss"], found["train/grad_norm"]) == (1.0, 10.0)
+    assert found["train/skipped_steps"] == 2
+    assert (meter.skipped_in_a_row, meter.loss_is_finite) == (2, False)
+    assert found["perf/step_seconds"] == 2.0, "they take time"
+    add(meter, 5.0, math.inf)
+    clock.now += 1.0
+    found = meter.reduce(1.0)
+    assert found.keys().isdisjoint({"train/loss", "train/grad_norm"})
+    assert found["train/skipped_steps"] == 1
+    assert (meter.skipped_in_a_row, meter.loss_is_finite) == (3, True)
+    add(meter, 5.0, 1.0)
+    clock.now += 1.0
+    assert meter.reduce(1.0)["train/skipped_steps"] == 0
+    assert meter.skipped_in_a_row == 0
 
 
 def test_evaluations_do_not_count_as_training_time(clock: Clock) -> None:
