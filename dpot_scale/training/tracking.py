@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from dpot_scale.config.schema import TrackingConfig
-from dpot_scale.training.mlflow_run import client, remembered_run, warn_if_deleted
+from dpot_scale.training.mlflow_client import client, warn_if_deleted
+from dpot_scale.training.mlflow_run import remembered_run
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient

@@ -19,7 +19,8 @@ from mlflow.tracking import MlflowClient
 
 from dpot_scale.config.schema import BatchConfig, DataConfig, RunConfig, TrackingConfig
 from dpot_scale.training import mlflow_run
-from dpot_scale.training.mlflow_run import RUN_ID_FILE, MlflowRun, annotate, client, review
+from dpot_scale.training.mlflow_client import client
+from dpot_scale.training.mlflow_run import RUN_ID_FILE, MlflowRun, annotate, review
 from dpot_scale.training.tracking import SPOOL, Tracker, read_metrics
 
 CONFIG = RunConfig(

@@ -1,0 +1,151 @@
+"""MLflow as this package uses it: a quiet client, whole databases, and what was deleted there."""
+
+import contextlib
+import functools
+import logging
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dpot_scale.config.places import SQLITE, absolute_uri
+from dpot_scale.config.schema import TrackingConfig
+from dpot_scale.files import held
+
+if TYPE_CHECKING:
+    from mlflow.entities import Run
+    from mlflow.tracking import MlflowClient
+
+ENVIRONMENT = {
+    # MLflow tries a server that does not answer for many minutes. We try again ourselves.
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
+    # The link that MLflow prints at the end of a run opens an empty page.
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+}
+
+log = logging.getLogger(__name__)
+
+
+class ExperimentDeletedError(Exception):
+    """The experiment to which a run should belong was deleted."""
+
+
+def client(uri: str) -> "MlflowClient":
+    """Return a client for a tracking server or sqlite database, quiet and not too patient."""
+    # Imported where it is used: it takes more than a second, and 115 MiB of every rank.
+    from mlflow.tracking import MlflowClient
+
+    for variable, value in ENVIRONMENT.items():
+        os.environ.setdefault(variable, value)
+    for name in ("alembic", "mlflow"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    uri = absolute_uri(uri, Path.cwd())
+    if uri.startswith(SQLITE):
+        _make_database(Path(uri.removeprefix(SQLITE)))
+    return MlflowClient(tracking_uri=uri)
+
+
+def warn_if_deleted(mlflow_client: "MlflowClient", run_id: str) -> bool:
+    """Return whether a run was deleted in MLflow; if so, say once how to bring it back."""
+    run = run_of(mlflow_client, run_id)
+    if run is not None and run.info.lifecycle_stage == "active":
+        return False
+    _warn_once(
+        f"the MLflow run {run_id} was deleted and gets no more{_way_back(mlflow_client, run)}"
+    )
+    return True
+
+
+def _way_back(mlflow_client: "MlflowClient", run: "Run | None") -> str:
+    if run is None:
+        return ""
+    uri, experiment = mlflow_client.tracking_uri, run.info.experiment_id
+    if mlflow_client.get_experiment(experiment).lifecycle_stage == "active":
+        command = _command(uri, f"runs restore --run-id {run.info.run_id}")
+        return f": {command} brings it back"
+    command = _command(uri, f"experiments restore --experiment-id {experiment}")
+    return f", like its experiment: {command} brings both back"
+
+
+def _command(uri: str, command: str) -> str:
+    return f"`MLFLOW_TRACKING_URI={uri} mlflow {command}`"
+
+
+@functools.cache
+def _warn_once(sentence: str) -> None:
+    """Say it once in a process: a mirror and the end of its run find the same."""
+    log.warning(sentence)
+
+
+@contextlib.contextmanager
+def never_fatal(consequence: str) -> Iterator[None]:
+    """Turn any failure of MLflow into a warning."""
+    try:
+        yield
+    except Exception as error:
+        log.warning("%s: %s", consequence, " ".join(str(error).split()))
+
+
+def _make_database(path: Path) -> None:
+    """Make the tables of a database that does not exist.
+
+    One process makes them, in another place, and they appear at once: MLflow's migrations, run by
+    two processes together or killed half-way, leave a file that can never be used.
+    """
+    if path.exists():
+        return
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+    with held(path.with_name(f"{path.name}.lock"), wait=True):
+        if path.exists():
+            return
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}_") as folder:
+            made = Path(folder) / path.name
+            store = SqlAlchemyStore(f"{SQLITE}{made}", (path.parent / "mlruns").as_uri())
+            store.engine.dispose()
+            made.rename(path)
+
+
+def experiment_of(mlflow_client: "MlflowClient", tracking: TrackingConfig) -> str:
+    """Return the id of the experiment, which is made if there is none of that name.
+
+    Raises:
+        ExperimentDeletedError: it was deleted, and its name is still taken.
+    """
+    from mlflow.exceptions import MlflowException
+
+    name, uri = tracking.experiment, mlflow_client.tracking_uri
+    found = mlflow_client.get_experiment_by_name(name)
+    if found is None:
+        location = None
+        if uri.startswith(SQLITE):
+            # Beside the database, wherever the training was started from.
+            location = (Path(uri.removeprefix(SQLITE)).parent / "mlruns").as_uri()
+        try:
+            return str(mlflow_client.create_experiment(name, artifact_location=location))
+        except MlflowException:
+            found = mlflow_client.get_experiment_by_name(name)  # another process was first
+            if found is None:
+                raise
+    if found.lifecycle_stage != "active":
+        command = _command(uri, f"experiments restore --experiment-id {found.experiment_id}")
+        raise ExperimentDeletedError(
+            f"the experiment {name!r} was deleted there; {command} brings it back, or choose "
+            "another tracking.experiment"
+        )
+    return str(found.experiment_id)
+
+
+def run_of(mlflow_client: "MlflowClient", run_id: str) -> "Run | None":
+    """Return a run, a deleted one too; None if there is none."""
+    from mlflow.exceptions import MlflowException
+    from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST, ErrorCode
+
+    try:
+        return mlflow_client.get_run(run_id)
+    except MlflowException as error:
+        if error.error_code == ErrorCode.Name(RESOURCE_DOES_NOT_EXIST):
+            return None
+        raise
