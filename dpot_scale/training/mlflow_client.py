@@ -52,7 +52,7 @@ def warn_if_deleted(mlflow_client: "MlflowClient", run_id: str) -> bool:
     run = run_of(mlflow_client, run_id)
     if run is not None and run.info.lifecycle_stage == "active":
         return False
-    _warn_once(
+    warn_once(
         f"the MLflow run {run_id} was deleted and gets no more{_way_back(mlflow_client, run)}"
     )
     return True
@@ -74,7 +74,7 @@ def _command(uri: str, command: str) -> str:
 
 
 @functools.cache
-def _warn_once(sentence: str) -> None:
+def warn_once(sentence: str) -> None:
     """Say it once in a process: a mirror and the end of its run find the same."""
     log.warning(sentence)
 

@@ -20,6 +20,7 @@ from dpot_scale.training.mlflow_client import (
     never_fatal,
     run_of,
     warn_if_deleted,
+    warn_once,
 )
 
 if TYPE_CHECKING:
@@ -68,6 +69,7 @@ class MlflowRun:
         parent: "MlflowRun | None" = None,
     ) -> None:
         self.run_id: str | None = None
+        self._made: str | None = None  # not to be made twice if the disk is too full to remember it
         self._directory = directory
         self._config = config
         self._tracking = tracking
@@ -130,6 +132,7 @@ class MlflowRun:
         if run is None:
             experiment = experiment_of(mlflow_client, self._tracking)
             run = mlflow_client.create_run(experiment, run_name=self._name, tags=tags)
+            self._made = str(run.info.run_id)
             self._remember(run)
             with never_fatal(f"the MLflow run {run.info.run_id} lacks its config"):
                 _log_config(mlflow_client, run.info.run_id, self._config)
@@ -142,13 +145,13 @@ class MlflowRun:
 
     def _known(self, mlflow_client: "MlflowClient") -> "Run | None":
         """Return the run that the directory remembers, if it can be used."""
-        known = remembered_run(self._directory)
+        known = self._made or remembered_run(self._directory)
         run = None if known is None else run_of(mlflow_client, known)
         if run is None or run.info.lifecycle_stage == "active":
             return run
         # Its experiment may be deleted as well: then a restored experiment brings it back.
         experiment_of(mlflow_client, self._tracking)
-        log.warning("the MLflow run %s was deleted; a new one takes its place", known)
+        warn_once(f"the MLflow run {known} was deleted; a new one takes its place")
         return None
 
     def _remember(self, run: "Run") -> None:

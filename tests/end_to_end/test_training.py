@@ -226,6 +226,8 @@ def test_mlflow_mirrors_the_run(
     ended = {"alone": finished, "interrupted": interrupted.completed}[name]
     run = the_run(database, name)
     assert run.info.status == "FINISHED"
+    page = f"#/experiments/{run.info.experiment_id}/runs/{run.info.run_id}"
+    assert f"http://127.0.0.1:5000/{page}?workflowType=machine_learning" in ended.out
     assert run.data.params["batch.global_batch"] == "4"
     assert run.data.params["data.weights.dr_pdb_generated"] == "2.0"
     spooled = read_metrics(ended.directory / SPOOL)
