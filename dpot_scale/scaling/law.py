@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 # A line goes through any two sizes: only a third one can say that it is no law.
-FEWEST = 3
+FEWEST_SIZES = 3
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -31,8 +31,8 @@ class PowerLaw:
 
 
 def fit_power_law(sizes: Sequence[float], errors: Sequence[float]) -> PowerLaw | None:
-    """Return the least-squares line through the logarithms; None for fewer sizes than `FEWEST`."""
-    if len(set(sizes)) < FEWEST:
+    """Return the least-squares line through the logarithms; None for fewer than three sizes."""
+    if len(set(sizes)) < FEWEST_SIZES:
         return None
     line = stats.linregress(np.log(sizes), np.log(errors))
     return PowerLaw(

@@ -17,7 +17,7 @@ from dpot_scale.config.schema import SweepConfig
 from dpot_scale.errors import UserError
 from dpot_scale.evaluation.figures import LINE_COLORS
 from dpot_scale.files import write_whole
-from dpot_scale.scaling.law import FEWEST, PowerLaw, fit_power_law
+from dpot_scale.scaling.law import FEWEST_SIZES, PowerLaw, fit_power_law
 from dpot_scale.scaling.plan import Trial, duration
 from dpot_scale.training.console import table
 from dpot_scale.training.mlflow_run import LARGEST_NOTE, annotate, review
@@ -190,7 +190,7 @@ def _conclusion(finished: Sequence[Finished]) -> str:
     law = _law(group)
     sizes = len({entry.result.parameters for entry in group})
     sentences.append(
-        f"{sizes} finished size{'s' * (sizes > 1)}: a power law needs at least {FEWEST}."
+        f"{sizes} finished size{'s' * (sizes > 1)}: a power law needs at least {FEWEST_SIZES}."
         if law is None
         else f"Power law: rel_l2 = {law}, N in parameters."
     )

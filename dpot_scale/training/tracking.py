@@ -141,10 +141,10 @@ class _Mirror:
             self._newest_step.clear()
 
     def _send_new_records(self) -> None:
-        from mlflow.entities import Metric
-
         if self._run_id is None:
             return
+        from mlflow.entities import Metric
+
         records, offset = _complete_records(self._spool, self._offset)
         # MLflow would show a step sent twice as two points, and infinity as 1.8e308.
         unique = {
