@@ -25,7 +25,7 @@ FULL = {errno.ENOSPC, errno.EDQUOT}
 BEAT_SECONDS = 5.0
 SILENCE_SECONDS = 30.0
 
-HASHED_AT_ONCE = 2**20
+HASHED_AT_ONCE = 8 * 2**20
 
 
 def write_whole(path: Path, content: str | bytes) -> None:

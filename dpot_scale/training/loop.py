@@ -45,6 +45,7 @@ class Trainer:
     told_to_stop: Callable[[], bool] = never
     meter: Meter = field(init=False)  # of the newest `fit`
     _unreadable: DataError | None = field(default=None, init=False)  # of this rank's stream
+    _saved_step: int = field(default=-1, init=False)
     _saved: float = field(default_factory=time.monotonic, init=False)  # when, by this rank's clock
 
     def fit(self, state: TrainState) -> tuple[StopReason, TrainState]:
@@ -59,6 +60,7 @@ class Trainer:
         """
         micro_batches = self.stream.start(state.windows_seen)
         meter = self.meter = Meter(self.world, lambda: self.stream.wait_seconds)
+        self._saved_step = state.step
         stop = None
         with closing(Health(self.world, self.told_to_stop)) as health:
             while stop is None and state.step < self.config.steps:
@@ -103,7 +105,7 @@ class Trainer:
 
     def _save(self, state: TrainState) -> None:
         self.checkpoints.save(self.engine, state)
-        self._saved = time.monotonic()
+        self._saved, self._saved_step = time.monotonic(), state.step
 
     def _save_due(self) -> bool:
         """Return whether the main rank's clock asks for a checkpoint."""
@@ -140,11 +142,17 @@ class Trainer:
         return self.stream.void_batch()
 
     def _refuse_data(self, state: TrainState) -> NoReturn:
-        """Stop on every rank with the sentence of the one that cannot read its data. Collective."""
+        """Save and stop, with the sentence of the rank that cannot read its data. Collective.
+
+        No rank has applied the step in which this was found: the loss of that rank is NaN.
+        """
         error = shared_error(self._unreadable, self.world)
+        diverged = self._log(state) if self.meter.pending else None
+        if diverged is None and self.meter.loss_is_finite and state.step != self._saved_step:
+            self._save(state)
         raise SharedDataError(
-            f"{error}; the run stopped before step {state.step + 1}: mend the data and start it "
-            "again to continue from its newest checkpoint"
+            f"{error}; the run stopped after step {state.step}: mend the data and start it again "
+            "to continue"
         )
 
     def _noise_generators(self, step: int, micro_step: int) -> list[torch.Generator]:

@@ -49,6 +49,11 @@ class Meter:
         self._steps += 1
         self._windows += windows
 
+    @property
+    def pending(self) -> bool:
+        """Return whether steps were counted since the last `reduce`."""
+        return self._steps > 0
+
     def reduce(self, train_flops_per_window: float) -> dict[str, float]:
         """Return the metrics since the last call, averaged over steps and ranks.
 

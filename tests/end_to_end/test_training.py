@@ -4,6 +4,7 @@ import contextlib
 import json
 import math
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -14,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import h5py
+import numpy as np
 import psutil
 import pytest
 from mlflow.entities import Run
@@ -217,6 +220,25 @@ def test_a_mistake_under_the_launcher_is_one_sentence(start: Any) -> None:
     assert "dataset 'dr_pdb_generated' is missing under /absent" in mistaken.errors[0]
     assert "Traceback" not in mistaken.err
     assert not mistaken.directory.exists()
+
+
+def test_data_that_one_rank_finds_bad_stop_both_with_one_sentence(
+    start: Any, finished: Any, tiny_yaml: Path
+) -> None:
+    """No rank waits for the other until the launcher kills it, and nothing bad is learned."""
+    data = tiny_yaml.with_name("bad_data")
+    shutil.copytree(tiny_yaml.with_name("data"), data)
+    shard = data / "dr_pdb_generated" / "train" / "shard-00000.h5"
+    with h5py.File(shard, "r+") as file:
+        file["fields"][2, 4:6, 1, 3, 3] = np.nan
+    found = start("bad_data", f"data.root={data}", "checkpoint.every=1", ranks=2).ended()
+    assert found.code == 2
+    assert len(found.errors) == 1
+    assert f"{shard} holds NaN or infinite values, in train trajectory 2 " in found.errors[0]
+    assert "Traceback" not in found.err
+    losses = curves(found.directory)["train/loss"]
+    assert all(math.isfinite(loss) for loss in losses.values())
+    assert newest_checkpoint(found.directory) == max(losses, default=0) < STEPS
 
 
 @pytest.mark.parametrize("name", ["alone", "interrupted"])
