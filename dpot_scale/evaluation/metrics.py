@@ -30,13 +30,13 @@ from dpot_scale.model.dpot import DPOTOutput
 from dpot_scale.training.metrics import sum_over_ranks
 from dpot_scale.training.objective import (
     Model,
+    counted_fields,
     in_physical_units,
-    mean_over_fields,
-    rel_l2,
+    mean_rel_l2,
     with_given_channels,
     without_obstacles,
 )
-from dpot_scale.training.result import DatasetScore
+from dpot_scale.training.result import ZERO_TARGETS, DatasetScore
 
 Array = NDArray[np.float32]
 
@@ -105,6 +105,7 @@ def eval_metrics(evaluations: Mapping[str, DatasetEvaluation]) -> dict[str, floa
         f"eval/{name}/{key}": float(value)
         for name, evaluation in evaluations.items()
         for key, value in evaluation.score
+        if value or key != ZERO_TARGETS
     }
     rel_l2s = [evaluation.score.rel_l2 for evaluation in evaluations.values()]
     return metrics | {"eval/mean/rel_l2": float(np.mean(rel_l2s))}
@@ -121,17 +122,21 @@ def _evaluate_dataset(
     lead_frames = _lead_frames(store, config, model_config.history)
     assembler = Assembler(model_config, data_config, world.device)
     trajectories = min(config.trajectories, store.num_trajectories("test"))
-    sums = torch.zeros(4 + 2 * lead_frames, dtype=torch.float64)
+    columns = 4 + 2 * lead_frames
+    sums = torch.zeros(2 * columns + 1, dtype=torch.float64)
     examples: list[tuple[Array, Array]] = []
     for indices, weights_B in _shares(trajectories, config.batch, world):
         windows = [Window(store, "test", Cut(index, start=0, stride=1)) for index in indices]
         room = assembler.empty(len(windows), model_config.history + lead_frames)
         batch = _read_together(assembler, windows, room, world)
         forecasts = _forecast(model, batch, model_config)
-        sums += weights_B @ _errors(forecasts, batch.scored_BC).double().cpu()
+        errors = torch.column_stack(_errors(forecasts, batch.scored_BC))
+        sums += weights_B @ errors.double().cpu()
         fields = len(store.info.channels)
         examples.append((_first(forecasts.truth, fields), _first(forecasts.rollout, fields)))
-    means = (sum_over_ranks(sums, world) / trajectories).numpy()
+    totals = sum_over_ranks(sums, world).numpy()
+    with np.errstate(invalid="ignore"):  # NaN where no trajectory has a field that counts
+        means = totals[:columns] / (trajectories - totals[columns:-1])
     return DatasetEvaluation(
         channels=store.info.channels,
         score=DatasetScore(
@@ -139,6 +144,7 @@ def _evaluate_dataset(
             one_step_rel_l2=means[1],
             persistence_rel_l2=means[2],
             persistence_one_step_rel_l2=means[3],
+            zero_targets=int(totals[-1]),
         ),
         rel_l2_L=means[4 : 4 + lead_frames].astype(np.float32),
         persistence_rel_l2_L=means[4 + lead_frames :].astype(np.float32),
@@ -198,18 +204,38 @@ def _of_fields(model: Model, batch: Batch) -> Model:
     return forecast
 
 
-def _errors(forecasts: _Forecasts, scored_BC: Tensor) -> Tensor:
-    """Return (B, 4 + 2 L): the four scores, then rollout and persistence per lead time."""
-    truth_BLCs = forecasts.truth
-    columns = [
-        mean_over_fields(rel_l2(forecasts.rollout, truth_BLCs), scored_BC)[:, None],
-        _per_lead(forecasts.one_step, truth_BLCs, scored_BC).mean(1, keepdim=True),
-        mean_over_fields(rel_l2(forecasts.persistence, truth_BLCs), scored_BC)[:, None],
-        _per_lead(forecasts.one_step_persistence, truth_BLCs, scored_BC).mean(1, keepdim=True),
-        _per_lead(forecasts.rollout, truth_BLCs, scored_BC),
-        _per_lead(forecasts.persistence, truth_BLCs, scored_BC),
+def _errors(forecasts: _Forecasts, scored_BC: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the scores of each trajectory, which of them do not count, and what was left out.
+
+    Returns:
+        (B, 4 + 2 L): the four scores, then rollout and persistence per lead time; 0 where no field
+            counts.
+        (B, 4 + 2 L): 1 where no field counts, else 0.
+        (B,): in how many frames a field is zero everywhere, summed over fields.
+    """
+    truth = forecasts.truth
+    leads = range(truth.shape[1])
+    counted_BLC = torch.stack(
+        [counted_fields(truth[:, t : t + 1], scored_BC) for t in leads], dim=1
+    )
+    has_score_BL = counted_BLC.any(2)
+    has_score_B1 = has_score_BL.any(1, keepdim=True)
+    one_step, one_step_persistence = (
+        _per_lead(forecast, truth, scored_BC).sum(1, keepdim=True)
+        / has_score_BL.sum(1, keepdim=True).clamp(min=1)
+        for forecast in (forecasts.one_step, forecasts.one_step_persistence)
+    )
+    scores = [
+        mean_rel_l2(forecasts.rollout, truth, scored_BC)[:, None],
+        one_step,
+        mean_rel_l2(forecasts.persistence, truth, scored_BC)[:, None],
+        one_step_persistence,
+        _per_lead(forecasts.rollout, truth, scored_BC),
+        _per_lead(forecasts.persistence, truth, scored_BC),
     ]
-    return torch.cat(columns, dim=1)
+    has_none = torch.cat([has_score_B1] * 4 + [has_score_BL] * 2, dim=1).logical_not()
+    left_out_BLC = scored_BC[:, None] & counted_BLC.logical_not()
+    return torch.cat(scores, dim=1), has_none, left_out_BLC.sum((1, 2))
 
 
 def _lead_frames(store: DatasetStore, config: EvaluationConfig, history: int) -> int:
@@ -241,11 +267,10 @@ def _shares(trajectories: int, batch: int, world: World) -> list[tuple[list[int]
 
 
 def _per_lead(forecast_BTCs: Tensor, truth_BTCs: Tensor, scored_BC: Tensor) -> Tensor:
-    """Return (B, T): the relative L2 error of each lead time on its own."""
+    """Return (B, T): the relative L2 error of each lead time on its own; 0 where nothing counts."""
     leads = range(truth_BTCs.shape[1])
     per_frame = [
-        mean_over_fields(rel_l2(forecast_BTCs[:, t : t + 1], truth_BTCs[:, t : t + 1]), scored_BC)
-        for t in leads
+        mean_rel_l2(forecast_BTCs[:, t : t + 1], truth_BTCs[:, t : t + 1], scored_BC) for t in leads
     ]
     return torch.stack(per_frame, dim=1)
 

@@ -28,10 +28,25 @@ def rel_l2(forecast_BTCs: Tensor, target_BTCs: Tensor) -> Tensor:
     return error_BC / (_norm(target_BTCs) + NORM_FLOOR)
 
 
+def counted_fields(target_BTCs: Tensor, marked_BC: Tensor) -> Tensor:
+    """Return (B, C): the marked fields that an error can be relative to.
+
+    A field that is zero everywhere in its target, as fluids at rest are, has none: divided by the
+    floor of the norm, its error would rule every mean.
+    """
+    return marked_BC & (_norm(target_BTCs) != 0)
+
+
 def mean_over_fields(value_BC: Tensor, marked_BC: Tensor) -> Tensor:
-    """Return (B,): the mean of a per-field value over the fields that are marked."""
-    weight_BC = marked_BC.to(value_BC.dtype)
-    return (value_BC * weight_BC).sum(1) / weight_BC.sum(1)
+    """Return (B,): the mean of a per-field value over the fields that are marked, or 0 if none."""
+    fields_B = marked_BC.sum(1).clamp(min=1)
+    return value_BC.where(marked_BC, 0).sum(1) / fields_B
+
+
+def mean_rel_l2(forecast_BTCs: Tensor, target_BTCs: Tensor, marked_BC: Tensor) -> Tensor:
+    """Return (B,): the mean relative L2 error over the marked fields that are not all zero."""
+    counted_BC = counted_fields(target_BTCs, marked_BC)
+    return mean_over_fields(rel_l2(forecast_BTCs, target_BTCs), counted_BC)
 
 
 def inject_noise(
@@ -102,6 +117,9 @@ def training_loss(
 
     A window holds `history` frames and the targets of `unroll` forwards. Each forward sees its
     history with fresh noise; its forecast is appended to the history of the next.
+
+    A window without a field that counts adds nothing to the loss, and is one of those that the loss
+    is the mean of: so it does not matter which windows share a micro-batch.
     """
     frames_BTCs = batch.frames_BTCxy
     model = in_physical_units(model, batch)
@@ -113,8 +131,8 @@ def training_loss(
         forecast_BTCs = model(inject_noise(batch, history_BTCs, config, generators_B)).frames
         horizon = forecast_BTCs.shape[1]
         step_target_BTCs = target_BTCs[:, step * horizon : (step + 1) * horizon]
-        error_BC = rel_l2(without_obstacles(forecast_BTCs, batch), step_target_BTCs)
-        loss = loss + mean_over_fields(error_BC, marked_BC).mean()
+        seen_BTCs = without_obstacles(forecast_BTCs, batch)
+        loss = loss + mean_rel_l2(seen_BTCs, step_target_BTCs, marked_BC).mean()
         known_BTCs = with_given_channels(forecast_BTCs, history_BTCs, batch)
         history_BTCs = torch.cat([history_BTCs, known_BTCs], dim=1)[:, -history:]
     return loss / config.unroll

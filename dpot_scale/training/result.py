@@ -11,6 +11,7 @@ from dpot_scale.files import write_whole
 from dpot_scale.training.console import table
 
 RESULT_FILE = "result.json"
+ZERO_TARGETS = "zero_targets"
 
 
 class DatasetScore(Section):
@@ -20,6 +21,7 @@ class DatasetScore(Section):
     one_step_rel_l2: float  # every forward sees true frames
     persistence_rel_l2: float  # the last known frame repeated
     persistence_one_step_rel_l2: float
+    zero_targets: int = 0  # frames, summed over fields and trajectories, that no error counts in
 
 
 class TrainingResult(Section):
@@ -65,7 +67,10 @@ def read_result(directory: Path) -> TrainingResult | None:
 
 
 def score_table(scores: Mapping[str, DatasetScore]) -> str:
-    """Return the scores of each dataset as lines of text, with those of persistence beside."""
+    """Return the scores of each dataset as lines of text, with those of persistence beside.
+
+    Fields that were left out, because the truth is zero everywhere, are said below.
+    """
     header = ("held-out rel_l2", "rollout", "persistence", "one step", "persistence")
     rows = [
         (
@@ -77,4 +82,9 @@ def score_table(scores: Mapping[str, DatasetScore]) -> str:
         )
         for name, score in scores.items()
     ]
-    return table(header, rows)
+    left_out = [
+        f"left out of {name}: {score.zero_targets:,} frames of a field that are zero everywhere"
+        for name, score in scores.items()
+        if score.zero_targets
+    ]
+    return "\n".join([table(header, rows), *left_out])

@@ -23,6 +23,7 @@ from dpot_scale.evaluation.metrics import (
 )
 from dpot_scale.model.dpot import DPOTOutput
 from dpot_scale.training.objective import Model
+from dpot_scale.training.result import score_table
 
 Stores = dict[str, DatasetStore]
 
@@ -107,6 +108,61 @@ def test_a_model_of_normalised_fields_is_scored_in_physical_units(
     for name, found in scored(model, stores, normalized, world).items():
         expected = scored(Repeat(), stores, config, world)[name].score
         assert found.score.rel_l2 == pytest.approx(expected.rel_l2, rel=1e-5), name
+
+
+@pytest.fixture
+def at_rest(tmp_path: Path) -> DatasetStore:
+    """Fluids: u begins at rest and stays there in the first; h is 2 and then 3."""
+    info = DatasetInfo(
+        name="at_rest",
+        equation="none",
+        channels=("h", "u"),
+        scored=(True, True),
+        spatial_axes=("x", "y"),
+        grid=(16, 16),
+        domain_length=(1.0, 1.0),
+        frame_interval=1.0,
+        boundary="periodic",
+        origin="generated",
+        source="a test",
+    )
+    fields = np.full((3, 9, 2, 16, 16), 2.0)
+    fields[:, 4:, 0] = 3.0
+    fields[:, :6, 1] = 0.0
+    fields[0, :, 1] = 0.0
+    with StoreWriter(tmp_path, info) as writer:
+        writer.append("train", fields)
+        writer.append("test", fields)
+    return open_store(tmp_path, "at_rest")
+
+
+def test_a_field_at_rest_is_left_out_and_counted(
+    at_rest: DatasetStore, config: RunConfig, world: World
+) -> None:
+    """A model that forecasts 1 everywhere, and persistence: h is off by 2/3 and 1/3."""
+
+    def ones(history: Tensor) -> DPOTOutput:
+        return DPOTOutput(torch.ones_like(history[:, -1:]), torch.empty(0))
+
+    found = scored(ones, {"at_rest": at_rest}, config, world)["at_rest"]
+    both = (2 / 3 + 0.5) / 2  # u is 2 in frames 6 to 8, where 1 is off by half
+    first_u_error = np.sqrt(2 * 1.0 + 3 * 1.0) / np.sqrt(3 * 4.0)  # over all five frames
+    assert found.rel_l2_L == pytest.approx([2 / 3, 2 / 3, *[(2 / 3 + 2 * both) / 3] * 3])
+    assert found.score.rel_l2 == pytest.approx((2 / 3 + 2 * (2 / 3 + first_u_error) / 2) / 3)
+    assert found.persistence_rel_l2_L[:2] == pytest.approx([1 / 3, 1 / 3])
+    assert found.score.persistence_rel_l2 < 1
+    assert found.score.zero_targets == 5 + 2 + 2
+    assert eval_metrics({"at_rest": found})["eval/at_rest/zero_targets"] == 9
+    lines = score_table({"at_rest": found.score}).splitlines()
+    assert lines[2:] == ["left out of at_rest: 9 frames of a field that are zero everywhere"]
+
+
+def test_nothing_is_left_out_where_nothing_is_zero(
+    stores: Stores, config: RunConfig, world: World
+) -> None:
+    found = scored(Repeat(), stores, config, world)
+    assert {evaluation.score.zero_targets for evaluation in found.values()} == {0}
+    assert not [key for key in eval_metrics(found) if key.endswith("zero_targets")]
 
 
 class Blind:

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor
 
 from dpot_scale.config.schema import ObjectiveConfig
@@ -13,6 +15,7 @@ from dpot_scale.training.objective import (
     in_physical_units,
     inject_noise,
     mean_over_fields,
+    mean_rel_l2,
     rel_l2,
     training_loss,
 )
@@ -78,6 +81,48 @@ def test_only_marked_fields_count() -> None:
     values = torch.tensor([[1.0, 3.0], [5.0, 7.0]])
     marked = torch.tensor([[True, True], [False, True]])
     assert mean_over_fields(values, marked).tolist() == [2.0, 7.0]
+
+
+def test_a_field_that_is_zero_everywhere_is_left_out_of_the_loss() -> None:
+    """A fluid at rest, with a forecast of 1: divided by 1e-8, its error was some billions."""
+    frames = torch.ones(3, HISTORY + 1, 2, 4, 4)
+    frames[:, HISTORY] = 2.0
+    frames[0, HISTORY, 0] = 0.0  # one of two fields
+    frames[1, HISTORY] = 0.0  # both: this window adds nothing
+    frames.requires_grad_()
+    config = ObjectiveConfig(noise=0)
+    loss = training_loss(RepeatLast(), batch_of(frames), config, HISTORY, generators(0))
+    assert loss.item() == pytest.approx((0.5 + 0 + 0.5) / 3)
+    (gradient,) = torch.autograd.grad(loss, frames)
+    assert bool(gradient.isfinite().all())
+    assert float(gradient[0, :, 0].abs().max()) == float(gradient[1].abs().max()) == 0
+
+
+def test_a_zero_target_does_not_hide_numbers_that_are_not_finite() -> None:
+    frames = torch.full((1, HISTORY + 1, 1, 4, 4), torch.nan)
+    config = ObjectiveConfig(noise=0)
+    assert training_loss(RepeatLast(), batch_of(frames), config, HISTORY, []).isnan()
+
+
+def test_a_field_that_is_zero_outside_obstacles_is_left_out() -> None:
+    frames = torch.ones(1, HISTORY + 1, 2, 4, 4)
+    counted = torch.ones(1, 4, 4, dtype=torch.bool)
+    counted[:, 0] = False
+    frames[:, HISTORY, 0, 1:] = 0.0
+    frames[:, HISTORY, 1] = 2.0
+    config = ObjectiveConfig(noise=0)
+    batch = batch_of(frames, counted=counted)
+    loss = training_loss(RepeatLast(), batch, config, HISTORY, generators(0))
+    assert loss.item() == pytest.approx(1 / 2)
+
+
+@given(st.integers(0, 2**32 - 1))
+def test_without_zeros_the_loss_is_the_published_one_bit_for_bit(seed: int) -> None:
+    forecast, target = torch.randn(2, 3, 2, 4, 5, 5, generator=torch.Generator().manual_seed(seed))
+    marked = torch.tensor([[True] * 4, [True, True, False, False], [True] * 4])
+    published = rel_l2(forecast, target) * marked
+    expected = published.sum(1) / marked.float().sum(1)
+    assert torch.equal(mean_rel_l2(forecast, target, marked), expected)
 
 
 @pytest.mark.parametrize("space", [(32, 32), (8, 8, 8)])
