@@ -70,8 +70,9 @@ def _run(sweep: SweepConfig, trials: Sequence[Trial]) -> int:
 
     ended = all(read_result(trial.run.directory) is not None for trial in trials)
     if ended and (sweep.directory / REPORT).exists():
-        print_line(f"all {len(trials)} trials have finished before; nothing to do\n")
-        print_line(write_report(sweep, trials).summary)
+        for trial in trials:
+            print_line(f"{trial.id}: finished before")
+        print_line(f"\n{write_report(sweep, trials).summary}")
         return 0
     from dpot_scale.scaling.controller import run_sweep
 

@@ -1,0 +1,108 @@
+"""The Slurm script, with stand-ins for Slurm, Ray and the sweep."""
+
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+SCRIPT = Path(__file__).parents[2] / "cluster" / "slurm" / "sweep.sbatch"
+
+# Two tasks, as `srun` starts on two nodes. A TERM to it reaches both.
+SRUN = """#!/usr/bin/env bash
+echo "$@" | head -n 1 >> "$LOG/srun"
+while [[ $1 == --* ]]; do shift; done
+SLURM_NODEID=1 "$@" & first=$!
+SLURM_NODEID=0 "$@" & second=$!
+trap 'kill $first $second' TERM
+wait; wait
+"""
+# Listens where the head is to listen; both nodes run until they are ended.
+RAY = """#!{python}
+import os, signal, socket, sys, time
+log = open(os.environ["LOG"] + "/ray", "a")
+log.write(" ".join(sys.argv[1:]) + " " + os.environ["RAY_AUTH_MODE"] + "\\n"); log.flush()
+if "--head" in sys.argv:
+    time.sleep(0.5)
+    host, port = os.environ["RAY_ADDRESS"].split(":")
+    server = socket.create_server((host, int(port)))
+signal.pause()
+"""
+# `-c` makes the token, `-` waits for the nodes, `-m` is the sweep: it ends well on TERM only.
+PYTHON = """#!/usr/bin/env bash
+case $1 in
+  -c) echo a-token ;;
+  -) until (( $(wc -l < "$LOG/ray") == $2 )); do sleep 0.05; done ;;
+  -m) trap 'echo TERM >> "$LOG/sweep"; exit 3' TERM
+      echo "$RAY_AUTH_TOKEN $*" >> "$LOG/sweep"
+      while :; do sleep 0.05; done ;;
+esac
+"""
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> dict[str, str]:
+    """The environment of a job on two nodes, with the stand-ins first on the path."""
+    commands = tmp_path / "bin"
+    commands.mkdir()
+    for name, text in (("srun", SRUN), ("ray", RAY), ("python", PYTHON)):
+        (commands / name).write_text(text.replace("{python}", sys.executable))
+        (commands / name).chmod(0o755)
+    return os.environ | {
+        "PATH": f"{commands}:{os.environ['PATH']}",
+        "LOG": str(tmp_path),
+        "SLURM_JOB_ID": str(free_port() - 20000),
+        "SLURM_JOB_NUM_NODES": "2",
+        "SLURM_CPUS_PER_TASK": "6",
+        "SLURM_GPUS_ON_NODE": "4",
+    }
+
+
+def free_port() -> int:
+    while True:
+        port = random.randrange(20000, 30000)
+        with socket.socket() as tried:
+            if tried.connect_ex(("127.0.0.1", port)) != 0:
+                return port
+
+
+def test_a_term_reaches_the_sweep_and_the_nodes_end_after_it(
+    job: dict[str, str], tmp_path: Path
+) -> None:
+    script = subprocess.Popen(
+        ["bash", SCRIPT, "--config", "mine.yaml"], env=job, start_new_session=True
+    )
+    try:
+        sweep = tmp_path / "sweep"
+        while not (sweep.exists() and sweep.read_text()):
+            assert script.poll() is None
+            time.sleep(0.05)
+        script.send_signal(signal.SIGTERM)
+        assert script.wait(timeout=60) == 3, "the exit code of the sweep"
+    finally:
+        script.poll() is None and os.killpg(script.pid, signal.SIGKILL)
+    assert sweep.read_text().splitlines() == [
+        "a-token -m dpot_scale.sweep run --config mine.yaml",
+        "TERM",
+    ]
+    assert "--cpus-per-task=6 " in (tmp_path / "srun").read_text()
+    head, worker = sorted((tmp_path / "ray").read_text().splitlines(), reverse=True)
+    assert head.startswith("start --head --node-ip-address=")
+    assert worker.startswith("start --address=")
+    for node in (head, worker):
+        assert "--block --num-cpus=6 --num-gpus=4 token" in node
+    assert no_process_of(script.pid)
+
+
+def no_process_of(group: int) -> bool:
+    """Whether every process that the script started has ended."""
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return True
+    return False
