@@ -8,6 +8,7 @@ import logging
 import os
 import shutil
 import socket
+import stat
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -90,6 +91,19 @@ def reason(path: Path, error: OSError | RuntimeError) -> str:
     return f"{words}; {free:,} bytes are free in {folder}: make room there and start again"
 
 
+def check_regular(path: Path) -> None:
+    """Refuse what is neither a file nor a folder: to open a pipe may take for ever.
+
+    Raises:
+        OSError: it is a pipe, a socket or a device, or not there.
+    """
+    mode = path.stat().st_mode
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        kinds = {stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket"}
+        kind = kinds.get(stat.S_IFMT(mode), "a device")
+        raise OSError(errno.EINVAL, f"it is {kind}, not a file", str(path))
+
+
 def sha256(path: Path, progress: Callable[[int], None] | None = None) -> str:
     """Return the SHA-256 of a file's content.
 
@@ -97,6 +111,7 @@ def sha256(path: Path, progress: Callable[[int], None] | None = None) -> str:
         path: The file.
         progress: Takes the number of bytes read since it was last called.
     """
+    check_regular(path)
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while some := file.read(HASHED_AT_ONCE):

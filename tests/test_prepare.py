@@ -1,8 +1,10 @@
 """The entry for data: what users type, what they read, and the exit code."""
 
+import contextlib
 import os
 import pickle
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
@@ -137,6 +139,47 @@ def test_bad_files_are_named_one_by_one_and_the_others_imported(tmp_path, capsys
         assert words in error
     assert captured.out.splitlines()[-1] == f"1 of 11 files are in {root}, 10 failed"
     assert sorted(path.name for path in root.iterdir()) == [".lock", "swe_pdb"]
+
+
+def test_what_is_no_file_is_named_and_never_opened(tmp_path, capsys) -> None:
+    """To open a pipe that nobody writes to takes for ever."""
+    source, root = tmp_path / "downloads", tmp_path / "data"
+    shutil.unpack_archive(UPSTREAM / "cfdbench" / "cavity.zip", tmp_path / "cavity")
+    case = shutil.copytree(next((tmp_path / "cavity").rglob("case.json")).parent, source / "case")
+    (case / "u.npy").unlink()
+    shutil.copy(SHALLOW_WATER, source / "133021")
+    (source / "folder.h5").mkdir()
+    (source / "gone").symlink_to("nowhere")
+    (source / "loop").symlink_to("loop")
+    for pipe in (source / "pipe.h5", case / "u.npy"):
+        os.mkfifo(pipe)
+    with socket.socket(socket.AF_UNIX) as listening, contextlib.chdir(source):
+        listening.bind("socket.h5")
+        (source / "zeros").symlink_to("/dev/zero")
+        assert main(["import", str(source), "--out", str(root)]) == 1
+        assert main(["import", str(source / "pipe.h5"), "--out", str(root)]) == 1
+    errors = capsys.readouterr().err.splitlines()
+    said = {
+        "gone": "No such file or directory",
+        "loop": "Too many levels of symbolic links",
+        "pipe.h5": "it is a pipe, not a file",
+        "socket.h5": "it is a socket, not a file",
+        "zeros": "it is a device, not a file",
+    }
+    named = [f"error: cannot read {source / name}: {reason}" for name, reason in said.items()]
+    assert [error for error in errors if "cannot read" in error] == [*named, named[2]]
+    assert any(str(case) in error and "it is a pipe, not a file" in error for error in errors)
+    assert stored_names(root) == ["swe_pdb"]
+
+
+def test_a_dataset_of_pipes_is_a_sentence(generated, capsys) -> None:
+    for pipe in ("dr_small/train/shard-00000.h5", "swe_small/index.json"):
+        (generated / pipe).unlink()
+        os.mkfifo(generated / pipe)
+    assert main(["verify", str(generated)]) == 1
+    errors = capsys.readouterr().err.splitlines()
+    assert len(errors) == 2
+    assert all("it is a pipe, not a file" in error for error in errors)
 
 
 @contextmanager

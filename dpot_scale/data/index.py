@@ -13,6 +13,7 @@ from dpot_scale.data.catalog import DatasetInfo
 from dpot_scale.data.shards import TRAJECTORY, Shard, View
 from dpot_scale.data.statistics import Statistics
 from dpot_scale.errors import DataError
+from dpot_scale.files import check_regular
 
 
 class Splits(Section):
@@ -64,6 +65,7 @@ def read_index(path: Path) -> StoredIndex:
     """
     raw: object = None
     try:
+        check_regular(path)
         raw = from_json(path.read_bytes())
         if not isinstance(raw, dict):
             raise ValueError("it is no JSON object")  # noqa: TRY004, TRY301 - one sentence for all

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from dpot_scale.config.schema import STRICT, NonNegativeInt, PositiveInt
 from dpot_scale.data.catalog import DatasetInfo
-from dpot_scale.files import NO_LOCKS, sha256
+from dpot_scale.files import NO_LOCKS, check_regular, sha256
 
 FIELDS = "fields"
 CONSTANTS = "constants"
@@ -108,6 +108,8 @@ def open_hdf5(path: Path | str, mode: str = "r") -> h5py.File:
     Raises:
         OSError: it cannot be opened.
     """
+    if mode == "r":
+        check_regular(Path(path))
     try:
         return h5py.File(path, mode)
     except OSError as error:
@@ -133,6 +135,7 @@ class OpenFiles(threading.local):
             OSError, LookupError, ValueError: there is none.
         """
         if file.endswith(os.sep):
+            check_regular(Path(file + name))
             return np.load(file + name, mmap_mode="r", allow_pickle=False)
         opened = self._opened(file)
         if name not in opened.arrays:

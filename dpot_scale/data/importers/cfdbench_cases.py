@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dpot_scale.errors import DataError
+from dpot_scale.files import check_regular
 
 CASE = "case.json"
 ARRAYS = ("u.npy", "v.npy")
@@ -92,6 +93,7 @@ def place_of(path: Path, folder: PurePosixPath) -> Path:
 
 def _open(path: Path, folder: PurePosixPath, name: str) -> IO[bytes]:
     if path.is_dir():
+        check_regular(path / name)
         return (path / name).open("rb")
     with zipfile.ZipFile(path) as archive:
         return archive.open(str(folder / name))  # keeps the file open by itself
@@ -141,6 +143,7 @@ def read_array(case: Case, name: str) -> NDArray[Any]:
     """Return u or v (T, y, x), mapped into memory where it is a file of its own."""
     array: NDArray[Any]
     if not case.is_packed:
+        check_regular(case.path / name)
         array = np.load(case.path / name, mmap_mode="r", allow_pickle=False)
         return array
     with closing(case.open(name)) as file:

@@ -20,6 +20,7 @@ from dpot_scale.data.importers import (
 from dpot_scale.data.importers.source import DAMAGE, Source
 from dpot_scale.data.shards import open_hdf5
 from dpot_scale.errors import DataError
+from dpot_scale.files import check_regular
 
 
 class Format(Protocol):
@@ -87,6 +88,7 @@ def _not_empty(found: Source | DataError) -> Source | DataError:
 
 def _check_readable(path: Path) -> None:
     try:
+        check_regular(path)
         with path.open("rb") as file:
             start = file.read(len(LFS_POINTER))
     except OSError as error:
