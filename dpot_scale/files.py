@@ -72,12 +72,20 @@ def flush_to_disk(path: Path) -> None:
         os.close(number)
 
 
-def cannot_write(path: Path, error: OSError | RuntimeError) -> DiskError:
-    """Return the sentence on a file or folder that could not be written, and why."""
-    return DiskError(f"cannot write {path}: {reason(path, error)}")
+def cannot_write(
+    path: Path, error: OSError | RuntimeError, *, needed: int | None = None
+) -> DiskError:
+    """Return the sentence on a file or folder that could not be written, and why.
+
+    Args:
+        path: What could not be written.
+        error: Of the system, or of a library.
+        needed: Bytes, if known.
+    """
+    return DiskError(f"cannot write {path}: {reason(path, error, needed=needed)}")
 
 
-def reason(path: Path, error: OSError | RuntimeError) -> str:
+def reason(path: Path, error: OSError | RuntimeError, *, needed: int | None = None) -> str:
     """Return why `path` could not be written; where its disk may be full, with what is left.
 
     Libraries hide the reason of the system in an error of their own, or say nothing of it.
@@ -88,7 +96,10 @@ def reason(path: Path, error: OSError | RuntimeError) -> str:
         return words
     folder = next(folder for folder in path.absolute().parents if folder.is_dir())
     free = shutil.disk_usage(folder).free
-    return f"{words}; {free:,} bytes are free in {folder}: make room there and start again"
+    said = f"{free:,} bytes are free in {folder}"
+    if needed is not None:
+        said += f" and {needed:,} are needed"
+    return f"{words}; {said}: make room there and start again"
 
 
 def check_regular(path: Path) -> None:

@@ -188,16 +188,16 @@ def _import(options: argparse.Namespace) -> int:
     _report([str(problem) for problem in problems])
     failed, done = len(problems), 0
     for sources in datasets:
-        imported, problems = _import_dataset(sources, how)
-        _report([str(problem) for problem in problems])
-        failed += len(problems)
+        imported, wrong = _import_dataset(sources, how)
+        _report([str(problem) for problem in wrong])
+        failed += len(wrong)
         done += imported
     if len(files) > 1 or failed:
         print_line(f"{done} of {len(files)} files are in {how.root}, {failed} failed")
     return 1 if failed else 0
 
 
-def _import_dataset(sources: Sequence[Source], options: Options) -> tuple[int, list[DataError]]:
+def _import_dataset(sources: Sequence[Source], options: Options) -> tuple[int, list[UserError]]:
     """Import one dataset and say what was done.
 
     Returns:

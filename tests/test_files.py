@@ -16,7 +16,7 @@ import pytest
 
 from dpot_scale import files
 from dpot_scale.errors import DiskError
-from dpot_scale.files import held, is_held, replacing, sha256, write_whole
+from dpot_scale.files import cannot_write, held, is_held, replacing, sha256, write_whole
 
 NO_FLOCK = """
 #include <errno.h>
@@ -64,6 +64,48 @@ def test_another_reason_says_nothing_of_the_disk(tmp_path: Path) -> None:
     with pytest.raises(DiskError) as caught:
         write_whole(tmp_path / "file", "")
     assert str(caught.value) == f"cannot write {tmp_path}/file: Is a directory"
+
+
+def test_the_sentence_says_how_much_is_needed(tmp_path: Path) -> None:
+    """A library's own words, several lines of them, give way to those of the system."""
+    error = OSError(errno.ENOSPC, "Can't write data (file write failed: time = ...\n, filename")
+    said = str(cannot_write(tmp_path / "a.h5", error, needed=2**20))
+    free = rf"[\d,]+ bytes are free in {tmp_path} and 1,048,576 are needed"
+    assert re.search(rf"a\.h5: No space left on device; {free}: make room there", said)
+
+
+def close_after_a_failed_write() -> None:
+    try:
+        raise OSError(errno.ENOSPC, "Can't write data")
+    finally:
+        raise RuntimeError("Can't decrement id ref count")
+
+
+def test_closing_a_file_does_not_hide_the_reason() -> None:
+    with pytest.raises(RuntimeError) as caught:
+        close_after_a_failed_write()
+    assert "No space left on device" in str(cannot_write(Path("a.h5"), caught.value))
+
+
+def test_without_a_reason_of_the_system_there_is_the_message_in_one_line(tmp_path: Path) -> None:
+    error = RuntimeError("Can't close file\n, filename = 'a.h5'")
+    assert "a.h5: Can't close file , filename = 'a.h5'; " in str(
+        cannot_write(tmp_path / "a.h5", error)
+    )
+
+
+@pytest.mark.parametrize("kind", ["pipe", "socket", "device"])
+def test_what_is_no_file_is_not_opened(kind: str, tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    with socket.socket(socket.AF_UNIX) as listening, contextlib.chdir(tmp_path):
+        if kind == "pipe":
+            os.mkfifo(path)
+        elif kind == "socket":
+            listening.bind("file")
+        else:
+            path.symlink_to("/dev/zero")
+        with pytest.raises(OSError, match=f"it is a {kind}, not a file"):
+            sha256(path)
 
 
 def test_sha256_and_its_progress(tmp_path: Path) -> None:

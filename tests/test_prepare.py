@@ -3,6 +3,7 @@
 import contextlib
 import os
 import pickle
+import re
 import shutil
 import socket
 import subprocess
@@ -244,25 +245,26 @@ def tiny_disk(tmp_path) -> Iterator[Path]:
     subprocess.run(["umount", str(disk)], check=True)
 
 
-def assert_says_that_the_disk_is_full(
-    done: subprocess.CompletedProcess[str], root: Path, split: str, reason: str
+def assert_says_that_it_cannot_write(
+    done: subprocess.CompletedProcess[str], root: Path, reason: str
 ) -> None:
     assert done.returncode == 1
     (error,) = done.stderr.splitlines()
-    shard = f"{root}/.mine.partial/{split}/shard-00000.h5"
-    assert error == f"error: cannot write {shard}: {reason}; is there space on the disk?"
+    assert re.fullmatch(rf"error: cannot write {root}/mine: {reason}", error)
     assert done.stdout.splitlines()[-1] == f"0 of 1 files are in {root}, 1 failed"
     assert [path.name for path in root.iterdir()] == [".lock"], "nothing is left of it"
 
 
-@pytest.mark.parametrize(("frames", "split"), [(2100, "train"), (1500, "test")])
-def test_a_full_disk(frames: int, split: str, tiny_disk, tmp_path) -> None:
+@pytest.mark.parametrize("frames", [2100, 1500])
+def test_a_full_disk(frames: int, tiny_disk, tmp_path) -> None:
     """Full in the middle of the first shard, or of the second."""
     file = tmp_path / "133021"
     write_depths(file, frames)
     command = ["-m", "dpot_scale.prepare", "import", str(file), "--name", "mine"]
     done = python(*command, "--out", str(tiny_disk))
-    assert_says_that_the_disk_is_full(done, tiny_disk, split, "No space left on device")
+    free = rf"[\d,]+ bytes are free in {tiny_disk} and {256 * frames:,} are needed"
+    reason = f"No space left on device; {free}: make room there and start again"
+    assert_says_that_it_cannot_write(done, tiny_disk, reason)
 
 
 def test_a_file_that_may_not_grow_further(tmp_path) -> None:
@@ -273,7 +275,18 @@ def test_a_file_that_may_not_grow_further(tmp_path) -> None:
         f"options = ['--name', 'mine', '--out', {str(tmp_path)!r}]; "
         f"sys.exit(main(['import', {str(SHALLOW_WATER)!r}, *options]))"
     )
-    assert_says_that_the_disk_is_full(python("-c", program), tmp_path, "train", "File too large")
+    assert_says_that_it_cannot_write(python("-c", program), tmp_path, "File too large")
+
+
+def test_generating_onto_a_full_disk(suite, tiny_disk) -> None:
+    (tiny_disk / "other").write_bytes(bytes(2**19 - 2**15))
+    command = ["generate", "--suite", str(suite), "--out", str(tiny_disk / "data")]
+    done = python("-m", "dpot_scale.prepare", *command)
+    assert done.returncode == 2
+    (error,) = done.stderr.splitlines()
+    said = rf"cannot write {tiny_disk}/data/\w+: No space left on device; [\d,]+ bytes are free in "
+    assert re.fullmatch(rf"error: {said}{tiny_disk}/data and [\d,]+ are needed: make .*", error)
+    assert stored_names(tiny_disk / "data") == []
 
 
 def write_depths(path: Path, frames: int) -> None:

@@ -35,7 +35,7 @@ from dpot_scale.data.shards import (
 )
 from dpot_scale.data.statistics import Statistics
 from dpot_scale.errors import DataError
-from dpot_scale.files import held
+from dpot_scale.files import held, reason
 
 INDEX = "index.json"
 LINKED = "linked.h5"
@@ -269,7 +269,7 @@ def locked(root: Path) -> Iterator[None]:
         try:
             stack.enter_context(held(root / ".lock", wait=True))
         except OSError as error:
-            raise DataError(f"cannot write to {root}: {error.strerror}") from error
+            raise DataError(f"cannot write to {root}: {reason(root / '.lock', error)}") from error
         yield
 
 

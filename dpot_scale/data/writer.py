@@ -1,6 +1,7 @@
 """Writing a dataset: shard by shard, checked on the way, committed as a whole."""
 
 import json
+import math
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
@@ -12,7 +13,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dpot_scale.data.catalog import DatasetInfo
-from dpot_scale.data.disk import CannotWrite, cannot_write, write_json
 from dpot_scale.data.index import StoredIndex, info_problems
 from dpot_scale.data.shards import (
     Shard,
@@ -23,8 +23,8 @@ from dpot_scale.data.shards import (
 )
 from dpot_scale.data.statistics import Moments
 from dpot_scale.data.store import INDEX, LINKED, SPLITS, Split, partial_folder
-from dpot_scale.errors import DataError
-from dpot_scale.files import flush_to_disk, sha256
+from dpot_scale.errors import DataError, DiskError
+from dpot_scale.files import cannot_write, flush_to_disk, reason, sha256, write_whole
 
 PROGRESS = "progress.json"  # of a dataset that is being written
 # Few enough files for a parallel file system, and little enough to hold in memory.
@@ -93,9 +93,8 @@ class StoreWriter:
             for split in SPLITS:
                 (self._partial / split).mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise CannotWrite(
-                f"cannot write to {self._partial.parent}: {error.strerror}"
-            ) from error
+            root = self._partial.parent
+            raise DataError(f"cannot write to {root}: {reason(self._partial, error)}") from error
         return self
 
     def written(self, split: Split) -> int:
@@ -271,11 +270,15 @@ class StoreWriter:
             if self._resume:
                 self._save_progress()
         except (OSError, RuntimeError) as error:
-            raise cannot_write(path, error) from error
+            raise self._cannot_write(error, 4 * math.prod(shape)) from error
+
+    def _cannot_write(self, error: OSError | RuntimeError, needed: int | None = None) -> DiskError:
+        # Of the dataset, not of the shard: the hidden folder that this lies in is removed.
+        return cannot_write(self.folder, error, needed=needed)
 
     def _save_progress(self) -> None:
         state = {"index": self._index(), "moments": self._moments.to_json()}
-        write_json(self._partial / PROGRESS, state)
+        write_whole(self._partial / PROGRESS, json.dumps(state, indent=2))
 
     def _restore(self) -> bool:
         """Take over what an interrupted writer of the same dataset left; False if there is none."""
@@ -304,11 +307,11 @@ class StoreWriter:
         """Write the index and move the dataset to its place."""
         try:
             self._write_linked()
-            write_json(self._partial / INDEX, self._index())
+            write_whole(self._partial / INDEX, json.dumps(self._index(), indent=2))
             (self._partial / PROGRESS).unlink(missing_ok=True)
             self._partial.rename(self.folder)
         except (OSError, RuntimeError) as error:
-            raise cannot_write(self.folder, error) from error
+            raise self._cannot_write(error) from error
 
     def _write_linked(self) -> None:
         """Write what published files do not say about the trajectories that they hold."""

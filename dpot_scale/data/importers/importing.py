@@ -7,7 +7,6 @@ from functools import partial
 from pathlib import Path
 
 from dpot_scale.data.catalog import CATALOG, CatalogEntry, DatasetInfo
-from dpot_scale.data.disk import CannotWrite
 from dpot_scale.data.importers.formats import recognise
 from dpot_scale.data.importers.source import Source
 from dpot_scale.data.importers.splits import Part, datasets_of, parts_of
@@ -15,7 +14,7 @@ from dpot_scale.data.importers.transfer import Progress, SourceError, copy, link
 from dpot_scale.data.shards import digest, files_of
 from dpot_scale.data.store import INDEX, SPLITS, locked, read_store
 from dpot_scale.data.writer import StoreWriter
-from dpot_scale.errors import DataError
+from dpot_scale.errors import DataError, DiskError, UserError
 
 SHA256, WITHOUT = ", sha256 ", ", without "  # in the text that says where a dataset comes from
 
@@ -63,13 +62,13 @@ def recognise_files(
 
 def import_sound(
     sources: Sequence[Source], options: Options, progress: Progress
-) -> tuple[Imported | None, list[DataError]]:
+) -> tuple[Imported | None, list[UserError]]:
     """Import a dataset without those of its files that turn out to be damaged.
 
     Returns:
         What was done, None if nothing; and what is wrong.
     """
-    problems: list[DataError] = []
+    problems: list[UserError] = []
     digests: dict[Path, str] = {}
     while sources:
         try:
@@ -79,7 +78,7 @@ def import_sound(
         except SourceError as error:
             problems.append(error)
             sources = [source for source in sources if source.place != error.source.place]
-        except DataError as error:
+        except (DataError, DiskError) as error:
             return None, [*problems, error]
         else:
             return imported, problems
@@ -154,7 +153,7 @@ def _write(
                     link(writer, part, frames, digests[part.source.path], progress)
                 else:
                     copy(writer, part, frames, progress)
-            except (SourceError, CannotWrite):
+            except SourceError:
                 raise
             except DataError as error:
                 raise SourceError(part.source, f"{part.source.place}: {error}") from error

@@ -210,8 +210,8 @@ def content_of(folder: Path) -> dict[str, str]:
         ("write_shard", 0, 0),
         ("write_shard", 3, 3),  # before the fourth is begun
         ("flush_to_disk", 2, 2),  # the third lies there, but perhaps not on the disk
-        ("write_json", 3, 3),  # the fourth is written, but not noted
-        ("write_json", 6, 6),  # all are written, but the index is not
+        ("write_whole", 3, 3),  # the fourth is written, but not noted
+        ("write_whole", 6, 6),  # all are written, but the index is not
     ],
 )
 def test_a_killed_import_continues_and_gives_the_same_dataset(
