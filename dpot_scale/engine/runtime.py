@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import distributed as dist
 
-from dpot_scale.errors import DataError, SharedDataError, UserError
+from dpot_scale.errors import DataError, SharedDataError
 from dpot_scale.files import held
 
 # Set to 1 to see what DeepSpeed reports below the level of errors.
@@ -105,19 +105,6 @@ def shared_error(error: DataError | None, world: World) -> SharedDataError | Non
         sentences = [None] * world.world_size
         dist.all_gather_object(sentences, None if error is None else str(error))
     return next((SharedDataError(sentence) for sentence in sentences if sentence), None)
-
-
-def raise_on_all(error: UserError | None, world: World) -> None:
-    """Raise on every rank the first error that a rank has; do nothing if none has one.
-
-    Collective: every rank must call it, so that none waits for another that has given up.
-    """
-    if not any_rank(error is not None, world):
-        return
-    found: list[tuple[type[UserError], str] | None] = [None] * world.world_size
-    dist.all_gather_object(found, None if error is None else (type(error), str(error)))
-    kind, sentence = next(one for one in found if one is not None)
-    raise (SharedDataError if issubclass(kind, DataError) else kind)(sentence) from error
 
 
 def ranks_of_node() -> int:

@@ -13,6 +13,7 @@ from dpot_scale.training.result import RESULT_FILE, TrainingResult, read_result
 from dpot_scale.training.tracking import SPOOL
 
 CHECKPOINTS = "checkpoints"
+WEIGHTS = "model.safetensors"  # the consolidated fp32 export of a finished run
 
 Kind = Literal["run", "sweep", "dataset"]
 # A folder is of a kind if one of these lies in it. All but the index are made at the first start.

@@ -8,6 +8,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from statistics import median
 
@@ -18,19 +19,22 @@ from dpot_scale.data.batches import BatchStream, training_windows
 from dpot_scale.data.datasets import open_datasets
 from dpot_scale.data.mixture import open_mixture
 from dpot_scale.data.store import DatasetStore
+from dpot_scale.engine.collectives import from_main, on_every_rank, on_main, raise_on_all
 from dpot_scale.engine.memory import estimate_memory
 from dpot_scale.engine.runtime import World, announced_world_size, start_world, trains_on_gpu
 from dpot_scale.engine.strategy import effective_deepspeed_config, read_strategy
 from dpot_scale.engine.zero import ZeroEngine
-from dpot_scale.errors import ConfigError, DataError, UserError, this_command
+from dpot_scale.errors import ConfigError, UserError, this_command
 from dpot_scale.evaluation.figures import save_figures
 from dpot_scale.evaluation.metrics import DatasetEvaluation, Evaluator
 from dpot_scale.files import write_whole
 from dpot_scale.model.cost import count_parameters, train_flops_per_window
-from dpot_scale.model.export import have_same_shapes, read_weights, stream_model
+from dpot_scale.model.export import have_same_shapes, stream_model
 from dpot_scale.model.sizes import Architecture, architecture
 from dpot_scale.model.weights_file import require_agreement
-from dpot_scale.runs.folder import CHECKPOINTS, finished_before
+from dpot_scale.runs.folder import CHECKPOINTS, WEIGHTS, finished_before
+from dpot_scale.runs.inputs import inputs_of, require_agreement_of_ranks, require_same_inputs
+from dpot_scale.runs.start import settled, weights_in
 from dpot_scale.training.checkpoint import CheckpointStore
 from dpot_scale.training.console import Console, aligned, print_line
 from dpot_scale.training.health import StopReason, never
@@ -43,7 +47,6 @@ from dpot_scale.training.mlflow_run import MlflowRun, Status
 from dpot_scale.training.result import TrainingResult, save_result
 from dpot_scale.training.tracking import SPOOL, Tracker, read_metrics
 
-WEIGHTS = "model.safetensors"  # the consolidated fp32 export of a finished run
 FIGURES = "figures"
 DEEPSPEED_CONFIG = "deepspeed.json"  # as DeepSpeed got it
 
@@ -83,11 +86,14 @@ def run_training(
     if finished is not None:
         return finished
     _check(config)
-    stores = _open_stores(config)
+    stores, problem = _open_stores(config)
     world = start_world(config.seed)
+    raise_on_all(problem, world)
+    inputs = inputs_of(config, stores)
     with only_run_in(config.directory, world):
+        require_agreement_of_ranks(config, inputs, world)
         config = settle_micro_batch(config, world, print_line)
-        return _train(config, world, stores, opens_mlflow_run, told_to_stop)
+        return _train(config, world, stores, inputs, opens_mlflow_run, told_to_stop)
 
 
 def _check(config: RunConfig) -> None:
@@ -106,6 +112,7 @@ def _train(
     config: RunConfig,
     world: World,
     stores: Mapping[str, DatasetStore],
+    inputs: Mapping[str, str],
     opens_mlflow_run: bool,
     told_to_stop: Callable[[], bool],
 ) -> TrainingResult:
@@ -117,16 +124,17 @@ def _train(
         keep=config.checkpoint.keep,
         config_hash=run_hash(config),
         world=world,
+        inputs=inputs,
     )
     state = _first_state(config, engine, checkpoints)
     evaluator = Evaluator(engine, stores, config.evaluation, config.model, config.data, world)
     stream = _open_stream(config, world, stores)
     console = Console(is_main=world.is_main, total_steps=config.steps)
     # Not before the checkpoints have accepted the config: a refused one leaves no trace.
-    if world.is_main:
-        _write_configs(config, engine)
+    require_same_inputs(config.directory, inputs, world)
+    on_main(lambda: _write_configs(config, engine), world, config.directory)
     with _mlflow_run(config, opens=opens_mlflow_run and world.is_main):
-        tracker = Tracker(config.directory, config.tracking, is_main=world.is_main)
+        tracker = _open_tracker(config, world)
         trainer = Trainer(
             config=config,
             world=world,
@@ -142,12 +150,12 @@ def _train(
         console.start(_header(config, world), first_step=state.step)
         if state.step == 0:  # so that runs can be plotted against their size
             parameters = count_parameters(architecture(config.model)).total
-            tracker.log({"model/params": parameters}, step=0)
+            _record({"model/params": parameters}, TrainState(), config, world, tracker)
         try:
             stop, state = trainer.fit(state)
             _raise_unless_finished(stop, state, config, trainer.meter.skipped_in_a_row)
             if not evaluator.latest:  # the attempt before ended between last checkpoint and result
-                tracker.log(evaluator(), step=state.step)
+                _record(evaluator(), state, config, world, tracker)
         finally:
             stream.close()
             tracker.close()
@@ -175,6 +183,23 @@ def _mlflow_run(config: RunConfig, *, opens: bool) -> Iterator[None]:
         run.close(status, artifacts=run_artifacts(config.directory))
 
 
+def _open_tracker(config: RunConfig, world: World) -> Tracker:
+    def open_spool() -> Tracker:
+        return Tracker(config.directory, config.tracking, is_main=world.is_main)
+
+    return on_every_rank(open_spool, world, config.directory)
+
+
+def _record(
+    metrics: Mapping[str, float],
+    state: TrainState,
+    config: RunConfig,
+    world: World,
+    tracker: Tracker,
+) -> None:
+    on_every_rank(lambda: tracker.log(metrics, step=state.step), world, config.directory)
+
+
 def _write_configs(config: RunConfig, engine: ZeroEngine) -> None:
     write_whole(config.directory / RUN_CONFIG, dump(config))
     text = json.dumps(engine.deepspeed_config, indent=2)
@@ -185,19 +210,24 @@ def _first_state(config: RunConfig, engine: ZeroEngine, checkpoints: CheckpointS
     """Return where to start: at the newest checkpoint, at given weights, or at the seed."""
     state = checkpoints.restore(engine)
     if state is None and config.initialize_from is not None:
-        weights, arch = read_weights(config.initialize_from), architecture(config.model)
+        source = config.initialize_from
+        found = from_main(partial(settled, source), engine.world, source)
+        weights = on_every_rank(partial(weights_in, found), engine.world, found)
+        arch = architecture(config.model)
         if not have_same_shapes(weights.architecture, arch):
             require_agreement(weights.architecture, arch)
         engine.load_full_state_dict(weights.state)
     return state or TrainState()
 
 
-def _open_stores(config: RunConfig) -> dict[str, DatasetStore]:
+def _open_stores(config: RunConfig) -> tuple[dict[str, DatasetStore], UserError | None]:
+    """Return the datasets, or why this rank, if not all, cannot have them."""
     try:
-        return open_datasets(config.data, config.model, progress=print_line)
-    except DataError as error:
-        # As every rank finds it, one is to say it, which is so for a ConfigError.
-        raise ConfigError(str(error)) from error
+        return open_datasets(config.data, config.model, progress=print_line), None
+    except UserError as error:
+        if announced_world_size() == 1:
+            raise
+        return {}, error
 
 
 def _open_stream(
@@ -312,21 +342,24 @@ def _keep(
         final_train_loss=losses[max(losses)],
         evaluation={name: evaluation.score for name, evaluation in evaluations.items()},
     )
-    if world.is_main:
-        save_figures(config.directory / FIGURES, evaluations)
-        save_result(config.directory, result)
+    on_main(lambda: save_figures(config.directory / FIGURES, evaluations), world, config.directory)
+    on_main(lambda: save_result(config.directory, result), world, config.directory)
     return result
 
 
 def _export(config: RunConfig, arch: Architecture, world: World, engine: ZeroEngine) -> None:
     """Write the weights from the main rank. Collective."""
     parameters = engine.full_parameters()
-    try:
-        if world.is_main:
-            stream_model(config.directory / WEIGHTS, arch, parameters)
-    finally:
-        for _ in parameters:  # each is gathered by all ranks, also where the disk is full
-            pass
+
+    def write() -> None:
+        try:
+            if world.is_main:
+                stream_model(config.directory / WEIGHTS, arch, parameters)
+        finally:
+            for _ in parameters:  # each is gathered by all ranks, also where the disk is full
+                pass
+
+    on_every_rank(write, world, config.directory)
 
 
 def run_artifacts(directory: Path) -> dict[Path, str]:

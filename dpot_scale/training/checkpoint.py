@@ -7,23 +7,25 @@ the size and SHA-256 of each file. Removal deletes the marker first.
 import json
 import logging
 import shutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 from torch import distributed as dist
 
-from dpot_scale.engine.runtime import World, raise_on_all
+from dpot_scale.engine.collectives import from_main, on_every_rank, on_main
+from dpot_scale.engine.runtime import World
 from dpot_scale.errors import CheckpointError, UserError
-from dpot_scale.files import cannot_write, write_whole
+from dpot_scale.files import write_whole
 from dpot_scale.training.marker import (
     FORMAT,
     MARKER,
     Census,
     Marker,
     TrainState,
+    changed_input,
     checkpoint_folders,
     checkpoint_name,
     committed,
@@ -82,10 +84,10 @@ class CheckpointStore:
         """
         folder = self.directory / checkpoint_name(state.step)
         try:
-            self._on_all(lambda: self._make(folder))
-            self._on_all(lambda: engine.save_shards(folder))
+            on_main(lambda: _make(folder), self.world, folder)
+            on_every_rank(lambda: engine.save_shards(folder), self.world, folder)
             census = self._census(folder)
-            self._on_all(lambda: self._commit(folder, state, census))
+            on_main(lambda: self._commit(folder, state, census), self.world, folder)
         except UserError:
             if self.world.is_main:
                 _remove(folder)  # what lacks a file only takes space
@@ -98,9 +100,9 @@ class CheckpointStore:
             CheckpointError: it was made by another config, from other data or on another number of
                 ranks, it would run code, or all checkpoints are damaged.
         """
-        folders: list[Path] = self._from_main(lambda: committed(self.directory))
+        folders = from_main(lambda: committed(self.directory), self.world, self.directory)
         for folder in folders:
-            marker: Marker | None = self._from_main(partial(read_marker, folder))
+            marker = from_main(partial(read_marker, folder), self.world, folder)
             if marker is not None:
                 self._check_belongs(marker, folder)
             damaged = [MARKER] if marker is None else self._damaged(folder, marker)
@@ -110,7 +112,7 @@ class CheckpointStore:
                 continue
             assert marker is not None
             share = self._my_share(sorted(marker.files))
-            self._on_all(partial(refuse_code, folder, share))
+            on_every_rank(partial(refuse_code, folder, share), self.world, folder)
             engine.load_shards(folder)
             return marker.state
         if folders:
@@ -119,16 +121,8 @@ class CheckpointStore:
             )
         return None
 
-    def _make(self, folder: Path) -> None:
-        """Make an empty folder, on the main rank."""
-        if self.world.is_main:
-            _remove(folder)
-            folder.mkdir(parents=True)
-
     def _commit(self, folder: Path, state: TrainState, census: Mapping[str, Census]) -> None:
-        """Make a checkpoint exist and remove those it replaces, on the main rank."""
-        if not self.world.is_main:
-            return
+        """Make a checkpoint exist, and remove those it replaces."""
         marker = {
             "format": FORMAT,
             **asdict(state),
@@ -157,29 +151,6 @@ class CheckpointStore:
         dist.all_gather_object(shares, mine)
         return [name for share in shares for name in share]
 
-    def _on_all(self, act: Callable[[], None]) -> None:
-        """Act on this rank; what keeps one from it is raised on all. Collective."""
-        problem: UserError | None = None
-        try:
-            act()
-        except UserError as error:
-            problem = error
-        except OSError as error:
-            problem = cannot_write(self.directory, error)
-        raise_on_all(problem, self.world)
-
-    def _from_main(self, find: Callable[[], T]) -> T:
-        """Return what the main rank finds: what one rank sees of a disk, another may not yet."""
-        found: list[Any] = []
-
-        def on_main() -> None:
-            found.append(find() if self.world.is_main else None)
-
-        self._on_all(on_main)
-        dist.broadcast_object_list(found)
-        result: T = found[0]
-        return result
-
     def _my_share(self, items: Iterable[T]) -> list[T]:
         return list(items)[self.world.rank :: self.world.world_size]
 
@@ -189,13 +160,9 @@ class CheckpointStore:
                 f"{folder} was made with another config ({marker.config_hash}, this run has "
                 f"{self.config_hash}): restore that config, or choose another `name`"
             )
-        for name in marker.inputs.keys() | self.inputs.keys() if marker.inputs else ():
-            before, now = marker.inputs.get(name, "nothing"), self.inputs.get(name, "nothing")
-            if before != now:
-                raise CheckpointError(
-                    f"{folder} was trained with another {name} ({before}, now {now}): restore "
-                    "what it was, or choose another `name` for a new run"
-                )
+        changed = changed_input(marker.inputs, self.inputs)
+        if changed is not None:
+            raise CheckpointError(f"{folder} was trained with {changed}")
         if marker.world_size != self.world.world_size:
             raise CheckpointError(
                 f"{folder} was made by {marker.world_size} workers and this run has "
@@ -203,6 +170,12 @@ class CheckpointStore:
                 f"run from its weights with another `name` and `initialize_from={folder}`, or with "
                 f"the file that `python -m dpot_scale.weights export {folder}` writes"
             )
+
+
+def _make(folder: Path) -> None:
+    """Make an empty folder."""
+    _remove(folder)
+    folder.mkdir(parents=True)
 
 
 def _remove(folder: Path) -> None:

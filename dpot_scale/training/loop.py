@@ -12,6 +12,7 @@ from torch import Tensor
 
 from dpot_scale.config.schema import RunConfig
 from dpot_scale.data.batches import Batch, BatchStream, positions
+from dpot_scale.engine.collectives import on_every_rank
 from dpot_scale.engine.optim import lr_at
 from dpot_scale.engine.runtime import World, shared_error
 from dpot_scale.engine.zero import Update, ZeroEngine
@@ -184,7 +185,10 @@ class Trainer:
         return step == self.config.steps or (every > 0 and step % every == 0)
 
     def _report(self, metrics: Mapping[str, float], state: TrainState) -> None:
-        self.tracker.log(metrics, step=state.step)
+        """Record and show metrics. Collective: the disk may be full."""
+        on_every_rank(
+            lambda: self.tracker.log(metrics, step=state.step), self.world, self.config.directory
+        )
         self.console.progress(metrics, step=state.step)
 
 

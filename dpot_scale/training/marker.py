@@ -7,7 +7,7 @@ are ours: a copy that a user made is neither read nor removed.
 import json
 import logging
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Annotated
@@ -130,6 +130,23 @@ def read_marker(folder: Path) -> Marker | None:
 def damaged_files(folder: Path, marker: Marker, names: Iterable[str]) -> list[str]:
     """Return those of the named files that are not as they were committed."""
     return [name for name in names if _examined(folder / name) != marker.files[name]]
+
+
+def changed_input(before: Mapping[str, str], now: Mapping[str, str]) -> str | None:
+    """Return what has changed of the inputs of a run and what to do; None where nothing has.
+
+    Args:
+        before: What it was trained on, by its name in words; empty where that is not known.
+        now: What it is about to be trained on.
+    """
+    for name in sorted(before.keys() | now.keys()) if before else ():
+        old, new = before.get(name, "none"), now.get(name, "none")
+        if old != new:
+            return (
+                f"another {name} ({old}, now {new}): restore what it was, or choose another `name` "
+                "for a new run"
+            )
+    return None
 
 
 def refuse_code(folder: Path, names: Iterable[str]) -> None:

@@ -60,7 +60,8 @@ class Tracker:
     def close(self) -> None:
         """Close the spool and give the mirror some time to catch up."""
         if self._spool is not None:
-            self._spool.close()
+            with contextlib.suppress(OSError):  # said when it was written: the disk is full
+                self._spool.close()
         if self._mirror is not None:
             self._mirror.close()
 

@@ -1,6 +1,7 @@
 """ZeRO on two gloo ranks equals plain torch: everything here was trained by zero_ranks.py."""
 
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -200,6 +201,30 @@ def test_fp16_reaches_its_least_loss_scale_before_a_run_ends() -> None:
         scaler.update_scale(True)
     assert scales[0] == 2**16
     assert scales[-1] == 1
+
+
+@pytest.mark.parametrize("engine", [*STAGES, "zero1_bf16", "zero2_bf16", "zero3_bf16_lean"])
+def test_one_process_reads_what_the_ranks_saved(engine: str, results: dict[str, Any]) -> None:
+    case = results[f"{engine}_exported"]
+    assert_same_weights(case["together"], case["whole"], **EXACT)
+    assert list(case["together"]) == list(case["whole"])
+    assert case["foreign"] == []
+
+
+def test_ranks_that_do_not_agree_stop_before_the_first_step(results: dict[str, Any]) -> None:
+    said = results["agreement"]
+    host = socket.gethostname()
+    assert said["same"] == ""
+    assert re.fullmatch(
+        rf"ConfigError: rank 1 on {host} does not see in \S+/1/test what rank 0 wrote there, so "
+        "that a checkpoint would lack its part: set `output` to a folder that all machines share",
+        said["unshared"],
+    )
+    mend = "give every machine the same files, or a data.root that all share"
+    assert said["other data"] == (
+        f"ConfigError: rank 1 on {host} has another dataset a (1) than rank 0 on {host} (0): {mend}"
+    )
+    assert "has another dataset a (1) than rank 0 on" in said["no data"]
 
 
 def test_spectral_dtype_reaches_the_model(results: dict[str, Any]) -> None:

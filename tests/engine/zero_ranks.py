@@ -22,12 +22,16 @@ from dpot_scale.engine.buffers import deepspeed_sizes, fit_buffers
 from dpot_scale.engine.optim import betas_at, lr_at
 from dpot_scale.engine.oracle import OracleEngine
 from dpot_scale.engine.runtime import World, any_rank, any_ranks, shared_error, start_world
+from dpot_scale.engine.shards import foreign_names, masters
 from dpot_scale.engine.strategy import FOLDER
 from dpot_scale.engine.zero import ZeroEngine
-from dpot_scale.errors import ConfigError, DataError
+from dpot_scale.errors import ConfigError, DataError, UserError
 from dpot_scale.model.dpot import DPOT
 from dpot_scale.model.sizes import architecture
-from dpot_scale.training.checkpoint import CheckpointStore, TrainState
+from dpot_scale.runs import inputs
+from dpot_scale.runs.inputs import require_agreement_of_ranks
+from dpot_scale.training.checkpoint import CheckpointStore
+from dpot_scale.training.marker import TrainState
 
 # Ways to recompute activations, beside `full` by torch.
 RECOMPUTE = {
@@ -184,6 +188,31 @@ def resume(world: World, deepspeed: str, folder: Path) -> dict:
     resumed = train(resumed_engine, world, steps=range(3, STEPS))
     resumed["weights"] = resumed_engine.full_state_dict()
     return {"straight": straight, "resumed": resumed, "state": state}
+
+
+def exported(world: World, deepspeed: str, folder: Path) -> dict:
+    """Save a trained engine and put its shards together again, as one process does."""
+    engine = ZeroEngine(config(deepspeed), world)
+    train(engine, world, steps=range(2))
+    if world.is_main:
+        folder.mkdir()
+    dist.barrier()
+    engine.save_shards(folder)
+    return {
+        "whole": engine.full_state_dict(),
+        "together": {name: read() for name, read in masters(folder).items()},
+        "foreign": [name for file in folder.rglob("*.pt") for name in foreign_names(file)],
+    }
+
+
+def disagreement(world: World, output: Path, **inputs: str) -> str:
+    """Return what is said of ranks that do not share a folder, or have other inputs."""
+    run = config("zero3_fp32").model_copy(update={"output": output})
+    try:
+        require_agreement_of_ranks(run, inputs, world)
+    except UserError as error:
+        return f"{type(error).__name__}: {error}"
+    return ""
 
 
 def initialize_from(world: World, deepspeed: str, weights: dict) -> dict:
@@ -356,6 +385,15 @@ def main(output: Path) -> None:
     for name, deepspeed in (fp32 | {name: name for name in BF16} | written).items():
         results[f"{name}_skip"] = skip(world, deepspeed)
     results["zero3_bf16_spectral_fp32"] = fall(world, "zero3_bf16", spectral_dtype="float32")
+    for name in (*fp32, *BF16):
+        results[f"{name}_exported"] = exported(world, fp32.get(name, name), output / f"of_{name}")
+    inputs.PATIENCE_SECONDS = 1
+    results["agreement"] = {
+        "same": disagreement(world, output / "shared", a="1"),
+        "unshared": disagreement(world, output / str(world.rank)),
+        "other data": disagreement(world, output, **{"dataset a": str(world.rank)}),
+        "no data": disagreement(world, output, **({"dataset a": "1"} if world.rank else {})),
+    }
     results["partition"] = partition(world)
     results["votes"] = [
         any_rank(False, world),

@@ -1,0 +1,65 @@
+"""What ranks do together: where one cannot go on, all raise the same sentence, and none waits."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+from torch import distributed as dist
+
+from dpot_scale.engine.runtime import World, any_rank
+from dpot_scale.errors import DataError, SharedDataError, UserError
+from dpot_scale.files import cannot_write
+
+T = TypeVar("T")
+
+
+def raise_on_all(error: UserError | None, world: World) -> None:
+    """Raise on every rank the first error that a rank has; do nothing if none has one. Collective.
+
+    Raises:
+        UserError: of the kind of that error; a `DataError` becomes a `SharedDataError`.
+    """
+    if not any_rank(error is not None, world):
+        return
+    found: list[tuple[type[UserError], str] | None] = [None] * world.world_size
+    dist.all_gather_object(found, None if error is None else (type(error), str(error)))
+    kind, sentence = next(one for one in found if one is not None)
+    raise (SharedDataError if issubclass(kind, DataError) else kind)(sentence) from error
+
+
+def on_every_rank(act: Callable[[], T], world: World, place: Path) -> T:
+    """Act on this rank, as the others do, and return what comes of it. Collective.
+
+    Args:
+        act: Has no collectives in it that a rank might miss by failing.
+        world: The ranks.
+        place: Where it reads or writes, for the sentence.
+
+    Raises:
+        UserError: what kept one rank from it, on all.
+    """
+    problem: UserError | None = None
+    try:
+        result = act()
+    except UserError as error:
+        problem = error
+    except OSError as error:
+        problem = cannot_write(place, error)
+    raise_on_all(problem, world)
+    return result
+
+
+def on_main(act: Callable[[], object], world: World, place: Path) -> None:
+    """Act on the main rank alone; what keeps it from it is raised on all. Collective."""
+    on_every_rank(lambda: act() if world.is_main else None, world, place)
+
+
+def from_main(find: Callable[[], T], world: World, place: Path) -> T:
+    """Return on every rank what the main rank finds. Collective.
+
+    What one rank sees of a disk, another may not see yet.
+    """
+    found = [on_every_rank(lambda: find() if world.is_main else None, world, place)]
+    dist.broadcast_object_list(found)
+    result: T = found[0]  # type: ignore[assignment]
+    return result

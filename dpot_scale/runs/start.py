@@ -1,0 +1,79 @@
+"""Where the first weights of a run come from: a weights file, another run, or a checkpoint."""
+
+from pathlib import Path
+
+from dpot_scale.config.load import load_run
+from dpot_scale.config.places import RUN_CONFIG
+from dpot_scale.engine.shards import masters
+from dpot_scale.errors import CheckpointError
+from dpot_scale.model.export import Weights, read_weights
+from dpot_scale.model.sizes import Architecture, architecture
+from dpot_scale.runs.folder import CHECKPOINTS, WEIGHTS
+from dpot_scale.training.marker import (
+    MARKER,
+    damaged_files,
+    newest_intact,
+    read_marker,
+    refuse_code,
+)
+from dpot_scale.training.result import RESULT_FILE
+
+
+def settled(source: Path) -> Path:
+    """Return the weights file, or the intact checkpoint, that a path stands for.
+
+    The folder of a run stands for the weights it ended with, else for its newest checkpoint.
+
+    Raises:
+        CheckpointError: there is none, or it is damaged.
+    """
+    if not source.is_dir():
+        return source
+    marker = read_marker(source) if (source / MARKER).exists() else None
+    if marker is not None:
+        if damaged := damaged_files(source, marker, marker.files):
+            raise CheckpointError(
+                f"{source} is damaged ({', '.join(damaged)}): choose another checkpoint"
+            )
+        refuse_code(source, marker.files)
+        return source
+    if (source / RESULT_FILE).is_file() and (source / WEIGHTS).is_file():
+        return source / WEIGHTS
+    checkpoint = newest_intact(source / CHECKPOINTS)
+    if checkpoint is None:
+        raise CheckpointError(
+            f"{source} holds no checkpoint; give the folder of a run that has one, one of its "
+            f"{CHECKPOINTS}/step_..., or a weights file"
+        )
+    return checkpoint
+
+
+def weights_in(found: Path) -> Weights:
+    """Return the weights in a weights file or an intact checkpoint, in fp32.
+
+    The shards of a checkpoint are put together in this process, whatever number of ranks wrote
+    them.
+
+    Raises:
+        CheckpointError: they are not what they seem.
+    """
+    if not found.is_dir():
+        return read_weights(found)
+    state = {name: read() for name, read in masters(found).items()}
+    return Weights(checkpoint_architecture(found), state)
+
+
+def checkpoint_architecture(checkpoint: Path) -> Architecture:
+    """Return the architecture of the run that a checkpoint lies in.
+
+    Raises:
+        CheckpointError: the config of the run is not there.
+        ConfigError: it is not valid.
+    """
+    config = checkpoint.absolute().parents[1] / RUN_CONFIG
+    if not config.is_file():
+        raise CheckpointError(
+            f"{checkpoint} does not lie in the folder of its run, so its model is unknown: there "
+            f"is no {config}"
+        )
+    return architecture(load_run(str(config)).model)
