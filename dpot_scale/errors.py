@@ -36,6 +36,10 @@ class SharedDataError(DataError):
     """A dataset that cannot be used, as every rank knows by now: one of them says it."""
 
 
+class RecordError(UserError):
+    """What a run or sweep wrote about itself that cannot be read."""
+
+
 class DiskError(UserError):
     """A file or folder that cannot be written, or a disk that is full."""
 

@@ -1,4 +1,4 @@
-"""Entry: look into weights files and convert between ours and the released format."""
+"""Entry: look into weights, convert them, and take them out of runs and their checkpoints."""
 
 import sys
 from collections.abc import Sequence
@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dpot_scale.config.arguments import Parser
-from dpot_scale.errors import exits_cleanly
+from dpot_scale.errors import ConfigError, exits_cleanly
 from dpot_scale.model.cost import count_parameters, forward_flops_per_window
 from dpot_scale.model.weights_file import no_weights
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 COMMANDS = {
     "inspect": "print architecture, parameters and keys",
     "import": "convert a released .pth to a .safetensors export",
-    "export": "convert a .safetensors export to a released .pth",
+    "export": "take weights out of a run or checkpoint, or convert an export to a released .pth",
 }
 
 
@@ -28,11 +28,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = sys.argv[1:] if argv is None else argv
     parser.require_command(arguments, COMMANDS)
     options = parser.parse_args(arguments)
-    if not options.file.is_file():
+    from_run = options.command == "export" and options.file.is_dir()
+    if not options.file.is_file() and not from_run:
         raise no_weights(options.file)
+    if options.command != "inspect" and options.out is None and not from_run:
+        raise ConfigError(f"{options.file} is a file: say with --out which one to write")
     # Torch loads for seconds: after what can be found without it.
     from dpot_scale.model.export import read_weights, save_model, save_released
+    from dpot_scale.runs.start import export
 
+    if from_run:
+        return _wrote(export(options.file, options.out))
     weights = read_weights(options.file)
     if options.command == "inspect":
         sys.stdout.write(_summary(options.file, weights))
@@ -41,7 +47,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         save_model(options.out, weights.architecture, weights.state)
     else:
         save_released(options.out, weights)
-    sys.stdout.write(f"wrote {options.out}\n")
+    return _wrote(options.out)
+
+
+def _wrote(path: Path) -> int:
+    sys.stdout.write(f"wrote {path}\n")
     return 0
 
 
@@ -54,13 +64,19 @@ def _parser() -> Parser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     inspect = commands.add_parser("inspect", help=COMMANDS["inspect"])
     inspect.add_argument("file", type=Path, help="a released .pth or a .safetensors export")
-    for name, source, target in (
-        ("import", "released .pth", ".safetensors export"),
-        ("export", ".safetensors export", "released .pth"),
-    ):
-        command = commands.add_parser(name, help=COMMANDS[name])
-        command.add_argument("file", type=Path, help=f"the {source} to read")
-        command.add_argument("--out", type=Path, required=True, help=f"the {target} to write")
+    convert = commands.add_parser("import", help=COMMANDS["import"])
+    convert.add_argument("file", type=Path, help="the released .pth to read")
+    convert.add_argument("--out", type=Path, required=True, help="the .safetensors export to write")
+    export = commands.add_parser("export", help=COMMANDS["export"])
+    export.add_argument(
+        "file", type=Path, help="the folder of a run, a checkpoint in it, or a .safetensors export"
+    )
+    export.add_argument(
+        "--out",
+        type=Path,
+        help="of a run or checkpoint, the .safetensors to write in fp32 (default: model_STEP "
+        "beside its config.yaml); of an export, the released .pth",
+    )
     return parser
 
 

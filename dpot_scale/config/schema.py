@@ -42,7 +42,8 @@ SizeName = Literal["debug", "Ti", "S", "M", "L", "H"]
 class Section(BaseModel):
     """Base of every config section: immutable, and strict about unknown keys."""
 
-    model_config = ConfigDict(**STRICT, frozen=True)
+    # Not null, which would be read as nothing at all.
+    model_config = ConfigDict(**STRICT, frozen=True, ser_json_inf_nan="strings")
 
 
 class ModelConfig(Section):

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from functools import partial
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -82,8 +82,15 @@ def foreign_names(file: Path) -> list[str]:
         return [f"what cannot be read ({error})"]
 
 
-def masters(folder: Path) -> dict[str, Callable[[], Tensor]]:
-    """Return, for each parameter of a checkpoint, what reads its whole fp32 master.
+class Master(NamedTuple):
+    """The fp32 master of a parameter in a checkpoint."""
+
+    shape: tuple[int, ...]
+    read: Callable[[], Tensor]
+
+
+def masters(folder: Path) -> dict[str, Master]:
+    """Return the masters of all parameters of a checkpoint by their names; none is read yet.
 
     Args:
         folder: A checkpoint, of any number of ranks and any stage.
@@ -97,7 +104,7 @@ def masters(folder: Path) -> dict[str, Callable[[], Tensor]]:
         model = _load(next(iter(sorted(shards.glob("*mp_rank_00_model_states.pt"), key=_rank))))
         optimizers = [_load(f) for f in sorted(shards.glob("*_optim_states.pt"), key=_rank)]
         if not optimizers:  # stage 0: each rank has everything
-            return {name: tensor.float for name, tensor in model["module"].items()}
+            return {n: Master(tuple(t.shape), t.float) for n, t in model["module"].items()}
         states = [optimizer["optimizer_state_dict"] for optimizer in optimizers]
         if "fp32_flat_groups" in states[0]:
             return _of_stage_3(model["param_shapes"], [s["fp32_flat_groups"] for s in states])
@@ -126,7 +133,7 @@ def _of_stage_2(
     shapes: Sequence[Mapping[str, Sequence[int]]],
     parts: Sequence[Sequence[Tensor]],
     paddings: Sequence[Sequence[int]] | None,
-) -> dict[str, Callable[[], Tensor]]:
+) -> dict[str, Master]:
     """Stages 1 and 2 lay the parameters of a group end to end and cut that into a part per rank.
 
     Args:
@@ -134,13 +141,13 @@ def _of_stage_2(
         parts: Of each rank, its part of each group.
         paddings: Of each group, what follows each parameter; None for nothing.
     """
-    found: dict[str, Callable[[], Tensor]] = {}
+    found: dict[str, Master] = {}
     for group, of_group in enumerate(shapes):
         stream = [of_rank[group] for of_rank in parts]
         gaps = paddings[group] if paddings else [0] * len(of_group)
         start = 0
         for (name, shape), gap in zip(of_group.items(), gaps, strict=True):
-            found[name] = partial(_joined, [stream], start, prod(shape), tuple(shape))
+            found[name] = _master([stream], start, prod(shape), tuple(shape))
             start += prod(shape) + gap
         _check_used(start, sum(part.numel() for part in stream), slack=2 * len(parts))
     return found
@@ -148,19 +155,19 @@ def _of_stage_2(
 
 def _of_stage_3(
     shapes: Sequence[Mapping[str, Sequence[int]]], groups: Sequence[Sequence[Tensor]]
-) -> dict[str, Callable[[], Tensor]]:
+) -> dict[str, Master]:
     """Stage 3 cuts each parameter into a part per rank; a rank lays its parts end to end.
 
     Args:
         shapes: Of the parameters of each group.
         groups: Of each rank, its parts of all parameters, in several tensors.
     """
-    found: dict[str, Callable[[], Tensor]] = {}
+    found: dict[str, Master] = {}
     start = 0
     for of_group in shapes:
         for name, shape in of_group.items():
             size = -(-prod(shape) // len(groups))  # the last part is padded
-            found[name] = partial(_joined, groups, start, size, tuple(shape))
+            found[name] = _master(groups, start, size, tuple(shape))
             start += size
     _check_used(start, sum(part.numel() for part in groups[0]), slack=1)
     return found
@@ -170,6 +177,12 @@ def _check_used(used: int, there: int, *, slack: int) -> None:
     """Refuse a stream that parameters do not fill, up to its alignment."""
     if -(-used // slack) != -(-there // slack):
         raise ValueError(f"the parameters take {used} of the {there} numbers that there are")
+
+
+def _master(
+    streams: Sequence[Sequence[Tensor]], start: int, size: int, shape: tuple[int, ...]
+) -> Master:
+    return Master(shape, partial(_joined, streams, start, size, shape))
 
 
 def _joined(

@@ -52,7 +52,7 @@ def save_model(path: Path, architecture: Architecture, state_dict: Mapping[str, 
         DiskError: the file cannot be written.
     """
     weights = Weights(architecture, dict(state_dict))
-    _check_keys(weights, path)
+    require_keys(weights.architecture, _shapes_in(weights.state), path)
     tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in weights.state.items()}
     metadata = {ARCHITECTURE_KEY: json.dumps(asdict(architecture))}
     with replacing(path) as partial:
@@ -75,7 +75,7 @@ def stream_model(
     Raises:
         DiskError: the file cannot be written.
     """
-    shapes = _shapes(architecture)
+    shapes = shapes_of(architecture)
     with replacing(path) as partial, partial.open("wb") as file:
         file.write(_safetensors_header(shapes, architecture))
         for (expected, shape), (name, tensor) in zip(shapes.items(), tensors, strict=True):
@@ -117,7 +117,7 @@ def read_weights(path: Path) -> Weights:
         raise no_weights(path)
     reader = _read_export if _is_safetensors(path) else read_released
     weights = Weights(*reader(path))
-    _check_keys(weights, path)
+    require_keys(weights.architecture, _shapes_in(weights.state), path)
     return weights
 
 
@@ -147,7 +147,7 @@ def _read_export(path: Path) -> tuple[Architecture, dict[str, Tensor]]:
 def _described(text: str, path: Path) -> Architecture:
     try:
         dimensions = json.loads(text)
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path}: its {ARCHITECTURE_KEY!r} is not JSON: {error}") from error
     needed = set(Architecture.__dataclass_fields__)
     if not isinstance(dimensions, dict) or set(dimensions) != needed:
@@ -157,10 +157,29 @@ def _described(text: str, path: Path) -> Architecture:
     return architecture_from(dimensions, path)
 
 
-def _check_keys(weights: Weights, path: Path) -> None:
-    """Account for every key, listing all that are missing, unknown or of another shape."""
-    expected = _shapes(weights.architecture)
-    given = {key: tuple(tensor.shape) for key, tensor in weights.state.items()}
+def require_keys(
+    architecture: Architecture, given: Mapping[str, tuple[int, ...]], path: Path
+) -> None:
+    """Account for every key, listing all that are missing, unknown or of another shape.
+
+    Args:
+        architecture: Of the model that the weights are said to be of.
+        given: The shapes of the weights.
+        path: Where they come from.
+
+    Raises:
+        CheckpointError: they are not those of the architecture.
+    """
+    if architecture.depth > len(given):  # each block has several: do not build so many
+        raise CheckpointError(
+            f"{path} describes a DPOT with depth={architecture.depth:,}, but holds only "
+            f"{len(given)} tensors"
+        )
+    try:
+        expected = shapes_of(architecture)
+    except (RuntimeError, OverflowError, TypeError) as error:
+        reason = str(error).splitlines()[0]
+        raise CheckpointError(f"{path} describes a DPOT that is too large ({reason})") from error
     misshaped = [
         f"{key} {given[key]} instead of {shape}"
         for key, shape in expected.items()
@@ -178,9 +197,14 @@ def _check_keys(weights: Weights, path: Path) -> None:
 
 def have_same_shapes(one: Architecture, other: Architecture) -> bool:
     """Return whether the weights of one architecture are weights of another, too."""
-    return _shapes(one) == _shapes(other)
+    return shapes_of(one) == shapes_of(other)
 
 
-def _shapes(architecture: Architecture) -> dict[str, tuple[int, ...]]:
+def shapes_of(architecture: Architecture) -> dict[str, tuple[int, ...]]:
+    """Return the names of all parameters in the order of the state dict, and their shapes."""
     with torch.device("meta"):
         return {key: tuple(t.shape) for key, t in DPOT(architecture).state_dict().items()}
+
+
+def _shapes_in(state: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    return {key: tuple(tensor.shape) for key, tensor in state.items()}

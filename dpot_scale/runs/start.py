@@ -4,9 +4,16 @@ from pathlib import Path
 
 from dpot_scale.config.load import load_run
 from dpot_scale.config.places import RUN_CONFIG
-from dpot_scale.engine.shards import masters
+from dpot_scale.engine.shards import Master, masters
 from dpot_scale.errors import CheckpointError
-from dpot_scale.model.export import Weights, read_weights
+from dpot_scale.model.export import (
+    Weights,
+    read_weights,
+    require_keys,
+    save_model,
+    shapes_of,
+    stream_model,
+)
 from dpot_scale.model.sizes import Architecture, architecture
 from dpot_scale.runs.folder import CHECKPOINTS, WEIGHTS
 from dpot_scale.training.marker import (
@@ -59,17 +66,44 @@ def weights_in(found: Path) -> Weights:
     """
     if not found.is_dir():
         return read_weights(found)
-    state = {name: read() for name, read in masters(found).items()}
-    return Weights(checkpoint_architecture(found), state)
+    arch, tensors = _masters(found)
+    return Weights(arch, {name: tensor.read() for name, tensor in tensors.items()})
 
 
-def checkpoint_architecture(checkpoint: Path) -> Architecture:
-    """Return the architecture of the run that a checkpoint lies in.
+def export(source: Path, out: Path | None = None) -> Path:
+    """Write the weights of a run or checkpoint as a file like that of a finished run; return it.
+
+    One tensor at a time is in memory.
+
+    Args:
+        source: The folder of a run, for its newest intact checkpoint, or a checkpoint.
+        out: The .safetensors file; None for one in the folder of the run that names the step.
 
     Raises:
-        CheckpointError: the config of the run is not there.
-        ConfigError: it is not valid.
+        CheckpointError: there is no intact checkpoint, or it does not hold the model of its run.
+        DiskError: the file cannot be written.
     """
+    checkpoint = settled(source)
+    if checkpoint.is_file():  # the run has ended with it
+        weights = read_weights(checkpoint)
+        if out is not None:
+            save_model(out, weights.architecture, weights.state)
+        return out or checkpoint
+    arch, tensors = _masters(checkpoint)
+    path = out or checkpoint.absolute().parents[1] / f"model_{checkpoint.name}.safetensors"
+    stream_model(path, arch, ((name, tensors[name].read()) for name in shapes_of(arch)))
+    return path
+
+
+def _masters(checkpoint: Path) -> tuple[Architecture, dict[str, Master]]:
+    """Return the model of a checkpoint, and its parameters on the disk."""
+    arch, tensors = _architecture(checkpoint), masters(checkpoint)
+    require_keys(arch, {name: tensor.shape for name, tensor in tensors.items()}, checkpoint)
+    return arch, tensors
+
+
+def _architecture(checkpoint: Path) -> Architecture:
+    """Return the architecture of the run that a checkpoint lies in."""
     config = checkpoint.absolute().parents[1] / RUN_CONFIG
     if not config.is_file():
         raise CheckpointError(

@@ -1,5 +1,6 @@
 """What happened to each trial, one JSON line per event, for people and for re-submitting."""
 
+import json
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -11,7 +12,7 @@ from pydantic import ValidationError
 
 from dpot_scale.config.places import JOURNAL
 from dpot_scale.config.schema import Section, SweepConfig
-from dpot_scale.errors import UserError
+from dpot_scale.errors import RecordError, UserError
 from dpot_scale.files import held, is_held
 
 LOCK = ".lock"
@@ -51,15 +52,27 @@ class Journal:
             os.fsync(file.fileno())
 
     def entries(self) -> list[Entry]:
-        """Return all events; an empty line, or one that a crash cut short, is no event."""
+        """Return all events; an empty line, or one that a crash cut short, is no event.
+
+        Raises:
+            RecordError: a whole line is no event.
+        """
         if not self.path.exists():
             return []
         entries = []
-        for line in self.path.read_text(encoding="utf-8").splitlines():
+        lines = self.path.read_text(encoding="utf-8", errors="replace").splitlines()
+        for number, line in enumerate(lines, start=1):
             try:
-                entries.append(Entry.model_validate_json(line))
-            except ValidationError:
+                raw = json.loads(line)
+            except ValueError:
                 continue
+            try:
+                entries.append(Entry.model_validate(raw))
+            except ValidationError as error:
+                raise RecordError(
+                    f"line {number} of {self.path} is no event of a trial that this version of "
+                    "dpot_scale knows: use the version that wrote it, or remove the line"
+                ) from error
         return entries
 
     def last(self, trial: str) -> Entry | None:

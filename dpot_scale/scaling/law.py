@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import isfinite
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,7 +32,12 @@ class PowerLaw:
 
 
 def fit_power_law(sizes: Sequence[float], errors: Sequence[float]) -> PowerLaw | None:
-    """Return the least-squares line through the logarithms; None for fewer than three sizes."""
+    """Return the least-squares line through the logarithms; None for fewer than three sizes.
+
+    An error that is not finite, of a trial whose forecasts blow up, is left out.
+    """
+    finite = [(size, error) for size, error in zip(sizes, errors, strict=True) if isfinite(error)]
+    sizes, errors = [size for size, _ in finite], [error for _, error in finite]
     if len(set(sizes)) < FEWEST_SIZES:
         return None
     line = stats.linregress(np.log(sizes), np.log(errors))

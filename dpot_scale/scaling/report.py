@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from math import isfinite
 from pathlib import Path
 
 import numpy as np
@@ -195,6 +196,9 @@ def _conclusion(finished: Sequence[Finished]) -> str:
         else f"Power law: rel_l2 = {law}, N in parameters."
     )
     errors = [entry.result.mean_rel_l2 for entry in group]
+    lost = [entry.trial.label for entry in group if not isfinite(entry.result.mean_rel_l2)]
+    if lost:
+        sentences.append(f"No law holds the forecasts of {', '.join(lost)}, which are not finite.")
     if len(errors) > 1:
         falls = all(after < before for before, after in pairwise(errors))
         sentences.append(
@@ -202,7 +206,7 @@ def _conclusion(finished: Sequence[Finished]) -> str:
             if falls
             else "The error does not fall with every step in size."
         )
-    worse = [n for n, s in largest.evaluation.items() if s.rel_l2 >= s.persistence_rel_l2]
+    worse = [n for n, s in largest.evaluation.items() if not s.rel_l2 < s.persistence_rel_l2]
     sentences.append(
         f"{group[-1].trial.label} does not beat repeating the last frame on: {', '.join(worse)}."
         if worse

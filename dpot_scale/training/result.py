@@ -1,12 +1,15 @@
 """What a finished run leaves for others to read: one JSON file, never a log to parse."""
 
 from collections.abc import Mapping
+from math import nan
 from pathlib import Path
+from typing import Annotated, Literal
 
 import numpy as np
-from pydantic import ValidationError
+from pydantic import BeforeValidator, ValidationError
 
 from dpot_scale.config.schema import Section
+from dpot_scale.errors import RecordError
 from dpot_scale.files import write_whole
 from dpot_scale.training.console import table
 
@@ -14,19 +17,28 @@ RESULT_FILE = "result.json"
 ZERO_TARGETS = "zero_targets"
 
 
+def _nan_for_null(value: object) -> object:
+    """Read what the first version wrote where a number was not finite."""
+    return nan if value is None else value
+
+
+Score = Annotated[float, BeforeValidator(_nan_for_null)]  # NaN or infinite: the text "NaN"
+
+
 class DatasetScore(Section):
     """Held-out relative L2 errors on one dataset, mean over fields and trajectories."""
 
-    rel_l2: float  # rollout from the first history frames, over all forecast frames
-    one_step_rel_l2: float  # every forward sees true frames
-    persistence_rel_l2: float  # the last known frame repeated
-    persistence_one_step_rel_l2: float
+    rel_l2: Score  # rollout from the first history frames, over all forecast frames
+    one_step_rel_l2: Score  # every forward sees true frames
+    persistence_rel_l2: Score  # the last known frame repeated
+    persistence_one_step_rel_l2: Score
     zero_targets: int = 0  # frames, summed over fields and trajectories, that no error counts in
 
 
 class TrainingResult(Section):
     """One finished run."""
 
+    format: Literal[1] = 1  # absent in the first ones
     name: str
     config_hash: str
     world_size: int
@@ -38,7 +50,7 @@ class TrainingResult(Section):
     train_flops: float
     windows_per_second: float
     peak_memory_gib: float  # of all ranks together
-    final_train_loss: float
+    final_train_loss: Score
     evaluation: dict[str, DatasetScore]
 
     @property
@@ -58,12 +70,26 @@ def save_result(directory: Path, result: TrainingResult) -> None:
 
 
 def read_result(directory: Path) -> TrainingResult | None:
-    """Return the result in a run's directory, or None while the run is unfinished."""
+    """Return the result in a run's directory, or None while the run is unfinished.
+
+    Raises:
+        RecordError: there is one, which cannot be read: the run is not to be trained again for it.
+    """
+    path = directory / RESULT_FILE
     try:
-        text = (directory / RESULT_FILE).read_text(encoding="utf-8")
-        return TrainingResult.model_validate_json(text)
-    except (OSError, ValidationError):
+        return TrainingResult.model_validate_json(path.read_bytes())
+    except (FileNotFoundError, NotADirectoryError):
         return None
+    except OSError as error:
+        raise RecordError(f"cannot read {path}: {error.strerror}") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise RecordError(
+            f"{path} is not the result of a run that this version of dpot_scale can read "
+            f"({f'{where}: ' if where else ''}{first['msg']}): use the version that wrote it, or "
+            "remove the file to have the end of the run done again"
+        ) from error
 
 
 def score_table(scores: Mapping[str, DatasetScore]) -> str:

@@ -200,7 +200,7 @@ def exported(world: World, deepspeed: str, folder: Path) -> dict:
     engine.save_shards(folder)
     return {
         "whole": engine.full_state_dict(),
-        "together": {name: read() for name, read in masters(folder).items()},
+        "together": {name: master.read() for name, master in masters(folder).items()},
         "foreign": [name for file in folder.rglob("*.pt") for name in foreign_names(file)],
     }
 
@@ -213,6 +213,16 @@ def disagreement(world: World, output: Path, **inputs: str) -> str:
     except UserError as error:
         return f"{type(error).__name__}: {error}"
     return ""
+
+
+def agreement(world: World, output: Path) -> dict[str, str]:
+    inputs.PATIENCE_SECONDS = 1
+    return {
+        "same": disagreement(world, output / "shared", a="1"),
+        "unshared": disagreement(world, output / str(world.rank)),
+        "other data": disagreement(world, output, **{"dataset a": str(world.rank)}),
+        "no data": disagreement(world, output, **({"dataset a": "1"} if world.rank else {})),
+    }
 
 
 def initialize_from(world: World, deepspeed: str, weights: dict) -> dict:
@@ -385,15 +395,11 @@ def main(output: Path) -> None:
     for name, deepspeed in (fp32 | {name: name for name in BF16} | written).items():
         results[f"{name}_skip"] = skip(world, deepspeed)
     results["zero3_bf16_spectral_fp32"] = fall(world, "zero3_bf16", spectral_dtype="float32")
-    for name in (*fp32, *BF16):
-        results[f"{name}_exported"] = exported(world, fp32.get(name, name), output / f"of_{name}")
-    inputs.PATIENCE_SECONDS = 1
-    results["agreement"] = {
-        "same": disagreement(world, output / "shared", a="1"),
-        "unshared": disagreement(world, output / str(world.rank)),
-        "other data": disagreement(world, output, **{"dataset a": str(world.rank)}),
-        "no data": disagreement(world, output, **({"dataset a": "1"} if world.rank else {})),
+    results |= {
+        f"{name}_exported": exported(world, fp32.get(name, name), output / f"of_{name}")
+        for name in (*fp32, *BF16)
     }
+    results["agreement"] = agreement(world, output)
     results["partition"] = partition(world)
     results["votes"] = [
         any_rank(False, world),

@@ -92,3 +92,27 @@ def test_a_truncated_export_is_refused(tmp_path, model):
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(CheckpointError, match="damaged safetensors file"):
         load_model(path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"depth": 10**7}, "depth=10,000,000, but holds only 34 tensors"),
+        ({"width": 2 * 10**12}, "describes a DPOT that is too large"),
+        ({"grid": 4 * 10**9}, "describes a DPOT that is too large"),
+        ({"channels": 10**30}, "describes a DPOT that is too large"),
+    ],
+)
+def test_a_file_that_describes_something_huge_is_refused_at_once(
+    tmp_path, model, changes, sentence
+):
+    path = export_with(tmp_path / "m.safetensors", model, described(**changes))
+    with pytest.raises(CheckpointError, match=sentence):
+        load_model(path)
+
+
+@pytest.mark.parametrize("text", ["[" * 10**5, "9" * 5000])
+def test_a_description_that_breaks_the_parser_is_one_sentence(tmp_path, model, text):
+    path = export_with(tmp_path / "m.safetensors", model, {"architecture": text})
+    with pytest.raises(CheckpointError, match="its 'architecture' is not JSON"):
+        load_model(path)

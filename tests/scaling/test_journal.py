@@ -8,7 +8,7 @@ import pytest
 
 from dpot_scale.config.load import load_sweep
 from dpot_scale.config.schema import SweepConfig
-from dpot_scale.errors import UserError
+from dpot_scale.errors import RecordError, UserError
 from dpot_scale.scaling.journal import JOURNAL, Journal, SweepRunningError, is_running, locked
 
 
@@ -45,6 +45,16 @@ def test_a_line_cut_short_is_no_event(tmp_path: Path) -> None:
     # What comes next starts on a line of its own.
     journal.record("a", "started", attempt=2)
     assert journal.attempts("a") == 2
+
+
+@pytest.mark.parametrize("line", ['{"trial": "a", "event": "paused"}', "7", '{"event": "started"}'])
+def test_a_whole_line_that_is_no_event_is_not_passed_over(line: str, tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    journal.record("a", "started", attempt=1)
+    with (tmp_path / JOURNAL).open("a") as file:
+        file.write(f"\n{line}\n")
+    with pytest.raises(RecordError, match=rf"line 4 of .*{JOURNAL} is no event .*: use "):
+        journal.last("a")
 
 
 def test_one_process_runs_a_sweep(tmp_path: Path) -> None:

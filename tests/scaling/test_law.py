@@ -37,3 +37,11 @@ def test_a_rising_error_has_a_negative_exponent() -> None:
     law = fit_power_law([1e5, 1e6, 1e7], [0.1, 0.2, 0.3])
     assert law is not None
     assert law.exponent < 0
+
+
+def test_errors_that_are_not_finite_are_left_out() -> None:
+    errors = [3.0 * size**-0.16 for size in SIZES]
+    law = fit_power_law([*SIZES, 1e6, 2e6], [*errors, float("nan"), float("inf")])
+    assert law is not None
+    assert law.exponent == pytest.approx(0.16)
+    assert fit_power_law(SIZES[:3], [0.1, float("nan"), 0.05]) is None

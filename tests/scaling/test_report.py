@@ -155,3 +155,21 @@ def test_the_note_in_mlflow_has_the_picture_and_fits(tmp_path: Path) -> None:
     assert note.endswith("|\n\nThe rest is in the artifact report/report.md.\n")
     width = struct.unpack(">I", (sweep.directory / FIGURE).read_bytes()[16:20])[0]
     assert width <= 700  # MLflow shows a picture as wide as it is, beside its menu
+
+
+def test_forecasts_that_are_not_finite_are_told(tmp_path: Path) -> None:
+    sweep, trials = planned(tmp_path)
+    for trial in trials[:-1]:
+        finish(trial, 3.0 * trial.parameters**-0.2)
+    finish(trials[-1], float("nan"))
+    report = write_report(sweep, trials)
+    assert "rel_l2 = 3 N^-0.200" in report.summary
+    lost = trials[-1].label
+    assert f"No law holds the forecasts of {lost}, which are not finite." in " ".join(
+        report.summary.split()
+    )
+    assert f"{lost} does not beat repeating the last frame on: ns, dr" in report.markdown
+    assert f"| {lost} |" in report.markdown
+    assert "| nan |" in report.markdown
+    with (sweep.directory / RESULTS).open() as file:
+        assert [row["rel_l2"] for row in csv.DictReader(file)][-1] == "nan"

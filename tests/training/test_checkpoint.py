@@ -315,7 +315,7 @@ def test_a_full_disk_leaves_the_one_before(small_disk: Path, world: World) -> No
     directory = small_disk / "checkpoints"
     store = store_in(directory, world)
     store.save(Large(1), state_at(1))
-    sentence = r"cannot write .*checkpoints: No space left on device; [\d,]+ bytes are free in "
+    sentence = r"cannot write .*/step_000002: No space left on device; [\d,]+ bytes are free in "
     with pytest.raises(DiskError, match=sentence):
         store.save(Large(2), state_at(2))
     assert_restores(directory, world, 1)

@@ -1,9 +1,12 @@
 """The one file that says that a run has ended."""
 
+import json
+from math import inf, isinf, isnan, nan
 from pathlib import Path
 
 import pytest
 
+from dpot_scale.errors import RecordError
 from dpot_scale.training.result import (
     RESULT_FILE,
     DatasetScore,
@@ -51,11 +54,51 @@ def test_means_over_datasets() -> None:
     assert RESULT.mean_one_step_rel_l2 == pytest.approx(0.15)
 
 
-@pytest.mark.parametrize("content", [None, "", '{"name": "run"}', "half a file"])
-def test_anything_less_is_an_unfinished_run(content: str | None, tmp_path: Path) -> None:
-    if content is not None:
-        (tmp_path / RESULT_FILE).write_text(content)
+def test_no_file_is_an_unfinished_run(tmp_path: Path) -> None:
     assert read_result(tmp_path) is None
+    assert read_result(tmp_path / "absent") is None
+    (tmp_path / "file").touch()
+    assert read_result(tmp_path / "file") is None
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ("", "EOF while parsing"),
+        ('{"name": "run"}', "config_hash: Field required"),
+        ("half a file", "expected value"),
+        (RESULT.model_dump_json().replace('"format":1', '"format":2'), "format: Input should be 1"),
+        (RESULT.model_dump_json().replace('"steps"', '"updates"'), "steps: Field required"),
+    ],
+)
+def test_a_result_that_cannot_be_read_is_no_unfinished_run(
+    content: str, reason: str, tmp_path: Path
+) -> None:
+    (tmp_path / RESULT_FILE).write_text(content)
+    sentence = rf"{RESULT_FILE} is not the result of .*{reason}.*: use the version that wrote it, "
+    with pytest.raises(RecordError, match=sentence):
+        read_result(tmp_path)
+
+
+def test_a_score_that_is_not_finite_is_kept(tmp_path: Path) -> None:
+    scores = score(0.2).model_copy(update={"rel_l2": nan, "one_step_rel_l2": inf})
+    save_result(tmp_path, RESULT.model_copy(update={"evaluation": {"a": scores}}))
+    path = tmp_path / RESULT_FILE
+    raw = json.loads(path.read_text(), parse_constant=pytest.fail)
+    assert raw["evaluation"]["a"]["rel_l2"] == "NaN"
+    for text in (path.read_text(), path.read_text().replace('"NaN"', "null")):
+        path.write_text(text)
+        found = read_result(tmp_path)
+        assert found is not None
+        assert isnan(found.evaluation["a"].rel_l2)
+        assert isinf(found.evaluation["a"].one_step_rel_l2)
+        assert isnan(found.mean_rel_l2)
+        assert " nan " in score_table(found.evaluation)
+
+
+def test_the_result_of_the_first_version_is_read(tmp_path: Path) -> None:
+    (tmp_path / RESULT_FILE).write_text(RESULT.model_dump_json(exclude={"format"}))
+    assert read_result(tmp_path) == RESULT
 
 
 def test_a_crash_while_writing_leaves_no_result(

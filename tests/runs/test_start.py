@@ -1,0 +1,114 @@
+"""Weights from a file, a run or a checkpoint. Shards of ranks: tests/engine/test_zero.py."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from dpot_scale.config.load import dump, load_run
+from dpot_scale.config.places import RUN_CONFIG
+from dpot_scale.engine.runtime import start_world
+from dpot_scale.errors import CheckpointError
+from dpot_scale.model.dpot import DPOT
+from dpot_scale.model.export import load_model, save_model
+from dpot_scale.model.sizes import architecture
+from dpot_scale.runs.folder import CHECKPOINTS, WEIGHTS
+from dpot_scale.runs.start import export, settled, weights_in
+from dpot_scale.training.checkpoint import CheckpointStore
+from dpot_scale.training.marker import TrainState
+from dpot_scale.training.result import RESULT_FILE
+from dpot_scale.weights import main
+
+SMALL = ["model.size=debug", "model.width=16", "model.depth=1", "model.heads=2", "model.grid=16"]
+
+
+class Replicated:
+    """Saves what stage 0 does: each rank has everything."""
+
+    def __init__(self, state: dict[str, Tensor]) -> None:
+        self.state = state
+
+    def save_shards(self, folder: Path) -> None:
+        (folder / "shards").mkdir()
+        content = {"module": self.state, "param_shapes": None}
+        torch.save(content, folder / "shards" / "mp_rank_00_model_states.pt")
+
+    def load_shards(self, folder: Path) -> None:
+        raise NotImplementedError
+
+
+def model(seed: int) -> DPOT:
+    torch.manual_seed(seed)
+    return DPOT(architecture(load_run("quickstart", SMALL).model))
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """The folder of an unfinished run whose checkpoints at steps 1 and 2 hold known weights."""
+    config = load_run("quickstart", [*SMALL, f"output={tmp_path}", "name=run"])
+    store = CheckpointStore(
+        config.directory / CHECKPOINTS, keep=2, config_hash="hash", world=start_world()
+    )
+    for step in (1, 2):
+        store.save(Replicated(model(step).state_dict()), TrainState(step=step))
+    (config.directory / RUN_CONFIG).write_text(dump(config))
+    return config.directory
+
+
+def assert_is(found: dict[str, Tensor], seed: int) -> None:
+    expected = model(seed).state_dict()
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], value) for name, value in expected.items())
+
+
+def test_a_run_stands_for_its_newest_intact_checkpoint(run: Path) -> None:
+    assert_is(weights_in(settled(run)).state, 2)
+    assert_is(weights_in(settled(run / CHECKPOINTS / "step_000001")).state, 1)
+    (run / CHECKPOINTS / "step_000002" / "shards" / "mp_rank_00_model_states.pt").write_text("x")
+    assert_is(weights_in(settled(run)).state, 1)
+    with pytest.raises(CheckpointError, match=r"step_000002 is damaged \(shards/mp_rank_00"):
+        settled(run / CHECKPOINTS / "step_000002")
+
+
+def test_a_finished_run_stands_for_its_export(run: Path) -> None:
+    trained = model(3)
+    save_model(run / WEIGHTS, trained.architecture, trained.state_dict())
+    assert_is(weights_in(settled(run)).state, 2)
+    (run / RESULT_FILE).touch()
+    assert_is(weights_in(settled(run)).state, 3)
+    assert_is(weights_in(settled(run / WEIGHTS)).state, 3)
+
+
+def test_export_writes_what_a_finished_run_leaves(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["export", str(run)]) == 0
+    written = run / "model_step_000002.safetensors"
+    assert capsys.readouterr().out == f"wrote {written}\n"
+    assert_is(load_model(written).state_dict(), 2)
+    again = run.parent / "again.safetensors"
+    assert main(["export", str(run / CHECKPOINTS / "step_000002"), "--out", str(again)]) == 0
+    assert again.read_bytes() == written.read_bytes()
+
+
+def test_what_holds_no_weights_is_one_sentence(run: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"holds no checkpoint; give the folder of a run"):
+        export(run.parent)
+    moved = run.parent / "step_000001"
+    shutil.copytree(run / CHECKPOINTS / "step_000001", moved)
+    with pytest.raises(CheckpointError, match=r"does not lie in the folder of its run"):
+        export(moved)
+    other = load_run(str(run / RUN_CONFIG), ["model.depth=2"])
+    (run / RUN_CONFIG).write_text(dump(other))
+    with pytest.raises(CheckpointError, match=r"not hold exactly the keys .* missing: blocks\.1"):
+        export(run)
+
+
+def test_shards_that_are_none_are_one_sentence(run: Path) -> None:
+    checkpoint = run / CHECKPOINTS / "step_000002"
+    shard = checkpoint / "shards" / "mp_rank_00_model_states.pt"
+    torch.save({"module": [1, 2]}, shard)
+    with pytest.raises(CheckpointError, match=r"shards does not hold the files of a checkpoint"):
+        weights_in(checkpoint)
