@@ -45,6 +45,8 @@ RECOMPUTE: dict[str, dict[str, object]] = {
         "recompute_backend": "fairscale",
         "recompute_offload": True,
     },
+    "compiled": {"compile": True},
+    "compiled_full": {"compile": True, "activation_checkpointing": "full"},
 }
 
 

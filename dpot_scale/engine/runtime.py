@@ -60,7 +60,7 @@ def start_world(seed: int = 0) -> World:
     _limit_threads()
     _join(device)
     with quiet_deepspeed():
-        _adopt()
+        _adopt(device)
     rank = dist.get_rank()
     _seed(seed + rank)
     return World(rank=rank, local_rank=local_rank, world_size=dist.get_world_size(), device=device)
@@ -127,9 +127,8 @@ def _join(device: torch.device) -> None:
         # A store in this process instead of a port, which another run could have taken.
         store = dist.HashStore()  # type: ignore[attr-defined]
         dist.init_process_group(backend, store=store, rank=0, world_size=1)
-    if backend == "gloo":
-        # Its threads abort an interpreter that exits before they do.
-        atexit.register(_leave)
+    # The threads of gloo abort an interpreter that exits before they do; NCCL complains.
+    atexit.register(_leave)
 
 
 def _leave() -> None:
@@ -137,7 +136,7 @@ def _leave() -> None:
         dist.destroy_process_group()
 
 
-def _adopt() -> None:
+def _adopt(device: torch.device) -> None:
     """Let DeepSpeed use the process group that exists."""
     # Imported late because it takes seconds, and after its logger has been quietened.
     import deepspeed
@@ -148,7 +147,8 @@ def _adopt() -> None:
         # On first use this compiles: two ranks in one build folder would destroy each other's.
         build_shm_op()
     deepspeed.init_distributed()
-    _unlink_shared_buffers()
+    if device.type == "cpu":
+        _unlink_shared_buffers()
 
 
 def _unlink_shared_buffers() -> None:
@@ -174,6 +174,8 @@ def quiet_deepspeed() -> Iterator[None]:
     logging.getLogger("DeepSpeed").addFilter(_is_error)
     # DeepSpeed calls collectives by names that torch renames.
     warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")
+    # The device under the current context is the right one: `start_world` has set it.
+    warnings.filterwarnings("ignore", message=r"barrier\(\): using the device under current")
     with contextlib.redirect_stdout(io.StringIO()):
         yield
 

@@ -128,6 +128,7 @@ class CheckpointStore:
             **asdict(state),
             "world_size": self.world.world_size,
             "config_hash": self.config_hash,
+            "device": self.world.device.type,
             "inputs": self.inputs,
             "files": {name: entry.model_dump() for name, entry in sorted(census.items())},
         }
@@ -163,12 +164,14 @@ class CheckpointStore:
         changed = changed_input(marker.inputs, self.inputs)
         if changed is not None:
             raise CheckpointError(f"{folder} was trained with {changed}")
-        if marker.world_size != self.world.world_size:
+        made = _workers(marker.world_size, marker.device)
+        here = _workers(self.world.world_size, self.world.device.type)
+        if made != here:
             raise CheckpointError(
-                f"{folder} was made by {marker.world_size} workers and this run has "
-                f"{self.world.world_size}: continue on {marker.world_size} workers, or start a new "
-                f"run from its weights with another `name` and `initialize_from={folder}`, or with "
-                f"the file that `python -m dpot_scale.weights export {folder}` writes"
+                f"{folder} was made by {made} and this run has {here}: continue on {made}, or "
+                f"start a new run from its weights with another `name` and "
+                f"`initialize_from={folder}`, or with the file that "
+                f"`python -m dpot_scale.weights export {folder}` writes"
             )
 
 
@@ -176,6 +179,11 @@ def _make(folder: Path) -> None:
     """Make an empty folder."""
     _remove(folder)
     folder.mkdir(parents=True)
+
+
+def _workers(number: int, device: str) -> str:
+    """Return who holds the shards of a run, in words."""
+    return f"{number} {'CPU' if device == 'cpu' else 'GPU'} workers"
 
 
 def _remove(folder: Path) -> None:

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
@@ -59,6 +59,8 @@ class Marker(Section):
     windows_seen: Annotated[int, Field(ge=0)]
     world_size: Annotated[int, Field(ge=1)]
     config_hash: str
+    # With which the order inside shards varies; the first ones were all made on CPU.
+    device: Literal["cpu", "cuda"] = "cpu"
     inputs: dict[str, str] = Field(
         default={}
     )  # what else the run was trained on; of the first ones unknown
