@@ -130,6 +130,27 @@ def without_locks(folder: Path, number: int = errno.ENOLCK) -> dict[str, str]:
     return {"LD_PRELOAD": str(library)}
 
 
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP])
+def test_data_are_imported_and_read_without_locks(number: int, tmp_path: Path) -> None:
+    """HDF5 locks what it opens, too."""
+    source = Path(__file__).parent / "upstream" / "pdebench_shallow_water.h5"
+    program = (
+        "import sys; from dpot_scale.prepare import main; "
+        "sys.exit(main(['import', sys.argv[1], '--out', sys.argv[2]]) "
+        "or main(['verify', sys.argv[2]]))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(source), str(tmp_path / "data")],
+        env=os.environ | without_locks(tmp_path, number),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "file system without locks" in done.stderr
+    assert "swe_pdb" in done.stdout
+
+
 class Holder:
     """A process that holds a lock until it is killed or told to let go."""
 

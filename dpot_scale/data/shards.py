@@ -113,7 +113,7 @@ def open_hdf5(path: Path | str, mode: str = "r") -> h5py.File:
     try:
         return h5py.File(path, mode)
     except OSError as error:
-        if not any(f"unable to lock file, errno = {number}," in str(error) for number in NO_LOCKS):
+        if error.errno not in NO_LOCKS or "unable to lock file" not in str(error):
             raise
         return h5py.File(path, mode, locking=False)
 

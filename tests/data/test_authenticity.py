@@ -9,7 +9,7 @@ import pytest
 
 from dpot_scale.data.importers.formats import recognise
 from dpot_scale.data.importers.importing import Options, import_dataset
-from dpot_scale.data.store import DatasetStore, open_store
+from dpot_scale.data.store import LINKED, DatasetStore, open_store
 from dpot_scale.data.verify import verify_dataset
 
 UPSTREAM = Path(__file__).parents[1] / "upstream"
@@ -79,3 +79,11 @@ def test_a_dataset_of_ones_own_name_is_not_held_to_the_seeds(tmp_path: Path) -> 
         swap(file)
     store = imported("mine", path, tmp_path, link=False, paper=False)
     assert verify_dataset(store).problems == []
+
+
+def test_seeds_that_cannot_be_read_are_a_problem(tmp_path: Path) -> None:
+    path = Path(shutil.copy(FILES["swe_pdb"], tmp_path / "download"))
+    store = imported("swe_pdb", path, tmp_path, link=True, paper=False)
+    (store.folder / LINKED).write_bytes(b"")
+    (problem,) = verify_dataset(store).problems
+    assert problem.startswith(f"cannot read {store.folder / LINKED} (")

@@ -20,6 +20,7 @@ from dpot_scale.data.index import read_index
 from dpot_scale.data.mixture import Cut
 from dpot_scale.data.shards import View, ViewedArray
 from dpot_scale.data.store import INDEX, SPLITS, DatasetStore, open_store
+from dpot_scale.data.verify import verify_dataset
 from dpot_scale.data.writer import StoreWriter
 from dpot_scale.errors import DataError
 
@@ -192,6 +193,16 @@ def test_the_sentence_names_the_field(
     (own.folder / INDEX).write_text(json.dumps(replaced(index, place, value)))
     with pytest.raises(DataError, match=re.escape(sentence)):
         read_index(own.folder / INDEX)
+
+
+def test_verify_does_not_count_to_a_number_that_is_wrong(linked: DatasetStore) -> None:
+    index = json.loads((linked.folder / INDEX).read_text())
+    index["splits"]["train"][0]["trajectories"] = 10**30
+    index["splits"]["train"][0]["view"]["trajectories"] = 10**30
+    (linked.folder / INDEX).write_text(json.dumps(index))
+    found = verify_dataset(open_store(linked.folder.parent, NAME))
+    assert [problem for problem in found.problems if "published.h5 cannot be read" in problem]
+    assert len(found.problems) < 5
 
 
 def test_an_info_that_contradicts_itself_is_not_stored(
