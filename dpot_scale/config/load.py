@@ -21,6 +21,11 @@ SUFFIXES = {".yaml", ".yml"}
 REPLACED_WHOLE = ("weights", "ladder")
 DEFAULT = "quickstart"
 
+# No config comes near: beyond, reading one or quoting it in a sentence may take for ever.
+MOST_VALUES = 100_000
+DEEPEST = 30
+TOO_DEEP = f"it is nested more than {DEEPEST} levels deep"
+
 Kind = Literal["run", "sweep", "suite"]
 Raw = dict[str, Any]  # a YAML mapping before validation
 S = TypeVar("S", bound=Section)
@@ -129,7 +134,9 @@ def _parsed(text: str) -> object:
         ValueError: it is not valid, in one line.
     """
     try:
-        return yaml.load(text, Loader=_UniqueKeyLoader)
+        return yaml.load(text, Loader=_ConfigLoader)
+    except RecursionError:
+        raise ValueError(TOO_DEEP) from None
     except (yaml.YAMLError, ValueError) as error:  # the last is for dates that do not exist
         raise ValueError(" ".join(str(error).split())) from error
 
@@ -189,8 +196,17 @@ def _complete_ladder(raw: Raw) -> None:
                 ladder[label] = {**shared, **(model or {})}
 
 
-class _UniqueKeyLoader(yaml.SafeLoader):
-    """YAML in which a repeated key is an error: the first value would silently be lost."""
+class _ConfigLoader(yaml.SafeLoader):
+    """YAML of the size of a config, in which a repeated key is an error.
+
+    Its first value would silently be lost.
+    """
+
+    def get_single_node(self) -> yaml.Node | None:
+        node = super().get_single_node()
+        if node is not None and _size(node, {}) > MOST_VALUES:
+            raise ValueError(f"its aliases stand for more than {MOST_VALUES:,} values")
+        return node
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen: set[str] = set()
@@ -203,3 +219,17 @@ class _UniqueKeyLoader(yaml.SafeLoader):
                 )
             seen.add(key_node.value)
         return super().construct_mapping(node, deep)
+
+
+def _size(node: yaml.Node, sizes: dict[int, int], depth: int = 0) -> int:
+    """Return how many values a node stands for, with those that its aliases repeat."""
+    if depth > DEEPEST:  # so is a node that contains itself
+        raise ValueError(TOO_DEEP)
+    if isinstance(node, yaml.ScalarNode):
+        return 1
+    if id(node) not in sizes:
+        children = node.value
+        if isinstance(node, yaml.MappingNode):
+            children = [child for pair in children for child in pair]
+        sizes[id(node)] = 1 + sum(_size(child, sizes, depth + 1) for child in children)
+    return sizes[id(node)]

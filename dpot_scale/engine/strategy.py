@@ -126,7 +126,7 @@ def read_strategy(name_or_path: str) -> Strategy:
     path = _find(name_or_path)
     try:
         raw = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_unique_keys)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"cannot read DeepSpeed config {path}: {error}") from error
     if not isinstance(raw, dict):
         raise ConfigError(f"DeepSpeed config {path} must hold an object")

@@ -164,6 +164,6 @@ def _recorded(path: Path) -> dict[str, str]:
     """Return the inputs that a run began with; nothing where that is not known."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return content if isinstance(content, dict) else {}

@@ -64,7 +64,7 @@ class Journal:
         for number, line in enumerate(lines, start=1):
             try:
                 raw = json.loads(line)
-            except ValueError:
+            except (ValueError, RecursionError):
                 continue
             try:
                 entries.append(Entry.model_validate(raw))

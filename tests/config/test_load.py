@@ -249,3 +249,46 @@ def test_a_secret_in_the_address_of_mlflow_is_refused_and_not_repeated(uri: str)
 )
 def test_an_address_of_mlflow_without_a_secret_is_taken(uri: str) -> None:
     assert load_run("quickstart", [f"tracking.mlflow_uri={uri}"]).tracking.mlflow_uri == uri
+
+
+BOMB = "\n".join(
+    ["a0: &a0 [1, 2, 3, 4, 5, 6, 7, 8, 9]"]
+    + [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]" for i in range(1, 12)]
+)
+MERGE_BOMB = "\n".join(
+    ["a0: &a0 {x: 1, y: 2}"]
+    + [f"a{i}: &a{i} {{<<: [{', '.join([f'*a{i - 1}'] * 9)}]}}" for i in range(1, 12)]
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("name: " + "[" * 5000 + "]" * 5000, "nested more than 30 levels deep"),
+        ("name: " + "[" * 5000, "nested more than 30 levels deep"),
+        ("name: " + "[" * 40 + "]" * 40, "nested more than 30 levels deep"),
+        ("name: &a [*a]", "nested more than 30 levels deep"),
+        ("a: &a {name: *a}", "nested more than 30 levels deep"),
+        (BOMB, "its aliases stand for more than 100,000 values"),
+        (MERGE_BOMB, "its aliases stand for more than 100,000 values"),
+    ],
+)
+def test_a_file_that_breaks_the_parser_is_one_sentence(
+    text: str, reason: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(text)
+    for load in (load_run, load_sweep, load_suite):
+        with pytest.raises(ConfigError, match=rf"{path} is not valid YAML: .*{reason}"):
+            load(str(path))
+
+
+def test_an_override_that_breaks_the_parser_is_one_sentence() -> None:
+    with pytest.raises(ConfigError, match="is not valid YAML"):
+        load_run("quickstart", ["name=" + "[" * 5000])
+
+
+def test_aliases_are_taken(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text("extends: quickstart\nname: &n alias\ntracking: {experiment: *n}\n")
+    assert load_run(str(path)).tracking.experiment == "alias"
