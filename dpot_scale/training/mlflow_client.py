@@ -85,7 +85,14 @@ def never_fatal(consequence: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        log.warning("%s: %s", consequence, " ".join(str(error).split()))
+        log.warning("%s: %s", consequence, reason(error))
+
+
+def reason(error: BaseException) -> str:
+    """Return in one line what lies at the bottom of an error, which MLflow wraps in many layers."""
+    while (below := error.__cause__ or error.__context__) is not None:
+        error = below
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def _make_database(path: Path) -> None:

@@ -18,6 +18,7 @@ from dpot_scale.training.mlflow_client import (
     client,
     experiment_of,
     never_fatal,
+    reason,
     run_of,
     warn_if_deleted,
     warn_once,
@@ -117,8 +118,8 @@ class MlflowRun:
             except Exception as error:
                 if type(error) is not warned_of:
                     warned_of = type(error)
-                    uri, reason = self._tracking.mlflow_uri, " ".join(str(error).split())
-                    log.warning("no MLflow mirror at %s yet, trying again: %s", uri, reason)
+                    uri = self._tracking.mlflow_uri
+                    log.warning("no MLflow mirror at %s yet, trying again: %s", uri, reason(error))
             self._tried.set()
             if self.run_id is None:
                 self._closing.wait(RETRY_SECONDS)
