@@ -219,6 +219,11 @@ def test_what_may_not_be_read_is_named_and_the_rest_imported(open_folder, capsys
     ]
     assert captured.out.splitlines()[-1] == f"1 of 2 files are in {root}, 2 failed"
     assert stored_names(root) == ["swe_pdb"]
+    with without_rights():
+        assert main(["import", str(source / "closed" / "file"), "--out", str(root)]) == 2
+    assert (
+        capsys.readouterr().err == f"error: cannot read {source}/closed/file: Permission denied\n"
+    )
 
 
 def test_a_folder_that_may_not_be_written_to(open_folder, capsys) -> None:

@@ -13,7 +13,7 @@ def find_files(paths: Sequence[Path]) -> tuple[list[Path], list[DataError]]:
     """Return the files that are meant, and what is wrong with folders that cannot be read.
 
     Raises:
-        UserError: a path leads to nothing.
+        UserError: a path leads to nothing, or through a folder that may not be read.
     """
     unreadable: list[DataError] = []
 
@@ -22,8 +22,11 @@ def find_files(paths: Sequence[Path]) -> tuple[list[Path], list[DataError]]:
 
     found: list[Path] = []
     for path in paths:
-        if not path.exists():
-            raise UserError(f"there is no file or folder {path}")
+        try:
+            if not path.exists():
+                raise UserError(f"there is no file or folder {path}")
+        except PermissionError as error:
+            raise UserError(f"cannot read {path}: {error.strerror}") from error
         below = list(_walk(path, note)) if path.is_dir() else [path]
         if not below and not unreadable:
             raise UserError(f"there is no file to import in {path}")
