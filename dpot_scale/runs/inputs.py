@@ -1,5 +1,6 @@
 """What decides the numbers of a run beside its config, and what all of its ranks must share."""
 
+import contextlib
 import hashlib
 import json
 import secrets
@@ -104,11 +105,12 @@ def _require_one_folder(directory: Path, world: World) -> None:
 
 def _sees(path: Path, content: str) -> bool:
     until = time.monotonic() + PATIENCE_SECONDS
-    while not (path.is_file() and path.read_text(encoding="utf-8") == content):
-        if time.monotonic() > until:
-            return False
+    while time.monotonic() < until:
+        with contextlib.suppress(OSError):
+            if path.read_text(encoding="utf-8") == content:
+                return True
         time.sleep(0.1)
-    return True
+    return False
 
 
 def _require_same(own: Mapping[str, str], world: World) -> None:

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from dpot_scale.config.places import JOURNAL
 from dpot_scale.config.schema import Section, SweepConfig
 from dpot_scale.errors import RecordError, UserError
-from dpot_scale.files import held, is_held
+from dpot_scale.files import cannot_write, held, is_held
 
 LOCK = ".lock"
 
@@ -41,15 +41,22 @@ class Journal:
         self.path = directory / JOURNAL
 
     def record(self, trial: str, event: Event, *, attempt: int, reason: str = "") -> None:
-        """Append an event; it is on the disk when this returns."""
+        """Append an event; it is on the disk when this returns.
+
+        Raises:
+            DiskError: it cannot be written.
+        """
         entry = Entry(
             time=datetime.now(UTC), trial=trial, event=event, attempt=attempt, reason=reason
         )
-        with self.path.open("a", encoding="utf-8") as file:
-            # Begins with a line end, too: a crash may have cut the line before.
-            file.write(f"\n{entry.model_dump_json()}\n")
-            file.flush()
-            os.fsync(file.fileno())
+        try:
+            with self.path.open("a", encoding="utf-8") as file:
+                # Begins with a line end, too: a crash may have cut the line before.
+                file.write(f"\n{entry.model_dump_json()}\n")
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise cannot_write(self.path, error) from error
 
     def entries(self) -> list[Entry]:
         """Return all events; an empty line, or one that a crash cut short, is no event.

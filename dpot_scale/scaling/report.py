@@ -17,7 +17,7 @@ from matplotlib.ticker import FuncFormatter, NullFormatter
 from dpot_scale.config.schema import SweepConfig
 from dpot_scale.errors import UserError
 from dpot_scale.evaluation.figures import LINE_COLORS
-from dpot_scale.files import write_whole
+from dpot_scale.files import replacing, write_whole
 from dpot_scale.scaling.law import FEWEST_SIZES, PowerLaw, fit_power_law
 from dpot_scale.scaling.plan import Trial, duration
 from dpot_scale.training.console import table
@@ -77,8 +77,10 @@ def write_report(sweep: SweepConfig, trials: Sequence[Trial]) -> Report:
     markdown = _markdown(sweep, trials, finished)
     files = tuple(sweep.directory / name for name in (REPORT, FIGURE, RESULTS))
     write_whole(files[0], markdown)
-    scaling_figure(sweep.name, finished).savefig(files[1])
-    _write_csv(files[2], finished)
+    with replacing(files[1]) as partial:
+        scaling_figure(sweep.name, finished).savefig(partial, format="png")
+    with replacing(files[2]) as partial:
+        _write_csv(partial, finished)
     return Report(
         summary=_summary(sweep, finished),
         markdown=markdown,

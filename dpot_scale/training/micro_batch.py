@@ -23,6 +23,7 @@ import torch
 from torch import distributed as dist
 
 from dpot_scale.config.schema import RunConfig, hashed
+from dpot_scale.engine.collectives import on_main
 from dpot_scale.engine.runtime import World, any_rank, ranks_of_node, start_world
 from dpot_scale.engine.strategy import Json, effective_deepspeed_config
 from dpot_scale.engine.zero import ZeroEngine
@@ -69,7 +70,8 @@ def settle_micro_batch(config: RunConfig, world: World, say: Callable[[str], Non
             )
         if world.is_main:
             say(f"batch.micro_batch=auto: {found} of up to {per_rank} windows per rank fit")
-            write_whole(answer, json.dumps(found))
+        text = json.dumps(found)
+        on_main(lambda: write_whole(answer, text), world, answer)
     return config.with_micro_batch(found)
 
 

@@ -1,5 +1,6 @@
 """The journal and the lock of a sweep."""
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -8,7 +9,7 @@ import pytest
 
 from dpot_scale.config.load import load_sweep
 from dpot_scale.config.schema import SweepConfig
-from dpot_scale.errors import RecordError, UserError
+from dpot_scale.errors import DiskError, RecordError, UserError
 from dpot_scale.scaling.journal import JOURNAL, Journal, SweepRunningError, is_running, locked
 
 
@@ -93,3 +94,14 @@ def test_a_file_where_the_folder_should_be_is_one_sentence(tmp_path: Path) -> No
         locked(sweep),
     ):
         pass
+
+
+def test_a_full_disk_is_one_sentence(small_disk: Path) -> None:
+    journal = Journal(small_disk)
+    journal.record("a", "started", attempt=1)
+    (small_disk / "rest").write_bytes(bytes(shutil.disk_usage(small_disk).free))
+    with pytest.raises(DiskError, match=rf"cannot write .*{JOURNAL}: No space left on device; 0 "):
+        journal.record("a", "failed", attempt=1, reason="x" * 10_000)
+    last = journal.last("a")
+    assert last is not None
+    assert last.event == "started"
