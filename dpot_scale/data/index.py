@@ -1,6 +1,7 @@
 """The index of a stored dataset, `index.json`: read once, and refused if it contradicts itself."""
 
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path, PurePath
 from typing import Literal, Self
 
@@ -27,12 +28,10 @@ class Splits(Section):
         return {"train": self.train, "test": self.test}
 
 
-class StoredIndex(Section):
-    """What a dataset is, what normalises it, and where its trajectories are."""
+class Description(Section):
+    """What a dataset is."""
 
     info: DatasetInfo
-    statistics: Statistics
-    splits: Splits
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -42,7 +41,17 @@ class StoredIndex(Section):
         return self
 
     def _problems(self) -> Iterator[str]:
-        yield from info_problems(self.info)
+        yield from _info_problems(self.info)
+
+
+class StoredIndex(Description):
+    """What a dataset is, what normalises it, and where its trajectories are."""
+
+    statistics: Statistics
+    splits: Splits
+
+    def _problems(self) -> Iterator[str]:
+        yield from super()._problems()
         channels = len(self.info.channels)
         for name in ("mean", "std"):
             values = getattr(self.statistics, name)
@@ -77,8 +86,21 @@ def read_index(path: Path) -> StoredIndex:
     raise DataError(f"{path} is not a dataset index ({reason}); make the dataset anew")
 
 
-def info_problems(info: DatasetInfo) -> Iterator[str]:
-    """Yield what contradicts itself in the description of a dataset."""
+def validate_info(info: DatasetInfo) -> DatasetInfo:
+    """Return a description as its index will hold it, numbers of NumPy as plain ones.
+
+    Raises:
+        DataError: a value is not what it should be, or two contradict each other.
+    """
+    raw = {"info": asdict(info)}
+    try:
+        return Description.model_validate(raw).info
+    except ValidationError as error:
+        reason = sentence(Description, raw, error.errors(), {})
+        raise DataError(f"dataset {info.name} cannot be stored: {reason}") from None
+
+
+def _info_problems(info: DatasetInfo) -> Iterator[str]:
     channels, axes = len(info.channels), len(info.spatial_axes)
     if len(set(info.channels)) != channels or not channels:
         yield "info.channels must be names, each once"

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dpot_scale.data.catalog import DatasetInfo
-from dpot_scale.data.index import StoredIndex, info_problems
+from dpot_scale.data.index import StoredIndex, validate_info
 from dpot_scale.data.shards import (
     Shard,
     View,
@@ -68,8 +68,7 @@ class StoreWriter:
         shard_bytes: int = SHARD_BYTES,
         resume: bool = False,
     ) -> None:
-        if (problem := next(info_problems(info), None)) is not None:
-            raise DataError(f"dataset {info.name} cannot be stored: {problem}")
+        info = validate_info(info)
         self.folder = root / info.name
         if (self.folder / INDEX).exists():
             raise DataError(f"{self.folder} holds a dataset already; remove it or choose a name")

@@ -5,7 +5,7 @@ import json
 import random
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -205,13 +205,28 @@ def test_verify_does_not_count_to_a_number_that_is_wrong(linked: DatasetStore) -
     assert len(found.problems) < 5
 
 
-def test_an_info_that_contradicts_itself_is_not_stored(
-    describe: Callable[..., Any], tmp_path: Path
+@pytest.mark.parametrize(
+    ("changed", "sentence"),
+    [
+        ({"scored": (True,)}, "info.scored has 1 values for 2 channels"),
+        ({"grid": (np.int64(4), 0)}, "info.grid.1=0: must be at least 1"),
+        ({"domain_length": (1.0, float("nan"))}, "info.domain_length.1=.nan: must be "),
+        ({"frame_interval": 0}, "info.frame_interval=0: must be more than 0"),
+        ({"channels": "uv"}, "info.channels='uv': must be a list"),
+    ],
+)
+def test_an_info_that_no_index_can_hold_is_refused_before_anything_is_written(
+    changed: dict[str, Any], sentence: str, describe: Callable[..., Any], tmp_path: Path
 ) -> None:
-    info = replace(describe("a", ("u", "v")), scored=(True,))
-    with pytest.raises(DataError, match=r"dataset a cannot be stored: info\.scored has 1"):
-        StoreWriter(tmp_path, info)
-    assert asdict(info)["scored"] == (True,)
+    with pytest.raises(DataError, match=re.escape(f"dataset a cannot be stored: {sentence}")):
+        StoreWriter(tmp_path, replace(describe("a", ("u", "v")), **changed))
+
+
+def test_numbers_of_numpy_are_stored_as_plain_ones(describe, coded, tmp_path: Path) -> None:
+    info = replace(describe("a"), grid=tuple(np.array([4, 4])), frame_interval=np.float32(0.5))
+    with StoreWriter(tmp_path, info) as writer:
+        writer.append("train", coded(0, 1, 2, 1, 4))
+    assert open_store(tmp_path, "a").info == describe("a")
 
 
 @pytest.mark.parametrize("kind", ["own", "linked"])
