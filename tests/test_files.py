@@ -130,6 +130,22 @@ def without_locks(folder: Path, number: int = errno.ENOLCK) -> dict[str, str]:
     return {"LD_PRELOAD": str(library)}
 
 
+def test_a_file_is_opened_again_without_locks(tmp_path: Path) -> None:
+    """As the loader and the evaluation of a training do, each in a thread of its own."""
+    program = (
+        "import sys; from dpot_scale.data.shards import open_hdf5\n"
+        "open_hdf5(sys.argv[1], 'w').close(); one = open_hdf5(sys.argv[1])\n"
+        "two = open_hdf5(sys.argv[1]); print(one == two)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path / "file.h5")],
+        env=os.environ | without_locks(tmp_path),
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout == "True\n", done.stderr
+
+
 @pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP])
 def test_data_are_imported_and_read_without_locks(number: int, tmp_path: Path) -> None:
     """HDF5 locks what it opens, too."""

@@ -113,7 +113,9 @@ def open_hdf5(path: Path | str, mode: str = "r") -> h5py.File:
     try:
         return h5py.File(path, mode)
     except OSError as error:
-        if error.errno not in NO_LOCKS or "unable to lock file" not in str(error):
+        without = error.errno in NO_LOCKS and "unable to lock file" in str(error)
+        # Opened a second time, a file that is open without a lock must be opened without one.
+        if not (without or "file locking flag values don't match" in str(error)):
             raise
         return h5py.File(path, mode, locking=False)
 
