@@ -19,10 +19,13 @@ def raise_on_all(error: UserError | None, world: World) -> None:
     Raises:
         UserError: of the kind of that error; a `DataError` becomes a `SharedDataError`.
     """
-    if not any_rank(error is not None, world):
+    mine = None if error is None else (type(error), str(error))
+    found: list[tuple[type[UserError], str] | None] = [mine]
+    if world.world_size > 1 and any_rank(error is not None, world):
+        found = [None] * world.world_size
+        dist.all_gather_object(found, mine)
+    if not any(found):
         return
-    found: list[tuple[type[UserError], str] | None] = [None] * world.world_size
-    dist.all_gather_object(found, None if error is None else (type(error), str(error)))
     kind, sentence = next(one for one in found if one is not None)
     raise (SharedDataError if issubclass(kind, DataError) else kind)(sentence) from error
 

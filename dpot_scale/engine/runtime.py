@@ -16,7 +16,6 @@ import numpy as np
 import torch
 from torch import distributed as dist
 
-from dpot_scale.errors import DataError, SharedDataError
 from dpot_scale.files import held
 
 # Set to 1 to see what DeepSpeed reports below the level of errors.
@@ -93,18 +92,6 @@ def any_ranks(flags: Sequence[bool], world: World) -> list[bool]:
     votes = torch.tensor([int(flag) for flag in flags], device=world.device)
     dist.all_reduce(votes, op=dist.ReduceOp.MAX)
     return [bool(vote) for vote in votes.tolist()]
-
-
-def shared_error(error: DataError | None, world: World) -> SharedDataError | None:
-    """Return on every rank the first error that a rank has; None if none has one.
-
-    Collective: every rank must call it, so that none waits for another that has given up.
-    """
-    sentences = [None if error is None else str(error)]
-    if world.world_size > 1 and any_rank(error is not None, world):
-        sentences = [None] * world.world_size
-        dist.all_gather_object(sentences, None if error is None else str(error))
-    return next((SharedDataError(sentence) for sentence in sentences if sentence), None)
 
 
 def ranks_of_node() -> int:

@@ -17,7 +17,8 @@ from dpot_scale.config.schema import DataConfig, EvaluationConfig, ModelConfig
 from dpot_scale.data.batches import Assembler, Batch, Window
 from dpot_scale.data.mixture import Cut
 from dpot_scale.data.store import DatasetStore
-from dpot_scale.engine.runtime import World, shared_error
+from dpot_scale.engine.collectives import raise_on_all
+from dpot_scale.engine.runtime import World
 from dpot_scale.engine.zero import ZeroEngine
 from dpot_scale.errors import DataError
 from dpot_scale.evaluation.rollout import (
@@ -162,8 +163,7 @@ def _read_together(
         batch = assembler.batch(windows, room)
     except DataError as error:
         problem = error
-    if shared := shared_error(problem, world):
-        raise shared from problem
+    raise_on_all(problem, world)
     assert batch is not None
     return batch
 

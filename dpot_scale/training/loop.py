@@ -4,7 +4,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
-from typing import NoReturn
 
 import numpy as np
 import torch
@@ -12,11 +11,11 @@ from torch import Tensor
 
 from dpot_scale.config.schema import RunConfig
 from dpot_scale.data.batches import Batch, BatchStream, positions
-from dpot_scale.engine.collectives import on_every_rank
+from dpot_scale.engine.collectives import on_every_rank, raise_on_all
 from dpot_scale.engine.optim import lr_at
-from dpot_scale.engine.runtime import World, shared_error
+from dpot_scale.engine.runtime import World
 from dpot_scale.engine.zero import Update, ZeroEngine
-from dpot_scale.errors import DataError, SharedDataError
+from dpot_scale.errors import DataError
 from dpot_scale.training.checkpoint import CheckpointStore
 from dpot_scale.training.console import Console
 from dpot_scale.training.health import Health, StopReason, never
@@ -142,19 +141,21 @@ class Trainer:
                 self._unreadable = error
         return self.stream.void_batch()
 
-    def _refuse_data(self, state: TrainState) -> NoReturn:
+    def _refuse_data(self, state: TrainState) -> None:
         """Save and stop, with the sentence of the rank that cannot read its data. Collective.
 
         No rank has applied the step in which this was found: the loss of that rank is NaN.
         """
-        error = shared_error(self._unreadable, self.world)
         diverged = self._log(state) if self.meter.pending else None
         if diverged is None and self.meter.loss_is_finite and state.step != self._saved_step:
             self._save(state)
-        raise SharedDataError(
-            f"{error}; the run stopped after step {state.step}: mend the data and start it again "
-            "to continue"
-        )
+        problem = None
+        if self._unreadable is not None:
+            problem = DataError(
+                f"{self._unreadable}; the run stopped after step {state.step}: mend the data and "
+                "start it again to continue"
+            )
+        raise_on_all(problem, self.world)
 
     def _noise_generators(self, step: int, micro_step: int) -> list[torch.Generator]:
         """Return a generator for each window of a micro-batch, a function of its position.

@@ -237,7 +237,7 @@ def test_any_rank(results: dict[str, Any]) -> None:
 
 
 def test_the_error_of_one_rank_is_that_of_all(results: dict[str, Any]) -> None:
-    assert results["errors"] == ["a bad shard", None]
+    assert results["error"] == ("SharedDataError", "a bad shard")
 
 
 def test_no_shared_memory_is_left_behind(results: dict[str, Any]) -> None:

@@ -19,9 +19,10 @@ from dpot_scale.config.schema import (
     RunConfig,
 )
 from dpot_scale.engine.buffers import deepspeed_sizes, fit_buffers
+from dpot_scale.engine.collectives import raise_on_all
 from dpot_scale.engine.optim import betas_at, lr_at
 from dpot_scale.engine.oracle import OracleEngine
-from dpot_scale.engine.runtime import World, any_rank, any_ranks, shared_error, start_world
+from dpot_scale.engine.runtime import World, any_rank, any_ranks, start_world
 from dpot_scale.engine.shards import foreign_names, masters
 from dpot_scale.engine.strategy import FOLDER
 from dpot_scale.engine.zero import ZeroEngine
@@ -349,6 +350,16 @@ def write_strategies(output: Path) -> None:
         (output / f"{name}.json").write_text(json.dumps(strategy))
 
 
+def error_of_one_rank(world: World) -> tuple[str, str]:
+    """Return what every rank raises where one has an error, the kind and the sentence."""
+    raise_on_all(None, world)
+    try:
+        raise_on_all(DataError("a bad shard") if world.rank == 1 else None, world)
+    except DataError as error:
+        return type(error).__name__, str(error)
+    raise AssertionError("nothing was raised")
+
+
 def main(output: Path) -> None:
     world = start_world()
     if world.is_main:
@@ -407,8 +418,7 @@ def main(output: Path) -> None:
         any_rank(True, world),
     ]
     results["many_votes"] = any_ranks([world.rank == 0, False, world.rank == 1], world)
-    found = DataError("a bad shard") if world.rank == 1 else None
-    results["errors"] = [str(shared_error(found, world)), shared_error(None, world)]
+    results["error"] = error_of_one_rank(world)
     torch.save(results, output / f"results_{world.rank}.pt")
 
 
