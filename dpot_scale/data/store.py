@@ -68,7 +68,7 @@ class DatasetStore:
 
     def num_trajectories(self, split: Split) -> int:
         """Return how many trajectories a split holds."""
-        return sum(shard.trajectories for shard in self.shards[split])
+        return self._ends[split][-1] if self._ends[split] else 0
 
     def num_frames(self, split: Split) -> int:
         """Return how many frames each trajectory of a split has; 0 for an empty split."""
@@ -125,6 +125,7 @@ class DatasetStore:
             return
         frame = start + int(finite.all(axis=tuple(range(1, finite.ndim))).argmin())
         shard, row = self._place(split, trajectory)
+        row += shard.view.first_trajectory if shard.view is not None else 0
         raise DataError(
             f"{self.folder / shard.file} holds NaN or infinite values, in {split} trajectory "
             f"{trajectory} (row {row} of the file), first in frame {frame} (all counted from 0); "
@@ -161,7 +162,7 @@ class DatasetStore:
         return {name: np.concatenate(parts) for name, parts in found.items()}
 
     def close(self) -> None:
-        """Close the files of this process."""
+        """Close the files of this thread."""
         self._files.close()
 
     @property
@@ -196,14 +197,17 @@ class DatasetStore:
     def _constants(self, split: Split, trajectory: int) -> Array:
         """Return the channels (C, *space) of a trajectory that are the same in all its frames."""
         shard, row = self._place(split, trajectory)
-        file, name, rows = str(self.folder / shard.file), CONSTANTS, shard.trajectories
+        path, name, rows = self.folder / shard.file, CONSTANTS, shard.trajectories
         if shard.view is not None:  # one array for all files of the split
-            file, name = str(self.folder / LINKED), f"{split}/{CONSTANTS}"
+            path, name = self.folder / LINKED, f"{split}/{CONSTANTS}"
             row, rows = trajectory, self.num_trajectories(split)
-        array = self._files.array(file, name)
-        _check(array, (rows, len(self.info.scored) - sum(self.info.scored), *self.info.grid))
-        constants = np.asarray(array[row])
-        self._files.check_uncut(file)
+        try:
+            array = self._files.array(str(path), name)
+            _check(array, (rows, sum(self.info.constant), *self.info.grid))
+            constants = np.asarray(array[row])
+            self._files.check_uncut(str(path))
+        except UNREADABLE as error:
+            raise self._unreadable(path, error) from error
         return constants
 
 

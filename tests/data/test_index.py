@@ -19,7 +19,7 @@ from dpot_scale.data.batches import Assembler, Window, training_windows
 from dpot_scale.data.index import read_index
 from dpot_scale.data.mixture import Cut
 from dpot_scale.data.shards import View, ViewedArray
-from dpot_scale.data.store import INDEX, SPLITS, DatasetStore, open_store
+from dpot_scale.data.store import INDEX, LINKED, SPLITS, DatasetStore, open_store
 from dpot_scale.data.verify import verify_dataset
 from dpot_scale.data.writer import StoreWriter
 from dpot_scale.errors import DataError
@@ -220,6 +220,24 @@ def test_an_info_that_no_index_can_hold_is_refused_before_anything_is_written(
 ) -> None:
     with pytest.raises(DataError, match=re.escape(f"dataset a cannot be stored: {sentence}")):
         StoreWriter(tmp_path, replace(describe("a", ("u", "v")), **changed))
+
+
+def test_a_mask_that_cannot_be_read_is_named_by_its_file(linked: DatasetStore) -> None:
+    with h5py.File(linked.folder / LINKED, "r+") as file:
+        del file["test/constants"]
+        file["test/constants"] = np.ones((1, 1, 5, 5))
+    place = re.escape(f"cannot read {linked.folder / LINKED} (it holds float64 (1, 1, 5, 5) where")
+    linked.read("train", 0, 0, 1)
+    with pytest.raises(DataError, match=place):
+        linked.read("test", 0, 0, 1)
+
+
+def test_a_bad_value_of_a_linked_file_is_named_by_its_place_there(linked: DatasetStore) -> None:
+    with h5py.File(linked.shards["test"][0].file, "r+") as file:
+        file["u"][2, 4] = np.nan
+    frames = linked.read("test", 0, 0, FRAMES)
+    with pytest.raises(DataError, match=r"test trajectory 0 \(row 4 of the file\), .* frame 2 "):
+        linked.check_finite("test", 0, 0, frames)
 
 
 def test_numbers_of_numpy_are_stored_as_plain_ones(describe, coded, tmp_path: Path) -> None:
