@@ -74,15 +74,19 @@ class Ended:
 
 
 class Training:
-    """`python -m dpot_scale.train`, or `deepspeed dpot_scale/train.py` for several ranks."""
+    """`python -m dpot_scale.train`; for several ranks under the deepspeed launcher or torchrun."""
 
-    def __init__(self, config: Path, name: str, *overrides: str, ranks: int = 0) -> None:
+    def __init__(
+        self, config: Path, name: str, *overrides: str, ranks: int = 0, torchrun: bool = False
+    ) -> None:
         self.directory = config.parent / "runs" / name
         attempt = len(list(config.parent.glob(f"{name}_*.out")))
         self.out = config.parent / f"{name}_{attempt}.out"
         self.err = self.out.with_suffix(".err")
         arguments = ["--config", str(config), f"name={name}", *overrides]
-        launcher = _launcher(ranks) if ranks else ["-m", "dpot_scale.train"]
+        launcher = ["-m", "dpot_scale.train"]
+        if ranks:
+            launcher = _torchrun(ranks) if torchrun else _launcher(ranks)
         # Files: a pipe would stay open as long as a child of a killed launcher lives.
         with self.out.open("w") as out, self.err.open("w") as err:
             self.process = subprocess.Popen(
@@ -113,8 +117,8 @@ def start(tiny_yaml: Path) -> Iterator[Start]:
     """Start a training of the tiny config; none outlives the tests."""
     started: list[Training] = []
 
-    def start(name: str, *overrides: str, ranks: int = 0) -> Training:
-        started.append(Training(tiny_yaml, name, *overrides, ranks=ranks))
+    def start(name: str, *overrides: str, ranks: int = 0, torchrun: bool = False) -> Training:
+        started.append(Training(tiny_yaml, name, *overrides, ranks=ranks, torchrun=torchrun))
         return started[-1]
 
     yield start
@@ -154,6 +158,11 @@ def _launcher(ranks: int) -> list[str]:
         port = free.getsockname()[1]
     launcher = ["-m", "deepspeed.launcher.runner", "--num_accelerators", str(ranks)]
     return [*launcher, "--master_port", str(port), "dpot_scale/train.py"]
+
+
+def _torchrun(ranks: int) -> list[str]:
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
+    return [*launcher, "-m", "dpot_scale.train"]
 
 
 def _environment() -> dict[str, str]:

@@ -14,7 +14,7 @@ from statistics import median
 
 from dpot_scale.config.load import dump
 from dpot_scale.config.places import RUN_CONFIG
-from dpot_scale.config.schema import RunConfig, run_hash
+from dpot_scale.config.schema import EvaluationConfig, RunConfig, run_hash
 from dpot_scale.data.batches import BatchStream, training_windows
 from dpot_scale.data.datasets import open_datasets
 from dpot_scale.data.mixture import open_mixture
@@ -92,8 +92,12 @@ def run_training(
     inputs = inputs_of(config, stores)
     with only_run_in(config.directory, world):
         require_agreement_of_ranks(config, inputs, world)
-        config = settle_micro_batch(config, world, print_line)
-        return _train(config, world, stores, inputs, opens_mlflow_run, told_to_stop)
+        settled = settle_micro_batch(config, world, print_line)
+        evaluation = config.evaluation
+        if settled is not config:  # more windows than those may not fit
+            most = min(evaluation.batch, settled.batch.settled_micro_batch)
+            evaluation = evaluation.model_copy(update={"batch": most})
+        return _train(settled, evaluation, world, stores, inputs, opens_mlflow_run, told_to_stop)
 
 
 def _check(config: RunConfig) -> None:
@@ -110,6 +114,7 @@ def _check(config: RunConfig) -> None:
 
 def _train(
     config: RunConfig,
+    evaluation: EvaluationConfig,
     world: World,
     stores: Mapping[str, DatasetStore],
     inputs: Mapping[str, str],
@@ -127,7 +132,7 @@ def _train(
         inputs=inputs,
     )
     state = _first_state(config, engine, checkpoints)
-    evaluator = Evaluator(engine, stores, config.evaluation, config.model, config.data, world)
+    evaluator = Evaluator(engine, stores, evaluation, config.model, config.data, world)
     stream = _open_stream(config, world, stores)
     console = Console(is_main=world.is_main, total_steps=config.steps)
     # Not before the checkpoints have accepted the config: a refused one leaves no trace.

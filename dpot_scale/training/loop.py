@@ -113,20 +113,10 @@ class Trainer:
         return self.world.is_main and 0 < seconds <= time.monotonic() - self._saved
 
     def _train_step(self, micro_batches: Iterator[Batch], step: int) -> tuple[Tensor, Update]:
-        """Make one optimizer update; return the mean loss of this rank and what the step did."""
-        loss_sum = torch.zeros((), device=self.world.device)
-        accumulation_steps = self.config.batch.accumulation_steps(self.world.world_size)
-        for micro_step in range(accumulation_steps):
-            loss = training_loss(
-                self.engine,
-                self._next_batch(micro_batches),
-                self.config.objective,
-                self.config.model.history,
-                self._noise_generators(step, micro_step),
-            )
-            self.engine.backward(loss)
-            loss_sum += loss.detach()
-        return loss_sum / accumulation_steps, self.engine.step(step)
+        def next_batch() -> Batch:
+            return self._next_batch(micro_batches)
+
+        return train_step(self.engine, next_batch, self.config, self.world, step)
 
     def _next_batch(self, micro_batches: Iterator[Batch]) -> Batch:
         """Return the next micro-batch; one without numbers once the data cannot be read.
@@ -157,18 +147,6 @@ class Trainer:
             )
         raise_on_all(problem, self.world)
 
-    def _noise_generators(self, step: int, micro_step: int) -> list[torch.Generator]:
-        """Return a generator for each window of a micro-batch, a function of its position.
-
-        So resuming needs no saved state, and any number of ranks sees the same noise.
-        """
-        world = self.world
-        places = positions(self.config.batch, world.world_size, world.rank, step, micro_step)
-        return [
-            torch.Generator(world.device).manual_seed(_hashed(self.config.seed, position))
-            for position in places
-        ]
-
     def _log(self, state: TrainState) -> StopReason | None:
         """Record the steps since the last log; return whether the run diverged. Collective."""
         metrics = self.meter.reduce(self.train_flops_per_window)
@@ -191,6 +169,39 @@ class Trainer:
             lambda: self.tracker.log(metrics, step=state.step), self.world, self.config.directory
         )
         self.console.progress(metrics, step=state.step)
+
+
+def train_step(
+    engine: ZeroEngine, next_batch: Callable[[], Batch], config: RunConfig, world: World, step: int
+) -> tuple[Tensor, Update]:
+    """Make one optimizer update; return the mean loss of this rank and what the step did."""
+    loss_sum = torch.zeros((), device=world.device)
+    accumulation_steps = config.batch.accumulation_steps(world.world_size)
+    for micro_step in range(accumulation_steps):
+        loss = training_loss(
+            engine,
+            next_batch(),
+            config.objective,
+            config.model.history,
+            _noise_generators(config, world, step, micro_step),
+        )
+        engine.backward(loss)
+        loss_sum += loss.detach()
+    return loss_sum / accumulation_steps, engine.step(step)
+
+
+def _noise_generators(
+    config: RunConfig, world: World, step: int, micro_step: int
+) -> list[torch.Generator]:
+    """Return a generator for each window of a micro-batch, a function of its position.
+
+    So resuming needs no saved state, and any number of ranks sees the same noise.
+    """
+    places = positions(config.batch, world.world_size, world.rank, step, micro_step)
+    return [
+        torch.Generator(world.device).manual_seed(_hashed(config.seed, position))
+        for position in places
+    ]
 
 
 def _hashed(*key: int) -> int:

@@ -1,11 +1,13 @@
 """`batch.micro_batch=auto`: the largest micro-batch that fits, found by trying.
 
-A trial is a few steps of all ranks in fresh processes, so that one that runs out of memory harms
-nobody. On CPU each is limited to its share of the free memory: the machine never swaps. The answer
-is kept in a file that is named after all that decides it.
+A probe is a few steps of all ranks in fresh processes, so that one that runs out of memory harms
+nobody. It makes the steps of training, with all that they hold, and is limited to a share of the
+free memory: on CPU the machine never swaps. The answer is kept in a file that is named after all
+that decides it.
 """
 
 import contextlib
+import itertools
 import json
 import os
 import resource
@@ -23,20 +25,40 @@ import torch
 from torch import distributed as dist
 
 from dpot_scale.config.schema import RunConfig, hashed
+from dpot_scale.data.batches import PREFETCHED_BATCHES, Assembler, Batch, Scale
 from dpot_scale.engine.collectives import on_main
-from dpot_scale.engine.runtime import World, any_rank, ranks_of_node, start_world
+from dpot_scale.engine.runtime import World, any_rank, any_ranks, ranks_of_node, start_world
 from dpot_scale.engine.strategy import Json, effective_deepspeed_config
 from dpot_scale.engine.zero import ZeroEngine
 from dpot_scale.errors import ConfigError, UserError
 from dpot_scale.files import write_whole
+from dpot_scale.training.loop import train_step
 
-FOLDER = "micro_batches"  # below `output`, for all runs there
-DOES_NOT_FIT, USER_ERROR = 42, 43  # exit codes of a trial
-LIMIT_VARIABLE = "DPOT_SCALE_TRIAL_BYTES"  # what a trial may allocate
+# Below `output`, for all runs there; hidden, as it is none of them.
+FOLDER = ".micro_batches"
+DOES_NOT_FIT, USER_ERROR = 42, 43  # exit codes of a probe
+LIMIT_VARIABLE = "DPOT_SCALE_PROBE_BYTES"  # what a probe may allocate
 STEPS = 2  # the first makes the state of the optimizer
 POLL_SECONDS, GRACE_SECONDS = 0.2, 2.0
-# Of the free memory. The rest is for the data loader, the figures and other programs.
-USABLE = 0.8
+# No probe takes that long, of the largest model on CPU: one that does waits for something.
+PROBE_SECONDS = 1800.0
+# Of the free memory. The rest is on CPU for the data loader, the figures and other programs, on a
+# GPU for fragments, the evaluation, and what NCCL and cuBLAS allocate beside torch.
+USABLE_CPU, USABLE_GPU = 0.8, 0.9
+# What torchrun tells its own children alone; a probe would wait for its store for ever.
+LAUNCHER_VARIABLES = ("TORCHELASTIC_", "GROUP_", "ROLE_", "NCCL_COMM_ID")
+# How memory is refused, in small letters: by the C library and oneDNN, by CUDA, cuBLAS, cuDNN and
+# NCCL, which allocate beside torch. Only torch has an error of its own for it.
+REFUSALS = (
+    "can't allocate",
+    "cannot allocate",
+    "bad_alloc",
+    "could not create a memory",
+    "out of memory",
+    "alloc_failed",
+    "failed to cuda calloc",
+    "failed to cuda malloc",
+)
 PACKAGE_PARENT = Path(__file__).parents[2]
 
 
@@ -54,7 +76,7 @@ def settle_micro_batch(config: RunConfig, world: World, say: Callable[[str], Non
             f"batch.global_batch={config.batch.global_batch} is not a multiple of the "
             f"{world.world_size} workers"
         )
-    # A user's mistake is found here and not by trials.
+    # A user's mistake is found here and not by probes.
     on_gpu = world.device.type == "cuda"
     least = config.with_micro_batch(1)
     sharding = effective_deepspeed_config(least, world.world_size, on_gpu=on_gpu)
@@ -85,10 +107,18 @@ def largest_that_fits(candidates: Sequence[int], fits: Callable[[int], bool]) ->
 
 
 def _key(config: RunConfig, sharding: Json, world: World) -> str:
-    """Return a name for what decides the answer: no rates, lengths, data or places."""
+    """Return a name for what decides the answer: no rates, lengths, datasets or places."""
     on_gpu = world.device.type == "cuda"
     memory = torch.cuda.mem_get_info()[1] if on_gpu else psutil.virtual_memory().total
-    decisive = config.model_dump(mode="json", include={"model", "engine", "objective"})
+    decisive = config.model_dump(
+        mode="json",
+        include={
+            "model": True,
+            "engine": True,
+            "objective": True,
+            "data": {"normalize", "mask_points"},
+        },
+    )
     sharding = {key: value for key, value in sharding.items() if key != "optimizer"}
     return hashed(decisive | {"memory": memory, "sharding": sharding})
 
@@ -105,16 +135,14 @@ def _fits(config: RunConfig, micro_batch: int, world: World) -> bool:
     """Train a few steps in a fresh process of every rank; return whether all could. Collective.
 
     Raises:
-        ConfigError: a trial fails for another reason than memory.
+        ConfigError: a probe fails for another reason than memory.
     """
     port: int = _from_main(_free_port(), world)
-    batch = {"global_batch": micro_batch * world.world_size, "micro_batch": micro_batch}
-    trial = config.model_dump(mode="json") | {"batch": batch}
-    trial["windows"] = STEPS * micro_batch * world.world_size
+    probe = _probe_config(config, micro_batch, world)
     with tempfile.TemporaryFile() as said:
         process = subprocess.Popen(
-            [sys.executable, "-m", "dpot_scale.training.micro_batch", json.dumps(trial)],
-            env=os.environ | _trial_environment(world, port),
+            [sys.executable, "-m", "dpot_scale.training.micro_batch", json.dumps(probe)],
+            env=_probe_environment(world, port),
             stdout=subprocess.DEVNULL,
             stderr=said,
         )
@@ -123,45 +151,77 @@ def _fits(config: RunConfig, micro_batch: int, world: World) -> bool:
         finally:
             process.kill()
             process.wait()
+        if code is None:
+            raise ConfigError(
+                f"no micro-batch can be found, as a probe with {micro_batch} windows did not end "
+                f"within {PROBE_SECONDS / 60:g} minutes; set batch.micro_batch to a number"
+            )
         # The other ranks of one that runs out of memory fail too, for lack of it.
         if any_rank(code == DOES_NOT_FIT or code < 0, world):
             return False
         if any_rank(code != 0, world):
             raise ConfigError(
-                f"no micro-batch can be found, as a trial with {micro_batch} windows failed: "
+                f"no micro-batch can be found, as a probe with {micro_batch} windows failed: "
                 f"{_last_line(said)}"
             )
     return True
 
 
-def _ended_everywhere(process: "subprocess.Popen[bytes]", world: World) -> int:
-    """Return the exit code once all trials have ended, or one has failed. Collective."""
+def _probe_config(config: RunConfig, micro_batch: int, world: World) -> Json:
+    """Return the run of a probe, in which gradients add up if they will in the run itself."""
+    accumulates = config.batch.global_batch > micro_batch * world.world_size
+    global_batch = micro_batch * world.world_size * (2 if accumulates else 1)
+    return config.model_dump(mode="json") | {
+        "batch": {"global_batch": global_batch, "micro_batch": micro_batch},
+        "windows": STEPS * global_batch,
+    }
+
+
+def _ended_everywhere(process: "subprocess.Popen[bytes]", world: World) -> int | None:
+    """Return the exit code once all probes have ended, or one has failed. Collective.
+
+    None: one takes longer than it may.
+    """
+    deadline = time.monotonic() + PROBE_SECONDS
     while True:
         code = process.poll()
-        if any_rank(code is not None and code != 0, world):
+        late = time.monotonic() > deadline
+        failed, runs, late = any_ranks([code not in (None, 0), code is None, late], world)
+        if failed:
             # The one that failed first closes its connections before its exit code is known.
             with contextlib.suppress(subprocess.TimeoutExpired):
                 return process.wait(GRACE_SECONDS)
             return 0
-        if not any_rank(code is None, world):
+        if not runs:
             return 0
+        if late:
+            return None
         time.sleep(POLL_SECONDS)
 
 
-def _trial_environment(world: World, port: int) -> dict[str, str]:
-    """Return what puts a trial into a world of its own, of the same shape."""
+def _probe_environment(world: World, port: int) -> dict[str, str]:
+    """Return what puts a probe into a world of its own, of the same shape."""
+    inherited = {
+        name: value for name, value in os.environ.items() if not name.startswith(LAUNCHER_VARIABLES)
+    }
     paths = [str(PACKAGE_PARENT), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
-    environment = {
+    return inherited | {
         "PYTHONPATH": os.pathsep.join(filter(None, paths)),
         "RANK": str(world.rank),
         "WORLD_SIZE": str(world.world_size),
         "LOCAL_RANK": str(world.local_rank),
         "MASTER_ADDR": os.environ.get("MASTER_ADDR", "127.0.0.1"),
         "MASTER_PORT": str(port),
+        LIMIT_VARIABLE: str(_usable_bytes(world)),
     }
-    if world.device.type == "cpu":
-        environment[LIMIT_VARIABLE] = str(int(USABLE * free_bytes() / ranks_of_node()))
-    return environment
+
+
+def _usable_bytes(world: World) -> int:
+    """Return what a probe of this rank may allocate."""
+    if world.device.type == "cuda":
+        torch.cuda.empty_cache()  # what the solvers of the data have left
+        return int(USABLE_GPU * torch.cuda.mem_get_info(world.device)[0])
+    return int(USABLE_CPU * free_bytes() / ranks_of_node())
 
 
 def free_bytes() -> int:
@@ -195,36 +255,55 @@ def _last_line(said: IO[bytes]) -> str:
 
 
 def try_out(config: RunConfig) -> None:
-    """Train a few steps on random windows, in a process of their own."""
+    """Make a few training steps on random windows, in a process of their own."""
     world = start_world(config.seed)
+    if limit := os.environ.get(LIMIT_VARIABLE):
+        _limit_memory(int(limit), world)
     engine = ZeroEngine(config, world)
-    model = config.model
-    space = [model.grid] * model.space_dims
-    shape = (config.batch.settled_micro_batch, model.history, model.channels, *space)
+    batches = itertools.cycle(_batches(config, world))
     for step in range(STEPS):
-        history_BTCs = torch.randn(shape, device=world.device)
-        loss = torch.zeros((), device=world.device)
-        for _ in range(config.objective.unroll):
-            frames_BTCs = engine(history_BTCs).frames
-            loss = loss + frames_BTCs.square().mean()
-            history_BTCs = torch.cat([history_BTCs, frames_BTCs], dim=1)[:, -model.history :]
-        engine.backward(loss)
-        engine.step(step).grad_norm.item()
+        _, update = train_step(engine, lambda: next(batches), config, world, step)
+        update.grad_norm.item()  # until the device has come to it
+
+
+def _limit_memory(limit: int, world: World) -> None:
+    if world.device.type == "cuda":
+        total = torch.cuda.get_device_properties(world.device).total_memory
+        torch.cuda.set_per_process_memory_fraction(min(limit / total, 1.0), world.device)
+    else:
+        resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+
+
+def _batches(config: RunConfig, world: World) -> list[Batch]:
+    """Return as many random batches as a stream of data holds at a time."""
+    model, windows = config.model, config.batch.settled_micro_batch
+    assembler = Assembler(model, config.data, world.device)
+    frames = model.history + config.objective.unroll * model.horizon
+    ones_BC = torch.ones(windows, model.channels, device=world.device)
+    scale = Scale(torch.zeros_like(ones_BC), ones_BC) if config.data.normalize != "none" else None
+    batches = []
+    for _ in range(1 + PREFETCHED_BATCHES):
+        frames_BTCxy = assembler.empty(windows, frames).normal_()
+        counted_Bxy = frames_BTCxy[:, 0, 0] < torch.inf if config.data.mask_points else None
+        batch = Batch(
+            frames_BTCxy=frames_BTCxy,
+            scored_BC=ones_BC.bool(),
+            labels_B=torch.zeros(windows, dtype=torch.int64, device=world.device),
+            scale=scale,
+            counted_Bxy=counted_Bxy,
+        )
+        batches.append(batch)
+    return batches
 
 
 def _ran_out(error: BaseException) -> bool:
-    """Return whether an error means that memory was refused; on CPU only its text says so."""
-    text = str(error).lower()
-    refusals = ("can't allocate", "cannot allocate", "bad_alloc", "could not create a memory")
-    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or any(
-        refusal in text for refusal in refusals
-    )
+    """Return whether an error means that memory was refused."""
+    refused = any(words in str(error).lower() for words in REFUSALS)
+    return refused or isinstance(error, (MemoryError, torch.OutOfMemoryError))
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run one rank of a trial; the exit code is the answer."""
-    if limit := os.environ.get(LIMIT_VARIABLE):
-        resource.setrlimit(resource.RLIMIT_DATA, (int(limit), int(limit)))
+    """Run one rank of a probe; the exit code is the answer."""
     try:
         try_out(RunConfig.model_validate_json(arguments[0]))
     except UserError as error:

@@ -3,15 +3,20 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
+from torch.distributed import DistBackendError
 
 from dpot_scale.config.load import load_run
 from dpot_scale.config.schema import RunConfig, run_hash
+from dpot_scale.data.batches import PREFETCHED_BATCHES, Batch
 from dpot_scale.engine.runtime import World, start_world
 from dpot_scale.errors import ConfigError
-from dpot_scale.training import micro_batch
-from dpot_scale.training.micro_batch import largest_that_fits, settle_micro_batch
+from dpot_scale.training import loop, micro_batch
+from dpot_scale.training.micro_batch import _ran_out, largest_that_fits, settle_micro_batch
+from dpot_scale.training.objective import training_loss
 from dpot_scale.training.result import read_result
 
 
@@ -39,7 +44,7 @@ def run_in(folder: Path, *overrides: str) -> RunConfig:
 
 
 @pytest.mark.parametrize("limit", range(9))
-def test_bisection_finds_the_largest_in_few_trials(limit: int) -> None:
+def test_bisection_finds_the_largest_in_few_probes(limit: int) -> None:
     candidates = [1, 2, 3, 4, 6, 8, 12, 24]
     tried: list[int] = []
 
@@ -58,7 +63,7 @@ def test_a_number_is_left_as_it_is(tmp_path: Path, world: World) -> None:
     assert settle_micro_batch(config, world, print) is config
 
 
-def test_a_real_trial_runs_out_of_memory_and_another_fits(
+def test_a_real_probe_runs_out_of_memory_and_another_fits(
     tmp_path: Path, world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     said: list[str] = []
@@ -98,12 +103,68 @@ def test_a_mistake_is_no_reason_to_search(
         settle_micro_batch(run_in(tmp_path, override), world, print)
 
 
-def test_a_trial_that_fails_otherwise_ends_the_search(tmp_path: Path, world: World) -> None:
+def test_a_probe_that_fails_otherwise_ends_the_search(tmp_path: Path, world: World) -> None:
     if Path("/usr/include/libaio.h").exists():
-        pytest.skip("this machine has what the trial lacks")
+        pytest.skip("this machine has what the probe lacks")
     config = run_in(tmp_path, "engine.deepspeed=zero3_bf16_nvme", "engine.nvme_path=/nowhere")
-    with pytest.raises(ConfigError, match=r"a trial with 8 windows failed: .*libaio"):
+    with pytest.raises(ConfigError, match=r"a probe with 8 windows failed: .*libaio"):
         settle_micro_batch(config, world, print)
+
+
+def test_a_probe_that_takes_too_long_ends_the_search(
+    tmp_path: Path, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(micro_batch, "PROBE_SECONDS", 0.0)
+    with pytest.raises(ConfigError, match=r"a probe with 8 windows did not end within 0 minutes"):
+        settle_micro_batch(run_in(tmp_path), world, print)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+        torch.AcceleratorError("CUDA error: out of memory"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
+        DistBackendError("NCCL error: unhandled cuda error\nFailed to CUDA calloc 6291456 bytes"),
+        DistBackendError("NCCL error\nLast error:\nCuda failure 2 'out of memory'"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:119] DefaultCPUAllocator: can't allocate"),
+    ],
+)
+def test_memory_that_is_refused_has_many_names(error: BaseException) -> None:
+    assert _ran_out(error)
+
+
+@pytest.mark.parametrize(
+    "error", [RuntimeError("CUDA error: device-side assert triggered"), DistBackendError("NCCL")]
+)
+def test_not_every_error_is_about_memory(error: BaseException) -> None:
+    assert not _ran_out(error)
+
+
+def test_a_probe_makes_the_steps_of_the_run(
+    tmp_path: Path, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With as many buffers, frames and forwards, and gradients that add up where they will."""
+    seen: list[Batch] = []
+
+    def remembered(engine: Any, batch: Batch, *options: Any) -> Any:
+        seen.append(batch)
+        return training_loss(engine, batch, *options)
+
+    monkeypatch.setattr(loop, "training_loss", remembered)
+    options = ["objective.unroll=2", "data.normalize=dataset", "data.mask_points=true"]
+    config = run_in(tmp_path, *options, "batch.global_batch=16", "windows=64")
+    for windows, per_step in ((8, 2), (16, 1)):
+        seen.clear()
+        probe = micro_batch._probe_config(config, windows, world)
+        micro_batch.try_out(RunConfig.model_validate(probe))
+        assert len(seen) == per_step * micro_batch.STEPS
+        assert all(batch.scale and batch.counted_Bxy is not None for batch in seen)
+        assert {batch.frames_BTCxy.shape[:2] for batch in seen} == {(windows, 10 + 2)}
+        addresses = {batch.frames_BTCxy.data_ptr() for batch in seen}
+        assert len(addresses) == min(len(seen), 1 + PREFETCHED_BATCHES)
 
 
 @pytest.mark.distributed
@@ -114,3 +175,12 @@ def test_two_ranks_agree(start: Callable) -> None:
     assert read_result(ended.directory) is not None
     answers = list((ended.directory.parent / micro_batch.FOLDER).glob("*.json"))
     assert [json.loads(answer.read_text()) for answer in answers] == [2]
+
+
+@pytest.mark.distributed
+def test_a_probe_needs_nothing_of_torchrun(start: Callable) -> None:
+    """With the store that torchrun announces to its own children, it would wait for ever."""
+    options = ["batch.micro_batch=auto", "windows=16", "objective.noise=0.02"]  # not the one above
+    ended = start("auto_torchrun", *options, ranks=2, torchrun=True).ended()
+    assert ended.code == 0, ended.err
+    assert "batch.micro_batch=auto: 2 of up to 2 windows per rank fit" in ended.out
