@@ -24,8 +24,8 @@ from dpot_scale.training.metrics import Meter
 from dpot_scale.training.objective import training_loss
 from dpot_scale.training.tracking import Tracker
 
-# So many skipped steps in a row end a run. fp16 needs up to 17 by design: it starts with a loss
-# scale of 2^16 and halves it after each overflow but the first.
+# So many skipped steps in a row end a run; one that is resumed counts anew. fp16 needs up to 17 by
+# design: it starts with a loss scale of 2^16 and halves it after each overflow but the first.
 MAX_SKIPPED_IN_A_ROW = 20
 
 

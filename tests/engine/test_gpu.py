@@ -32,7 +32,10 @@ def test_forecasts_equal_those_of_the_cpu(space_dims: int) -> None:
     torch.testing.assert_close(found.logits.cpu(), expected.logits, rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize("strategy", ["zero1_bf16", "zero3_bf16", "zero3_bf16_offload"])
+@pytest.mark.parametrize(
+    "strategy",
+    ["zero0_fp32", "zero1_bf16", "zero2_bf16", "zero3_bf16", "zero3_bf16_offload", "zero3_fp16"],
+)
 def test_training_runs_to_its_end(strategy: str, start: Callable) -> None:
     overrides = [f"engine.deepspeed={strategy}", "engine.activation_checkpointing=full"]
     ended = start(strategy, *overrides, ranks=1).ended()
@@ -40,4 +43,6 @@ def test_training_runs_to_its_end(strategy: str, start: Callable) -> None:
     result = read_result(ended.directory)
     assert result is not None
     losses = read_metrics(ended.directory / SPOOL)["train/loss"]
-    assert losses[result.steps] < losses[1]
+    # Only fp16 may skip its first steps, while it looks for a loss scale.
+    assert min(losses) == 1 or strategy == "zero3_fp16"
+    assert losses[result.steps] < losses[min(losses)]
