@@ -91,7 +91,7 @@ def reason(path: Path, error: OSError | RuntimeError, *, needed: int | None = No
     Libraries hide the reason of the system in an error of their own, or say nothing of it.
     """
     number = getattr(error if isinstance(error, OSError) else error.__context__, "errno", None)
-    words = os.strerror(number) if number else " ".join(str(error).split())
+    words = os.strerror(number) if number else _in_words(error)
     if number and number not in FULL:
         return words
     folder = next(folder for folder in path.absolute().parents if folder.is_dir())
@@ -100,6 +100,12 @@ def reason(path: Path, error: OSError | RuntimeError, *, needed: int | None = No
     if needed is not None:
         said += f" and {needed:,} are needed"
     return f"{words}; {said}: make room there and start again"
+
+
+def _in_words(error: OSError | RuntimeError) -> str:
+    said = " ".join(str(error).split())
+    # What torch.save says counts positions in lines of C++.
+    return "not all of it was taken" if "inline_container" in said or "iostream" in said else said
 
 
 def check_regular(path: Path) -> None:

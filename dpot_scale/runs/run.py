@@ -192,7 +192,7 @@ def _open_tracker(config: RunConfig, world: World) -> Tracker:
     def open_spool() -> Tracker:
         return Tracker(config.directory, config.tracking, is_main=world.is_main)
 
-    return on_every_rank(open_spool, world, config.directory)
+    return on_every_rank(open_spool, world, config.directory / SPOOL)
 
 
 def _record(
@@ -202,7 +202,7 @@ def _record(
     world: World,
     tracker: Tracker,
 ) -> None:
-    on_every_rank(lambda: tracker.log(metrics, step=state.step), world, config.directory)
+    on_every_rank(lambda: tracker.log(metrics, step=state.step), world, config.directory / SPOOL)
 
 
 def _write_configs(config: RunConfig, engine: ZeroEngine) -> None:
@@ -347,7 +347,8 @@ def _keep(
         final_train_loss=losses[max(losses)],
         evaluation={name: evaluation.score for name, evaluation in evaluations.items()},
     )
-    on_main(lambda: save_figures(config.directory / FIGURES, evaluations), world, config.directory)
+    figures = config.directory / FIGURES
+    on_main(lambda: save_figures(figures, evaluations), world, figures)
     on_main(lambda: save_result(config.directory, result), world, config.directory)
     return result
 

@@ -22,7 +22,7 @@ from dpot_scale.training.health import Health, StopReason, never
 from dpot_scale.training.marker import TrainState
 from dpot_scale.training.metrics import Meter
 from dpot_scale.training.objective import training_loss
-from dpot_scale.training.tracking import Tracker
+from dpot_scale.training.tracking import SPOOL, Tracker
 
 # So many skipped steps in a row end a run; one that is resumed counts anew. fp16 needs up to 17 by
 # design: it starts with a loss scale of 2^16 and halves it after each overflow but the first.
@@ -166,7 +166,9 @@ class Trainer:
     def _report(self, metrics: Mapping[str, float], state: TrainState) -> None:
         """Record and show metrics. Collective: the disk may be full."""
         on_every_rank(
-            lambda: self.tracker.log(metrics, step=state.step), self.world, self.config.directory
+            lambda: self.tracker.log(metrics, step=state.step),
+            self.world,
+            self.config.directory / SPOOL,
         )
         self.console.progress(metrics, step=state.step)
 

@@ -1,5 +1,6 @@
 """A checkpoint is a transaction: whatever is interrupted, the one before stays."""
 
+import errno
 import json
 import logging
 import os
@@ -12,6 +13,7 @@ import pytest
 import torch
 
 from dpot_scale.engine.runtime import World, start_world
+from dpot_scale.engine.shards import errors_at_the_end
 from dpot_scale.errors import CheckpointError, DiskError
 from dpot_scale.training import checkpoint
 from dpot_scale.training.checkpoint import CheckpointStore
@@ -345,3 +347,35 @@ def test_other_data_are_refused(tmp_path: Path, world: World) -> None:
     for now in ({"a": "1", "b": "3"}, {"a": "1"}, {"a": "1", "b": "2", "c": "4"}):
         with pytest.raises(CheckpointError, match=r"with another [bc] \(.*: restore what it was"):
             store(**now).restore(Counter())
+
+
+class Writer:
+    """What DeepSpeed writes with."""
+
+    def save(self, state: object, path: Path) -> None:
+        torch.save(state, path)
+
+
+class DeepSpeed:
+    """As far as it writes: a file, a script beside it, and then it waits for the other ranks."""
+
+    def __init__(self) -> None:
+        self.checkpoint_engine = Writer()
+        self.has_waited = False
+
+    def _copy_recovery_script(self, folder: Path) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", str(folder))
+
+    def save_checkpoint(self, folder: Path) -> None:
+        self.checkpoint_engine.save(torch.zeros(300_000), folder / "rank_0.pt")
+        self._copy_recovery_script(folder)
+        self.has_waited = True
+
+
+def test_a_rank_that_cannot_write_still_waits_for_the_others(small_disk: Path) -> None:
+    engine = DeepSpeed()
+    sentence = r"cannot write .*: not all of it was taken; [\d,]+ bytes are free in "
+    with pytest.raises(DiskError, match=sentence), errors_at_the_end(engine, small_disk / "step"):
+        engine.save_checkpoint(small_disk)
+    assert engine.has_waited
+    assert "save" not in vars(engine.checkpoint_engine), "it is as it was"
