@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dpot_scale.config.arguments import Parser, add_config_arguments
+from dpot_scale.config.arguments import PLACES, Parser, add_config_arguments
 from dpot_scale.config.load import DEFAULT, dump, is_preset, load_run
 from dpot_scale.config.places import RUN_CONFIG, anchored_run, in_home, results_home
 from dpot_scale.config.schema import DataConfig, Section
@@ -81,9 +81,15 @@ def _parser() -> Parser:
         prog="python -m dpot_scale.evaluate",
         description="Score DPOT weights on the held-out trajectories of stored datasets: relative "
         "L2 errors of the rollout and of single steps, beside those of repeating the last frame.",
+        epilog=PLACES,
     )
     parser.add_argument("weights", type=Path, help="a released .pth or a .safetensors export")
-    add_config_arguments(parser, "run", sought_first="the config.yaml beside the weights")
+    add_config_arguments(
+        parser,
+        "run",
+        example=f"{ROOT}=DIR",
+        sought_first="the config.yaml beside the weights",
+    )
     parser.add_argument(
         "--out",
         type=Path,

@@ -8,9 +8,9 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from dpot_scale.config.arguments import Parser
+from dpot_scale.config.arguments import PLACES, Parser
 from dpot_scale.config.load import load_suite, presets
-from dpot_scale.config.places import HOME_VARIABLE, in_home
+from dpot_scale.config.places import in_home
 from dpot_scale.data.catalog import is_dataset_name
 from dpot_scale.data.importers.formats import FORMATS
 from dpot_scale.data.importers.importing import (
@@ -59,8 +59,7 @@ def _parser() -> Parser:
         description="Make the datasets that training reads, and look after them. Without any "
         "download, `generate` solves three equations in about a minute; `import` reads published "
         "files.",
-        epilog=f"Relative folders of datasets lie below ${HOME_VARIABLE} if that is set; else "
-        "below ~/dpot_scale in a Ray job, and here otherwise.",
+        epilog=PLACES,
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_generate(commands.add_parser("generate", help=COMMANDS["generate"]))

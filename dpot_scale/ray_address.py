@@ -7,23 +7,38 @@ from dpot_scale.errors import UserError
 
 VARIABLE = "RAY_ADDRESS"
 NOT_AN_ADDRESS = {"", "auto", "local"}  # Ray seeks a cluster on this machine, or starts one
+WEB = ("http://", "https://")
+DASHBOARD_PORT = 8265  # unless `ray start` was told otherwise
 SECONDS = 5.0
+
+
+def named_place() -> str | None:
+    """Return the host:port that RAY_ADDRESS names, if it names one."""
+    address = os.environ.get(VARIABLE, "")
+    return None if address in NOT_AN_ADDRESS else address.rpartition("://")[2].rstrip("/")
 
 
 def require_answer() -> None:
     """Make sure that something listens at RAY_ADDRESS, if that names a machine.
 
     Raises:
-        UserError: nothing does.
+        UserError: nothing does, or it is the dashboard.
     """
-    address = os.environ.get(VARIABLE, "")
-    if address in NOT_AN_ADDRESS:
+    place = named_place()
+    if place is None:
         return
-    host, _, port = address.removeprefix("ray://").rpartition(":")
+    host, _, port = place.rpartition(":")
     try:
         socket.create_connection((host.strip("[]"), int(port)), SECONDS).close()
     except (OSError, ValueError, OverflowError) as error:
         raise no_cluster() from error
+    address = os.environ[VARIABLE]
+    if address.startswith(WEB) or int(port) == DASHBOARD_PORT:
+        raise UserError(
+            f"{VARIABLE}={address} is a dashboard, which only takes jobs: put `ray job submit "
+            "--working-dir . --` before this command, or give the host:port of `ray start --head` "
+            "(its port is 6379 unless you chose another)"
+        )
 
 
 def no_cluster() -> UserError:
@@ -31,4 +46,14 @@ def no_cluster() -> UserError:
     return UserError(
         f"there is no Ray cluster at {VARIABLE}={os.environ.get(VARIABLE)}; give the host:port of "
         "`ray start --head`, or unset it to use this machine"
+    )
+
+
+def refused() -> UserError:
+    """Return what to say where a cluster does not take the token of this process, or its lack."""
+    place = os.environ.get(VARIABLE)
+    return UserError(
+        f"the Ray cluster {f'at {VARIABLE}={place}' if place else 'on this machine'} asks for "
+        "another token than this process has: set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN to what "
+        "`ray get-auth-token` prints on its head node"
     )

@@ -13,7 +13,7 @@ import ray
 from dpot_scale.config.schema import GeneratedDataset
 from dpot_scale.data.parts import Workers, frame_values, solve
 from dpot_scale.data.writer import SHARD_BYTES
-from dpot_scale.ray_address import no_cluster, require_answer
+from dpot_scale.ray_connection import connect
 
 BYTES_PER_VALUE = 4
 
@@ -23,15 +23,11 @@ def ray_tasks() -> Iterator[Workers]:
     """Solve on the cluster: a task per GPU at a time, or per core where it has no GPUs.
 
     Raises:
-        UserError: there is no cluster at RAY_ADDRESS.
+        UserError: there is no cluster at RAY_ADDRESS, or it refuses this process.
     """
     was_connected = ray.is_initialized()
     if not was_connected:
-        require_answer()
-        try:
-            ray.init(log_to_driver=False, logging_level="WARNING")
-        except ConnectionError as error:
-            raise no_cluster() from error
+        connect(cpus=1)
     try:
         resources = ray.cluster_resources()
         gpus = int(resources.get("GPU", 0))

@@ -6,11 +6,12 @@ interrupted, on a laptop and as `ray job submit --working-dir . -- python -m dpo
 
 import argparse
 import sys
+import textwrap
 from collections.abc import Sequence
 
-from dpot_scale.config.arguments import Parser, add_config_arguments
+from dpot_scale.config.arguments import PLACES, Parser, add_config_arguments
 from dpot_scale.config.load import dump, load_sweep
-from dpot_scale.config.places import HOME_VARIABLE, anchored, results_home
+from dpot_scale.config.places import anchored, results_home
 from dpot_scale.config.schema import SweepConfig
 from dpot_scale.errors import UserError, exits_cleanly
 from dpot_scale.runs.folder import found_marks, require_kind
@@ -95,10 +96,9 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
         "[--print-config] [key.sub=value ...]",
         description="Train every model of a ladder through Ray Train and fit a scaling law.\n\n"
         + "\n".join(f"  {name:<8}{text}" for name, text in COMMANDS.items()),
-        epilog=f"Results lie below ${HOME_VARIABLE} if that is set; else below ~/dpot_scale in a "
-        "Ray job, and here otherwise.",
+        epilog=textwrap.fill(PLACES),
     )
-    add_config_arguments(parser, "sweep")
+    add_config_arguments(parser, "sweep", example="run.optim.lr=1e-3")
     options = parser.parse_intermixed_args(arguments)
     words = [word for word in options.overrides if "=" not in word]
     parser.require_command(words or ["run"], COMMANDS)

@@ -7,7 +7,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from dpot_scale.config.arguments import Parser, add_config_arguments
+from dpot_scale.config.arguments import PLACES, Parser, add_config_arguments
 from dpot_scale.config.load import dump, load_run, load_suite
 from dpot_scale.config.places import anchored_run, results_home
 from dpot_scale.config.schema import RunConfig
@@ -25,9 +25,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Train what the command line says."""
     parser = Parser(
         prog="python -m dpot_scale.train",
-        description="Train one DPOT with DeepSpeed ZeRO. Bare: the quickstart preset.",
+        description="Train one model with DeepSpeed ZeRO: alone as a module, on several ranks as "
+        "`deepspeed dpot_scale/train.py`. Without arguments it trains the quickstart preset, which "
+        "generates its data. A run that was stopped continues when it is started again.",
+        epilog=PLACES,
     )
-    add_config_arguments(parser, "run")
+    add_config_arguments(parser, "run", example="model.size=S")
     parser.add_argument("--local_rank", help=argparse.SUPPRESS)  # the deepspeed launcher adds it
     options = parser.parse_intermixed_args(arguments)
     config = load_run(options.config, options.overrides)

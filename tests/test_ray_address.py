@@ -4,6 +4,7 @@ import socket
 
 import pytest
 
+from dpot_scale import ray_address
 from dpot_scale.errors import UserError
 from dpot_scale.ray_address import require_answer
 
@@ -32,3 +33,17 @@ def test_ray_seeks_here_itself(address: str | None, monkeypatch: pytest.MonkeyPa
     if address is not None:
         monkeypatch.setenv("RAY_ADDRESS", address)
     require_answer()
+
+
+@pytest.mark.parametrize("slash", ["", "/"])
+def test_a_dashboard_is_told_apart(slash: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"http://127.0.0.1:{server.getsockname()[1]}{slash}"
+        monkeypatch.setenv("RAY_ADDRESS", address)
+        with pytest.raises(UserError, match=f"^RAY_ADDRESS={address} is a dashboard, which only"):
+            require_answer()
+        # Its port tells it apart where no scheme does.
+        monkeypatch.setattr(ray_address, "DASHBOARD_PORT", server.getsockname()[1])
+        monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{server.getsockname()[1]}")
+        with pytest.raises(UserError, match="is a dashboard"):
+            require_answer()

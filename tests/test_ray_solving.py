@@ -1,5 +1,6 @@
 """Parts of a dataset as tasks of a Ray cluster: the same numbers as here."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from dpot_scale.config.schema import GeneratedDataset
 from dpot_scale.data.store import SPLITS, open_store
 from dpot_scale.errors import UserError
 from dpot_scale.prepare import main
+from dpot_scale.ray_connection import connect
 from dpot_scale.ray_solving import _part_size, ray_tasks
 
 SUITE = """
@@ -22,10 +24,22 @@ datasets:
 
 
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[str]:
-    context = ray.init(num_cpus=2, include_dashboard=False, object_store_memory=100 * 2**20)
-    yield context.address_info["address"]
-    ray.shutdown()
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The home of a user who has no token for clusters of Ray."""
+    return tmp_path_factory.mktemp("home")
+
+
+@pytest.fixture(scope="module")
+def cluster(home: Path) -> Iterator[str]:
+    """The address of a cluster that was started by us."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HOME", str(home))
+        for variable in ("RAY_ADDRESS", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN"):
+            patch.setenv(variable, "")  # so that it is afterwards what it was before
+            patch.delenv(variable)
+        connect(2, object_store_memory=100 * 2**20)
+        yield ray.get_runtime_context().gcs_address
+        ray.shutdown()
 
 
 @pytest.mark.ray
@@ -46,6 +60,13 @@ def test_a_cluster_solves_the_same_numbers(
             for number in range(count):
                 a, b = (store.read(split, number, 0, 2) for store in stores)
                 np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.ray
+def test_a_cluster_of_our_own_asks_for_a_token_that_nobody_finds(cluster: str, home: Path) -> None:
+    """A token in the user's home would make `ray start` ask for one that a client does not send."""
+    assert (os.environ["RAY_AUTH_MODE"], len(os.environ["RAY_AUTH_TOKEN"])) == ("token", 64)
+    assert not (home / ".ray").exists()
 
 
 def test_a_part_is_a_shard_or_a_share_of_the_cluster() -> None:

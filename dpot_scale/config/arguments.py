@@ -7,10 +7,15 @@ from collections.abc import Collection, Sequence
 from typing import Any, NoReturn
 
 from dpot_scale.config.load import DEFAULT, Kind, config_hint, presets
+from dpot_scale.config.places import HOME_VARIABLE
 from dpot_scale.config.sentences import nearest
 from dpot_scale.errors import USER_ERROR_EXIT_CODE, speaks_for_all
 
-EXAMPLES: dict[Kind, str] = {"run": "model.size=S", "sweep": "run.optim.lr=1e-3"}
+# Where relative paths of data and results begin, for the end of a help text.
+PLACES = (
+    f"Relative folders of data and results begin at ${HOME_VARIABLE} if that is set; else at "
+    "~/dpot_scale in a Ray job, and here otherwise."
+)
 
 
 class Parser(argparse.ArgumentParser):
@@ -60,13 +65,14 @@ class Parser(argparse.ArgumentParser):
 
 
 def add_config_arguments(
-    parser: argparse.ArgumentParser, kind: Kind, *, sought_first: str | None = None
+    parser: argparse.ArgumentParser, kind: Kind, *, example: str, sought_first: str | None = None
 ) -> None:
     """Add what every entry has in common: --config, --print-config and overrides.
 
     Args:
         parser: Of the entry.
         kind: Of its config.
+        example: An override.
         sought_first: The config that the entry itself seeks where none is given, in words;
             `config` is then None.
     """
@@ -80,12 +86,12 @@ def add_config_arguments(
     parser.add_argument(
         "--print-config",
         action="store_true",
-        help="print the complete config as YAML, in the form --config accepts, and stop",
+        help="print the config with every key as YAML, in the form --config accepts, and stop",
     )
     parser.add_argument(
         "overrides",
         nargs="*",
         default=[],  # or argparse calls them required where another argument is missing
         metavar="key.sub=value",
-        help=f"replace one value of the config, for example {EXAMPLES[kind]}",
+        help=f"replace one value of the config, for example {example}",
     )

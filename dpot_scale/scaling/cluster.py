@@ -1,17 +1,15 @@
 """The Ray cluster that trials run on: the one that is there, or one on this machine."""
 
 import logging
-import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import ray
 
 from dpot_scale.config.schema import ResourcesConfig
 from dpot_scale.errors import ConfigError
-from dpot_scale.ray_address import no_cluster
+from dpot_scale.ray_connection import connect
 
 # Only small control messages pass through Ray: metrics and checkpoints go to disk.
 OBJECT_STORE_BYTES = 100 * 2**20
@@ -25,10 +23,12 @@ def connected(resources: ResourcesConfig) -> Iterator[int]:
 
     Raises:
         ConfigError: it is too small for one trial.
-        UserError: there is none at RAY_ADDRESS.
+        UserError: there is none at RAY_ADDRESS, or it refuses this process.
     """
     needed = {key: n * resources.workers for key, n in worker_resources(resources).items()}
-    _connect(int(needed["CPU"]))
+    # Progress is read from the trials' directories, so that workers need not print.
+    logging.getLogger("ray.train").setLevel(logging.ERROR)
+    connect(int(needed["CPU"]), object_store_memory=OBJECT_STORE_BYTES)
     # `ray job stop` ends a driver so. Ray's own handler would not let it say what it was doing.
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
@@ -51,22 +51,3 @@ def worker_resources(resources: ResourcesConfig) -> dict[str, float]:
     """Return what one worker takes, in Ray's names for it."""
     gpus = {"GPU": float(resources.gpus_per_worker)} if resources.gpus_per_worker else {}
     return {"CPU": float(resources.cpus_per_worker)} | gpus
-
-
-def _connect(cpus: int) -> None:
-    """Join the cluster of `ray start` or of the job; where there is none, start one here."""
-    # Progress is read from the trials' directories, so that workers need not print.
-    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-    logging.getLogger("ray.train").setLevel(logging.ERROR)
-    try:
-        ray.init(
-            # A machine with fewer cores than workers is slow, but not useless.
-            num_cpus=max(len(os.sched_getaffinity(0)), cpus),
-            include_dashboard=False,
-            object_store_memory=OBJECT_STORE_BYTES,
-            **quiet,
-        )
-    except ValueError:  # a running cluster has its resources already
-        ray.init(**quiet)
-    except ConnectionError as error:
-        raise no_cluster() from error

@@ -1,0 +1,86 @@
+"""Connects to a Ray cluster: the one that is meant, or one of its own on this machine."""
+
+import contextlib
+import logging
+import os
+import secrets
+from pathlib import Path
+from typing import Any
+
+import grpc
+import ray
+from ray.exceptions import AuthenticationError
+
+from dpot_scale.ray_address import SECONDS, named_place, no_cluster, refused, require_answer
+
+MODE, TOKEN, TOKEN_PATH = "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"
+DEFAULT_TOKEN_PATH = "~/.ray/auth_token"
+ALIVE = "/ray.rpc.NodeInfoGcsService/CheckAlive"  # a question that costs a cluster nothing
+
+
+def connect(cpus: int, **own: Any) -> None:  # noqa: ANN401 - options of Ray
+    """Join the cluster that is there; where there is none, start one on this machine.
+
+    Args:
+        cpus: Of the one that is started here, which are all of the machine if it has more.
+        own: More options of that one.
+
+    Raises:
+        UserError: there is no cluster at RAY_ADDRESS, or it refuses this process.
+    """
+    require_answer()
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    try:
+        if (place := named_place()) is not None:
+            _require_welcome(place)
+            ray.init(**quiet)
+        else:
+            # A machine with fewer cores than are asked for is slow, but not useless.
+            cpus = max(len(os.sched_getaffinity(0)), cpus)
+            _start_or_join({"num_cpus": cpus, "include_dashboard": False, **own}, quiet)
+    except AuthenticationError as error:
+        raise refused() from error
+    except ConnectionError as error:
+        raise no_cluster() from error
+
+
+def _start_or_join(own: dict[str, Any], quiet: dict[str, Any]) -> None:
+    # Without a token, Ray writes one to ~/.ray/auth_token for the cluster that it starts here. From
+    # then on `ray start` would ask for that one, and `ray job submit` would not send it.
+    chosen = MODE not in os.environ and TOKEN not in os.environ
+    if chosen:
+        os.environ[TOKEN] = secrets.token_hex(32)
+    try:
+        ray.init(**own, **quiet)
+    except ValueError:  # `ray start` has made a cluster, which has its resources and its token
+        if chosen:
+            del os.environ[TOKEN]
+        ray.init(**quiet)
+
+
+def _require_welcome(place: str) -> None:
+    """Ask once what Ray would ask for 20 seconds, with a warning in each.
+
+    Raises:
+        UserError: the cluster does not take the token of this process, or its lack.
+    """
+    token = _token()
+    metadata = [("authorization", f"Bearer {token}")] if token else []
+    with grpc.insecure_channel(place) as channel:
+        try:
+            channel.unary_unary(ALIVE)(b"", timeout=SECONDS, metadata=metadata)
+        except grpc.RpcError as error:
+            if error.code() is grpc.StatusCode.UNAUTHENTICATED:
+                raise refused() from error
+
+
+def _token() -> str | None:
+    """Return the token that Ray will send, if it will."""
+    if os.environ.get(MODE, "").lower() != "token":
+        return None
+    if os.environ.get(TOKEN):
+        return os.environ[TOKEN]
+    path = Path(os.environ.get(TOKEN_PATH, DEFAULT_TOKEN_PATH)).expanduser()
+    with contextlib.suppress(OSError):  # Ray says that there is none
+        return path.read_text(encoding="utf-8").strip()
+    return None

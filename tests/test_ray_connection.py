@@ -1,0 +1,81 @@
+"""Reaching a cluster: one that does not take this process's token says so in one sentence."""
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import grpc
+import pytest
+
+from dpot_scale.errors import UserError
+from dpot_scale.ray_connection import ALIVE, _require_welcome, connect
+
+RIGHT = "the-token-of-the-cluster"
+
+
+class Head(grpc.GenericRpcHandler):  # type: ignore[misc]
+    """Answers as the head node of a cluster does, whatever it is asked."""
+
+    def service(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler:
+        def answer(_: bytes, context: grpc.ServicerContext) -> bytes:
+            sent = dict(details.invocation_metadata).get("authorization")
+            if sent != f"Bearer {RIGHT}":
+                context.abort(grpc.StatusCode.UNAUTHENTICATED, "InvalidAuthToken")
+            return b""
+
+        assert details.method == ALIVE
+        return grpc.unary_unary_rpc_method_handler(answer)
+
+
+@pytest.fixture
+def head(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The host:port of one; RAY_ADDRESS names it."""
+    server = grpc.server(ThreadPoolExecutor(1), handlers=[Head()])
+    place = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+    server.start()
+    monkeypatch.setenv("RAY_ADDRESS", place)
+    for variable in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
+        monkeypatch.delenv(variable, raising=False)
+    yield place
+    server.stop(None)
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {},
+        {"RAY_AUTH_TOKEN": RIGHT},  # not sent without the mode
+        {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "another"},
+    ],
+)
+def test_a_cluster_that_refuses(
+    environment: dict[str, str], head: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for variable, value in environment.items():
+        monkeypatch.setenv(variable, value)
+    with pytest.raises(UserError) as caught:
+        connect(1)
+    assert str(caught.value) == (
+        f"the Ray cluster at RAY_ADDRESS={head} asks for another token than this process has: set "
+        "RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN to what `ray get-auth-token` prints on its head "
+        "node"
+    )
+
+
+def test_the_token_is_sought_where_ray_seeks_it(
+    head: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with pytest.raises(UserError):
+        _require_welcome(head)
+    default, chosen = tmp_path / ".ray" / "auth_token", tmp_path / "chosen"
+    default.parent.mkdir()
+    default.write_text(f"{RIGHT}\n")
+    _require_welcome(head)
+    chosen.write_text("another")
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(chosen))
+    with pytest.raises(UserError):
+        _require_welcome(head)
+    monkeypatch.setenv("RAY_AUTH_TOKEN", RIGHT)
+    _require_welcome(head)
