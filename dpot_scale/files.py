@@ -20,6 +20,7 @@ log = logging.getLogger(__name__)
 
 # What `flock` says where it does not exist: on NFS and Lustre mounted without it, and elsewhere.
 NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL}
+TORCH_WRITER = ("inline_container", "iostream")  # in what torch.save raises
 FULL = {errno.ENOSPC, errno.EDQUOT}
 
 # An owner of a lock file shows so often that it lives, and is taken for dead after such a silence.
@@ -53,7 +54,9 @@ def replacing(path: Path) -> Iterator[Path]:
         flush_to_disk(partial)
         partial.replace(path)
         flush_to_disk(path.parent)
-    except (OSError, RuntimeError) as error:  # the latter is how torch.save says it
+    except (OSError, RuntimeError) as error:
+        if not is_about_writing(error):
+            raise
         raise cannot_write(path, error) from error
     finally:
         if partial.is_file():
@@ -102,10 +105,15 @@ def reason(path: Path, error: OSError | RuntimeError, *, needed: int | None = No
     return f"{words}; {said}: make room there and start again"
 
 
+def is_about_writing(error: OSError | RuntimeError) -> bool:
+    """Return whether an error is the system's, or torch's writer of files says so in its way."""
+    return isinstance(error, OSError) or any(word in str(error) for word in TORCH_WRITER)
+
+
 def _in_words(error: OSError | RuntimeError) -> str:
-    said = " ".join(str(error).split())
-    # What torch.save says counts positions in lines of C++.
-    return "not all of it was taken" if "inline_container" in said or "iostream" in said else said
+    if not isinstance(error, OSError) and is_about_writing(error):
+        return "not all of it was taken"  # torch counts positions in lines of C++
+    return " ".join(str(error).split())
 
 
 def check_regular(path: Path) -> None:

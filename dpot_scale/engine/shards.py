@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from dpot_scale.errors import CheckpointError, DiskError
-from dpot_scale.files import cannot_write
+from dpot_scale.files import cannot_write, is_about_writing
 
 SHARDS = "shards"  # DeepSpeed's tag: the folder of its files inside a checkpoint
 
@@ -53,6 +53,8 @@ def errors_at_the_end(engine: Any, folder: Path) -> Iterator[None]:  # noqa: ANN
             try:
                 write(*args, **kwargs)
             except (OSError, RuntimeError) as error:
+                if not is_about_writing(error):
+                    raise
                 failures.append(cannot_write(folder, error))
 
         return attempt
@@ -104,7 +106,7 @@ def masters(folder: Path) -> dict[str, Master]:
         model = _load(next(iter(sorted(shards.glob("*mp_rank_00_model_states.pt"), key=_rank))))
         optimizers = [_load(f) for f in sorted(shards.glob("*_optim_states.pt"), key=_rank)]
         if not optimizers:  # stage 0: each rank has everything
-            return {n: Master(tuple(t.shape), t.float) for n, t in model["module"].items()}
+            return {n: Master(tuple(t.shape), t.detach().float) for n, t in model["module"].items()}
         states = [optimizer["optimizer_state_dict"] for optimizer in optimizers]
         if "fp32_flat_groups" in states[0]:
             return _of_stage_3(model["param_shapes"], [s["fp32_flat_groups"] for s in states])
@@ -197,4 +199,4 @@ def _joined(
             if low < high:
                 parts.append(tensor[low - first : high - first])
             first += tensor.numel()
-    return torch.cat(parts)[: prod(shape)].reshape(shape).float()
+    return torch.cat(parts)[: prod(shape)].reshape(shape).detach().float()

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from dpot_scale.errors import CheckpointError
-from dpot_scale.files import replacing
+from dpot_scale.files import cannot_write, replacing
 from dpot_scale.model.dpot import DPOT
 from dpot_scale.model.released import architecture_from, read_released, write_released
 from dpot_scale.model.sizes import Architecture
@@ -59,7 +59,7 @@ def save_model(path: Path, architecture: Architecture, state_dict: Mapping[str, 
         try:
             save_file(tensors, partial, metadata=metadata)
         except SafetensorError as error:
-            raise RuntimeError(str(error)) from error
+            raise cannot_write(path, RuntimeError(str(error))) from error
 
 
 def stream_model(

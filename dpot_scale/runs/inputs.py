@@ -33,7 +33,7 @@ MENDS = {
     "config": "give every rank the same config",
     "version": "install the same dpot_scale and torch on every machine",
     "dataset": "give every machine the same files, or a data.root that all share",
-    "sharding": "give every machine the same JSON",
+    "engine.deepspeed": "give every machine the same JSON",
 }
 
 
@@ -46,7 +46,7 @@ def inputs_of(config: RunConfig, stores: Mapping[str, DatasetStore]) -> dict[str
     inputs = {f"dataset {name}": _digest(store) for name, store in stores.items()}
     if Path(config.engine.deepspeed).suffix:
         raw = read_strategy(config.engine.deepspeed).raw
-        inputs |= {f"sharding {key}": json.dumps(value) for key, value in _leaves(raw)}
+        inputs |= {f"engine.deepspeed {key}": json.dumps(value) for key, value in _leaves(raw)}
     return inputs
 
 
@@ -80,7 +80,7 @@ def require_agreement_of_ranks(config: RunConfig, inputs: Mapping[str, str], wor
             "config of the run": run_hash(config),
             "version of dpot_scale": _code_digest(),
             "version of torch": torch.__version__,
-            "sharding of engine.deepspeed": hashed(read_strategy(config.engine.deepspeed).raw),
+            "content of engine.deepspeed": hashed(read_strategy(config.engine.deepspeed).raw),
             **inputs,
         }
         _require_same(own, world)

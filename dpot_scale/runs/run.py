@@ -5,6 +5,7 @@ Neither Ray nor an MLflow server is needed.
 
 import json
 import os
+import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -24,7 +25,7 @@ from dpot_scale.engine.memory import estimate_memory
 from dpot_scale.engine.runtime import World, announced_world_size, start_world, trains_on_gpu
 from dpot_scale.engine.strategy import effective_deepspeed_config, read_strategy
 from dpot_scale.engine.zero import ZeroEngine
-from dpot_scale.errors import ConfigError, UserError, this_command
+from dpot_scale.errors import ConfigError, UserError, speaks_for_all, this_command
 from dpot_scale.evaluation.figures import save_figures
 from dpot_scale.evaluation.metrics import DatasetEvaluation, Evaluator
 from dpot_scale.files import write_whole
@@ -232,6 +233,8 @@ def _open_stores(config: RunConfig) -> tuple[dict[str, DatasetStore], UserError 
     except UserError as error:
         if announced_world_size() == 1:
             raise
+        if not speaks_for_all():  # the main rank may find nothing wrong on its machine
+            error = type(error)(f"on {socket.gethostname()}: {error}")
         return {}, error
 
 

@@ -208,6 +208,7 @@ def test_one_process_reads_what_the_ranks_saved(engine: str, results: dict[str, 
     case = results[f"{engine}_exported"]
     assert_same_weights(case["together"], case["whole"], **EXACT)
     assert list(case["together"]) == list(case["whole"])
+    assert not any(weight.requires_grad for weight in case["together"].values())
     assert case["foreign"] == []
 
 
