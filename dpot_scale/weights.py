@@ -35,15 +35,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise ConfigError(f"{options.file} is a file: say with --out which one to write")
     # Torch loads for seconds: after what can be found without it.
     from dpot_scale.model.export import read_weights, save_model, save_released
-    from dpot_scale.runs.start import export
+    from dpot_scale.runs.start import export, settled
 
-    if from_run:
-        return _wrote(export(options.file, options.out))
-    weights = read_weights(options.file)
+    source = settled(options.file) if from_run else options.file
+    if source.is_dir():
+        return _wrote(export(source, options.out))
+    if from_run and options.out is None:
+        sys.stdout.write(f"{options.file} has ended: its weights are in {source}\n")
+        return 0
+    weights = read_weights(source)
     if options.command == "inspect":
         sys.stdout.write(_summary(options.file, weights))
         return 0
-    if options.command == "import":
+    if options.command == "import" or from_run:
         save_model(options.out, weights.architecture, weights.state)
     else:
         save_released(options.out, weights)

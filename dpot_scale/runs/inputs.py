@@ -98,9 +98,11 @@ def _require_one_folder(directory: Path, world: World) -> None:
             "wrote there, so that a checkpoint would lack its part: set `output` to a folder that "
             "all machines share"
         )
-    raise_on_all(blind, world)
-    if world.is_main:
-        (directory / TOKEN).unlink(missing_ok=True)
+    try:
+        raise_on_all(blind, world)
+    finally:
+        if world.is_main:
+            (directory / TOKEN).unlink(missing_ok=True)
 
 
 def _sees(path: Path, content: str) -> bool:

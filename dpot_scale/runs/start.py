@@ -10,7 +10,6 @@ from dpot_scale.model.export import (
     Weights,
     read_weights,
     require_keys,
-    save_model,
     shapes_of,
     stream_model,
 )
@@ -70,25 +69,19 @@ def weights_in(found: Path) -> Weights:
     return Weights(arch, {name: tensor.read() for name, tensor in tensors.items()})
 
 
-def export(source: Path, out: Path | None = None) -> Path:
-    """Write the weights of a run or checkpoint as a file like that of a finished run; return it.
+def export(checkpoint: Path, out: Path | None = None) -> Path:
+    """Write the weights of a checkpoint as a file like that of a finished run; return its place.
 
     One tensor at a time is in memory.
 
     Args:
-        source: The folder of a run, for its newest intact checkpoint, or a checkpoint.
+        checkpoint: An intact one.
         out: The .safetensors file; None for one in the folder of the run that names the step.
 
     Raises:
-        CheckpointError: there is no intact checkpoint, or it does not hold the model of its run.
+        CheckpointError: it does not hold the model of its run.
         DiskError: the file cannot be written.
     """
-    checkpoint = settled(source)
-    if checkpoint.is_file():  # the run has ended with it
-        weights = read_weights(checkpoint)
-        if out is not None:
-            save_model(out, weights.architecture, weights.state)
-        return out or checkpoint
     arch, tensors = _masters(checkpoint)
     path = out or checkpoint.absolute().parents[1] / f"model_{checkpoint.name}.safetensors"
     stream_model(path, arch, ((name, tensors[name].read()) for name in shapes_of(arch)))

@@ -72,13 +72,20 @@ def test_a_run_stands_for_its_newest_intact_checkpoint(run: Path) -> None:
         settled(run / CHECKPOINTS / "step_000002")
 
 
-def test_a_finished_run_stands_for_its_export(run: Path) -> None:
+def test_a_finished_run_stands_for_its_export(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     trained = model(3)
     save_model(run / WEIGHTS, trained.architecture, trained.state_dict())
     assert_is(weights_in(settled(run)).state, 2)
     (run / RESULT_FILE).touch()
     assert_is(weights_in(settled(run)).state, 3)
     assert_is(weights_in(settled(run / WEIGHTS)).state, 3)
+    assert main(["export", str(run)]) == 0
+    assert capsys.readouterr().out == f"{run} has ended: its weights are in {run / WEIGHTS}\n"
+    copy = run.parent / "copy.safetensors"
+    assert main(["export", str(run), "--out", str(copy)]) == 0
+    assert_is(load_model(copy).state_dict(), 3)
 
 
 def test_export_writes_what_a_finished_run_leaves(
@@ -95,7 +102,7 @@ def test_export_writes_what_a_finished_run_leaves(
 
 def test_what_holds_no_weights_is_one_sentence(run: Path) -> None:
     with pytest.raises(CheckpointError, match=r"holds no checkpoint; give the folder of a run"):
-        export(run.parent)
+        settled(run.parent)
     moved = run.parent / "step_000001"
     shutil.copytree(run / CHECKPOINTS / "step_000001", moved)
     with pytest.raises(CheckpointError, match=r"does not lie in the folder of its run"):
@@ -103,7 +110,7 @@ def test_what_holds_no_weights_is_one_sentence(run: Path) -> None:
     other = load_run(str(run / RUN_CONFIG), ["model.depth=2"])
     (run / RUN_CONFIG).write_text(dump(other))
     with pytest.raises(CheckpointError, match=r"not hold exactly the keys .* missing: blocks\.1"):
-        export(run)
+        export(settled(run))
 
 
 def test_shards_that_are_none_are_one_sentence(run: Path) -> None:
