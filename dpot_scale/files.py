@@ -216,6 +216,8 @@ def _owned(path: Path, *, wait: bool) -> Iterator[None]:
             path.unlink(missing_ok=True)
         elif not wait:
             raise BlockingIOError(errno.EAGAIN, "another process owns it", str(path))
+        else:
+            time.sleep(BEAT_SECONDS / 10)
     ended = threading.Event()
     beat = threading.Thread(target=_beat, args=(path, ended), name="lock file", daemon=True)
     beat.start()
