@@ -92,6 +92,7 @@ class CheckpointStore:
             if self.world.is_main:
                 _remove(folder)  # what lacks a file only takes space
             raise
+        on_main(self._prune, self.world, self.directory)
 
     def restore(self, engine: Sharded) -> TrainState | None:
         """Continue from the newest intact checkpoint; None if there is none. Collective.
@@ -122,7 +123,7 @@ class CheckpointStore:
         return None
 
     def _commit(self, folder: Path, state: TrainState, census: Mapping[str, Census]) -> None:
-        """Make a checkpoint exist, and remove those it replaces."""
+        """Make a checkpoint exist."""
         marker = {
             "format": FORMAT,
             **asdict(state),
@@ -133,6 +134,9 @@ class CheckpointStore:
             "files": {name: entry.model_dump() for name, entry in sorted(census.items())},
         }
         write_whole(folder / MARKER, json.dumps(marker, indent=2))
+
+    def _prune(self) -> None:
+        """Remove the checkpoints that newer ones replace, and what crashes left."""
         kept = committed(self.directory)[: self.keep]
         for other in set(checkpoint_folders(self.directory)).difference(kept):
             _remove(other)
@@ -140,7 +144,12 @@ class CheckpointStore:
     def _census(self, folder: Path) -> dict[str, Census]:
         """Examine every file; the ranks share the work. Collective."""
         files = sorted(path for path in folder.rglob("*") if path.is_file())
-        mine = {str(path.relative_to(folder)): examine(path) for path in self._my_share(files)}
+        share = self._my_share(files)
+        mine = on_every_rank(
+            lambda: {str(path.relative_to(folder)): examine(path) for path in share},
+            self.world,
+            folder,
+        )
         shares: list[dict[str, Census]] = [{} for _ in range(self.world.world_size)]
         dist.all_gather_object(shares, mine)
         return {name: entry for share in shares for name, entry in share.items()}

@@ -61,9 +61,8 @@ class Marker(Section):
     config_hash: str
     # With which the order inside shards varies; the first ones were all made on CPU.
     device: Literal["cpu", "cuda"] = "cpu"
-    inputs: dict[str, str] = Field(
-        default={}
-    )  # what else the run was trained on; of the first ones unknown
+    # What else the run was trained on, by its name in words; the first ones do not say.
+    inputs: dict[str, str] = Field(default={})
     files: Annotated[dict[Annotated[str, AfterValidator(_inside)], Census], Field(min_length=1)]
 
     @property
