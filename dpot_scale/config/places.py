@@ -23,8 +23,12 @@ def results_home() -> Path:
     """
     if HOME_VARIABLE in os.environ:
         return Path(os.environ[HOME_VARIABLE]).expanduser().resolve()
-    in_job = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
-    return Path.home() / "dpot_scale" if in_job else Path.cwd()
+    return Path.home() / "dpot_scale" if in_job() else Path.cwd()
+
+
+def in_job() -> bool:
+    """Return whether this process was submitted as a Ray job."""
+    return "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
 
 
 def in_home(path: Path) -> Path:

@@ -23,6 +23,15 @@ def _no_bool(value: object) -> object:
     return value
 
 
+def _one_gpu(value: object) -> object:
+    """Refuse what a worker has no use for, in a sentence that says what to raise instead."""
+    if isinstance(value, int) and value > 1:
+        raise ValueError(
+            f"a worker drives one GPU, not {value}; raise resources.workers to use more"
+        )
+    return value
+
+
 # Not strict: YAML reads 1e-3 as text.
 Int = Annotated[int, BeforeValidator(_no_bool)]
 Float = Annotated[float, Field(allow_inf_nan=False), BeforeValidator(_no_bool)]
@@ -33,6 +42,9 @@ NonNegativeFloat = Annotated[Float, Field(ge=0)]
 Fraction = Annotated[Float, Field(ge=0, le=1)]
 Seed = Annotated[Int, Field(ge=0, lt=2**31)]  # numpy takes 32 bits, and a rank is added
 Name = Annotated[str, Field(pattern=r"^\w[\w.\-]*$")]  # of a folder; never "." or ".."
+GpusPerWorker = Annotated[
+    Literal["auto", 0, 1], BeforeValidator(_one_gpu), BeforeValidator(_no_bool)
+]
 
 STRICT = ConfigDict(extra="forbid")  # about unknown keys
 
@@ -303,7 +315,8 @@ class ResourcesConfig(Section):
 
     workers: PositiveInt = 2  # ZeRO ranks
     cpus_per_worker: PositiveInt = 1
-    gpus_per_worker: NonNegativeInt = 0
+    # A rank drives one GPU. auto: 1 where the cluster has one for every worker, else 0.
+    gpus_per_worker: GpusPerWorker = "auto"
     # What one worker sustains on the model FLOPs, only to price a plan.
     assumed_flops_per_second: PositiveFloat = 3.0e10
 

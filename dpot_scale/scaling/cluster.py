@@ -1,53 +1,137 @@
 """The Ray cluster that trials run on: the one that is there, or one on this machine."""
 
 import logging
+import os
 import signal
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
 
 import ray
+from ray.util.placement_group import placement_group, remove_placement_group
 
 from dpot_scale.config.schema import ResourcesConfig
-from dpot_scale.errors import ConfigError
+from dpot_scale.errors import ConfigError, UserError
 from dpot_scale.ray_connection import connect
+from dpot_scale.scaling.plan import duration
 
 # Only small control messages pass through Ray: metrics and checkpoints go to disk.
 OBJECT_STORE_BYTES = 100 * 2**20
+# How long a trial waits for what others use: a queue of a shared cluster takes hours, not days.
+ROOM_SECONDS = 24 * 3600.0
+UNSAID_SECONDS = 10.0  # an earlier trial takes a moment to leave
+POLL_SECONDS = 1.0
+# Ray's own limits for the start of workers, 60 s both, are limits of an idle cluster.
+PATIENCE = {
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": str(ROOM_SECONDS),  # read by the driver of a trial
+    "RAY_worker_register_timeout_seconds": "600",  # read by the node that `ray.init` starts
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Cluster:
+    """What a connected cluster means for the trials."""
+
+    resources: ResourcesConfig  # with the kind of workers settled
+    trials: int  # that it holds at a time when nobody else uses it
 
 
 @contextmanager
-def connected(resources: ResourcesConfig) -> Iterator[int]:
-    """Connect to the running cluster or start one here; give the number of trials it can hold.
-
-    SIGTERM is an interrupt meanwhile, as Ctrl-C is.
+def connected(resources: ResourcesConfig) -> Iterator[Cluster]:
+    """Connect to the running cluster or start one here; leave it, or end it, at the end.
 
     Raises:
         ConfigError: it is too small for one trial.
         UserError: there is none at RAY_ADDRESS, or it refuses this process.
     """
-    needed = {key: n * resources.workers for key, n in worker_resources(resources).items()}
+    for variable, value in PATIENCE.items():
+        os.environ.setdefault(variable, value)
     # Progress is read from the trials' directories, so that workers need not print.
     logging.getLogger("ray.train").setLevel(logging.ERROR)
-    connect(int(needed["CPU"]), object_store_memory=OBJECT_STORE_BYTES)
-    # `ray job stop` ends a driver so. Ray's own handler would not let it say what it was doing.
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # Ray's own handler would end the driver before it can say what it was doing.
+    before = signal.getsignal(signal.SIGTERM)
+    connect(resources.cpus_per_worker * resources.workers, object_store_memory=OBJECT_STORE_BYTES)
+    signal.signal(signal.SIGTERM, before)
     try:
         there = ray.cluster_resources()
+        settled = settle(resources, there)
+        needed = {key: n * settled.workers for key, n in worker_resources(settled).items()}
         for key, amount in needed.items():
             # Ray would wait for ever for what nobody will add.
             if there.get(key, 0) < amount:
                 raise ConfigError(
-                    f"a trial needs {amount:g} {key} ({resources.workers} workers), but the "
+                    f"a trial needs {amount:g} {key} ({settled.workers} workers), but the "
                     f"cluster has {there.get(key, 0):g}; lower resources.workers or start a "
                     "larger cluster"
                 )
-        yield min(int(there[key] // amount) for key, amount in needed.items())
+        trials = min(int(there[key] // amount) for key, amount in needed.items())
+        yield Cluster(resources=settled, trials=trials)
     finally:
         ray.shutdown()
-        signal.signal(signal.SIGTERM, before)
+
+
+def settle(resources: ResourcesConfig, there: Mapping[str, float]) -> ResourcesConfig:
+    """Return the resources with `auto` replaced by what a cluster has: a GPU for each worker."""
+    if resources.gpus_per_worker != "auto":
+        return resources
+    gpus = 1 if there.get("GPU", 0) >= resources.workers else 0
+    return resources.model_copy(update={"gpus_per_worker": gpus})
 
 
 def worker_resources(resources: ResourcesConfig) -> dict[str, float]:
     """Return what one worker takes, in Ray's names for it."""
-    gpus = {"GPU": float(resources.gpus_per_worker)} if resources.gpus_per_worker else {}
+    assert resources.gpus_per_worker != "auto"
+    gpus = {"GPU": 1.0} if resources.gpus_per_worker else {}
     return {"CPU": float(resources.cpus_per_worker)} | gpus
+
+
+def worker_environment(resources: ResourcesConfig) -> dict[str, Any]:
+    """Return the runtime environment of a worker: without a GPU of its own it must see none."""
+    return {} if resources.gpus_per_worker else {"env_vars": {"CUDA_VISIBLE_DEVICES": ""}}
+
+
+def wait_for_room(
+    resources: ResourcesConfig, give_up: Callable[[], bool], say: Callable[[str], None]
+) -> bool:
+    """Wait until the cluster has room for a trial, and say so if it takes a while.
+
+    Args:
+        resources: Of the trial.
+        give_up: Asked every second.
+        say: Takes one line for the user.
+
+    Returns:
+        Whether there is room; if not, `give_up` said so.
+
+    Raises:
+        UserError: there was none for ROOM_SECONDS.
+    """
+    group = placement_group([worker_resources(resources)] * resources.workers)
+    started, said = time.monotonic(), False
+    try:
+        while not group.wait(POLL_SECONDS):
+            waited = time.monotonic() - started
+            if give_up():
+                return False
+            if waited > ROOM_SECONDS:
+                raise UserError(
+                    f"the cluster had no room for a trial in {duration(ROOM_SECONDS)}; start the "
+                    "sweep again when it has"
+                )
+            if waited > UNSAID_SECONDS and not said:
+                said = True
+                say(f"waiting for {_room(resources)}, which others use")
+    finally:
+        remove_placement_group(group)
+    if said:
+        say(f"starts after {duration(time.monotonic() - started)} of waiting")
+    return True
+
+
+def _room(resources: ResourcesConfig) -> str:
+    """Return what a trial takes, and how much of it is free, in words."""
+    free = ray.available_resources()
+    needed = {key: n * resources.workers for key, n in worker_resources(resources).items()}
+    return " and ".join(f"{n:g} {key} ({free.get(key, 0):g} free)" for key, n in needed.items())

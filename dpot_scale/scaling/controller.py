@@ -5,37 +5,54 @@ from its directory, so whoever submits the sweep again continues it.
 """
 
 import shutil
+import signal
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import closing
 from dataclasses import dataclass
 
 import ray
-from ray.exceptions import RayActorError, RayError
+from ray.exceptions import RayError
 from ray.train import FailureConfig, ScalingConfig
 from ray.train import RunConfig as RayRunConfig
 from ray.train.torch import TorchTrainer
-from ray.train.v2.api.exceptions import TrainingFailedError, WorkerGroupError
+from ray.train.v2.api.exceptions import TrainingFailedError
 
 from dpot_scale.config.load import dump, load_suite
-from dpot_scale.config.places import SWEEP_CONFIG
-from dpot_scale.config.schema import SweepConfig
+from dpot_scale.config.places import SWEEP_CONFIG, in_job
+from dpot_scale.config.schema import ResourcesConfig, SweepConfig
 from dpot_scale.data.generate import generate_suite
-from dpot_scale.errors import UserError
+from dpot_scale.errors import this_command
 from dpot_scale.files import write_whole
 from dpot_scale.ray_address import require_answer
 from dpot_scale.runs.run import run_artifacts
-from dpot_scale.scaling.cluster import connected, worker_resources
+from dpot_scale.scaling.cluster import (
+    connected,
+    wait_for_room,
+    worker_environment,
+    worker_resources,
+)
+from dpot_scale.scaling.endings import (
+    Ended,
+    TrialFailedError,
+    TrialInterruptedError,
+    diagnose,
+)
 from dpot_scale.scaling.journal import Event, Journal, locked
-from dpot_scale.scaling.plan import Trial
+from dpot_scale.scaling.plan import Trial, plan, plan_table
 from dpot_scale.scaling.progress import Progress
 from dpot_scale.scaling.report import publish, write_report
+from dpot_scale.scaling.stopping import ask_to_stop, let_run
 from dpot_scale.scaling.worker import TrialTask, train_trial
+from dpot_scale.training.health import Signals
 from dpot_scale.training.mlflow_run import MlflowRun, Status
 from dpot_scale.training.result import read_result
 
-POLL_SECONDS = 1.0
+POLL_SECONDS = 0.5
+# How long an interrupt waits for trials to save: a checkpoint of the largest on a slow disk.
+SAVE_SECONDS = 600.0
 # Ray's own limit is no limit: a controller that cannot start would be tried for ever.
 CONTROLLER_FAILURES = 2
 
@@ -53,7 +70,21 @@ def run_sweep(
     Raises:
         UserError: another process runs the sweep, the data cannot be made, there is no cluster at
             RAY_ADDRESS, or it is too small for one trial.
+        KeyboardInterrupt: Ctrl-C or SIGTERM ended it; it says how to continue.
     """
+    # `ray job stop` and schedulers end a driver so.
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        return _run_sweep(sweep, trials, say)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(f"interrupted; to continue: {_command_again()}") from None
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _run_sweep(
+    sweep: SweepConfig, trials: Sequence[Trial], say: Callable[[str], None]
+) -> Mapping[str, str]:
     require_answer()  # before hours are spent on generating data
     tracking = sweep.run.tracking
     with locked(sweep):
@@ -65,8 +96,11 @@ def run_sweep(
             if any(read_result(trial.run.directory) is None for trial in trials):
                 mlflow_run.open()  # else it keeps the time at which the sweep ended
             failures = Controller(sweep=sweep, trials=trials, parent_run=mlflow_run, say=say).run()
-        except BaseException:
+        except (KeyboardInterrupt, SystemExit):
             mlflow_run.close("KILLED")
+            raise
+        except BaseException:
+            mlflow_run.close("FAILED")
             raise
         mlflow_run.close("FAILED" if failures else "FINISHED")
         report = write_report(sweep, trials) if len(failures) < len(trials) else None
@@ -75,6 +109,10 @@ def run_sweep(
     if report is not None:
         say(f"\n{report.summary}")
     return failures
+
+
+def _command_again() -> str:
+    return f"ray job submit --working-dir . -- {this_command()}" if in_job() else this_command()
 
 
 @dataclass(kw_only=True)
@@ -97,7 +135,8 @@ class Controller:
         self._journal = Journal(self.sweep.directory)
         # Held where a thread records an event, so that an interrupt stays the last one.
         self._recording = threading.Lock()
-        self._interrupted = False
+        self._stopping = threading.Event()  # what runs is to save, nothing else starts
+        self._interrupted = False  # what still runs is lost
 
     def run(self) -> dict[str, str]:
         """Run every unfinished trial; return why each failed one did.
@@ -112,36 +151,84 @@ class Controller:
                 self.say(f"{trial.id}: finished before")
         if not unfinished:
             return {}
-        with connected(self.sweep.resources) as concurrent_trials:
-            return self._run_all(unfinished, min(concurrent_trials, len(unfinished)))
+        with connected(self.sweep.resources) as cluster:
+            self._settle(cluster.resources)
+            return self._run_all(unfinished, min(cluster.trials, len(unfinished)))
+
+    def _settle(self, resources: ResourcesConfig) -> None:
+        """Go on with the resources that the cluster has; show the plan anew if that differs."""
+        settled = self.sweep.model_copy(update={"resources": resources})
+        if resources != self.sweep.resources and resources.gpus_per_worker:
+            table = plan_table(settled, plan(settled))
+            self.say(f"the cluster has a GPU for every worker:\n\n{table}\n")
+        self.sweep = settled
 
     def _run_all(self, trials: Sequence[Trial], at_a_time: int) -> dict[str, str]:
-        failures: dict[str, str] = {}
-        with ThreadPoolExecutor(at_a_time) as pool, Progress(trials, self.say) as progress:
-            pending: dict[Future[None], Trial] = {
-                pool.submit(self._run_trial, trial): trial for trial in trials
-            }
+        with (
+            ThreadPoolExecutor(at_a_time) as pool,
+            Progress(trials, self.say) as progress,
+            closing(Signals()) as signals,
+        ):
+            running = {pool.submit(self._run_trial, trial): trial for trial in trials}
+            ended = Ended()
             try:
-                while pending:
-                    done, _ = wait(pending, timeout=POLL_SECONDS, return_when=FIRST_COMPLETED)
-                    progress.update()
-                    for future in done:
-                        trial = pending.pop(future)
-                        if (error := future.exception()) is not None:
-                            failures[trial.id] = str(error)
-                        progress.finish(trial, failures.get(trial.id))
-            except KeyboardInterrupt:
-                pool.shutdown(wait=False, cancel_futures=True)
-                self._interrupt(trials)
-                ray.shutdown()  # ends the workers, so that the threads that wait for them return
-                raise
-        return failures
+                while running and not signals.received:
+                    self._collect(running, ended, progress)
+                if running:
+                    self._stop_all(running, ended, progress)
+            except KeyboardInterrupt:  # a second Ctrl-C
+                ended.interrupted = True
+            finally:
+                if running:
+                    self._cut_off(running)
+        if ended.interrupted:
+            raise KeyboardInterrupt
+        if ended.bugs:
+            raise ended.bugs[0]
+        return ended.failures
+
+    def _collect(
+        self, running: dict[Future[None], Trial], ended: Ended, progress: Progress
+    ) -> None:
+        """Wait a moment for trials that end, and say how they did."""
+        done, _ = wait(running, timeout=POLL_SECONDS, return_when=FIRST_COMPLETED)
+        progress.update()
+        for future in done:
+            trial = running.pop(future)
+            progress.finish(trial, ended.add(trial, future.exception()))
+
+    def _stop_all(
+        self, running: dict[Future[None], Trial], ended: Ended, progress: Progress
+    ) -> None:
+        """Let what trains save and end; what has not begun is left for the next submission."""
+        self._stopping.set()
+        for future in list(running):
+            if future.cancel():
+                ended.interrupted = True
+                running.pop(future)
+        names = ", ".join(trial.id for trial in running.values())
+        self.say(f"stopping: {names or 'nothing'} saves first; Ctrl-C again stops at once")
+        for trial in running.values():
+            ask_to_stop(trial.run.directory)
+        deadline = time.monotonic() + SAVE_SECONDS
+        while running and time.monotonic() < deadline:
+            self._collect(running, ended, progress)
+        ended.interrupted |= bool(running)
+
+    def _cut_off(self, running: Mapping[Future[None], Trial]) -> None:
+        """End the workers without waiting, so that the threads that wait for them return."""
+        self._stopping.set()
+        for future in running:
+            future.cancel()
+        self._interrupt(list(running.values()))
+        ray.shutdown()
 
     def _run_trial(self, trial: Trial) -> None:
         """Run one trial, again after failures that are not the user's.
 
         Raises:
             UserError: it failed for good.
+            TrialInterruptedError: the user ended the sweep.
         """
         trial.run.directory.mkdir(parents=True, exist_ok=True)
         run = MlflowRun(
@@ -160,26 +247,50 @@ class Controller:
         except TrialInterruptedError:
             status = "KILLED"
             raise
+        except BaseException as error:
+            if not self._stopping.is_set():
+                raise
+            # Ray ends a thread that waits for a cluster that was shut down by SystemExit.
+            status = "KILLED"
+            raise TrialInterruptedError("not saved") from error
         finally:
             run.close(status, artifacts=run_artifacts(trial.run.directory))
 
     def _attempt_until_done(self, trial: Trial) -> None:
         first = self._journal.attempts(trial.id) + 1
         for attempt in range(first, first + self.sweep.max_attempts):
+            let_run(trial.run.directory)
+            self._wait_for_room(trial)
             self._record(trial, "started", attempt)
             try:
-                self._fit(trial, attempt)
+                finished = self._fit(trial, attempt)
             except (TrainingFailedError, RayError) as error:
-                reason, is_final = _diagnose(error)
+                reason, is_final = diagnose(error)
+                if self._stopping.is_set():
+                    # Some schedulers signal the workers, too: what that breaks is no failure.
+                    self._record(trial, "interrupted", attempt, reason)
+                    raise TrialInterruptedError("not saved") from error
                 self._record(trial, "failed", attempt, reason)
                 if is_final or attempt + 1 == first + self.sweep.max_attempts:
                     raise TrialFailedError(reason) from error
                 self.say(f"{trial.id}: attempt {attempt} failed ({reason}); trying again")
             else:
-                self._record(trial, "finished", attempt)
+                self._record(trial, "finished" if finished else "interrupted", attempt)
+                if not finished:
+                    raise TrialInterruptedError("saved")
                 return
 
-    def _fit(self, trial: Trial, attempt: int) -> None:
+    def _wait_for_room(self, trial: Trial) -> None:
+        """Wait for the cluster before an attempt begins, so that waiting costs none."""
+        if not wait_for_room(
+            self.sweep.resources,
+            give_up=self._stopping.is_set,
+            say=lambda words: self.say(f"{trial.id}: {words}"),
+        ):
+            raise TrialInterruptedError("not begun")
+
+    def _fit(self, trial: Trial, attempt: int) -> bool:
+        """Train a trial on the cluster; return whether it came to its end, or was told to stop."""
         resources = self.sweep.resources
         task: TrialTask = {"run": trial.run}
         # Unique: under a name it knows, Ray would restore its own state of that run.
@@ -190,12 +301,13 @@ class Controller:
             train_loop_config=task,
             scaling_config=ScalingConfig(
                 num_workers=resources.workers,
-                use_gpu=resources.gpus_per_worker > 0,
+                use_gpu=resources.gpus_per_worker == 1,
                 resources_per_worker=worker_resources(resources),
             ),
             run_config=RayRunConfig(
                 name=name,
                 storage_path=str(storage),
+                worker_runtime_env=worker_environment(resources),
                 # Attempts are counted here, where a user's mistake is known from a crash.
                 failure_config=FailureConfig(
                     max_failures=0, controller_failure_limit=CONTROLLER_FAILURES
@@ -203,7 +315,7 @@ class Controller:
             ),
         )
         try:
-            trainer.fit()
+            return trainer.fit().return_value is not None
         finally:
             # Ray insists on a folder of its own, into which this training puts nothing.
             shutil.rmtree(storage / name, ignore_errors=True)
@@ -215,8 +327,10 @@ class Controller:
             TrialInterruptedError: it only follows from the user's interrupt.
         """
         with self._recording:
+            if self._stopping.is_set() and event == "started":
+                raise TrialInterruptedError("not begun")
             if self._interrupted and event != "finished":
-                raise TrialInterruptedError
+                raise TrialInterruptedError("not saved")
             self._journal.record(trial.id, event, attempt=attempt, reason=reason)
 
     def _interrupt(self, trials: Sequence[Trial]) -> None:
@@ -226,38 +340,3 @@ class Controller:
                 last = self._journal.last(trial.id)
                 if last is not None and last.event == "started":
                     self._journal.record(trial.id, "interrupted", attempt=last.attempt)
-
-
-class TrialFailedError(UserError):
-    """A trial failed and is not tried again."""
-
-
-class TrialInterruptedError(Exception):
-    """The user ended the sweep while a trial ran."""
-
-
-def _diagnose(error: Exception) -> tuple[str, bool]:
-    """Return why an attempt failed, in one line, and whether another would fail the same way."""
-    failures = error.worker_failures if isinstance(error, WorkerGroupError) else {}
-    for cause in failures.values():
-        found = _user_error(cause)
-        if found is not None:
-            return str(found), True
-    # Whichever Ray notices first: the dead worker, or one that waits for it in a collective.
-    if any(isinstance(c, RayActorError) or _lost_a_peer(c) for c in failures.values()):
-        return "a worker died: killed, out of memory, or crashed", False
-    shown = str(next(iter(failures.values()), error)).strip().splitlines()
-    return (shown[-1] if shown else type(error).__name__), False
-
-
-def _lost_a_peer(cause: Exception) -> bool:
-    return any(library in str(cause) for library in ("gloo/transport", "NCCL error"))
-
-
-def _user_error(error: BaseException | None) -> UserError | None:
-    """Return the user's mistake in a chain of causes."""
-    while error is not None:
-        if isinstance(error, UserError):
-            return error
-        error = error.__cause__ or getattr(error, "cause", None)
-    return None

@@ -71,13 +71,18 @@ def plan_table(sweep: SweepConfig, trials: Sequence[Trial]) -> str:
     header = ("trial", "size", "parameters", "windows", "steps", "FLOPs", "memory/worker", "time")
     flops = sum(trial.train_flops for trial in trials)
     seconds = sum(trial.seconds for trial in trials)
-    kind = "GPU" if resources.gpus_per_worker else "CPU"
+    kind = {"auto": "", 0: "CPU ", 1: "GPU "}[resources.gpus_per_worker]
+    unsettled = (
+        "\nmemory is that of CPU workers; each gets a GPU where the cluster has enough "
+        "(resources.gpus_per_worker=auto)"
+    )
     return (
-        f"sweep {sweep.name}: {len(trials)} trials of {resources.workers} {kind} workers each, "
+        f"sweep {sweep.name}: {len(trials)} trials of {resources.workers} {kind}workers each, "
         f"{trials[0].run.engine.deepspeed}\n\n"
         f"{table(header, rows, left=2)}\n\n"
         f"total {flops:.2e} FLOPs, about {duration(seconds)} one after another "
         f"(assuming {resources.assumed_flops_per_second:.1e} FLOP/s per worker)"
+        f"{'' if kind else unsettled}"
     )
 
 
@@ -100,7 +105,7 @@ def _named_trial(sweep: SweepConfig, label: str, windows: int) -> Trial:
 def _trial(sweep: SweepConfig, label: str, windows: int) -> Trial:
     run = _run(sweep, label, windows)
     resources = sweep.resources
-    on_gpu = resources.gpus_per_worker > 0
+    on_gpu = resources.gpus_per_worker == 1  # auto is settled when the cluster is known
     # Raises what would otherwise stop the trial after its workers have started.
     priced = run.with_micro_batch(1) if run.batch.micro_batch == "auto" else run  # the least
     effective_deepspeed_config(priced, resources.workers, on_gpu=on_gpu)

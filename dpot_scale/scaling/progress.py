@@ -64,12 +64,12 @@ class Progress:
                 f"{record['perf/windows_per_second']:.1f} windows/s",
             )
 
-    def finish(self, trial: Trial, failure: str | None) -> None:
-        """Say how a trial ended."""
+    def finish(self, trial: Trial, how: str) -> None:
+        """Say how a trial ended, and show it no longer."""
         self._trials.pop(trial.id)
         if self._bars is not None and trial.id in self._tasks:
             self._bars.remove_task(self._tasks.pop(trial.id))
-        self._line(f"{trial.id}: failed: {failure}" if failure else f"{trial.id}: finished")
+        self._line(f"{trial.id}: {how}")
 
     def _show(self, trial: Trial, step: int, words: str) -> None:
         if self._bars is not None:

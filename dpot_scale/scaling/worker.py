@@ -2,7 +2,10 @@
 
 from typing import Any, TypedDict
 
+from ray.train import get_context
+
 from dpot_scale.config.schema import RunConfig
+from dpot_scale.scaling.stopping import listen
 
 
 class TrialTask(TypedDict):
@@ -11,10 +14,21 @@ class TrialTask(TypedDict):
     run: RunConfig
 
 
-def train_trial(task: TrialTask) -> dict[str, Any]:
-    """Train a trial in the process group that Ray Train has made; return its result."""
-    # Imported in the worker: the module is also imported by the driver, which trains nothing.
-    from dpot_scale.runs.run import run_training
+def train_trial(task: TrialTask) -> dict[str, Any] | None:
+    """Train a trial in the process group that Ray Train has made.
 
-    result = run_training(task["run"], opens_mlflow_run=False)
+    Returns:
+        Its result; None if it was told to stop, and has saved.
+    """
+    # Imported in the worker: the module is also imported by the driver, which trains nothing.
+    from dpot_scale.runs.run import TrainingStoppedError, run_training
+    from dpot_scale.training.health import never
+
+    run = task["run"]
+    told_to_stop = listen(run.directory) if get_context().get_world_rank() == 0 else never
+    try:
+        result = run_training(run, opens_mlflow_run=False, told_to_stop=told_to_stop)
+    except TrainingStoppedError:
+        # Returned, not raised: at the first error Ray would kill the ranks that still end.
+        return None
     return result.model_dump()

@@ -1,14 +1,17 @@
 """The sweep command as its users start it: interrupted, robbed of a worker, and as a Ray job."""
 
+import json
 import os
 import re
 import secrets
+import shlex
 import signal
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
@@ -21,13 +24,14 @@ from dpot_scale.config.load import load_sweep
 from dpot_scale.config.places import anchored
 from dpot_scale.scaling.journal import Journal
 from dpot_scale.scaling.plan import Trial, plan
+from dpot_scale.training.checkpoint import MARKER
 from dpot_scale.training.result import read_result
 from dpot_scale.training.tracking import SPOOL, newest_record, read_metrics
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(400)]
 
 REPOSITORY = Path(__file__).parents[2]
-STEPS = 200  # long enough to be caught in the middle
+STEPS = 300  # long enough to be caught in the middle
 SWEEP = """
 name: ladder
 run:
@@ -46,6 +50,7 @@ class Submission:
     """A driver process."""
 
     def __init__(self, home: Path, command: list[str], **environment: str) -> None:
+        self.command = command
         self.log = home / f"driver_{len(list(home.glob('driver_*')))}.log"
         with self.log.open("w") as log:
             self.process = subprocess.Popen(
@@ -82,11 +87,15 @@ class Home:
         return ["-m", "dpot_scale.sweep", command, *arguments]
 
     def wait_for_step(self, trial: Trial, step: int, driver: Submission) -> None:
-        def reached() -> bool:
-            record = newest_record(trial.run.directory / SPOOL, containing="train/loss")
-            return record is not None and record["step"] >= step
+        wait_until(lambda: self.last_step(trial) >= step, driver)
 
-        wait_until(reached, driver)
+    def last_step(self, trial: Trial) -> int:
+        record = newest_record(trial.run.directory / SPOOL, containing="train/loss")
+        return int(record["step"]) if record else 0
+
+    def saved_step(self, trial: Trial) -> int:
+        markers = trial.run.directory.glob(f"checkpoints/*/{MARKER}")
+        return max((json.loads(marker.read_text())["step"] for marker in markers), default=0)
 
     def events(self, trial: Trial) -> list[tuple[str, int]]:
         return [
@@ -104,8 +113,8 @@ def wait_until(happened: Callable[[], bool], driver: Submission) -> None:
         time.sleep(0.02)
 
 
-def workers_of(driver: Submission) -> list[psutil.Process]:
-    family = psutil.Process(driver.process.pid).children(recursive=True)
+def workers_of(pid: int) -> list[psutil.Process]:
+    family = psutil.Process(pid).children(recursive=True)
     return [child for child in family if "RayTrainWorker" in " ".join(child.cmdline())]
 
 
@@ -114,39 +123,70 @@ def home(tmp_path_factory: pytest.TempPathFactory, tiny_yaml: Path) -> Home:
     return Home(tmp_path_factory.mktemp("home"), tiny_yaml)
 
 
+@dataclass(frozen=True)
+class Interruption:
+    """What one stopped submission left."""
+
+    command: str
+    code: int
+    log: str
+    last_step: int
+    saved_step: int
+    mlflow: dict[str, str]  # name of a run -> status
+
+
 @pytest.fixture(scope="module")
-def interrupted(home: Home) -> list[tuple[int, str]]:
+def interrupted(home: Home) -> list[Interruption]:
     """The sweep, stopped twice in its first trial: with Ctrl-C, and as `ray job stop` does it."""
     endings = []
-    for step, how in ((20, signal.SIGINT), (60, signal.SIGTERM)):
+    trial = home.trials[0]
+    for how in (signal.SIGINT, signal.SIGTERM):
         driver = home.submit()
-        home.wait_for_step(home.trials[0], step, driver)
+        home.wait_for_step(trial, home.saved_step(trial) + 20, driver)
         driver.process.send_signal(how)
-        endings.append(driver.ended())
+        code, log = driver.ended()
+        endings.append(
+            Interruption(
+                command=shlex.join(driver.command),
+                code=code,
+                log=log,
+                last_step=home.last_step(trial),
+                saved_step=home.saved_step(trial),
+                mlflow={name: run.info.status for name, run in in_mlflow(home)[1].items()},
+            )
+        )
     return endings
 
 
 @pytest.fixture(scope="module")
-def continued(home: Home, interrupted: list[tuple[int, str]]) -> tuple[int, str]:
+def continued(home: Home, interrupted: list[Interruption]) -> tuple[int, str]:
     """The same sweep submitted again; its second trial loses a worker on the way."""
     driver = home.submit()
     home.wait_for_step(home.trials[1], 20, driver)
-    robbed = workers_of(driver)
+    robbed = workers_of(driver.process.pid)
     assert len(robbed) == 2
     robbed[-1].kill()
     return driver.ended()
 
 
-def test_an_interrupt_is_one_word_and_remembered(
-    home: Home, interrupted: list[tuple[int, str]]
+def test_an_interrupt_is_one_line_and_remembered(
+    home: Home, interrupted: list[Interruption]
 ) -> None:
-    for code, log in interrupted:
-        assert code == 130
-        assert log.splitlines()[-1] == "interrupted"
-        assert "Traceback" not in log
-        assert "SIGTERM" not in log
+    for ending in interrupted:
+        assert ending.code == 130
+        assert ending.log.splitlines()[-1] == f"interrupted; to continue: {ending.command}"
+        assert "Traceback" not in ending.log
+        assert "SIGTERM" not in ending.log
+        assert set(ending.mlflow) == {"ladder", home.trials[0].id}
+        assert set(ending.mlflow.values()) == {"KILLED"}
     events = [("started", 1), ("interrupted", 1), ("started", 2), ("interrupted", 2)]
     assert home.events(home.trials[0])[:4] == events
+
+
+def test_an_interrupted_trial_saves_its_last_step(interrupted: list[Interruption]) -> None:
+    first, second = interrupted
+    assert 20 <= first.last_step == first.saved_step
+    assert first.saved_step + 20 <= second.last_step == second.saved_step < STEPS
 
 
 def test_submitting_again_continues_to_the_end(home: Home, continued: tuple[int, str]) -> None:
@@ -165,10 +205,11 @@ def test_submitting_again_continues_to_the_end(home: Home, continued: tuple[int,
 
 
 def test_both_resumed_from_a_checkpoint(home: Home, continued: tuple[int, str]) -> None:
-    for trial in home.trials:
+    # Of what saved when it was stopped no step is repeated; of what lost a worker at most the
+    # steps since the last checkpoint, not all since the first.
+    for trial, repeated in zip(home.trials, (0, 40), strict=True):
         spool = (trial.run.directory / SPOOL).read_text()
-        # At most the steps since the last checkpoint were repeated, not all since the first.
-        assert STEPS <= spool.count('"train/loss"') <= STEPS + 40
+        assert STEPS <= spool.count('"train/loss"') <= STEPS + repeated
         assert sorted(read_metrics(trial.run.directory / SPOOL)["train/loss"]) == list(
             range(1, STEPS + 1)
         )
@@ -215,7 +256,7 @@ def in_mlflow(home: Home) -> tuple[MlflowClient, dict[str, Run]]:
 def test_a_finished_sweep_returns_at_once(home: Home, continued: tuple[int, str]) -> None:
     code, log = home.submit().ended()
     assert code == 0
-    assert f"all {len(home.trials)} trials have finished before; nothing to do" in log
+    assert all(f"{trial.id}: finished before" in log for trial in home.trials)
     assert all(home.events(trial)[-1][0] == "finished" for trial in home.trials)
 
 
@@ -233,9 +274,18 @@ def test_status_and_report_without_a_cluster(home: Home, continued: tuple[int, s
 AUTHENTICATION = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
 
 
+@dataclass(frozen=True)
+class Cluster:
+    """A Ray cluster."""
+
+    address: str
+    dashboard: str
+    pid: int  # of `ray start`
+
+
 @pytest.fixture
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The dashboard's address of a Ray cluster that ends with the test."""
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """A Ray cluster that ends with the test."""
     ports = free_ports(3)
     # Its folder holds sockets, whose paths must be short.
     folder = tmp_path_factory.mktemp("ray")
@@ -243,6 +293,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     command += ["--node-ip-address=127.0.0.1", "--dashboard-host=127.0.0.1"]
     command += [f"--port={ports[0]}", f"--dashboard-port={ports[1]}"]
     command += [f"--ray-client-server-port={ports[2]}", f"--temp-dir={folder}"]
+    command += ["--num-gpus=2"]  # which its workers must not seek where they are given none
     with (folder.parent / "ray.log").open("w") as log:
         head = subprocess.Popen(
             [script("ray"), *command[1:]],
@@ -250,27 +301,62 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             stdout=log,
             stderr=log,
         )
-    address = f"http://127.0.0.1:{ports[1]}"
     try:
         wait_for_dashboard(ports[1], head, folder.parent / "ray.log")
-        yield address
+        yield Cluster(f"127.0.0.1:{ports[0]}", f"http://127.0.0.1:{ports[1]}", head.pid)
     finally:
         head.terminate()
         head.wait(timeout=60)
 
 
-def test_as_a_ray_job(cluster: str, tmp_path: Path, tiny_yaml: Path) -> None:
-    home = Home(tmp_path, tiny_yaml)
-    submission = [script("ray"), "job", "submit", "--address", cluster, "--working-dir", "."]
+# Takes both CPUs of the cluster at its first argument until it is ended.
+OTHERS = """
+import sys, time
+import ray
+ray.init(sys.argv[1], log_to_driver=False)
+both = ray.remote(num_cpus=2)(time.sleep).remote(600)
+while ray.available_resources().get("CPU", 0):
+    time.sleep(0.1)
+print("busy", flush=True)
+ray.get(both)
+"""
+
+
+def test_as_a_ray_job_on_a_busy_cluster(
+    cluster: Cluster, home: Home, continued: tuple[int, str], tmp_path: Path, tiny_yaml: Path
+) -> None:
+    interrupted_home, home = home, Home(tmp_path, tiny_yaml)
+    others = Submission(tmp_path, [sys.executable, "-c", OTHERS, cluster.address], **AUTHENTICATION)
+    wait_until(lambda: "busy" in others.log.read_text(), others)
+    submission = [script("ray"), "job", "submit", "--address", cluster.dashboard]
+    submission += ["--working-dir", "."]
     environment = f'{{"env_vars": {{"DPOT_SCALE_HOME": "{tmp_path}"}}}}'
     # The last words of the user's command are `python -m dpot_scale.sweep`.
-    python = [sys.executable, *home.command("run"), "windows=[16]", "ladder={one: {width: 16}}"]
+    changes = ["ladder={narrow: {width: 16}}", "resources.gpus_per_worker=0"]
+    python = [sys.executable, *home.command("run"), *changes]
     command = [*submission, "--runtime-env-json", environment, "--", *python]
-    code, log = Submission(tmp_path, command, PYTHONUNBUFFERED="1", **AUTHENTICATION).ended()
+    job = Submission(tmp_path, command, PYTHONUNBUFFERED="1", **AUTHENTICATION)
+    trial = home.trials[0]
+    waiting = f"{trial.id}: waiting for 2 CPU (0 free), which others use"
+    wait_until(lambda: waiting in job.log.read_text(), job)
+    assert home.events(trial) == []
+    others.process.terminate()
+    home.wait_for_step(trial, 1, job)
+    environments = [worker.environ() for worker in workers_of(cluster.pid)]
+    assert [known["CUDA_VISIBLE_DEVICES"] for known in environments] == ["", ""]
+    code, log = job.ended()
     assert code == 0, log
+    assert f"{trial.id}: starts after" in log
+    assert home.events(trial) == [("started", 1), ("finished", 1)], "waiting cost no attempt"
     assert "succeeded" in log
     assert (home.sweep.directory / "scaling.png").exists()
     assert "1 of 1 trials finished" in (home.sweep.directory / "report.md").read_text()
+    # The same trial, never interrupted.
+    twice_stopped = interrupted_home.trials[0]
+    assert trial.id == twice_stopped.id
+    whole, parts = (read_metrics(t.run.directory / SPOOL) for t in (trial, twice_stopped))
+    for key in ("train/loss", "train/grad_norm", "train/lr", "eval/mean/rel_l2"):
+        assert whole[key] == parts[key], key
 
 
 def script(name: str) -> str:

@@ -46,6 +46,23 @@ def test_a_worker_of_ray_holds_more_than_a_rank_and_its_gpu_does_not() -> None:
             assert trial.worker_gib * GIB == pytest.approx(rank.total + extra)
 
 
+def test_what_a_gpu_would_change_is_said_until_the_cluster_is_known() -> None:
+    """And no id depends on it: results of CPUs are continued on GPUs."""
+    plans = {
+        gpus: plan(load_sweep("quickstart", [f"resources.gpus_per_worker={gpus}"]))
+        for gpus in ("auto", "0", "1")
+    }
+    assert plans["auto"] == plans["0"]
+    assert [t.id for t in plans["1"]] == [t.id for t in plans["0"]]
+    words = "memory is that of CPU workers; each gets a GPU where the cluster has enough"
+    for gpus, kind in (("auto", "2 workers"), ("0", "2 CPU workers"), ("1", "2 GPU workers")):
+        text = plan_table(
+            load_sweep("quickstart", [f"resources.gpus_per_worker={gpus}"]), plans[gpus]
+        )
+        assert f"4 trials of {kind} each" in text
+        assert (words in text) == (gpus == "auto")
+
+
 def test_ids_name_the_content() -> None:
     first = [trial.id for trial in plan(load_sweep("quickstart"))]
     assert len(set(first)) == len(first)

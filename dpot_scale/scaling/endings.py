@@ -1,0 +1,67 @@
+"""How a trial ends: finished, failed, stopped by the user, or through a bug of this program."""
+
+from dataclasses import dataclass, field
+
+from ray.exceptions import RayActorError
+from ray.train.v2.api.exceptions import WorkerGroupError
+
+from dpot_scale.errors import UserError
+from dpot_scale.scaling.plan import Trial
+
+
+class TrialFailedError(UserError):
+    """A trial failed and is not tried again."""
+
+
+class TrialInterruptedError(Exception):
+    """The user ended the sweep before the trial had come to its end; says what is saved of it."""
+
+
+@dataclass(kw_only=True)
+class Ended:
+    """How the trials of a sweep ended."""
+
+    failures: dict[str, str] = field(default_factory=dict)  # trial -> the sentence for the user
+    bugs: list[BaseException] = field(default_factory=list)  # of this program
+    interrupted: bool = False
+
+    def add(self, trial: Trial, error: BaseException | None) -> str:
+        """Count a trial by what it raised; return how it ended, in words."""
+        match error:
+            case None:
+                return "finished"
+            case TrialInterruptedError():
+                self.interrupted = True
+                return f"stopped, {error}"
+            case UserError():
+                self.failures[trial.id] = str(error)
+            case _:
+                self.bugs.append(error)
+        return f"failed: {str(error) or type(error).__name__}"
+
+
+def diagnose(error: Exception) -> tuple[str, bool]:
+    """Return why an attempt failed, in one line, and whether another would fail the same way."""
+    failures = error.worker_failures if isinstance(error, WorkerGroupError) else {}
+    for cause in failures.values():
+        found = _user_error(cause)
+        if found is not None:
+            return str(found), True
+    # Whichever Ray notices first: the dead worker, or one that waits for it in a collective.
+    if any(isinstance(c, RayActorError) or _lost_a_peer(c) for c in failures.values()):
+        return "a worker died: killed, out of memory, or crashed", False
+    shown = str(next(iter(failures.values()), error)).strip().splitlines()
+    return (shown[-1] if shown else type(error).__name__), False
+
+
+def _lost_a_peer(cause: Exception) -> bool:
+    return any(library in str(cause) for library in ("gloo/transport", "NCCL error"))
+
+
+def _user_error(error: BaseException | None) -> UserError | None:
+    """Return the user's mistake in a chain of causes."""
+    while error is not None:
+        if isinstance(error, UserError):
+            return error
+        error = error.__cause__ or getattr(error, "cause", None)
+    return None

@@ -1,0 +1,43 @@
+"""How a sweep asks the workers of a trial to save and end, on whatever node they are.
+
+Their training gets no signals: Ray runs it outside the main thread of a worker. They look into a
+file of the trial instead, which also says stop where the signal that ended the sweep has ended Ray.
+"""
+
+import contextlib
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+STOP_FILE = ".stop"
+STOP = "stop"
+LOOK_SECONDS = 0.2  # between two looks
+
+
+def let_run(directory: Path) -> None:
+    """Take back what the last attempt at a trial was asked.
+
+    The file exists while workers look for it: NFS shows a changed file at once, a new one late.
+    """
+    (directory / STOP_FILE).write_text("")
+
+
+def ask_to_stop(directory: Path) -> None:
+    """Ask the workers of a trial to save and end."""
+    (directory / STOP_FILE).write_text(STOP)
+
+
+def listen(directory: Path) -> Callable[[], bool]:
+    """Return a function that says whether a trial is asked to stop, by a look now and then."""
+    last_look = time.monotonic()
+
+    def asked() -> bool:
+        nonlocal last_look
+        if time.monotonic() - last_look < LOOK_SECONDS:
+            return False
+        last_look = time.monotonic()
+        with contextlib.suppress(OSError):
+            return (directory / STOP_FILE).read_text() == STOP
+        return False
+
+    return asked

@@ -1,0 +1,31 @@
+"""A trial hears of a stop within a second or so, and of none but its own attempt's."""
+
+from pathlib import Path
+
+import pytest
+
+from dpot_scale.scaling import stopping
+from dpot_scale.scaling.stopping import ask_to_stop, let_run, listen
+
+
+def test_a_trial_hears_that_it_is_asked_to_stop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stopping, "LOOK_SECONDS", 0.0)
+    let_run(tmp_path)
+    asked = listen(tmp_path)
+    assert not asked()
+    ask_to_stop(tmp_path)
+    assert asked()
+    let_run(tmp_path)
+    assert not listen(tmp_path)(), "the next attempt"
+
+
+def test_a_missing_file_asks_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stopping, "LOOK_SECONDS", 0.0)
+    assert not listen(tmp_path / "nowhere")()
+
+
+def test_it_looks_once_in_a_while(tmp_path: Path) -> None:
+    ask_to_stop(tmp_path)
+    assert not listen(tmp_path)()
