@@ -272,7 +272,7 @@ class RunConfig(Section):
     evaluation: EvaluationConfig = EvaluationConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     tracking: TrackingConfig = TrackingConfig()
-    initialize_from: Path | None = None  # weights of another run; resume needs no option
+    initialize_from: Path | None = None  # weights file, run or checkpoint; resume needs no option
 
     @model_validator(mode="after")
     def _windows_fill_batches(self) -> Self:
