@@ -16,7 +16,7 @@ CHECKPOINTS = "checkpoints"
 WEIGHTS = "model.safetensors"  # the consolidated fp32 export of a finished run
 
 Kind = Literal["run", "sweep", "dataset"]
-# A folder is of a kind if one of these lies in it. All but the index are made at the first start.
+# A folder is of a kind if one of these lies in it.
 MARKS: dict[Kind, tuple[str, ...]] = {
     "run": (RUN_CONFIG, SPOOL, CHECKPOINTS, RESULT_FILE),
     "sweep": (SWEEP_CONFIG, JOURNAL, TRIALS),
