@@ -6,6 +6,7 @@ import socket
 from dpot_scale.errors import UserError
 
 VARIABLE = "RAY_ADDRESS"
+CLIENT = "ray://"
 NOT_AN_ADDRESS = {"", "auto", "local"}  # Ray seeks a cluster on this machine, or starts one
 WEB = ("http://", "https://")
 DASHBOARD_PORT = 8265  # unless `ray start` was told otherwise
@@ -16,6 +17,11 @@ def named_place() -> str | None:
     """Return the host:port that RAY_ADDRESS names, if it names one."""
     address = os.environ.get(VARIABLE, "")
     return None if address in NOT_AN_ADDRESS else address.rpartition("://")[2].rstrip("/")
+
+
+def is_client() -> bool:
+    """Return whether RAY_ADDRESS names a server for clients, which speaks for a cluster."""
+    return os.environ.get(VARIABLE, "").startswith(CLIENT)
 
 
 def require_answer() -> None:
@@ -46,6 +52,14 @@ def no_cluster() -> UserError:
     return UserError(
         f"there is no Ray cluster at {VARIABLE}={os.environ.get(VARIABLE)}; give the host:port of "
         "`ray start --head`, or unset it to use this machine"
+    )
+
+
+def no_client() -> UserError:
+    """Return what to say where something listens at a ray:// address, but lets nobody in."""
+    return UserError(
+        f"{VARIABLE}={os.environ.get(VARIABLE)} does not let this process in: it is no server for "
+        "clients of Ray, or asks for a token, which RAY_AUTH_MODE=token and RAY_AUTH_TOKEN give"
     )
 
 

@@ -11,7 +11,15 @@ import grpc
 import ray
 from ray.exceptions import AuthenticationError
 
-from dpot_scale.ray_address import SECONDS, named_place, no_cluster, refused, require_answer
+from dpot_scale.ray_address import (
+    SECONDS,
+    is_client,
+    named_place,
+    no_client,
+    no_cluster,
+    refused,
+    require_answer,
+)
 
 MODE, TOKEN, TOKEN_PATH = "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"
 DEFAULT_TOKEN_PATH = "~/.ray/auth_token"
@@ -28,11 +36,10 @@ def connect(cpus: int, **own: Any) -> None:  # noqa: ANN401 - options of Ray
     Raises:
         UserError: there is no cluster at RAY_ADDRESS, or it refuses this process.
     """
-    require_answer()
+    require_cluster()
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     try:
-        if (place := named_place()) is not None:
-            _require_welcome(place)
+        if named_place() is not None:
             ray.init(**quiet)
         else:
             # A machine with fewer cores than are asked for is slow, but not useless.
@@ -41,7 +48,7 @@ def connect(cpus: int, **own: Any) -> None:  # noqa: ANN401 - options of Ray
     except AuthenticationError as error:
         raise refused() from error
     except ConnectionError as error:
-        raise no_cluster() from error
+        raise (no_client() if is_client() else no_cluster()) from error
 
 
 def _start_or_join(own: dict[str, Any], quiet: dict[str, Any]) -> None:
@@ -58,16 +65,19 @@ def _start_or_join(own: dict[str, Any], quiet: dict[str, Any]) -> None:
         ray.init(**quiet)
 
 
-def _require_welcome(place: str) -> None:
-    """Ask once what Ray would ask for 20 seconds, with a warning in each.
+def require_cluster() -> None:
+    """Make sure that the cluster at RAY_ADDRESS, if that names one, is there and takes our token.
 
     Raises:
-        UserError: the cluster does not take the token of this process, or its lack.
+        UserError: it is not, or does not.
     """
+    require_answer()
+    if (place := named_place()) is None:
+        return
     token = _token()
     metadata = [("authorization", f"Bearer {token}")] if token else []
     with grpc.insecure_channel(place) as channel:
-        try:
+        try:  # once: Ray would ask for 20 seconds, with a warning in each
             channel.unary_unary(ALIVE)(b"", timeout=SECONDS, metadata=metadata)
         except grpc.RpcError as error:
             if error.code() is grpc.StatusCode.UNAUTHENTICATED:

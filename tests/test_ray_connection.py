@@ -8,7 +8,7 @@ import grpc
 import pytest
 
 from dpot_scale.errors import UserError
-from dpot_scale.ray_connection import ALIVE, _require_welcome, connect
+from dpot_scale.ray_connection import ALIVE, connect, require_cluster
 
 RIGHT = "the-token-of-the-cluster"
 
@@ -68,14 +68,14 @@ def test_the_token_is_sought_where_ray_seeks_it(
     monkeypatch.setenv("RAY_AUTH_MODE", "token")
     monkeypatch.setenv("HOME", str(tmp_path))
     with pytest.raises(UserError):
-        _require_welcome(head)
+        require_cluster()
     default, chosen = tmp_path / ".ray" / "auth_token", tmp_path / "chosen"
     default.parent.mkdir()
     default.write_text(f"{RIGHT}\n")
-    _require_welcome(head)
+    require_cluster()
     chosen.write_text("another")
     monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(chosen))
     with pytest.raises(UserError):
-        _require_welcome(head)
+        require_cluster()
     monkeypatch.setenv("RAY_AUTH_TOKEN", RIGHT)
-    _require_welcome(head)
+    require_cluster()

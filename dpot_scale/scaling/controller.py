@@ -26,7 +26,7 @@ from dpot_scale.config.schema import ResourcesConfig, SweepConfig
 from dpot_scale.data.generate import generate_suite
 from dpot_scale.errors import this_command
 from dpot_scale.files import write_whole
-from dpot_scale.ray_address import require_answer
+from dpot_scale.ray_connection import require_cluster
 from dpot_scale.runs.run import run_artifacts
 from dpot_scale.scaling.cluster import (
     connected,
@@ -85,7 +85,7 @@ def run_sweep(
 def _run_sweep(
     sweep: SweepConfig, trials: Sequence[Trial], say: Callable[[str], None]
 ) -> Mapping[str, str]:
-    require_answer()  # before hours are spent on generating data
+    require_cluster()  # before hours are spent on generating data
     tracking = sweep.run.tracking
     with locked(sweep):
         write_whole(sweep.directory / SWEEP_CONFIG, dump(sweep))

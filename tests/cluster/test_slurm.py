@@ -95,7 +95,8 @@ def test_a_term_reaches_the_sweep_and_the_nodes_end_after_it(
     assert head.startswith("start --head --node-ip-address=")
     assert worker.startswith("start --address=")
     for node in (head, worker):
-        assert "--block --num-cpus=6 --num-gpus=4 token" in node
+        assert "--block --num-cpus=6 --num-gpus=4 " in node
+        assert node.endswith(" token"), "the mode of authentication"
     assert no_process_of(script.pid)
 
 
