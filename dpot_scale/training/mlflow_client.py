@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
     from mlflow.tracking import MlflowClient
 
+RUN_ID_FILE = "mlflow_run_id"
+
 ENVIRONMENT = {
     # MLflow tries a server that does not answer for many minutes. We try again ourselves.
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
@@ -156,3 +158,15 @@ def run_of(mlflow_client: "MlflowClient", run_id: str) -> "Run | None":
         if error.error_code == ErrorCode.Name(RESOURCE_DOES_NOT_EXIST):
             return None
         raise
+
+
+def remembered_run(directory: Path) -> str | None:
+    """Return the id of the MLflow run of a directory; None before it was opened."""
+    return remembered(directory / RUN_ID_FILE)
+
+
+def remembered(file: Path) -> str | None:
+    """Return the id in a file; None if there is none yet."""
+    with contextlib.suppress(FileNotFoundError):
+        return file.read_text().strip() or None
+    return None

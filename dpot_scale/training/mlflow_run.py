@@ -3,7 +3,6 @@
 MLflow may be absent, slow or broken: that costs a warning, never the training.
 """
 
-import contextlib
 import logging
 import threading
 from collections.abc import Callable, Mapping
@@ -15,20 +14,23 @@ from dpot_scale.config.places import absolute_uri
 from dpot_scale.config.schema import Section, TrackingConfig
 from dpot_scale.files import write_whole
 from dpot_scale.training.mlflow_client import (
+    RUN_ID_FILE,
     client,
     experiment_of,
     never_fatal,
     reason,
+    remembered,
+    remembered_run,
     run_of,
     warn_if_deleted,
     warn_once,
 )
+from dpot_scale.training.tracking import send_rest
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
     from mlflow.tracking import MlflowClient
 
-RUN_ID_FILE = "mlflow_run_id"
 EXPERIMENT_ID_FILE = "mlflow_experiment_id"  # with the run's id it makes the link
 
 RETRY_SECONDS = 5.0  # between attempts to open a run
@@ -77,6 +79,7 @@ class MlflowRun:
         self._name = name
         self._tags = dict(tags or {})
         self._parent = parent
+        self._is_late = False  # not opened at the first attempt
         self._tried = threading.Event()
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._keep_trying, name="mlflow run", daemon=True)
@@ -107,6 +110,8 @@ class MlflowRun:
             if not warn_if_deleted(mlflow_client, run_id):
                 # The status first: files may have a store of their own, which may be out of reach.
                 mlflow_client.set_terminated(run_id, status=status)
+                if self._is_late:  # whoever mirrors the metrics may have ended before
+                    send_rest(self._directory, uri)
                 _attach(mlflow_client, run_id, artifacts or {})
 
     def _keep_trying(self) -> None:
@@ -122,6 +127,7 @@ class MlflowRun:
                     log.warning("no MLflow mirror at %s yet, trying again: %s", uri, reason(error))
             self._tried.set()
             if self.run_id is None:
+                self._is_late = True
                 self._closing.wait(RETRY_SECONDS)
 
     def _opened(self) -> str:
@@ -190,11 +196,6 @@ def annotate(
             _attach(mlflow_client, run_id, artifacts)
 
 
-def remembered_run(directory: Path) -> str | None:
-    """Return the id of the MLflow run of a directory; None before it was opened."""
-    return _remembered(directory / RUN_ID_FILE)
-
-
 def review(
     directory: Path, tracking: TrackingConfig, *, page: Literal["run", "experiment"]
 ) -> list[str]:
@@ -206,7 +207,7 @@ def review(
         page: Which one to open: that of the run, or that of all runs of its experiment.
     """
     uri, run = tracking.mlflow_uri, remembered_run(directory)
-    experiment = _remembered(directory / EXPERIMENT_ID_FILE)
+    experiment = remembered(directory / EXPERIMENT_ID_FILE)
     if uri is None or run is None or experiment is None:
         return []
     place = f"experiments/{experiment}" + (f"/runs/{run}" if page == "run" else "")
@@ -240,9 +241,3 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
         else:
             pairs.append((f"{prefix}{key}", value))
     return pairs
-
-
-def _remembered(file: Path) -> str | None:
-    with contextlib.suppress(FileNotFoundError):
-        return file.read_text().strip() or None
-    return None

@@ -19,8 +19,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from dpot_scale.config.schema import TrackingConfig
-from dpot_scale.training.mlflow_client import client, warn_if_deleted
-from dpot_scale.training.mlflow_run import remembered_run
+from dpot_scale.training.mlflow_client import client, remembered_run, warn_if_deleted
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
@@ -94,6 +93,12 @@ def newest_record(spool: Path, *, containing: str) -> dict[str, float] | None:
     return None
 
 
+def send_rest(directory: Path, uri: str) -> None:
+    """Send what the MLflow run of a directory does not have yet, if the directory has a spool."""
+    if (directory / SPOOL).exists():
+        _Sender(directory, uri).send()
+
+
 class _Mirror:
     """Sends a spool to an MLflow run, once there is one, from a thread of its own.
 
@@ -102,12 +107,7 @@ class _Mirror:
     """
 
     def __init__(self, directory: Path, uri: str) -> None:
-        self._directory = directory
-        self._spool = directory / SPOOL
-        self._uri = uri
-        self._run_id: str | None = None
-        self._offset = 0
-        self._newest_step: dict[str, int] = {}  # metric -> last step that MLflow has
+        self._sender = _Sender(directory, uri)
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, name="mlflow mirror", daemon=True)
         self._thread.start()
@@ -116,22 +116,48 @@ class _Mirror:
         self._closing.set()
         self._thread.join(CLOSE_SECONDS)
         if self._thread.is_alive():
-            log.warning("MLflow did not take all metrics in time; all are in %s", self._spool)
+            log.warning(
+                "MLflow did not take all metrics in time; all are in %s", self._sender.spool
+            )
 
     def _run(self) -> None:
         closing = False
         while not closing:
             closing = self._closing.wait(MIRROR_INTERVAL_SECONDS)
             try:
-                self._find_run()
-                self._send_new_records()
+                self._sender.send()
             except Exception as error:
                 log.debug("MLflow mirror: %s", error)
-                # The offset has not moved: tried again, less what arrived all the same.
-                self._newest_step.clear()
-                if not self._is_gone() and closing:
+                if not self._sender.is_gone() and closing:
                     time.sleep(MIRROR_INTERVAL_SECONDS)
                     closing = False
+
+
+class _Sender:
+    """Sends the records of a spool that an MLflow run does not have yet."""
+
+    def __init__(self, directory: Path, uri: str) -> None:
+        self.spool = directory / SPOOL
+        self._directory = directory
+        self._uri = uri
+        self._run_id: str | None = None
+        self._offset = 0
+        self._newest_step: dict[str, int] = {}  # metric -> last step that MLflow has
+
+    def send(self) -> None:
+        """Send the records since the last call; after a failure, less what arrived all the same."""
+        try:
+            self._find_run()
+            self._send_new_records()
+        except Exception:
+            self._newest_step.clear()  # the offset has not moved
+            raise
+
+    def is_gone(self) -> bool:
+        """Return whether the run was deleted in MLflow: it may be restored, but not waited for."""
+        with contextlib.suppress(Exception):
+            return self._run_id is not None and warn_if_deleted(self._client, self._run_id)
+        return False
 
     def _find_run(self) -> None:
         """Read which MLflow run is the directory's: a new one gets the whole spool."""
@@ -146,7 +172,7 @@ class _Mirror:
             return
         from mlflow.entities import Metric
 
-        records, offset = _complete_records(self._spool, self._offset)
+        records, offset = _complete_records(self.spool, self._offset)
         # MLflow would show a step sent twice as two points, and infinity as 1.8e308.
         unique = {
             (key, record["step"]): Metric(key, value, int(record["time"] * 1000), record["step"])
@@ -167,12 +193,6 @@ class _Mirror:
             history = self._client.get_metric_history(self._run_id, key)
             self._newest_step[key] = max((metric.step for metric in history), default=-1)
         return self._newest_step[key]
-
-    def _is_gone(self) -> bool:
-        """Return whether the run was deleted in MLflow: it may be restored, but not waited for."""
-        with contextlib.suppress(Exception):
-            return self._run_id is not None and warn_if_deleted(self._client, self._run_id)
-        return False
 
     @functools.cached_property
     def _client(self) -> "MlflowClient":

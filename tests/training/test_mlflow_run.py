@@ -19,8 +19,8 @@ from mlflow.tracking import MlflowClient
 
 from dpot_scale.config.schema import BatchConfig, DataConfig, RunConfig, TrackingConfig
 from dpot_scale.training import mlflow_run
-from dpot_scale.training.mlflow_client import client
-from dpot_scale.training.mlflow_run import RUN_ID_FILE, MlflowRun, annotate, review
+from dpot_scale.training.mlflow_client import RUN_ID_FILE, client
+from dpot_scale.training.mlflow_run import MlflowRun, annotate, review
 from dpot_scale.training.tracking import SPOOL, Tracker, read_metrics
 
 CONFIG = RunConfig(
@@ -205,6 +205,12 @@ def test_a_server_that_comes_late_gets_everything(
     )
     assert parent.open() is None
     assert trial.open() is None
+    short = MlflowRun(tmp_path / "short", CONFIG, tracking, name="short", parent=parent)
+    assert short.open() is None
+    (tmp_path / "short").mkdir()
+    ended = Tracker(tmp_path / "short", tracking, is_main=True)
+    ended.log({"train/loss": 0.125}, step=1)
+    ended.close()  # a worker that is through before its driver reaches the server
     (tmp_path / "trial").mkdir()
     tracker = Tracker(tmp_path / "trial", tracking, is_main=True)
     tracker.log({"train/loss": 0.5}, step=1)
@@ -212,7 +218,11 @@ def test_a_server_that_comes_late_gets_everything(
     wait_for(lambda: (tmp_path / "trial" / RUN_ID_FILE).exists())
     tracker.log({"train/loss": 0.25}, step=2)
     tracker.close()
-    wait_for(lambda: trial.run_id is not None)
+    wait_for(lambda: trial.run_id is not None and short.run_id is not None)
+    short.close("FINISHED")
+    assert short.run_id is not None
+    history = client_of(tracking).get_metric_history(short.run_id, "train/loss")
+    assert [(point.step, point.value) for point in history] == [(1, 0.125)]
     trial.close("FINISHED", artifacts={tmp_path / "trial" / SPOOL: "spool"})
     parent.close("FINISHED")
     assert trial.run_id is not None

@@ -18,8 +18,8 @@ from dpot_scale.config.schema import (
     RunConfig,
     TrackingConfig,
 )
-from dpot_scale.training.mlflow_client import client
-from dpot_scale.training.mlflow_run import RUN_ID_FILE, MlflowRun
+from dpot_scale.training.mlflow_client import RUN_ID_FILE, client
+from dpot_scale.training.mlflow_run import MlflowRun
 from dpot_scale.training.tracking import SPOOL, Tracker, read_metrics
 
 CONFIG = RunConfig(
