@@ -14,9 +14,12 @@ import torch
 from deepspeed.runtime.fp16.loss_scaler import CreateLossScaler
 from deepspeed.runtime.precision_config import DeepSpeedFP16Config
 
+from dpot_scale.config.schema import ModelConfig
 from dpot_scale.engine.runtime import start_world
 from dpot_scale.engine.strategy import read_strategy
-from dpot_scale.engine.zero import _let_skip
+from dpot_scale.engine.zero import _ends_unaligned, _let_skip
+from dpot_scale.model.dpot import DPOT
+from dpot_scale.model.sizes import architecture
 from dpot_scale.training.loop import MAX_SKIPPED_IN_A_ROW
 
 pytestmark = [pytest.mark.distributed, pytest.mark.timeout(290)]
@@ -247,3 +250,15 @@ def test_no_shared_memory_is_left_behind(results: dict[str, Any]) -> None:
 
 def test_deepspeed_leaves_the_terminal_readable(results: dict[str, Any]) -> None:
     assert results["stdout"] == ""
+
+
+@pytest.mark.parametrize("size", ["Ti", "S", "M", "L", "H"])
+def test_on_a_gpu_all_but_small_parameters_begin_aligned_in_a_packed_buffer(size: str) -> None:
+    with torch.device("meta"):
+        model = DPOT(architecture(ModelConfig.model_validate({"size": size})))
+    begins, aligned, total = 0, 0, 0
+    for parameter in sorted(model.parameters(), key=_ends_unaligned):
+        aligned += parameter.numel() if begins % 8 == 0 else 0  # 16 bytes of bf16
+        begins += parameter.numel()
+        total += parameter.numel()
+    assert aligned > 0.99 * total
