@@ -113,8 +113,8 @@ def wait_until(happened: Callable[[], bool], driver: Submission) -> None:
         time.sleep(0.02)
 
 
-def workers_of(pid: int) -> list[psutil.Process]:
-    family = psutil.Process(pid).children(recursive=True)
+def workers_of(driver: Submission) -> list[psutil.Process]:
+    family = psutil.Process(driver.process.pid).children(recursive=True)
     return [child for child in family if "RayTrainWorker" in " ".join(child.cmdline())]
 
 
@@ -163,7 +163,7 @@ def continued(home: Home, interrupted: list[Interruption]) -> tuple[int, str]:
     """The same sweep submitted again; its second trial loses a worker on the way."""
     driver = home.submit()
     home.wait_for_step(home.trials[1], 20, driver)
-    robbed = workers_of(driver.process.pid)
+    robbed = workers_of(driver)
     assert len(robbed) == 2
     robbed[-1].kill()
     return driver.ended()
@@ -280,7 +280,6 @@ class Cluster:
 
     address: str
     dashboard: str
-    pid: int  # of `ray start`
 
 
 @pytest.fixture
@@ -303,22 +302,41 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         )
     try:
         wait_for_dashboard(ports[1], head, folder.parent / "ray.log")
-        yield Cluster(f"127.0.0.1:{ports[0]}", f"http://127.0.0.1:{ports[1]}", head.pid)
+        yield Cluster(f"127.0.0.1:{ports[0]}", f"http://127.0.0.1:{ports[1]}")
     finally:
         head.terminate()
         head.wait(timeout=60)
 
 
-# Takes both CPUs of the cluster at its first argument until it is ended.
+# Takes both CPUs of the cluster at its first argument until it is ended. Its workers have the
+# resources and the environment of a trial's, and say which GPUs they see: from outside nobody can
+# tell, for Ray overwrites what the system knows of a worker's environment.
 OTHERS = """
-import sys, time
+import os, sys, time
 import ray
+from ray.train import RunConfig, ScalingConfig
+from ray.train.torch import TorchTrainer
+from dpot_scale.config.schema import ResourcesConfig
+from dpot_scale.scaling.cluster import worker_environment, worker_resources
+
+def train(folder):
+    rank = ray.train.get_context().get_world_rank()
+    with open(f"{folder}/sees_{rank}.partial", "w") as file:
+        file.write(repr(os.environ.get("CUDA_VISIBLE_DEVICES")))
+    os.rename(file.name, f"{folder}/sees_{rank}")
+    time.sleep(600)
+
 ray.init(sys.argv[1], log_to_driver=False)
-both = ray.remote(num_cpus=2)(time.sleep).remote(600)
-while ray.available_resources().get("CPU", 0):
-    time.sleep(0.1)
-print("busy", flush=True)
-ray.get(both)
+resources = ResourcesConfig(workers=2, gpus_per_worker=0)
+TorchTrainer(
+    lambda: train(sys.argv[2]),
+    scaling_config=ScalingConfig(
+        num_workers=resources.workers, resources_per_worker=worker_resources(resources)
+    ),
+    run_config=RunConfig(
+        storage_path=sys.argv[2], worker_runtime_env=worker_environment(resources)
+    ),
+).fit()
 """
 
 
@@ -326,8 +344,11 @@ def test_as_a_ray_job_on_a_busy_cluster(
     cluster: Cluster, home: Home, continued: tuple[int, str], tmp_path: Path, tiny_yaml: Path
 ) -> None:
     interrupted_home, home = home, Home(tmp_path, tiny_yaml)
-    others = Submission(tmp_path, [sys.executable, "-c", OTHERS, cluster.address], **AUTHENTICATION)
-    wait_until(lambda: "busy" in others.log.read_text(), others)
+    command = [sys.executable, "-c", OTHERS, cluster.address, str(tmp_path)]
+    others = Submission(tmp_path, command, **AUTHENTICATION)
+    sees = [tmp_path / f"sees_{rank}" for rank in range(2)]
+    wait_until(lambda: all(file.exists() for file in sees), others)
+    assert [file.read_text() for file in sees] == ["''", "''"]
     submission = [script("ray"), "job", "submit", "--address", cluster.dashboard]
     submission += ["--working-dir", "."]
     environment = f'{{"env_vars": {{"DPOT_SCALE_HOME": "{tmp_path}"}}}}'
@@ -341,9 +362,6 @@ def test_as_a_ray_job_on_a_busy_cluster(
     wait_until(lambda: waiting in job.log.read_text(), job)
     assert home.events(trial) == []
     others.process.terminate()
-    home.wait_for_step(trial, 1, job)
-    environments = [worker.environ() for worker in workers_of(cluster.pid)]
-    assert [known["CUDA_VISIBLE_DEVICES"] for known in environments] == ["", ""]
     code, log = job.ended()
     assert code == 0, log
     assert f"{trial.id}: starts after" in log
