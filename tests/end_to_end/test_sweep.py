@@ -37,7 +37,7 @@ name: ladder
 run:
   extends: {run}
   evaluation: {{every: 0}}
-  checkpoint: {{every: 5}}
+  checkpoint: {{every: 10}}
   tracking: {{mlflow_uri: sqlite:///mlflow.db, experiment: tests}}
 ladder:
   narrow: {{width: 16}}
@@ -319,7 +319,8 @@ from ray.train.torch import TorchTrainer
 from dpot_scale.config.schema import ResourcesConfig
 from dpot_scale.scaling.cluster import worker_environment, worker_resources
 
-def train(folder):
+def train(task):
+    folder = task["folder"]
     rank = ray.train.get_context().get_world_rank()
     with open(f"{folder}/sees_{rank}.partial", "w") as file:
         file.write(repr(os.environ.get("CUDA_VISIBLE_DEVICES")))
@@ -329,7 +330,8 @@ def train(folder):
 ray.init(sys.argv[1], log_to_driver=False)
 resources = ResourcesConfig(workers=2, gpus_per_worker=0)
 TorchTrainer(
-    lambda: train(sys.argv[2]),
+    train,
+    train_loop_config={"folder": sys.argv[2]},
     scaling_config=ScalingConfig(
         num_workers=resources.workers, resources_per_worker=worker_resources(resources)
     ),
