@@ -19,6 +19,7 @@ from dpot_scale.training.marker import (
     MARKER,
     damaged_files,
     newest_intact,
+    pickles,
     read_marker,
     refuse_code,
 )
@@ -41,7 +42,7 @@ def settled(source: Path) -> Path:
             raise CheckpointError(
                 f"{source} is damaged ({', '.join(damaged)}): choose another checkpoint"
             )
-        refuse_code(source, marker.files)
+        refuse_code(source, pickles(source, marker))
         return source
     if (source / RESULT_FILE).is_file() and (source / WEIGHTS).is_file():
         return source / WEIGHTS

@@ -31,6 +31,7 @@ from dpot_scale.training.marker import (
     committed,
     damaged_files,
     examine,
+    pickles,
     read_marker,
     refuse_code,
 )
@@ -112,8 +113,8 @@ class CheckpointStore:
                     log.warning("%s is damaged (%s): trying the one before", folder, damaged)
                 continue
             assert marker is not None
-            share = self._my_share(sorted(marker.files))
-            on_every_rank(partial(refuse_code, folder, share), self.world, folder)
+            loaded = from_main(partial(pickles, folder, marker), self.world, folder)
+            on_every_rank(partial(refuse_code, folder, self._my_share(loaded)), self.world, folder)
             engine.load_shards(folder)
             return marker.state
         if folders:
@@ -197,5 +198,9 @@ def _workers(number: int, device: str) -> str:
 
 def _remove(folder: Path) -> None:
     """Remove a checkpoint, which stops existing at once: the marker goes first."""
+    if folder.is_symlink():
+        folder.unlink()  # a user keeps it elsewhere
+    if not folder.is_dir():
+        return
     (folder / MARKER).unlink(missing_ok=True)
     shutil.rmtree(folder, ignore_errors=True)

@@ -15,7 +15,7 @@ from dpot_scale.engine.collectives import on_every_rank, raise_on_all
 from dpot_scale.engine.optim import lr_at
 from dpot_scale.engine.runtime import World
 from dpot_scale.engine.zero import Update, ZeroEngine
-from dpot_scale.errors import DataError
+from dpot_scale.errors import DataError, SharedDataError
 from dpot_scale.training.checkpoint import CheckpointStore
 from dpot_scale.training.console import Console
 from dpot_scale.training.health import Health, StopReason, never
@@ -99,7 +99,12 @@ class Trainer:
         if saving and is_last:
             self._save(state)
         if evaluating:
-            self._report(self.evaluate(), state)
+            try:
+                scores = self.evaluate()
+            except SharedDataError:
+                self._save_unsaved(state)
+                raise
+            self._report(scores, state)
         if saving and not is_last:
             self._save(state)
 
@@ -136,9 +141,7 @@ class Trainer:
 
         No rank has applied the step in which this was found: the loss of that rank is NaN.
         """
-        diverged = self._log(state) if self.meter.pending else None
-        if diverged is None and self.meter.loss_is_finite and state.step != self._saved_step:
-            self._save(state)
+        self._save_unsaved(state)
         problem = None
         if self._unreadable is not None:
             problem = DataError(
@@ -146,6 +149,12 @@ class Trainer:
                 "start it again to continue"
             )
         raise_on_all(problem, self.world)
+
+    def _save_unsaved(self, state: TrainState) -> None:
+        """Save what bad data are about to end, unless it is saved already or broken. Collective."""
+        diverged = self._log(state) if self.meter.pending else None
+        if diverged is None and self.meter.loss_is_finite and state.step != self._saved_step:
+            self._save(state)
 
     def _log(self, state: TrainState) -> StopReason | None:
         """Record the steps since the last log; return whether the run diverged. Collective."""

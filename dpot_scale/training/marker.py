@@ -15,7 +15,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field
 
 from dpot_scale.config.schema import Section
-from dpot_scale.engine.shards import foreign_names
+from dpot_scale.engine.shards import SHARDS, foreign_names
 from dpot_scale.errors import CheckpointError
 from dpot_scale.files import sha256
 
@@ -81,7 +81,8 @@ def checkpoint_folders(directory: Path) -> list[Path]:
     return [
         folder
         for folder in directory.glob("step_*")
-        if re.fullmatch("step_[0-9]{6,}", folder.name)
+        if folder.is_dir()
+        and re.fullmatch("step_[0-9]{6,}", folder.name)
         and folder.name == checkpoint_name(_step_of(folder))
     ]
 
@@ -102,7 +103,7 @@ def newest_intact(directory: Path) -> Path | None:
     for folder in found:
         marker = read_marker(folder)
         if marker is not None and not damaged_files(folder, marker, marker.files):
-            refuse_code(folder, marker.files)
+            refuse_code(folder, pickles(folder, marker))
             return folder
         log.warning("%s is damaged: trying the one before", folder)
     if found:
@@ -150,15 +151,24 @@ def changed_input(before: Mapping[str, str], now: Mapping[str, str]) -> str | No
     return None
 
 
+def pickles(folder: Path, marker: Marker) -> list[str]:
+    """Return the files that DeepSpeed may unpickle: it reads those that no marker names, too."""
+    there = {f"{SHARDS}/{file.name}" for file in (folder / SHARDS).glob("*.pt")}
+    return sorted(there.union(name for name in marker.files if name.endswith(".pt")))
+
+
 def refuse_code(folder: Path, names: Iterable[str]) -> None:
     """Refuse a checkpoint that would run code when it is read.
+
+    Args:
+        folder: The checkpoint.
+        names: Those of its `pickles` to examine.
 
     Raises:
         CheckpointError: one of the named files is no mere tensors.
     """
     for name in names:
-        foreign = foreign_names(folder / name) if name.endswith(".pt") else []
-        if foreign:
+        if foreign := foreign_names(folder / name):
             raise CheckpointError(
                 f"{folder / name} would run {', '.join(foreign)} when it is loaded, which no "
                 "checkpoint of dpot_scale does: remove this checkpoint and find out who changed it"

@@ -222,6 +222,21 @@ def test_a_copy_that_a_user_made_is_left_alone(
     assert [folder.name for folder in committed(tmp_path)] == ["step_000006", "step_000005"]
 
 
+def test_whatever_a_user_puts_beside_checkpoints_stays(tmp_path: Path, world: World) -> None:
+    save_steps(tmp_path / "elsewhere", world, 1)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "step_000003").write_text("a file")
+    (tmp_path / "run" / "step_000001").symlink_to(tmp_path / "elsewhere" / "step_000001")
+    (tmp_path / "run" / "step_000002").symlink_to(tmp_path / "nowhere")
+    assert_restores(tmp_path / "run", world, 1)
+    save_steps(tmp_path / "run", world, 2, 4)
+    assert (tmp_path / "run" / "step_000003").read_text() == "a file"
+    assert_restores(tmp_path / "elsewhere", world, 1)
+    with pytest.raises(DiskError, match=r"cannot write .*step_000003: File exists"):
+        save_steps(tmp_path / "run", world, 3)
+    assert_restores(tmp_path / "run", world, 4)
+
+
 def mutations(marker: dict[str, Any]) -> Iterator[object]:
     """Everything that can be wrong with a marker, once."""
     yield from (None, [], 7, "text", {})
@@ -316,6 +331,29 @@ def test_a_checkpoint_with_code_is_refused_before_it_runs(
         store.restore(Counter())
     with pytest.raises(CheckpointError, match=r"rank_0.pt would run "):
         newest_intact(tmp_path)
+    assert not touched.exists()
+
+
+@pytest.mark.parametrize("folder_is_a_link", [True, False])
+def test_code_is_found_in_files_that_the_marker_does_not_name(
+    folder_is_a_link: bool, tmp_path: Path, world: World
+) -> None:
+    """DeepSpeed reads what lies there under the names that it knows."""
+    touched = tmp_path / "touched"
+    store = save_steps(tmp_path / "run", world, 1)
+    shards = tmp_path / "run" / "step_000001" / "shards"
+    torch.save(Hostile(touched), shards / "rank_0.pt")
+    path = shards.parent / MARKER
+    marker = json.loads(path.read_text())
+    del marker["files"]["shards/rank_0.pt"]
+    path.write_text(json.dumps(marker))
+    if folder_is_a_link:
+        shards.rename(tmp_path / "elsewhere")
+        shards.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(CheckpointError, match=r"rank_0.pt would run .* when it is loaded"):
+        store.restore(Counter())
+    with pytest.raises(CheckpointError, match=r"rank_0.pt would run "):
+        newest_intact(tmp_path / "run")
     assert not touched.exists()
 
 

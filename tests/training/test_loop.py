@@ -173,6 +173,18 @@ def test_an_evaluation_that_fails_at_the_end_loses_no_training(loop: Callable[..
     assert made.saves.steps == [STEPS]
 
 
+def test_held_out_data_that_cannot_be_read_lose_no_training(loop: Callable[..., Loop]) -> None:
+    made = loop("evaluation.every=2", "checkpoint.every=100", "tracking.log_every=100")
+
+    def refuse() -> Mapping[str, float]:
+        raise SharedDataError("a held-out file is damaged")
+
+    made.trainer.evaluate = refuse
+    with pytest.raises(SharedDataError):
+        made.fit()
+    assert (list(made.losses), made.saves.steps) == ([2], [2])
+
+
 def test_nothing_is_left_to_do(loop: Callable[..., Loop]) -> None:
     made = loop()
     assert made.fit(step=STEPS)[0] is StopReason.FINISHED
