@@ -14,6 +14,12 @@ from typing import Any, Literal, get_args
 from dpot_scale.config.schema import EngineConfig, OptimConfig, RunConfig
 from dpot_scale.config.sentences import nearest
 from dpot_scale.engine.buffers import BUCKET_MULTIPLE, deepspeed_sizes, fit_buffers
+from dpot_scale.engine.deepspeed_keys import (
+    AUTO,
+    SECTION_KEYS,
+    TOP_LEVEL_KEYS,
+    expected_instead,
+)
 from dpot_scale.errors import ConfigError
 from dpot_scale.model.sizes import architecture
 
@@ -21,57 +27,10 @@ Dtype = Literal["fp32", "bf16", "fp16"]
 Device = Literal["none", "cpu", "nvme"]  # none: where it is computed
 Json = dict[str, Any]  # what the json module reads
 
-AUTO = "auto"
 # Beside the package in a checkout and in an installed environment alike.
 FOLDER = Path(__file__).parents[2] / "deepspeed_configs"
 
 
-def _words(text: str) -> frozenset[str]:
-    return frozenset(text.split())
-
-
-# DeepSpeed ignores what it does not know at the top level, so the known keys are listed here.
-TOP_LEVEL_KEYS = _words("""
-    train_batch_size train_micro_batch_size_per_gpu gradient_accumulation_steps gradient_clipping
-    zero_optimization bf16 fp16 data_types communication_data_type prescale_gradients
-    gradient_predivide_factor steps_per_print wall_clock_breakdown memory_breakdown dump_state
-    comms_logger flops_profiler aio checkpoint log_level disable_python_gc timers
-    """)
-# The fields of DeepSpeed's own models, without those it deprecates.
-SECTION_KEYS: dict[str, frozenset[str]] = {
-    "zero_optimization": _words("""
-        stage contiguous_gradients reduce_scatter reduce_bucket_size
-        use_multi_rank_bucket_allreduce allgather_partitions allgather_bucket_size overlap_comm
-        compute_grad_norm load_from_fp32_weights elastic_checkpoint offload_param
-        offload_optimizer zenflow sub_group_size stage3_prefetch_bucket_size
-        stage3_param_persistence_threshold stage3_model_persistence_threshold
-        stage3_max_live_parameters stage3_max_reuse_distance
-        stage3_gather_16bit_weights_on_model_save stage3_module_granularity_threshold
-        stage3_use_all_reduce_for_fetch_params stage3_allgather_sequential
-        ignore_unused_parameters legacy_stage1 round_robin_gradients parameter_alignment
-        zero_hpz_partition_size zero_quantized_weights zero_quantized_nontrainable_weights
-        zero_quantized_gradients memory_efficient_linear pipeline_loading_checkpoint
-        override_module_apply log_trace_cache_warnings enable_sanity_checks
-        save_muon_momentum_buffer_in_memory leaf_module
-        """),
-    "zero_optimization.offload_param": _words(
-        "device nvme_path buffer_count buffer_size max_in_cpu pin_memory"
-    ),
-    "zero_optimization.offload_optimizer": _words("""
-        device nvme_path buffer_count pin_memory pipeline_read pipeline_write fast_init ratio
-        super_offload cpuadam_cores_perc
-        """),
-    "bf16": _words("""
-        enabled immediate_grad_update check_grad_overflow bf16_master_weights_and_grads
-        bf16_optimizer_states
-        """),
-    "fp16": _words("""
-        enabled auto_cast loss_scale initial_scale_power loss_scale_window hysteresis
-        consecutive_hysteresis min_loss_scale fp16_master_weights_and_grads
-        """),
-    "timers": _words("throughput"),
-    "timers.throughput": _words("enabled synchronized"),
-}
 OFFLOADS = ("offload_param", "offload_optimizer")
 # The modules that torch.compile compiles. Stage 3 gathers such a leaf module as a whole, before and
 # after it runs, so that no hook of DeepSpeed breaks up the compiled code.
@@ -181,6 +140,11 @@ def effective_deepspeed_config(config: RunConfig, world_size: int, *, on_gpu: bo
     fitted = deepspeed_sizes(buffers, strategy.stage)
     # What the JSON says about these tunes how to shard, so it stands.
     zero |= {key: value for key, value in fitted.items() if zero.get(key, AUTO) == AUTO}
+    if unfitted := [key for key, value in zero.items() if value == AUTO]:
+        raise ConfigError(
+            f'{strategy.source}: zero_optimization.{unfitted[0]} cannot be "auto" at stage '
+            f"{strategy.stage}: remove it or write a number"
+        )
     if config.engine.compile and strategy.stage == 3:
         zero.setdefault("leaf_module", {"classes": [BLOCK]})
     return effective
@@ -231,7 +195,7 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> Json:
     repeated = {key for key in keys if keys.count(key) > 1}
     if repeated:
         raise ValueError(f"key {min(repeated)!r} appears twice")
-    return dict(pairs)
+    return {key: value for key, value in pairs if value is not None}  # null: not set
 
 
 def _check_keys(raw: Json, path: Path) -> None:
@@ -254,14 +218,16 @@ def _check_keys(raw: Json, path: Path) -> None:
 def _section(raw: Json, dotted: str) -> Any:  # noqa: ANN401 - JSON
     content: Any = raw
     for key in dotted.split("."):
-        content = content.get(key) or {}
+        content = content.get(key, {})
     return content
 
 
 def _check_known(raw: Mapping[str, Any], known: frozenset[str], where: str, path: Path) -> None:
-    for key in raw:
+    for key, value in raw.items():
         if key not in known:
             raise ConfigError(f"{path}: DeepSpeed has no key {where + key!r}{nearest(key, known)}")
+        if (expected := expected_instead(key, value)) is not None:
+            raise ConfigError(f"{path}: {where}{key}={value!r} is not {expected}")
 
 
 def _check_bucket(zero: Json, strategy: Strategy) -> None:

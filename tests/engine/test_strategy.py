@@ -12,10 +12,11 @@ import pytest
 from dpot_scale.config.load import load_run
 from dpot_scale.config.schema import ModelConfig, RunConfig, SizeName
 from dpot_scale.engine.buffers import fit_buffers
+from dpot_scale.engine.deepspeed_keys import SECTION_KEYS, expected_instead
 from dpot_scale.engine.strategy import (
     BLOCK,
     FOLDER,
-    SECTION_KEYS,
+    OFFLOADS,
     effective_deepspeed_config,
     read_strategy,
 )
@@ -200,6 +201,24 @@ def test_weight_decay_is_coupled_unless_asked_otherwise() -> None:
             "offload_param.device='gpu' is not one of none, cpu, nvme",
         ),
         ({"zero_optimization": {"stage": 4}}, "stage=4 is not 0, 1, 2 or 3"),
+        ({"zero_optimization": {"stage": "2"}}, "stage='2' is not a whole number"),
+        ({"zero_optimization": {"stage": True}}, "stage=True is not a whole number"),
+        (
+            {"zero_optimization": {"stage": 3, "reduce_bucket_size": "abc"}},
+            "zero_optimization.reduce_bucket_size='abc' is not a positive whole number",
+        ),
+        ({"zero_optimization": {"sub_group_size": -1}}, "sub_group_size=-1 is not a whole number"),
+        ({"zero_optimization": {"overlap_comm": "maybe"}}, "overlap_comm='maybe' is not true or"),
+        ({"bf16": {"enabled": "false"}}, "bf16.enabled='false' is not true or false"),
+        (
+            {"zero_optimization": {"offload_optimizer": {"ratio": 5}}},
+            "offload_optimizer.ratio=5 is not a number from 0 to 1",
+        ),
+        ({"zero_optimization": {"offload_optimizer": []}}, "offload_optimizer must hold an object"),
+        ({"data_types": {"grad_accum_dtype": "int3"}}, "is not one of fp32, bf16, fp16"),
+        ({"data_types": "fp32"}, "data_types must hold an object"),
+        ({"gradient_predivide_factor": 0}, "gradient_predivide_factor=0 is not a positive number"),
+        ({"aio": 3}, "aio=3 is not an object"),
         ({"zero_optimization": 3}, "zero_optimization must hold an object, not 3"),
         ({"bf16": {"enabled": True}}, "bf16 needs fp32 masters"),
         (
@@ -216,6 +235,40 @@ def test_mistakes_are_one_sentence(tmp_path: Path, content: Any, sentence: str) 
     with pytest.raises(ConfigError, match=sentence) as error:
         read_strategy(path)
     assert "\n" not in str(error.value)
+
+
+def test_what_deepspeed_would_refuse_is_known_here() -> None:
+    """Every field of DeepSpeed's models that is a flag or a number is known as one."""
+    from deepspeed.runtime.precision_config import DeepSpeedBF16Config, DeepSpeedFP16Config
+    from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
+    from deepspeed.runtime.zero.offload_config import (
+        DeepSpeedZeroOffloadOptimizerConfig,
+        DeepSpeedZeroOffloadParamConfig,
+    )
+
+    for model in (
+        DeepSpeedZeroConfig,
+        DeepSpeedZeroOffloadOptimizerConfig,
+        DeepSpeedZeroOffloadParamConfig,
+        DeepSpeedBF16Config,
+        DeepSpeedFP16Config,
+    ):
+        for name, field in model.model_fields.items():
+            if not (field.json_schema_extra or {}).get("deprecated"):
+                key = field.alias or name
+                checked = expected_instead(key, "text") is not None
+                assert checked or key in ("device", "nvme_path", *OFFLOADS), key
+
+
+def test_null_is_as_if_it_were_not_there(tmp_path: Path) -> None:
+    path = written(tmp_path, {"zero_optimization": None, "bf16": {"enabled": None}})
+    assert (read_strategy(path).stage, read_strategy(path).dtype) == (0, "fp32")
+
+
+def test_a_size_that_a_stage_does_not_know_cannot_be_fitted(tmp_path: Path) -> None:
+    path = written(tmp_path, {"zero_optimization": {"stage": 3, "allgather_bucket_size": "auto"}})
+    with pytest.raises(ConfigError, match='allgather_bucket_size cannot be "auto" at stage 3'):
+        effective_deepspeed_config(run_with(path), 1, on_gpu=False)
 
 
 def test_unknown_name_and_missing_file() -> None:
