@@ -69,10 +69,12 @@ def _require_data(data: DataConfig, source: str) -> None:
     there = stored_names(data.root)
     missing = [repr(name) for name in data.weights if name not in there]
     if missing:
-        suite = f" (what it lacks of suite {data.suite} is made there)" if data.suite else ""
+        names = ", ".join(missing)
+        gone = f"datasets {names} are" if missing[1:] else f"dataset {names} is"
+        suite = f" (what DIR lacks of suite {data.suite} is made there)" if data.suite else ""
         raise ConfigError(
-            f"dataset {', '.join(missing)} is missing under {data.root}, the {ROOT} of {source}; "
-            f"say with {ROOT}=DIR where the datasets are{suite}"
+            f"{gone} missing under {data.root}, the {ROOT} of {source}; say with {ROOT}=DIR where "
+            f"the datasets are{suite}"
         )
 
 

@@ -1,6 +1,7 @@
 """Whether there is a cluster where RAY_ADDRESS says: Ray itself would seek it for minutes."""
 
 import os
+import re
 import socket
 
 from dpot_scale.errors import UserError
@@ -8,7 +9,8 @@ from dpot_scale.errors import UserError
 VARIABLE = "RAY_ADDRESS"
 CLIENT = "ray://"
 NOT_AN_ADDRESS = {"", "auto", "local"}  # Ray seeks a cluster on this machine, or starts one
-WEB = ("http://", "https://")
+WEB = re.compile(r"https?://", re.IGNORECASE)
+SPELLING = re.compile(rf"({CLIENT})?[^\s/]+:\d+")  # another one ends in a traceback of Ray
 DASHBOARD_PORT = 8265  # unless `ray start` was told otherwise
 SECONDS = 5.0
 
@@ -33,13 +35,15 @@ def require_answer() -> None:
     place = named_place()
     if place is None:
         return
+    address = os.environ[VARIABLE]
+    if not WEB.match(address) and not SPELLING.fullmatch(address):
+        raise no_cluster()
     host, _, port = place.rpartition(":")
     try:
         socket.create_connection((host.strip("[]"), int(port)), SECONDS).close()
     except (OSError, ValueError, OverflowError) as error:
         raise no_cluster() from error
-    address = os.environ[VARIABLE]
-    if address.startswith(WEB) or int(port) == DASHBOARD_PORT:
+    if WEB.match(address) or int(port) == DASHBOARD_PORT:
         raise UserError(
             f"{VARIABLE}={address} is a dashboard, which only takes jobs: put `ray job submit "
             "--working-dir . --` before this command, or give the host:port of `ray start --head` "

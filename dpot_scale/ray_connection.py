@@ -24,6 +24,8 @@ from dpot_scale.ray_address import (
 MODE, TOKEN, TOKEN_PATH = "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"
 DEFAULT_TOKEN_PATH = "~/.ray/auth_token"
 ALIVE = "/ray.rpc.NodeInfoGcsService/CheckAlive"  # a question that costs a cluster nothing
+# What a dashboard, a server for clients of Ray, or another program answers to it.
+NOT_A_HEAD = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.UNIMPLEMENTED, grpc.StatusCode.UNKNOWN}
 
 
 def connect(cpus: int, **own: Any) -> None:  # noqa: ANN401 - options of Ray
@@ -76,12 +78,19 @@ def require_cluster() -> None:
         return
     token = _token()
     metadata = [("authorization", f"Bearer {token}")] if token else []
-    with grpc.insecure_channel(place) as channel:
+    with grpc.insecure_channel(place, [("grpc.enable_http_proxy", 0)]) as channel:  # as Ray
         try:  # once: Ray would ask for 20 seconds, with a warning in each
             channel.unary_unary(ALIVE)(b"", timeout=SECONDS, metadata=metadata)
         except grpc.RpcError as error:
             if error.code() is grpc.StatusCode.UNAUTHENTICATED:
                 raise refused() from error
+            if error.code() in NOT_A_HEAD and not is_client() and not _is_encrypted():
+                raise no_cluster() from error
+
+
+def _is_encrypted() -> bool:
+    """Return whether Ray speaks TLS, which the question does not."""
+    return os.environ.get("RAY_USE_TLS", "0").lower() in {"1", "true"}
 
 
 def _token() -> str | None:

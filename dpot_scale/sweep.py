@@ -11,9 +11,9 @@ from collections.abc import Sequence
 
 from dpot_scale.config.arguments import PLACES, Parser, add_config_arguments
 from dpot_scale.config.load import dump, load_sweep
-from dpot_scale.config.places import anchored, results_home
+from dpot_scale.config.places import SWEEP_CONFIG, anchored, results_home
 from dpot_scale.config.schema import SweepConfig
-from dpot_scale.errors import UserError, exits_cleanly
+from dpot_scale.errors import ConfigError, UserError, exits_cleanly
 from dpot_scale.runs.folder import found_marks, require_kind
 from dpot_scale.scaling.plan import Trial, plan, plan_table
 from dpot_scale.training.console import print_line
@@ -45,6 +45,7 @@ def _execute(command: str, sweep: SweepConfig, trials: Sequence[Trial]) -> int:
         print_line(plan_table(sweep, trials))
         return 0
     require_kind(sweep.directory, "sweep")
+    _require_same_sweep(sweep, trials)
     match command:
         case "status":
             from dpot_scale.scaling.status import status_table
@@ -78,6 +79,19 @@ def _run(sweep: SweepConfig, trials: Sequence[Trial]) -> int:
     from dpot_scale.scaling.controller import run_sweep
 
     return 1 if run_sweep(sweep, trials, print_line) else 0
+
+
+def _require_same_sweep(sweep: SweepConfig, trials: Sequence[Trial]) -> None:
+    """Make sure that the sweep has planned what was started in its folder; it may plan more."""
+    from dpot_scale.scaling.journal import Journal
+
+    started = {entry.trial for entry in Journal(sweep.directory).entries()}
+    if others := sorted(started - {trial.id for trial in trials}):
+        raise ConfigError(
+            f"{sweep.directory} holds a sweep of another config (see {SWEEP_CONFIG} there), which "
+            f"started {', '.join(others)}; restore that config, or choose another `name` or "
+            "`run.output`"
+        )
 
 
 def _require_begun(sweep: SweepConfig) -> None:

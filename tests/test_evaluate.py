@@ -143,11 +143,22 @@ def test_no_data_are_made_where_a_file_says(
         assert main([str(weights), *how]) == 2
         said = capsys.readouterr().err
         assert said == (
-            "error: dataset 'ns2d_fno_1e-3_generated', 'dr_pdb_generated', 'swe_pdb_generated' is "
-            f"missing under {gone}, the data.root of {config}; say with data.root=DIR where the "
-            "datasets are (what it lacks of suite quickstart is made there)\n"
+            "error: datasets 'ns2d_fno_1e-3_generated', 'dr_pdb_generated', 'swe_pdb_generated' "
+            f"are missing under {gone}, the data.root of {config}; say with data.root=DIR where "
+            "the datasets are (what DIR lacks of suite quickstart is made there)\n"
         )
     assert not gone.parent.exists()
+
+
+def test_the_folder_of_a_run_is_answered_with_its_weights(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "model.safetensors").touch()
+    assert main([str(tmp_path)]) == 2
+    assert capsys.readouterr().err == (
+        f"error: {tmp_path} is not a file; give a .pth or .safetensors weights file; "
+        f"it holds {tmp_path}/model.safetensors\n"
+    )
 
 
 @pytest.mark.parametrize(

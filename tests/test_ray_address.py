@@ -27,6 +27,16 @@ def test_somebody_there(scheme: str, monkeypatch: pytest.MonkeyPatch) -> None:
         require_answer()
 
 
+@pytest.mark.parametrize("spelling", ["{}/", " {}", "RAY://{}", "ray://{}/", "gcs://{}"])
+def test_what_ray_cannot_read(spelling: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = spelling.format(f"127.0.0.1:{server.getsockname()[1]}")
+        monkeypatch.setenv("RAY_ADDRESS", address)
+        with pytest.raises(UserError) as caught:
+            require_answer()
+    assert str(caught.value).startswith(f"there is no Ray cluster at RAY_ADDRESS={address}; ")
+
+
 @pytest.mark.parametrize("address", [None, "", "auto", "local"])
 def test_ray_seeks_here_itself(address: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
@@ -35,10 +45,10 @@ def test_ray_seeks_here_itself(address: str | None, monkeypatch: pytest.MonkeyPa
     require_answer()
 
 
-@pytest.mark.parametrize("slash", ["", "/"])
-def test_a_dashboard_is_told_apart(slash: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("spelling", ["http://{}", "http://{}/", "HTTP://{}"])
+def test_a_dashboard_is_told_apart(spelling: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
-        address = f"http://127.0.0.1:{server.getsockname()[1]}{slash}"
+        address = spelling.format(f"127.0.0.1:{server.getsockname()[1]}")
         monkeypatch.setenv("RAY_ADDRESS", address)
         with pytest.raises(UserError, match=f"^RAY_ADDRESS={address} is a dashboard, which only"):
             require_answer()

@@ -2,7 +2,9 @@
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from threading import Thread
 
 import grpc
 import pytest
@@ -79,3 +81,21 @@ def test_the_token_is_sought_where_ray_seeks_it(
         require_cluster()
     monkeypatch.setenv("RAY_AUTH_TOKEN", RIGHT)
     require_cluster()
+
+
+def test_what_listens_there_may_be_no_head(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server for clients speaks gRPC without this question, a dashboard HTTP."""
+    server = grpc.server(ThreadPoolExecutor(1))
+    web = HTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler)
+    Thread(target=web.serve_forever, daemon=True).start()
+    ports = server.add_insecure_port("127.0.0.1:0"), web.server_port
+    server.start()
+    try:
+        for port in ports:
+            monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{port}")
+            with pytest.raises(UserError, match=r"^there is no Ray cluster at RAY_ADDRESS="):
+                require_cluster()
+    finally:
+        server.stop(None)
+        web.shutdown()
+        web.server_close()

@@ -4,6 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from dpot_scale.config.load import load_sweep
+from dpot_scale.config.places import JOURNAL
+from dpot_scale.scaling.journal import Journal
+from dpot_scale.scaling.plan import plan
 from dpot_scale.sweep import main
 
 
@@ -53,6 +57,28 @@ def test_the_status_of_a_sweep_that_never_was(
     said = mistake(["status", f"run.output={tmp_path}"], capsys)
     assert said.startswith(f"error: no sweep was started in {tmp_path}/quickstart-sweep yet; ")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("command", ["run", "status", "report"])
+def test_the_folder_of_a_sweep_of_another_config(
+    command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sweep = load_sweep("quickstart", [f"run.output={tmp_path}"])
+    sweep.directory.mkdir()
+    started = plan(sweep)[0].id
+    Journal(sweep.directory).record(started, "started", attempt=1)
+    said = mistake([command, f"run.output={tmp_path}", "run.optim.lr=1e-2"], capsys)
+    assert said.startswith(f"error: {sweep.directory} holds a sweep of another config (see ")
+    assert f"which started {started}; restore that config, or choose another `name`" in said
+    assert [file.name for file in sweep.directory.iterdir()] == [JOURNAL]
+
+
+def test_a_sweep_may_get_more_trials(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sweep = load_sweep("quickstart", [f"run.output={tmp_path}"])
+    sweep.directory.mkdir()
+    Journal(sweep.directory).record(plan(sweep)[0].id, "started", attempt=1)
+    assert main(["status", f"run.output={tmp_path}", "windows=[4096,8192]"]) == 0
+    assert "_w8192_" in capsys.readouterr().out
 
 
 def test_a_command_may_stand_anywhere(capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,7 +10,9 @@ from dpot_scale.model.sizes import Architecture
 
 def no_weights(path: Path) -> CheckpointError:
     """Return what to say of a path at which there are no weights."""
-    return CheckpointError(f"{path} is not a file; give a .pth or .safetensors weights file")
+    held = sorted(path.glob("*.safetensors"))  # the folder of a run
+    named = f"; it holds {', '.join(map(str, held))}" if held else ""
+    return CheckpointError(f"{path} is not a file; give a .pth or .safetensors weights file{named}")
 
 
 def require_agreement(

@@ -184,11 +184,11 @@ def _conclusion(finished: Sequence[Finished]) -> str:
     """Return what the longest trainings say about size, in sentences made of their numbers."""
     windows, group = list(_by_windows(finished).items())[-1]
     smallest, largest = group[0].result, group[-1].result
+    ends = [smallest, largest][len({smallest.parameters, largest.parameters}) == 1 :]
+    errors_at = " and ".join(f"{e.mean_rel_l2:.3f} for {e.parameters:,} parameters" for e in ends)
     sentences = [
         f"At {windows:,} windows the held-out rollout error (rel_l2, mean over "
-        f"{len(largest.evaluation)} datasets) is {smallest.mean_rel_l2:.3f} for "
-        f"{smallest.parameters:,} parameters and {largest.mean_rel_l2:.3f} for "
-        f"{largest.parameters:,}."
+        f"{len(largest.evaluation)} datasets) is {errors_at}."
     ]
     law = _law(group)
     sizes = len({entry.result.parameters for entry in group})

@@ -4,6 +4,7 @@ import contextlib
 import functools
 import logging
 import os
+import shlex
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -72,7 +73,7 @@ def _way_back(mlflow_client: "MlflowClient", run: "Run | None") -> str:
 
 
 def _command(uri: str, command: str) -> str:
-    return f"`MLFLOW_TRACKING_URI={uri} mlflow {command}`"
+    return f"`MLFLOW_TRACKING_URI={shlex.quote(uri)} mlflow {command}`"
 
 
 @functools.cache

@@ -4,6 +4,7 @@ MLflow may be absent, slow or broken: that costs a warning, never the training.
 """
 
 import logging
+import shlex
 import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -214,7 +215,7 @@ def review(
     if uri.startswith("http"):
         return [f"curves: {uri.rstrip('/')}/#/{place}?{WORKFLOW}"]
     return [
-        f"curves: mlflow ui --backend-store-uri {absolute_uri(uri, Path.cwd())}",
+        f"curves: mlflow ui --backend-store-uri {shlex.quote(absolute_uri(uri, Path.cwd()))}",
         f"        then open {UI}/#/{place}?{WORKFLOW}",
     ]
 

@@ -99,6 +99,7 @@ def test_what_is_unfinished_is_left_out(tmp_path: Path) -> None:
     report = write_report(sweep, trials)
     assert f"1 of {len(trials)} trials finished" in report.markdown
     assert "Power law" not in report.markdown
+    assert report.markdown.count(f"{trials[0].parameters:,} parameters") == 1
     assert trials[1].label not in report.summary
 
 

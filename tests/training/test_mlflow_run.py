@@ -3,6 +3,7 @@
 import logging
 import multiprocessing
 import os
+import shlex
 import signal
 import socket
 import subprocess
@@ -245,6 +246,9 @@ def test_the_link_to_a_local_database_comes_with_its_command(
     experiment = run_of(mirrored, opened(tmp_path, mirrored)).info.experiment_id
     command, link = review(tmp_path, mirrored, page="experiment")
     assert command == f"curves: mlflow ui --backend-store-uri {mirrored.mlflow_uri}"
+    spaced = mirrored.model_copy(update={"mlflow_uri": "sqlite:////a folder/mlflow.db"})
+    copied = shlex.split(review(tmp_path, spaced, page="experiment")[0])
+    assert copied[-1] == spaced.mlflow_uri
     place = f"#/experiments/{experiment}?workflowType=machine_learning"
     assert link == f"        then open http://127.0.0.1:5000/{place}"
 
