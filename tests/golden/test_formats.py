@@ -1,0 +1,127 @@
+"""Today's code opens what the first version wrote, and goes on with it: see formats/README.md."""
+
+import csv
+import hashlib
+import json
+import runpy
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from dpot_scale.config.load import load_run, load_suite
+from dpot_scale.data.batches import training_windows
+from dpot_scale.data.generate import missing_datasets
+from dpot_scale.data.store import SPLITS, open_store
+from dpot_scale.data.verify import verify_dataset
+from dpot_scale.evaluate import main as evaluate
+from dpot_scale.model.export import load_model
+from dpot_scale.runs.folder import finished_before
+from dpot_scale.runs.start import settled, weights_in
+from dpot_scale.sweep import main as sweep
+from dpot_scale.training.result import read_result
+
+FORMATS = Path(__file__).parent / "formats"
+STORE, RUNS = FORMATS / "store", FORMATS / "runs"
+EXPECTED = json.loads((FORMATS / "expected.json").read_text())
+WRITTEN_ON = "torch 2.13.0+cpu, x86_64 AuthenticAMD AVX512"
+ELSEWHERE = 1e-6  # relative: other kernels add up in another order
+TRIALS = ["narrow_w96_5641ef", "wide_w96_b7c438"]
+
+losses = SimpleNamespace(
+    **runpy.run_path(str(Path(__file__).parents[2] / "benchmarks" / "compare_losses.py"))
+)
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> Path:
+    """A copy of the results, to write into."""
+    return shutil.copytree(RUNS, tmp_path / "runs")
+
+
+def test_store_holds_the_same_windows_and_values() -> None:
+    stores = {name: open_store(STORE, name) for name in EXPECTED["windows"]}
+    windows = training_windows(stores, 5)
+    assert {name: len(some) for name, some in windows.items()} == EXPECTED["windows"]
+    for name, store in stores.items():
+        for split in SPLITS:
+            digest = hashlib.sha256()
+            for trajectory in range(store.num_trajectories(split)):
+                digest.update(store.read(split, trajectory, 0, store.num_frames(split)).tobytes())
+            assert digest.hexdigest() == EXPECTED["values"][f"{name} {split}"]
+        assert verify_dataset(store).problems == []
+
+
+def test_store_is_known_as_that_of_its_recipe() -> None:
+    assert missing_datasets(load_suite(str(FORMATS / "suite.yaml")), STORE) == []
+
+
+@pytest.mark.distributed
+def test_checkpoint_resumes_to_the_end_of_the_undisturbed_run(tmp_path: Path) -> None:
+    resumed = shutil.copytree(RUNS / "stopped", tmp_path / "run")
+    training = losses.started(str(resumed / "config.yaml"), [f"data.root={STORE}"], output=tmp_path)
+    found = losses.ended(training, tmp_path)
+    assert "resuming at step 11\n" in (tmp_path / "log").read_text()
+    lines, largest = losses.compare(losses.read(RUNS / "finished"), found)
+    assert largest <= (0 if losses.machine() == WRITTEN_ON else ELSEWHERE), lines
+    result, undisturbed = read_result(resumed), read_result(RUNS / "finished")
+    assert result is not None
+    assert undisturbed is not None
+    assert result.config_hash == undisturbed.config_hash
+    for name, score in undisturbed.evaluation.items():
+        assert dict(result.evaluation[name]) == pytest.approx(dict(score), rel=1e-5)
+
+
+def test_checkpoint_holds_the_whole_model() -> None:
+    checkpoint = settled(RUNS / "stopped")
+    exported = load_model(RUNS / "finished" / "model.safetensors")
+    weights = weights_in(checkpoint)
+    assert weights.architecture == exported.architecture
+    exported.load_state_dict(weights.state)
+
+
+def test_finished_run_is_finished(runs: Path) -> None:
+    config = load_run(str(runs / "finished" / "config.yaml"), [f"output={runs}"])
+    result = finished_before(config)
+    assert result is not None
+    assert (result.steps, result.parameters, result.world_size) == (24, 2839, 1)
+
+
+def test_exported_weights_forecast_as_they_did() -> None:
+    model = load_model(RUNS / "finished" / "model.safetensors").eval()
+    history = open_store(STORE, "dr_pdb_generated").read("test", 0, 0, model.architecture.history)
+    with torch.no_grad():
+        forecast = model(torch.from_numpy(history)[None]).frames
+    assert forecast.flatten()[::32].tolist() == pytest.approx(EXPECTED["forecast"], rel=1e-4)
+
+
+def test_exported_weights_have_the_scores_of_their_run(runs: Path, tmp_path: Path) -> None:
+    weights = runs / "finished" / "model.safetensors"
+    assert evaluate([str(weights), f"data.root={STORE}", "--out", str(tmp_path / "scores")]) == 0
+    scores = json.loads((tmp_path / "scores" / "scores.json").read_text())["evaluation"]
+    result = read_result(runs / "finished")
+    assert result is not None
+    for name, score in result.evaluation.items():
+        assert scores[name] == pytest.approx(dict(score), rel=1e-5)
+
+
+def test_sweep_status_and_report(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    directory = runs / "sweep"
+    written = list(csv.DictReader((directory / "results.csv").open()))
+    again = ["--config", str(directory / "sweep.yaml"), f"run.output={runs}"]
+    assert sweep(["status", *again]) == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert [line for line in lines if line and line[0] in TRIALS] == [
+        [trial, "finished", "24/24", "1"] for trial in TRIALS
+    ]
+    assert sweep(["report", *again]) == 0
+    found = list(csv.DictReader((directory / "results.csv").open()))
+    assert [
+        {key: row[key] for key in before} for row, before in zip(found, written, strict=True)
+    ] == written
+    # Nothing is left to do: no trial starts, and no cluster.
+    assert sweep(["run", *again]) == 0
+    said = capsys.readouterr().out
+    assert all(f"{trial}: finished before\n" in said for trial in TRIALS)

@@ -1,0 +1,45 @@
+"""The ids of runs, trials and generated datasets are what they were.
+
+A changed id orphans what was made under the old one: a run that was stopped is refused, a sweep
+trains its trials again, data are no longer those of their recipe. A new config field must leave
+them alone where it has its default. ids.json gets new lines, such as those of a new preset; a line
+that is there changes only with the numbers of its preset.
+"""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from dpot_scale.config.load import load_run, load_suite, load_sweep, presets
+from dpot_scale.config.places import anchored
+from dpot_scale.config.schema import config_hash, run_hash
+from dpot_scale.scaling.plan import plan
+
+IDS = json.loads(Path(__file__).with_name("ids.json").read_text())
+
+
+@pytest.mark.parametrize("command", IDS["runs"])
+def test_run(command: str) -> None:
+    preset, *overrides = command.split()
+    assert run_hash(load_run(preset, overrides)) == IDS["runs"][command]
+
+
+@pytest.mark.parametrize("command", IDS["trials"])
+def test_trials(command: str, tmp_path: Path) -> None:
+    preset, *overrides = command.split()
+    trials = plan(anchored(load_sweep(preset, overrides), tmp_path))
+    assert [trial.id for trial in trials] == IDS["trials"][command]
+
+
+@pytest.mark.parametrize("preset", IDS["recipes"])
+def test_recipes(preset: str) -> None:
+    datasets = load_suite(preset).datasets
+    found = {name: config_hash(recipe) for name, recipe in datasets.items()}
+    assert found == IDS["recipes"][preset]
+
+
+def test_every_preset_is_pinned() -> None:
+    assert set(presets("run")) <= IDS["runs"].keys()
+    assert set(presets("sweep")) <= IDS["trials"].keys()
+    assert set(presets("suite")) == IDS["recipes"].keys()
