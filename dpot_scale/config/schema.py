@@ -407,11 +407,17 @@ def config_hash(config: Section) -> str:
 def run_hash(config: RunConfig) -> str:
     """Return the hash of what decides the numbers of a run.
 
-    Left out are its places, what it logs, and how a global batch is cut into micro-batches.
+    Left out are its places, what it logs, and how a global batch is cut into micro-batches. A file
+    counts by its name, because a Ray job reads it in another folder each time; `runs/inputs.py`
+    compares what it says.
     """
     excluded: dict[str, Any] = dict.fromkeys(("name", "output", "tracking", "checkpoint"), True)
     excluded |= {"data": {"root"}, "engine": {"nvme_path"}, "batch": {"micro_batch"}}
-    return hashed(config.model_dump(mode="json", exclude=excluded))
+    values = config.model_dump(mode="json", exclude=excluded)
+    for section, key in (("data", "suite"), ("engine", "deepspeed")):
+        if values[section][key] is not None:
+            values[section][key] = Path(values[section][key]).name
+    return hashed(values)
 
 
 def hashed(values: dict[str, Any]) -> str:

@@ -262,6 +262,8 @@ class Controller:
             let_run(trial.run.directory)
             self._wait_for_room(trial)
             self._record(trial, "started", attempt)
+            # Its first step comes after many seconds, in which workers start and load torch.
+            self.say(f"{trial.id}: starting {self.sweep.resources.workers} workers")
             try:
                 finished = self._fit(trial, attempt)
             except (TrainingFailedError, RayError) as error:

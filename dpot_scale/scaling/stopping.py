@@ -9,6 +9,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from dpot_scale.files import cannot_write
+
 STOP_FILE = ".stop"
 STOP = "stop"
 LOOK_SECONDS = 0.2  # between two looks
@@ -18,13 +20,27 @@ def let_run(directory: Path) -> None:
     """Take back what the last attempt at a trial was asked.
 
     The file exists while workers look for it: NFS shows a changed file at once, a new one late.
+
+    Raises:
+        DiskError: it cannot be written.
     """
-    (directory / STOP_FILE).write_text("")
+    _write(directory / STOP_FILE, "")
 
 
 def ask_to_stop(directory: Path) -> None:
-    """Ask the workers of a trial to save and end."""
-    (directory / STOP_FILE).write_text(STOP)
+    """Ask the workers of a trial to save and end.
+
+    Raises:
+        DiskError: the file cannot be written.
+    """
+    _write(directory / STOP_FILE, STOP)
+
+
+def _write(path: Path, content: str) -> None:
+    try:
+        path.write_text(content)
+    except OSError as error:
+        raise cannot_write(path, error) from error
 
 
 def listen(directory: Path) -> Callable[[], bool]:

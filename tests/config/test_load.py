@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from dpot_scale.config.load import dump, load_run, load_suite, load_sweep, presets
-from dpot_scale.config.schema import config_hash
+from dpot_scale.config.schema import config_hash, run_hash
 from dpot_scale.data.catalog import CATALOG
 from dpot_scale.errors import ConfigError
 
@@ -191,6 +191,18 @@ def test_ladder_entries_are_laid_over_the_shared_model() -> None:
     sweep = load_sweep("quickstart", ["run.model.history=6"])
     assert len(sweep.ladder) >= 4
     assert {model.history for model in sweep.ladder.values()} == {6}
+
+
+@pytest.mark.parametrize(
+    ("key", "file"), [("data.suite", "s.yaml"), ("engine.deepspeed", "z.json")]
+)
+def test_a_run_is_the_same_where_its_files_lie_elsewhere(key: str, file: str) -> None:
+    """A Ray job reads them in a copy of the working directory, which is another one each time."""
+    first, second, other = (
+        run_hash(load_run("quickstart", [f"{key}={path}"]))
+        for path in (f"/tmp/ray/1/{file}", f"/tmp/ray/2/{file}", f"/tmp/ray/1/another_{file}")
+    )
+    assert first == second != other
 
 
 def test_hash_names_the_content() -> None:
