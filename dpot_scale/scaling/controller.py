@@ -262,8 +262,6 @@ class Controller:
             let_run(trial.run.directory)
             self._wait_for_room(trial)
             self._record(trial, "started", attempt)
-            # Its first step comes after many seconds, in which workers start and load torch.
-            self.say(f"{trial.id}: starting {self.sweep.resources.workers} workers")
             try:
                 finished = self._fit(trial, attempt)
             except (TrainingFailedError, RayError) as error:
@@ -298,6 +296,8 @@ class Controller:
         # Unique: under a name it knows, Ray would restore its own state of that run.
         name = f"{trial.id}_{attempt}_{int(time.time())}"
         storage = self.sweep.directory / "ray"
+        # The first step comes after many seconds, in which workers start and load torch.
+        self.say(f"{trial.id}: starting {resources.workers} workers")
         trainer = TorchTrainer(
             train_trial,
             train_loop_config=task,
