@@ -285,13 +285,15 @@ class Cluster:
 @pytest.fixture
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     """A Ray cluster that ends with the test."""
-    ports = free_ports(3)
+    ports = free_ports(4)
     # Its folder holds sockets, whose paths must be short.
     folder = tmp_path_factory.mktemp("ray")
     command = ["ray", "start", "--head", "--block", "--num-cpus=2", "--disable-usage-stats"]
     command += ["--node-ip-address=127.0.0.1", "--dashboard-host=127.0.0.1"]
     command += [f"--port={ports[0]}", f"--dashboard-port={ports[1]}"]
     command += [f"--ray-client-server-port={ports[2]}", f"--temp-dir={folder}"]
+    # The agent takes the jobs, and goes without where another cluster has its usual port.
+    command += [f"--dashboard-agent-listen-port={ports[3]}"]
     command += ["--num-gpus=2"]  # which its workers must not seek where they are given none
     with (folder.parent / "ray.log").open("w") as log:
         head = subprocess.Popen(
@@ -358,7 +360,7 @@ def test_as_a_ray_job_on_a_busy_cluster(
     changes = ["ladder={narrow: {width: 16}}", "resources.gpus_per_worker=0"]
     python = [sys.executable, *home.command("run"), *changes]
     command = [*submission, "--runtime-env-json", environment, "--", *python]
-    job = Submission(tmp_path, command, PYTHONUNBUFFERED="1", **AUTHENTICATION)
+    job = accepted(tmp_path, command)
     trial = home.trials[0]
     waiting = f"{trial.id}: waiting for 2 CPU (0 free), which others use"
     wait_until(lambda: waiting in job.log.read_text(), job)
@@ -377,6 +379,18 @@ def test_as_a_ray_job_on_a_busy_cluster(
     whole, parts = (read_metrics(t.run.directory / SPOOL) for t in (trial, twice_stopped))
     for key in ("train/loss", "train/grad_norm", "train/lr", "eval/mean/rel_l2"):
         assert whole[key] == parts[key], key
+
+
+def accepted(home: Path, command: list[str]) -> Submission:
+    """Submit a job until the cluster takes it: its agent starts some time after its dashboard."""
+    deadline = time.monotonic() + 60
+    while True:
+        job = Submission(home, command, PYTHONUNBUFFERED="1", **AUTHENTICATION)
+        while job.process.poll() is None and "submitted successfully" not in job.log.read_text():
+            time.sleep(0.02)
+        if "No available agent" not in job.log.read_text() or time.monotonic() > deadline:
+            return job
+        time.sleep(1)
 
 
 def script(name: str) -> str:
