@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dpot_scale.config.arguments import Parser
-from dpot_scale.errors import ConfigError, exits_cleanly
+from dpot_scale.errors import CheckpointError, ConfigError, exits_cleanly
 from dpot_scale.model.cost import count_parameters, forward_flops_per_window
 from dpot_scale.model.weights_file import no_weights
 
@@ -29,6 +29,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.require_command(arguments, COMMANDS)
     options = parser.parse_args(arguments)
     from_run = options.command == "export" and options.file.is_dir()
+    if options.command == "export" and not options.file.exists():
+        raise CheckpointError(
+            f"{options.file} does not exist; give the folder of a run, a checkpoint in it, or a "
+            ".safetensors export"
+        )
     if not options.file.is_file() and not from_run:
         raise no_weights(options.file)
     if options.command != "inspect" and options.out is None and not from_run:

@@ -69,3 +69,8 @@ def test_help_names_the_commands():
 def test_the_package_imports_no_torch():
     program = "import sys, dpot_scale; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+
+
+def test_what_can_be_exported_is_named(capsys, tmp_path):
+    assert main(["export", str(tmp_path / "nowhere")]) == 2
+    assert "does not exist; give the folder of a run, a checkpoint" in capsys.readouterr().err

@@ -9,7 +9,6 @@ import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from statistics import median
 
@@ -20,7 +19,7 @@ from dpot_scale.data.batches import BatchStream, training_windows
 from dpot_scale.data.datasets import open_datasets
 from dpot_scale.data.mixture import open_mixture
 from dpot_scale.data.store import DatasetStore
-from dpot_scale.engine.collectives import from_main, on_every_rank, on_main, raise_on_all
+from dpot_scale.engine.collectives import on_every_rank, on_main, raise_on_all
 from dpot_scale.engine.memory import estimate_memory
 from dpot_scale.engine.runtime import World, announced_world_size, start_world, trains_on_gpu
 from dpot_scale.engine.strategy import effective_deepspeed_config, read_strategy
@@ -30,12 +29,11 @@ from dpot_scale.evaluation.figures import save_figures
 from dpot_scale.evaluation.metrics import DatasetEvaluation, Evaluator
 from dpot_scale.files import write_whole
 from dpot_scale.model.cost import count_parameters, train_flops_per_window
-from dpot_scale.model.export import have_same_shapes, stream_model
+from dpot_scale.model.export import stream_model
 from dpot_scale.model.sizes import Architecture, architecture
-from dpot_scale.model.weights_file import require_agreement
 from dpot_scale.runs.folder import CHECKPOINTS, WEIGHTS, finished_before
 from dpot_scale.runs.inputs import inputs_of, require_agreement_of_ranks, require_same_inputs
-from dpot_scale.runs.start import settled, weights_in
+from dpot_scale.runs.start import first_state
 from dpot_scale.training.checkpoint import CheckpointStore
 from dpot_scale.training.console import Console, aligned, print_line
 from dpot_scale.training.health import StopReason, never
@@ -93,12 +91,12 @@ def run_training(
     inputs = inputs_of(config, stores)
     with only_run_in(config.directory, world):
         require_agreement_of_ranks(config, inputs, world)
-        settled = settle_micro_batch(config, world, print_line)
+        sized = settle_micro_batch(config, world, print_line)
         evaluation = config.evaluation
-        if settled is not config:  # more windows than those may not fit
-            most = min(evaluation.batch, settled.batch.settled_micro_batch)
+        if sized is not config:  # more windows than those may not fit
+            most = min(evaluation.batch, sized.batch.settled_micro_batch)
             evaluation = evaluation.model_copy(update={"batch": most})
-        return _train(settled, evaluation, world, stores, inputs, opens_mlflow_run, told_to_stop)
+        return _train(sized, evaluation, world, stores, inputs, opens_mlflow_run, told_to_stop)
 
 
 def _check(config: RunConfig) -> None:
@@ -132,7 +130,7 @@ def _train(
         world=world,
         inputs=inputs,
     )
-    state = _first_state(config, engine, checkpoints)
+    state = first_state(config, engine, checkpoints)
     evaluator = Evaluator(engine, stores, evaluation, config.model, config.data, world)
     stream = _open_stream(config, world, stores)
     console = Console(is_main=world.is_main, total_steps=config.steps)
@@ -210,20 +208,6 @@ def _write_configs(config: RunConfig, engine: ZeroEngine) -> None:
     write_whole(config.directory / RUN_CONFIG, dump(config))
     text = json.dumps(engine.deepspeed_config, indent=2)
     write_whole(config.directory / DEEPSPEED_CONFIG, text)
-
-
-def _first_state(config: RunConfig, engine: ZeroEngine, checkpoints: CheckpointStore) -> TrainState:
-    """Return where to start: at the newest checkpoint, at given weights, or at the seed."""
-    state = checkpoints.restore(engine)
-    if state is None and config.initialize_from is not None:
-        source = config.initialize_from
-        found = from_main(partial(settled, source), engine.world, source)
-        weights = on_every_rank(partial(weights_in, found), engine.world, found)
-        arch = architecture(config.model)
-        if not have_same_shapes(weights.architecture, arch):
-            require_agreement(weights.architecture, arch)
-        engine.load_full_state_dict(weights.state)
-    return state or TrainState()
 
 
 def _open_stores(config: RunConfig) -> tuple[dict[str, DatasetStore], UserError | None]:

@@ -1,22 +1,33 @@
-"""Where the first weights of a run come from: a weights file, another run, or a checkpoint."""
+"""Where a run starts: at its own newest checkpoint, at other weights, or at its seed.
 
+Other weights are a weights file, another run, or a checkpoint.
+"""
+
+from functools import partial
 from pathlib import Path
 
 from dpot_scale.config.load import load_run
 from dpot_scale.config.places import RUN_CONFIG
+from dpot_scale.config.schema import RunConfig
+from dpot_scale.engine.collectives import from_main, on_every_rank
 from dpot_scale.engine.shards import Master, masters
+from dpot_scale.engine.zero import ZeroEngine
 from dpot_scale.errors import CheckpointError
 from dpot_scale.model.export import (
     Weights,
+    have_same_shapes,
     read_weights,
     require_keys,
     shapes_of,
     stream_model,
 )
 from dpot_scale.model.sizes import Architecture, architecture
+from dpot_scale.model.weights_file import require_agreement
 from dpot_scale.runs.folder import CHECKPOINTS, WEIGHTS
+from dpot_scale.training.checkpoint import CheckpointStore
 from dpot_scale.training.marker import (
     MARKER,
+    TrainState,
     damaged_files,
     newest_intact,
     pickles,
@@ -24,6 +35,27 @@ from dpot_scale.training.marker import (
     refuse_code,
 )
 from dpot_scale.training.result import RESULT_FILE
+
+
+def first_state(config: RunConfig, engine: ZeroEngine, checkpoints: CheckpointStore) -> TrainState:
+    """Load what the run starts from into the engine; return how far that is. Collective.
+
+    Raises:
+        CheckpointError: that cannot be loaded, or is of another run.
+        ConfigError: the weights do not fit the model.
+    """
+    state = checkpoints.restore(engine)
+    if state is not None:
+        _require_position(state, config)
+    elif config.initialize_from is not None:
+        source = config.initialize_from
+        found = from_main(partial(settled, source), engine.world, source)
+        weights = on_every_rank(partial(weights_in, found), engine.world, found)
+        arch = architecture(config.model)
+        if not have_same_shapes(weights.architecture, arch):
+            require_agreement(weights.architecture, arch)
+        engine.load_full_state_dict(weights.state)
+    return state or TrainState()
 
 
 def settled(source: Path) -> Path:
@@ -87,6 +119,18 @@ def export(checkpoint: Path, out: Path | None = None) -> Path:
     path = out or checkpoint.absolute().parents[1] / f"model_{checkpoint.name}.safetensors"
     stream_model(path, arch, ((name, tensors[name].read()) for name in shapes_of(arch)))
     return path
+
+
+def _require_position(state: TrainState, config: RunConfig) -> None:
+    """Refuse a state that no step of the run ends in: it would go on with other windows."""
+    batch = config.batch.global_batch
+    if state.windows_seen != state.step * batch or state.step > config.steps:
+        raise CheckpointError(
+            f"the newest checkpoint under {config.directory / CHECKPOINTS} says that "
+            f"{state.windows_seen} windows were seen in {state.step} steps, but this run has "
+            f"{config.steps} steps of {batch} windows: remove that checkpoint to continue from the "
+            "one before"
+        )
 
 
 def _masters(checkpoint: Path) -> tuple[Architecture, dict[str, Master]]:

@@ -15,7 +15,7 @@ from dpot_scale.model.dpot import DPOT
 from dpot_scale.model.export import load_model, save_model
 from dpot_scale.model.sizes import architecture
 from dpot_scale.runs.folder import CHECKPOINTS, WEIGHTS
-from dpot_scale.runs.start import export, settled, weights_in
+from dpot_scale.runs.start import export, first_state, settled, weights_in
 from dpot_scale.training.checkpoint import CheckpointStore
 from dpot_scale.training.marker import TrainState
 from dpot_scale.training.result import RESULT_FILE
@@ -119,3 +119,19 @@ def test_shards_that_are_none_are_one_sentence(run: Path) -> None:
     torch.save({"module": [1, 2]}, shard)
     with pytest.raises(CheckpointError, match=r"shards does not hold the files of a checkpoint"):
         weights_in(checkpoint)
+
+
+@pytest.mark.parametrize(("step", "windows_seen"), [(2, 8), (2, 5), (4, 16), (0, 4)])
+def test_a_position_that_no_step_ends_in_is_refused(step: int, windows_seen: int) -> None:
+    config = load_run("quickstart", ["batch.global_batch=4", "batch.micro_batch=1", "windows=12"])
+    state = TrainState(step=step, windows_seen=windows_seen)
+
+    class Found:
+        def restore(self, _engine: object) -> TrainState:
+            return state
+
+    if (step, windows_seen) == (2, 8):
+        assert first_state(config, None, Found()) is state
+        return
+    with pytest.raises(CheckpointError, match="but this run has 3 steps of 4 windows: remove"):
+        first_state(config, None, Found())
