@@ -15,7 +15,7 @@ from dpot_scale.config.schema import DataConfig, Section
 from dpot_scale.errors import ConfigError, exits_cleanly
 from dpot_scale.files import write_whole
 from dpot_scale.model.weights_file import no_weights
-from dpot_scale.training.console import print_line
+from dpot_scale.terminal import print_line
 from dpot_scale.training.result import DatasetScore, score_table
 
 if TYPE_CHECKING:

@@ -26,7 +26,7 @@ from dpot_scale.data.importers.source import Source
 from dpot_scale.data.store import SPLITS, DatasetStore, dataset_folders, read_store
 from dpot_scale.data.verify import Verification, verify_dataset
 from dpot_scale.errors import DataError, UserError, exits_cleanly
-from dpot_scale.training.console import print_line, table
+from dpot_scale.terminal import print_line, table
 
 DEFAULT_ROOT = Path("data")
 GIB = 2**30

@@ -16,7 +16,7 @@ from dpot_scale.config.schema import SweepConfig
 from dpot_scale.errors import ConfigError, UserError, exits_cleanly
 from dpot_scale.runs.folder import found_marks, require_kind
 from dpot_scale.scaling.plan import Trial, plan, plan_table
-from dpot_scale.training.console import print_line
+from dpot_scale.terminal import print_line
 from dpot_scale.training.result import read_result
 
 COMMANDS = {

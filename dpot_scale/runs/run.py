@@ -34,8 +34,9 @@ from dpot_scale.model.sizes import Architecture, architecture
 from dpot_scale.runs.folder import CHECKPOINTS, WEIGHTS, finished_before
 from dpot_scale.runs.inputs import inputs_of, require_agreement_of_ranks, require_same_inputs
 from dpot_scale.runs.start import first_state
+from dpot_scale.terminal import aligned, print_line
 from dpot_scale.training.checkpoint import CheckpointStore
-from dpot_scale.training.console import Console, aligned, print_line
+from dpot_scale.training.console import Console
 from dpot_scale.training.health import StopReason, never
 from dpot_scale.training.lock import only_run_in
 from dpot_scale.training.loop import Trainer

@@ -15,7 +15,7 @@ from dpot_scale.engine.strategy import effective_deepspeed_config
 from dpot_scale.errors import ConfigError
 from dpot_scale.model.cost import count_parameters, train_flops_per_window
 from dpot_scale.model.sizes import architecture
-from dpot_scale.training.console import table
+from dpot_scale.terminal import table
 
 # Seconds for Ray to start the workers of a trial and for those to import torch and DeepSpeed, to
 # evaluate and to save (measured on two cores); no more than that on a cluster.

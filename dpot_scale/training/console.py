@@ -1,10 +1,12 @@
 """What a run prints: a header, then a live bar on a terminal or plain lines elsewhere."""
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from rich.console import Console as RichConsole
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from dpot_scale.terminal import print_line
 
 
 class Console:
@@ -56,30 +58,6 @@ class Console:
         """Leave the terminal as it was found."""
         if self._bar is not None:
             self._bar.stop()
-
-
-def print_line(line: str) -> None:
-    """Print a line at once, also into a pipe."""
-    sys.stdout.write(line + "\n")
-    sys.stdout.flush()
-
-
-def aligned(facts: Sequence[tuple[str, str]]) -> str:
-    """Return named facts as aligned lines."""
-    width = max(len(name) for name, _ in facts)
-    return "\n".join(f"{name:<{width}}  {value}" for name, value in facts)
-
-
-def table(header: Sequence[str], rows: Sequence[Sequence[str]], *, left: int = 1) -> str:
-    """Return rows under a header, the first `left` columns aligned left and numbers right."""
-    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
-    return "\n".join(
-        "  ".join(
-            cell.ljust(width) if i < left else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in (header, *rows)
-    )
 
 
 def _training_words(metrics: Mapping[str, float]) -> str:

@@ -11,7 +11,7 @@ from pydantic import BeforeValidator, ValidationError
 from dpot_scale.config.schema import Section
 from dpot_scale.errors import RecordError
 from dpot_scale.files import write_whole
-from dpot_scale.training.console import table
+from dpot_scale.terminal import table
 
 RESULT_FILE = "result.json"
 ZERO_TARGETS = "zero_targets"

@@ -2,7 +2,7 @@
 
 import pytest
 
-from dpot_scale.training.console import Console, aligned
+from dpot_scale.training.console import Console
 
 TRAINING = {
     "train/loss": 0.123456,
@@ -63,7 +63,3 @@ def test_a_terminal_gets_a_bar_and_keeps_the_scores(
     shown = capsys.readouterr().out
     assert "step     10/10  held-out rel_l2  swe 0.2500" in shown
     assert "loss 0.1235" in shown
-
-
-def test_facts_are_aligned() -> None:
-    assert aligned([("a", "1"), ("long", "2")]) == "a     1\nlong  2"
