@@ -164,7 +164,7 @@ def _generate(options: argparse.Namespace) -> int:
 
     workers = threads
     if "RAY_ADDRESS" in os.environ:  # set in every Ray job
-        from dpot_scale.ray_solving import ray_tasks as workers
+        from dpot_scale.cluster.solving import ray_tasks as workers
 
     suite = load_suite(options.suite)
     if options.scale != 1:

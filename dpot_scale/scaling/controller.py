@@ -20,13 +20,13 @@ from ray.train import RunConfig as RayRunConfig
 from ray.train.torch import TorchTrainer
 from ray.train.v2.api.exceptions import TrainingFailedError
 
+from dpot_scale.cluster.connection import require_cluster
 from dpot_scale.config.load import dump, load_suite
 from dpot_scale.config.places import SWEEP_CONFIG, in_job
 from dpot_scale.config.schema import ResourcesConfig, SweepConfig
 from dpot_scale.data.generate import generate_suite
 from dpot_scale.errors import this_command
 from dpot_scale.files import write_whole
-from dpot_scale.ray_connection import require_cluster
 from dpot_scale.runs.run import run_artifacts
 from dpot_scale.scaling.cluster import (
     connected,

@@ -11,7 +11,7 @@ import grpc
 import ray
 from ray.exceptions import AuthenticationError
 
-from dpot_scale.ray_address import (
+from dpot_scale.cluster.address import (
     SECONDS,
     is_client,
     named_place,

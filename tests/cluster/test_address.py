@@ -4,9 +4,8 @@ import socket
 
 import pytest
 
-from dpot_scale import ray_address
+from dpot_scale.cluster.address import require_answer
 from dpot_scale.errors import UserError
-from dpot_scale.ray_address import require_answer
 
 
 @pytest.mark.parametrize(
@@ -53,7 +52,7 @@ def test_a_dashboard_is_told_apart(spelling: str, monkeypatch: pytest.MonkeyPatc
         with pytest.raises(UserError, match=f"^RAY_ADDRESS={address} is a dashboard, which only"):
             require_answer()
         # Its port tells it apart where no scheme does.
-        monkeypatch.setattr(ray_address, "DASHBOARD_PORT", server.getsockname()[1])
+        monkeypatch.setattr("dpot_scale.cluster.address.DASHBOARD_PORT", server.getsockname()[1])
         monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{server.getsockname()[1]}")
         with pytest.raises(UserError, match="is a dashboard"):
             require_answer()

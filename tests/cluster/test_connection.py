@@ -9,8 +9,8 @@ from threading import Thread
 import grpc
 import pytest
 
+from dpot_scale.cluster.connection import ALIVE, connect, require_cluster
 from dpot_scale.errors import UserError
-from dpot_scale.ray_connection import ALIVE, connect, require_cluster
 
 RIGHT = "the-token-of-the-cluster"
 

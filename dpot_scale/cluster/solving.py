@@ -10,10 +10,10 @@ from functools import partial
 
 import ray
 
+from dpot_scale.cluster.connection import connect
 from dpot_scale.config.schema import GeneratedDataset
 from dpot_scale.data.parts import Workers, frame_values, solve
 from dpot_scale.data.writer import SHARD_BYTES
-from dpot_scale.ray_connection import connect
 
 BYTES_PER_VALUE = 4
 

@@ -1,0 +1,1 @@
+"""Reaching Ray: its address, the connection, and datasets solved by its workers."""
