@@ -49,7 +49,7 @@ from dpot_scale.data.catalog import CATALOG, DatasetInfo
 from dpot_scale.data.mixture import Cut, open_mixture
 from dpot_scale.data.store import DatasetStore, open_store
 from dpot_scale.data.writer import StoreWriter
-from dpot_scale.training.tracking import SPOOL, read_metrics
+from dpot_scale.tracking.spool import SPOOL, read_metrics
 
 # One of each layout; the three other compressible sets are like the one here.
 SETS = (

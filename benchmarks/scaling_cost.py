@@ -39,7 +39,7 @@ from dpot_scale.config.schema import (
 )
 from dpot_scale.model.cost import TRAIN_PASSES, count_parameters, executed_forward_flops
 from dpot_scale.model.sizes import architecture
-from dpot_scale.training.tracking import SPOOL, read_metrics
+from dpot_scale.tracking.spool import SPOOL, read_metrics
 
 GIB = 2**30
 WARMUP_STEPS, TIMED_STEPS = 2, 5

@@ -16,7 +16,7 @@ from dpot_scale.errors import exits_cleanly, speaks_for_all
 from dpot_scale.model.sizes import architecture
 from dpot_scale.runs.folder import finished_before
 from dpot_scale.terminal import print_line
-from dpot_scale.training.mlflow_run import review
+from dpot_scale.tracking.mlflow_run import review
 from dpot_scale.training.result import TrainingResult, score_table
 
 

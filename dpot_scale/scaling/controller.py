@@ -46,8 +46,8 @@ from dpot_scale.scaling.progress import Progress
 from dpot_scale.scaling.report import publish, write_report
 from dpot_scale.scaling.stopping import ask_to_stop, let_run
 from dpot_scale.scaling.worker import TrialTask, train_trial
+from dpot_scale.tracking.mlflow_run import MlflowRun, Status
 from dpot_scale.training.health import Signals
-from dpot_scale.training.mlflow_run import MlflowRun, Status
 from dpot_scale.training.result import read_result
 
 POLL_SECONDS = 0.5

@@ -11,7 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, Tim
 from rich.progress import Progress as RichProgress
 
 from dpot_scale.scaling.plan import Trial
-from dpot_scale.training.tracking import SPOOL, newest_record
+from dpot_scale.tracking.spool import SPOOL, newest_record
 
 LINE_SECONDS = 15.0  # between two lines about one trial where there is no terminal
 

@@ -21,7 +21,7 @@ from dpot_scale.files import replacing, write_whole
 from dpot_scale.scaling.law import FEWEST_SIZES, PowerLaw, fit_power_law
 from dpot_scale.scaling.plan import Trial, duration
 from dpot_scale.terminal import table
-from dpot_scale.training.mlflow_run import LARGEST_NOTE, annotate, review
+from dpot_scale.tracking.mlflow_run import LARGEST_NOTE, annotate, review
 from dpot_scale.training.result import DatasetScore, TrainingResult, read_result
 
 REPORT = "report.md"

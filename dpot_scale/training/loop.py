@@ -16,13 +16,13 @@ from dpot_scale.engine.optim import lr_at
 from dpot_scale.engine.runtime import World
 from dpot_scale.engine.zero import Update, ZeroEngine
 from dpot_scale.errors import DataError, SharedDataError
+from dpot_scale.tracking.spool import SPOOL, Tracker
 from dpot_scale.training.checkpoint import CheckpointStore
 from dpot_scale.training.console import Console
 from dpot_scale.training.health import Health, StopReason, never
 from dpot_scale.training.marker import TrainState
 from dpot_scale.training.metrics import Meter
 from dpot_scale.training.objective import training_loss
-from dpot_scale.training.tracking import SPOOL, Tracker
 
 # So many skipped steps in a row end a run; one that is resumed counts anew. fp16 needs up to 17 by
 # design: it starts with a loss scale of 2^16 and halves it after each overflow but the first.

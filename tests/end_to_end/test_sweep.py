@@ -24,9 +24,9 @@ from dpot_scale.config.load import load_sweep
 from dpot_scale.config.places import anchored
 from dpot_scale.scaling.journal import Journal
 from dpot_scale.scaling.plan import Trial, plan
+from dpot_scale.tracking.spool import SPOOL, newest_record, read_metrics
 from dpot_scale.training.checkpoint import MARKER
 from dpot_scale.training.result import read_result
-from dpot_scale.training.tracking import SPOOL, newest_record, read_metrics
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(400)]
 

@@ -17,7 +17,7 @@ from dpot_scale.errors import ConfigError
 from dpot_scale.runs.folder import finished_before
 from dpot_scale.scaling.journal import Journal, locked
 from dpot_scale.scaling.plan import trials_directory
-from dpot_scale.training.tracking import SPOOL
+from dpot_scale.tracking.spool import SPOOL
 
 
 def refused(entry: object, arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:

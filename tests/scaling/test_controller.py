@@ -13,7 +13,7 @@ from dpot_scale.scaling.controller import Controller, run_sweep
 from dpot_scale.scaling.endings import TrialInterruptedError
 from dpot_scale.scaling.journal import Journal
 from dpot_scale.scaling.plan import plan
-from dpot_scale.training.mlflow_run import MlflowRun
+from dpot_scale.tracking.mlflow_run import MlflowRun
 
 NO_SERVICES = ["run.tracking.mlflow_uri=null", "run.data.suite=null"]
 

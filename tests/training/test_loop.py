@@ -20,11 +20,11 @@ from dpot_scale.engine.runtime import World, start_world
 from dpot_scale.engine.zero import Update
 from dpot_scale.errors import SharedDataError
 from dpot_scale.model.dpot import DPOTOutput
+from dpot_scale.tracking.spool import SPOOL, Tracker, read_metrics
 from dpot_scale.training.checkpoint import TrainState
 from dpot_scale.training.console import Console
 from dpot_scale.training.health import StopReason
 from dpot_scale.training.loop import MAX_SKIPPED_IN_A_ROW, Trainer
-from dpot_scale.training.tracking import SPOOL, Tracker, read_metrics
 
 STEPS = 6
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from dpot_scale.config.schema import TrackingConfig
-from dpot_scale.training.mlflow_client import client, remembered_run, warn_if_deleted
+from dpot_scale.tracking.mlflow_client import client, remembered_run, warn_if_deleted
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient

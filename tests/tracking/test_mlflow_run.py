@@ -19,10 +19,10 @@ from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 
 from dpot_scale.config.schema import BatchConfig, DataConfig, RunConfig, TrackingConfig
-from dpot_scale.training import mlflow_run
-from dpot_scale.training.mlflow_client import RUN_ID_FILE, client
-from dpot_scale.training.mlflow_run import MlflowRun, annotate, review
-from dpot_scale.training.tracking import SPOOL, Tracker, read_metrics
+from dpot_scale.tracking import mlflow_run
+from dpot_scale.tracking.mlflow_client import RUN_ID_FILE, client
+from dpot_scale.tracking.mlflow_run import MlflowRun, annotate, review
+from dpot_scale.tracking.spool import SPOOL, Tracker, read_metrics
 
 CONFIG = RunConfig(
     name="run",

@@ -18,9 +18,9 @@ from dpot_scale.config.schema import (
     RunConfig,
     TrackingConfig,
 )
-from dpot_scale.training.mlflow_client import RUN_ID_FILE, client
-from dpot_scale.training.mlflow_run import MlflowRun
-from dpot_scale.training.tracking import SPOOL, Tracker, read_metrics
+from dpot_scale.tracking.mlflow_client import RUN_ID_FILE, client
+from dpot_scale.tracking.mlflow_run import MlflowRun
+from dpot_scale.tracking.spool import SPOOL, Tracker, read_metrics
 
 CONFIG = RunConfig(
     name="run",
