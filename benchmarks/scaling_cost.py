@@ -235,9 +235,9 @@ def measured(case: Case) -> Measured:
 def measure(case: Case) -> None:
     """Train some steps as one of the workers; the main rank prints what it took."""
     sent = count_elements()  # before DeepSpeed looks the functions up
+    from dpot_scale.checkpoints.store import CheckpointStore, TrainState
     from dpot_scale.engine.runtime import start_world
     from dpot_scale.engine.zero import ZeroEngine
-    from dpot_scale.training.checkpoint import CheckpointStore, TrainState
     from dpot_scale.training.metrics import peak_memory_gib
 
     world = start_world()

@@ -1,39 +1,14 @@
-"""DeepSpeed's checkpoint files: written by all ranks, searched for code, read by one process.
+"""DeepSpeed's checkpoint files, as all ranks write them."""
 
-No import of DeepSpeed, and no process group, is needed to read them.
-"""
-
-import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
-from math import prod
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import torch
-from torch import Tensor
-
-from dpot_scale.errors import CheckpointError, DiskError
+from dpot_scale.errors import DiskError
 from dpot_scale.files import cannot_write, is_about_writing
 
 SHARDS = "shards"  # DeepSpeed's tag: the folder of its files inside a checkpoint
-
-
-class _Opaque:
-    """Stands for an object of DeepSpeed that nobody needs: its state is kept, and never run."""
-
-    def __init__(self, *_: object) -> None:
-        pass
-
-
-# All that DeepSpeed's own files name beside tensors and plain containers, at any stage and dtype.
-_KNOWN: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
-    (int, "deepspeed.runtime.zero.config.ZeroStageEnum"),
-    (_Opaque, "deepspeed.runtime.fp16.loss_scaler.LossScaler"),
-    (_Opaque, "deepspeed.runtime.fp16.loss_scaler.DynamicLossScaler"),
-    (_Opaque, "deepspeed.utils.tensor_fragment.fragment_address"),
-]
 
 
 @contextmanager
@@ -70,133 +45,3 @@ def errors_at_the_end(engine: Any, folder: Path) -> Iterator[None]:  # noqa: ANN
         del writer.save, engine._copy_recovery_script  # the methods of their classes remain
     if failures:
         raise failures[0]
-
-
-def foreign_names(file: Path) -> list[str]:
-    """Return what a file of a checkpoint would call that DeepSpeed's never do; runs nothing.
-
-    DeepSpeed unpickles its files, and a pickle may name any function to be called.
-    """
-    try:
-        with torch.serialization.safe_globals(_KNOWN):
-            return sorted(torch.serialization.get_unsafe_globals_in_checkpoint(file))
-    except Exception:  # a hostile file may raise anything
-        return ["something that cannot be examined"]
-
-
-class Master(NamedTuple):
-    """The fp32 master of a parameter in a checkpoint."""
-
-    shape: tuple[int, ...]
-    read: Callable[[], Tensor]
-
-
-def masters(folder: Path) -> dict[str, Master]:
-    """Return the masters of all parameters of a checkpoint by their names; none is read yet.
-
-    Args:
-        folder: A checkpoint, of any number of ranks and any stage.
-
-    Raises:
-        CheckpointError: its files are not those of a checkpoint of DeepSpeed.
-    """
-    shards = folder / SHARDS
-    try:
-        # One file of each rank under stage 3, one in all below.
-        model = _load(next(iter(sorted(shards.glob("*mp_rank_00_model_states.pt"), key=_rank))))
-        optimizers = [_load(f) for f in sorted(shards.glob("*_optim_states.pt"), key=_rank)]
-        if not optimizers:  # stage 0: each rank has everything
-            return {n: Master(tuple(t.shape), t.detach().float) for n, t in model["module"].items()}
-        states = [optimizer["optimizer_state_dict"] for optimizer in optimizers]
-        if "fp32_flat_groups" in states[0]:
-            return _of_stage_3(model["param_shapes"], [s["fp32_flat_groups"] for s in states])
-        parts = [state["single_partition_of_fp32_groups"] for state in states]
-        return _of_stage_2(model["param_shapes"], parts, states[0].get("param_alignment_paddings"))
-    except Exception as error:  # a hostile file may raise anything
-        raise CheckpointError(
-            f"{shards} does not hold the files of a checkpoint ({type(error).__name__}: {error}); "
-            "choose another checkpoint"
-        ) from error
-
-
-def _load(file: Path) -> dict[str, Any]:
-    """Return what a file says; tensors stay on the disk until they are read."""
-    with torch.serialization.safe_globals(_KNOWN):
-        content: dict[str, Any] = torch.load(file, map_location="cpu", mmap=True, weights_only=True)
-    return content
-
-
-def _rank(file: Path) -> int:
-    found = re.search(r"pp_rank_(\d+)", file.name)
-    return int(found[1]) if found else 0
-
-
-def _of_stage_2(
-    shapes: Sequence[Mapping[str, Sequence[int]]],
-    parts: Sequence[Sequence[Tensor]],
-    paddings: Sequence[Sequence[int]] | None,
-) -> dict[str, Master]:
-    """Stages 1 and 2 lay the parameters of a group end to end and cut that into a part per rank.
-
-    Args:
-        shapes: Of the parameters of each group.
-        parts: Of each rank, its part of each group.
-        paddings: Of each group, what follows each parameter; None for nothing.
-    """
-    found: dict[str, Master] = {}
-    for group, of_group in enumerate(shapes):
-        stream = [of_rank[group] for of_rank in parts]
-        gaps = paddings[group] if paddings else [0] * len(of_group)
-        start = 0
-        for (name, shape), gap in zip(of_group.items(), gaps, strict=True):
-            found[name] = _master([stream], start, prod(shape), tuple(shape))
-            start += prod(shape) + gap
-        _check_used(start, sum(part.numel() for part in stream), slack=2 * len(parts))
-    return found
-
-
-def _of_stage_3(
-    shapes: Sequence[Mapping[str, Sequence[int]]], groups: Sequence[Sequence[Tensor]]
-) -> dict[str, Master]:
-    """Stage 3 cuts each parameter into a part per rank; a rank lays its parts end to end.
-
-    Args:
-        shapes: Of the parameters of each group.
-        groups: Of each rank, its parts of all parameters, in several tensors.
-    """
-    found: dict[str, Master] = {}
-    start = 0
-    for of_group in shapes:
-        for name, shape in of_group.items():
-            size = -(-prod(shape) // len(groups))  # the last part is padded
-            found[name] = _master(groups, start, size, tuple(shape))
-            start += size
-    _check_used(start, sum(part.numel() for part in groups[0]), slack=1)
-    return found
-
-
-def _check_used(used: int, there: int, *, slack: int) -> None:
-    """Refuse a stream that parameters do not fill, up to its alignment."""
-    if -(-used // slack) != -(-there // slack):
-        raise ValueError(f"the parameters take {used} of the {there} numbers that there are")
-
-
-def _master(
-    streams: Sequence[Sequence[Tensor]], start: int, size: int, shape: tuple[int, ...]
-) -> Master:
-    return Master(shape, partial(_joined, streams, start, size, shape))
-
-
-def _joined(
-    streams: Sequence[Sequence[Tensor]], start: int, size: int, shape: tuple[int, ...]
-) -> Tensor:
-    """Return a parameter from `size` numbers of each stream, which is a row of tensors."""
-    parts = []
-    for stream in streams:
-        first = 0
-        for tensor in stream:
-            low, high = max(start, first), min(start + size, first + tensor.numel())
-            if low < high:
-                parts.append(tensor[low - first : high - first])
-            first += tensor.numel()
-    return torch.cat(parts)[: prod(shape)].reshape(shape).detach().float()

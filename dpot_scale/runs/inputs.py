@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import distributed as dist
 
+from dpot_scale.checkpoints.checkpoint import changed_input
 from dpot_scale.config.schema import RunConfig, hashed, run_hash
 from dpot_scale.data.store import SPLITS, DatasetStore
 from dpot_scale.engine.collectives import on_main, raise_on_all
@@ -20,7 +21,6 @@ from dpot_scale.engine.runtime import World
 from dpot_scale.engine.strategy import read_strategy
 from dpot_scale.errors import CheckpointError, ConfigError
 from dpot_scale.files import write_whole
-from dpot_scale.training.marker import changed_input
 
 INPUTS = "inputs.json"
 TOKEN = ".shared"

@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
 
+from dpot_scale.checkpoints.checkpoint import TrainState
+from dpot_scale.checkpoints.store import CheckpointStore
 from dpot_scale.config.load import dump
 from dpot_scale.config.places import RUN_CONFIG
 from dpot_scale.config.schema import EvaluationConfig, RunConfig, run_hash
@@ -37,12 +39,10 @@ from dpot_scale.runs.start import first_state
 from dpot_scale.terminal import aligned, print_line
 from dpot_scale.tracking.mlflow_run import MlflowRun, Status
 from dpot_scale.tracking.spool import SPOOL, Tracker, read_metrics
-from dpot_scale.training.checkpoint import CheckpointStore
 from dpot_scale.training.console import Console
 from dpot_scale.training.health import StopReason, never
 from dpot_scale.training.lock import only_run_in
 from dpot_scale.training.loop import Trainer
-from dpot_scale.training.marker import TrainState
 from dpot_scale.training.metrics import peak_memory_gib
 from dpot_scale.training.micro_batch import settle_micro_batch
 from dpot_scale.training.result import TrainingResult, save_result

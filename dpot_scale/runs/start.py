@@ -6,11 +6,21 @@ Other weights are a weights file, another run, or a checkpoint.
 from functools import partial
 from pathlib import Path
 
+from dpot_scale.checkpoints.checkpoint import (
+    MARKER,
+    TrainState,
+    damaged_files,
+    newest_intact,
+    pickles,
+    read_marker,
+    refuse_code,
+)
+from dpot_scale.checkpoints.shards import Master, masters
+from dpot_scale.checkpoints.store import CheckpointStore
 from dpot_scale.config.load import load_run
 from dpot_scale.config.places import RUN_CONFIG
 from dpot_scale.config.schema import RunConfig
 from dpot_scale.engine.collectives import from_main, on_every_rank
-from dpot_scale.engine.shards import Master, masters
 from dpot_scale.engine.zero import ZeroEngine
 from dpot_scale.errors import CheckpointError
 from dpot_scale.model.export import (
@@ -24,16 +34,6 @@ from dpot_scale.model.export import (
 from dpot_scale.model.sizes import Architecture, architecture
 from dpot_scale.model.weights_file import require_agreement
 from dpot_scale.runs.folder import CHECKPOINTS, WEIGHTS
-from dpot_scale.training.checkpoint import CheckpointStore
-from dpot_scale.training.marker import (
-    MARKER,
-    TrainState,
-    damaged_files,
-    newest_intact,
-    pickles,
-    read_marker,
-    refuse_code,
-)
 from dpot_scale.training.result import RESULT_FILE
 
 

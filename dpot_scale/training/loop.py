@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dpot_scale.checkpoints.checkpoint import TrainState
+from dpot_scale.checkpoints.store import CheckpointStore
 from dpot_scale.config.schema import RunConfig
 from dpot_scale.data.batches import Batch, BatchStream, positions
 from dpot_scale.engine.collectives import on_every_rank, raise_on_all
@@ -17,10 +19,8 @@ from dpot_scale.engine.runtime import World
 from dpot_scale.engine.zero import Update, ZeroEngine
 from dpot_scale.errors import DataError, SharedDataError
 from dpot_scale.tracking.spool import SPOOL, Tracker
-from dpot_scale.training.checkpoint import CheckpointStore
 from dpot_scale.training.console import Console
 from dpot_scale.training.health import Health, StopReason, never
-from dpot_scale.training.marker import TrainState
 from dpot_scale.training.metrics import Meter
 from dpot_scale.training.objective import training_loss
 

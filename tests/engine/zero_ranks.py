@@ -10,6 +10,9 @@ from pathlib import Path
 import torch
 from torch import distributed as dist
 
+from dpot_scale.checkpoints.checkpoint import TrainState
+from dpot_scale.checkpoints.shards import foreign_names, masters
+from dpot_scale.checkpoints.store import CheckpointStore
 from dpot_scale.config.schema import (
     BatchConfig,
     DataConfig,
@@ -23,7 +26,6 @@ from dpot_scale.engine.collectives import raise_on_all
 from dpot_scale.engine.optim import betas_at, lr_at
 from dpot_scale.engine.oracle import OracleEngine
 from dpot_scale.engine.runtime import World, any_rank, any_ranks, start_world
-from dpot_scale.engine.shards import foreign_names, masters
 from dpot_scale.engine.strategy import FOLDER
 from dpot_scale.engine.zero import ZeroEngine
 from dpot_scale.errors import ConfigError, DataError, UserError
@@ -31,8 +33,6 @@ from dpot_scale.model.dpot import DPOT
 from dpot_scale.model.sizes import architecture
 from dpot_scale.runs import inputs
 from dpot_scale.runs.inputs import require_agreement_of_ranks
-from dpot_scale.training.checkpoint import CheckpointStore
-from dpot_scale.training.marker import TrainState
 
 # Ways to recompute activations, beside `full` by torch.
 RECOMPUTE = {

@@ -7,6 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from dpot_scale.checkpoints.checkpoint import TrainState
+from dpot_scale.checkpoints.store import CheckpointStore
 from dpot_scale.config.load import dump, load_run
 from dpot_scale.config.places import RUN_CONFIG
 from dpot_scale.engine.runtime import start_world
@@ -16,8 +18,6 @@ from dpot_scale.model.export import load_model, save_model
 from dpot_scale.model.sizes import architecture
 from dpot_scale.runs.folder import CHECKPOINTS, WEIGHTS
 from dpot_scale.runs.start import export, first_state, settled, weights_in
-from dpot_scale.training.checkpoint import CheckpointStore
-from dpot_scale.training.marker import TrainState
 from dpot_scale.training.result import RESULT_FILE
 from dpot_scale.weights import main
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from dpot_scale.checkpoints.store import TrainState
 from dpot_scale.config.load import load_run
 from dpot_scale.config.schema import RunConfig
 from dpot_scale.data.batches import BatchStream, training_windows
@@ -21,7 +22,6 @@ from dpot_scale.engine.zero import Update
 from dpot_scale.errors import SharedDataError
 from dpot_scale.model.dpot import DPOTOutput
 from dpot_scale.tracking.spool import SPOOL, Tracker, read_metrics
-from dpot_scale.training.checkpoint import TrainState
 from dpot_scale.training.console import Console
 from dpot_scale.training.health import StopReason
 from dpot_scale.training.loop import MAX_SKIPPED_IN_A_ROW, Trainer

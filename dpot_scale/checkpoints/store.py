@@ -15,11 +15,7 @@ from typing import Protocol, TypeVar
 
 from torch import distributed as dist
 
-from dpot_scale.engine.collectives import from_main, on_every_rank, on_main
-from dpot_scale.engine.runtime import World
-from dpot_scale.errors import CheckpointError, UserError
-from dpot_scale.files import write_whole
-from dpot_scale.training.marker import (
+from dpot_scale.checkpoints.checkpoint import (
     FORMAT,
     MARKER,
     Census,
@@ -35,6 +31,10 @@ from dpot_scale.training.marker import (
     read_marker,
     refuse_code,
 )
+from dpot_scale.engine.collectives import from_main, on_every_rank, on_main
+from dpot_scale.engine.runtime import World
+from dpot_scale.errors import CheckpointError, UserError
+from dpot_scale.files import write_whole
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)

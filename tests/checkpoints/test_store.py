@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 import torch
 
+from dpot_scale.checkpoints import store as store_module
+from dpot_scale.checkpoints.checkpoint import MARKER, TrainState, committed, examine, newest_intact
+from dpot_scale.checkpoints.store import CheckpointStore
 from dpot_scale.engine.runtime import World, start_world
 from dpot_scale.engine.shards import errors_at_the_end
 from dpot_scale.errors import CheckpointError, DiskError
-from dpot_scale.training import checkpoint
-from dpot_scale.training.checkpoint import CheckpointStore
-from dpot_scale.training.marker import MARKER, TrainState, committed, newest_intact
 
 
 class Counter:
@@ -101,7 +101,7 @@ def write_half_then_crash(engine: Counter, folder: Path) -> None:
         (Path, "mkdir", crash),
         (Counter, "save_shards", write_half_then_crash),
         (torch, "save", crash),
-        (checkpoint, "examine", crash),
+        (store_module, "examine", crash),
         (json, "dumps", crash),
         (os, "fsync", crash),
         (os, "replace", crash),
@@ -325,7 +325,7 @@ def test_a_checkpoint_with_code_is_refused_before_it_runs(
     shutil.copy(tmp_path / "hostile.pt", shard)
     path = shard.parents[1] / MARKER
     marker = json.loads(path.read_text())
-    marker["files"]["shards/rank_0.pt"] = checkpoint.examine(shard).model_dump()
+    marker["files"]["shards/rank_0.pt"] = examine(shard).model_dump()
     path.write_text(json.dumps(marker))
     with pytest.raises(CheckpointError, match=r"rank_0.pt would run .* when it is loaded"):
         store.restore(Counter())
