@@ -13,10 +13,10 @@ from dpot_scale.config.load import DEFAULT, dump, is_preset, load_run
 from dpot_scale.config.places import RUN_CONFIG, anchored_run, in_home, results_home
 from dpot_scale.config.schema import DataConfig, Section
 from dpot_scale.errors import ConfigError, exits_cleanly
+from dpot_scale.evaluation.scores import DatasetScore, score_table
 from dpot_scale.files import write_whole
 from dpot_scale.model.weights_file import no_weights
 from dpot_scale.terminal import print_line
-from dpot_scale.training.result import DatasetScore, score_table
 
 if TYPE_CHECKING:
     from dpot_scale.evaluation.metrics import DatasetEvaluation

@@ -15,9 +15,9 @@ from dpot_scale.config.places import SWEEP_CONFIG, anchored, results_home
 from dpot_scale.config.schema import SweepConfig
 from dpot_scale.errors import ConfigError, UserError, exits_cleanly
 from dpot_scale.runs.folder import found_marks, require_kind
+from dpot_scale.runs.result import read_result
 from dpot_scale.scaling.plan import Trial, plan, plan_table
 from dpot_scale.terminal import print_line
-from dpot_scale.training.result import read_result
 
 COMMANDS = {
     "plan": "print every trial with its price; spends nothing",

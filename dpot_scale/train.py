@@ -13,11 +13,12 @@ from dpot_scale.config.places import anchored_run, results_home
 from dpot_scale.config.schema import RunConfig
 from dpot_scale.engine.strategy import read_strategy
 from dpot_scale.errors import exits_cleanly, speaks_for_all
+from dpot_scale.evaluation.scores import score_table
 from dpot_scale.model.sizes import architecture
 from dpot_scale.runs.folder import finished_before
+from dpot_scale.runs.result import TrainingResult
 from dpot_scale.terminal import print_line
 from dpot_scale.tracking.mlflow_run import review
-from dpot_scale.training.result import TrainingResult, score_table
 
 
 @exits_cleanly

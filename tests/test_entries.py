@@ -9,9 +9,10 @@ import pytest
 from dpot_scale.__main__ import ENTRIES
 from dpot_scale.config.load import load_sweep
 from dpot_scale.config.places import anchored
+from dpot_scale.evaluation.scores import DatasetScore
+from dpot_scale.runs.result import TrainingResult, save_result
 from dpot_scale.scaling.plan import plan
 from dpot_scale.scaling.report import write_report
-from dpot_scale.training.result import DatasetScore, TrainingResult, save_result
 
 SLOW = ("torch", "deepspeed", "ray", "mlflow", "matplotlib")
 

@@ -27,6 +27,7 @@ from dpot_scale.evaluation.rollout import (
     teacher_forced,
     teacher_forced_persistence,
 )
+from dpot_scale.evaluation.scores import ZERO_TARGETS, DatasetScore
 from dpot_scale.model.dpot import DPOTOutput
 from dpot_scale.training.metrics import sum_over_ranks
 from dpot_scale.training.objective import (
@@ -37,7 +38,6 @@ from dpot_scale.training.objective import (
     with_given_channels,
     without_obstacles,
 )
-from dpot_scale.training.result import ZERO_TARGETS, DatasetScore
 
 Array = NDArray[np.float32]
 

@@ -9,8 +9,8 @@ from dpot_scale.config.places import JOURNAL, RUN_CONFIG, SWEEP_CONFIG, TRIALS
 from dpot_scale.config.schema import RunConfig, run_hash
 from dpot_scale.data.store import INDEX
 from dpot_scale.errors import ConfigError
+from dpot_scale.runs.result import RESULT_FILE, TrainingResult, read_result
 from dpot_scale.tracking.spool import SPOOL
-from dpot_scale.training.result import RESULT_FILE, TrainingResult, read_result
 
 CHECKPOINTS = "checkpoints"
 WEIGHTS = "model.safetensors"  # the consolidated fp32 export of a finished run

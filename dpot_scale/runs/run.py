@@ -35,17 +35,17 @@ from dpot_scale.model.export import stream_model
 from dpot_scale.model.sizes import Architecture, architecture
 from dpot_scale.runs.folder import CHECKPOINTS, WEIGHTS, finished_before
 from dpot_scale.runs.inputs import inputs_of, require_agreement_of_ranks, require_same_inputs
+from dpot_scale.runs.lock import only_run_in
+from dpot_scale.runs.micro_batch import settle_micro_batch
+from dpot_scale.runs.result import TrainingResult, save_result
 from dpot_scale.runs.start import first_state
 from dpot_scale.terminal import aligned, print_line
 from dpot_scale.tracking.mlflow_run import MlflowRun, Status
 from dpot_scale.tracking.spool import SPOOL, Tracker, read_metrics
 from dpot_scale.training.console import Console
 from dpot_scale.training.health import StopReason, never
-from dpot_scale.training.lock import only_run_in
 from dpot_scale.training.loop import Trainer
 from dpot_scale.training.metrics import peak_memory_gib
-from dpot_scale.training.micro_batch import settle_micro_batch
-from dpot_scale.training.result import TrainingResult, save_result
 
 FIGURES = "figures"
 DEEPSPEED_CONFIG = "deepspeed.json"  # as DeepSpeed got it

@@ -34,7 +34,7 @@ from dpot_scale.model.export import (
 from dpot_scale.model.sizes import Architecture, architecture
 from dpot_scale.model.weights_file import require_agreement
 from dpot_scale.runs.folder import CHECKPOINTS, WEIGHTS
-from dpot_scale.training.result import RESULT_FILE
+from dpot_scale.runs.result import RESULT_FILE
 
 
 def first_state(config: RunConfig, engine: ZeroEngine, checkpoints: CheckpointStore) -> TrainState:

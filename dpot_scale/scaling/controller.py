@@ -27,6 +27,7 @@ from dpot_scale.config.schema import ResourcesConfig, SweepConfig
 from dpot_scale.data.generate import generate_suite
 from dpot_scale.errors import this_command
 from dpot_scale.files import write_whole
+from dpot_scale.runs.result import read_result
 from dpot_scale.runs.run import run_artifacts
 from dpot_scale.scaling.cluster import (
     connected,
@@ -48,7 +49,6 @@ from dpot_scale.scaling.stopping import ask_to_stop, let_run
 from dpot_scale.scaling.worker import TrialTask, train_trial
 from dpot_scale.tracking.mlflow_run import MlflowRun, Status
 from dpot_scale.training.health import Signals
-from dpot_scale.training.result import read_result
 
 POLL_SECONDS = 0.5
 # How long an interrupt waits for trials to save: a checkpoint of the largest on a slow disk.

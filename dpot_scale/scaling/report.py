@@ -17,12 +17,13 @@ from matplotlib.ticker import FuncFormatter, NullFormatter
 from dpot_scale.config.schema import SweepConfig
 from dpot_scale.errors import UserError
 from dpot_scale.evaluation.figures import LINE_COLORS
+from dpot_scale.evaluation.scores import DatasetScore
 from dpot_scale.files import replacing, write_whole
+from dpot_scale.runs.result import TrainingResult, read_result
 from dpot_scale.scaling.law import FEWEST_SIZES, PowerLaw, fit_power_law
 from dpot_scale.scaling.plan import Trial, duration
 from dpot_scale.terminal import table
 from dpot_scale.tracking.mlflow_run import LARGEST_NOTE, annotate, review
-from dpot_scale.training.result import DatasetScore, TrainingResult, read_result
 
 REPORT = "report.md"
 FIGURE = "scaling.png"

@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 
 from dpot_scale.config.schema import SweepConfig
+from dpot_scale.runs.result import read_result
 from dpot_scale.scaling.journal import Entry, Journal, is_running
 from dpot_scale.scaling.plan import Trial
 from dpot_scale.terminal import table
 from dpot_scale.tracking.spool import SPOOL, newest_record
-from dpot_scale.training.result import read_result
 
 
 def status_table(sweep: SweepConfig, trials: Sequence[Trial]) -> str:

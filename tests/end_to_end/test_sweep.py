@@ -23,10 +23,10 @@ from mlflow.tracking import MlflowClient
 from dpot_scale.checkpoints.store import MARKER
 from dpot_scale.config.load import load_sweep
 from dpot_scale.config.places import anchored
+from dpot_scale.runs.result import read_result
 from dpot_scale.scaling.journal import Journal
 from dpot_scale.scaling.plan import Trial, plan
 from dpot_scale.tracking.spool import SPOOL, newest_record, read_metrics
-from dpot_scale.training.result import read_result
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(400)]
 

@@ -8,8 +8,8 @@ import torch
 from dpot_scale.config.schema import ModelConfig
 from dpot_scale.model.dpot import DPOT
 from dpot_scale.model.sizes import architecture
+from dpot_scale.runs.result import read_result
 from dpot_scale.tracking.spool import SPOOL, read_metrics
-from dpot_scale.training.result import read_result
 
 pytestmark = [
     pytest.mark.gpu,

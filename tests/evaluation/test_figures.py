@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from dpot_scale.evaluation.figures import error_growth_figure, rollout_figure, save_figures
 from dpot_scale.evaluation.metrics import DatasetEvaluation
-from dpot_scale.training.result import DatasetScore
+from dpot_scale.evaluation.scores import DatasetScore
 
 LEADS = 8
 

@@ -21,9 +21,9 @@ from dpot_scale.evaluation.metrics import (
     eval_metrics,
     evaluate,
 )
+from dpot_scale.evaluation.scores import score_table
 from dpot_scale.model.dpot import DPOTOutput
 from dpot_scale.training.objective import Model
-from dpot_scale.training.result import score_table
 
 Stores = dict[str, DatasetStore]
 

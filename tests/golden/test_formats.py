@@ -19,9 +19,9 @@ from dpot_scale.data.verify import verify_dataset
 from dpot_scale.evaluate import main as evaluate
 from dpot_scale.model.export import load_model
 from dpot_scale.runs.folder import finished_before
+from dpot_scale.runs.result import read_result
 from dpot_scale.runs.start import settled, weights_in
 from dpot_scale.sweep import main as sweep
-from dpot_scale.training.result import read_result
 
 FORMATS = Path(__file__).parent / "formats"
 STORE, RUNS = FORMATS / "store", FORMATS / "runs"

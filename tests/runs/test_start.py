@@ -17,8 +17,8 @@ from dpot_scale.model.dpot import DPOT
 from dpot_scale.model.export import load_model, save_model
 from dpot_scale.model.sizes import architecture
 from dpot_scale.runs.folder import CHECKPOINTS, WEIGHTS
+from dpot_scale.runs.result import RESULT_FILE
 from dpot_scale.runs.start import export, first_state, settled, weights_in
-from dpot_scale.training.result import RESULT_FILE
 from dpot_scale.weights import main
 
 SMALL = ["model.size=debug", "model.width=16", "model.depth=1", "model.heads=2", "model.grid=16"]

@@ -9,6 +9,8 @@ import pytest
 from dpot_scale.config.load import load_sweep
 from dpot_scale.config.places import anchored
 from dpot_scale.config.schema import SweepConfig
+from dpot_scale.evaluation.scores import DatasetScore
+from dpot_scale.runs.result import TrainingResult, save_result
 from dpot_scale.scaling.plan import Trial, plan
 from dpot_scale.scaling.report import (
     FIGURE,
@@ -19,7 +21,6 @@ from dpot_scale.scaling.report import (
     write_report,
 )
 from dpot_scale.scaling.report import finished_trials as finished
-from dpot_scale.training.result import DatasetScore, TrainingResult, save_result
 
 PERSISTENCE = {"ns": 0.4, "dr": 0.2}
 

@@ -14,10 +14,11 @@ from dpot_scale.config.schema import RunConfig, run_hash
 from dpot_scale.data.batches import PREFETCHED_BATCHES, Batch
 from dpot_scale.engine.runtime import World, start_world
 from dpot_scale.errors import ConfigError
-from dpot_scale.training import loop, micro_batch
-from dpot_scale.training.micro_batch import _ran_out, largest_that_fits, settle_micro_batch
+from dpot_scale.runs import micro_batch
+from dpot_scale.runs.micro_batch import _ran_out, largest_that_fits, settle_micro_batch
+from dpot_scale.runs.result import read_result
+from dpot_scale.training import loop
 from dpot_scale.training.objective import training_loss
-from dpot_scale.training.result import read_result
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ import pytest
 
 from dpot_scale.engine.runtime import World, start_world
 from dpot_scale.errors import ConfigError
-from dpot_scale.training.lock import LOCK_FILE, only_run_in
+from dpot_scale.runs.lock import LOCK_FILE, only_run_in
 
 
 @pytest.fixture(scope="module")

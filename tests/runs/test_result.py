@@ -7,14 +7,8 @@ from pathlib import Path
 import pytest
 
 from dpot_scale.errors import RecordError
-from dpot_scale.training.result import (
-    RESULT_FILE,
-    DatasetScore,
-    TrainingResult,
-    read_result,
-    save_result,
-    score_table,
-)
+from dpot_scale.evaluation.scores import DatasetScore, score_table
+from dpot_scale.runs.result import RESULT_FILE, TrainingResult, read_result, save_result
 
 
 def score(rel_l2: float) -> DatasetScore:
@@ -111,15 +105,3 @@ def test_a_crash_while_writing_leaves_no_result(
     with pytest.raises(KeyboardInterrupt):
         save_result(tmp_path, RESULT)
     assert read_result(tmp_path) is None
-
-
-def test_the_table_is_aligned() -> None:
-    score = DatasetScore(
-        rel_l2=0.25,
-        one_step_rel_l2=0.125,
-        persistence_rel_l2=0.5,
-        persistence_one_step_rel_l2=1.0,
-    )
-    lines = score_table({"a": score, "a_name_longer_than_the_title": score}).splitlines()
-    assert len({len(line) for line in lines}) == 1
-    assert lines[1].split() == ["a", "0.2500", "0.5000", "0.1250", "1.0000"]

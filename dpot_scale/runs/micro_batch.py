@@ -141,7 +141,7 @@ def _fits(config: RunConfig, micro_batch: int, world: World) -> bool:
     probe = _probe_config(config, micro_batch, world)
     with tempfile.TemporaryFile() as said:
         process = subprocess.Popen(
-            [sys.executable, "-m", "dpot_scale.training.micro_batch", json.dumps(probe)],
+            [sys.executable, "-m", "dpot_scale.runs.micro_batch", json.dumps(probe)],
             env=_probe_environment(world, port),
             stdout=subprocess.DEVNULL,
             stderr=said,
