@@ -238,7 +238,7 @@ def measure(case: Case) -> None:
     from dpot_scale.checkpoints.store import CheckpointStore, TrainState
     from dpot_scale.engine.runtime import start_world
     from dpot_scale.engine.zero import ZeroEngine
-    from dpot_scale.training.metrics import peak_memory_gib
+    from dpot_scale.training.meter import peak_memory_gib
 
     world = start_world()
     engine = ZeroEngine(case.config(), world)

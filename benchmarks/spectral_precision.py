@@ -24,10 +24,10 @@ from dpot_scale.config.schema import (
 from dpot_scale.data.solvers.reaction_diffusion import ReactionDiffusion
 from dpot_scale.engine.runtime import World, start_world
 from dpot_scale.engine.zero import ZeroEngine
+from dpot_scale.forecasting.errors import rel_l2
 from dpot_scale.model.dpot import DPOT
 from dpot_scale.model.sizes import architecture
 from dpot_scale.model.spectral import SpectralMixer
-from dpot_scale.training.objective import rel_l2
 
 MODEL = ModelConfig(size="debug", width=128, grid=64, channels=2, normalize=True)
 BATCH = 8

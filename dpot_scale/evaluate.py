@@ -19,7 +19,7 @@ from dpot_scale.model.weights_file import no_weights
 from dpot_scale.terminal import print_line
 
 if TYPE_CHECKING:
-    from dpot_scale.evaluation.metrics import DatasetEvaluation
+    from dpot_scale.evaluation.evaluator import DatasetEvaluation
 
 SCORES_FILE = "scores.json"
 DEFAULT_OUT = Path("evaluation")

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
+from torch import Tensor
 from torch import distributed as dist
 
 from dpot_scale.engine.runtime import World, any_rank
@@ -66,3 +67,16 @@ def from_main(find: Callable[[], T], world: World, place: Path) -> T:
     dist.broadcast_object_list(found)
     result: T = found[0]  # type: ignore[assignment]
     return result
+
+
+def mean_over_ranks(values: Tensor, world: World) -> Tensor:
+    """Return the mean of a small tensor over all ranks, on the host. Collective."""
+    return sum_over_ranks(values, world) / world.world_size
+
+
+def sum_over_ranks(values: Tensor, world: World) -> Tensor:
+    """Return the sum of a small tensor over all ranks, on the host. Collective."""
+    total = values.to(world.device, copy=True)
+    if world.world_size > 1:
+        dist.all_reduce(total)
+    return total.cpu()

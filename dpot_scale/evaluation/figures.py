@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
-    from dpot_scale.evaluation.metrics import DatasetEvaluation
+    from dpot_scale.evaluation.evaluator import DatasetEvaluation
 
 Array = NDArray[np.float32]
 

@@ -8,7 +8,7 @@ import torch
 from dpot_scale.config.schema import RunConfig
 from dpot_scale.data.datasets import open_datasets
 from dpot_scale.engine.runtime import World
-from dpot_scale.evaluation.metrics import DatasetEvaluation, evaluate
+from dpot_scale.evaluation.evaluator import DatasetEvaluation, evaluate
 from dpot_scale.model.export import load_model
 from dpot_scale.model.sizes import architecture
 from dpot_scale.model.weights_file import require_agreement

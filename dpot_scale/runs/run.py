@@ -27,8 +27,8 @@ from dpot_scale.engine.runtime import World, announced_world_size, start_world, 
 from dpot_scale.engine.strategy import effective_deepspeed_config, read_strategy
 from dpot_scale.engine.zero import ZeroEngine
 from dpot_scale.errors import ConfigError, UserError, speaks_for_all, this_command
+from dpot_scale.evaluation.evaluator import DatasetEvaluation, Evaluator
 from dpot_scale.evaluation.figures import save_figures
-from dpot_scale.evaluation.metrics import DatasetEvaluation, Evaluator
 from dpot_scale.files import write_whole
 from dpot_scale.model.cost import count_parameters, train_flops_per_window
 from dpot_scale.model.export import stream_model
@@ -45,7 +45,7 @@ from dpot_scale.tracking.spool import SPOOL, Tracker, read_metrics
 from dpot_scale.training.console import Console
 from dpot_scale.training.health import StopReason, never
 from dpot_scale.training.loop import Trainer
-from dpot_scale.training.metrics import peak_memory_gib
+from dpot_scale.training.meter import peak_memory_gib
 
 FIGURES = "figures"
 DEEPSPEED_CONFIG = "deepspeed.json"  # as DeepSpeed got it

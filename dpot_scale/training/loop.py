@@ -21,7 +21,7 @@ from dpot_scale.errors import DataError, SharedDataError
 from dpot_scale.tracking.spool import SPOOL, Tracker
 from dpot_scale.training.console import Console
 from dpot_scale.training.health import Health, StopReason, never
-from dpot_scale.training.metrics import Meter
+from dpot_scale.training.meter import Meter
 from dpot_scale.training.objective import training_loss
 
 # So many skipped steps in a row end a run; one that is resumed counts anew. fp16 needs up to 17 by

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from dpot_scale.evaluation.evaluator import DatasetEvaluation
 from dpot_scale.evaluation.figures import error_growth_figure, rollout_figure, save_figures
-from dpot_scale.evaluation.metrics import DatasetEvaluation
 from dpot_scale.evaluation.scores import DatasetScore
 
 LEADS = 8

@@ -6,7 +6,7 @@ Legend: B trajectories, T frames, C fields, s any number of space axes.
 import torch
 from torch import Tensor
 
-from dpot_scale.training.objective import Model
+from dpot_scale.forecasting.physical import Model
 
 
 def rollout(model: Model, history_BTCs: Tensor, frames: int) -> Tensor:

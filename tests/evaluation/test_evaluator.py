@@ -15,15 +15,15 @@ from dpot_scale.data.store import DatasetStore, open_store
 from dpot_scale.data.writer import StoreWriter
 from dpot_scale.engine.runtime import World, start_world
 from dpot_scale.errors import DataError
-from dpot_scale.evaluation.metrics import (
+from dpot_scale.evaluation.evaluator import (
     DatasetEvaluation,
     Evaluator,
     eval_metrics,
     evaluate,
 )
 from dpot_scale.evaluation.scores import score_table
+from dpot_scale.forecasting.physical import Model
 from dpot_scale.model.dpot import DPOTOutput
-from dpot_scale.training.objective import Model
 
 Stores = dict[str, DatasetStore]
 

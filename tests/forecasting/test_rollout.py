@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from dpot_scale.evaluation.rollout import (
+from dpot_scale.forecasting.rollout import (
     persistence,
     rollout,
     teacher_forced,

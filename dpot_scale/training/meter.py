@@ -8,9 +8,9 @@ from pathlib import Path
 
 import psutil
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
+from dpot_scale.engine.collectives import mean_over_ranks, sum_over_ranks
 from dpot_scale.engine.runtime import World
 from dpot_scale.engine.zero import Update
 
@@ -100,19 +100,6 @@ class Meter:
         self._windows = 0
         self._waited = self._wait_seconds()
         self._started = time.perf_counter()
-
-
-def mean_over_ranks(values: Tensor, world: World) -> Tensor:
-    """Return the mean of a small tensor over all ranks, on the host. Collective."""
-    return sum_over_ranks(values, world) / world.world_size
-
-
-def sum_over_ranks(values: Tensor, world: World) -> Tensor:
-    """Return the sum of a small tensor over all ranks, on the host. Collective."""
-    total = values.to(world.device, copy=True)
-    if world.world_size > 1:
-        dist.all_reduce(total)
-    return total.cpu()
 
 
 def peak_memory_gib(world: World) -> float:

@@ -17,27 +17,25 @@ from dpot_scale.config.schema import DataConfig, EvaluationConfig, ModelConfig
 from dpot_scale.data.batches import Assembler, Batch, Window
 from dpot_scale.data.mixture import Cut
 from dpot_scale.data.store import DatasetStore
-from dpot_scale.engine.collectives import raise_on_all
+from dpot_scale.engine.collectives import raise_on_all, sum_over_ranks
 from dpot_scale.engine.runtime import World
 from dpot_scale.engine.zero import ZeroEngine
 from dpot_scale.errors import DataError
-from dpot_scale.evaluation.rollout import (
+from dpot_scale.evaluation.scores import ZERO_TARGETS, DatasetScore
+from dpot_scale.forecasting.errors import counted_fields, mean_rel_l2
+from dpot_scale.forecasting.physical import (
+    Model,
+    in_physical_units,
+    with_given_channels,
+    without_obstacles,
+)
+from dpot_scale.forecasting.rollout import (
     persistence,
     rollout,
     teacher_forced,
     teacher_forced_persistence,
 )
-from dpot_scale.evaluation.scores import ZERO_TARGETS, DatasetScore
 from dpot_scale.model.dpot import DPOTOutput
-from dpot_scale.training.metrics import sum_over_ranks
-from dpot_scale.training.objective import (
-    Model,
-    counted_fields,
-    in_physical_units,
-    mean_rel_l2,
-    with_given_channels,
-    without_obstacles,
-)
 
 Array = NDArray[np.float32]
 

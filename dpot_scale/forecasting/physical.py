@@ -1,0 +1,50 @@
+"""Frames in physical units, and what of them nobody needs to forecast.
+
+Legend: B windows, T frames, C fields, s any number of space axes.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from dpot_scale.data.batches import Batch
+from dpot_scale.model.dpot import DPOTOutput
+
+Model = Callable[[Tensor], DPOTOutput]
+
+
+def in_physical_units(model: Model, batch: Batch) -> Model:
+    """Return a model of physical frames: it normalises what it sees and puts its forecast back.
+
+    So losses, noise and scores mean the same with and without `data.normalize`.
+    """
+    scale = batch.scale
+    if scale is None:
+        return model
+
+    def physical(frames_BTCs: Tensor) -> DPOTOutput:
+        mean, std = broadcast(scale.mean_BC, frames_BTCs), broadcast(scale.std_BC, frames_BTCs)
+        forecast_BTCs, logits = model((frames_BTCs - mean) / std)
+        return DPOTOutput(forecast_BTCs * std + mean, logits)
+
+    return physical
+
+
+def with_given_channels(forecast_BTCs: Tensor, history_BTCs: Tensor, batch: Batch) -> Tensor:
+    """Return a forecast whose masks and padding, which nobody needs to forecast, are as before."""
+    is_field = broadcast(batch.scored_BC, forecast_BTCs)
+    return torch.where(is_field, forecast_BTCs, history_BTCs[:, -1:])
+
+
+def without_obstacles(frames_BTCs: Tensor, batch: Batch) -> Tensor:
+    """Return frames that are 0 at points which do not count, in neither an error nor a norm."""
+    if batch.counted_Bxy is None:
+        return frames_BTCs
+    return frames_BTCs * batch.counted_Bxy[:, None, None]
+
+
+def broadcast(values_BC: Tensor, frames_BTCs: Tensor) -> Tensor:
+    """Return one value per field as (B, 1, C, *ones), to go with frames."""
+    windows, channels = values_BC.shape
+    return values_BC.view(windows, 1, channels, *[1] * (frames_BTCs.ndim - 3))

@@ -1,0 +1,29 @@
+"""A model of normalised fields as one of physical fields."""
+
+import torch
+from torch import Tensor
+
+from dpot_scale.data.batches import Batch, Scale
+from dpot_scale.forecasting.physical import in_physical_units
+from dpot_scale.model.dpot import DPOTOutput
+
+
+def test_a_model_sees_normalised_fields_and_forecasts_physical_ones() -> None:
+    frames = torch.full((1, 2, 2, 4, 4), 7.0)
+    seen: list[Tensor] = []
+
+    def halve(frames: Tensor) -> DPOTOutput:
+        seen.append(frames)
+        return DPOTOutput(frames=0.5 * frames[:, -1:], logits=torch.empty(0))
+
+    def batch_of(scale: Scale | None) -> Batch:
+        scored, labels = torch.ones(1, 2, dtype=torch.bool), torch.zeros(1, dtype=torch.int64)
+        return Batch(
+            frames_BTCxy=frames, scored_BC=scored, labels_B=labels, scale=scale, counted_Bxy=None
+        )
+
+    batch = batch_of(Scale(torch.tensor([[3.0, 0.0]]), torch.tensor([[2.0, 1.0]])))
+    forecast = in_physical_units(halve, batch)(frames).frames
+    assert seen[0][0, 0, :, 0, 0].tolist() == [2.0, 7.0]  # (7 - 3) / 2
+    assert forecast[0, 0, :, 0, 0].tolist() == [5.0, 3.5]  # 3 + 2 * 1
+    assert in_physical_units(halve, batch_of(None)) is halve
