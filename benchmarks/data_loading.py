@@ -44,11 +44,12 @@ from dpot_scale.config.schema import (
     RunConfig,
     TrackingConfig,
 )
-from dpot_scale.data.batches import Assembler, BatchStream, Window, training_windows
 from dpot_scale.data.catalog import CATALOG, DatasetInfo
-from dpot_scale.data.mixture import Cut, open_mixture
-from dpot_scale.data.store import DatasetStore, open_store
-from dpot_scale.data.writer import StoreWriter
+from dpot_scale.data.store.dataset import DatasetStore, open_store
+from dpot_scale.data.store.writer import StoreWriter
+from dpot_scale.data.stream.assembly import Assembler, Window
+from dpot_scale.data.stream.mixture import Cut, open_mixture
+from dpot_scale.data.stream.reader import BatchStream, training_windows
 from dpot_scale.tracking.spool import SPOOL, read_metrics
 
 # One of each layout; the three other compressible sets are like the one here.

@@ -36,7 +36,7 @@ from dpot_scale.config.schema import (
     ObjectiveConfig,
     RunConfig,
 )
-from dpot_scale.data.batches import Batch
+from dpot_scale.data.stream.assembly import Batch
 from dpot_scale.engine.runtime import World, start_world
 from dpot_scale.engine.zero import ZeroEngine
 from dpot_scale.model.cost import TRAIN_PASSES, executed_forward_flops

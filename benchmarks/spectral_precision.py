@@ -21,7 +21,7 @@ from dpot_scale.config.schema import (
     OptimConfig,
     RunConfig,
 )
-from dpot_scale.data.solvers.reaction_diffusion import ReactionDiffusion
+from dpot_scale.data.generation.solvers.reaction_diffusion import ReactionDiffusion
 from dpot_scale.engine.runtime import World, start_world
 from dpot_scale.engine.zero import ZeroEngine
 from dpot_scale.forecasting.errors import rel_l2

@@ -64,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _require_data(data: DataConfig, source: str) -> None:
     """Make sure that the datasets are where a config file says."""
-    from dpot_scale.data.store import stored_names
+    from dpot_scale.data.store.dataset import stored_names
 
     there = stored_names(data.root)
     missing = [repr(name) for name in data.weights if name not in there]

@@ -23,8 +23,8 @@ from dpot_scale.data.importers.importing import (
 from dpot_scale.data.importers.progress import ByteProgress
 from dpot_scale.data.importers.search import find_files
 from dpot_scale.data.importers.source import Source
-from dpot_scale.data.store import SPLITS, DatasetStore, dataset_folders, read_store
-from dpot_scale.data.verify import Verification, verify_dataset
+from dpot_scale.data.store.dataset import SPLITS, DatasetStore, dataset_folders, read_store
+from dpot_scale.data.store.verify import Verification, verify_dataset
 from dpot_scale.errors import DataError, UserError, exits_cleanly
 from dpot_scale.terminal import print_line, table
 
@@ -159,8 +159,8 @@ def _dataset_name(text: str) -> str:
 
 def _generate(options: argparse.Namespace) -> int:
     # Torch and Ray load for seconds: only where they are needed.
-    from dpot_scale.data.generate import generate_suite
-    from dpot_scale.data.parts import threads
+    from dpot_scale.data.generation.suite import generate_suite
+    from dpot_scale.data.generation.workers import threads
 
     workers = threads
     if "RAY_ADDRESS" in os.environ:  # set in every Ray job

@@ -18,7 +18,7 @@ import h5py
 import numpy as np
 import pytest
 
-from dpot_scale.data.store import open_store, stored_names
+from dpot_scale.data.store.dataset import open_store, stored_names
 from dpot_scale.prepare import main
 
 UPSTREAM = Path(__file__).parent / "upstream"

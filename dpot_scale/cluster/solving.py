@@ -12,8 +12,8 @@ import ray
 
 from dpot_scale.cluster.connection import connect
 from dpot_scale.config.schema import GeneratedDataset
-from dpot_scale.data.parts import Workers, frame_values, solve
-from dpot_scale.data.writer import SHARD_BYTES
+from dpot_scale.data.generation.workers import Workers, frame_values, solve
+from dpot_scale.data.store.writer import SHARD_BYTES
 
 BYTES_PER_VALUE = 4
 

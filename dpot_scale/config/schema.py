@@ -344,7 +344,7 @@ class SweepConfig(Section):
 
 
 class GeneratedDataset(Section):
-    """One dataset to solve for. `data/solvers/` holds the equations."""
+    """One dataset to solve for. `data/generation/solvers/` holds the equations."""
 
     equation: Literal[
         "navier_stokes",
@@ -381,7 +381,8 @@ class SuiteConfig(Section):
     """Datasets that are generated together, reproducibly from one seed."""
 
     name: Name
-    # Solvers take 32 bits, and each suite seed stands for a million of theirs (data/generate.py).
+    # Solvers take 32 bits, and each suite seed stands for a million of theirs
+    # (data/generation/suite.py).
     seed: Annotated[Int, Field(ge=0, lt=4000)] = 0
     datasets: dict[str, GeneratedDataset] = Field(min_length=1)
 

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dpot_scale.config.schema import DataConfig, EvaluationConfig, ModelConfig
-from dpot_scale.data.batches import Assembler, Batch, Window
-from dpot_scale.data.mixture import Cut
-from dpot_scale.data.store import DatasetStore
+from dpot_scale.data.store.dataset import DatasetStore
+from dpot_scale.data.stream.assembly import Assembler, Batch, Window
+from dpot_scale.data.stream.mixture import Cut
 from dpot_scale.engine.collectives import raise_on_all, sum_over_ranks
 from dpot_scale.engine.runtime import World
 from dpot_scale.engine.zero import ZeroEngine

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from dpot_scale.data.batches import Batch
+from dpot_scale.data.stream.assembly import Batch
 from dpot_scale.model.dpot import DPOTOutput
 
 Model = Callable[[Tensor], DPOTOutput]

@@ -7,7 +7,7 @@ from typing import Literal
 from dpot_scale.config.load import load_run
 from dpot_scale.config.places import JOURNAL, RUN_CONFIG, SWEEP_CONFIG, TRIALS
 from dpot_scale.config.schema import RunConfig, run_hash
-from dpot_scale.data.store import INDEX
+from dpot_scale.data.store.dataset import INDEX
 from dpot_scale.errors import ConfigError
 from dpot_scale.runs.result import RESULT_FILE, TrainingResult, read_result
 from dpot_scale.tracking.spool import SPOOL

@@ -25,7 +25,8 @@ import torch
 from torch import distributed as dist
 
 from dpot_scale.config.schema import RunConfig, hashed
-from dpot_scale.data.batches import PREFETCHED_BATCHES, Assembler, Batch, Scale
+from dpot_scale.data.stream.assembly import Assembler, Batch, Scale
+from dpot_scale.data.stream.reader import PREFETCHED_BATCHES
 from dpot_scale.engine.collectives import on_main
 from dpot_scale.engine.runtime import World, any_rank, any_ranks, ranks_of_node, start_world
 from dpot_scale.engine.strategy import Json, effective_deepspeed_config

@@ -17,10 +17,10 @@ from dpot_scale.checkpoints.store import CheckpointStore
 from dpot_scale.config.load import dump
 from dpot_scale.config.places import RUN_CONFIG
 from dpot_scale.config.schema import EvaluationConfig, RunConfig, run_hash
-from dpot_scale.data.batches import BatchStream, training_windows
 from dpot_scale.data.datasets import open_datasets
-from dpot_scale.data.mixture import open_mixture
-from dpot_scale.data.store import DatasetStore
+from dpot_scale.data.store.dataset import DatasetStore
+from dpot_scale.data.stream.mixture import open_mixture
+from dpot_scale.data.stream.reader import BatchStream, training_windows
 from dpot_scale.engine.collectives import on_every_rank, on_main, raise_on_all
 from dpot_scale.engine.memory import estimate_memory
 from dpot_scale.engine.runtime import World, announced_world_size, start_world, trains_on_gpu

@@ -12,7 +12,8 @@ from torch import Tensor
 from dpot_scale.checkpoints.checkpoint import TrainState
 from dpot_scale.checkpoints.store import CheckpointStore
 from dpot_scale.config.schema import RunConfig
-from dpot_scale.data.batches import Batch, BatchStream, positions
+from dpot_scale.data.stream.assembly import Batch
+from dpot_scale.data.stream.reader import BatchStream, positions
 from dpot_scale.engine.collectives import on_every_rank, raise_on_all
 from dpot_scale.engine.optim import lr_at
 from dpot_scale.engine.runtime import World

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from dpot_scale.config.schema import ObjectiveConfig
-from dpot_scale.data.batches import Batch
+from dpot_scale.data.stream.assembly import Batch
 from dpot_scale.forecasting.errors import mean_rel_l2, norm, per_field
 from dpot_scale.forecasting.physical import (
     Model,

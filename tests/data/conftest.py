@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from dpot_scale.data.catalog import DatasetInfo
-from dpot_scale.data.store import DatasetStore, open_store
-from dpot_scale.data.writer import StoreWriter
+from dpot_scale.data.store.dataset import DatasetStore, open_store
+from dpot_scale.data.store.writer import StoreWriter
 
 MakeStore = Callable[..., DatasetStore]
 

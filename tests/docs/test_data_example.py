@@ -9,7 +9,7 @@ import pytest
 
 from dpot_scale.config.load import load_run
 from dpot_scale.data.datasets import open_datasets
-from dpot_scale.data.verify import verify_dataset
+from dpot_scale.data.store.verify import verify_dataset
 
 PAGE = (Path(__file__).parents[2] / "docs" / "data.md").read_text(encoding="utf-8")
 EXAMPLE = re.search(r"runs this -->\n```python\n(.*?)```\n(.*?)```bash\n(.*?)```", PAGE, re.DOTALL)

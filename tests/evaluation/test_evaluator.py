@@ -11,8 +11,8 @@ from dpot_scale.config.load import load_run
 from dpot_scale.config.schema import EvaluationConfig, RunConfig
 from dpot_scale.data.catalog import DatasetInfo
 from dpot_scale.data.datasets import open_datasets
-from dpot_scale.data.store import DatasetStore, open_store
-from dpot_scale.data.writer import StoreWriter
+from dpot_scale.data.store.dataset import DatasetStore, open_store
+from dpot_scale.data.store.writer import StoreWriter
 from dpot_scale.engine.runtime import World, start_world
 from dpot_scale.errors import DataError
 from dpot_scale.evaluation.evaluator import (

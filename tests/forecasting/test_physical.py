@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from dpot_scale.data.batches import Batch, Scale
+from dpot_scale.data.stream.assembly import Batch, Scale
 from dpot_scale.forecasting.physical import in_physical_units
 from dpot_scale.model.dpot import DPOTOutput
 

@@ -12,10 +12,10 @@ import pytest
 import torch
 
 from dpot_scale.config.load import load_run, load_suite
-from dpot_scale.data.batches import training_windows
-from dpot_scale.data.generate import missing_datasets
-from dpot_scale.data.store import SPLITS, open_store
-from dpot_scale.data.verify import verify_dataset
+from dpot_scale.data.generation.suite import missing_datasets
+from dpot_scale.data.store.dataset import SPLITS, open_store
+from dpot_scale.data.store.verify import verify_dataset
+from dpot_scale.data.stream.reader import training_windows
 from dpot_scale.evaluate import main as evaluate
 from dpot_scale.model.export import load_model
 from dpot_scale.runs.folder import finished_before

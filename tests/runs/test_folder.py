@@ -11,8 +11,8 @@ from dpot_scale.config.load import dump, load_run, load_sweep, presets
 from dpot_scale.config.places import anchored, anchored_run
 from dpot_scale.config.schema import RunConfig
 from dpot_scale.data.catalog import DatasetInfo
-from dpot_scale.data.store import SPLITS
-from dpot_scale.data.writer import StoreWriter
+from dpot_scale.data.store.dataset import SPLITS
+from dpot_scale.data.store.writer import StoreWriter
 from dpot_scale.errors import ConfigError
 from dpot_scale.runs.folder import finished_before
 from dpot_scale.scaling.journal import Journal, locked

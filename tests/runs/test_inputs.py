@@ -7,8 +7,8 @@ import pytest
 
 from dpot_scale.config.load import load_run
 from dpot_scale.config.schema import GeneratedDataset, RunConfig, SuiteConfig
-from dpot_scale.data.generate import generate_suite
-from dpot_scale.data.store import DatasetStore, open_store
+from dpot_scale.data.generation.suite import generate_suite
+from dpot_scale.data.store.dataset import DatasetStore, open_store
 from dpot_scale.engine.runtime import World, start_world
 from dpot_scale.engine.strategy import FOLDER
 from dpot_scale.errors import CheckpointError

@@ -11,7 +11,8 @@ from torch.distributed import DistBackendError
 
 from dpot_scale.config.load import load_run
 from dpot_scale.config.schema import RunConfig, run_hash
-from dpot_scale.data.batches import PREFETCHED_BATCHES, Batch
+from dpot_scale.data.stream.assembly import Batch
+from dpot_scale.data.stream.reader import PREFETCHED_BATCHES
 from dpot_scale.engine.runtime import World, start_world
 from dpot_scale.errors import ConfigError
 from dpot_scale.runs import micro_batch

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from dpot_scale.config.schema import ObjectiveConfig
-from dpot_scale.data.batches import Batch, Scale
+from dpot_scale.data.stream.assembly import Batch, Scale
 from dpot_scale.model.dpot import DPOTOutput
 from dpot_scale.training.objective import inject_noise, training_loss
 

@@ -32,8 +32,8 @@ from dpot_scale.data.importers.cfdbench_cases import (
 )
 from dpot_scale.data.importers.cfdbench_masks import fluid_mask, reference_frames
 from dpot_scale.data.importers.source import DAMAGE, Source
-from dpot_scale.data.shards import TIME, View, ViewedArray
-from dpot_scale.data.store import Split
+from dpot_scale.data.store.dataset import Split
+from dpot_scale.data.store.shards import TIME, View, ViewedArray
 from dpot_scale.errors import DataError
 
 SEGMENT = 20  # frames

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from dpot_scale.data.importers import arrays, matlab
 from dpot_scale.data.importers.source import Source
 from dpot_scale.data.importers.splits import by_folder_or_name, train_before_valid
-from dpot_scale.data.shards import open_hdf5
-from dpot_scale.data.store import Split
+from dpot_scale.data.store.dataset import Split
+from dpot_scale.data.store.shards import open_hdf5
 from dpot_scale.errors import DataError
 
 # Coefficient and solution.

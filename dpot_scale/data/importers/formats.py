@@ -18,7 +18,7 @@ from dpot_scale.data.importers import (
     the_well,
 )
 from dpot_scale.data.importers.source import DAMAGE, Source
-from dpot_scale.data.shards import open_hdf5
+from dpot_scale.data.store.shards import open_hdf5
 from dpot_scale.errors import DataError
 from dpot_scale.files import check_regular
 

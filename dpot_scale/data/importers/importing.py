@@ -11,9 +11,9 @@ from dpot_scale.data.importers.formats import recognise
 from dpot_scale.data.importers.source import Source
 from dpot_scale.data.importers.splits import Part, datasets_of, parts_of
 from dpot_scale.data.importers.transfer import Progress, SourceError, copy, link
-from dpot_scale.data.shards import digest, files_of
-from dpot_scale.data.store import INDEX, SPLITS, locked, read_store
-from dpot_scale.data.writer import StoreWriter
+from dpot_scale.data.store.dataset import INDEX, SPLITS, locked, read_store
+from dpot_scale.data.store.shards import digest, files_of
+from dpot_scale.data.store.writer import StoreWriter
 from dpot_scale.errors import DataError, DiskError, UserError
 
 SHA256, WITHOUT = ", sha256 ", ", without "  # in the text that says where a dataset comes from

@@ -23,7 +23,7 @@ from dpot_scale.data.importers.source import (
     sliced_in_place,
 )
 from dpot_scale.data.importers.splits import SPLIT_WORDS, train_before_valid, with_split
-from dpot_scale.data.shards import TIME, TRAJECTORY, open_hdf5
+from dpot_scale.data.store.shards import TIME, TRAJECTORY, open_hdf5
 from dpot_scale.errors import DataError
 
 SMOKE = ("u", "vx", "vy")

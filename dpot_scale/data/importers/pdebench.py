@@ -27,7 +27,7 @@ from dpot_scale.data.importers.source import (
     frame_interval,
     sliced_in_place,
 )
-from dpot_scale.data.shards import CHANNEL, TIME, TRAJECTORY, open_hdf5
+from dpot_scale.data.store.shards import CHANNEL, TIME, TRAJECTORY, open_hdf5
 from dpot_scale.errors import DataError
 
 DATA = "data"

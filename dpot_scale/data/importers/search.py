@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from dpot_scale.data.importers.cfdbench_cases import CASE
-from dpot_scale.data.store import INDEX
+from dpot_scale.data.store.dataset import INDEX
 from dpot_scale.errors import DataError, UserError
 
 

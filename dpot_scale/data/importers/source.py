@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dpot_scale.data.shards import UNREADABLE, OpenFiles, View, ViewedArray
-from dpot_scale.data.store import Split
+from dpot_scale.data.store.dataset import Split
+from dpot_scale.data.store.shards import UNREADABLE, OpenFiles, View, ViewedArray
 from dpot_scale.errors import DataError
 
 # What h5py, zipfile and NumPy raise where the content of a file is damaged.

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from dpot_scale.data.catalog import CATALOG
 from dpot_scale.data.importers.source import Source
-from dpot_scale.data.store import Split
+from dpot_scale.data.store.dataset import Split
 from dpot_scale.errors import DataError
 
 OWN_TEST_SHARE = 0.1  # of a dataset with a name that the catalogue does not have

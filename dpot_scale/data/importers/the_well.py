@@ -25,7 +25,7 @@ from dpot_scale.data.importers.source import (
     sliced_in_place,
 )
 from dpot_scale.data.importers.splits import train_before_valid, with_split
-from dpot_scale.data.shards import CHANNEL, TIME, TRAJECTORY, View, open_hdf5
+from dpot_scale.data.store.shards import CHANNEL, TIME, TRAJECTORY, View, open_hdf5
 from dpot_scale.errors import DataError
 
 GROUPS = {"t0_fields", "t1_fields", "dimensions"}

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from dpot_scale.data.importers.source import DAMAGE, Array, Source, overlapping
 from dpot_scale.data.importers.splits import Part
-from dpot_scale.data.shards import REAL
-from dpot_scale.data.writer import StoreWriter
+from dpot_scale.data.store.shards import REAL
+from dpot_scale.data.store.writer import StoreWriter
 from dpot_scale.errors import DataError
 
 BLOCK_BYTES = 64 * 2**20  # read at once

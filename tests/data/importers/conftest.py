@@ -9,7 +9,7 @@ import pytest
 
 from dpot_scale.data.importers.importing import Imported, Options, import_dataset, recognise_files
 from dpot_scale.data.importers.search import find_files
-from dpot_scale.data.store import Split, open_store
+from dpot_scale.data.store.dataset import Split, open_store
 
 ImportFiles = Callable[..., Imported]
 Stored = Callable[..., np.ndarray]

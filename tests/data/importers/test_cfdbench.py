@@ -14,7 +14,7 @@ from dpot_scale.data.importers.cfdbench_masks import fluid_mask
 from dpot_scale.data.importers.formats import recognise
 from dpot_scale.data.importers.importing import recognise_files
 from dpot_scale.data.importers.source import Source
-from dpot_scale.data.store import open_store
+from dpot_scale.data.store.dataset import open_store
 from dpot_scale.errors import DataError
 from dpot_scale.prepare import main
 

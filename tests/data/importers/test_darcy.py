@@ -10,7 +10,7 @@ import torch
 
 from dpot_scale.data.importers.formats import recognise
 from dpot_scale.data.importers.source import Source
-from dpot_scale.data.store import open_store
+from dpot_scale.data.store.dataset import open_store
 from dpot_scale.errors import DataError
 
 NEURALOPERATOR = Path(__file__).parents[2] / "upstream" / "darcy_test_16.pt"

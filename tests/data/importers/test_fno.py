@@ -10,13 +10,13 @@ import pytest
 import scipy.io
 import torch
 
+from dpot_scale.data.generation.solvers.navier_stokes import NavierStokes
 from dpot_scale.data.importers import transfer
 from dpot_scale.data.importers.formats import recognise as recognise_all
 from dpot_scale.data.importers.importing import Imported, Options, import_dataset
 from dpot_scale.data.importers.source import Source
 from dpot_scale.data.importers.transfer import block_length
-from dpot_scale.data.solvers.navier_stokes import NavierStokes
-from dpot_scale.data.store import Split, open_store
+from dpot_scale.data.store.dataset import Split, open_store
 from dpot_scale.errors import DataError
 
 UPSTREAM = Path(__file__).parents[2] / "upstream"

@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 
 from dpot_scale.data.importers.importing import Options, import_sound, recognise_files
-from dpot_scale.data.shards import sha256
-from dpot_scale.data.store import INDEX, SPLITS, open_store
-from dpot_scale.data.verify import verify_dataset
+from dpot_scale.data.store.dataset import INDEX, SPLITS, open_store
+from dpot_scale.data.store.shards import sha256
+from dpot_scale.data.store.verify import verify_dataset
 from dpot_scale.errors import DataError
 from dpot_scale.prepare import main
 
@@ -152,7 +152,7 @@ KILLED = """
 import os, signal, sys
 from functools import partial
 from pathlib import Path
-from dpot_scale.data import writer
+from dpot_scale.data.store import writer
 from dpot_scale.data.importers import importing, transfer
 from dpot_scale.prepare import main
 

@@ -8,12 +8,12 @@ import h5py
 import numpy as np
 import pytest
 
+from dpot_scale.data.generation.solvers.reaction_diffusion import initial_noise
 from dpot_scale.data.importers import transfer
 from dpot_scale.data.importers.formats import recognise as recognise_all
 from dpot_scale.data.importers.importing import Imported, Options, import_dataset
 from dpot_scale.data.importers.source import Source
-from dpot_scale.data.solvers.reaction_diffusion import initial_noise
-from dpot_scale.data.store import open_store
+from dpot_scale.data.store.dataset import open_store
 from dpot_scale.errors import DataError
 
 UPSTREAM = Path(__file__).parents[2] / "upstream"

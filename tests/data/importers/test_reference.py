@@ -10,7 +10,7 @@ import pytest
 
 from dpot_scale.data.importers.formats import recognise
 from dpot_scale.data.importers.importing import recognise_files
-from dpot_scale.data.store import open_store
+from dpot_scale.data.store.dataset import open_store
 from dpot_scale.errors import DataError
 
 UPSTREAM = Path(__file__).parents[2] / "upstream"

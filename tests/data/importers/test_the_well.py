@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from dpot_scale.data.importers.formats import recognise
-from dpot_scale.data.store import open_store
+from dpot_scale.data.store.dataset import open_store
 from dpot_scale.errors import DataError
 
 

@@ -1,0 +1,1 @@
+"""Datasets that are solved here: suites, their parts, and the solvers."""

@@ -1,0 +1,158 @@
+"""Generate the datasets of a suite: solved once, kept in the store, reproducible from a seed."""
+
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dpot_scale.config.schema import GeneratedDataset, SuiteConfig, config_hash
+from dpot_scale.data.catalog import MASK, DatasetInfo
+from dpot_scale.data.generation.solvers.solver import Solver
+from dpot_scale.data.generation.workers import Part, Workers, pieces, solver_of, threads
+from dpot_scale.data.store.dataset import INDEX, Split, locked, open_store
+from dpot_scale.data.store.writer import StoreWriter
+from dpot_scale.errors import ConfigError, DataError
+
+# Seeds of one suite seed; the upper half is for test trajectories.
+SEEDS_PER_SUITE = 1_000_000
+SECONDS_BETWEEN_LINES = 30.0  # about the progress of a large dataset
+
+
+def generate_suite(
+    suite: SuiteConfig,
+    root: Path,
+    *,
+    progress: Callable[[str], None],
+    workers: Callable[[], AbstractContextManager[Workers]] = threads,
+) -> None:
+    """Generate those datasets of a suite that `root` lacks.
+
+    Safe to call from several processes: one generates, the others wait and find the result.
+
+    Args:
+        suite: The recipe of every dataset.
+        root: The folder of all datasets.
+        progress: Takes one line of text for the user at a time.
+        workers: Opens what solves the equations, if there is anything to solve.
+
+    Raises:
+        ConfigError: an equation has no such parameter, or there are too many trajectories.
+        DataError: a dataset of the same name was made by another recipe.
+    """
+    infos = {name: _info(name, recipe, suite.seed) for name, recipe in suite.datasets.items()}
+    if not missing_datasets(suite, root):  # nothing to write: the folder may be read-only
+        return
+    with locked(root):
+        missing = missing_datasets(suite, root)  # again: another process may have been faster
+        if not missing:
+            return
+        with workers() as opened:
+            for name in missing:
+                started = time.perf_counter()
+                recipe = suite.datasets[name]
+                _generate(root, infos[name], recipe, suite.seed, opened, progress)
+                progress(_outcome(infos[name], recipe, time.perf_counter() - started))
+
+
+def _outcome(info: DatasetInfo, recipe: GeneratedDataset, seconds: float) -> str:
+    grid = " x ".join(str(points) for points in info.grid)
+    return (
+        f"generated {info.name}: {recipe.train} train and {recipe.test} test trajectories of "
+        f"{recipe.frames} frames at {grid} in {seconds:.1f} s"
+    )
+
+
+def missing_datasets(suite: SuiteConfig, root: Path) -> list[str]:
+    """Return the datasets of a suite that `root` lacks.
+
+    Raises:
+        DataError: one that it has was made by another recipe.
+    """
+    missing = []
+    for name, recipe in suite.datasets.items():
+        if (root / name / INDEX).exists():
+            _check_recipe(root, name, _source(recipe, suite.seed))
+        else:
+            missing.append(name)
+    return missing
+
+
+def _source(recipe: GeneratedDataset, seed: int) -> str:
+    return f"{recipe.equation}, suite seed {seed}, recipe {config_hash(recipe)}"
+
+
+def _generate(
+    root: Path,
+    info: DatasetInfo,
+    recipe: GeneratedDataset,
+    seed: int,
+    workers: Workers,
+    progress: Callable[[str], None],
+) -> None:
+    said, solver = time.monotonic(), solver_of(recipe)
+    with StoreWriter(root, info, resume=True) as writer:
+        for split, seeds in _seeds(seed, recipe).items():
+            missing = seeds[writer.written(split) :]  # what an interrupted generation left behind
+            some_seeds = list(pieces(missing, workers.part_size(recipe)))
+            parts = (Part(recipe, some) for some in some_seeds)
+            for some, fields_NTC in zip(some_seeds, workers.solve_all(parts), strict=True):
+                writer.append(split, fields_NTC, _parameters(some, solver))
+                if time.monotonic() - said > SECONDS_BETWEEN_LINES:
+                    said = time.monotonic()
+                    done = seeds.index(some[-1]) + 1
+                    progress(f"{info.name}: {done} of {len(seeds)} {split} trajectories")
+
+
+def _parameters(seeds: range, solver: Solver) -> dict[str, NDArray[Any]]:
+    drawn = [{"seed": seed, **solver.drawn(seed)} for seed in seeds]
+    return {name: np.array([of_one[name] for of_one in drawn]) for name in drawn[0]}
+
+
+def _info(name: str, recipe: GeneratedDataset, seed: int) -> DatasetInfo:
+    try:
+        solver = solver_of(recipe)
+    except ConfigError as error:
+        raise ConfigError(f"dataset {name}: {error}") from None
+    if max(recipe.train, recipe.test) > SEEDS_PER_SUITE // 2:
+        raise ConfigError(
+            f"dataset {name}: train={recipe.train}, test={recipe.test}; a suite has seeds for "
+            f"{SEEDS_PER_SUITE // 2} trajectories of each split"
+        )
+    axes = ("x", "y", "z")[: len(solver.domain_length)]
+    return DatasetInfo(
+        name=name,
+        equation=recipe.equation,
+        channels=solver.channels,
+        scored=tuple(channel != MASK for channel in solver.channels),
+        spatial_axes=axes,
+        grid=(recipe.grid,) * len(axes),
+        domain_length=solver.domain_length,
+        frame_interval=recipe.frame_interval,
+        boundary=solver.boundary,
+        staggering=solver.staggering,
+        origin="generated",
+        source=_source(recipe, seed),
+    )
+
+
+def _seeds(suite_seed: int, recipe: GeneratedDataset) -> dict[Split, range]:
+    """Return disjoint seeds; more training trajectories leave the test split as it is."""
+    first = suite_seed * SEEDS_PER_SUITE
+    first_test = first + SEEDS_PER_SUITE // 2
+    return {
+        "train": range(first, first + recipe.train),
+        "test": range(first_test, first_test + recipe.test),
+    }
+
+
+def _check_recipe(root: Path, name: str, source: str) -> None:
+    found = open_store(root, name).info.source
+    if found != source:
+        raise DataError(
+            f"{root / name} was made by another recipe ({found}; now {source}); remove the folder "
+            "to generate it anew, or set data.root to another one"
+        )

@@ -1,0 +1,161 @@
+"""The parts in which a dataset is solved, each on its own: by a thread here, or on another machine.
+
+A part is a pure function of its recipe and seeds, so it may run anywhere, in any order, and again.
+"""
+
+import math
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from dpot_scale.config.schema import GeneratedDataset
+from dpot_scale.config.sentences import nearest
+from dpot_scale.data.generation.solvers.compressible import (
+    Compressible,
+    Compressible3D,
+    CompressibleTurbulence,
+    CompressibleTurbulence3D,
+)
+from dpot_scale.data.generation.solvers.darcy import Darcy
+from dpot_scale.data.generation.solvers.navier_stokes import NavierStokes
+from dpot_scale.data.generation.solvers.obstacle import Cavity, Cylinder, ObstacleMixture, Tube
+from dpot_scale.data.generation.solvers.reaction_diffusion import ReactionDiffusion
+from dpot_scale.data.generation.solvers.shallow_water import ShallowWater
+from dpot_scale.data.generation.solvers.smoke import Smoke
+from dpot_scale.data.generation.solvers.solver import Solver
+from dpot_scale.errors import ConfigError
+
+SOLVERS: dict[str, type[Any]] = {
+    solver.equation: solver
+    for solver in (
+        NavierStokes,
+        ReactionDiffusion,
+        ShallowWater,
+        Compressible,
+        CompressibleTurbulence,
+        Compressible3D,
+        CompressibleTurbulence3D,
+        Smoke,
+        Cavity,
+        Tube,
+        Cylinder,
+        ObstacleMixture,
+        Darcy,
+    )
+}
+# Values in a frame of all the trajectories that are solved at once. On a core: enough to outweigh
+# the cost of starting an operation, few enough for its cache. On a GPU: enough to fill it.
+VALUES_TOGETHER = 16 * 64**2
+VALUES_TOGETHER_ON_GPU = 256 * 128**2
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Some trajectories of a dataset."""
+
+    recipe: GeneratedDataset
+    seeds: range
+
+
+def solver_of(recipe: GeneratedDataset) -> Solver:
+    """Return the equation with its parameters.
+
+    Raises:
+        ConfigError: the equation has no such parameter.
+    """
+    solver = SOLVERS[recipe.equation]
+    known = [field.name for field in fields(solver)]
+    for parameter in recipe.parameters:
+        if parameter not in known:
+            raise ConfigError(
+                f"the equation {recipe.equation} has no parameter {parameter!r}"
+                f"{nearest(parameter, known)}; it has: {', '.join(known)}"
+            )
+    made: Solver = solver(**recipe.parameters)
+    return made
+
+
+def solve(part: Part) -> NDArray[np.float32]:
+    """Return the trajectories (N, T, C, *space) of a part, solved on a GPU if there is one."""
+    recipe = part.recipe
+    solver = solver_of(recipe)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    solved = [
+        solver.solve(
+            some,
+            grid=recipe.grid,
+            frames=recipe.frames,
+            frame_interval=recipe.frame_interval,
+            device=device,
+        )
+        for some in pieces(part.seeds, solved_together(recipe))
+    ]
+    return torch.cat([fields_NTC.cpu() for fields_NTC in solved]).numpy()
+
+
+def solved_together(recipe: GeneratedDataset) -> int:
+    """Return how many trajectories are solved at once."""
+    values = VALUES_TOGETHER_ON_GPU if torch.cuda.is_available() else VALUES_TOGETHER
+    return max(1, values // frame_values(recipe))
+
+
+def frame_values(recipe: GeneratedDataset) -> int:
+    """Return how many numbers a frame of one trajectory holds."""
+    solver = SOLVERS[recipe.equation]
+    channels: tuple[str, ...] = solver.channels
+    domain_length: tuple[float, ...] = solver.domain_length
+    return len(channels) * math.prod(recipe.grid for _ in domain_length)
+
+
+def pieces(seeds: range, size: int) -> Iterator[range]:
+    """Cut seeds into pieces of a size; the last may be smaller."""
+    return (seeds[first : first + size] for first in range(0, len(seeds), size))
+
+
+@dataclass(frozen=True)
+class Workers:
+    """Who solves the parts.
+
+    Args:
+        start: Begins to solve a part.
+        number: Parts that are solved at a time.
+        part_size: Trajectories of a part.
+    """
+
+    start: Callable[[Part], Future[NDArray[np.float32]]]
+    number: int
+    part_size: Callable[[GeneratedDataset], int]
+
+    def solve_all(self, parts: Iterable[Part]) -> Iterator[NDArray[np.float32]]:
+        """Yield the trajectories of each part, in order; only a few parts wait to be taken."""
+        started: deque[Future[NDArray[np.float32]]] = deque()
+        for part in parts:
+            started.append(self.start(part))
+            if len(started) > self.number:
+                yield started.popleft().result()
+        while started:
+            yield started.popleft().result()
+
+
+@contextmanager
+def threads() -> Iterator[Workers]:
+    """Solve here: on the GPU, or with one thread per core of this process.
+
+    Torch releases the interpreter's lock, and its own threads gain nothing on so small fields.
+    """
+    number = 1 if torch.cuda.is_available() else len(os.sched_getaffinity(0))
+    before = torch.get_num_threads()
+    pool = ThreadPoolExecutor(number, initializer=torch.set_num_threads, initargs=(1,))
+    try:
+        yield Workers(lambda part: pool.submit(solve, part), number, solved_together)
+    finally:
+        pool.shutdown(cancel_futures=True)
+        torch.set_num_threads(before)  # a thread sets this for itself and for threads to come

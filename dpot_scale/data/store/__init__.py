@@ -1,0 +1,1 @@
+"""A stored dataset: its index, shards and statistics; writing and verifying it."""

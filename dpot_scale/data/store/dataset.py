@@ -1,0 +1,282 @@
+"""The store: one folder per dataset, sharded HDF5 files and an index that commits them.
+
+`<root>/<name>/{train,test}/shard-00000.h5` holds `fields` (N, T, C, *space) in float32, contiguous
+in time and uncompressed, so a window is one contiguous read. A dataset is written to a hidden
+folder beside its place, flushed to disk, given its `index.json` and renamed: what has no index, or
+a hidden name, holds no dataset.
+
+A linked dataset has no shards of its own: its index names parts of published files, which are read
+as they lie. `linked.h5` holds what those files do not, masks and parameters.
+"""
+
+from bisect import bisect_right
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from itertools import accumulate
+from pathlib import Path
+from typing import Any, Literal
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from dpot_scale.data.catalog import DatasetInfo
+from dpot_scale.data.store.index import read_index
+from dpot_scale.data.store.shards import (
+    CONSTANTS,
+    FIELDS,
+    PARAMETERS,
+    REAL,
+    UNREADABLE,
+    OpenFiles,
+    Shard,
+)
+from dpot_scale.data.store.statistics import Statistics
+from dpot_scale.errors import DataError
+from dpot_scale.files import held, reason
+
+INDEX = "index.json"
+LINKED = "linked.h5"
+SPLITS: tuple["Split", ...] = ("train", "test")
+
+Split = Literal["train", "test"]
+Array = NDArray[Any]
+
+
+@dataclass
+class DatasetStore:
+    """A committed dataset, read window by window.
+
+    Files open on first use and stay open; a forked process opens its own, because HDF5 handles do
+    not survive a fork.
+    """
+
+    folder: Path
+    info: DatasetInfo
+    shards: Mapping[Split, Sequence[Shard]]
+    statistics: Statistics
+    _files: OpenFiles = field(default_factory=OpenFiles)
+
+    def __post_init__(self) -> None:
+        # A linked dataset has thousands of parts.
+        self._ends = {
+            split: list(accumulate(shard.trajectories for shard in shards))
+            for split, shards in self.shards.items()
+        }
+
+    def num_trajectories(self, split: Split) -> int:
+        """Return how many trajectories a split holds."""
+        return self._ends[split][-1] if self._ends[split] else 0
+
+    def num_frames(self, split: Split) -> int:
+        """Return how many frames each trajectory of a split has; 0 for an empty split."""
+        return self.shards[split][0].frames if self.shards[split] else 0
+
+    def read(
+        self,
+        split: Split,
+        trajectory: int,
+        start: int,
+        frames: int,
+        out: NDArray[np.float32] | None = None,
+    ) -> NDArray[np.float32]:
+        """Return (frames, C, *space), reading these frames and no others.
+
+        Args:
+            split: Which one.
+            trajectory: Its number in the split.
+            start: First frame.
+            frames: How many.
+            out: Where to put them; C-contiguous. None: a new array.
+
+        Raises:
+            DataError: the shard is missing or damaged.
+        """
+        shard, row = self._place(split, trajectory)
+        assert start + frames <= shard.frames
+        part = slice(start, start + frames)
+        shape = (frames, len(self.info.channels), *self.info.grid)
+        try:
+            frames_TCxy = np.empty(shape, np.float32) if out is None else out
+            if all(self.info.scored):
+                self._read_fields(shard, row, part, frames_TCxy)
+            else:
+                scored = np.array(self.info.scored)
+                fields_TCxy = np.empty((frames, int(scored.sum()), *self.info.grid), np.float32)
+                self._read_fields(shard, row, part, fields_TCxy)
+                frames_TCxy[:, scored] = fields_TCxy
+                frames_TCxy[:, ~scored] = self._constants(split, trajectory)
+        except (*UNREADABLE, MemoryError) as error:
+            raise self._unreadable(self.folder / shard.file, error) from error
+        return frames_TCxy
+
+    def check_finite(
+        self, split: Split, trajectory: int, start: int, frames_TCxy: NDArray[np.float32]
+    ) -> None:
+        """Refuse frames of a trajectory, read from `start` on, that hold NaN or infinite values.
+
+        Raises:
+            DataError: they do.
+        """
+        finite = np.isfinite(frames_TCxy)
+        if finite.all():
+            return
+        frame = start + int(finite.all(axis=tuple(range(1, finite.ndim))).argmin())
+        shard, row = self._place(split, trajectory)
+        row += shard.view.first_trajectory if shard.view is not None else 0
+        raise DataError(
+            f"{self.folder / shard.file} holds NaN or infinite values, in {split} trajectory "
+            f"{trajectory} (row {row} of the file), first in frame {frame} (all counted from 0); "
+            f"{self._advice}"
+        )
+
+    def check_largest(self) -> None:
+        """Look at the end of what should be the largest file of each split.
+
+        Raises:
+            DataError: it does not hold what the index says.
+        """
+        for split, shards in self.shards.items():
+            if shards:
+                largest = max(range(len(shards)), key=lambda i: shards[i].trajectories)
+                self.read(split, self._ends[split][largest] - 1, shards[largest].frames - 1, 1)
+
+    def parameters(self, split: Split) -> dict[str, Array]:
+        """Return the parameters of the trajectories of a split, N values of each.
+
+        Raises:
+            DataError: a file is missing or damaged.
+        """
+        own = [self.folder / shard.file for shard in self.shards[split] if shard.view is None]
+        linked = self.folder / LINKED
+        groups = [(path, PARAMETERS) for path in own] or [(linked, f"{split}/{PARAMETERS}")]
+        found: dict[str, list[Array]] = defaultdict(list)
+        for path, group in groups:
+            try:
+                for name, values in self._files.file(str(path)).get(group, {}).items():
+                    found[name].append(np.asarray(values))
+            except UNREADABLE as error:
+                raise self._unreadable(path, error) from error
+        return {name: np.concatenate(parts) for name, parts in found.items()}
+
+    def close(self) -> None:
+        """Close the files of this thread."""
+        self._files.close()
+
+    @property
+    def _advice(self) -> str:
+        return f"run `python -m dpot_scale.prepare verify {self.folder}`"
+
+    def _unreadable(self, path: Path, error: Exception) -> DataError:
+        reason = " ".join(str(error).split())  # HDF5 speaks in several lines
+        return DataError(f"cannot read {path} ({reason}); {self._advice}")
+
+    def _place(self, split: Split, trajectory: int) -> tuple[Shard, int]:
+        """Return the shard that holds a trajectory, and its row there."""
+        number = bisect_right(self._ends[split], trajectory)
+        shard = self.shards[split][number]
+        return shard, trajectory - (self._ends[split][number] - shard.trajectories)
+
+    def _read_fields(self, shard: Shard, row: int, frames: slice, out: Array) -> None:
+        """Read the fields (T, C, *space) of a row of a shard, without constant channels."""
+        if shard.view is None:
+            file = str(self.folder / shard.file)
+            fields = self._files.array(file, FIELDS)
+            assert isinstance(fields, h5py.Dataset)
+            _check(fields, (shard.trajectories, shard.frames, *out.shape[1:]))
+            fields.read_direct(out, np.s_[row, frames])
+            self._files.check_uncut(file)
+            return
+        read = shard.view.read(self._files, slice(row, row + 1), frames)[0]
+        _check(read, out.shape)
+        with np.errstate(over="ignore"):  # too large for float32 counts as infinite
+            out[...] = read
+
+    def _constants(self, split: Split, trajectory: int) -> Array:
+        """Return the channels (C, *space) of a trajectory that are the same in all its frames."""
+        shard, row = self._place(split, trajectory)
+        path, name, rows = self.folder / shard.file, CONSTANTS, shard.trajectories
+        if shard.view is not None:  # one array for all files of the split
+            path, name = self.folder / LINKED, f"{split}/{CONSTANTS}"
+            row, rows = trajectory, self.num_trajectories(split)
+        try:
+            array = self._files.array(str(path), name)
+            _check(array, (rows, sum(self.info.constant), *self.info.grid))
+            constants = np.asarray(array[row])
+            self._files.check_uncut(str(path))
+        except UNREADABLE as error:
+            raise self._unreadable(path, error) from error
+        return constants
+
+
+def _check(array: h5py.Dataset | Array, expected: tuple[int, ...]) -> None:
+    """Refuse an array of another shape, which would be broadcast, or of something else."""
+    if array.shape != expected or array.dtype.kind not in REAL:
+        raise ValueError(
+            f"it holds {array.dtype} {array.shape} where {INDEX} says real numbers {expected}"
+        )
+
+
+def open_store(root: Path, name: str) -> DatasetStore:
+    """Return the dataset `name` under `root`.
+
+    Raises:
+        DataError: there is none, or its index cannot be read.
+    """
+    if not (root / name / INDEX).is_file():
+        there = ", ".join(stored_names(root)) or "nothing"
+        state = "was left unfinished" if partial_folder(root, name).exists() else "is missing"
+        raise DataError(
+            f"dataset {name!r} {state} under {root} (there is: {there}); make it with "
+            "`python -m dpot_scale.prepare import` or `generate`"
+        )
+    return read_store(root / name)
+
+
+def read_store(folder: Path) -> DatasetStore:
+    """Return the dataset that lies in a folder.
+
+    Raises:
+        DataError: its index cannot be read.
+    """
+    index = read_index(folder / INDEX)
+    return DatasetStore(folder, index.info, index.splits.by_name(), index.statistics)
+
+
+def stored_names(root: Path) -> list[str]:
+    """Return the names of the datasets that lie under `root`."""
+    return sorted(path.parent.name for path in root.glob(f"[!.]*/{INDEX}"))
+
+
+def dataset_folders(folder: Path) -> list[Path]:
+    """Return the folder itself if it is a dataset, and all datasets below it, sorted."""
+    indices = [path.relative_to(folder) for path in folder.rglob(INDEX)]
+    return sorted(folder / index.parent for index in indices if not _is_hidden(index))
+
+
+def _is_hidden(path: Path) -> bool:
+    return any(part.startswith(".") for part in path.parts)
+
+
+@contextmanager
+def locked(root: Path) -> Iterator[None]:
+    """Hold the lock of a folder of datasets: one process writes, the others wait.
+
+    The system releases it even if this process is killed.
+
+    Raises:
+        DataError: the folder cannot be made or written to.
+    """
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(held(root / ".lock", wait=True))
+        except OSError as error:
+            raise DataError(f"cannot write to {root}: {reason(root / '.lock', error)}") from error
+        yield
+
+
+def partial_folder(root: Path, name: str) -> Path:
+    """Return where a dataset lies until it is complete."""
+    return root / f".{name}.partial"

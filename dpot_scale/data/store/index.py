@@ -1,0 +1,140 @@
+"""The index of a stored dataset, `index.json`: read once, and refused if it contradicts itself."""
+
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path, PurePath
+from typing import Literal, Self
+
+from pydantic import ValidationError, model_validator
+from pydantic_core import from_json
+
+from dpot_scale.config.schema import Section
+from dpot_scale.config.sentences import sentence
+from dpot_scale.data.catalog import DatasetInfo
+from dpot_scale.data.store.shards import TRAJECTORY, Shard, View
+from dpot_scale.data.store.statistics import Statistics
+from dpot_scale.errors import DataError
+from dpot_scale.files import check_regular
+
+
+class Splits(Section):
+    """The shards of each split, in the order of their trajectories."""
+
+    train: tuple[Shard, ...]
+    test: tuple[Shard, ...]
+
+    def by_name(self) -> dict[Literal["train", "test"], tuple[Shard, ...]]:
+        """Return the shards of each split."""
+        return {"train": self.train, "test": self.test}
+
+
+class Description(Section):
+    """What a dataset is."""
+
+    info: DatasetInfo
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        problem = next(self._problems(), None)
+        if problem is not None:
+            raise ValueError(problem)
+        return self
+
+    def _problems(self) -> Iterator[str]:
+        yield from _info_problems(self.info)
+
+
+class StoredIndex(Description):
+    """What a dataset is, what normalises it, and where its trajectories are."""
+
+    statistics: Statistics
+    splits: Splits
+
+    def _problems(self) -> Iterator[str]:
+        yield from super()._problems()
+        channels = len(self.info.channels)
+        for name in ("mean", "std"):
+            values = getattr(self.statistics, name)
+            if len(values) != channels:
+                yield f"statistics.{name} has {len(values)} values for {channels} channels"
+        for split, shards in self.splits.by_name().items():
+            for number, shard in enumerate(shards):
+                for problem in _shard_problems(shard, self.info):
+                    yield f"splits.{split}.{number}: {problem}"
+            lengths = {shard.frames for shard in shards}
+            if len(lengths) > 1:
+                yield f"splits.{split}: frames differ, from {min(lengths)} to {max(lengths)}"
+
+
+def read_index(path: Path) -> StoredIndex:
+    """Return the index that lies in a file.
+
+    Raises:
+        DataError: it cannot be read, or contradicts itself.
+    """
+    raw: object = None
+    try:
+        check_regular(path)
+        raw = from_json(path.read_bytes())
+        if not isinstance(raw, dict):
+            raise ValueError("it is no JSON object")  # noqa: TRY004, TRY301 - one sentence for all
+        return StoredIndex.model_validate(raw)
+    except ValidationError as error:
+        reason = sentence(StoredIndex, raw, error.errors(), {})
+    except (OSError, ValueError) as error:
+        reason = str(error)
+    raise DataError(f"{path} is not a dataset index ({reason}); make the dataset anew")
+
+
+def validate_info(info: DatasetInfo) -> DatasetInfo:
+    """Return a description as its index will hold it, numbers of NumPy as plain ones.
+
+    Raises:
+        DataError: a value is not what it should be, or two contradict each other.
+    """
+    raw = {"info": asdict(info)}
+    try:
+        return Description.model_validate(raw).info
+    except ValidationError as error:
+        reason = sentence(Description, raw, error.errors(), {})
+        raise DataError(f"dataset {info.name} cannot be stored: {reason}") from None
+
+
+def _info_problems(info: DatasetInfo) -> Iterator[str]:
+    channels, axes = len(info.channels), len(info.spatial_axes)
+    if len(set(info.channels)) != channels or not channels:
+        yield "info.channels must be names, each once"
+    if len(info.scored) != channels:
+        yield f"info.scored has {len(info.scored)} values for {channels} channels"
+    if not any(info.scored):
+        yield "info.scored must mark at least one channel as a field"
+    if len(set(info.spatial_axes)) != axes or not axes:
+        yield "info.spatial_axes must be names, each once"
+    for name in ("grid", "domain_length"):
+        values = getattr(info, name)
+        if len(values) != axes:
+            yield f"info.{name} has {len(values)} values for {axes} spatial axes"
+
+
+def _shard_problems(shard: Shard, info: DatasetInfo) -> Iterator[str]:
+    if shard.view is not None:
+        yield from _view_problems(shard, shard.view, info)
+        return
+    file = PurePath(shard.file)
+    if file.is_absolute() or ".." in file.parts or not file.parts:
+        yield f"file={shard.file!r} does not lie in the folder of the dataset"
+
+
+def _view_problems(shard: Shard, view: View, info: DatasetInfo) -> Iterator[str]:
+    for name in ("file", "trajectories", "frames"):
+        said, viewed = getattr(shard, name), getattr(view, name)
+        if said != viewed:
+            yield f"{name} is {said!r} here and {viewed!r} in its view"
+    if view.spatial_axes != info.spatial_axes:
+        yield f"view.spatial_axes is {view.spatial_axes}, and {info.spatial_axes} in info"
+    if not view.arrays:
+        yield "view.arrays is empty"
+    if any(len(set(array.axes)) != len(array.axes) for array in view.arrays):
+        yield "view.arrays names an axis twice"
+    if all(TRAJECTORY not in array.axes for array in view.arrays) and shard.trajectories > 1:
+        yield f"trajectories={shard.trajectories}, but no array of its view has more than one"

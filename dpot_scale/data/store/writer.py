@@ -1,0 +1,328 @@
+"""Writing a dataset: shard by shard, checked on the way, committed as a whole."""
+
+import json
+import math
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dpot_scale.data.catalog import DatasetInfo
+from dpot_scale.data.store.dataset import INDEX, LINKED, SPLITS, Split, partial_folder
+from dpot_scale.data.store.index import StoredIndex, validate_info
+from dpot_scale.data.store.shards import (
+    Shard,
+    View,
+    open_hdf5,
+    write_beside,
+    write_shard,
+)
+from dpot_scale.data.store.statistics import Moments
+from dpot_scale.errors import DataError, DiskError
+from dpot_scale.files import cannot_write, flush_to_disk, reason, sha256, write_whole
+
+PROGRESS = "progress.json"  # of a dataset that is being written
+# Few enough files for a parallel file system, and little enough to hold in memory.
+SHARD_BYTES = 256 * 2**20
+
+Array = NDArray[Any]
+
+
+@dataclass
+class _Pending:
+    """Trajectories of a split that no shard holds yet, and what goes beside them."""
+
+    fields: list[Array] = field(default_factory=list)  # (T, C, *space); none of a linked dataset
+    constants: list[Array] = field(default_factory=list)  # (C, *space)
+    parameters: list[Mapping[str, Any]] = field(default_factory=list)
+
+    @property
+    def nbytes(self) -> int:
+        return sum(fields.nbytes for fields in self.fields)
+
+
+class StoreWriter:
+    """Writes one dataset, train split first; leaving the context without an exception commits it.
+
+    Args:
+        root: The folder of all datasets.
+        info: What is stored; `info.name` names the folder.
+        shard_bytes: A shard is written when its trajectories reach this size.
+        resume: Keep the shards that an interrupted writer of the same dataset left behind;
+            `written` then says how many trajectories there are already.
+
+    Raises:
+        DataError: something of that name exists already, or the info contradicts itself.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        info: DatasetInfo,
+        *,
+        shard_bytes: int = SHARD_BYTES,
+        resume: bool = False,
+    ) -> None:
+        info = validate_info(info)
+        self.folder = root / info.name
+        if (self.folder / INDEX).exists():
+            raise DataError(f"{self.folder} holds a dataset already; remove it or choose a name")
+        if self.folder.exists():
+            raise DataError(
+                f"{self.folder} exists and holds no dataset; remove it or choose a name"
+            )
+        self.info = info
+        self.shard_bytes = shard_bytes
+        self._resume = resume
+        self._constant = np.array(info.constant)
+        self._partial = partial_folder(root, info.name)
+        self._shards: dict[Split, list[Shard]] = {split: [] for split in SPLITS}
+        self._pending = {split: _Pending() for split in SPLITS}
+        self._moments = Moments()
+
+    def __enter__(self) -> Self:
+        if not (self._resume and self._restore()):
+            shutil.rmtree(self._partial, ignore_errors=True)  # of an interrupted writer
+        try:
+            for split in SPLITS:
+                (self._partial / split).mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            root = self._partial.parent
+            raise DataError(f"cannot write to {root}: {reason(self._partial, error)}") from error
+        return self
+
+    def written(self, split: Split) -> int:
+        """Return how many trajectories of a split are safe on disk."""
+        return sum(shard.trajectories for shard in self._shards[split])
+
+    def append(
+        self, split: Split, fields: Array, parameters: Mapping[str, Array] | None = None
+    ) -> None:
+        """Add trajectories (N, T, C, *space), with N values of each parameter of theirs.
+
+        Raises:
+            DataError: the shape is not what the dataset's info says, a value is not finite, or a
+                mask changes in time.
+        """
+        if split == "test":
+            self._flush("train")  # so that the moments have seen just what is safe on disk
+        for i, trajectory in enumerate(fields):
+            stored = self._checked(split, 0, trajectory)
+            pending = self._pending[split]
+            pending.fields.append(self._varying(stored))
+            pending.constants.append(self._constants(split, stored))
+            pending.parameters.append(_of_one(parameters, i))
+            if pending.nbytes >= self.shard_bytes:
+                self._flush(split)
+
+    def append_long(
+        self,
+        split: Split,
+        pieces: Iterable[Array],
+        frames: int,
+        parameters: Mapping[str, Array] | None = None,
+    ) -> None:
+        """Add one trajectory that is too large to hold, in pieces (T, C, *space), as one shard.
+
+        Raises:
+            DataError: as `append` does.
+        """
+        for earlier in SPLITS[: SPLITS.index(split) + 1]:
+            self._flush(earlier)
+        pending = self._pending[split]
+        pending.parameters.append(_of_one(parameters, 0))
+        shape = (1, frames, int((~self._constant).sum()), *self.info.grid)
+        self._write(split, shape, self._checked_pieces(split, pieces))
+
+    def link(
+        self,
+        split: Split,
+        view: View,
+        digest: str,
+        blocks: Iterable[tuple[int, Array]],
+        parameters: Mapping[str, Array],
+    ) -> None:
+        """Add the trajectories of a view, whose file has the SHA-256 `digest`, without a copy.
+
+        Args:
+            split: Which they are of.
+            view: Where they are.
+            digest: SHA-256 of the file, or of what a folder holds.
+            blocks: All its frames for once, to look at: pairs of a first frame, 0 where a
+                trajectory begins, and frames (T, C, *space) of one trajectory.
+            parameters: As in `append`.
+        """
+        pending = self._pending[split]
+        pending.parameters += [_of_one(parameters, i) for i in range(view.trajectories)]
+        for first, frames in blocks:
+            stored = self._checked(split, first, frames)
+            if first == 0:
+                pending.constants.append(self._constants(split, stored))
+        self._shards[split].append(
+            Shard(
+                file=view.file,
+                trajectories=view.trajectories,
+                frames=view.frames,
+                sha256=digest,
+                view=view,
+            )
+        )
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if kind is None:
+            try:
+                for split in SPLITS:
+                    self._flush(split)
+                self._commit()
+            except Exception:
+                shutil.rmtree(self._partial, ignore_errors=True)
+                raise
+        elif not self._resume or isinstance(error, Exception):
+            shutil.rmtree(self._partial, ignore_errors=True)
+
+    def _checked(self, split: Split, first: int, frames: Array) -> Array:
+        """Return frames (T, C, *space) in float32; too large for it counts as infinite."""
+        expected = (len(self.info.channels), *self.info.grid)
+        if frames.shape[1:] != expected:
+            raise DataError(
+                f"dataset {self.info.name}: trajectories of shape (T, C, *space) = "
+                f"{frames.shape} do not have C, *space = {expected}"
+            )
+        with np.errstate(over="ignore"):
+            stored = np.asarray(frames, dtype=np.float32)
+        if not np.isfinite(stored).all():
+            finite = np.isfinite(stored).all(axis=tuple(range(1, stored.ndim)))
+            raise DataError(
+                f"dataset {self.info.name}: {self._place(split)} holds NaN or infinite values, "
+                f"first in frame {first + int(finite.argmin())} (both counted from 0)"
+            )
+        if split == "train":
+            self._moments.add(stored)
+        return stored
+
+    def _place(self, split: Split) -> str:
+        number = self.written(split) + len(self._pending[split].fields)
+        return f"{split} trajectory {number}"
+
+    def _varying(self, frames: Array) -> Array:
+        """Return the channels that a shard holds frame by frame."""
+        return frames[:, ~self._constant] if self._constant.any() else frames
+
+    def _constants(self, split: Split, frames: Array) -> Array:
+        """Return the channels (C, *space) that are the same in all frames."""
+        constants = frames[:, self._constant]
+        if not (constants == constants[:1]).all():
+            raise DataError(
+                f"dataset {self.info.name}: {self._place(split)} has a mask that changes in time"
+            )
+        return np.asarray(constants[0])
+
+    def _checked_pieces(
+        self, split: Split, pieces: Iterable[Array]
+    ) -> Iterator[tuple[int, int, Array]]:
+        first = 0
+        for piece in pieces:
+            stored = self._checked(split, first, piece)
+            if first == 0:
+                self._pending[split].constants.append(self._constants(split, stored))
+            yield 0, first, self._varying(stored)
+            first += len(piece)
+
+    def _flush(self, split: Split) -> None:
+        """Write the pending trajectories of a split as one shard."""
+        fields = self._pending[split].fields
+        if not fields:
+            return
+        frames = {len(trajectory) for trajectory in fields}
+        frames |= {shard.frames for shard in self._shards[split]}
+        if len(frames) > 1:
+            raise DataError(
+                f"dataset {self.info.name}: the {split} trajectories differ in length, "
+                f"{min(frames)} to {max(frames)} frames"
+            )
+        pieces = ((row, 0, trajectory) for row, trajectory in enumerate(fields))
+        self._write(split, (len(fields), *fields[0].shape), pieces)
+
+    def _write(
+        self, split: Split, shape: tuple[int, ...], pieces: Iterable[tuple[int, int, Array]]
+    ) -> None:
+        file = f"{split}/shard-{len(self._shards[split]):05d}.h5"
+        path = self._partial / file
+        pending = self._pending[split]
+        try:
+            write_shard(path, self.info, shape, pieces, pending.constants, pending.parameters)
+            flush_to_disk(path)
+            self._shards[split].append(
+                Shard(file=file, trajectories=shape[0], frames=shape[1], sha256=sha256(path))
+            )
+            self._pending[split] = _Pending()
+            if self._resume:
+                self._save_progress()
+        except (OSError, RuntimeError) as error:
+            raise self._cannot_write(error, 4 * math.prod(shape)) from error
+
+    def _cannot_write(self, error: OSError | RuntimeError, needed: int | None = None) -> DiskError:
+        # Of the dataset, not of the shard: the hidden folder that this lies in is removed.
+        return cannot_write(self.folder, error, needed=needed)
+
+    def _save_progress(self) -> None:
+        state = {"index": self._index(), "moments": self._moments.to_json()}
+        write_whole(self._partial / PROGRESS, json.dumps(state, indent=2))
+
+    def _restore(self) -> bool:
+        """Take over what an interrupted writer of the same dataset left; False if there is none."""
+        try:
+            state = json.loads((self._partial / PROGRESS).read_text(encoding="utf-8"))
+            index = StoredIndex.model_validate(state["index"])
+            moments = Moments.from_json(state["moments"])
+        except (OSError, ValueError, LookupError, TypeError, RecursionError):
+            return False
+        if index.info != self.info:
+            return False
+        self._shards = {split: list(shards) for split, shards in index.splits.by_name().items()}
+        self._moments = moments
+        return True
+
+    def _index(self) -> dict[str, Any]:
+        return {
+            "info": asdict(self.info),
+            "statistics": asdict(self._moments.statistics(len(self.info.channels))),
+            "splits": {
+                split: [asdict(shard) for shard in shards] for split, shards in self._shards.items()
+            },
+        }
+
+    def _commit(self) -> None:
+        """Write the index and move the dataset to its place."""
+        try:
+            self._write_linked()
+            write_whole(self._partial / INDEX, json.dumps(self._index(), indent=2))
+            (self._partial / PROGRESS).unlink(missing_ok=True)
+            self._partial.rename(self.folder)
+        except (OSError, RuntimeError) as error:
+            raise self._cannot_write(error) from error
+
+    def _write_linked(self) -> None:
+        """Write what published files do not say about the trajectories that they hold."""
+        if not any(shard.view for shards in self._shards.values() for shard in shards):
+            return
+        with open_hdf5(self._partial / LINKED, "w") as file:
+            for split, pending in self._pending.items():
+                if pending.parameters:
+                    group = file.create_group(split)
+                    write_beside(group, self.info, pending.constants, pending.parameters)
+        flush_to_disk(self._partial / LINKED)
+
+
+def _of_one(parameters: Mapping[str, Array] | None, trajectory: int) -> dict[str, Any]:
+    return {name: values[trajectory] for name, values in (parameters or {}).items()}

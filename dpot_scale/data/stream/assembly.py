@@ -1,0 +1,157 @@
+"""From windows of stored trajectories to a batch on the device, resized and padded.
+
+Legend: B windows, T frames, C fields, xy any number of space axes.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from dpot_scale.config.schema import DataConfig, ModelConfig
+from dpot_scale.data.catalog import MASK, label_of
+from dpot_scale.data.store.dataset import DatasetStore, Split
+from dpot_scale.data.stream.mixture import Cut
+
+PADDING_VALUE = 1.0  # of channels that a dataset lacks, as published
+
+INTERPOLATION = {2: "bilinear", 3: "trilinear"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """Windows of one forward, on the device, in fp32 and in physical units."""
+
+    frames_BTCxy: Tensor
+    scored_BC: Tensor  # bool: a real field, not padding or a geometry mask
+    labels_B: Tensor  # dataset classes, int64
+    scale: "Scale | None" = None  # with which the model sees the frames; None: as they are
+    counted_Bxy: Tensor | None = None  # bool: points outside obstacles; None: all points count
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Of each field: the model sees (u - mean) / std. Zero and one where a channel is no field."""
+
+    mean_BC: Tensor
+    std_BC: Tensor
+
+
+@dataclass(frozen=True)
+class Window:
+    """Where the frames of a window are stored."""
+
+    store: DatasetStore
+    split: Split
+    cut: Cut
+
+
+class Assembler:
+    """Makes batches of windows of any datasets.
+
+    Every field is resized to `model.grid` points per axis, linearly and without antialiasing, and
+    missing channels are filled with ones.
+
+    Args:
+        model: The shape of a batch.
+        data: What a batch holds beside frames.
+        device: Where batches go.
+    """
+
+    def __init__(self, model: ModelConfig, data: DataConfig, device: torch.device) -> None:
+        self.model = model
+        self.data = data
+        self.device = device
+        self._host: dict[tuple[int, ...], Tensor] = {}
+
+    def empty(self, windows: int, frames: int) -> Tensor:
+        """Return room for the frames of a batch, (B, T, C, *space)."""
+        space = [self.model.grid] * self.model.space_dims
+        return torch.empty((windows, frames, self.model.channels, *space), device=self.device)
+
+    def batch(self, windows: Sequence[Window], frames_BTCxy: Tensor) -> Batch:
+        """Return windows as a batch whose frames are put into `frames_BTCxy`.
+
+        Raises:
+            DataError: a shard is missing or damaged, or holds values that are not finite.
+        """
+        for window, frames_TCxy in zip(windows, frames_BTCxy, strict=True):
+            fields_TCxy = _resized(self._read(window, len(frames_TCxy)), self.model.grid)
+            fields = fields_TCxy.shape[1]
+            frames_TCxy[:, :fields] = fields_TCxy
+            frames_TCxy[:, fields:] = PADDING_VALUE
+        scored_BC = self._per_channel([window.store.info.scored for window in windows], False)
+        labels_B = torch.tensor([label_of(window.store.info.name) for window in windows])
+        return Batch(
+            frames_BTCxy=frames_BTCxy,
+            scored_BC=self._moved(scored_BC),
+            labels_B=self._moved(labels_B),
+            scale=self._scale(windows, scored_BC) if self.data.normalize == "dataset" else None,
+            counted_Bxy=self._counted(windows, frames_BTCxy) if self.data.mask_points else None,
+        )
+
+    def _read(self, window: Window, frames: int) -> Tensor:
+        """Return a window as it is stored, (T, C, *space), on the device."""
+        store, (trajectory, start, stride) = window.store, window.cut
+        spanned = (frames - 1) * stride + 1
+        host_TCxy = self._room((spanned, len(store.info.channels), *store.info.grid))
+        frames_TCxy = host_TCxy.numpy()
+        store.read(window.split, trajectory, start, spanned, out=frames_TCxy)
+        # Whatever is not finite shows in the sum, which costs half of looking at each value.
+        if not math.isfinite(host_TCxy.sum()):
+            store.check_finite(window.split, trajectory, start, frames_TCxy)
+        return host_TCxy.to(self.device, non_blocking=True)[::stride]
+
+    def _room(self, shape: tuple[int, ...]) -> Tensor:
+        """Return room on the host, where fresh memory costs more than what is put there.
+
+        torch keeps pinned memory itself, until the device has copied it.
+        """
+        if self.device.type == "cuda":
+            return torch.empty(shape, pin_memory=True)
+        if shape not in self._host:
+            self._host[shape] = torch.empty(shape)
+        return self._host[shape]
+
+    def _scale(self, windows: Sequence[Window], scored_BC: Tensor) -> Scale:
+        """Return the statistics of each window's dataset."""
+        mean_BC = self._per_channel([window.store.statistics.mean for window in windows], 0.0)
+        std_BC = self._per_channel([window.store.statistics.std for window in windows], 1.0)
+        mean_BC = mean_BC.where(scored_BC, 0.0)
+        # A field that never changes has nothing to be divided by.
+        std_BC = std_BC.where(scored_BC & (std_BC > 0), 1.0)
+        return Scale(self._moved(mean_BC), self._moved(std_BC))
+
+    def _counted(self, windows: Sequence[Window], frames_BTCxy: Tensor) -> Tensor:
+        """Return (B, *space): whether a point lies outside obstacles."""
+        names = [window.store.info.channels for window in windows]
+        is_mask_BC = self._moved(
+            self._per_channel([[name == MASK for name in of_one] for of_one in names], False)
+        )
+        is_mask_BCxy = is_mask_BC.view(*is_mask_BC.shape, *[1] * self.model.space_dims)
+        return ~(is_mask_BCxy & (frames_BTCxy[:, 0] == 0)).any(1)
+
+    def _per_channel(self, values: Sequence[Sequence[float]], padding: float) -> Tensor:
+        """Return (B, C), on the host."""
+        missing = [self.model.channels - len(of_window) for of_window in values]
+        return torch.tensor(
+            [[*of_one, *[padding] * n] for of_one, n in zip(values, missing, strict=True)]
+        )
+
+    def _moved(self, values: Tensor) -> Tensor:
+        """Return values on the device; the host does not wait for what that has to do before."""
+        pinned = values.pin_memory() if self.device.type == "cuda" else values
+        return pinned.to(self.device, non_blocking=True)
+
+
+def _resized(frames_TCxy: Tensor, grid: int) -> Tensor:
+    space = frames_TCxy.shape[2:]
+    if all(points == grid for points in space):
+        return frames_TCxy
+    maps = functional.interpolate(
+        frames_TCxy.flatten(0, 1)[None], size=[grid] * len(space), mode=INTERPOLATION[len(space)]
+    )
+    return maps.view(*frames_TCxy.shape[:2], *maps.shape[2:])

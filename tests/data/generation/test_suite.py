@@ -1,0 +1,277 @@
+"""Generation: from a seed, once, by one process, and never half."""
+
+import multiprocessing
+import os
+import signal
+import time
+from collections.abc import Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+import pytest
+import torch
+
+from dpot_scale.config.schema import GeneratedDataset, SuiteConfig
+from dpot_scale.data.generation import suite as suite_module
+from dpot_scale.data.generation import workers as workers_module
+from dpot_scale.data.generation.solvers.obstacle import problem_of
+from dpot_scale.data.generation.solvers.shallow_water import ShallowWater
+from dpot_scale.data.generation.suite import generate_suite
+from dpot_scale.data.generation.workers import Part, Workers
+from dpot_scale.data.store.dataset import SPLITS, Split, open_store, stored_names
+from dpot_scale.data.store.shards import sha256
+from dpot_scale.data.store.writer import StoreWriter
+from dpot_scale.errors import ConfigError, DataError
+
+RECIPE: dict[str, Any] = {
+    "equation": "reaction_diffusion",
+    "train": 4,
+    "test": 2,
+    "grid": 8,
+    "frames": 3,
+    "frame_interval": 0.2,
+}
+
+
+def suite_of(*, seed: int = 0, **changes: Any) -> SuiteConfig:
+    return SuiteConfig(name="small", seed=seed, datasets={"dr": RECIPE | changes})
+
+
+def silent(line: str) -> None:
+    del line
+
+
+def trajectories(root: Path, split: Split, name: str = "dr") -> np.ndarray:
+    store = open_store(root, name)
+    count, frames = store.num_trajectories(split), store.num_frames(split)
+    return np.stack([store.read(split, number, 0, frames) for number in range(count)])
+
+
+def recipe_of(equation: str, **changes: Any) -> GeneratedDataset:
+    frames = 2 if equation == "darcy" else 3
+    return GeneratedDataset(**(RECIPE | {"equation": equation, "frames": frames} | changes))
+
+
+def test_every_equation_is_generated_as_its_recipe_says(tmp_path: Path) -> None:
+    lines: list[str] = []
+    recipes = {equation: recipe_of(equation) for equation in workers_module.SOLVERS}
+    suite = SuiteConfig(name="all", datasets=recipes)
+    generate_suite(suite, tmp_path, progress=lines.append)
+    assert stored_names(tmp_path) == sorted(recipes)
+    for name, recipe in recipes.items():
+        store = open_store(tmp_path, name)
+        assert [store.num_trajectories(split) for split in SPLITS] == [4, 2]
+        dims = 3 if name.endswith("3d") else 2
+        shape = (4, recipe.frames, len(store.info.channels), *[8] * dims)
+        assert trajectories(tmp_path, "train", name).shape == shape
+        assert store.info.origin == "generated"
+        assert store.info.spatial_axes == ("x", "y", "z")[:dims]
+        scored = dict(zip(store.info.channels, store.info.scored, strict=True))
+        assert scored == {channel: channel != "mask" for channel in store.info.channels}
+    assert [line.split()[1] for line in lines] == [f"{name}:" for name in recipes]
+
+
+@pytest.mark.parametrize("equation", get_args(GeneratedDataset.model_fields["equation"].annotation))
+def test_no_two_trajectories_are_equal(equation: str, tmp_path: Path) -> None:
+    """Above all not one of the training and one of the test split."""
+    recipe = recipe_of(equation, train=20, test=10)
+    generate_suite(SuiteConfig(name="s", datasets={"dr": recipe}), tmp_path, progress=silent)
+    both = [trajectories(tmp_path, split) for split in SPLITS]
+    assert len({row.tobytes() for split in both for row in split}) == 30
+
+
+def test_what_an_interrupted_generation_left_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Shards that are safe on disk are not solved again."""
+    solved: list[range] = []
+
+    @contextmanager
+    def failing(after: int) -> Iterator[Workers]:
+        def start(part: Part) -> Future[Any]:
+            if len(solved) == after:
+                raise KeyboardInterrupt
+            solved.append(part.seeds)
+            future: Future[Any] = Future()
+            future.set_result(workers_module.solve(part))
+            return future
+
+        yield Workers(start, 0, lambda _: 2)
+
+    suite = suite_of(train=6)
+    monkeypatch.setattr(suite_module, "StoreWriter", partial(StoreWriter, shard_bytes=1))
+    with pytest.raises(KeyboardInterrupt):
+        generate_suite(suite, tmp_path, progress=silent, workers=partial(failing, 2))
+    assert stored_names(tmp_path) == []
+    generate_suite(suite, tmp_path, progress=silent, workers=partial(failing, 99))
+    assert [(seeds.start, len(seeds)) for seeds in solved[:3]] == [(0, 2), (2, 2), (4, 2)]
+    generate_suite(suite, tmp_path / "at once", progress=silent)
+    for split in SPLITS:
+        np.testing.assert_array_equal(
+            trajectories(tmp_path, split), trajectories(tmp_path / "at once", split)
+        )
+
+
+def test_parts_are_taken_in_order_and_few_of_them_wait() -> None:
+    waiting = most = 0
+
+    def start(part: Part) -> Future[Any]:
+        nonlocal waiting, most
+        waiting += 1
+        most = max(most, waiting)
+        future: Future[Any] = Future()
+        future.set_result(np.array(part.seeds))
+        return future
+
+    workers = Workers(start, 2, lambda _: 1)
+    taken = []
+    for seeds in workers.solve_all(Part(recipe_of("darcy"), range(n, n + 1)) for n in range(9)):
+        waiting -= 1
+        taken.append(seeds.item())
+    assert taken == list(range(9))
+    assert most == 3, "two at work, one that has just been taken"
+
+
+def test_threads_leave_torch_as_it_was(tmp_path: Path) -> None:
+    before = torch.get_num_threads()
+    generate_suite(suite_of(), tmp_path, progress=silent)
+    assert torch.get_num_threads() == before
+
+
+def test_the_same_recipe_gives_the_same_numbers(tmp_path: Path) -> None:
+    for folder in ("a", "b"):
+        generate_suite(suite_of(), tmp_path / folder, progress=silent)
+    digests = [
+        sha256(tmp_path / folder / "dr" / "train" / "shard-00000.h5") for folder in ("a", "b")
+    ]
+    assert digests[0] == digests[1]
+    generate_suite(suite_of(seed=1), tmp_path / "c", progress=silent)
+    assert not np.allclose(
+        trajectories(tmp_path / "a", "train"), trajectories(tmp_path / "c", "train")
+    )
+
+
+def test_more_training_trajectories_leave_the_others_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    generate_suite(suite_of(), tmp_path / "few", progress=silent)
+    monkeypatch.setattr(workers_module, "VALUES_TOGETHER", 3 * 2 * 8**2)
+    generate_suite(suite_of(train=7), tmp_path / "many", progress=silent)
+    few, many = (trajectories(tmp_path / folder, "train") for folder in ("few", "many"))
+    np.testing.assert_array_equal(many[:4], few)
+    few, many = (trajectories(tmp_path / folder, "test") for folder in ("few", "many"))
+    np.testing.assert_array_equal(many, few)
+
+
+def test_what_is_there_is_left_alone(tmp_path: Path) -> None:
+    generate_suite(suite_of(), tmp_path, progress=silent)
+    index = tmp_path / "dr" / "index.json"
+    before = index.stat().st_mtime_ns
+    lines: list[str] = []
+    generate_suite(suite_of(), tmp_path, progress=lines.append)
+    assert (index.stat().st_mtime_ns, lines) == (before, [])
+
+
+def test_a_complete_folder_needs_no_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Training may read data from a place that it cannot write to."""
+    generate_suite(suite_of(), tmp_path, progress=silent)
+
+    def refuse(root: Path) -> None:
+        raise PermissionError(root)
+
+    monkeypatch.setattr(suite_module, "locked", refuse)
+    generate_suite(suite_of(), tmp_path, progress=silent)
+
+
+@pytest.mark.parametrize("changes", [{"train": 5}, {"parameters": {"offset": 0.1}}, {"seed": 1}])
+def test_another_recipe_is_refused(changes: dict[str, Any], tmp_path: Path) -> None:
+    generate_suite(suite_of(), tmp_path, progress=silent)
+    before = trajectories(tmp_path, "train")
+    with pytest.raises(DataError, match=r"was made by another recipe .*remove the folder"):
+        generate_suite(suite_of(**changes), tmp_path, progress=silent)
+    np.testing.assert_array_equal(trajectories(tmp_path, "train"), before)
+
+
+def test_an_unknown_parameter_is_refused_before_anything_is_made(tmp_path: Path) -> None:
+    suite = suite_of(parameters={"difusion_u": 1.0})
+    with pytest.raises(
+        ConfigError, match=r"no parameter 'difusion_u' \(did you mean 'diffusion_u'"
+    ):
+        generate_suite(suite, tmp_path / "new", progress=silent)
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("changes", [{"train": 500_001}, {"test": 500_001}])
+def test_splits_that_would_share_seeds_are_refused(changes: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="seeds for 500000 trajectories of each split"):
+        generate_suite(suite_of(**changes), tmp_path, progress=silent)
+
+
+def test_a_solution_that_blows_up_is_not_stored(tmp_path: Path) -> None:
+    suite = suite_of(parameters={"diffusion_u": -30.0}, frame_interval=5.0)
+    with pytest.raises(DataError, match="holds NaN or infinite values"):
+        generate_suite(suite, tmp_path, progress=silent)
+    assert stored_names(tmp_path) == []
+
+
+def _generate_slowly(root: Path) -> None:
+    """Solve one trajectory at a time, so that a kill finds a dataset half made."""
+    workers_module.VALUES_TOGETHER = 1
+    generate_suite(suite_of(train=100_000), root, progress=silent)
+
+
+def test_a_killed_generation_starts_again(tmp_path: Path) -> None:
+    child = multiprocessing.get_context("spawn").Process(target=_generate_slowly, args=(tmp_path,))
+    child.start()
+    while not (tmp_path / ".dr.partial").exists():
+        assert child.is_alive()
+        time.sleep(0.01)
+    os.kill(child.pid or 0, signal.SIGKILL)
+    child.join()
+    with pytest.raises(DataError, match="was left unfinished"):
+        open_store(tmp_path, "dr")
+    generate_suite(suite_of(), tmp_path, progress=silent)
+    assert trajectories(tmp_path, "train").shape == (4, 3, 2, 8, 8)
+    assert not (tmp_path / ".dr.partial").exists()
+
+
+def _generate_and_report(root: Path, together: Any, made: Any) -> None:
+    lines: list[str] = []
+    workers_module.VALUES_TOGETHER = 1  # slow enough for the other process to come in between
+    together.wait()
+    generate_suite(suite_of(train=300), root, progress=lines.append)
+    made.put((len(lines), open_store(root, "dr").num_trajectories("train")))
+
+
+def test_of_two_processes_one_generates_and_the_other_waits(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("spawn")
+    together, made = context.Barrier(2), context.Queue()
+    children = [
+        context.Process(target=_generate_and_report, args=(tmp_path, together, made))
+        for _ in range(2)
+    ]
+    for child in children:
+        child.start()
+    answers = sorted(made.get(timeout=120) for _ in children)
+    for child in children:
+        child.join()
+    assert answers == [(0, 300), (1, 300)]
+
+
+def test_what_a_trajectory_draws_is_stored_with_it(tmp_path: Path) -> None:
+    recipes = {
+        "swe": recipe_of("shallow_water"),
+        "smoke": recipe_of("smoke", parameters={"smallest_buoyancy": 0.2}),
+        "flow": recipe_of("obstacle_mixture"),
+    }
+    generate_suite(SuiteConfig(name="s", datasets=recipes), tmp_path, progress=silent)
+    swe, smoke, flow = (open_store(tmp_path, name).parameters("train") for name in recipes)
+    assert swe["seed"].tolist() == [0, 1, 2, 3]
+    assert swe["radius"].tolist() == [ShallowWater().radius(seed) for seed in range(4)]
+    assert 0.2 <= smoke["buoyancy"].min() < smoke["buoyancy"].max() <= 0.5
+    assert [name.decode() for name in flow["problem"]] == [problem_of(seed) for seed in range(4)]
+    assert flow["reynolds"].min() >= 50
