@@ -182,7 +182,7 @@ def path_steps(options: argparse.Namespace) -> list[Step]:
         overrides = [f"name={name}", f"engine.deepspeed={strategy}", *more]
         command = [*start, "--config", str(options.out / "work" / "run.yaml"), *overrides]
         steps.append(Step(name, 120, command, ONE_THREAD))
-    files = ["tests/engine/test_gpu.py", "tests/data/stream/test_reader.py"]
+    files = ["tests/engine/test_gpu.py", "tests/data/stream/test_assembly.py"]
     selected = ["-m", "gpu", "-k", "not runs_to_its_end", "-p", "no:cacheprovider", "-q"]
     return [*steps, Step("gpu_tests", 120, [sys.executable, "-m", "pytest", *selected, *files])]
 
