@@ -34,8 +34,12 @@ def require_kind(directory: Path, kind: Kind) -> None:
     """Make sure that a run or sweep can have a folder.
 
     Raises:
-        ConfigError: the folder is one of another kind.
+        ConfigError: the folder is one of another kind, or lies among what a sweep keeps.
     """
+    if os.path.exists(directory.parent / JOURNAL):  # noqa: PTH110 - never raises
+        raise ConfigError(
+            f"{directory} lies in the folder of a sweep; give this {kind} another `{OUTPUT[kind]}`"
+        )
     for other in MARKS:
         found = found_marks(directory, other)
         if other != kind and found:

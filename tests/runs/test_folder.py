@@ -113,3 +113,16 @@ def test_no_two_presets_share_a_folder() -> None:
     runs = [load_run(name).directory for name in presets("run")]
     sweeps = [load_sweep(name).directory for name in presets("sweep")]
     assert len({*runs, *sweeps}) == len(runs) + len(sweeps)
+
+
+def test_a_run_in_the_place_of_all_trials(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sweep = anchored(load_sweep("quickstart", ["name=mine", f"run.output={tmp_path}"]), tmp_path)
+    with locked(sweep):
+        Journal(sweep.directory).record("Ti", "started", attempt=1)
+    before = contents(tmp_path)
+    for name in ("trials", "another"):
+        said = refused(train_entry, [f"name={name}", f"output={sweep.directory}"], capsys)
+        assert f"/mine/{name} lies in the folder of a sweep; give this run another `output`" in said
+    assert contents(tmp_path) == before
