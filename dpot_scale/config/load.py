@@ -27,6 +27,11 @@ DEEPEST = 30
 TOO_DEEP = f"it is nested more than {DEEPEST} levels deep"
 
 Kind = Literal["run", "sweep", "suite"]
+# Of a config: keys at its top level that only another kind has there, which, and its entry.
+OTHER_KIND: dict[Kind, tuple[set[str], str, str]] = {
+    "run": ({"run", "ladder"}, "a sweep", "sweep"),
+    "sweep": ({"model", "data", "batch"}, "a run", "train"),
+}
 Raw = dict[str, Any]  # a YAML mapping before validation
 S = TypeVar("S", bound=Section)
 
@@ -34,6 +39,7 @@ S = TypeVar("S", bound=Section)
 def load_run(source: str, overrides: Sequence[str] = ()) -> RunConfig:
     """Return the run that a preset name or YAML path describes, with overrides applied."""
     raw = _read("run", source)
+    _require_kind("run", raw, source)
     _apply(raw, overrides)
     return validated(RunConfig, raw, source, overrides)
 
@@ -44,6 +50,7 @@ def load_sweep(source: str, overrides: Sequence[str] = ()) -> SweepConfig:
     `run` may extend a run preset; each ladder entry is laid over `run.model`.
     """
     raw = _read("sweep", source)
+    _require_kind("sweep", raw, source)
     if isinstance(raw.get("run"), dict):
         raw["run"] = _extended("run", raw["run"])
         # A trial is named after its model and length, so the shared part needs no name.
@@ -56,6 +63,21 @@ def load_sweep(source: str, overrides: Sequence[str] = ()) -> SweepConfig:
 def load_suite(source: str) -> SuiteConfig:
     """Return the data suite that a preset name or YAML path describes."""
     return validated(SuiteConfig, _read("suite", source), source)
+
+
+def _require_kind(kind: Kind, raw: Raw, source: str) -> None:
+    """Refuse a config that is meant for another entry, before its keys are found wrong one by one.
+
+    Raises:
+        ConfigError: the top level has a key that only the other kind has there.
+    """
+    keys, is_a, entry = OTHER_KIND[kind]
+    found = sorted(keys & raw.keys())
+    if found:
+        raise ConfigError(
+            f"config {source} is that of {is_a}, as it has {found[0]!r}; give it to "
+            f"`python -m dpot_scale.{entry}`"
+        )
 
 
 def validated(model: type[S], raw: Raw, source: str, overrides: Sequence[str] = ()) -> S:

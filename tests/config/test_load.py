@@ -304,3 +304,13 @@ def test_aliases_are_taken(tmp_path: Path) -> None:
     path = tmp_path / "config.yaml"
     path.write_text("extends: quickstart\nname: &n alias\ntracking: {experiment: *n}\n")
     assert load_run(str(path)).tracking.experiment == "alias"
+
+
+def test_a_config_of_the_other_kind_is_told(tmp_path: Path) -> None:
+    of_sweep, of_run = tmp_path / "sweep.yaml", tmp_path / "run.yaml"
+    of_sweep.write_text(dump(load_sweep("quickstart")))
+    of_run.write_text(dump(load_run("quickstart")))
+    with pytest.raises(ConfigError, match=r"of a sweep, as it has 'ladder'; .*scale.sweep`"):
+        load_run(str(of_sweep))
+    with pytest.raises(ConfigError, match=r"is that of a run, as it has 'batch'; .*scale.train`"):
+        load_sweep(str(of_run))
