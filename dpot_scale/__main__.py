@@ -10,7 +10,7 @@ ENTRIES = {
     "train": "train one model (`deepspeed dpot_scale/train.py` on several GPUs)",
     "sweep": "train a ladder of model sizes through Ray and fit a scaling law",
     "evaluate": "score a weights file on held-out trajectories",
-    "weights": "look into weights files and convert them",
+    "weights": "look into weights files, convert them, take them out of runs",
 }
 
 
