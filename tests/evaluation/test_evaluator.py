@@ -110,14 +110,13 @@ def test_a_model_of_normalised_fields_is_scored_in_physical_units(
         assert found.score.rel_l2 == pytest.approx(expected.rel_l2, rel=1e-5), name
 
 
-@pytest.fixture
-def at_rest(tmp_path: Path) -> DatasetStore:
-    """Fluids: u begins at rest and stays there in the first; h is 2 and then 3."""
-    info = DatasetInfo(
-        name="at_rest",
+def described(name: str, **scored: bool) -> DatasetInfo:
+    """Return a dataset on 16 x 16 points, with these channels."""
+    return DatasetInfo(
+        name=name,
         equation="none",
-        channels=("h", "u"),
-        scored=(True, True),
+        channels=tuple(scored),
+        scored=tuple(scored.values()),
         spatial_axes=("x", "y"),
         grid=(16, 16),
         domain_length=(1.0, 1.0),
@@ -126,6 +125,12 @@ def at_rest(tmp_path: Path) -> DatasetStore:
         origin="generated",
         source="a test",
     )
+
+
+@pytest.fixture
+def at_rest(tmp_path: Path) -> DatasetStore:
+    """Fluids: u begins at rest and stays there in the first; h is 2 and then 3."""
+    info = described("at_rest", h=True, u=True)
     fields = np.full((3, 9, 2, 16, 16), 2.0)
     fields[:, 4:, 0] = 3.0
     fields[:, :6, 1] = 0.0
@@ -178,19 +183,7 @@ class Blind:
 def test_points_inside_obstacles_count_where_asked(
     mask_points: bool, config: RunConfig, world: World, tmp_path: Path
 ) -> None:
-    info = DatasetInfo(
-        name="obstacle",
-        equation="none",
-        channels=("u", "mask"),
-        scored=(True, False),
-        spatial_axes=("x", "y"),
-        grid=(16, 16),
-        domain_length=(1.0, 1.0),
-        frame_interval=1.0,
-        boundary="periodic",
-        origin="generated",
-        source="a test",
-    )
+    info = described("obstacle", u=True, mask=False)
     fields = np.full((1, 9, 2, 16, 16), 5.0)
     fields[:, :, 1] = 1
     fields[:, :, 1, :4] = 0
