@@ -10,10 +10,11 @@ communication = 8 bytes per parameter / bandwidth: two gathers in bf16, one redu
 import argparse
 from typing import Literal
 
-from dpot_scale.config.schema import EngineConfig, ModelConfig
+from dpot_scale.config.model import ModelConfig
+from dpot_scale.config.run import EngineConfig
 from dpot_scale.engine.memory import GIB, estimate_memory
-from dpot_scale.model.cost import count_parameters, train_flops_per_window
-from dpot_scale.model.sizes import architecture
+from dpot_scale.models.dpot.cost import count_parameters, train_flops_per_window
+from dpot_scale.models.dpot.sizes import architecture
 
 PEAK = 989e12  # dense bf16 FLOP/s of an H100 SXM, of the data sheet
 GPUS_PER_NODE = 8

@@ -33,13 +33,13 @@ import psutil
 import torch
 from numpy.typing import NDArray
 
+from dpot_scale.config.data import DataConfig
 from dpot_scale.config.load import dump
-from dpot_scale.config.schema import (
+from dpot_scale.config.model import ModelConfig
+from dpot_scale.config.run import (
     BatchConfig,
-    DataConfig,
     EngineConfig,
     EvaluationConfig,
-    ModelConfig,
     ObjectiveConfig,
     RunConfig,
     TrackingConfig,

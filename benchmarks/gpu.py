@@ -28,19 +28,14 @@ from pathlib import Path
 import torch
 from model_step import example, loss, reference_model, theirs
 
-from dpot_scale.config.schema import (
-    BatchConfig,
-    DataConfig,
-    EngineConfig,
-    ModelConfig,
-    ObjectiveConfig,
-    RunConfig,
-)
+from dpot_scale.config.data import DataConfig
+from dpot_scale.config.model import ModelConfig
+from dpot_scale.config.run import BatchConfig, EngineConfig, ObjectiveConfig, RunConfig
 from dpot_scale.data.stream.assembly import Batch
 from dpot_scale.engine.runtime import World, start_world
 from dpot_scale.engine.zero import ZeroEngine
-from dpot_scale.model.cost import TRAIN_PASSES, executed_forward_flops
-from dpot_scale.model.sizes import architecture
+from dpot_scale.models.dpot.cost import TRAIN_PASSES, executed_forward_flops
+from dpot_scale.models.dpot.sizes import architecture
 from dpot_scale.training.objective import training_loss
 
 GIB = 2**30

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from dpot_scale.config.load import load_run
 from dpot_scale.engine.memory import GIB, estimate_memory
-from dpot_scale.model.sizes import architecture
+from dpot_scale.models.dpot.sizes import architecture
 from dpot_scale.runs.result import read_result
 from dpot_scale.tracking.spool import SPOOL, read_metrics
 

@@ -17,17 +17,13 @@ from itertools import product
 import torch
 from torch import multiprocessing
 
-from dpot_scale.config.schema import (
-    BatchConfig,
-    DataConfig,
-    EngineConfig,
-    ModelConfig,
-    RunConfig,
-)
+from dpot_scale.config.data import DataConfig
+from dpot_scale.config.model import ModelConfig
+from dpot_scale.config.run import BatchConfig, EngineConfig, RunConfig
 from dpot_scale.engine.memory import GIB, estimate_memory
 from dpot_scale.engine.runtime import start_world
 from dpot_scale.engine.zero import ZeroEngine
-from dpot_scale.model.sizes import architecture
+from dpot_scale.models.dpot.sizes import architecture
 from dpot_scale.runs.run import peak_memory_gib  # the import brings what a training has loaded
 
 STEPS = 3

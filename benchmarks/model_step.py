@@ -20,18 +20,14 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from dpot_scale.config.schema import (
-    BatchConfig,
-    DataConfig,
-    EngineConfig,
-    ModelConfig,
-    RunConfig,
-)
+from dpot_scale.config.data import DataConfig
+from dpot_scale.config.model import ModelConfig
+from dpot_scale.config.run import BatchConfig, EngineConfig, RunConfig
 from dpot_scale.engine.runtime import World, start_world
 from dpot_scale.engine.zero import ZeroEngine
-from dpot_scale.model.cost import TRAIN_PASSES, executed_forward_flops
-from dpot_scale.model.dpot import DPOT
-from dpot_scale.model.sizes import Architecture, architecture
+from dpot_scale.models.dpot.cost import TRAIN_PASSES, executed_forward_flops
+from dpot_scale.models.dpot.network import DPOT
+from dpot_scale.models.dpot.sizes import Architecture, architecture
 
 BATCHES = {"Ti": 8, "S": 4, "M": 2, "L": 1}
 # Name -> dtype of the parameters, of the Fourier part.

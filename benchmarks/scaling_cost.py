@@ -29,16 +29,12 @@ import psutil
 import torch
 from torch import distributed as dist
 
+from dpot_scale.config.data import DataConfig
 from dpot_scale.config.load import dump, load_run, load_sweep
-from dpot_scale.config.schema import (
-    BatchConfig,
-    DataConfig,
-    EngineConfig,
-    ModelConfig,
-    RunConfig,
-)
-from dpot_scale.model.cost import TRAIN_PASSES, count_parameters, executed_forward_flops
-from dpot_scale.model.sizes import architecture
+from dpot_scale.config.model import ModelConfig
+from dpot_scale.config.run import BatchConfig, EngineConfig, RunConfig
+from dpot_scale.models.dpot.cost import TRAIN_PASSES, count_parameters, executed_forward_flops
+from dpot_scale.models.dpot.sizes import architecture
 from dpot_scale.tracking.spool import SPOOL, read_metrics
 
 GIB = 2**30

@@ -13,21 +13,16 @@ import statistics
 import torch
 from torch import Tensor
 
-from dpot_scale.config.schema import (
-    BatchConfig,
-    DataConfig,
-    EngineConfig,
-    ModelConfig,
-    OptimConfig,
-    RunConfig,
-)
+from dpot_scale.config.data import DataConfig
+from dpot_scale.config.model import ModelConfig
+from dpot_scale.config.run import BatchConfig, EngineConfig, OptimConfig, RunConfig
 from dpot_scale.data.generation.solvers.reaction_diffusion import ReactionDiffusion
 from dpot_scale.engine.runtime import World, start_world
 from dpot_scale.engine.zero import ZeroEngine
 from dpot_scale.forecasting.errors import rel_l2
-from dpot_scale.model.dpot import DPOT
-from dpot_scale.model.sizes import architecture
-from dpot_scale.model.spectral import SpectralMixer
+from dpot_scale.models.dpot.network import DPOT
+from dpot_scale.models.dpot.sizes import architecture
+from dpot_scale.models.dpot.spectral import SpectralMixer
 
 MODEL = ModelConfig(size="debug", width=128, grid=64, channels=2, normalize=True)
 BATCH = 8

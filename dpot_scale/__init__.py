@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from dpot_scale.model.dpot import DPOT
+    from dpot_scale.models.dpot.network import DPOT
 
 
 def __getattr__(name: str) -> str:
@@ -30,6 +30,6 @@ def load_model(path: str | Path) -> "DPOT":
     Raises:
         CheckpointError: the file is neither, or its keys do not account for the whole model.
     """
-    from dpot_scale.model.export import load_model
+    from dpot_scale.models.export import load_model
 
     return load_model(path)

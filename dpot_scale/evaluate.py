@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dpot_scale.config.arguments import PLACES, Parser, add_config_arguments
+from dpot_scale.config.base import Section
+from dpot_scale.config.data import DataConfig
 from dpot_scale.config.load import DEFAULT, dump, is_preset, load_run
 from dpot_scale.config.places import RUN_CONFIG, anchored_run, in_home, results_home
-from dpot_scale.config.schema import DataConfig, Section
 from dpot_scale.errors import ConfigError, exits_cleanly
 from dpot_scale.evaluation.scores import DatasetScore, score_table
 from dpot_scale.files import write_whole
-from dpot_scale.model.weights_file import no_weights
+from dpot_scale.models.weights_file import no_weights
 from dpot_scale.terminal import print_line
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dpot_scale.config.arguments import PLACES, Parser, add_config_arguments
 from dpot_scale.config.load import dump, load_sweep
 from dpot_scale.config.places import SWEEP_CONFIG, anchored, results_home
-from dpot_scale.config.schema import SweepConfig
+from dpot_scale.config.sweep import SweepConfig
 from dpot_scale.errors import ConfigError, UserError, exits_cleanly
 from dpot_scale.runs.folder import found_marks, require_kind
 from dpot_scale.runs.result import read_result

@@ -10,11 +10,11 @@ from collections.abc import Sequence
 from dpot_scale.config.arguments import PLACES, Parser, add_config_arguments
 from dpot_scale.config.load import dump, load_run, load_suite
 from dpot_scale.config.places import anchored_run, results_home
-from dpot_scale.config.schema import RunConfig
+from dpot_scale.config.run import RunConfig
 from dpot_scale.engine.strategy import read_strategy
 from dpot_scale.errors import exits_cleanly, speaks_for_all
 from dpot_scale.evaluation.scores import score_table
-from dpot_scale.model.sizes import architecture
+from dpot_scale.models.dpot.sizes import architecture
 from dpot_scale.runs.folder import finished_before
 from dpot_scale.runs.result import TrainingResult
 from dpot_scale.terminal import print_line

@@ -11,7 +11,7 @@ import torch
 import yaml
 
 from dpot_scale.config.load import load_run
-from dpot_scale.model.export import load_model, read_weights
+from dpot_scale.models.export import load_model, read_weights
 from dpot_scale.runs.result import RESULT_FILE, TrainingResult, read_result
 from dpot_scale.runs.run import run_training
 from dpot_scale.tracking.spool import SPOOL, read_metrics

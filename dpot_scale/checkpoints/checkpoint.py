@@ -15,7 +15,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field
 
 from dpot_scale.checkpoints.shards import foreign_names
-from dpot_scale.config.schema import Section
+from dpot_scale.config.base import Section
 from dpot_scale.engine.shards import SHARDS
 from dpot_scale.errors import CheckpointError
 from dpot_scale.files import sha256

@@ -11,7 +11,7 @@ from functools import partial
 import ray
 
 from dpot_scale.cluster.connection import connect
-from dpot_scale.config.schema import GeneratedDataset
+from dpot_scale.config.data import GeneratedDataset
 from dpot_scale.data.generation.workers import Workers, frame_values, solve
 from dpot_scale.data.store.writer import SHARD_BYTES
 

@@ -11,8 +11,11 @@ from typing import Any, Literal, TypeVar
 import yaml
 from pydantic import ValidationError
 
-from dpot_scale.config.schema import RunConfig, Section, SuiteConfig, SweepConfig
+from dpot_scale.config.base import Section
+from dpot_scale.config.data import SuiteConfig
+from dpot_scale.config.run import RunConfig
 from dpot_scale.config.sentences import nearest, sentence
+from dpot_scale.config.sweep import SweepConfig
 from dpot_scale.errors import ConfigError
 
 PRESETS = Path(__file__).parent / "presets"

@@ -3,7 +3,8 @@
 import os
 from pathlib import Path
 
-from dpot_scale.config.schema import RunConfig, SweepConfig
+from dpot_scale.config.run import RunConfig
+from dpot_scale.config.sweep import SweepConfig
 
 HOME_VARIABLE = "DPOT_SCALE_HOME"
 SQLITE = "sqlite:///"

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 import yaml
 from pydantic_core import ErrorDetails
 
-from dpot_scale.config.schema import Section
+from dpot_scale.config.base import Section
 
 # What a value of each kind must be. The braces are filled from the context of the error.
 MUST_BE = {

@@ -5,7 +5,7 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
-from dpot_scale.config.schema import STRICT, PositiveFloat, PositiveInt
+from dpot_scale.config.base import STRICT, PositiveFloat, PositiveInt
 
 MASK = "mask"  # the channel that is 0 inside obstacles and 1 in the fluid
 GENERATED_SUFFIX = "_generated"  # of our own analogue of a published dataset

@@ -7,8 +7,8 @@ here, so plans and memory estimates stay cheap.
 
 from dataclasses import dataclass
 
-from dpot_scale.model.cost import count_parameters
-from dpot_scale.model.sizes import Architecture
+from dpot_scale.models.dpot.cost import count_parameters
+from dpot_scale.models.dpot.sizes import Architecture
 
 CHUNK_GPU, LIVE_GPU = 200_000_000, 1_000_000_000
 # Below this many elements on CPU the latency of a message exceeds the time to copy it.

@@ -3,11 +3,11 @@
 from dataclasses import dataclass
 from math import prod
 
-from dpot_scale.config.schema import EngineConfig
+from dpot_scale.config.run import EngineConfig
 from dpot_scale.engine.buffers import Buffers, fit_buffers
 from dpot_scale.engine.strategy import Dtype, Strategy, read_strategy
-from dpot_scale.model.cost import count_parameters
-from dpot_scale.model.sizes import Architecture
+from dpot_scale.models.dpot.cost import count_parameters
+from dpot_scale.models.dpot.sizes import Architecture
 
 FP32 = 4
 COMPUTE_BYTES: dict[Dtype, int] = {"fp32": 4, "bf16": 2, "fp16": 2}

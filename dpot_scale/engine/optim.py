@@ -2,7 +2,7 @@
 
 import math
 
-from dpot_scale.config.schema import OptimConfig
+from dpot_scale.config.run import OptimConfig
 
 # One-cycle momentum cycling (PAPER section 2): beta1 is low where the learning rate is high.
 MAX_BETA1 = 0.95

@@ -6,12 +6,12 @@ FairScale is unmaintained, so it is imported late and nothing but tests depends 
 import torch
 from torch import Tensor, nn
 
-from dpot_scale.config.schema import RunConfig
+from dpot_scale.config.run import RunConfig
 from dpot_scale.engine.optim import betas_at, lr_at
 from dpot_scale.engine.runtime import World
 from dpot_scale.engine.zero import Update
-from dpot_scale.model.dpot import DPOT, DPOTOutput
-from dpot_scale.model.sizes import architecture
+from dpot_scale.models.dpot.network import DPOT, DPOTOutput
+from dpot_scale.models.dpot.sizes import architecture
 
 
 class OracleEngine:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from dpot_scale.config.schema import EngineConfig, OptimConfig, RunConfig
+from dpot_scale.config.run import EngineConfig, OptimConfig, RunConfig
 from dpot_scale.config.sentences import nearest
 from dpot_scale.engine.buffers import BUCKET_MULTIPLE, deepspeed_sizes, fit_buffers
 from dpot_scale.engine.deepspeed_keys import (
@@ -21,7 +21,7 @@ from dpot_scale.engine.deepspeed_keys import (
     expected_instead,
 )
 from dpot_scale.errors import ConfigError
-from dpot_scale.model.sizes import architecture
+from dpot_scale.models.dpot.sizes import architecture
 
 Dtype = Literal["fp32", "bf16", "fp16"]
 Device = Literal["none", "cpu", "nvme"]  # none: where it is computed
@@ -34,7 +34,7 @@ FOLDER = Path(__file__).parents[2] / "deepspeed_configs"
 OFFLOADS = ("offload_param", "offload_optimizer")
 # The modules that torch.compile compiles. Stage 3 gathers such a leaf module as a whole, before and
 # after it runs, so that no hook of DeepSpeed breaks up the compiled code.
-BLOCK = "dpot_scale.model.dpot.Block"
+BLOCK = "dpot_scale.models.dpot.network.Block"
 # Numbers the JSON must leave to the run config, and where they are there.
 OWNED_BY_RUN = {
     "train_batch_size": "batch.global_batch",

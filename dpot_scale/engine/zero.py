@@ -12,15 +12,15 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from dpot_scale.config.schema import RunConfig
+from dpot_scale.config.run import RunConfig
 from dpot_scale.engine.heap import tune_heap
 from dpot_scale.engine.optim import betas_at, lr_at
 from dpot_scale.engine.runtime import World, quiet_deepspeed
 from dpot_scale.engine.shards import SHARDS, errors_at_the_end
 from dpot_scale.engine.strategy import effective_deepspeed_config, read_strategy
 from dpot_scale.errors import CheckpointError, ConfigError
-from dpot_scale.model.dpot import DPOT, DPOTOutput
-from dpot_scale.model.sizes import architecture
+from dpot_scale.models.dpot.network import DPOT, DPOTOutput
+from dpot_scale.models.dpot.sizes import architecture
 
 COMPUTE_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 ALIGNMENT_BYTES, HALF_BYTES = 16, 2

@@ -13,7 +13,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dpot_scale.config.schema import DataConfig, EvaluationConfig, ModelConfig
+from dpot_scale.config.data import DataConfig
+from dpot_scale.config.model import ModelConfig
+from dpot_scale.config.run import EvaluationConfig
 from dpot_scale.data.store.dataset import DatasetStore
 from dpot_scale.data.stream.assembly import Assembler, Batch, Window
 from dpot_scale.data.stream.mixture import Cut
@@ -35,7 +37,7 @@ from dpot_scale.forecasting.rollout import (
     teacher_forced,
     teacher_forced_persistence,
 )
-from dpot_scale.model.dpot import DPOTOutput
+from dpot_scale.models.dpot.network import DPOTOutput
 
 Array = NDArray[np.float32]
 

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import BeforeValidator
 
-from dpot_scale.config.schema import Section
+from dpot_scale.config.base import Section
 from dpot_scale.terminal import table
 
 ZERO_TARGETS = "zero_targets"

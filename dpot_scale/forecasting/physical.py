@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from dpot_scale.data.stream.assembly import Batch
-from dpot_scale.model.dpot import DPOTOutput
+from dpot_scale.models.dpot.network import DPOTOutput
 
 Model = Callable[[Tensor], DPOTOutput]
 

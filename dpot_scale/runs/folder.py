@@ -4,9 +4,10 @@ import os
 from pathlib import Path
 from typing import Literal
 
+from dpot_scale.config.identity import run_hash
 from dpot_scale.config.load import load_run
 from dpot_scale.config.places import JOURNAL, RUN_CONFIG, SWEEP_CONFIG, TRIALS
-from dpot_scale.config.schema import RunConfig, run_hash
+from dpot_scale.config.run import RunConfig
 from dpot_scale.data.store.dataset import INDEX
 from dpot_scale.errors import ConfigError
 from dpot_scale.runs.result import RESULT_FILE, TrainingResult, read_result

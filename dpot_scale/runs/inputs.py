@@ -14,7 +14,8 @@ import torch
 from torch import distributed as dist
 
 from dpot_scale.checkpoints.checkpoint import changed_input
-from dpot_scale.config.schema import RunConfig, hashed, run_hash
+from dpot_scale.config.identity import hashed, run_hash
+from dpot_scale.config.run import RunConfig
 from dpot_scale.data.store.dataset import SPLITS, DatasetStore
 from dpot_scale.engine.collectives import on_main, raise_on_all
 from dpot_scale.engine.runtime import World

@@ -24,7 +24,8 @@ import psutil
 import torch
 from torch import distributed as dist
 
-from dpot_scale.config.schema import RunConfig, hashed
+from dpot_scale.config.identity import hashed
+from dpot_scale.config.run import RunConfig
 from dpot_scale.data.stream.assembly import Assembler, Batch, Scale
 from dpot_scale.data.stream.reader import PREFETCHED_BATCHES
 from dpot_scale.engine.collectives import on_main

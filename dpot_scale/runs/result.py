@@ -6,7 +6,7 @@ from typing import Literal
 import numpy as np
 from pydantic import ValidationError
 
-from dpot_scale.config.schema import Section
+from dpot_scale.config.base import Section
 from dpot_scale.errors import RecordError
 from dpot_scale.evaluation.scores import DatasetScore, Score
 from dpot_scale.files import write_whole

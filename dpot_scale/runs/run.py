@@ -14,9 +14,10 @@ from statistics import median
 
 from dpot_scale.checkpoints.checkpoint import TrainState
 from dpot_scale.checkpoints.store import CheckpointStore
+from dpot_scale.config.identity import run_hash
 from dpot_scale.config.load import dump
 from dpot_scale.config.places import RUN_CONFIG
-from dpot_scale.config.schema import EvaluationConfig, RunConfig, run_hash
+from dpot_scale.config.run import EvaluationConfig, RunConfig
 from dpot_scale.data.datasets import open_datasets
 from dpot_scale.data.store.dataset import DatasetStore
 from dpot_scale.data.stream.mixture import open_mixture
@@ -30,9 +31,9 @@ from dpot_scale.errors import ConfigError, UserError, speaks_for_all, this_comma
 from dpot_scale.evaluation.evaluator import DatasetEvaluation, Evaluator
 from dpot_scale.evaluation.figures import save_figures
 from dpot_scale.files import write_whole
-from dpot_scale.model.cost import count_parameters, train_flops_per_window
-from dpot_scale.model.export import stream_model
-from dpot_scale.model.sizes import Architecture, architecture
+from dpot_scale.models.dpot.cost import count_parameters, train_flops_per_window
+from dpot_scale.models.dpot.sizes import Architecture, architecture
+from dpot_scale.models.export import stream_model
 from dpot_scale.runs.folder import CHECKPOINTS, WEIGHTS, finished_before
 from dpot_scale.runs.inputs import inputs_of, require_agreement_of_ranks, require_same_inputs
 from dpot_scale.runs.lock import only_run_in
@@ -155,7 +156,7 @@ def _train(
         console.start(_header(config, world), first_step=state.step)
         if state.step == 0:  # so that runs can be plotted against their size
             parameters = count_parameters(architecture(config.model)).total
-            _record({"model/params": parameters}, TrainState(), config, world, tracker)
+            _record({"models/params": parameters}, TrainState(), config, world, tracker)
         try:
             stop, state = trainer.fit(state)
             _raise_unless_finished(stop, state, config, trainer.meter.skipped_in_a_row)

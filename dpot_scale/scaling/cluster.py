@@ -13,7 +13,7 @@ import ray
 from ray.util.placement_group import placement_group, remove_placement_group
 
 from dpot_scale.cluster.connection import connect
-from dpot_scale.config.schema import ResourcesConfig
+from dpot_scale.config.sweep import ResourcesConfig
 from dpot_scale.errors import ConfigError, UserError
 from dpot_scale.scaling.plan import duration
 

@@ -23,7 +23,7 @@ from ray.train.v2.api.exceptions import TrainingFailedError
 from dpot_scale.cluster.connection import require_cluster
 from dpot_scale.config.load import dump, load_suite
 from dpot_scale.config.places import SWEEP_CONFIG, in_job
-from dpot_scale.config.schema import ResourcesConfig, SweepConfig
+from dpot_scale.config.sweep import ResourcesConfig, SweepConfig
 from dpot_scale.data.generation.suite import generate_suite
 from dpot_scale.errors import this_command
 from dpot_scale.files import write_whole

@@ -10,8 +10,9 @@ from typing import Literal
 
 from pydantic import ValidationError
 
+from dpot_scale.config.base import Section
 from dpot_scale.config.places import JOURNAL
-from dpot_scale.config.schema import Section, SweepConfig
+from dpot_scale.config.sweep import SweepConfig
 from dpot_scale.errors import RecordError, UserError
 from dpot_scale.files import cannot_write, held, is_held
 

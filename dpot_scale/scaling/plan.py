@@ -7,14 +7,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from dpot_scale.config.identity import run_hash
 from dpot_scale.config.load import validated
 from dpot_scale.config.places import TRIALS
-from dpot_scale.config.schema import RunConfig, SweepConfig, run_hash
+from dpot_scale.config.run import RunConfig
+from dpot_scale.config.sweep import SweepConfig
 from dpot_scale.engine.memory import GIB, MIB, estimate_memory, recomputed_blocks
 from dpot_scale.engine.strategy import effective_deepspeed_config
 from dpot_scale.errors import ConfigError
-from dpot_scale.model.cost import count_parameters, train_flops_per_window
-from dpot_scale.model.sizes import architecture
+from dpot_scale.models.dpot.cost import count_parameters, train_flops_per_window
+from dpot_scale.models.dpot.sizes import architecture
 from dpot_scale.terminal import table
 
 # Seconds for Ray to start the workers of a trial and for those to import torch and DeepSpeed, to

@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
-from dpot_scale.config.schema import SweepConfig
+from dpot_scale.config.sweep import SweepConfig
 from dpot_scale.errors import UserError
 from dpot_scale.evaluation.figures import LINE_COLORS
 from dpot_scale.evaluation.scores import DatasetScore

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from dpot_scale.config.schema import SweepConfig
+from dpot_scale.config.sweep import SweepConfig
 from dpot_scale.runs.result import read_result
 from dpot_scale.scaling.journal import Entry, Journal, is_running
 from dpot_scale.scaling.plan import Trial

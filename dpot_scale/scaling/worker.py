@@ -4,7 +4,7 @@ from typing import Any, TypedDict
 
 from ray.train import get_context
 
-from dpot_scale.config.schema import RunConfig
+from dpot_scale.config.run import RunConfig
 from dpot_scale.scaling.stopping import listen
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dpot_scale.config.places import SQLITE, absolute_uri
-from dpot_scale.config.schema import TrackingConfig
+from dpot_scale.config.run import TrackingConfig
 from dpot_scale.files import held
 
 if TYPE_CHECKING:

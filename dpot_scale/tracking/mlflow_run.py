@@ -10,9 +10,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from dpot_scale.config.base import Section
 from dpot_scale.config.load import dump
 from dpot_scale.config.places import absolute_uri
-from dpot_scale.config.schema import Section, TrackingConfig
+from dpot_scale.config.run import TrackingConfig
 from dpot_scale.files import write_whole
 from dpot_scale.tracking.mlflow_client import (
     RUN_ID_FILE,

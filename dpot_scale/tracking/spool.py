@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from dpot_scale.config.schema import TrackingConfig
+from dpot_scale.config.run import TrackingConfig
 from dpot_scale.tracking.mlflow_client import client, remembered_run, warn_if_deleted
 
 if TYPE_CHECKING:

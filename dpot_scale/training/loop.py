@@ -11,7 +11,7 @@ from torch import Tensor
 
 from dpot_scale.checkpoints.checkpoint import TrainState
 from dpot_scale.checkpoints.store import CheckpointStore
-from dpot_scale.config.schema import RunConfig
+from dpot_scale.config.run import RunConfig
 from dpot_scale.data.stream.assembly import Batch
 from dpot_scale.data.stream.reader import BatchStream, positions
 from dpot_scale.engine.collectives import on_every_rank, raise_on_all

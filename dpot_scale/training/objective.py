@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from dpot_scale.config.schema import ObjectiveConfig
+from dpot_scale.config.run import ObjectiveConfig
 from dpot_scale.data.stream.assembly import Batch
 from dpot_scale.forecasting.errors import mean_rel_l2, norm, per_field
 from dpot_scale.forecasting.physical import (

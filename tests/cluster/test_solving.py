@@ -10,7 +10,7 @@ import ray
 
 from dpot_scale.cluster.connection import connect
 from dpot_scale.cluster.solving import _part_size, ray_tasks
-from dpot_scale.config.schema import GeneratedDataset
+from dpot_scale.config.data import GeneratedDataset
 from dpot_scale.data.store.dataset import SPLITS, open_store
 from dpot_scale.errors import UserError
 from dpot_scale.prepare import main

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from dpot_scale.config.identity import config_hash, run_hash
 from dpot_scale.config.load import dump, load_run, load_suite, load_sweep, presets
-from dpot_scale.config.schema import config_hash, run_hash
 from dpot_scale.data.catalog import CATALOG
 from dpot_scale.errors import ConfigError
 

@@ -6,7 +6,7 @@ import pytest
 
 from dpot_scale.config.load import load_sweep
 from dpot_scale.config.places import absolute_uri, anchored, results_home
-from dpot_scale.config.schema import SweepConfig
+from dpot_scale.config.sweep import SweepConfig
 
 
 def test_results_lie_below_home_and_inputs_here(

@@ -318,7 +318,7 @@ import os, sys, time
 import ray
 from ray.train import RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
-from dpot_scale.config.schema import ResourcesConfig
+from dpot_scale.config.sweep import ResourcesConfig
 from dpot_scale.scaling.cluster import worker_environment, worker_resources
 
 def train(task):

@@ -22,8 +22,8 @@ import pytest
 from mlflow.entities import Run
 
 from dpot_scale.checkpoints.store import MARKER
+from dpot_scale.config.identity import run_hash
 from dpot_scale.config.load import load_run
-from dpot_scale.config.schema import run_hash
 from dpot_scale.runs.result import read_result
 from dpot_scale.tracking.mlflow_client import RUN_ID_FILE, client
 from dpot_scale.tracking.spool import SPOOL, read_metrics

@@ -5,9 +5,9 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from dpot_scale.config.schema import ModelConfig
-from dpot_scale.model.dpot import DPOT
-from dpot_scale.model.sizes import architecture
+from dpot_scale.config.model import ModelConfig
+from dpot_scale.models.dpot.network import DPOT
+from dpot_scale.models.dpot.sizes import architecture
 from dpot_scale.runs.result import read_result
 from dpot_scale.tracking.spool import SPOOL, read_metrics
 

@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from dpot_scale.config.schema import EngineConfig, ModelConfig
+from dpot_scale.config.model import ModelConfig
+from dpot_scale.config.run import EngineConfig
 from dpot_scale.engine.memory import (
     COMPUTE_BYTES,
     GIB,
@@ -17,9 +18,9 @@ from dpot_scale.engine.memory import (
     recomputed_blocks,
 )
 from dpot_scale.engine.strategy import Dtype
-from dpot_scale.model.cost import count_parameters
-from dpot_scale.model.dpot import DPOT
-from dpot_scale.model.sizes import architecture
+from dpot_scale.models.dpot.cost import count_parameters
+from dpot_scale.models.dpot.network import DPOT
+from dpot_scale.models.dpot.sizes import architecture
 
 ARCH = architecture(ModelConfig(size="L"))
 PARAMETERS = count_parameters(ARCH).total

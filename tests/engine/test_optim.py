@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from dpot_scale.config.schema import OptimConfig
+from dpot_scale.config.run import OptimConfig
 from dpot_scale.engine.optim import betas_at, lr_at
 
 

@@ -10,7 +10,8 @@ from typing import Any, get_args
 import pytest
 
 from dpot_scale.config.load import load_run
-from dpot_scale.config.schema import ModelConfig, RunConfig, SizeName
+from dpot_scale.config.model import ModelConfig, SizeName
+from dpot_scale.config.run import RunConfig
 from dpot_scale.engine.buffers import fit_buffers
 from dpot_scale.engine.deepspeed_keys import SECTION_KEYS, expected_instead
 from dpot_scale.engine.strategy import (
@@ -21,9 +22,9 @@ from dpot_scale.engine.strategy import (
     read_strategy,
 )
 from dpot_scale.errors import ConfigError
-from dpot_scale.model.cost import count_parameters
-from dpot_scale.model.dpot import Block
-from dpot_scale.model.sizes import architecture
+from dpot_scale.models.dpot.cost import count_parameters
+from dpot_scale.models.dpot.network import Block
+from dpot_scale.models.dpot.sizes import architecture
 
 NAMES = sorted(path.stem for path in FOLDER.glob("*.json"))
 FP32_STAGES = {f"zero{stage}_fp32": {"zero_optimization": {"stage": stage}} for stage in (1, 2)}

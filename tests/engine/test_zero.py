@@ -14,12 +14,12 @@ import torch
 from deepspeed.runtime.fp16.loss_scaler import CreateLossScaler
 from deepspeed.runtime.precision_config import DeepSpeedFP16Config
 
-from dpot_scale.config.schema import ModelConfig
+from dpot_scale.config.model import ModelConfig
 from dpot_scale.engine.runtime import start_world
 from dpot_scale.engine.strategy import read_strategy
 from dpot_scale.engine.zero import _ends_unaligned, _let_skip
-from dpot_scale.model.dpot import DPOT
-from dpot_scale.model.sizes import architecture
+from dpot_scale.models.dpot.network import DPOT
+from dpot_scale.models.dpot.sizes import architecture
 from dpot_scale.training.loop import MAX_SKIPPED_IN_A_ROW
 
 pytestmark = [pytest.mark.distributed, pytest.mark.timeout(290)]

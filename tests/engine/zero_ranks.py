@@ -13,14 +13,9 @@ from torch import distributed as dist
 from dpot_scale.checkpoints.checkpoint import TrainState
 from dpot_scale.checkpoints.shards import foreign_names, masters
 from dpot_scale.checkpoints.store import CheckpointStore
-from dpot_scale.config.schema import (
-    BatchConfig,
-    DataConfig,
-    EngineConfig,
-    ModelConfig,
-    OptimConfig,
-    RunConfig,
-)
+from dpot_scale.config.data import DataConfig
+from dpot_scale.config.model import ModelConfig
+from dpot_scale.config.run import BatchConfig, EngineConfig, OptimConfig, RunConfig
 from dpot_scale.engine.buffers import deepspeed_sizes, fit_buffers
 from dpot_scale.engine.collectives import raise_on_all
 from dpot_scale.engine.optim import betas_at, lr_at
@@ -29,8 +24,8 @@ from dpot_scale.engine.runtime import World, any_rank, any_ranks, start_world
 from dpot_scale.engine.strategy import FOLDER
 from dpot_scale.engine.zero import ZeroEngine
 from dpot_scale.errors import ConfigError, DataError, UserError
-from dpot_scale.model.dpot import DPOT
-from dpot_scale.model.sizes import architecture
+from dpot_scale.models.dpot.network import DPOT
+from dpot_scale.models.dpot.sizes import architecture
 from dpot_scale.runs import inputs
 from dpot_scale.runs.inputs import require_agreement_of_ranks
 

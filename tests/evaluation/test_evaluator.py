@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from dpot_scale.config.load import load_run
-from dpot_scale.config.schema import EvaluationConfig, RunConfig
+from dpot_scale.config.run import EvaluationConfig, RunConfig
 from dpot_scale.data.catalog import DatasetInfo
 from dpot_scale.data.datasets import open_datasets
 from dpot_scale.data.store.dataset import DatasetStore, open_store
@@ -23,7 +23,7 @@ from dpot_scale.evaluation.evaluator import (
 )
 from dpot_scale.evaluation.scores import score_table
 from dpot_scale.forecasting.physical import Model
-from dpot_scale.model.dpot import DPOTOutput
+from dpot_scale.models.dpot.network import DPOTOutput
 
 Stores = dict[str, DatasetStore]
 

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from dpot_scale.data.stream.assembly import Batch, Scale
 from dpot_scale.forecasting.physical import in_physical_units
-from dpot_scale.model.dpot import DPOTOutput
+from dpot_scale.models.dpot.network import DPOTOutput
 
 
 def test_a_model_sees_normalised_fields_and_forecasts_physical_ones() -> None:

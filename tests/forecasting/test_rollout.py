@@ -10,7 +10,7 @@ from dpot_scale.forecasting.rollout import (
     teacher_forced,
     teacher_forced_persistence,
 )
-from dpot_scale.model.dpot import DPOTOutput
+from dpot_scale.models.dpot.network import DPOTOutput
 
 HISTORY = 3
 

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from dpot_scale.config.identity import config_hash, run_hash
 from dpot_scale.config.load import load_run, load_suite, load_sweep, presets
 from dpot_scale.config.places import anchored
-from dpot_scale.config.schema import config_hash, run_hash
 from dpot_scale.scaling.plan import plan
 
 IDS = json.loads(Path(__file__).with_name("ids.json").read_text())

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from dpot_scale.config.data import GeneratedDataset, SuiteConfig
 from dpot_scale.config.load import load_run
-from dpot_scale.config.schema import GeneratedDataset, RunConfig, SuiteConfig
+from dpot_scale.config.run import RunConfig
 from dpot_scale.data.generation.suite import generate_suite
 from dpot_scale.data.store.dataset import DatasetStore, open_store
 from dpot_scale.engine.runtime import World, start_world

@@ -9,8 +9,9 @@ import pytest
 import torch
 from torch.distributed import DistBackendError
 
+from dpot_scale.config.identity import run_hash
 from dpot_scale.config.load import load_run
-from dpot_scale.config.schema import RunConfig, run_hash
+from dpot_scale.config.run import RunConfig
 from dpot_scale.data.stream.assembly import Batch
 from dpot_scale.data.stream.reader import PREFETCHED_BATCHES
 from dpot_scale.engine.runtime import World, start_world

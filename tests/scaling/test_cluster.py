@@ -2,7 +2,7 @@
 
 import pytest
 
-from dpot_scale.config.schema import ResourcesConfig
+from dpot_scale.config.sweep import ResourcesConfig
 from dpot_scale.scaling.cluster import settle, worker_environment, worker_resources
 
 

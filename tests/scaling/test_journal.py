@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from dpot_scale.config.load import load_sweep
-from dpot_scale.config.schema import SweepConfig
+from dpot_scale.config.sweep import SweepConfig
 from dpot_scale.errors import DiskError, RecordError, UserError
 from dpot_scale.scaling.journal import JOURNAL, Journal, SweepRunningError, is_running, locked
 

@@ -8,8 +8,8 @@ import pytest
 from dpot_scale.config.load import load_sweep, presets
 from dpot_scale.engine.memory import GIB, estimate_memory
 from dpot_scale.errors import ConfigError
-from dpot_scale.model.cost import count_parameters, train_flops_per_window
-from dpot_scale.model.sizes import architecture
+from dpot_scale.models.dpot.cost import count_parameters, train_flops_per_window
+from dpot_scale.models.dpot.sizes import architecture
 from dpot_scale.scaling.plan import RAY_WORKER, duration, plan, plan_table
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from dpot_scale.config.load import load_sweep
 from dpot_scale.config.places import anchored
-from dpot_scale.config.schema import SweepConfig
+from dpot_scale.config.sweep import SweepConfig
 from dpot_scale.evaluation.scores import DatasetScore
 from dpot_scale.runs.result import TrainingResult, save_result
 from dpot_scale.scaling.plan import Trial, plan

@@ -12,12 +12,8 @@ from typing import ClassVar
 import pytest
 from mlflow.tracking import MlflowClient
 
-from dpot_scale.config.schema import (
-    BatchConfig,
-    DataConfig,
-    RunConfig,
-    TrackingConfig,
-)
+from dpot_scale.config.data import DataConfig
+from dpot_scale.config.run import BatchConfig, RunConfig, TrackingConfig
 from dpot_scale.tracking.mlflow_client import RUN_ID_FILE, client
 from dpot_scale.tracking.mlflow_run import MlflowRun
 from dpot_scale.tracking.spool import SPOOL, Tracker, read_metrics

@@ -13,14 +13,14 @@ from torch import Tensor, nn
 
 from dpot_scale.checkpoints.store import TrainState
 from dpot_scale.config.load import load_run
-from dpot_scale.config.schema import RunConfig
+from dpot_scale.config.run import RunConfig
 from dpot_scale.data.datasets import open_datasets
 from dpot_scale.data.stream.mixture import open_mixture
 from dpot_scale.data.stream.reader import BatchStream, training_windows
 from dpot_scale.engine.runtime import World, start_world
 from dpot_scale.engine.zero import Update
 from dpot_scale.errors import SharedDataError
-from dpot_scale.model.dpot import DPOTOutput
+from dpot_scale.models.dpot.network import DPOTOutput
 from dpot_scale.tracking.spool import SPOOL, Tracker, read_metrics
 from dpot_scale.training.console import Console
 from dpot_scale.training.health import StopReason

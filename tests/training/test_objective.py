@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from dpot_scale.config.schema import ObjectiveConfig
+from dpot_scale.config.run import ObjectiveConfig
 from dpot_scale.data.stream.assembly import Batch, Scale
-from dpot_scale.model.dpot import DPOTOutput
+from dpot_scale.models.dpot.network import DPOTOutput
 from dpot_scale.training.objective import inject_noise, training_loss
 
 HISTORY = 2

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dpot_scale.config.schema import GeneratedDataset, SuiteConfig, config_hash
+from dpot_scale.config.data import GeneratedDataset, SuiteConfig
+from dpot_scale.config.identity import config_hash
 from dpot_scale.data.catalog import MASK, DatasetInfo
 from dpot_scale.data.generation.solvers.solver import Solver
 from dpot_scale.data.generation.workers import Part, Workers, pieces, solver_of, threads

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from dpot_scale.config.schema import GeneratedDataset
+from dpot_scale.config.data import GeneratedDataset
 from dpot_scale.config.sentences import nearest
 from dpot_scale.data.generation.solvers.compressible import (
     Compressible,

@@ -8,7 +8,7 @@ from typing import Literal, Self
 from pydantic import ValidationError, model_validator
 from pydantic_core import from_json
 
-from dpot_scale.config.schema import Section
+from dpot_scale.config.base import Section
 from dpot_scale.config.sentences import sentence
 from dpot_scale.data.catalog import DatasetInfo
 from dpot_scale.data.store.shards import TRAJECTORY, Shard, View

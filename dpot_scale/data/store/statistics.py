@@ -6,7 +6,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from dpot_scale.config.schema import STRICT, Float, NonNegativeFloat
+from dpot_scale.config.base import STRICT, Float, NonNegativeFloat
 
 Array = NDArray[Any]
 

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from dpot_scale.config.schema import DataConfig, ModelConfig
+from dpot_scale.config.data import DataConfig
+from dpot_scale.config.model import ModelConfig
 from dpot_scale.data.catalog import MASK, label_of
 from dpot_scale.data.store.dataset import DatasetStore, Split
 from dpot_scale.data.stream.mixture import Cut

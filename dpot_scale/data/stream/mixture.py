@@ -15,7 +15,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from dpot_scale.config.schema import DataConfig
+from dpot_scale.config.data import DataConfig
 from dpot_scale.errors import ConfigError
 
 # The weighted stream is cut into blocks of equal composition. The longer, the finer the weights.

@@ -15,7 +15,9 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import Tensor
 
-from dpot_scale.config.schema import BatchConfig, DataConfig, ModelConfig
+from dpot_scale.config.data import DataConfig
+from dpot_scale.config.model import ModelConfig
+from dpot_scale.config.run import BatchConfig
 from dpot_scale.data.store.dataset import DatasetStore
 from dpot_scale.data.stream.assembly import Assembler, Batch, Window
 from dpot_scale.data.stream.mixture import Mixture, Windows

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 
-from dpot_scale.config.schema import GeneratedDataset, SuiteConfig
+from dpot_scale.config.data import GeneratedDataset, SuiteConfig
 from dpot_scale.data.generation import suite as suite_module
 from dpot_scale.data.generation import workers as workers_module
 from dpot_scale.data.generation.solvers.obstacle import problem_of

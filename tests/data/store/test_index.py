@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 import torch
 
-from dpot_scale.config.schema import DataConfig, ModelConfig
+from dpot_scale.config.data import DataConfig
+from dpot_scale.config.model import ModelConfig
 from dpot_scale.data.store.dataset import INDEX, LINKED, SPLITS, DatasetStore, open_store
 from dpot_scale.data.store.index import read_index
 from dpot_scale.data.store.shards import View, ViewedArray

@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch.nn import functional
 
-from dpot_scale.config.schema import DataConfig, ModelConfig
+from dpot_scale.config.data import DataConfig
+from dpot_scale.config.model import ModelConfig
 from dpot_scale.data.store.dataset import DatasetStore, open_store
 from dpot_scale.data.store.writer import StoreWriter
 from dpot_scale.data.stream.assembly import Assembler, Batch, Window

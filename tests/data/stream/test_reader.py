@@ -9,7 +9,9 @@ from contextlib import contextmanager
 import pytest
 import torch
 
-from dpot_scale.config.schema import BatchConfig, DataConfig, ModelConfig
+from dpot_scale.config.data import DataConfig
+from dpot_scale.config.model import ModelConfig
+from dpot_scale.config.run import BatchConfig
 from dpot_scale.data.catalog import label_of
 from dpot_scale.data.store.dataset import DatasetStore
 from dpot_scale.data.stream.assembly import Batch

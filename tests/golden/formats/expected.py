@@ -8,7 +8,7 @@ import torch
 
 from dpot_scale.data.batches import training_windows
 from dpot_scale.data.store import open_store
-from dpot_scale.model.export import load_model
+from dpot_scale.models.export import load_model
 
 stores = {name: open_store(Path("store"), name) for name in ("dr_pdb_generated", "swe_coarse")}
 windows = training_windows(stores, 5, (1,))

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from dpot_scale.config.schema import ModelConfig, SizeName
+from dpot_scale.config.model import ModelConfig, SizeName
 from dpot_scale.errors import ConfigError
 
 NORM_GROUPS = 8

@@ -9,7 +9,7 @@ matrix ceiling of a machine.
 from dataclasses import dataclass, fields
 from math import prod
 
-from dpot_scale.model.sizes import MATRIX_POINTS, Architecture
+from dpot_scale.models.dpot.sizes import MATRIX_POINTS, Architecture
 
 FLOPS_PER_MAC = 2
 # The backward pass costs two products for each one of the forward.

@@ -15,9 +15,9 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from dpot_scale.config.schema import ModelConfig
+from dpot_scale.config.model import ModelConfig
 from dpot_scale.errors import CheckpointError, ConfigError
-from dpot_scale.model.sizes import Architecture, architecture
+from dpot_scale.models.dpot.sizes import Architecture, architecture
 
 PREFIX = "module."  # left by DistributedDataParallel in some released files
 ACTIVATION = "gelu"

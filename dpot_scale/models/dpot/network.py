@@ -9,18 +9,18 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from dpot_scale.config.schema import EngineConfig
+from dpot_scale.config.run import EngineConfig
 from dpot_scale.errors import DataError
-from dpot_scale.model.layers import (
+from dpot_scale.models.dpot.layers import (
     PatchesIn,
     PatchesOut,
     Pointwise,
     PointwiseRows,
     grid_from_patches,
 )
-from dpot_scale.model.recompute import runners
-from dpot_scale.model.sizes import NORM_GROUPS, Architecture
-from dpot_scale.model.spectral import SpectralMixer
+from dpot_scale.models.dpot.sizes import NORM_GROUPS, Architecture
+from dpot_scale.models.dpot.spectral import SpectralMixer
+from dpot_scale.models.recompute import runners
 
 # Keeps the standardisation of a constant field finite (the published value).
 STD_FLOOR = 1e-6

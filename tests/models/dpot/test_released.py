@@ -6,13 +6,13 @@ import pytest
 import torch
 
 import dpot_scale
-from dpot_scale.config.schema import ModelConfig
+from dpot_scale.config.model import ModelConfig
 from dpot_scale.errors import CheckpointError
-from dpot_scale.model.dpot import DPOT
-from dpot_scale.model.export import Weights, load_model, read_weights, save_released
-from dpot_scale.model.sizes import architecture
+from dpot_scale.models.dpot.network import DPOT
+from dpot_scale.models.dpot.sizes import architecture
+from dpot_scale.models.export import Weights, load_model, read_weights, save_released
 
-GOLDEN = Path(__file__).parents[1] / "golden"
+GOLDEN = Path(__file__).parents[2] / "golden"
 RELEASED = GOLDEN / "official_format_small.pth"
 KEYS = tuple(read_weights(RELEASED).state)
 

@@ -5,10 +5,11 @@ import torch
 from pydantic import ValidationError
 
 from dpot_scale.config.load import load_run
-from dpot_scale.config.schema import EngineConfig, ModelConfig
+from dpot_scale.config.model import ModelConfig
+from dpot_scale.config.run import EngineConfig
 from dpot_scale.errors import ConfigError
-from dpot_scale.model.dpot import DPOT
-from dpot_scale.model.sizes import architecture
+from dpot_scale.models.dpot.network import DPOT
+from dpot_scale.models.dpot.sizes import architecture
 
 ARCH = architecture(
     ModelConfig(

@@ -2,8 +2,8 @@ import pytest
 import torch
 from torch.nn.functional import gelu
 
-from dpot_scale.model import spectral
-from dpot_scale.model.spectral import SpectralMixer
+from dpot_scale.models.dpot import spectral
+from dpot_scale.models.dpot.spectral import SpectralMixer
 
 
 def reference(mixer, v, modes):

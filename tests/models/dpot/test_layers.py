@@ -4,9 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from dpot_scale.config.schema import ModelConfig
-from dpot_scale.model.dpot import DPOT
-from dpot_scale.model.layers import (
+from dpot_scale.config.model import ModelConfig
+from dpot_scale.models.dpot.layers import (
     PatchesIn,
     PatchesOut,
     Pointwise,
@@ -14,7 +13,8 @@ from dpot_scale.model.layers import (
     grid_from_patches,
     patches,
 )
-from dpot_scale.model.sizes import architecture
+from dpot_scale.models.dpot.network import DPOT
+from dpot_scale.models.dpot.sizes import architecture
 
 CONVOLUTION = {2: nn.functional.conv2d, 3: nn.functional.conv3d}
 TRANSPOSED = {2: nn.functional.conv_transpose2d, 3: nn.functional.conv_transpose3d}

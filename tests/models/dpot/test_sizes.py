@@ -1,8 +1,8 @@
 import pytest
 
-from dpot_scale.config.schema import ModelConfig
+from dpot_scale.config.model import ModelConfig
 from dpot_scale.errors import ConfigError
-from dpot_scale.model.sizes import architecture
+from dpot_scale.models.dpot.sizes import architecture
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from dpot_scale.config.schema import EngineConfig
+from dpot_scale.config.run import EngineConfig
 
 # Blocks draw no random numbers, so no generator is restored.
 TORCH: dict[str, Any] = {"use_reentrant": False, "preserve_rng_state": False}

@@ -7,15 +7,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 
-from dpot_scale.config.schema import ModelConfig
-from dpot_scale.model.cost import (
+from dpot_scale.config.model import ModelConfig
+from dpot_scale.models.dpot.cost import (
     count_parameters,
     executed_forward_flops,
     forward_flops_per_window,
     train_flops_per_window,
 )
-from dpot_scale.model.dpot import DPOT
-from dpot_scale.model.sizes import architecture
+from dpot_scale.models.dpot.network import DPOT
+from dpot_scale.models.dpot.sizes import architecture
 
 PUBLISHED = {  # PAPER section 1: parameters, forward GFLOP per window
     "Ti": (7_534_643, 3.8),
@@ -134,5 +134,5 @@ def test_training_runs_the_forward_of_recomputed_blocks_again():
 
 
 def test_costs_need_no_torch():
-    program = "import sys, dpot_scale.model.cost; sys.exit('torch' in sys.modules)"
+    program = "import sys, dpot_scale.models.dpot.cost; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0

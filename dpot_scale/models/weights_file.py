@@ -5,7 +5,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from dpot_scale.errors import CheckpointError, ConfigError
-from dpot_scale.model.sizes import Architecture
+from dpot_scale.models.dpot.sizes import Architecture
 
 
 def no_weights(path: Path) -> CheckpointError:

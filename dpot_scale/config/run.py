@@ -1,117 +1,29 @@
-"""The whole vocabulary of a run, a sweep and a generated data suite, as frozen values.
+"""One training run, as a frozen value.
 
 A config touches nothing when it is made: no file, no device, no process group. Unknown keys are
 refused. Facts derived from a config are methods or functions of it, never stored beside it.
 """
 
-import hashlib
-import json
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
-from pydantic_core import PydanticKnownError
+from pydantic import Field, model_validator
 
+from dpot_scale.config.base import (
+    Fraction,
+    Int,
+    Name,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    Section,
+    Seed,
+)
+from dpot_scale.config.data import DataConfig
+from dpot_scale.config.model import ModelConfig
 from dpot_scale.errors import ConfigError
-
-
-def _no_bool(value: object) -> object:
-    """Refuse true and false, which pydantic takes for 1 and 0."""
-    if isinstance(value, bool):
-        raise PydanticKnownError("float_type")
-    return value
-
-
-def _one_gpu(value: object) -> object:
-    """Refuse what a worker has no use for, in a sentence that says what to raise instead."""
-    if isinstance(value, int) and value > 1:
-        raise ValueError(
-            f"a worker drives one GPU, not {value}; raise resources.workers to use more"
-        )
-    return value
-
-
-# Not strict: YAML reads 1e-3 as text.
-Int = Annotated[int, BeforeValidator(_no_bool)]
-Float = Annotated[float, Field(allow_inf_nan=False), BeforeValidator(_no_bool)]
-PositiveInt = Annotated[Int, Field(ge=1)]
-NonNegativeInt = Annotated[Int, Field(ge=0)]
-PositiveFloat = Annotated[Float, Field(gt=0)]
-NonNegativeFloat = Annotated[Float, Field(ge=0)]
-Fraction = Annotated[Float, Field(ge=0, le=1)]
-Seed = Annotated[Int, Field(ge=0, lt=2**31)]  # numpy takes 32 bits, and a rank is added
-Name = Annotated[str, Field(pattern=r"^\w[\w.\-]*$")]  # of a folder; never "." or ".."
-GpusPerWorker = Annotated[
-    Literal["auto", 0, 1], BeforeValidator(_one_gpu), BeforeValidator(_no_bool)
-]
-
-STRICT = ConfigDict(extra="forbid")  # about unknown keys
-
-SizeName = Literal["debug", "Ti", "S", "M", "L", "H"]
-
-
-class Section(BaseModel):
-    """Base of every config section: immutable, and strict about unknown keys."""
-
-    # Not null, which would be read as nothing at all.
-    model_config = ConfigDict(**STRICT, frozen=True, ser_json_inf_nan="strings")
-
-
-class ModelConfig(Section):
-    """Which DPOT: a named size, each dimension of which can be set apart.
-
-    `model/sizes.py` holds the sizes and turns this into an `Architecture`.
-    """
-
-    size: SizeName = "Ti"
-    width: PositiveInt | None = None
-    depth: PositiveInt | None = None
-    heads: PositiveInt | None = None
-    mlp_ratio: PositiveInt | None = None
-    out_layer_dim: PositiveInt | None = None
-    space_dims: Literal[2, 3] = 2
-    grid: PositiveInt = 128  # points per axis; every dataset is resized to it
-    patch: PositiveInt = 8
-    channels: PositiveInt = 4  # fields in and out; datasets with fewer are padded
-    history: PositiveInt = 10  # frames in
-    horizon: PositiveInt = 1  # frames predicted per forward
-    modes: PositiveInt = 32  # Fourier modes kept per axis (3D: 8 at most on the last)
-    num_datasets: PositiveInt = 12  # classes of the dataset head
-    time_aggregation: Literal["exp_mlp", "mlp"] = "exp_mlp"
-    normalize: bool = False
-
-
-class DataConfig(Section):
-    """Which datasets are mixed, and how their windows reach the model."""
-
-    root: Path = Path("data")
-    weights: dict[str, PositiveFloat] = Field(min_length=1)  # dataset name -> mixture weight
-    suite: str | None = None  # a suite to generate under `root` where its datasets are missing
-    # weighted: a weight is a dataset's share of the stream, as the paper says.
-    # repeat: how often an epoch has each of its trajectories, as the paper's code does.
-    sampling: Literal["weighted", "repeat"] = "weighted"
-    strides: tuple[PositiveInt, ...] = Field((1,), min_length=1)  # stored frames per time step
-    # dataset: the model sees fields less their mean, over their standard deviation in the training
-    # split. Forecasts, losses and scores stay in physical units.
-    normalize: Literal["none", "dataset"] = "none"
-    mask_points: bool = False  # points inside obstacles count neither in the loss nor in scores
-
-    @model_validator(mode="after")
-    def _repeats_are_whole(self) -> Self:
-        for name, weight in self.weights.items():
-            if self.sampling == "repeat" and not weight.is_integer():
-                raise ValueError(
-                    f"weights.{name}={weight:g} is not a whole number, but sampling=repeat visits "
-                    "each trajectory so many times an epoch"
-                )
-        return self
-
-    @model_validator(mode="after")
-    def _strides_differ(self) -> Self:
-        if len(set(self.strides)) < len(self.strides):
-            raise ValueError(f"strides={list(self.strides)} names one twice")
-        return self
 
 
 class ObjectiveConfig(Section):
@@ -308,120 +220,3 @@ class RunConfig(Section):
     def directory(self) -> Path:
         """Where the run keeps everything it writes."""
         return self.output / self.name
-
-
-class ResourcesConfig(Section):
-    """What Ray gives to one trial."""
-
-    workers: PositiveInt = 2  # ZeRO ranks
-    cpus_per_worker: PositiveInt = 1
-    # A rank drives one GPU. auto: 1 where the cluster has one for every worker, else 0.
-    gpus_per_worker: GpusPerWorker = "auto"
-    # What one worker sustains on the model FLOPs, only to price a plan.
-    assumed_flops_per_second: PositiveFloat = 3.0e10
-
-
-class SweepConfig(Section):
-    """A scaling experiment: every model of the ladder at every number of windows."""
-
-    name: Name
-    run: RunConfig  # what all trials share
-    ladder: dict[Name, ModelConfig] = Field(min_length=1)  # label -> model
-    windows: tuple[PositiveInt, ...] = Field(min_length=1)  # one trial per model and entry
-    resources: ResourcesConfig = ResourcesConfig()
-    max_attempts: PositiveInt = 2  # per trial, for failures that are not the user's
-
-    @model_validator(mode="after")
-    def _trials_differ(self) -> Self:
-        if len(set(self.windows)) < len(self.windows):
-            raise ValueError(f"windows={list(self.windows)} names one twice")
-        return self
-
-    @property
-    def directory(self) -> Path:
-        """Where the sweep keeps its journal, trials and report."""
-        return self.run.output / self.name
-
-
-class GeneratedDataset(Section):
-    """One dataset to solve for. `data/generation/solvers/` holds the equations."""
-
-    equation: Literal[
-        "navier_stokes",
-        "reaction_diffusion",
-        "shallow_water",
-        "compressible",
-        "compressible_turbulence",
-        "compressible_3d",
-        "compressible_turbulence_3d",
-        "smoke",
-        "cavity",
-        "tube",
-        "cylinder",
-        "obstacle_mixture",
-        "darcy",
-    ]
-    train: PositiveInt  # trajectories
-    test: PositiveInt
-    grid: PositiveInt  # stored points per axis
-    frames: PositiveInt
-    frame_interval: PositiveFloat  # in the equation's time
-    parameters: dict[str, Float] = {}  # of the equation, e.g. viscosity
-
-    @model_validator(mode="after")
-    def _steady_problems_have_two_frames(self) -> Self:
-        if self.equation == "darcy" and self.frames != 2:
-            raise ValueError(
-                f"frames={self.frames}: a steady problem has 2, its coefficient and its solution"
-            )
-        return self
-
-
-class SuiteConfig(Section):
-    """Datasets that are generated together, reproducibly from one seed."""
-
-    name: Name
-    # Solvers take 32 bits, and each suite seed stands for a million of theirs
-    # (data/generation/suite.py).
-    seed: Annotated[Int, Field(ge=0, lt=4000)] = 0
-    datasets: dict[str, GeneratedDataset] = Field(min_length=1)
-
-    def scaled(self, factor: float) -> Self:
-        """Return the suite with a multiple of its trajectories, at least one each, and a name."""
-        datasets = {
-            name: recipe.model_copy(
-                update={
-                    "train": max(1, round(recipe.train * factor)),
-                    "test": max(1, round(recipe.test * factor)),
-                }
-            )
-            for name, recipe in self.datasets.items()
-        }
-        return self.model_copy(update={"name": f"{self.name}-x{factor:g}", "datasets": datasets})
-
-
-def config_hash(config: Section) -> str:
-    """Return twelve hex digits that name the content of a config."""
-    return hashed(config.model_dump(mode="json"))
-
-
-def run_hash(config: RunConfig) -> str:
-    """Return the hash of what decides the numbers of a run.
-
-    Left out are its places, what it logs, and how a global batch is cut into micro-batches. A file
-    counts by its name, because a Ray job reads it in another folder each time; `runs/inputs.py`
-    compares what it says.
-    """
-    excluded: dict[str, Any] = dict.fromkeys(("name", "output", "tracking", "checkpoint"), True)
-    excluded |= {"data": {"root"}, "engine": {"nvme_path"}, "batch": {"micro_batch"}}
-    values = config.model_dump(mode="json", exclude=excluded)
-    for section, key in (("data", "suite"), ("engine", "deepspeed")):
-        if values[section][key] is not None:
-            values[section][key] = Path(values[section][key]).name
-    return hashed(values)
-
-
-def hashed(values: dict[str, Any]) -> str:
-    """Return twelve hex digits that name JSON values."""
-    text = json.dumps(values, sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:12]

@@ -1,0 +1,97 @@
+"""Which data: the mixture of a run, and the suites that are generated."""
+
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from dpot_scale.config.base import Float, Int, Name, PositiveFloat, PositiveInt, Section
+
+
+class DataConfig(Section):
+    """Which datasets are mixed, and how their windows reach the model."""
+
+    root: Path = Path("data")
+    weights: dict[str, PositiveFloat] = Field(min_length=1)  # dataset name -> mixture weight
+    suite: str | None = None  # a suite to generate under `root` where its datasets are missing
+    # weighted: a weight is a dataset's share of the stream, as the paper says.
+    # repeat: how often an epoch has each of its trajectories, as the paper's code does.
+    sampling: Literal["weighted", "repeat"] = "weighted"
+    strides: tuple[PositiveInt, ...] = Field((1,), min_length=1)  # stored frames per time step
+    # dataset: the model sees fields less their mean, over their standard deviation in the training
+    # split. Forecasts, losses and scores stay in physical units.
+    normalize: Literal["none", "dataset"] = "none"
+    mask_points: bool = False  # points inside obstacles count neither in the loss nor in scores
+
+    @model_validator(mode="after")
+    def _repeats_are_whole(self) -> Self:
+        for name, weight in self.weights.items():
+            if self.sampling == "repeat" and not weight.is_integer():
+                raise ValueError(
+                    f"weights.{name}={weight:g} is not a whole number, but sampling=repeat visits "
+                    "each trajectory so many times an epoch"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _strides_differ(self) -> Self:
+        if len(set(self.strides)) < len(self.strides):
+            raise ValueError(f"strides={list(self.strides)} names one twice")
+        return self
+
+
+class GeneratedDataset(Section):
+    """One dataset to solve for. `data/generation/solvers/` holds the equations."""
+
+    equation: Literal[
+        "navier_stokes",
+        "reaction_diffusion",
+        "shallow_water",
+        "compressible",
+        "compressible_turbulence",
+        "compressible_3d",
+        "compressible_turbulence_3d",
+        "smoke",
+        "cavity",
+        "tube",
+        "cylinder",
+        "obstacle_mixture",
+        "darcy",
+    ]
+    train: PositiveInt  # trajectories
+    test: PositiveInt
+    grid: PositiveInt  # stored points per axis
+    frames: PositiveInt
+    frame_interval: PositiveFloat  # in the equation's time
+    parameters: dict[str, Float] = Field(default={})  # of the equation, e.g. viscosity
+
+    @model_validator(mode="after")
+    def _steady_problems_have_two_frames(self) -> Self:
+        if self.equation == "darcy" and self.frames != 2:
+            raise ValueError(
+                f"frames={self.frames}: a steady problem has 2, its coefficient and its solution"
+            )
+        return self
+
+
+class SuiteConfig(Section):
+    """Datasets that are generated together, reproducibly from one seed."""
+
+    name: Name
+    # Solvers take 32 bits, and each suite seed stands for a million of theirs
+    # (data/generation/suite.py).
+    seed: Annotated[Int, Field(ge=0, lt=4000)] = 0
+    datasets: dict[str, GeneratedDataset] = Field(min_length=1)
+
+    def scaled(self, factor: float) -> Self:
+        """Return the suite with a multiple of its trajectories, at least one each, and a name."""
+        datasets = {
+            name: recipe.model_copy(
+                update={
+                    "train": max(1, round(recipe.train * factor)),
+                    "test": max(1, round(recipe.test * factor)),
+                }
+            )
+            for name, recipe in self.datasets.items()
+        }
+        return self.model_copy(update={"name": f"{self.name}-x{factor:g}", "datasets": datasets})

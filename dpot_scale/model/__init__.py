@@ -1,1 +1,0 @@
-"""DPOT in two and three dimensions, its sizes and its cost."""

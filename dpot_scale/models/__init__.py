@@ -1,0 +1,1 @@
+"""Models: families, and what their networks share."""
