@@ -30,6 +30,6 @@ def load_model(path: str | Path) -> "DPOT":
     Raises:
         CheckpointError: the file is neither, or its keys do not account for the whole model.
     """
-    from dpot_scale.models.export import load_model
+    from dpot_scale.checkpoints.weights import load_model
 
     return load_model(path)

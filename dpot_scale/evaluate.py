@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dpot_scale.checkpoints.source import no_weights
 from dpot_scale.config.arguments import PLACES, Parser, add_config_arguments
 from dpot_scale.config.base import Section
 from dpot_scale.config.data import DataConfig
@@ -16,7 +17,6 @@ from dpot_scale.config.places import RUN_CONFIG, anchored_run, in_home, results_
 from dpot_scale.errors import ConfigError, exits_cleanly
 from dpot_scale.evaluation.scores import DatasetScore, score_table
 from dpot_scale.files import write_whole
-from dpot_scale.models.weights_file import no_weights
 from dpot_scale.terminal import print_line
 
 if TYPE_CHECKING:

@@ -6,13 +6,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dpot_scale.checkpoints.source import no_weights
 from dpot_scale.config.arguments import Parser
 from dpot_scale.errors import CheckpointError, ConfigError, exits_cleanly
 from dpot_scale.models.dpot.cost import count_parameters, forward_flops_per_window
-from dpot_scale.models.weights_file import no_weights
 
 if TYPE_CHECKING:
-    from dpot_scale.models.export import Weights
+    from dpot_scale.checkpoints.weights import Weights
 
 COMMANDS = {
     "inspect": "print architecture, parameters and keys",
@@ -39,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.command != "inspect" and options.out is None and not from_run:
         raise ConfigError(f"{options.file} is a file: say with --out which one to write")
     # Torch loads for seconds: after what can be found without it.
-    from dpot_scale.models.export import read_weights, save_model, save_released
+    from dpot_scale.checkpoints.weights import read_weights, save_model, save_released
     from dpot_scale.runs.start import export, settled
 
     source = settled(options.file) if from_run else options.file

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
+from dpot_scale.checkpoints.weights import read_weights, save_released
 from dpot_scale.config.load import dump, load_run
 from dpot_scale.evaluate import SCORES_FILE, _name, _run_config, main
-from dpot_scale.models.export import read_weights, save_released
 from dpot_scale.runs.result import read_result
 
 RELEASED = Path(__file__).parent / "golden" / "official_format_small.pth"

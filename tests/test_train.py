@@ -10,8 +10,8 @@ import pytest
 import torch
 import yaml
 
+from dpot_scale.checkpoints.weights import load_model, read_weights
 from dpot_scale.config.load import load_run
-from dpot_scale.models.export import load_model, read_weights
 from dpot_scale.runs.result import RESULT_FILE, TrainingResult, read_result
 from dpot_scale.runs.run import run_training
 from dpot_scale.tracking.spool import SPOOL, read_metrics

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from dpot_scale.models.export import load_model
+from dpot_scale.checkpoints.weights import load_model
 from dpot_scale.weights import main
 
 RELEASED = Path(__file__).parent / "golden" / "official_format_small.pth"

@@ -5,13 +5,13 @@ from pathlib import Path
 
 import torch
 
+from dpot_scale.checkpoints.source import require_agreement
+from dpot_scale.checkpoints.weights import load_model
 from dpot_scale.config.run import RunConfig
 from dpot_scale.data.datasets import open_datasets
 from dpot_scale.engine.runtime import World
 from dpot_scale.evaluation.evaluator import DatasetEvaluation, evaluate
 from dpot_scale.models.dpot.sizes import architecture
-from dpot_scale.models.export import load_model
-from dpot_scale.models.weights_file import require_agreement
 
 # What a config and weights must agree on: it decides what is forecast from what, and compared.
 COMPARED = ("space_dims", "grid", "channels", "history", "horizon")

@@ -14,6 +14,7 @@ from statistics import median
 
 from dpot_scale.checkpoints.checkpoint import TrainState
 from dpot_scale.checkpoints.store import CheckpointStore
+from dpot_scale.checkpoints.weights import stream_model
 from dpot_scale.config.identity import run_hash
 from dpot_scale.config.load import dump
 from dpot_scale.config.places import RUN_CONFIG
@@ -33,7 +34,6 @@ from dpot_scale.evaluation.figures import save_figures
 from dpot_scale.files import write_whole
 from dpot_scale.models.dpot.cost import count_parameters, train_flops_per_window
 from dpot_scale.models.dpot.sizes import Architecture, architecture
-from dpot_scale.models.export import stream_model
 from dpot_scale.runs.folder import CHECKPOINTS, WEIGHTS, finished_before
 from dpot_scale.runs.inputs import inputs_of, require_agreement_of_ranks, require_same_inputs
 from dpot_scale.runs.lock import only_run_in

@@ -16,15 +16,9 @@ from dpot_scale.checkpoints.checkpoint import (
     refuse_code,
 )
 from dpot_scale.checkpoints.shards import Master, masters
+from dpot_scale.checkpoints.source import require_agreement
 from dpot_scale.checkpoints.store import CheckpointStore
-from dpot_scale.config.load import load_run
-from dpot_scale.config.places import RUN_CONFIG
-from dpot_scale.config.run import RunConfig
-from dpot_scale.engine.collectives import from_main, on_every_rank
-from dpot_scale.engine.zero import ZeroEngine
-from dpot_scale.errors import CheckpointError
-from dpot_scale.models.dpot.sizes import Architecture, architecture
-from dpot_scale.models.export import (
+from dpot_scale.checkpoints.weights import (
     Weights,
     have_same_shapes,
     read_weights,
@@ -32,7 +26,13 @@ from dpot_scale.models.export import (
     shapes_of,
     stream_model,
 )
-from dpot_scale.models.weights_file import require_agreement
+from dpot_scale.config.load import load_run
+from dpot_scale.config.places import RUN_CONFIG
+from dpot_scale.config.run import RunConfig
+from dpot_scale.engine.collectives import from_main, on_every_rank
+from dpot_scale.engine.zero import ZeroEngine
+from dpot_scale.errors import CheckpointError
+from dpot_scale.models.dpot.sizes import Architecture, architecture
 from dpot_scale.runs.folder import CHECKPOINTS, WEIGHTS
 from dpot_scale.runs.result import RESULT_FILE
 

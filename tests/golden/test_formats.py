@@ -11,13 +11,13 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from dpot_scale.checkpoints.weights import load_model
 from dpot_scale.config.load import load_run, load_suite
 from dpot_scale.data.generation.suite import missing_datasets
 from dpot_scale.data.store.dataset import SPLITS, open_store
 from dpot_scale.data.store.verify import verify_dataset
 from dpot_scale.data.stream.reader import training_windows
 from dpot_scale.evaluate import main as evaluate
-from dpot_scale.models.export import load_model
 from dpot_scale.runs.folder import finished_before
 from dpot_scale.runs.result import read_result
 from dpot_scale.runs.start import settled, weights_in

@@ -3,11 +3,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from dpot_scale.checkpoints.weights import read_weights
 from dpot_scale.config.model import ModelConfig
 from dpot_scale.errors import DataError
 from dpot_scale.models.dpot.network import DPOT
 from dpot_scale.models.dpot.sizes import architecture
-from dpot_scale.models.export import read_weights
 
 GOLDEN = Path(__file__).parents[2] / "golden"
 SMALL = ModelConfig(size="debug", width=32, depth=2, grid=16, patch=4, channels=2, history=3)

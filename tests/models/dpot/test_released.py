@@ -6,11 +6,11 @@ import pytest
 import torch
 
 import dpot_scale
+from dpot_scale.checkpoints.weights import Weights, load_model, read_weights, save_released
 from dpot_scale.config.model import ModelConfig
 from dpot_scale.errors import CheckpointError
 from dpot_scale.models.dpot.network import DPOT
 from dpot_scale.models.dpot.sizes import architecture
-from dpot_scale.models.export import Weights, load_model, read_weights, save_released
 
 GOLDEN = Path(__file__).parents[2] / "golden"
 RELEASED = GOLDEN / "official_format_small.pth"

@@ -12,12 +12,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from dpot_scale.checkpoints.source import no_weights
 from dpot_scale.errors import CheckpointError
 from dpot_scale.files import cannot_write, replacing
 from dpot_scale.models.dpot.network import DPOT
 from dpot_scale.models.dpot.released import architecture_from, read_released, write_released
 from dpot_scale.models.dpot.sizes import Architecture
-from dpot_scale.models.weights_file import no_weights
 
 # The metadata key under which an export holds its architecture, as JSON.
 ARCHITECTURE_KEY = "architecture"

@@ -6,11 +6,11 @@ import torch
 from safetensors.torch import save_file
 
 import dpot_scale
+from dpot_scale.checkpoints.weights import load_model, read_weights, save_model, stream_model
 from dpot_scale.config.model import ModelConfig
 from dpot_scale.errors import CheckpointError
 from dpot_scale.models.dpot.network import DPOT
 from dpot_scale.models.dpot.sizes import architecture
-from dpot_scale.models.export import load_model, read_weights, save_model, stream_model
 
 SMALL = ModelConfig(
     size="debug", width=32, depth=1, grid=16, patch=4, channels=2, history=3,
