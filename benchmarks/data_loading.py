@@ -44,7 +44,8 @@ from dpot_scale.config.run import (
     RunConfig,
     TrackingConfig,
 )
-from dpot_scale.data.catalog import CATALOG, DatasetInfo
+from dpot_scale.data.catalog import CATALOG
+from dpot_scale.data.info import DatasetInfo
 from dpot_scale.data.store.dataset import DatasetStore, open_store
 from dpot_scale.data.store.writer import StoreWriter
 from dpot_scale.data.stream.assembly import Assembler, Window

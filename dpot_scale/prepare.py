@@ -11,7 +11,6 @@ from pathlib import Path
 from dpot_scale.config.arguments import PLACES, Parser
 from dpot_scale.config.load import load_suite, presets
 from dpot_scale.config.places import in_home
-from dpot_scale.data.catalog import is_dataset_name
 from dpot_scale.data.importers.formats import FORMATS
 from dpot_scale.data.importers.importing import (
     Imported,
@@ -23,6 +22,7 @@ from dpot_scale.data.importers.importing import (
 from dpot_scale.data.importers.progress import ByteProgress
 from dpot_scale.data.importers.search import find_files
 from dpot_scale.data.importers.source import Source
+from dpot_scale.data.info import is_dataset_name
 from dpot_scale.data.store.dataset import SPLITS, DatasetStore, dataset_folders, read_store
 from dpot_scale.data.store.verify import Verification, verify_dataset
 from dpot_scale.errors import DataError, UserError, exits_cleanly

@@ -1,39 +1,9 @@
-"""What is known about each dataset: its equation, fields, published use and origin."""
+"""The twelve datasets that Hao et al. pre-train on: their equations, sizes and downloads."""
 
 import hashlib
-import re
 from dataclasses import dataclass
-from typing import Literal
 
-from dpot_scale.config.base import STRICT, PositiveFloat, PositiveInt
-
-MASK = "mask"  # the channel that is 0 inside obstacles and 1 in the fluid
 GENERATED_SUFFIX = "_generated"  # of our own analogue of a published dataset
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class DatasetInfo:
-    """One stored dataset, as its index describes it."""
-
-    __pydantic_config__ = STRICT
-
-    name: str
-    equation: str
-    channels: tuple[str, ...]
-    scored: tuple[bool, ...]  # per channel; a geometry mask is input but not scored
-    spatial_axes: tuple[str, ...]
-    grid: tuple[PositiveInt, ...]
-    domain_length: tuple[PositiveFloat, ...]  # in the equation's unit
-    frame_interval: PositiveFloat  # in the equation's time
-    boundary: str
-    origin: Literal["generated", "imported"]
-    source: str  # the recipe, or the file it was imported from
-    staggering: str = ""  # which points the channels are at, where they differ
-
-    @property
-    def constant(self) -> tuple[bool, ...]:
-        """Return, per channel, whether it is the same in all frames: a geometry mask."""
-        return tuple(not scored for scored in self.scored)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -146,11 +116,6 @@ CATALOG: dict[str, CatalogEntry] = {
         download="CFDBench, Hugging Face chen-yingfa/CFDBench",
     ),
 }
-
-
-def is_dataset_name(text: str) -> bool:
-    """Return whether a text can name a dataset, which is also the name of its folder."""
-    return re.fullmatch(r"\w[\w.\-]*", text) is not None
 
 
 def label_of(name: str) -> int:

@@ -5,8 +5,8 @@ from collections.abc import Callable
 from dpot_scale.config.data import DataConfig
 from dpot_scale.config.load import load_suite
 from dpot_scale.config.model import ModelConfig
-from dpot_scale.data.catalog import DatasetInfo
 from dpot_scale.data.generation.suite import generate_suite, missing_datasets
+from dpot_scale.data.info import DatasetInfo
 from dpot_scale.data.store.dataset import DatasetStore, open_store
 from dpot_scale.errors import ConfigError
 

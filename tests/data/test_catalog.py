@@ -1,19 +1,9 @@
 """The catalogue of the twelve datasets."""
 
-import json
-from dataclasses import asdict
-
 import pytest
-from pydantic import TypeAdapter
 
 from dpot_scale.config.load import load_run
-from dpot_scale.data.catalog import (
-    CATALOG,
-    GENERATED_SUFFIX,
-    DatasetInfo,
-    is_dataset_name,
-    label_of,
-)
+from dpot_scale.data.catalog import CATALOG, GENERATED_SUFFIX, label_of
 
 
 def test_the_labels_are_in_the_order_of_the_paper() -> None:
@@ -57,14 +47,3 @@ def test_the_last_part_of_a_published_file_is_for_the_test(
     name: str, stored: int, test: int
 ) -> None:
     assert round(CATALOG[name].test_share * stored) == test
-
-
-def test_an_info_survives_json(describe) -> None:
-    info = describe("a", ("u", "v"))
-    assert TypeAdapter(DatasetInfo).validate_json(json.dumps(asdict(info))) == info
-    assert hash(info) == hash(describe("a", ("u", "v")))
-
-
-def test_a_name_is_that_of_one_folder() -> None:
-    assert all(is_dataset_name(name) for name in CATALOG)
-    assert not any(map(is_dataset_name, ("", ".", "..", ".hidden", "a/b", "../a", "a b", "-a")))

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from dpot_scale.config.load import load_run
 from dpot_scale.config.run import EvaluationConfig, RunConfig
-from dpot_scale.data.catalog import DatasetInfo
 from dpot_scale.data.datasets import open_datasets
+from dpot_scale.data.info import DatasetInfo
 from dpot_scale.data.store.dataset import DatasetStore, open_store
 from dpot_scale.data.store.writer import StoreWriter
 from dpot_scale.engine.runtime import World, start_world

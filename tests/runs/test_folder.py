@@ -10,7 +10,7 @@ from dpot_scale import train as train_entry
 from dpot_scale.config.load import dump, load_run, load_sweep, presets
 from dpot_scale.config.places import anchored, anchored_run
 from dpot_scale.config.run import RunConfig
-from dpot_scale.data.catalog import DatasetInfo
+from dpot_scale.data.info import DatasetInfo
 from dpot_scale.data.store.dataset import SPLITS
 from dpot_scale.data.store.writer import StoreWriter
 from dpot_scale.errors import ConfigError

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from dpot_scale.config.data import GeneratedDataset, SuiteConfig
 from dpot_scale.config.identity import config_hash
-from dpot_scale.data.catalog import MASK, DatasetInfo
 from dpot_scale.data.generation.solvers.solver import Solver
 from dpot_scale.data.generation.workers import Part, Workers, pieces, solver_of, threads
+from dpot_scale.data.info import MASK, DatasetInfo
 from dpot_scale.data.store.dataset import INDEX, Split, locked, open_store
 from dpot_scale.data.store.writer import StoreWriter
 from dpot_scale.errors import ConfigError, DataError

@@ -19,7 +19,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dpot_scale.data.catalog import MASK
 from dpot_scale.data.importers.cfdbench_cases import (
     ARRAYS,
     CASE,
@@ -32,6 +31,7 @@ from dpot_scale.data.importers.cfdbench_cases import (
 )
 from dpot_scale.data.importers.cfdbench_masks import fluid_mask, reference_frames
 from dpot_scale.data.importers.source import DAMAGE, Source
+from dpot_scale.data.info import MASK
 from dpot_scale.data.store.dataset import Split
 from dpot_scale.data.store.shards import TIME, View, ViewedArray
 from dpot_scale.errors import DataError

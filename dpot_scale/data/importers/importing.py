@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from dpot_scale.data.catalog import CATALOG, CatalogEntry, DatasetInfo
+from dpot_scale.data.catalog import CATALOG, CatalogEntry
 from dpot_scale.data.importers.formats import recognise
 from dpot_scale.data.importers.source import Source
 from dpot_scale.data.importers.splits import Part, datasets_of, parts_of
 from dpot_scale.data.importers.transfer import Progress, SourceError, copy, link
+from dpot_scale.data.info import DatasetInfo
 from dpot_scale.data.store.dataset import INDEX, SPLITS, locked, read_store
 from dpot_scale.data.store.shards import digest, files_of
 from dpot_scale.data.store.writer import StoreWriter

@@ -15,7 +15,6 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from dpot_scale.data.catalog import is_dataset_name
 from dpot_scale.data.importers.source import (
     Source,
     cell_extent,
@@ -25,6 +24,7 @@ from dpot_scale.data.importers.source import (
     sliced_in_place,
 )
 from dpot_scale.data.importers.splits import train_before_valid, with_split
+from dpot_scale.data.info import is_dataset_name
 from dpot_scale.data.store.shards import CHANNEL, TIME, TRAJECTORY, View, open_hdf5
 from dpot_scale.errors import DataError
 

@@ -10,7 +10,7 @@ from pydantic_core import from_json
 
 from dpot_scale.config.base import Section
 from dpot_scale.config.sentences import sentence
-from dpot_scale.data.catalog import DatasetInfo
+from dpot_scale.data.info import DatasetInfo
 from dpot_scale.data.store.shards import TRAJECTORY, Shard, View
 from dpot_scale.data.store.statistics import Statistics
 from dpot_scale.errors import DataError

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dpot_scale.config.base import STRICT, NonNegativeInt, PositiveInt
-from dpot_scale.data.catalog import DatasetInfo
+from dpot_scale.data.info import DatasetInfo
 from dpot_scale.files import NO_LOCKS, check_regular, sha256
 
 FIELDS = "fields"

@@ -12,7 +12,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from dpot_scale.data.catalog import DatasetInfo
+from dpot_scale.data.info import DatasetInfo
 from dpot_scale.data.store.dataset import INDEX, LINKED, SPLITS, Split, partial_folder
 from dpot_scale.data.store.index import StoredIndex, validate_info
 from dpot_scale.data.store.shards import (

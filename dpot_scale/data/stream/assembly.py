@@ -13,7 +13,8 @@ from torch.nn import functional
 
 from dpot_scale.config.data import DataConfig
 from dpot_scale.config.model import ModelConfig
-from dpot_scale.data.catalog import MASK, label_of
+from dpot_scale.data.catalog import label_of
+from dpot_scale.data.info import MASK
 from dpot_scale.data.store.dataset import DatasetStore, Split
 from dpot_scale.data.stream.mixture import Cut
 

@@ -10,7 +10,7 @@ import h5py
 import numpy as np
 import pytest
 
-from dpot_scale.data.catalog import DatasetInfo
+from dpot_scale.data.info import DatasetInfo
 from dpot_scale.data.store import writer as writer_module
 from dpot_scale.data.store.dataset import (
     INDEX,
