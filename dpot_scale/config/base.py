@@ -27,7 +27,14 @@ STRICT = ConfigDict(extra="forbid")  # about unknown keys
 
 
 class Section(BaseModel):
-    """Base of every config section: immutable, and strict about unknown keys."""
+    """Base of every config section: immutable, and strict about unknown keys.
 
-    # Not null, which would be read as nothing at all.
-    model_config = ConfigDict(**STRICT, frozen=True, ser_json_inf_nan="strings")
+    The string below a field is its description in docs/config.md.
+    """
+
+    model_config = ConfigDict(
+        **STRICT,
+        frozen=True,
+        use_attribute_docstrings=True,
+        ser_json_inf_nan="strings",  # not null, which would be read as nothing at all
+    )

@@ -12,16 +12,21 @@ class DataConfig(Section):
     """Which datasets are mixed, and how their windows reach the model."""
 
     root: Path = Path("data")
-    weights: dict[str, PositiveFloat] = Field(min_length=1)  # dataset name -> mixture weight
-    suite: str | None = None  # a suite to generate under `root` where its datasets are missing
-    # weighted: a weight is a dataset's share of the stream, as the paper says.
-    # repeat: how often an epoch has each of its trajectories, as the paper's code does.
+    """Folder of the datasets."""
+    weights: dict[str, PositiveFloat] = Field(min_length=1)
+    """Mixture weight of each dataset, by its name."""
+    suite: str | None = None
+    """Suite to generate under `root` where its datasets are missing. null: generate nothing."""
     sampling: Literal["weighted", "repeat"] = "weighted"
-    strides: tuple[PositiveInt, ...] = Field((1,), min_length=1)  # stored frames per time step
-    # dataset: the model sees fields less their mean, over their standard deviation in the training
-    # split. Forecasts, losses and scores stay in physical units.
+    """What a weight means. weighted: the dataset's share of the training windows, as the paper
+    says. repeat: how often an epoch visits each of its trajectories, as the paper's code does."""
+    strides: tuple[PositiveInt, ...] = Field((1,), min_length=1)
+    """Stored frames per time step; each window has one of these strides."""
     normalize: Literal["none", "dataset"] = "none"
-    mask_points: bool = False  # points inside obstacles count neither in the loss nor in scores
+    """dataset: the model sees each field minus its mean, divided by its standard deviation in the
+    training split. Forecasts, losses and scores stay in physical units."""
+    mask_points: bool = False
+    """Whether points inside obstacles are left out of losses and scores."""
 
     @model_validator(mode="after")
     def _repeats_are_whole(self) -> Self:
@@ -58,12 +63,19 @@ class GeneratedDataset(Section):
         "obstacle_mixture",
         "darcy",
     ]
-    train: PositiveInt  # trajectories
+    """Which equation is solved."""
+    train: PositiveInt
+    """Trajectories in the training split."""
     test: PositiveInt
-    grid: PositiveInt  # stored points per axis
+    """Trajectories in the test split."""
+    grid: PositiveInt
+    """Stored points per axis."""
     frames: PositiveInt
-    frame_interval: PositiveFloat  # in the equation's time
-    parameters: dict[str, Float] = Field(default={})  # of the equation, e.g. viscosity
+    """Stored frames per trajectory."""
+    frame_interval: PositiveFloat
+    """Time from one frame to the next, in the equation's unit."""
+    parameters: dict[str, Float] = Field(default={})
+    """Parameters of the equation, such as viscosity. Without one: the solver's default."""
 
     @model_validator(mode="after")
     def _steady_problems_have_two_frames(self) -> Self:
@@ -78,10 +90,13 @@ class SuiteConfig(Section):
     """Datasets that are generated together, reproducibly from one seed."""
 
     name: Name
+    """Name of the suite."""
     # Solvers take 32 bits, and each suite seed stands for a million of theirs
     # (data/generation/suite.py).
     seed: Annotated[Int, Field(ge=0, lt=4000)] = 0
+    """Seed of all initial states."""
     datasets: dict[str, GeneratedDataset] = Field(min_length=1)
+    """The datasets, by name."""
 
     def scaled(self, factor: float) -> Self:
         """Return the suite with a multiple of its trajectories, at least one each, and a name."""

@@ -14,18 +14,34 @@ class ModelConfig(Section):
     """
 
     size: SizeName = "Ti"
+    """Named size, which sets the five dimensions below unless they are given."""
     width: PositiveInt | None = None
+    """Latent channels."""
     depth: PositiveInt | None = None
+    """Blocks."""
     heads: PositiveInt | None = None
+    """Groups of channels that the Fourier layer mixes apart."""
     mlp_ratio: PositiveInt | None = None
+    """Hidden channels of a block's MLP / width."""
     out_layer_dim: PositiveInt | None = None
+    """Channels of the output layer, at full resolution."""
     space_dims: Literal[2, 3] = 2
-    grid: PositiveInt = 128  # points per axis; every dataset is resized to it
+    """Axes of space."""
+    grid: PositiveInt = 128
+    """Points per axis; every dataset is resized to it."""
     patch: PositiveInt = 8
-    channels: PositiveInt = 4  # fields in and out; datasets with fewer are padded
-    history: PositiveInt = 10  # frames in
-    horizon: PositiveInt = 1  # frames predicted per forward
-    modes: PositiveInt = 32  # Fourier modes kept per axis (3D: 8 at most on the last)
-    num_datasets: PositiveInt = 12  # classes of the dataset head
+    """Points per latent point, along each axis."""
+    channels: PositiveInt = 4
+    """Fields in and out; datasets with fewer are padded."""
+    history: PositiveInt = 10
+    """Frames that the model sees."""
+    horizon: PositiveInt = 1
+    """Frames that the model predicts per forward."""
+    modes: PositiveInt = 32
+    """Fourier modes kept per axis; in 3D at most 8 on the last one."""
+    num_datasets: PositiveInt = 12
+    """Classes of the head that tells datasets apart."""
     time_aggregation: Literal["exp_mlp", "mlp"] = "exp_mlp"
+    """How history frames become one. exp_mlp: with learned frequencies in time. mlp: without."""
     normalize: bool = False
+    """Whether each sample is standardised per channel before the blocks and restored after them."""

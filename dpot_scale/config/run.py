@@ -30,36 +30,54 @@ class ObjectiveConfig(Section):
     """The training loss (PAPER: noise injection, unroll, masked relative L2)."""
 
     noise: NonNegativeFloat = 5e-4
-    # Of what `noise` is a multiple, for each field of a window: of its norm, which grows with the
-    # number of points (the paper), or of its standard deviation.
+    """Standard deviation of the noise added to the input frames, in units of `noise_unit`."""
     noise_unit: Literal["norm", "std"] = "norm"
+    """What `noise` is a multiple of, for each field of a window: its norm, which grows with the
+    number of points (as in the paper), or its standard deviation."""
     unroll: PositiveInt = 1
-    supervise_padding: bool = False  # the paper supervises the channels filled with ones
+    """Forwards per training window; from the second on, the model sees its own predictions."""
+    supervise_padding: bool = False
+    """Whether channels that a dataset lacks, which are filled with ones, count in the loss (as in
+    the paper)."""
 
 
 class OptimConfig(Section):
     """Adam and its schedule. One-cycle with momentum cycling is the paper's."""
 
     lr: PositiveFloat = 1e-3
+    """Peak learning rate."""
     betas: tuple[Fraction, Fraction] = (0.9, 0.9)
+    """Adam's decay rates of the first and second moment."""
     eps: PositiveFloat = 1e-8
+    """What Adam adds to the root of the second moment."""
     weight_decay: NonNegativeFloat = 1e-6
-    decoupled_weight_decay: bool = False  # True: AdamW; False: Adam with coupled L2, the paper's
-    gradient_clipping: NonNegativeFloat = 0.0  # 0 does not clip
+    """Weight decay, coupled or decoupled as `decoupled_weight_decay` says."""
+    decoupled_weight_decay: bool = False
+    """true: AdamW. false: Adam with coupled L2, as in the paper."""
+    gradient_clipping: NonNegativeFloat = 0.0
+    """Largest norm of the gradient; larger ones are scaled down to it. 0: no clipping."""
     schedule: Literal["one_cycle", "cosine", "warmup_stable_decay"] = "one_cycle"
+    """How the learning rate rises and falls over the run."""
     warmup_fraction: Fraction = 0.2
-    decay_fraction: Fraction = 0.2  # warmup_stable_decay only: the share of steps that decays
-    initial_lr_ratio: Fraction = 1e-4  # first lr / peak lr
-    final_lr_ratio: Fraction = 1e-8  # last lr / peak lr
-    cycle_momentum: bool = False  # one_cycle only: beta1 0.95 -> 0.85 -> 0.95
+    """Share of the steps in which the learning rate rises to its peak."""
+    decay_fraction: Fraction = 0.2
+    """Share of the steps in which it falls at the end; `warmup_stable_decay` only."""
+    initial_lr_ratio: Fraction = 1e-4
+    """First learning rate / peak learning rate."""
+    final_lr_ratio: Fraction = 1e-8
+    """Last learning rate / peak learning rate."""
+    cycle_momentum: bool = False
+    """Whether beta1 goes 0.95 -> 0.85 -> 0.95 as the learning rate rises and falls, as in the
+    paper; `one_cycle` only."""
 
 
 class BatchConfig(Section):
     """The batch arithmetic: global_batch = micro_batch x world_size x accumulation_steps."""
 
-    global_batch: PositiveInt  # windows per step, over all ranks
-    # Windows per rank per forward; auto: as many as fit, found when the run starts.
+    global_batch: PositiveInt
+    """Windows per optimizer step, over all ranks."""
     micro_batch: PositiveInt | Literal["auto"]
+    """Windows per rank and forward. auto: as many as fit, found when the run starts."""
 
     @property
     def settled_micro_batch(self) -> int:
@@ -87,18 +105,25 @@ class BatchConfig(Section):
 class EngineConfig(Section):
     """How the training state is sharded and computed."""
 
-    deepspeed: str = "zero3_bf16"  # a name in deepspeed_configs/ or a path to a JSON file
-    nvme_path: Path | None = None  # for a strategy that keeps training state on disk
-    # Which blocks recompute their activations in the backward pass instead of keeping them: all,
-    # one in `recompute_every`, or all, but not their MLP, which costs the most to repeat.
+    deepspeed: str = "zero3_bf16"
+    """How to shard: the name of a file in `deepspeed_configs/`, or the path of a JSON file."""
+    nvme_path: Path | None = None
+    """Folder on a fast disk, for a strategy that keeps training state on disk."""
     activation_checkpointing: Literal["none", "full", "every_k", "selective"] = "none"
-    recompute_every: Annotated[Int, Field(ge=2)] = 2  # every_k only
+    """Which blocks recompute their activations in the backward pass instead of keeping them. full:
+    all. every_k: one in `recompute_every`. selective: all, except for their MLP, which costs the
+    most to repeat."""
+    recompute_every: Annotated[Int, Field(ge=2)] = 2
+    """One block in so many recomputes its activations; `every_k` only."""
     recompute_backend: Literal["torch", "fairscale"] = "torch"
-    recompute_offload: bool = False  # fairscale only: what is kept waits in host memory
-    # Of the Fourier part, unless the parameters have a higher precision. bfloat16 changes held-out
-    # errors by less than seeds do (benchmarks/spectral_precision.py).
+    """Which library recomputes activations."""
+    recompute_offload: bool = False
+    """Whether the kept inputs of blocks wait in host memory; `fairscale` only."""
     spectral_dtype: Literal["float32", "bfloat16"] = "bfloat16"
-    compile: bool = False  # the blocks, with torch.compile
+    """Precision of the Fourier part, unless the parameters have a higher one. bfloat16 changes
+    held-out errors by less than seeds do (benchmarks/spectral_precision.py)."""
+    compile: bool = False
+    """Whether torch.compile compiles the blocks."""
 
     @model_validator(mode="after")
     def _recompute_is_possible(self) -> Self:
@@ -125,26 +150,36 @@ class EngineConfig(Section):
 class EvaluationConfig(Section):
     """Held-out evaluation during and after training."""
 
-    every: NonNegativeInt = 0  # steps between evaluations; 0: only at the end
-    trajectories: PositiveInt = 16  # per dataset, the first ones of its test split
-    rollout_frames: PositiveInt | None = None  # None: to the end of each trajectory
-    batch: PositiveInt = 8  # trajectories per rank per forward
+    every: NonNegativeInt = 0
+    """Steps between evaluations. 0: only at the end of the run."""
+    trajectories: PositiveInt = 16
+    """Trajectories per dataset: the first ones of its test split."""
+    rollout_frames: PositiveInt | None = None
+    """Frames that a rollout predicts. null: to the end of each trajectory."""
+    batch: PositiveInt = 8
+    """Trajectories per rank and forward."""
 
 
 class CheckpointConfig(Section):
     """When the state of the run is committed to disk, besides at its end and when it is stopped."""
 
-    every: NonNegativeInt = 0  # steps between checkpoints; 0: whatever the step
-    minutes: NonNegativeFloat = 5.0  # between the end of one and the next; 0: whatever the time
-    keep: Annotated[Int, Field(ge=2)] = 2  # the newest may be the one a crash interrupted
+    every: NonNegativeInt = 0
+    """Steps between checkpoints. 0: the number of steps causes none."""
+    minutes: NonNegativeFloat = 5.0
+    """Minutes from the end of one checkpoint to the next. 0: the clock causes none."""
+    keep: Annotated[Int, Field(ge=2)] = 2
+    """How many checkpoints are kept, the newest; at least 2, since a crash may interrupt one."""
 
 
 class TrackingConfig(Section):
     """Where metrics go. The JSONL spool in the run directory is always written."""
 
-    log_every: PositiveInt = 10  # steps
-    mlflow_uri: str | None = None  # None: no mirror; sqlite:///mlflow.db is what `mlflow ui` opens
+    log_every: PositiveInt = 10
+    """Steps per logged point of a curve."""
+    mlflow_uri: str | None = None
+    """MLflow's tracking store. sqlite:///mlflow.db is what `mlflow ui` opens. null: no MLflow."""
     experiment: str = "dpot_scale"
+    """MLflow experiment of the run."""
 
     @model_validator(mode="after")
     def _holds_no_secret(self) -> Self:
@@ -172,9 +207,13 @@ class RunConfig(Section):
     """One training from its first step to its last."""
 
     name: Name
-    output: Path = Path("runs")  # the run lives in output/name
+    """Name of the run and of its folder in `output`."""
+    output: Path = Path("runs")
+    """Folder of runs."""
     seed: Seed = 0
-    windows: PositiveInt  # length of the training, in windows
+    """Seed of the initial weights, the order of windows and the noise."""
+    windows: PositiveInt
+    """Length of the training, in windows: a multiple of `batch.global_batch`."""
     model: ModelConfig = ModelConfig()
     data: DataConfig
     objective: ObjectiveConfig = ObjectiveConfig()
@@ -184,7 +223,9 @@ class RunConfig(Section):
     evaluation: EvaluationConfig = EvaluationConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     tracking: TrackingConfig = TrackingConfig()
-    initialize_from: Path | None = None  # weights file, run or checkpoint; resume needs no option
+    initialize_from: Path | None = None
+    """Weights that a new run starts from: a weights file, a run or a checkpoint. null: random
+    weights. Resuming needs no option."""
 
     @model_validator(mode="after")
     def _windows_fill_batches(self) -> Self:

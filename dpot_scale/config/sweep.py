@@ -27,23 +27,30 @@ GpusPerWorker = Annotated[
 class ResourcesConfig(Section):
     """What Ray gives to one trial."""
 
-    workers: PositiveInt = 2  # ZeRO ranks
+    workers: PositiveInt = 2
+    """Workers of one trial; each is a rank."""
     cpus_per_worker: PositiveInt = 1
-    # A rank drives one GPU. auto: 1 where the cluster has one for every worker, else 0.
+    """CPU cores per worker."""
     gpus_per_worker: GpusPerWorker = "auto"
-    # What one worker sustains on the model FLOPs, only to price a plan.
+    """GPUs per worker. auto: 1 where the cluster has one for every worker of a trial, else 0."""
     assumed_flops_per_second: PositiveFloat = 3.0e10
+    """Model FLOPs that one worker computes per second; only prices a plan."""
 
 
 class SweepConfig(Section):
     """A scaling experiment: every model of the ladder at every number of windows."""
 
     name: Name
-    run: RunConfig  # what all trials share
-    ladder: dict[Name, ModelConfig] = Field(min_length=1)  # label -> model
-    windows: tuple[PositiveInt, ...] = Field(min_length=1)  # one trial per model and entry
+    """Name of the sweep and of its folder in `run.output`."""
+    run: RunConfig
+    """The run that all trials share."""
+    ladder: dict[Name, ModelConfig] = Field(min_length=1)
+    """The models, by label; what a model leaves out comes from `run.model`."""
+    windows: tuple[PositiveInt, ...] = Field(min_length=1)
+    """Lengths of training, in windows; every model is trained at each of them."""
     resources: ResourcesConfig = ResourcesConfig()
-    max_attempts: PositiveInt = 2  # per trial, for failures that are not the user's
+    max_attempts: PositiveInt = 2
+    """Attempts per trial, where a failure is not the user's mistake."""
 
     @model_validator(mode="after")
     def _trials_differ(self) -> Self:
