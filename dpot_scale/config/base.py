@@ -14,14 +14,16 @@ def _no_bool(value: object) -> object:
 
 
 # Not strict: YAML reads 1e-3 as text.
-Int = Annotated[int, BeforeValidator(_no_bool)]
-Float = Annotated[float, Field(allow_inf_nan=False), BeforeValidator(_no_bool)]
-PositiveInt = Annotated[Int, Field(ge=1)]
-NonNegativeInt = Annotated[Int, Field(ge=0)]
-PositiveFloat = Annotated[Float, Field(gt=0)]
-NonNegativeFloat = Annotated[Float, Field(ge=0)]
-Fraction = Annotated[Float, Field(ge=0, le=1)]
-Seed = Annotated[Int, Field(ge=0, lt=2**31)]  # numpy takes 32 bits, and a rank is added
+NO_BOOL = BeforeValidator(_no_bool)  # behind a range, or the reference does not see the range
+Int = Annotated[int, NO_BOOL]
+Float = Annotated[float, Field(allow_inf_nan=False), NO_BOOL]
+PositiveInt = Annotated[int, Field(ge=1), NO_BOOL]
+NonNegativeInt = Annotated[int, Field(ge=0), NO_BOOL]
+PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False), NO_BOOL]
+NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False), NO_BOOL]
+Fraction = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False), NO_BOOL]
+# numpy takes 32 bits, and a rank is added
+Seed = Annotated[int, Field(ge=0, lt=2**31), NO_BOOL]
 Name = Annotated[str, Field(pattern=r"^\w[\w.\-]*$")]  # of a folder; never "." or ".."
 STRICT = ConfigDict(extra="forbid")  # about unknown keys
 

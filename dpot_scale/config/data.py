@@ -5,7 +5,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from dpot_scale.config.base import Float, Int, Name, PositiveFloat, PositiveInt, Section
+from dpot_scale.config.base import NO_BOOL, Float, Name, PositiveFloat, PositiveInt, Section
 
 
 class DataConfig(Section):
@@ -93,7 +93,7 @@ class SuiteConfig(Section):
     """Name of the suite."""
     # Solvers take 32 bits, and each suite seed stands for a million of theirs
     # (data/generation/suite.py).
-    seed: Annotated[Int, Field(ge=0, lt=4000)] = 0
+    seed: Annotated[int, Field(ge=0, lt=4000), NO_BOOL] = 0
     """Seed of all initial states."""
     datasets: dict[str, GeneratedDataset] = Field(min_length=1)
     """The datasets, by name."""

@@ -11,8 +11,8 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from dpot_scale.config.base import (
+    NO_BOOL,
     Fraction,
-    Int,
     Name,
     NonNegativeFloat,
     NonNegativeInt,
@@ -27,7 +27,7 @@ from dpot_scale.errors import ConfigError
 
 
 class ObjectiveConfig(Section):
-    """The training loss (PAPER: noise injection, unroll, masked relative L2)."""
+    """The training loss: relative L2 of forecasts that are made from noisy frames, unrolled."""
 
     noise: NonNegativeFloat = 5e-4
     """Standard deviation of the noise added to the input frames, in units of `noise_unit`."""
@@ -113,7 +113,7 @@ class EngineConfig(Section):
     """Which blocks recompute their activations in the backward pass instead of keeping them. full:
     all. every_k: one in `recompute_every`. selective: all, except for their MLP, which costs the
     most to repeat."""
-    recompute_every: Annotated[Int, Field(ge=2)] = 2
+    recompute_every: Annotated[int, Field(ge=2), NO_BOOL] = 2
     """One block in so many recomputes its activations; `every_k` only."""
     recompute_backend: Literal["torch", "fairscale"] = "torch"
     """Which library recomputes activations."""
@@ -167,7 +167,7 @@ class CheckpointConfig(Section):
     """Steps between checkpoints. 0: the number of steps causes none."""
     minutes: NonNegativeFloat = 5.0
     """Minutes from the end of one checkpoint to the next. 0: the clock causes none."""
-    keep: Annotated[Int, Field(ge=2)] = 2
+    keep: Annotated[int, Field(ge=2), NO_BOOL] = 2
     """How many checkpoints are kept, the newest; at least 2, since a crash may interrupt one."""
 
 

@@ -1,0 +1,150 @@
+"""Write docs/config.md, the reference of every config key, from the config classes.
+
+`python docs/config_reference.py` writes the page anew; a test compares it with the classes.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from dpot_scale.config.base import Section
+from dpot_scale.config.data import SuiteConfig
+from dpot_scale.config.run import RunConfig
+from dpot_scale.config.sweep import SweepConfig
+
+PAGE = Path(__file__).with_name("config.md")
+KINDS: dict[str, type[Section]] = {"run": RunConfig, "sweep": SweepConfig, "suite": SuiteConfig}
+INTRODUCTION = """\
+# Every config key
+
+<!-- `python docs/config_reference.py` writes this page from the classes in dpot_scale/config/ -->
+
+A config is a YAML file; `extends: PRESET_OR_PATH` begins from another one. On the command line,
+`key.sub=value` overrides a key, and `--print-config` prints the complete config, which is accepted
+back. The presets are in `dpot_scale/config/presets/`.
+"""
+
+Schema = dict[str, Any]  # JSON schema of a config, a section or a key
+
+
+def page() -> str:
+    """Return the reference as Markdown: a table for each kind of config and for each section."""
+    kinds = {kind: model.model_json_schema() for kind, model in KINDS.items()}
+    # Of each class, the heading of its chapter: the key path of its first use.
+    places = {schema["title"]: f"a-{kind}" for kind, schema in kinds.items()}
+    for schema in kinds.values():
+        for keys, name in _sections(schema, schema.get("$defs", {})):
+            places.setdefault(name, keys)
+    parts, written = [INTRODUCTION], {schema["title"] for schema in kinds.values()}
+    for kind, schema in kinds.items():
+        parts.append(_chapter(f"## A {kind}", schema, places))
+        for name, keys in places.items():
+            if name in schema.get("$defs", {}) and name not in written:
+                parts.append(_chapter(f"### `{keys}`", schema["$defs"][name], places))
+                written.add(name)
+    return "\n".join(parts)
+
+
+def undescribed() -> list[str]:
+    """Return the keys, as Class.key, that say nothing of their meaning."""
+    missing = set[str]()
+    for model in KINDS.values():
+        schema = model.model_json_schema()
+        for section in (schema, *schema.get("$defs", {}).values()):
+            for key, field in section["properties"].items():
+                if "description" not in field and "$ref" not in field:
+                    missing.add(f"{section['title']}.{key}")
+    return sorted(missing)
+
+
+def _sections(
+    schema: Schema, sections: dict[str, Schema], above: str = ""
+) -> Iterator[tuple[str, str]]:
+    """Yield the key path and the class of every section below one, in the order of keys."""
+    for key, field in schema["properties"].items():
+        for name in _references(field):
+            keys = f"{above}{key}" + (".NAME" if field.get("type") == "object" else "")
+            yield keys, name
+            yield from _sections(sections[name], sections, f"{keys}.")
+
+
+def _references(field: Schema) -> list[str]:
+    """Return the classes of the sections that a key may hold."""
+    if "$ref" in field:
+        return [field["$ref"].rpartition("/")[2]]
+    parts = (*_alternatives(field), *_entries(field))
+    return [name for part in parts for name in _references(part)]
+
+
+def _alternatives(field: Schema) -> list[Schema]:
+    return [*field.get("anyOf", []), *field.get("oneOf", [])]
+
+
+def _entries(field: Schema) -> list[Schema]:
+    """Return what a list or a mapping may hold."""
+    entries = [field[key] for key in ("items", "additionalProperties") if key in field]
+    entries += field.get("patternProperties", {}).values()
+    return [entry for entry in entries if isinstance(entry, dict)]
+
+
+def _chapter(heading: str, section: Schema, places: dict[str, str]) -> str:
+    lines = [heading, "", section["description"].partition("\n\n")[0], ""]
+    lines += ["| key | value | default | meaning |", "|---|---|---|---|"]
+    for key, field in section["properties"].items():
+        default = "**required**" if key in section.get("required", ()) else _default(field)
+        meaning = " ".join(field.get("description", "").split()).replace("|", "\\|")
+        row = f"| `{key}` | {_value(field, places)} | {default} | {meaning} |"
+        lines.append(row.replace("|  |", "| |").replace("|  |", "| |"))
+    return "\n".join(lines) + "\n"
+
+
+def _default(field: Schema) -> str:
+    default = field.get("default")
+    if isinstance(default, dict) and default:  # a section, which shows its own defaults
+        return ""
+    return f"`{_yaml(default)}`"
+
+
+def _yaml(value: object) -> str:
+    """Return a default as it is written in a config."""
+    if isinstance(value, list):
+        return f"[{', '.join(map(_yaml, value))}]"
+    if isinstance(value, bool) or value is None:
+        return {True: "true", False: "false", None: "null"}[value]
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _value(field: Schema, places: dict[str, str]) -> str:
+    """Return which values a key takes, in words."""
+    if "$ref" in field:
+        place = places[_references(field)[0]]
+        return f"[section](#{place.replace('.', '').lower()})"
+    if _alternatives(field):
+        return " or ".join(dict.fromkeys(_value(part, places) for part in _alternatives(field)))
+    match field.get("type"):
+        case "array" if "prefixItems" in field:
+            return f"[{', '.join(_value(part, places) for part in field['prefixItems'])}]"
+        case "array":
+            return "list of: " + _value(_entries(field)[0], places)
+        case "object":
+            return "NAME: " + (" or ".join(_value(e, places) for e in _entries(field)) or "value")
+    return _word(field)
+
+
+def _word(field: Schema) -> str:
+    choices = field.get("enum", [field["const"]] if "const" in field else [])
+    if choices:
+        return ", ".join(f"`{choice}`" for choice in choices)
+    words = {"boolean": "`true`, `false`", "null": "`null`", "integer": "whole number"}
+    words |= {"number": "number", "string": "path" if field.get("format") == "path" else "text"}
+    return words[field["type"]] + _range(field)
+
+
+def _range(field: Schema) -> str:
+    bounds = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
+    limits = [f"{sign} {field[key]}" for key, sign in bounds.items() if key in field]
+    return f" {', '.join(limits)}" if limits else ""
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), encoding="utf-8")
