@@ -6,6 +6,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from pathlib import Path
 
 from dpot_scale.config.arguments import PLACES, Parser
@@ -206,10 +207,7 @@ def _import_dataset(sources: Sequence[Source], options: Options) -> tuple[int, l
     paths = list(dict.fromkeys(source.path for source in sources))
     what = paths[0] if len(paths) == 1 else f"{len(paths)} files below {_common(paths)}"
     print_line(f"{what}: {_content(sources)}")
-    on_terminal = sys.stdout.isatty()
-    with ByteProgress(
-        total_bytes(sources), len(paths), say=print_line, on_terminal=on_terminal
-    ) as progress:
+    with closing(ByteProgress(total_bytes(sources), len(paths))) as progress:
         imported, problems = import_sound(sources, options, progress)
     if imported is None:
         return 0, problems

@@ -14,7 +14,7 @@ from dpot_scale.runs.result import TrainingResult, save_result
 from dpot_scale.scaling.plan import plan
 from dpot_scale.scaling.report import write_report
 
-SLOW = ("torch", "deepspeed", "ray", "mlflow", "matplotlib")
+SLOW = ("torch", "deepspeed", "ray", "mlflow", "matplotlib", "rich")
 
 
 def ran(module: str, *arguments: str, code: int) -> tuple[str, list[str], set[str]]:

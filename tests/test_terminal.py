@@ -1,7 +1,66 @@
-"""Lines of text for a terminal or a pipe."""
+"""Text for a terminal or a pipe."""
 
-from dpot_scale.terminal import aligned
+import subprocess
+import sys
+from contextlib import closing
+
+import pytest
+
+from dpot_scale.terminal import Bars, aligned
 
 
 def test_facts_are_aligned() -> None:
     assert aligned([("a", "1"), ("long", "2")]) == "a     1\nlong  2"
+
+
+def show_two(bars: Bars) -> None:
+    bars.show("one", 3, 12, "loss 0.5")
+    bars.show("two [a]", 1, 12, "[bold]as it is[/bold]")
+    bars.say("a line with [brackets] and 1 number")
+    bars.remove("one")
+    bars.remove("never shown")
+
+
+def test_a_pipe_gets_the_lines_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    with closing(Bars()) as bars:
+        assert not bars.are_drawn
+        show_two(bars)
+    assert capsys.readouterr().out == "a line with [brackets] and 1 number\n"
+
+
+def draw_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "100")
+    monkeypatch.setenv("NO_COLOR", "1")
+
+
+def test_a_terminal_gets_a_bar_for_each_name(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    draw_on_a_terminal(monkeypatch)
+    with closing(Bars()) as bars:
+        assert bars.are_drawn
+        bars.show("one", 3, 12, "loss 0.5")
+        show_two(bars)
+    shown = capsys.readouterr().out
+    assert "two [a]  1/12" in shown
+    assert "[bold]as it is[/bold]" in shown
+    assert "a line with [brackets] and 1 number" in shown
+    assert "one  3/12" not in shown.splitlines()[-1]
+
+
+def test_bytes_have_a_binary_unit(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    draw_on_a_terminal(monkeypatch)
+    with closing(Bars("bytes")) as bars:
+        bars.show("read", 2**20, 2**22)
+    assert "read 1.0/4.0 MiB" in capsys.readouterr().out
+
+
+def test_what_draws_nothing_needs_no_rich() -> None:
+    code = (
+        "import sys; from dpot_scale.terminal import Bars, print_line, table\n"
+        "bars = Bars(); bars.show('a', 1, 2); bars.close(); assert 'rich' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.PIPE)

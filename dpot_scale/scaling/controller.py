@@ -166,7 +166,7 @@ class Controller:
     def _run_all(self, trials: Sequence[Trial], at_a_time: int) -> dict[str, str]:
         with (
             ThreadPoolExecutor(at_a_time) as pool,
-            Progress(trials, self.say) as progress,
+            closing(Progress(trials, self.say)) as progress,
             closing(Signals()) as signals,
         ):
             running = {pool.submit(self._run_trial, trial): trial for trial in trials}

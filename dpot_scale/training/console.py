@@ -1,12 +1,10 @@
 """What a run prints: a header, then a live bar on a terminal or plain lines elsewhere."""
 
-import sys
 from collections.abc import Mapping
 
-from rich.console import Console as RichConsole
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from dpot_scale.terminal import Bars
 
-from dpot_scale.terminal import print_line
+BAR = "step"  # its name on the screen
 
 
 class Console:
@@ -15,31 +13,22 @@ class Console:
     def __init__(self, *, is_main: bool, total_steps: int) -> None:
         self._is_main = is_main
         self._total_steps = total_steps
-        self._bar: Progress | None = None
+        self._bars = Bars()
 
     def start(self, header: str, *, first_step: int) -> None:
-        """Print the header of a run and, on a terminal, start its bar."""
+        """Print the header of a run and, on a terminal, draw its bar."""
         self.say(header)
         if first_step:
             self.say(f"resuming at step {first_step}")
-        if self._is_main and sys.stdout.isatty():
-            self._bar = Progress(
-                TextColumn("step"),
-                MofNCompleteColumn(),
-                BarColumn(bar_width=24),
-                TextColumn("{task.description}"),
-                TimeRemainingColumn(),
-                console=RichConsole(),
-            )
-            self._bar.start()
-            self._task = self._bar.add_task("", total=self._total_steps, completed=first_step)
+        if self._is_main:
+            self._bars.show(BAR, first_step, self._total_steps)
 
     def progress(self, metrics: Mapping[str, float], *, step: int) -> None:
         """Show one record of metrics: the training line, or a held-out score per dataset."""
         if not self._is_main:
             return
-        if "train/lr" in metrics and self._bar is not None:
-            self._bar.update(self._task, completed=step, description=_training_words(metrics))
+        if "train/lr" in metrics and self._bars.are_drawn:
+            self._bars.show(BAR, step, self._total_steps, _training_words(metrics))
         elif "train/lr" in metrics:
             self.say(f"step {step:>6}/{self._total_steps}  {_training_words(metrics)}")
         else:
@@ -47,17 +36,12 @@ class Console:
 
     def say(self, line: str) -> None:
         """Print one line, above the bar where there is one."""
-        if not self._is_main:
-            return
-        if self._bar is not None:
-            self._bar.console.print(line, markup=False, highlight=False)
-        else:
-            print_line(line)
+        if self._is_main:
+            self._bars.say(line)
 
     def close(self) -> None:
         """Leave the terminal as it was found."""
-        if self._bar is not None:
-            self._bar.stop()
+        self._bars.close()
 
 
 def _training_words(metrics: Mapping[str, float]) -> str:

@@ -1,21 +1,11 @@
 """How far an import is: a bar on a terminal, a few lines elsewhere."""
 
 import time
-from collections.abc import Callable
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    DownloadColumn,
-    Progress,
-    TextColumn,
-    TimeRemainingColumn,
-    TransferSpeedColumn,
-)
+from dpot_scale.terminal import Bars
 
+BAR = "read"  # its name on the screen
 LINES = 10  # where there is no terminal
 SILENT_SECONDS = 5.0  # between lines, and before the first
 MIB = 2**20
@@ -25,47 +15,31 @@ class ByteProgress:
     """Shows which file is read, how many bytes of all, and the time that is left.
 
     Args:
-        total: Bytes.
-        files: How many there are.
-        say: Prints a line.
-        on_terminal: Whether a bar can be drawn.
+        total: Bytes of all files together.
+        files: The number of files.
     """
 
-    def __init__(
-        self, total: int, files: int, *, say: Callable[[str], None], on_terminal: bool
-    ) -> None:
+    def __init__(self, total: int, files: int) -> None:
         self.total = total
         self.files = files
         self.done = 0
-        self._say = say
         self._seen: dict[Path, None] = {}
         self._started = self._said = time.monotonic()
         self._lines = 0
-        self._bar = _bar() if on_terminal else None
-
-    def __enter__(self) -> Self:
-        if self._bar is not None:
-            self._bar.start()
-            self._task = self._bar.add_task("", total=self.total)
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if self._bar is not None:
-            self._bar.stop()
+        self._bars = Bars("bytes", stay=False)
 
     def __call__(self, path: Path, length: int) -> None:
         """Take that some more bytes of a file have been read."""
         self.done += length
         self._seen[path] = None
-        if self._bar is not None:
-            self._bar.update(self._task, completed=self.done, description=self._file(path))
+        if self._bars.are_drawn:
+            self._bars.show(BAR, self.done, self.total, self._file(path))
         elif self._is_time_for_a_line():
-            self._say(self._line(path))
+            self._bars.say(self._line(path))
+
+    def close(self) -> None:
+        """Leave the terminal as it was found."""
+        self._bars.close()
 
     def _file(self, path: Path) -> str:
         number = list(self._seen).index(path) + 1
@@ -85,15 +59,3 @@ class ByteProgress:
             f"{self._file(path)}: {self.done // MIB:,} of {self.total // MIB:,} MiB, "
             f"{left:,.0f} s left"
         )
-
-
-def _bar() -> Progress:
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        DownloadColumn(binary_units=True),
-        TransferSpeedColumn(),
-        TimeRemainingColumn(),
-        console=Console(),
-        transient=True,
-    )

@@ -1,10 +1,9 @@
 """How far an import is, in lines where there is no terminal, and as a bar where there is one."""
 
-import re
+from contextlib import closing
 from pathlib import Path
 
 import pytest
-from rich.console import Console
 
 from dpot_scale.data.importers import progress as progress_module
 from dpot_scale.data.importers.progress import MIB, ByteProgress
@@ -29,43 +28,49 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return clock
 
 
-def test_lines_tell_the_file_the_bytes_and_the_time_left(clock: Clock) -> None:
-    lines: list[str] = []
-    with ByteProgress(400 * MIB, 2, say=lines.append, on_terminal=False) as progress:
+def test_lines_tell_the_file_the_bytes_and_the_time_left(
+    clock: Clock, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with closing(ByteProgress(400 * MIB, 2)) as progress:
         for file in FILES:
             for _ in range(2):
                 clock.now += 60
                 progress(file, 100 * MIB)
-    assert lines == [
+    assert capsys.readouterr().out.splitlines() == [
         "file 1 of 2, a.h5: 100 of 400 MiB, 180 s left",
         "file 1 of 2, a.h5: 200 of 400 MiB, 120 s left",
         "file 2 of 2, b.h5: 300 of 400 MiB, 60 s left",
     ]
 
 
-def test_a_short_import_says_nothing_on_the_way(clock: Clock) -> None:
-    lines: list[str] = []
-    with ByteProgress(100, 1, say=lines.append, on_terminal=False) as progress:
+def test_a_short_import_says_nothing_on_the_way(
+    clock: Clock, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with closing(ByteProgress(100, 1)) as progress:
         for _ in range(100):
             clock.now += 0.04
             progress(FILES[0], 1)
-    assert lines == []
+    assert capsys.readouterr().out == ""
 
 
-def test_a_long_import_says_at_most_nine_lines(clock: Clock) -> None:
-    lines: list[str] = []
-    with ByteProgress(1000, 1, say=lines.append, on_terminal=False) as progress:
+def test_a_long_import_says_at_most_nine_lines(
+    clock: Clock, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with closing(ByteProgress(1000, 1)) as progress:
         for _ in range(1000):
             clock.now += 60
             progress(FILES[0], 1)
-    assert len(lines) == 9
+    assert len(capsys.readouterr().out.splitlines()) == 9
 
 
-def test_a_terminal_has_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:
-    console = Console(force_terminal=True, width=100, record=True)
-    monkeypatch.setattr(progress_module, "Console", lambda: console)
-    with ByteProgress(400 * MIB, 2, say=lambda _: None, on_terminal=True) as progress:
+def test_a_terminal_has_a_bar(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "100")
+    monkeypatch.setenv("NO_COLOR", "1")
+    with closing(ByteProgress(400 * MIB, 2)) as progress:
         progress(FILES[1], 100 * MIB)
-        progress._bar.refresh()
-    shown = console.export_text()
-    assert re.search(r"file 1 of 2, b\.h5 .* 100\.0/400\.0 MiB", shown)
+    shown = capsys.readouterr().out
+    assert "100.0/400.0 MiB" in shown
+    assert "file 1 of 2, b.h5" in shown
