@@ -48,22 +48,8 @@ class DataConfig(Section):
 class GeneratedDataset(Section):
     """One dataset to solve for. `data/generation/solvers/` holds the equations."""
 
-    equation: Literal[
-        "navier_stokes",
-        "reaction_diffusion",
-        "shallow_water",
-        "compressible",
-        "compressible_turbulence",
-        "compressible_3d",
-        "compressible_turbulence_3d",
-        "smoke",
-        "cavity",
-        "tube",
-        "cylinder",
-        "obstacle_mixture",
-        "darcy",
-    ]
-    """Which equation is solved."""
+    equation: Name
+    """Which equation is solved; `data/generation/equations.py` lists them."""
     train: PositiveInt
     """Trajectories in the training split."""
     test: PositiveInt

@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 
 from dpot_scale.config.data import GeneratedDataset, SuiteConfig
 from dpot_scale.config.identity import config_hash
+from dpot_scale.data.generation.equations import solver_of
 from dpot_scale.data.generation.solvers.solver import Solver
-from dpot_scale.data.generation.workers import Part, Workers, pieces, solver_of, threads
+from dpot_scale.data.generation.workers import Part, Workers, pieces, threads
 from dpot_scale.data.info import MASK, DatasetInfo
 from dpot_scale.data.store.dataset import INDEX, Split, locked, open_store
 from dpot_scale.data.store.writer import StoreWriter
@@ -41,7 +42,8 @@ def generate_suite(
         workers: Opens what solves the equations, if there is anything to solve.
 
     Raises:
-        ConfigError: an equation has no such parameter, or there are too many trajectories.
+        ConfigError: there is no such equation, it has no such parameter, or there are too many
+            trajectories.
         DataError: a dataset of the same name was made by another recipe.
     """
     infos = {name: _info(name, recipe, suite.seed) for name, recipe in suite.datasets.items()}

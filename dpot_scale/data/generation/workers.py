@@ -9,48 +9,15 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from dpot_scale.config.data import GeneratedDataset
-from dpot_scale.config.sentences import nearest
-from dpot_scale.data.generation.solvers.compressible import (
-    Compressible,
-    Compressible3D,
-    CompressibleTurbulence,
-    CompressibleTurbulence3D,
-)
-from dpot_scale.data.generation.solvers.darcy import Darcy
-from dpot_scale.data.generation.solvers.navier_stokes import NavierStokes
-from dpot_scale.data.generation.solvers.obstacle import Cavity, Cylinder, ObstacleMixture, Tube
-from dpot_scale.data.generation.solvers.reaction_diffusion import ReactionDiffusion
-from dpot_scale.data.generation.solvers.shallow_water import ShallowWater
-from dpot_scale.data.generation.solvers.smoke import Smoke
-from dpot_scale.data.generation.solvers.solver import Solver
-from dpot_scale.errors import ConfigError
+from dpot_scale.data.generation.equations import solver_of
 
-SOLVERS: dict[str, type[Any]] = {
-    solver.equation: solver
-    for solver in (
-        NavierStokes,
-        ReactionDiffusion,
-        ShallowWater,
-        Compressible,
-        CompressibleTurbulence,
-        Compressible3D,
-        CompressibleTurbulence3D,
-        Smoke,
-        Cavity,
-        Tube,
-        Cylinder,
-        ObstacleMixture,
-        Darcy,
-    )
-}
 # Values in a frame of all the trajectories that are solved at once. On a core: enough to outweigh
 # the cost of starting an operation, few enough for its cache. On a GPU: enough to fill it.
 VALUES_TOGETHER = 16 * 64**2
@@ -63,24 +30,6 @@ class Part:
 
     recipe: GeneratedDataset
     seeds: range
-
-
-def solver_of(recipe: GeneratedDataset) -> Solver:
-    """Return the equation with its parameters.
-
-    Raises:
-        ConfigError: the equation has no such parameter.
-    """
-    solver = SOLVERS[recipe.equation]
-    known = [field.name for field in fields(solver)]
-    for parameter in recipe.parameters:
-        if parameter not in known:
-            raise ConfigError(
-                f"the equation {recipe.equation} has no parameter {parameter!r}"
-                f"{nearest(parameter, known)}; it has: {', '.join(known)}"
-            )
-    made: Solver = solver(**recipe.parameters)
-    return made
 
 
 def solve(part: Part) -> NDArray[np.float32]:
@@ -109,10 +58,8 @@ def solved_together(recipe: GeneratedDataset) -> int:
 
 def frame_values(recipe: GeneratedDataset) -> int:
     """Return how many numbers a frame of one trajectory holds."""
-    solver = SOLVERS[recipe.equation]
-    channels: tuple[str, ...] = solver.channels
-    domain_length: tuple[float, ...] = solver.domain_length
-    return len(channels) * math.prod(recipe.grid for _ in domain_length)
+    solver = solver_of(recipe)
+    return len(solver.channels) * math.prod(recipe.grid for _ in solver.domain_length)
 
 
 def pieces(seeds: range, size: int) -> Iterator[range]:

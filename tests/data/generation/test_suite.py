@@ -9,7 +9,7 @@ from concurrent.futures import Future
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,6 +18,7 @@ import torch
 from dpot_scale.config.data import GeneratedDataset, SuiteConfig
 from dpot_scale.data.generation import suite as suite_module
 from dpot_scale.data.generation import workers as workers_module
+from dpot_scale.data.generation.equations import SOLVERS
 from dpot_scale.data.generation.solvers.obstacle import problem_of
 from dpot_scale.data.generation.solvers.shallow_water import ShallowWater
 from dpot_scale.data.generation.suite import generate_suite
@@ -58,7 +59,7 @@ def recipe_of(equation: str, **changes: Any) -> GeneratedDataset:
 
 def test_every_equation_is_generated_as_its_recipe_says(tmp_path: Path) -> None:
     lines: list[str] = []
-    recipes = {equation: recipe_of(equation) for equation in workers_module.SOLVERS}
+    recipes = {equation: recipe_of(equation) for equation in SOLVERS}
     suite = SuiteConfig(name="all", datasets=recipes)
     generate_suite(suite, tmp_path, progress=lines.append)
     assert stored_names(tmp_path) == sorted(recipes)
@@ -75,7 +76,7 @@ def test_every_equation_is_generated_as_its_recipe_says(tmp_path: Path) -> None:
     assert [line.split()[1] for line in lines] == [f"{name}:" for name in recipes]
 
 
-@pytest.mark.parametrize("equation", get_args(GeneratedDataset.model_fields["equation"].annotation))
+@pytest.mark.parametrize("equation", SOLVERS)
 def test_no_two_trajectories_are_equal(equation: str, tmp_path: Path) -> None:
     """Above all not one of the training and one of the test split."""
     recipe = recipe_of(equation, train=20, test=10)
@@ -194,6 +195,15 @@ def test_another_recipe_is_refused(changes: dict[str, Any], tmp_path: Path) -> N
     with pytest.raises(DataError, match=r"was made by another recipe .*remove the folder"):
         generate_suite(suite_of(**changes), tmp_path, progress=silent)
     np.testing.assert_array_equal(trajectories(tmp_path, "train"), before)
+
+
+def test_an_unknown_equation_is_refused_before_anything_is_made(tmp_path: Path) -> None:
+    suite = suite_of(equation="reaction_difusion")
+    with pytest.raises(
+        ConfigError, match=r"dataset dr: .*'reaction_difusion' \(did you mean 'reaction_diffusion'"
+    ):
+        generate_suite(suite, tmp_path, progress=silent)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_an_unknown_parameter_is_refused_before_anything_is_made(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from dpot_scale.config.load import load_suite, presets
 from dpot_scale.data.catalog import CATALOG, GENERATED_SUFFIX, label_of
-from dpot_scale.data.generation.workers import solver_of
+from dpot_scale.data.generation.equations import solver_of
 from dpot_scale.data.store.dataset import SPLITS, open_store, stored_names
 from dpot_scale.errors import ConfigError
 from dpot_scale.prepare import main
