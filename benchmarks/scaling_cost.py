@@ -409,17 +409,18 @@ def surroundings(folder: Path) -> float:
     What the loop waits for, and the CPU time of the thread that sends to MLflow.
     """
     from dpot_scale.runs.run import run_training
-    from dpot_scale.training import health, loop, metrics, tracking
+    from dpot_scale.tracking import mirror, tracker
+    from dpot_scale.training import health, loop, meter
 
     spent: list[float] = []  # seconds of each call
     loops: list[float] = []
     own_clock, wall = time.thread_time, time.perf_counter
     with (
         timing(health.Health, "signalled", wall, spent),
-        timing(metrics.Meter, "add", wall, spent),
-        timing(metrics.Meter, "reduce", wall, spent),
-        timing(tracking.Tracker, "log", wall, spent),
-        timing(tracking._Mirror, "_send_new_records", own_clock, spent),
+        timing(meter.Meter, "add", wall, spent),
+        timing(meter.Meter, "reduce", wall, spent),
+        timing(tracker.Tracker, "log", wall, spent),
+        timing(mirror._Sender, "_send_new_records", own_clock, spent),
         timing(loop.Trainer, "fit", wall, loops),
     ):
         run_training(overhead_run(folder, 1536))

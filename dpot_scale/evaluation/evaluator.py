@@ -38,6 +38,7 @@ from dpot_scale.forecasting.rollout import (
     teacher_forced_persistence,
 )
 from dpot_scale.models.dpot.network import DPOTOutput
+from dpot_scale.tracking.names import MEAN, score_key
 
 Array = NDArray[np.float32]
 
@@ -103,13 +104,13 @@ def evaluate(
 def eval_metrics(evaluations: Mapping[str, DatasetEvaluation]) -> dict[str, float]:
     """Return the scores as tracked metrics, `eval/<dataset>/<score>`, and their mean."""
     metrics = {
-        f"eval/{name}/{key}": float(value)
+        score_key(name, key): float(value)
         for name, evaluation in evaluations.items()
         for key, value in evaluation.score
         if value or key != ZERO_TARGETS
     }
     rel_l2s = [evaluation.score.rel_l2 for evaluation in evaluations.values()]
-    return metrics | {"eval/mean/rel_l2": float(np.mean(rel_l2s))}
+    return metrics | {score_key(MEAN): float(np.mean(rel_l2s))}
 
 
 def _evaluate_dataset(

@@ -41,8 +41,10 @@ from dpot_scale.runs.micro_batch import settle_micro_batch
 from dpot_scale.runs.result import TrainingResult, save_result
 from dpot_scale.runs.start import first_state
 from dpot_scale.terminal import aligned, print_line
+from dpot_scale.tracking import names
 from dpot_scale.tracking.mlflow_run import MlflowRun, Status
-from dpot_scale.tracking.spool import SPOOL, Tracker, read_metrics
+from dpot_scale.tracking.spool import SPOOL, read_metrics
+from dpot_scale.tracking.tracker import Tracker
 from dpot_scale.training.console import Console
 from dpot_scale.training.health import StopReason, never
 from dpot_scale.training.loop import Trainer
@@ -156,7 +158,7 @@ def _train(
         console.start(_header(config, world), first_step=state.step)
         if state.step == 0:  # so that runs can be plotted against their size
             parameters = count_parameters(architecture(config.model)).total
-            _record({"models/params": parameters}, TrainState(), config, world, tracker)
+            _record({names.PARAMETERS: parameters}, TrainState(), config, world, tracker)
         try:
             stop, state = trainer.fit(state)
             _raise_unless_finished(stop, state, config, trainer.meter.skipped_in_a_row)
@@ -320,7 +322,7 @@ def _keep(
     _export(config, arch, world, engine)
     peak = peak_memory_gib(world)
     metrics = read_metrics(config.directory / SPOOL)
-    losses = metrics["train/loss"]
+    losses = metrics[names.LOSS]
     result = TrainingResult(
         name=config.name,
         config_hash=run_hash(config),
@@ -331,7 +333,7 @@ def _keep(
         steps=config.steps,
         seconds=seconds,
         train_flops=config.windows * _train_flops_per_window(config),
-        windows_per_second=median(metrics["perf/windows_per_second"].values()),
+        windows_per_second=median(metrics[names.WINDOWS_PER_SECOND].values()),
         peak_memory_gib=peak,
         final_train_loss=losses[max(losses)],
         evaluation={name: evaluation.score for name, evaluation in evaluations.items()},

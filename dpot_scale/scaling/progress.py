@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 
 from dpot_scale.scaling.plan import Trial
 from dpot_scale.terminal import Bars
+from dpot_scale.tracking import names
 from dpot_scale.tracking.spool import SPOOL, newest_record
 
 LINE_SECONDS = 15.0  # between two lines about one trial where there is no terminal
@@ -28,15 +29,14 @@ class Progress:
     def update(self) -> None:
         """Show what the trials have recorded since the last call."""
         for trial in self._trials.values():
-            record = newest_record(trial.run.directory / SPOOL, containing="train/loss")
+            record = newest_record(trial.run.directory / SPOOL, containing=names.LOSS)
             if record is None or int(record["step"]) == self._shown.get(trial.id):
                 continue
             step = int(record["step"])
             self._show(
                 trial,
                 step,
-                f"loss {record['train/loss']:.4f}  "
-                f"{record['perf/windows_per_second']:.1f} windows/s",
+                f"loss {record[names.LOSS]:.4f}  {record[names.WINDOWS_PER_SECOND]:.1f} windows/s",
             )
 
     def finish(self, trial: Trial, how: str) -> None:

@@ -7,6 +7,7 @@ from dpot_scale.runs.result import read_result
 from dpot_scale.scaling.journal import Entry, Journal, is_running
 from dpot_scale.scaling.plan import Trial
 from dpot_scale.terminal import table
+from dpot_scale.tracking import names
 from dpot_scale.tracking.spool import SPOOL, newest_record
 
 
@@ -18,7 +19,7 @@ def status_table(sweep: SweepConfig, trials: Sequence[Trial]) -> str:
     for trial in trials:
         last = journal.last(trial.id)
         state = _state(trial, last, running=running)
-        record = newest_record(trial.run.directory / SPOOL, containing="train/loss")
+        record = newest_record(trial.run.directory / SPOOL, containing=names.LOSS)
         step = int(record["step"]) if record else 0
         reason = last.reason if last is not None and state == "failed" else ""
         attempts = str(last.attempt) if last is not None else "0"

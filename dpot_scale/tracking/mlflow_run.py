@@ -15,6 +15,7 @@ from dpot_scale.config.load import dump
 from dpot_scale.config.places import absolute_uri
 from dpot_scale.config.run import TrackingConfig
 from dpot_scale.files import write_whole
+from dpot_scale.tracking.mirror import send_rest
 from dpot_scale.tracking.mlflow_client import (
     RUN_ID_FILE,
     client,
@@ -27,7 +28,6 @@ from dpot_scale.tracking.mlflow_client import (
     warn_if_deleted,
     warn_once,
 )
-from dpot_scale.tracking.spool import send_rest
 
 if TYPE_CHECKING:
     from mlflow.entities import Run

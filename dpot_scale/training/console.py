@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 from dpot_scale.terminal import Bars
+from dpot_scale.tracking import names
 
 BAR = "step"  # its name on the screen
 
@@ -27,9 +28,9 @@ class Console:
         """Show one record of metrics: the training line, or a held-out score per dataset."""
         if not self._is_main:
             return
-        if "train/lr" in metrics and self._bars.are_drawn:
+        if names.LEARNING_RATE in metrics and self._bars.are_drawn:
             self._bars.show(BAR, step, self._total_steps, _training_words(metrics))
-        elif "train/lr" in metrics:
+        elif names.LEARNING_RATE in metrics:
             self.say(f"step {step:>6}/{self._total_steps}  {_training_words(metrics)}")
         else:
             self.say(f"step {step:>6}/{self._total_steps}  held-out {_evaluation_words(metrics)}")
@@ -45,19 +46,18 @@ class Console:
 
 
 def _training_words(metrics: Mapping[str, float]) -> str:
-    words = [f"lr {metrics['train/lr']:.2e}", f"{metrics['perf/windows_per_second']:.1f} windows/s"]
-    if "train/loss" in metrics:
-        words.insert(0, f"loss {metrics['train/loss']:.4f}")
-        words.insert(2, f"grad {metrics['train/grad_norm']:.2f}")
-    if skipped := metrics["train/skipped_steps"]:
+    words = [
+        f"lr {metrics[names.LEARNING_RATE]:.2e}",
+        f"{metrics[names.WINDOWS_PER_SECOND]:.1f} windows/s",
+    ]
+    if names.LOSS in metrics:
+        words.insert(0, f"loss {metrics[names.LOSS]:.4f}")
+        words.insert(2, f"grad {metrics[names.GRADIENT_NORM]:.2f}")
+    if skipped := metrics[names.SKIPPED_STEPS]:
         words.append(f"{skipped:.0f} skipped")
     return "  ".join(words)
 
 
 def _evaluation_words(metrics: Mapping[str, float]) -> str:
-    scores = {
-        key.removeprefix("eval/").removesuffix("/rel_l2"): value
-        for key, value in metrics.items()
-        if key.endswith("/rel_l2")
-    }
-    return "rel_l2  " + "  ".join(f"{name} {value:.4f}" for name, value in scores.items())
+    errors = names.held_out_errors(metrics)
+    return f"{names.REL_L2}  " + "  ".join(f"{name} {error:.4f}" for name, error in errors.items())

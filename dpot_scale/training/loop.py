@@ -19,7 +19,9 @@ from dpot_scale.engine.optim import lr_at
 from dpot_scale.engine.runtime import World
 from dpot_scale.engine.zero import Update, ZeroEngine
 from dpot_scale.errors import DataError, SharedDataError
-from dpot_scale.tracking.spool import SPOOL, Tracker
+from dpot_scale.tracking.names import LEARNING_RATE
+from dpot_scale.tracking.spool import SPOOL
+from dpot_scale.tracking.tracker import Tracker
 from dpot_scale.training.console import Console
 from dpot_scale.training.health import Health, StopReason, never
 from dpot_scale.training.meter import Meter
@@ -160,7 +162,7 @@ class Trainer:
     def _log(self, state: TrainState) -> StopReason | None:
         """Record the steps since the last log; return whether the run diverged. Collective."""
         metrics = self.meter.reduce(self.train_flops_per_window)
-        metrics["train/lr"] = lr_at(state.step - 1, self.config.steps, self.config.optim)
+        metrics[LEARNING_RATE] = lr_at(state.step - 1, self.config.steps, self.config.optim)
         self._report(metrics, state)
         # What the meter found is of all ranks, so all come to the same answer.
         skipped = self.meter.skipped_in_a_row

@@ -13,6 +13,7 @@ from torch import Tensor
 from dpot_scale.engine.collectives import mean_over_ranks, sum_over_ranks
 from dpot_scale.engine.runtime import World
 from dpot_scale.engine.zero import Update
+from dpot_scale.tracking import names
 
 GIB = 2**30
 
@@ -72,18 +73,18 @@ class Meter:
         self.skipped_in_a_row, self.loss_is_finite = round(in_a_row), broken == 0
         metrics = {}
         if applied:
-            metrics = {"train/loss": loss / applied, "train/grad_norm": grad_norm / applied}
+            metrics = {names.LOSS: loss / applied, names.GRADIENT_NORM: grad_norm / applied}
         metrics |= {
-            "train/skipped_steps": self._steps - applied,
-            "perf/windows_per_second": self._windows / seconds,
-            "perf/step_seconds": seconds / self._steps,
-            "perf/data_wait_fraction": waited_everywhere / seconds,
-            "memory/peak_gib": peak_memory_gib(self.world),
+            names.SKIPPED_STEPS: self._steps - applied,
+            names.WINDOWS_PER_SECOND: self._windows / seconds,
+            names.STEP_SECONDS: seconds / self._steps,
+            names.DATA_WAIT_FRACTION: waited_everywhere / seconds,
+            names.PEAK_GIB: peak_memory_gib(self.world),
         }
         flops_per_second = self._windows * train_flops_per_window / seconds
-        metrics["perf/model_tflops_per_second"] = flops_per_second / 1e12
+        metrics[names.MODEL_TFLOPS_PER_SECOND] = flops_per_second / 1e12
         if (peak := device_peak(self.world.device)) is not None:
-            metrics["perf/mfu"] = flops_per_second / (peak * self.world.world_size)
+            metrics[names.MFU] = flops_per_second / (peak * self.world.world_size)
         self._restart()
         return metrics
 

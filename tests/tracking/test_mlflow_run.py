@@ -23,7 +23,8 @@ from dpot_scale.config.run import BatchConfig, RunConfig, TrackingConfig
 from dpot_scale.tracking import mlflow_run
 from dpot_scale.tracking.mlflow_client import RUN_ID_FILE, client
 from dpot_scale.tracking.mlflow_run import MlflowRun, annotate, review
-from dpot_scale.tracking.spool import SPOOL, Tracker, read_metrics
+from dpot_scale.tracking.spool import SPOOL, read_metrics
+from dpot_scale.tracking.tracker import Tracker
 
 CONFIG = RunConfig(
     name="run",

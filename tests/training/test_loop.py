@@ -21,7 +21,8 @@ from dpot_scale.engine.runtime import World, start_world
 from dpot_scale.engine.zero import Update
 from dpot_scale.errors import SharedDataError
 from dpot_scale.models.dpot.network import DPOTOutput
-from dpot_scale.tracking.spool import SPOOL, Tracker, read_metrics
+from dpot_scale.tracking.spool import SPOOL, read_metrics
+from dpot_scale.tracking.tracker import Tracker
 from dpot_scale.training.console import Console
 from dpot_scale.training.health import StopReason
 from dpot_scale.training.loop import MAX_SKIPPED_IN_A_ROW, Trainer

@@ -1,0 +1,32 @@
+"""Users and dashboards know the metrics by these keys: none may change."""
+
+from dpot_scale.tracking import names
+
+
+def test_the_keys_stay() -> None:
+    assert {key for name, key in vars(names).items() if name.isupper()} == {
+        "train/loss",
+        "train/grad_norm",
+        "train/lr",
+        "train/skipped_steps",
+        "perf/windows_per_second",
+        "perf/step_seconds",
+        "perf/data_wait_fraction",
+        "perf/model_tflops_per_second",
+        "perf/mfu",
+        "memory/peak_gib",
+        "model/params",
+        "rel_l2",
+        "mean",
+    }
+
+
+def test_a_held_out_score_is_found_by_its_dataset() -> None:
+    assert names.score_key("swe", "one_step_rel_l2") == "eval/swe/one_step_rel_l2"
+    record = {
+        "eval/a/rel_l2": 0.25,
+        "eval/a/one_step_rel_l2": 0.125,
+        "eval/mean/rel_l2": 0.5,
+        "train/loss": 1.0,
+    }
+    assert names.held_out_errors(record) == {"a": 0.25, "mean": 0.5}
