@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, MaxNLocator
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ def rollout_figure(name: str, evaluation: "DatasetEvaluation") -> Figure:
     forecast_LCxy = _plane(evaluation.example_forecast_LCs)
     leads, fields = truth_LCxy.shape[:2]
     shown = np.unique(np.linspace(0, leads - 1, SHOWN_LEAD_TIMES).astype(int))
-    figure = Figure(figsize=(2.0 * len(shown) + 1.6, 5.6 * fields + 0.5), layout="constrained")
+    figure = Figure(figsize=(1.75 * len(shown) + 1.2, 5.2 * fields + 0.5), layout="constrained")
     axes = figure.subplots(3 * fields, len(shown), squeeze=False)
     for field in range(fields):
         truth_Lxy, forecast_Lxy = truth_LCxy[shown, field], forecast_LCxy[shown, field]
@@ -77,9 +78,18 @@ def error_growth_figure(evaluations: Mapping[str, "DatasetEvaluation"]) -> Figur
     axis.plot([], [], color="0.4", ls="--", lw=1, label="persistence (same colour)")
     axis.set(yscale="log", xlabel="lead time [frames]", ylabel="relative L2 error")
     axis.set_title("Error growth of held-out rollouts", fontsize=11)
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+    label_with_numbers(axis)
     axis.grid(which="both", alpha=0.2)
     axis.legend(fontsize=8, edgecolor="none", framealpha=0.9)
     return figure
+
+
+def label_with_numbers(axis: Axes) -> None:
+    """Label a logarithmic y axis with plain numbers, as 0.2, instead of powers of ten."""
+    axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.yaxis.set_minor_formatter(FuncFormatter(lambda value, _: f"{value:.2g}"))
+    axis.tick_params(which="both", labelsize=8)
 
 
 def _row(
@@ -97,7 +107,7 @@ def _row(
         axis.set(xticks=[], yticks=[])
     axes[0].set_ylabel(label, fontsize=9)
     assert image is not None
-    figure.colorbar(image, ax=list(axes), shrink=0.85, pad=0.01)
+    figure.colorbar(image, ax=list(axes), shrink=0.85, pad=0.01).ax.tick_params(labelsize=8)
 
 
 def _plane(frames_LCs: Array) -> Array:

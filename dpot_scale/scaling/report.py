@@ -12,11 +12,11 @@ from pathlib import Path
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, NullFormatter
+from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
 
 from dpot_scale.config.sweep import SweepConfig
 from dpot_scale.errors import UserError
-from dpot_scale.evaluation.figures import LINE_COLORS
+from dpot_scale.evaluation.figures import LINE_COLORS, label_with_numbers
 from dpot_scale.evaluation.scores import DatasetScore
 from dpot_scale.files import replacing, write_whole
 from dpot_scale.runs.result import TrainingResult, read_result
@@ -115,13 +115,14 @@ def scaling_figure(name: str, finished: Sequence[Finished]) -> Figure:
         _draw_mean(mean_axis, group, windows, color)
     _draw_datasets(dataset_axis, list(_by_windows(finished).values())[-1])
     for axis in (mean_axis, dataset_axis):
-        axis.set(xscale="log", yscale="log", xlabel="parameters")
-        axis.set_ylabel("held-out relative L2 error")
+        axis.set(xscale="log", yscale="log")
+        axis.set_xlabel("parameters", fontsize=9)
+        axis.set_ylabel("held-out relative L2 error", fontsize=9)
         axis.grid(which="both", alpha=0.2)
-        axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        axis.yaxis.set_minor_formatter(FuncFormatter(lambda value, _: f"{value:.2g}"))
+        axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.xaxis.set_major_formatter(EngFormatter(sep=""))
         axis.xaxis.set_minor_formatter(NullFormatter())
-        axis.tick_params(which="both", labelsize=8)
+        label_with_numbers(axis)
         axis.legend(fontsize=7.5, edgecolor="none", framealpha=0.9)
     mean_axis.set_title("mean over datasets", fontsize=10)
     dataset_axis.set_title("rollout on each dataset", fontsize=10)
