@@ -32,6 +32,7 @@ from dpot_scale.config.data import DataConfig
 from dpot_scale.config.model import ModelConfig
 from dpot_scale.config.run import BatchConfig, EngineConfig, ObjectiveConfig, RunConfig
 from dpot_scale.data.stream.assembly import Batch
+from dpot_scale.engine.engine import Rates
 from dpot_scale.engine.runtime import World, start_world
 from dpot_scale.engine.zero import ZeroEngine
 from dpot_scale.models.dpot.cost import TRAIN_PASSES, executed_forward_flops
@@ -45,6 +46,8 @@ CEILING_SIZE = 8192  # of square matrices
 COPY_BYTES = 2**30
 WARMUP_STEPS, TIMED_STEPS = 5, 20
 PROFILED_STEPS, WATCHED_STEPS = 3, 2
+
+RATES = Rates(lr=1e-3, betas=(0.9, 0.9))
 
 Step = Callable[[], object]
 
@@ -181,7 +184,7 @@ def our_step(engine: ZeroEngine, windows: int, world: World) -> Step:
 
     def step() -> None:
         engine.backward(training_loss(engine, batch, ObjectiveConfig(), model.history, noise))
-        engine.step(0)
+        engine.step(RATES)
 
     return step
 

@@ -20,6 +20,7 @@ from torch import multiprocessing
 from dpot_scale.config.data import DataConfig
 from dpot_scale.config.model import ModelConfig
 from dpot_scale.config.run import BatchConfig, EngineConfig, RunConfig
+from dpot_scale.engine.engine import Rates
 from dpot_scale.engine.memory import GIB, estimate_memory
 from dpot_scale.engine.runtime import start_world
 from dpot_scale.engine.zero import ZeroEngine
@@ -27,6 +28,7 @@ from dpot_scale.models.dpot.sizes import architecture
 from dpot_scale.runs.run import peak_memory_gib  # the import brings what a training has loaded
 
 STEPS = 3
+RATES = Rates(lr=1e-3, betas=(0.9, 0.9))
 WINDOWS = {"debug": 1, "Ti": 4, "S": 4, "M": 2, "L": 1, "H": 1}  # per rank
 STRATEGIES = ["zero0_fp32", "zero1_bf16", "zero2_bf16", "zero3_bf16", "zero3_bf16_lean"]
 # Name -> options of the engine.
@@ -97,10 +99,10 @@ def measure(rank: int, ranks: int, port: int, config: RunConfig) -> None:
     frames_BTCxy = torch.randn(shape, device=world.device)
     seconds = []
     clock = time.perf_counter if world.device.type == "cuda" else time.process_time
-    for step in range(STEPS):
+    for _ in range(STEPS):
         started = clock()
         engine.backward(engine(frames_BTCxy).frames.square().mean())
-        engine.step(step).grad_norm.item()
+        engine.step(RATES).grad_norm.item()
         seconds.append(clock() - started)
     found = peak_memory_gib(world)
     if world.is_main:

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from dpot_scale.config.data import DataConfig
 from dpot_scale.config.model import ModelConfig
 from dpot_scale.config.run import BatchConfig, EngineConfig, RunConfig
+from dpot_scale.engine.engine import Rates
 from dpot_scale.engine.runtime import World, start_world
 from dpot_scale.engine.zero import ZeroEngine
 from dpot_scale.models.dpot.cost import TRAIN_PASSES, executed_forward_flops
@@ -40,6 +41,8 @@ VARIANTS = {
 CEILING_SHAPE = (1024, 1024, 4096)
 # AdamW of a 500M model takes 16 bytes for each parameter, which a laptop may not have.
 STEP_SIZES = ("Ti", "S", "M")
+
+RATES = Rates(lr=1e-3, betas=(0.9, 0.9))
 
 Step = Callable[[], object]
 
@@ -114,7 +117,7 @@ def optimizer_step(size: str, batch: int, repeats: int, world: World, threads: i
 
     def run_ours() -> None:
         engine.backward(loss(engine(frames)))
-        engine.step(0)
+        engine.step(RATES)
 
     def run_reference() -> None:
         adam.zero_grad()

@@ -235,9 +235,11 @@ def measure(case: Case) -> None:
     from dpot_scale.engine.runtime import start_world
     from dpot_scale.engine.zero import ZeroEngine
     from dpot_scale.training.meter import peak_memory_gib
+    from dpot_scale.training.schedule import Schedule
 
     world = start_world()
     engine = ZeroEngine(case.config(), world)
+    schedule = Schedule(case.config().optim, case.config().steps)
     arch = architecture(case.config().model)
     frames = torch.randn(case.windows, arch.history, arch.channels, arch.grid, arch.grid)
     seconds = []
@@ -246,7 +248,7 @@ def measure(case: Case) -> None:
             sent.clear()
         started = time.perf_counter()
         engine.backward(engine(frames).frames.square().mean())
-        engine.step(step)
+        engine.step(schedule.at(step))
         seconds.append(time.perf_counter() - started)
     elements = {name: sent.get(name, 0) / TIMED_STEPS for name in COLLECTIVES}
     peak = peak_memory_gib(world)

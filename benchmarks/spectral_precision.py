@@ -23,6 +23,7 @@ from dpot_scale.forecasting.errors import rel_l2
 from dpot_scale.models.dpot.network import DPOT
 from dpot_scale.models.dpot.sizes import architecture
 from dpot_scale.models.dpot.spectral import SpectralMixer
+from dpot_scale.training.schedule import Schedule
 
 MODEL = ModelConfig(size="debug", width=128, grid=64, channels=2, normalize=True)
 BATCH = 8
@@ -129,6 +130,7 @@ def start_engine(precision: str, seed: int, steps: int, world: World) -> ZeroEng
 def train(engine: ZeroEngine, seed: int, steps: int, trajectories: Tensor) -> float:
     """Return the mean loss of the last twentieth of the steps."""
     generator = torch.Generator().manual_seed(seed)
+    schedule = Schedule(engine.config.optim, engine.config.steps)
     losses = []
     for step in range(steps):
         which = torch.randint(TRAIN, (BATCH,), generator=generator).tolist()
@@ -136,7 +138,7 @@ def train(engine: ZeroEngine, seed: int, steps: int, trajectories: Tensor) -> fl
         windows = [window(trajectories[n], t) for n, t in zip(which, first, strict=True)]
         loss = error(engine, torch.stack(windows))
         engine.backward(loss)
-        engine.step(step)
+        engine.step(schedule.at(step))
         losses.append(loss.item())
     return statistics.mean(losses[-max(1, steps // 20) :])
 
@@ -154,7 +156,7 @@ def held_out_error(engine: ZeroEngine, trajectories: Tensor) -> float:
 def update_sizes(engine: ZeroEngine, trajectories: Tensor) -> list[float]:
     """Return ||irfft(f(rfft(v)))|| / ||v|| of each block: how much its precision can matter."""
     model = DPOT(architecture(MODEL))
-    model.load_state_dict(engine.full_state_dict() or {})
+    model.load_state_dict(dict(engine.full_parameters()))
     sizes: list[float] = []
     for block in model.blocks:
         block.filter.register_forward_hook(

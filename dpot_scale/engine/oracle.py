@@ -3,13 +3,14 @@
 FairScale is unmaintained, so it is imported late and nothing but tests depends on it.
 """
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor, nn
 
 from dpot_scale.config.run import RunConfig
-from dpot_scale.engine.optim import betas_at, lr_at
+from dpot_scale.engine.engine import Rates, Update
 from dpot_scale.engine.runtime import World
-from dpot_scale.engine.zero import Update
 from dpot_scale.models.dpot.network import DPOT, DPOTOutput
 from dpot_scale.models.dpot.sizes import architecture
 
@@ -56,11 +57,10 @@ class OracleEngine:
         """Accumulate the gradient of a micro-batch's mean loss."""
         (loss / self._accumulation_steps).backward()  # type: ignore[no-untyped-call]
 
-    def step(self, step_index: int) -> Update:
+    def step(self, rates: Rates) -> Update:
         """Update the weights, unless the global gradient is not finite."""
         for group in self._optimizer.param_groups:
-            group["lr"] = lr_at(step_index, self.config.steps, self.config.optim)
-            group["betas"] = betas_at(step_index, self.config.steps, self.config.optim)
+            group["lr"], group["betas"] = rates.lr, rates.betas
         # Infinite: measured, not clipped.
         limit = self.config.optim.gradient_clipping or float("inf")
         norm = nn.utils.clip_grad_norm_(self._model.parameters(), limit)
@@ -70,9 +70,7 @@ class OracleEngine:
         self._model.zero_grad()
         return Update(norm.detach(), applied)
 
-    def full_state_dict(self) -> dict[str, Tensor] | None:
-        """Return the weights on the CPU of rank 0; None elsewhere."""
-        if not self.world.is_main:
-            return None
-        weights = self._model.module.state_dict()
-        return {name: tensor.to("cpu", copy=True) for name, tensor in weights.items()}
+    def full_parameters(self) -> Iterator[tuple[str, Tensor]]:
+        """Yield the name and the value of each parameter, on the CPU."""
+        for name, parameter in self._model.module.named_parameters():
+            yield name, parameter.detach().to("cpu")

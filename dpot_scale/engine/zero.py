@@ -7,14 +7,14 @@ quietened it before.
 from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from dpot_scale.config.run import RunConfig
+from dpot_scale.engine.engine import Rates, Update
 from dpot_scale.engine.heap import tune_heap
-from dpot_scale.engine.optim import betas_at, lr_at
 from dpot_scale.engine.runtime import World, quiet_deepspeed
 from dpot_scale.engine.shards import SHARDS, errors_at_the_end
 from dpot_scale.engine.strategy import effective_deepspeed_config, read_strategy
@@ -25,13 +25,6 @@ from dpot_scale.models.dpot.sizes import architecture
 COMPUTE_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 ALIGNMENT_BYTES, HALF_BYTES = 16, 2
 SPECTRAL_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-
-
-class Update(NamedTuple):
-    """What a step did, on the device: nobody waits to know it. The same on every rank."""
-
-    grad_norm: Tensor  # of the global gradient before clipping
-    applied: Tensor  # bool; False: that norm is not finite, and no weight or moment has changed
 
 
 class ZeroEngine:
@@ -83,17 +76,12 @@ class ZeroEngine:
         if self._micro_step < self._accumulation_steps:
             self._engine.step()  # how DeepSpeed counts micro steps; updates nothing
 
-    def step(self, step_index: int) -> Update:
-        """Update the weights, unless the global gradient is not finite.
-
-        Args:
-            step_index: Steps made before this one; decides learning rate and betas.
-        """
+    def step(self, rates: Rates) -> Update:
+        """Update the weights, unless the global gradient is not finite."""
         assert self._micro_step == self._accumulation_steps
         self._micro_step = 0
         for group in self._engine.optimizer.param_groups:
-            group["lr"] = lr_at(step_index, self.config.steps, self.config.optim)
-            group["betas"] = betas_at(step_index, self.config.steps, self.config.optim)
+            group["lr"], group["betas"] = rates.lr, rates.betas
         if self.stage == 0:
             norm = self._replicated_gradient_norm()
             applied = norm.isfinite()
@@ -139,23 +127,15 @@ class ZeroEngine:
             master = parameter.detach() if self.stage == 0 else safe_get_full_fp32_param(parameter)
             yield name, master.to("cpu", torch.float32)
 
-    def full_state_dict(self) -> dict[str, Tensor] | None:
-        """Return the fp32 masters, whole, on the CPU of rank 0; None elsewhere. Collective."""
-        whole: dict[str, Tensor] = {}
-        for name, parameter in self.full_parameters():
-            if self.world.is_main:
-                whole[name] = parameter.clone()
-        return whole if self.world.is_main else None
-
-    def load_full_state_dict(self, weights: Mapping[str, Tensor]) -> None:
+    def load_parameters(self, parameters: Mapping[str, Tensor]) -> None:
         """Set weights and masters from whole fp32 tensors, the same on every rank. Collective.
 
         Raises:
             CheckpointError: the names or shapes are not this model's.
         """
-        self._check_fits(weights)
+        self._check_fits(parameters)
         for name, parameter in self._parameters():
-            value = weights[name].detach().to(self.world.device, torch.float32)
+            value = parameters[name].detach().to(self.world.device, torch.float32)
             self._set(parameter, value)
 
     def _start(self) -> Any:  # noqa: ANN401 - DeepSpeed is untyped

@@ -20,8 +20,8 @@ from dpot_scale.data.store.dataset import DatasetStore
 from dpot_scale.data.stream.assembly import Assembler, Batch, Window
 from dpot_scale.data.stream.mixture import Cut
 from dpot_scale.engine.collectives import raise_on_all, sum_over_ranks
+from dpot_scale.engine.engine import Engine
 from dpot_scale.engine.runtime import World
-from dpot_scale.engine.zero import ZeroEngine
 from dpot_scale.errors import DataError
 from dpot_scale.evaluation.scores import ZERO_TARGETS, DatasetScore
 from dpot_scale.forecasting.errors import counted_fields, mean_rel_l2
@@ -64,7 +64,7 @@ class Evaluator:
 
     def __init__(
         self,
-        model: ZeroEngine,
+        model: Engine,
         stores: Mapping[str, DatasetStore],
         config: EvaluationConfig,
         model_config: ModelConfig,

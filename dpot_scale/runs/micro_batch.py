@@ -35,6 +35,7 @@ from dpot_scale.engine.zero import ZeroEngine
 from dpot_scale.errors import ConfigError, UserError
 from dpot_scale.files import write_whole
 from dpot_scale.training.loop import train_step
+from dpot_scale.training.schedule import Schedule
 
 # Below `output`, for all runs there; hidden, as it is none of them.
 FOLDER = ".micro_batches"
@@ -263,8 +264,10 @@ def try_out(config: RunConfig) -> None:
         _limit_memory(int(limit), world)
     engine = ZeroEngine(config, world)
     batches = itertools.cycle(_batches(config, world))
+    schedule = Schedule(config.optim, config.steps)
     for step in range(STEPS):
-        _, update = train_step(engine, lambda: next(batches), config, world, step)
+        rates = schedule.at(step)
+        _, update = train_step(engine, lambda: next(batches), config, world, step, rates)
         update.grad_norm.item()  # until the device has come to it
 
 

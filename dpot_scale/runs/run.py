@@ -9,6 +9,7 @@ import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from statistics import median
 
@@ -24,6 +25,7 @@ from dpot_scale.data.store.dataset import DatasetStore
 from dpot_scale.data.stream.mixture import open_mixture
 from dpot_scale.data.stream.reader import BatchStream, training_windows
 from dpot_scale.engine.collectives import on_every_rank, on_main, raise_on_all
+from dpot_scale.engine.engine import Engine
 from dpot_scale.engine.memory import estimate_memory
 from dpot_scale.engine.runtime import World, announced_world_size, start_world, trains_on_gpu
 from dpot_scale.engine.strategy import effective_deepspeed_config, read_strategy
@@ -149,9 +151,9 @@ def _train(
             engine=engine,
             stream=stream,
             tracker=tracker,
-            checkpoints=checkpoints,
             console=console,
             evaluate=evaluator,
+            save=partial(checkpoints.save, engine),
             train_flops_per_window=_train_flops_per_window(config),
             told_to_stop=told_to_stop,
         )
@@ -312,7 +314,7 @@ def _how_to_start() -> str:
 def _keep(
     config: RunConfig,
     world: World,
-    engine: ZeroEngine,
+    engine: Engine,
     evaluations: Mapping[str, DatasetEvaluation],
     seconds: float,
 ) -> TrainingResult:
@@ -344,7 +346,7 @@ def _keep(
     return result
 
 
-def _export(config: RunConfig, arch: Architecture, world: World, engine: ZeroEngine) -> None:
+def _export(config: RunConfig, arch: Architecture, world: World, engine: Engine) -> None:
     """Write the weights from the main rank. Collective."""
     parameters = engine.full_parameters()
 

@@ -30,14 +30,14 @@ from dpot_scale.config.load import load_run
 from dpot_scale.config.places import RUN_CONFIG
 from dpot_scale.config.run import RunConfig
 from dpot_scale.engine.collectives import from_main, on_every_rank
-from dpot_scale.engine.zero import ZeroEngine
+from dpot_scale.engine.engine import Engine
 from dpot_scale.errors import CheckpointError
 from dpot_scale.models.dpot.sizes import Architecture, architecture
 from dpot_scale.runs.folder import CHECKPOINTS, WEIGHTS
 from dpot_scale.runs.result import RESULT_FILE
 
 
-def first_state(config: RunConfig, engine: ZeroEngine, checkpoints: CheckpointStore) -> TrainState:
+def first_state(config: RunConfig, engine: Engine, checkpoints: CheckpointStore) -> TrainState:
     """Load what the run starts from into the engine; return how far that is. Collective.
 
     Raises:
@@ -48,13 +48,13 @@ def first_state(config: RunConfig, engine: ZeroEngine, checkpoints: CheckpointSt
     if state is not None:
         _require_position(state, config)
     elif config.initialize_from is not None:
-        source = config.initialize_from
-        found = from_main(partial(settled, source), engine.world, source)
-        weights = on_every_rank(partial(weights_in, found), engine.world, found)
+        source, world = config.initialize_from, checkpoints.world
+        found = from_main(partial(settled, source), world, source)
+        weights = on_every_rank(partial(weights_in, found), world, found)
         arch = architecture(config.model)
         if not have_same_shapes(weights.architecture, arch):
             require_agreement(weights.architecture, arch)
-        engine.load_full_state_dict(weights.state)
+        engine.load_parameters(weights.state)
     return state or TrainState()
 
 

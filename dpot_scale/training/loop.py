@@ -10,14 +10,12 @@ import torch
 from torch import Tensor
 
 from dpot_scale.checkpoints.checkpoint import TrainState
-from dpot_scale.checkpoints.store import CheckpointStore
 from dpot_scale.config.run import RunConfig
 from dpot_scale.data.stream.assembly import Batch
 from dpot_scale.data.stream.reader import BatchStream, positions
 from dpot_scale.engine.collectives import on_every_rank, raise_on_all
-from dpot_scale.engine.optim import lr_at
+from dpot_scale.engine.engine import Engine, Rates, Update
 from dpot_scale.engine.runtime import World
-from dpot_scale.engine.zero import Update, ZeroEngine
 from dpot_scale.errors import DataError, SharedDataError
 from dpot_scale.tracking.names import LEARNING_RATE
 from dpot_scale.tracking.spool import SPOOL
@@ -26,6 +24,7 @@ from dpot_scale.training.console import Console
 from dpot_scale.training.health import Health, StopReason, never
 from dpot_scale.training.meter import Meter
 from dpot_scale.training.objective import training_loss
+from dpot_scale.training.schedule import Schedule
 
 # So many skipped steps in a row end a run; one that is resumed counts anew. fp16 needs up to 17 by
 # design: it starts with a loss scale of 2^16 and halves it after each overflow but the first.
@@ -38,18 +37,22 @@ class Trainer:
 
     config: RunConfig
     world: World
-    engine: ZeroEngine
+    engine: Engine
     stream: BatchStream
     tracker: Tracker
-    checkpoints: CheckpointStore
     console: Console
     evaluate: Callable[[], Mapping[str, float]]
+    save: Callable[[TrainState], None]  # commits a checkpoint
     train_flops_per_window: float
     told_to_stop: Callable[[], bool] = never
     meter: Meter = field(init=False)  # of the newest `fit`
+    _schedule: Schedule = field(init=False)
     _unreadable: DataError | None = field(default=None, init=False)  # of this rank's stream
     _saved_step: int = field(default=-1, init=False)
     _saved: float = field(default_factory=time.monotonic, init=False)  # when, by this rank's clock
+
+    def __post_init__(self) -> None:
+        self._schedule = Schedule(self.config.optim, self.config.steps)
 
     def fit(self, state: TrainState) -> tuple[StopReason, TrainState]:
         """Train from `state` to the last step, or until a rank has a reason to stop.
@@ -67,12 +70,13 @@ class Trainer:
         stop = None
         with closing(Health(self.world, self.told_to_stop)) as health:
             while stop is None and state.step < self.config.steps:
-                loss, update = self._train_step(micro_batches, state.step)
+                rates = self._schedule.at(state.step)
+                loss, update = self._train_step(micro_batches, state.step, rates)
                 vote = health.vote(
                     unreadable=self._unreadable is not None, save_due=self._save_due()
                 )
                 if vote.unreadable:
-                    self._refuse_data(state)
+                    self._refuse_data(state, rates)
                 meter.add(loss, update, self.config.batch.global_batch)
                 state = state.after_step(self.config.batch.global_batch)
                 saving = vote.save_due or self._due(self.config.checkpoint.every, state.step)
@@ -81,17 +85,18 @@ class Trainer:
                 # Nothing is saved before it was seen to be finite. And a checkpoint ends a log
                 # interval, so a resumed run logs the losses of an uninterrupted one.
                 if saving or stop or self._due(self.config.tracking.log_every, state.step):
-                    stop = self._log(state) or stop
+                    stop = self._log(state, rates) or stop
                 if stop is StopReason.SIGNAL and not meter.loss_is_finite:
                     stop = None  # after the next step, which may be saved
                 if stop is None:
                     with meter.paused():
-                        self._evaluate_and_save(state, saving=saving and meter.loss_is_finite)
+                        saving = saving and meter.loss_is_finite
+                        self._evaluate_and_save(state, rates, saving=saving)
             if stop is StopReason.SIGNAL:  # a second SIGTERM must not end what the first began
                 self._save(state)
         return stop or StopReason.FINISHED, state
 
-    def _evaluate_and_save(self, state: TrainState, *, saving: bool) -> None:
+    def _evaluate_and_save(self, state: TrainState, rates: Rates, *, saving: bool) -> None:
         """Do what is due after a step. Collective.
 
         A checkpoint comes after the evaluation, so that a resumed run lacks no point of a curve; at
@@ -105,14 +110,14 @@ class Trainer:
             try:
                 scores = self.evaluate()
             except SharedDataError:
-                self._save_unsaved(state)
+                self._save_unsaved(state, rates)
                 raise
             self._report(scores, state)
         if saving and not is_last:
             self._save(state)
 
     def _save(self, state: TrainState) -> None:
-        self.checkpoints.save(self.engine, state)
+        self.save(state)
         self._saved, self._saved_step = time.monotonic(), state.step
 
     def _save_due(self) -> bool:
@@ -120,11 +125,13 @@ class Trainer:
         seconds = 60 * self.config.checkpoint.minutes
         return self.world.is_main and 0 < seconds <= time.monotonic() - self._saved
 
-    def _train_step(self, micro_batches: Iterator[Batch], step: int) -> tuple[Tensor, Update]:
+    def _train_step(
+        self, micro_batches: Iterator[Batch], step: int, rates: Rates
+    ) -> tuple[Tensor, Update]:
         def next_batch() -> Batch:
             return self._next_batch(micro_batches)
 
-        return train_step(self.engine, next_batch, self.config, self.world, step)
+        return train_step(self.engine, next_batch, self.config, self.world, step, rates)
 
     def _next_batch(self, micro_batches: Iterator[Batch]) -> Batch:
         """Return the next micro-batch; one without numbers once the data cannot be read.
@@ -139,12 +146,12 @@ class Trainer:
                 self._unreadable = error
         return self.stream.void_batch()
 
-    def _refuse_data(self, state: TrainState) -> None:
+    def _refuse_data(self, state: TrainState, rates: Rates) -> None:
         """Save and stop, with the sentence of the rank that cannot read its data. Collective.
 
         No rank has applied the step in which this was found: the loss of that rank is NaN.
         """
-        self._save_unsaved(state)
+        self._save_unsaved(state, rates)
         problem = None
         if self._unreadable is not None:
             problem = DataError(
@@ -153,16 +160,16 @@ class Trainer:
             )
         raise_on_all(problem, self.world)
 
-    def _save_unsaved(self, state: TrainState) -> None:
+    def _save_unsaved(self, state: TrainState, rates: Rates) -> None:
         """Save what bad data are about to end, unless it is saved already or broken. Collective."""
-        diverged = self._log(state) if self.meter.pending else None
+        diverged = self._log(state, rates) if self.meter.pending else None
         if diverged is None and self.meter.loss_is_finite and state.step != self._saved_step:
             self._save(state)
 
-    def _log(self, state: TrainState) -> StopReason | None:
+    def _log(self, state: TrainState, rates: Rates) -> StopReason | None:
         """Record the steps since the last log; return whether the run diverged. Collective."""
         metrics = self.meter.reduce(self.train_flops_per_window)
-        metrics[LEARNING_RATE] = lr_at(state.step - 1, self.config.steps, self.config.optim)
+        metrics[LEARNING_RATE] = rates.lr
         self._report(metrics, state)
         # What the meter found is of all ranks, so all come to the same answer.
         skipped = self.meter.skipped_in_a_row
@@ -186,7 +193,12 @@ class Trainer:
 
 
 def train_step(
-    engine: ZeroEngine, next_batch: Callable[[], Batch], config: RunConfig, world: World, step: int
+    engine: Engine,
+    next_batch: Callable[[], Batch],
+    config: RunConfig,
+    world: World,
+    step: int,
+    rates: Rates,
 ) -> tuple[Tensor, Update]:
     """Make one optimizer update; return the mean loss of this rank and what the step did."""
     loss_sum = torch.zeros((), device=world.device)
@@ -201,7 +213,7 @@ def train_step(
         )
         engine.backward(loss)
         loss_sum += loss.detach()
-    return loss_sum / accumulation_steps, engine.step(step)
+    return loss_sum / accumulation_steps, engine.step(rates)
 
 
 def _noise_generators(

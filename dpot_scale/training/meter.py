@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from dpot_scale.engine.collectives import mean_over_ranks, sum_over_ranks
+from dpot_scale.engine.engine import Update
 from dpot_scale.engine.runtime import World
-from dpot_scale.engine.zero import Update
 from dpot_scale.tracking import names
 
 GIB = 2**30

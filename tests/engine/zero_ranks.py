@@ -18,7 +18,7 @@ from dpot_scale.config.model import ModelConfig
 from dpot_scale.config.run import BatchConfig, EngineConfig, OptimConfig, RunConfig
 from dpot_scale.engine.buffers import deepspeed_sizes, fit_buffers
 from dpot_scale.engine.collectives import raise_on_all
-from dpot_scale.engine.optim import betas_at, lr_at
+from dpot_scale.engine.engine import Engine
 from dpot_scale.engine.oracle import OracleEngine
 from dpot_scale.engine.runtime import World, any_rank, any_ranks, start_world
 from dpot_scale.engine.strategy import FOLDER
@@ -28,6 +28,7 @@ from dpot_scale.models.dpot.network import DPOT
 from dpot_scale.models.dpot.sizes import architecture
 from dpot_scale.runs import inputs
 from dpot_scale.runs.inputs import require_agreement_of_ranks
+from dpot_scale.training.schedule import Schedule
 
 # Ways to recompute activations, beside `full` by torch.
 RECOMPUTE = {
@@ -71,6 +72,7 @@ OPTIM = OptimConfig(
     warmup_fraction=0.4,
     cycle_momentum=True,
 )
+SCHEDULE = Schedule(OPTIM, STEPS)
 
 
 def config(
@@ -132,8 +134,8 @@ def train_plain(unroll: int = 1) -> dict:
     result = {"initial": {k: v.clone() for k, v in model.state_dict().items()}}
     losses, norms = [], []
     for step in range(STEPS):
-        optimizer.param_groups[0]["lr"] = lr_at(step, STEPS, OPTIM)
-        optimizer.param_groups[0]["betas"] = betas_at(step, STEPS, OPTIM)
+        rates = SCHEDULE.at(step)
+        optimizer.param_groups[0].update(lr=rates.lr, betas=rates.betas)
         optimizer.zero_grad()
         loss = loss_of(model, windows(step), unroll)
         loss.backward()
@@ -142,6 +144,11 @@ def train_plain(unroll: int = 1) -> dict:
         optimizer.step()
         losses.append(loss.item())
     return {**result, "losses": losses, "norms": norms, "weights": model.state_dict()}
+
+
+def whole_weights(engine: Engine) -> dict[str, torch.Tensor]:
+    """The fp32 masters, each whole. Collective."""
+    return {name: parameter.clone() for name, parameter in engine.full_parameters()}
 
 
 def train(engine, world: World, *, steps=range(STEPS), unroll: int = 1) -> dict:
@@ -155,7 +162,7 @@ def train(engine, world: World, *, steps=range(STEPS), unroll: int = 1) -> dict:
             loss = loss_of(engine, batch, unroll)
             engine.backward(loss)
             global_loss += loss.detach() / len(micro_batches)
-        norms.append(engine.step(step).grad_norm.item())
+        norms.append(engine.step(SCHEDULE.at(step)).grad_norm.item())
         dist.all_reduce(global_loss)
         losses.append(global_loss.item())
     return {"losses": losses, "norms": norms}
@@ -163,11 +170,11 @@ def train(engine, world: World, *, steps=range(STEPS), unroll: int = 1) -> dict:
 
 def train_afresh(make, run: RunConfig, world: World, **options) -> dict:
     engine = make(run, world)
-    initial = engine.full_state_dict()
+    initial = whole_weights(engine)
     return {
         "initial": initial,
         **train(engine, world, **options),
-        "weights": engine.full_state_dict(),
+        "weights": whole_weights(engine),
     }
 
 
@@ -178,11 +185,11 @@ def resume(world: World, deepspeed: str, folder: Path) -> dict:
     train(engine, world, steps=range(3))
     store.save(engine, TrainState(step=3, windows_seen=3 * GLOBAL_BATCH))
     straight = train(engine, world, steps=range(3, STEPS))
-    straight["weights"] = engine.full_state_dict()
+    straight["weights"] = whole_weights(engine)
     resumed_engine = ZeroEngine(config(deepspeed, seed=1), world)
     state = store.restore(resumed_engine)
     resumed = train(resumed_engine, world, steps=range(3, STEPS))
-    resumed["weights"] = resumed_engine.full_state_dict()
+    resumed["weights"] = whole_weights(resumed_engine)
     return {"straight": straight, "resumed": resumed, "state": state}
 
 
@@ -195,7 +202,7 @@ def exported(world: World, deepspeed: str, folder: Path) -> dict:
     dist.barrier()
     engine.save_shards(folder)
     return {
-        "whole": engine.full_state_dict(),
+        "whole": whole_weights(engine),
         "together": {name: master.read() for name, master in masters(folder).items()},
         "foreign": [name for file in folder.rglob("*.pt") for name in foreign_names(file)],
     }
@@ -224,12 +231,12 @@ def agreement(world: World, output: Path) -> dict[str, str]:
 def initialize_from(world: World, deepspeed: str, weights: dict) -> dict:
     """Load whole weights into an engine that was drawn from another seed."""
     engine = ZeroEngine(config(deepspeed, seed=1), world)
-    before = engine.full_state_dict()
-    engine.load_full_state_dict(weights)
+    before = whole_weights(engine)
+    engine.load_parameters(weights)
     engine.eval()
     with torch.no_grad():
         frames = engine(windows(0)[:, : MODEL.history]).frames
-    loaded = engine.full_state_dict()
+    loaded = whole_weights(engine)
     trained = train(engine, world)
     return {"before": before, "loaded": loaded, "frames": frames, **trained}
 
@@ -249,7 +256,7 @@ def partition(world: World) -> dict:
 def fall(world: World, deepspeed: str, **options) -> dict:
     """Train on one batch."""
     engine = ZeroEngine(config(deepspeed, **options), world)
-    initial = engine.full_state_dict()
+    initial = whole_weights(engine)
     losses = [train(engine, world, steps=[PEAK_STEP])["losses"][0] for _ in range(15)]
     return {"initial": initial, "losses": losses, "dtype": engine.compute_dtype}
 
@@ -304,14 +311,14 @@ def skip(world: World, deepspeed: str) -> dict:
                 spoils = world.rank == 1 and index == 0
                 loss = spoiled_loss(engine, batch, how) if spoils else loss_of(engine, batch, 1)
                 engine.backward(loss)
-            applied.append(engine.step(step).applied.item())
+            applied.append(engine.step(SCHEDULE.at(step)).applied.item())
             # Moments may be made in the first one, behind what there was.
             changed |= not all(map(torch.equal, before, state_of(engine)))
         losses += train(engine, world, steps=[step])["losses"]
     return {
         "straight": straight,
         "losses": losses,
-        "weights": engine.full_state_dict(),
+        "weights": whole_weights(engine),
         "applied": applied,
         "changed": any_rank(changed, world),
     }

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from dpot_scale.config.run import OptimConfig
-from dpot_scale.engine.optim import betas_at, lr_at
+from dpot_scale.training.schedule import Schedule
 
 
 @pytest.mark.parametrize("cycle_momentum", [True, False])
@@ -36,8 +36,9 @@ def test_one_cycle_is_torch_one_cycle(
     )
     for step in range(total_steps):
         group = adam.param_groups[0]
-        assert lr_at(step, total_steps, optim) == pytest.approx(group["lr"], rel=1e-12)
-        assert betas_at(step, total_steps, optim) == pytest.approx(group["betas"], rel=1e-12)
+        rates = Schedule(optim, total_steps).at(step)
+        assert rates.lr == pytest.approx(group["lr"], rel=1e-12)
+        assert rates.betas == pytest.approx(group["betas"], rel=1e-12)
         adam.step()
         if step + 1 < total_steps:
             schedule.step()
@@ -47,7 +48,7 @@ def test_cosine_warms_up_linearly_and_ends_at_the_final_lr() -> None:
     optim = OptimConfig(
         lr=1.0, schedule="cosine", warmup_fraction=0.2, initial_lr_ratio=0.1, final_lr_ratio=0.01
     )
-    lrs = [lr_at(step, 100, optim) for step in range(100)]
+    lrs = [Schedule(optim, 100).at(step).lr for step in range(100)]
     assert lrs[0] == pytest.approx(0.1)
     assert lrs[10] == pytest.approx(0.55)
     assert lrs[20] == pytest.approx(1.0)
@@ -65,7 +66,7 @@ def test_warmup_stable_decay_is_flat_in_the_middle() -> None:
         initial_lr_ratio=0.0,
         final_lr_ratio=0.0,
     )
-    lrs = [lr_at(step, 100, optim) for step in range(100)]
+    lrs = [Schedule(optim, 100).at(step).lr for step in range(100)]
     assert lrs[5] == pytest.approx(0.5)
     assert lrs[10:81] == pytest.approx([1.0] * 71)
     assert lrs[90] == pytest.approx(1 - 10 / 19)
@@ -82,5 +83,6 @@ def test_every_step_of_every_schedule_is_in_range(
         {"schedule": schedule, "warmup_fraction": warmup_fraction, "cycle_momentum": True}
     )
     for step in range(total_steps):
-        assert 0 <= lr_at(step, total_steps, optim) <= optim.lr * (1 + 1e-12)
-        assert 0.8 < betas_at(step, total_steps, optim)[0] <= 0.95
+        rates = Schedule(optim, total_steps).at(step)
+        assert 0 <= rates.lr <= optim.lr * (1 + 1e-12)
+        assert 0.8 < rates.betas[0] <= 0.95

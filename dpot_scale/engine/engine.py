@@ -1,0 +1,70 @@
+"""What the training loop, the evaluation and the micro-batch probe know of an engine."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+from torch import Tensor
+
+from dpot_scale.models.dpot.network import DPOTOutput
+
+
+@dataclass(frozen=True, slots=True)
+class Rates:
+    """The numbers of one update that change from step to step."""
+
+    lr: float
+    betas: tuple[float, float]
+
+
+class Update(NamedTuple):
+    """What a step did, on the device: nobody waits to know it. The same on every rank."""
+
+    grad_norm: Tensor  # of the global gradient before clipping
+    applied: Tensor  # bool; False: that norm is not finite, and no weight or moment has changed
+
+
+class Engine(Protocol):
+    """A model that trains, spread over the ranks. Every method is a collective."""
+
+    def __call__(self, frames_BTCs: Tensor, /) -> DPOTOutput:
+        """Forecast, as the model does."""
+
+    def train(self) -> None:
+        """Put the model in training mode."""
+
+    def eval(self) -> None:
+        """Put the model in evaluation mode."""
+
+    def backward(self, loss: Tensor) -> None:
+        """Accumulate the gradient of a micro-batch's mean loss. Call it accumulation_steps times.
+
+        The update uses the mean over micro-batches and ranks: that of the global batch.
+        """
+
+    def step(self, rates: Rates) -> Update:
+        """Update the weights, unless a loss or the global gradient is not finite."""
+
+    def save_shards(self, folder: Path) -> None:
+        """Write this rank's part of the whole training state under `folder`.
+
+        Raises:
+            DiskError: this rank cannot write its part; the others may have written theirs.
+        """
+
+    def load_shards(self, folder: Path) -> None:
+        """Continue from what `save_shards` wrote on the same number of ranks."""
+
+    def full_parameters(self) -> Iterator[tuple[str, Tensor]]:
+        """Yield the name and the fp32 master of each parameter, whole, on the CPU.
+
+        Each is gathered when it is asked for, so every rank must go through all of them.
+        """
+
+    def load_parameters(self, parameters: Mapping[str, Tensor]) -> None:
+        """Set all parameters from whole fp32 tensors, the same on every rank.
+
+        Raises:
+            CheckpointError: the names or shapes are not this model's.
+        """
