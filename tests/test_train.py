@@ -12,7 +12,8 @@ import yaml
 
 from dpot_scale.checkpoints.weights import load_model, read_weights
 from dpot_scale.config.load import load_run
-from dpot_scale.runs.result import RESULT_FILE, TrainingResult, read_result
+from dpot_scale.config.places import RESULT_FILE
+from dpot_scale.runs.result import TrainingResult, read_result
 from dpot_scale.runs.run import run_training
 from dpot_scale.tracking.spool import SPOOL, read_metrics
 from dpot_scale.train import main

@@ -9,8 +9,13 @@ from dpot_scale.config.sweep import SweepConfig
 HOME_VARIABLE = "DPOT_SCALE_HOME"
 SQLITE = "sqlite:///"
 
-# Names by which the folder of a run and that of a sweep are told apart.
+# What lies in the folder of a run.
 RUN_CONFIG = "config.yaml"
+CHECKPOINTS = "checkpoints"
+WEIGHTS = "model.safetensors"  # the consolidated fp32 export of a finished run
+RESULT_FILE = "result.json"
+
+# What lies in the folder of a sweep.
 SWEEP_CONFIG = "sweep.yaml"
 JOURNAL = "journal.jsonl"
 TRIALS = "trials"

@@ -6,15 +6,19 @@ from typing import Literal
 
 from dpot_scale.config.identity import run_hash
 from dpot_scale.config.load import load_run
-from dpot_scale.config.places import JOURNAL, RUN_CONFIG, SWEEP_CONFIG, TRIALS
+from dpot_scale.config.places import (
+    CHECKPOINTS,
+    JOURNAL,
+    RESULT_FILE,
+    RUN_CONFIG,
+    SWEEP_CONFIG,
+    TRIALS,
+)
 from dpot_scale.config.run import RunConfig
 from dpot_scale.data.store.dataset import INDEX
 from dpot_scale.errors import ConfigError
-from dpot_scale.runs.result import RESULT_FILE, TrainingResult, read_result
+from dpot_scale.runs.result import TrainingResult, read_result
 from dpot_scale.tracking.spool import SPOOL
-
-CHECKPOINTS = "checkpoints"
-WEIGHTS = "model.safetensors"  # the consolidated fp32 export of a finished run
 
 Kind = Literal["run", "sweep", "dataset"]
 # A folder is of a kind if one of these lies in it.

@@ -7,11 +7,10 @@ import numpy as np
 from pydantic import ValidationError
 
 from dpot_scale.config.base import Section
+from dpot_scale.config.places import RESULT_FILE
 from dpot_scale.errors import RecordError
 from dpot_scale.evaluation.scores import DatasetScore, Score
 from dpot_scale.files import write_whole
-
-RESULT_FILE = "result.json"
 
 
 class TrainingResult(Section):

@@ -18,7 +18,7 @@ from dpot_scale.checkpoints.store import CheckpointStore
 from dpot_scale.checkpoints.weights import stream_model
 from dpot_scale.config.identity import run_hash
 from dpot_scale.config.load import dump
-from dpot_scale.config.places import RUN_CONFIG
+from dpot_scale.config.places import CHECKPOINTS, RUN_CONFIG, WEIGHTS
 from dpot_scale.config.run import EvaluationConfig, RunConfig
 from dpot_scale.data.datasets import open_datasets
 from dpot_scale.data.store.dataset import DatasetStore
@@ -36,7 +36,7 @@ from dpot_scale.evaluation.figures import save_figures
 from dpot_scale.files import write_whole
 from dpot_scale.models.dpot.cost import count_parameters, train_flops_per_window
 from dpot_scale.models.dpot.sizes import Architecture, architecture
-from dpot_scale.runs.folder import CHECKPOINTS, WEIGHTS, finished_before
+from dpot_scale.runs.folder import finished_before
 from dpot_scale.runs.inputs import inputs_of, require_agreement_of_ranks, require_same_inputs
 from dpot_scale.runs.lock import only_run_in
 from dpot_scale.runs.micro_batch import settle_micro_batch

@@ -27,14 +27,12 @@ from dpot_scale.checkpoints.weights import (
     stream_model,
 )
 from dpot_scale.config.load import load_run
-from dpot_scale.config.places import RUN_CONFIG
+from dpot_scale.config.places import CHECKPOINTS, RESULT_FILE, RUN_CONFIG, WEIGHTS
 from dpot_scale.config.run import RunConfig
 from dpot_scale.engine.collectives import from_main, on_every_rank
 from dpot_scale.engine.engine import Engine
 from dpot_scale.errors import CheckpointError
 from dpot_scale.models.dpot.sizes import Architecture, architecture
-from dpot_scale.runs.folder import CHECKPOINTS, WEIGHTS
-from dpot_scale.runs.result import RESULT_FILE
 
 
 def first_state(config: RunConfig, engine: Engine, checkpoints: CheckpointStore) -> TrainState:

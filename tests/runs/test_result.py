@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from dpot_scale.config.places import RESULT_FILE
 from dpot_scale.errors import RecordError
 from dpot_scale.evaluation.scores import DatasetScore, score_table
-from dpot_scale.runs.result import RESULT_FILE, TrainingResult, read_result, save_result
+from dpot_scale.runs.result import TrainingResult, read_result, save_result
 
 
 def score(rel_l2: float) -> DatasetScore:

@@ -11,13 +11,11 @@ from dpot_scale.checkpoints.checkpoint import TrainState
 from dpot_scale.checkpoints.store import CheckpointStore
 from dpot_scale.checkpoints.weights import load_model, save_model
 from dpot_scale.config.load import dump, load_run
-from dpot_scale.config.places import RUN_CONFIG
+from dpot_scale.config.places import CHECKPOINTS, RESULT_FILE, RUN_CONFIG, WEIGHTS
 from dpot_scale.engine.runtime import start_world
 from dpot_scale.errors import CheckpointError
 from dpot_scale.models.dpot.network import DPOT
 from dpot_scale.models.dpot.sizes import architecture
-from dpot_scale.runs.folder import CHECKPOINTS, WEIGHTS
-from dpot_scale.runs.result import RESULT_FILE
 from dpot_scale.runs.start import export, first_state, settled, weights_in
 from dpot_scale.weights import main
 
