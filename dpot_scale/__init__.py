@@ -18,17 +18,17 @@ def __getattr__(name: str) -> str:
 
 
 def load_model(path: str | Path) -> "DPOT":
-    """Return the model in a weights file, in fp32 and eval mode.
+    """Return the model whose weights a path stands for, in fp32 and eval mode.
 
     Args:
-        path: A released `.pth` file, or a safetensors export of this project.
+        path: The folder of a run, a checkpoint in it, a safetensors export, or a released `.pth`.
 
     Returns:
         A module that maps frames (B, history, C, *space) to an output with `.frames`
         (B, horizon, C, *space) and `.logits` (B, num_datasets).
 
     Raises:
-        CheckpointError: the file is neither, or its keys do not account for the whole model.
+        CheckpointError: there are no weights, they are damaged, or they are not of one model.
     """
     from dpot_scale.checkpoints.weights import load_model
 

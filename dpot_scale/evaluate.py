@@ -1,4 +1,4 @@
-"""Score a weights file on held-out trajectories: `python -m dpot_scale.evaluate WEIGHTS`.
+"""Score weights on held-out trajectories: `python -m dpot_scale.evaluate SOURCE`.
 
 One process, without DeepSpeed: the whole model must fit on the device.
 """
@@ -8,12 +8,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dpot_scale.checkpoints.source import no_weights
+from dpot_scale.checkpoints.source import SOURCE, config_of, no_weights
 from dpot_scale.config.arguments import PLACES, Parser, add_config_arguments
 from dpot_scale.config.base import Section
 from dpot_scale.config.data import DataConfig
 from dpot_scale.config.load import DEFAULT, dump, is_preset, load_run
-from dpot_scale.config.places import RUN_CONFIG, anchored_run, in_home, results_home
+from dpot_scale.config.places import anchored_run, in_home, results_home
 from dpot_scale.errors import ConfigError, exits_cleanly
 from dpot_scale.evaluation.scores import DatasetScore, score_table
 from dpot_scale.files import write_whole
@@ -30,7 +30,7 @@ ROOT = "data.root"
 class Scores(Section):
     """The content of `scores.json`."""
 
-    weights: Path
+    weights: Path  # the run, checkpoint or weights file
     config: str  # its file or preset
     evaluation: dict[str, DatasetScore]
 
@@ -39,15 +39,15 @@ class Scores(Section):
 def main(arguments: Sequence[str] | None = None) -> int:
     """Score the weights that the command line names."""
     options = _parser().parse_intermixed_args(arguments)
-    run_config = _run_config(options.weights)
+    run_config = config_of(options.source)
     source = options.config or (DEFAULT if run_config is None else str(run_config))
     config = load_run(source, options.overrides)
     if options.print_config:
         print_line(dump(config))
         return 0
     config = anchored_run(config, results_home())
-    if not options.weights.is_file():
-        raise no_weights(options.weights)
+    if not options.source.exists():
+        raise no_weights(options.source)
     # What was read from a file may name a place of another machine or time: nothing is made there.
     generate = is_preset(source) or any(key.startswith(f"{ROOT}=") for key in options.overrides)
     if not generate:
@@ -55,11 +55,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # Torch loads for seconds: after what can be found without it.
     from dpot_scale.evaluation.weights import evaluate_weights
 
-    evaluations = evaluate_weights(options.weights, config, generate=generate, progress=print_line)
-    out = in_home(options.out or DEFAULT_OUT / _name(options.weights, run_config))
-    _save(out, options.weights, source, evaluations)
+    evaluations = evaluate_weights(options.source, config, generate=generate, progress=print_line)
+    out = in_home(options.out or DEFAULT_OUT / _name(options.source, run_config))
+    _save(out, options.source, source, evaluations)
     print_line(score_table({name: e.score for name, e in evaluations.items()}))
-    print_line(f"scores and figures: {out}")
+    print_line(f"scores and figures of {options.source}: {out}")
     return 0
 
 
@@ -86,32 +86,30 @@ def _parser() -> Parser:
         "L2 errors of the rollout and of single steps, beside those of repeating the last frame.",
         epilog=PLACES,
     )
-    parser.add_argument("weights", type=Path, help="a released .pth or a .safetensors export")
+    parser.add_argument("source", type=Path, help=SOURCE)
     add_config_arguments(
         parser,
         "run",
         example=f"{ROOT}=DIR",
-        sought_first="the config.yaml beside the weights",
+        sought_first="the config.yaml of the run that the weights are of",
     )
     parser.add_argument(
         "--out",
         type=Path,
         metavar="DIR",
         help=f"where scores and figures go (default: {DEFAULT_OUT}/NAME, of the run that the "
-        "weights lie in, else of their file)",
+        "weights lie in and the step of a checkpoint, else of their file)",
     )
     return parser
 
 
-def _run_config(weights: Path) -> Path | None:
-    """Return the config of the run in whose directory the weights lie, if they lie in one."""
-    beside = weights.with_name(RUN_CONFIG)
-    return beside if beside.is_file() else None
-
-
-def _name(weights: Path, run_config: Path | None) -> str:
+def _name(source: Path, run_config: Path | None) -> str:
     """Return a name for the weights: the exports of all runs have the same file name."""
-    return weights.stem if run_config is None else run_config.resolve().parent.name
+    if run_config is None:
+        return source.absolute().stem
+    run = run_config.resolve().parent
+    of_checkpoint = source.is_dir() and source.resolve() != run
+    return f"{run.name}_{source.resolve().name}" if of_checkpoint else run.name
 
 
 def _save(

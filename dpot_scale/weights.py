@@ -6,13 +6,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dpot_scale.checkpoints.source import no_weights
+from dpot_scale.checkpoints.source import SOURCE, no_weights
 from dpot_scale.config.arguments import Parser
-from dpot_scale.errors import CheckpointError, ConfigError, exits_cleanly
+from dpot_scale.errors import ConfigError, exits_cleanly
 from dpot_scale.models.dpot.cost import count_parameters, forward_flops_per_window
 
 if TYPE_CHECKING:
-    from dpot_scale.checkpoints.weights import Weights
+    from dpot_scale.checkpoints.weights_file import Weights
 
 COMMANDS = {
     "inspect": "print architecture, parameters and keys",
@@ -28,30 +28,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = sys.argv[1:] if argv is None else argv
     parser.require_command(arguments, COMMANDS)
     options = parser.parse_args(arguments)
-    from_run = options.command == "export" and options.file.is_dir()
-    if options.command == "export" and not options.file.exists():
-        raise CheckpointError(
-            f"{options.file} does not exist; give the folder of a run, a checkpoint in it, or a "
-            ".safetensors export"
-        )
-    if not options.file.is_file() and not from_run:
-        raise no_weights(options.file)
+    if not options.source.exists():
+        raise no_weights(options.source)
+    from_run = options.source.is_dir()
     if options.command != "inspect" and options.out is None and not from_run:
-        raise ConfigError(f"{options.file} is a file: say with --out which one to write")
+        raise ConfigError(f"{options.source} is a file: say with --out which one to write")
     # Torch loads for seconds: after what can be found without it.
-    from dpot_scale.checkpoints.weights import read_weights, save_model, save_released
-    from dpot_scale.runs.start import export, settled
+    from dpot_scale.checkpoints.weights import export, find, read_found
+    from dpot_scale.checkpoints.weights_file import save_model, save_released
 
-    source = settled(options.file) if from_run else options.file
-    if source.is_dir():
-        return _wrote(export(source, options.out))
-    if from_run and options.out is None:
-        sys.stdout.write(f"{options.file} has ended: its weights are in {source}\n")
-        return 0
-    weights = read_weights(source)
+    found = find(options.source)
     if options.command == "inspect":
-        sys.stdout.write(_summary(options.file, weights))
+        sys.stdout.write(_summary(found, read_found(found)))
         return 0
+    if found.is_dir():
+        return _wrote(export(found, options.out))
+    if options.out is None:
+        sys.stdout.write(f"{options.source} has ended: its weights are in {found}\n")
+        return 0
+    weights = read_found(found)
     if options.command == "import" or from_run:
         save_model(options.out, weights.architecture, weights.state)
     else:
@@ -72,14 +67,12 @@ def _parser() -> Parser:
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     inspect = commands.add_parser("inspect", help=COMMANDS["inspect"])
-    inspect.add_argument("file", type=Path, help="a released .pth or a .safetensors export")
+    inspect.add_argument("source", type=Path, help=SOURCE)
     convert = commands.add_parser("import", help=COMMANDS["import"])
-    convert.add_argument("file", type=Path, help="the released .pth to read")
+    convert.add_argument("source", type=Path, help="the released .pth to read")
     convert.add_argument("--out", type=Path, required=True, help="the .safetensors export to write")
     export = commands.add_parser("export", help=COMMANDS["export"])
-    export.add_argument(
-        "file", type=Path, help="the folder of a run, a checkpoint in it, or a .safetensors export"
-    )
+    export.add_argument("source", type=Path, help=SOURCE)
     export.add_argument(
         "--out",
         type=Path,

@@ -8,9 +8,11 @@ from typing import Any
 
 import pytest
 
-from dpot_scale.checkpoints.weights import read_weights, save_released
+from dpot_scale.checkpoints.source import SOURCE, config_of
+from dpot_scale.checkpoints.weights import read
+from dpot_scale.checkpoints.weights_file import save_released
 from dpot_scale.config.load import dump, load_run
-from dpot_scale.evaluate import SCORES_FILE, _name, _run_config, main
+from dpot_scale.evaluate import SCORES_FILE, _name, main
 from dpot_scale.runs.result import read_result
 
 RELEASED = Path(__file__).parent / "golden" / "official_format_small.pth"
@@ -36,10 +38,13 @@ def table(text: str) -> list[str]:
 
 
 @pytest.mark.distributed
+@pytest.mark.parametrize("source", ["model.safetensors", ".", "checkpoints/step_*"])
 def test_the_scores_are_those_that_training_reported(
-    finished: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    source: str, finished: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main([weights_of(finished), "--out", str(tmp_path)]) == 0
+    assert finished.code == 0, finished.err
+    newest = max(finished.directory.glob(source)) if source != "." else finished.directory
+    assert main([str(newest), "--out", str(tmp_path)]) == 0
     result = read_result(finished.directory)
     assert result is not None
     found = scores_in(tmp_path)
@@ -75,7 +80,7 @@ def test_a_run_as_the_improved_preset_is_scored_as_training_did(start: Any, tmp_
 def test_released_weights_and_overrides_on_both_sides(
     finished: Any, tiny_yaml: Path, tmp_path: Path
 ) -> None:
-    weights = read_weights(Path(weights_of(finished)))
+    weights = read(Path(weights_of(finished)))
     save_released(tmp_path / "model.pth", weights)
     one, other = "data.weights={swe_coarse: 1}", "evaluation.trajectories=1"
     command = [one, "--config", str(tiny_yaml), "--out", str(tmp_path / "out"), other]
@@ -150,20 +155,23 @@ def test_no_data_are_made_where_a_file_says(
     assert not gone.parent.exists()
 
 
-def test_the_folder_of_a_run_is_answered_with_its_weights(
+def test_a_folder_that_is_no_run_is_answered_with_the_weights_in_it(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "model.safetensors").touch()
     assert main([str(tmp_path)]) == 2
     assert capsys.readouterr().err == (
-        f"error: {tmp_path} is not a file; give a .pth or .safetensors weights file; "
-        f"it holds {tmp_path}/model.safetensors\n"
+        f"error: {tmp_path} holds no checkpoint; give {SOURCE}; it holds "
+        f"{tmp_path}/model.safetensors\n"
     )
 
 
 @pytest.mark.parametrize(
     ("name", "message"),
-    [("absent.pth", "absent.pth is not a file"), ("text.pth", "neither a safetensors file nor")],
+    [
+        ("absent.pth", "absent.pth does not exist; give the folder of a run, a checkpoint"),
+        ("text.pth", "neither a safetensors file nor"),
+    ],
 )
 def test_a_file_that_holds_no_weights(
     name: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -198,18 +206,27 @@ def test_weights_are_named_after_their_run(tmp_path: Path, monkeypatch: pytest.M
     run = tmp_path / "mine"
     run.mkdir()
     weights = run / "model.safetensors"
-    assert _name(weights, _run_config(weights)) == "model", "it lies in no run"
+    assert _name(weights, config_of(weights)) == "model", "it lies in no run"
     (run / "config.yaml").touch()
-    assert _name(weights, _run_config(weights)) == "mine"
+    checkpoint = run / "checkpoints" / "step_000500"
+    checkpoint.mkdir(parents=True)
     monkeypatch.chdir(run)
-    assert _name(Path("model.safetensors"), _run_config(Path("model.safetensors"))) == "mine"
+    for source, name in {
+        weights: "mine",
+        Path("model.safetensors"): "mine",
+        run: "mine",
+        Path(): "mine",
+        checkpoint: "mine_step_000500",
+        Path("checkpoints/step_000500"): "mine_step_000500",
+    }.items():
+        assert _name(source, config_of(source)) == name, source
 
 
 def test_without_arguments_only_the_weights_are_missing(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main([])
     assert ended.value.code == 2
-    assert capsys.readouterr().err.splitlines()[-1].endswith("are required: weights")
+    assert capsys.readouterr().err.splitlines()[-1].endswith("are required: source")
 
 
 def test_help() -> None:

@@ -10,7 +10,7 @@ import pytest
 import torch
 import yaml
 
-from dpot_scale.checkpoints.weights import load_model, read_weights
+from dpot_scale.checkpoints.weights import load_model, read
 from dpot_scale.config.load import load_run
 from dpot_scale.config.places import RESULT_FILE
 from dpot_scale.runs.result import TrainingResult, read_result
@@ -175,7 +175,7 @@ def test_a_crash_between_the_last_checkpoint_and_the_result(
 ) -> None:
     config = load_run(trained[1], trained[2:])
     expected = result_of(config.directory)
-    weights = read_weights(config.directory / "model.safetensors").state
+    weights = read(config.directory / "model.safetensors").state
     (config.directory / RESULT_FILE).unlink()
     (config.directory / "model.safetensors").unlink()
     shutil.rmtree(config.directory / "figures")
@@ -186,7 +186,7 @@ def test_a_crash_between_the_last_checkpoint_and_the_result(
     found = run_training(config)
     volatile = {"seconds", "peak_memory_gib"}
     assert found.model_dump(exclude=volatile) == expected.model_dump(exclude=volatile)
-    again = read_weights(config.directory / "model.safetensors").state
+    again = read(config.directory / "model.safetensors").state
     torch.testing.assert_close(again, weights, rtol=0, atol=0)
     assert (config.directory / "figures" / "error_growth.png").is_file()
     recorded = read_metrics(spool)["eval/mean/rel_l2"]

@@ -1,4 +1,4 @@
-"""A checkpoint as a value that one process alone may look at: its marker and its files.
+"""A checkpoint as a value: any process may look at one alone, without torch.
 
 `checkpoints/step_000500/` is one if it holds COMMITTED.json. Only folders of exactly such a name
 are ours: a copy that a user made is neither read nor removed.
@@ -14,9 +14,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
-from dpot_scale.checkpoints.shards import foreign_names
 from dpot_scale.config.base import Section
-from dpot_scale.engine.shards import SHARDS
 from dpot_scale.errors import CheckpointError
 from dpot_scale.files import sha256
 
@@ -66,10 +64,21 @@ class Marker(Section):
     inputs: dict[str, str] = Field(default={})
     files: Annotated[dict[Annotated[str, AfterValidator(_inside)], Census], Field(min_length=1)]
 
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A folder that was committed, and what its marker says."""
+
+    folder: Path
+    marker: Marker
+
+    def __str__(self) -> str:
+        return str(self.folder)
+
     @property
     def state(self) -> TrainState:
         """How far the run was."""
-        return TrainState(step=self.step, windows_seen=self.windows_seen)
+        return TrainState(step=self.marker.step, windows_seen=self.marker.windows_seen)
 
 
 def checkpoint_name(step: int) -> str:
@@ -77,43 +86,42 @@ def checkpoint_name(step: int) -> str:
     return f"step_{step:06d}"
 
 
-def checkpoint_folders(directory: Path) -> list[Path]:
-    """Return the folders that are checkpoints, or were to become some."""
-    return [
-        folder
+def checkpoint_folders(directory: Path) -> dict[int, Path]:
+    """Return the folders that are checkpoints, or were to become some, by their steps."""
+    return {
+        int(folder.name.removeprefix("step_")): folder
         for folder in directory.glob("step_*")
         if folder.is_dir()
         and re.fullmatch("step_[0-9]{6,}", folder.name)
-        and folder.name == checkpoint_name(_step_of(folder))
-    ]
+        and folder.name == checkpoint_name(int(folder.name.removeprefix("step_")))
+    }
 
 
-def committed(directory: Path) -> list[Path]:
-    """Return the checkpoints of a run that have a marker, the newest first."""
-    markers = [folder for folder in checkpoint_folders(directory) if (folder / MARKER).is_file()]
-    return sorted(markers, key=lambda folder: -_step_of(folder))
+def has_marker(folder: Path) -> bool:
+    """Return whether a folder was committed, though its marker may be damaged since."""
+    return (folder / MARKER).is_file()
 
 
-def newest_intact(directory: Path) -> Path | None:
-    """Return the newest intact checkpoint of a run, for one process alone; None without any.
+def committed(directory: Path) -> list[Checkpoint]:
+    """Return the checkpoints of a run, the newest first, without those whose marker is damaged.
 
     Raises:
-        CheckpointError: none of them is intact, or one would run code when it is read.
+        CheckpointError: a newer dpot_scale wrote one.
     """
-    found = committed(directory)
-    for folder in found:
-        marker = read_marker(folder)
-        if marker is not None and not damaged_files(folder, marker, marker.files):
-            refuse_code(folder, pickles(folder, marker))
-            return folder
-        log.warning("%s is damaged: trying the one before", folder)
-    if found:
-        raise CheckpointError(f"no checkpoint under {directory} is intact; choose other weights")
-    return None
+    found = []
+    for step, folder in sorted(checkpoint_folders(directory).items(), reverse=True):
+        if not has_marker(folder):
+            continue  # what a crash left
+        checkpoint = open_checkpoint(folder)
+        if checkpoint is not None and checkpoint.marker.step == step:
+            found.append(checkpoint)
+        else:
+            log.warning("%s is damaged (%s)", folder, MARKER)
+    return found
 
 
-def read_marker(folder: Path) -> Marker | None:
-    """Return what the marker of a checkpoint says; None if it is not a valid one.
+def open_checkpoint(folder: Path) -> Checkpoint | None:
+    """Return the checkpoint in a folder of any name; None if it has no marker or a damaged one.
 
     Raises:
         CheckpointError: a newer dpot_scale wrote it.
@@ -127,12 +135,46 @@ def read_marker(folder: Path) -> Marker | None:
         marker = Marker.model_validate(raw, strict=True)
     except (OSError, ValueError, RecursionError):
         return None
-    return marker if marker.step == _step_of(folder) else None
+    return Checkpoint(folder, marker)
 
 
-def damaged_files(folder: Path, marker: Marker, names: Iterable[str]) -> list[str]:
-    """Return those of the named files that are not as they were committed."""
-    return [name for name in names if _examined(folder / name) != marker.files[name]]
+def newest_intact(directory: Path) -> Checkpoint | None:
+    """Return the newest intact checkpoint of a run; None if the run has no checkpoint.
+
+    Raises:
+        CheckpointError: none is intact, or a newer dpot_scale wrote one.
+    """
+    for checkpoint in committed(directory):
+        if not verify(checkpoint):
+            return checkpoint
+        log.warning("%s is damaged: trying the one before", checkpoint)
+    require_none(directory)
+    return None
+
+
+def require_none(directory: Path) -> None:
+    """Make sure that a run of which no checkpoint is intact never had one.
+
+    Raises:
+        CheckpointError: it had.
+    """
+    if any(has_marker(folder) for folder in checkpoint_folders(directory).values()):
+        raise CheckpointError(
+            f"no checkpoint under {directory} is intact: remove that folder to start the run "
+            "again, or choose other weights"
+        )
+
+
+def verify(checkpoint: Checkpoint, names: Iterable[str] | None = None) -> list[str]:
+    """Return the files of a checkpoint that are not as they were committed.
+
+    Args:
+        checkpoint: The checkpoint.
+        names: Of its files, those to read; None for all.
+    """
+    files = checkpoint.marker.files
+    names = files if names is None else names
+    return [n for n in names if _examined(checkpoint.folder / n) != files[n]]
 
 
 def changed_input(before: Mapping[str, str], now: Mapping[str, str]) -> str | None:
@@ -152,30 +194,6 @@ def changed_input(before: Mapping[str, str], now: Mapping[str, str]) -> str | No
     return None
 
 
-def pickles(folder: Path, marker: Marker) -> list[str]:
-    """Return the files that DeepSpeed may unpickle: it reads those that no marker names, too."""
-    there = {f"{SHARDS}/{file.name}" for file in (folder / SHARDS).glob("*.pt")}
-    return sorted(there.union(name for name in marker.files if name.endswith(".pt")))
-
-
-def refuse_code(folder: Path, names: Iterable[str]) -> None:
-    """Refuse a checkpoint that would run code when it is read.
-
-    Args:
-        folder: The checkpoint.
-        names: Those of its `pickles` to examine.
-
-    Raises:
-        CheckpointError: one of the named files is no mere tensors.
-    """
-    for name in names:
-        if foreign := foreign_names(folder / name):
-            raise CheckpointError(
-                f"{folder / name} would run {', '.join(foreign)} when it is loaded, which no "
-                "checkpoint of dpot_scale does: remove this checkpoint and find out who changed it"
-            )
-
-
 def examine(path: Path) -> Census:
     """Return size and sum of a file.
 
@@ -183,10 +201,6 @@ def examine(path: Path) -> Census:
         OSError: it cannot be read.
     """
     return Census(bytes=path.stat().st_size, sha256=sha256(path))
-
-
-def _step_of(folder: Path) -> int:
-    return int(folder.name.removeprefix("step_"))
 
 
 def _examined(path: Path) -> Census | None:

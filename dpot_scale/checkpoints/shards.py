@@ -1,10 +1,13 @@
-"""DeepSpeed's checkpoint files: searched for code and read by one process.
+"""The files that ranks write into a checkpoint: searched for code and read by one process.
 
-No import of DeepSpeed, and no process group, is needed to read them.
+No import of DeepSpeed, and no process group, is needed to read them. They are DeepSpeed's own, and
+pickles: a format of ours would be written beside them, because DeepSpeed resumes only from its own,
+and would double what a checkpoint takes. So they are read as they are by torch's unpickler for
+tensors and plain containers (`weights_only=True`), which calls nothing that is not in a list here.
 """
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from math import prod
 from pathlib import Path
@@ -13,6 +16,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from dpot_scale.checkpoints.checkpoint import Checkpoint
 from dpot_scale.engine.shards import SHARDS
 from dpot_scale.errors import CheckpointError
 
@@ -43,6 +47,31 @@ def foreign_names(file: Path) -> list[str]:
             return sorted(torch.serialization.get_unsafe_globals_in_checkpoint(file))
     except Exception:  # a hostile file may raise anything
         return ["something that cannot be examined"]
+
+
+def pickles(checkpoint: Checkpoint) -> list[str]:
+    """Return the files that DeepSpeed may unpickle: it reads those that no marker names, too."""
+    there = {f"{SHARDS}/{file.name}" for file in (checkpoint.folder / SHARDS).glob("*.pt")}
+    return sorted(there.union(name for name in checkpoint.marker.files if name.endswith(".pt")))
+
+
+def refuse_code(checkpoint: Checkpoint, names: Iterable[str] | None = None) -> None:
+    """Refuse a checkpoint that would run code when it is read.
+
+    Args:
+        checkpoint: The checkpoint.
+        names: Those of its `pickles` to examine; None for all.
+
+    Raises:
+        CheckpointError: one of the named files is no mere tensors.
+    """
+    for name in pickles(checkpoint) if names is None else names:
+        file = checkpoint.folder / name
+        if foreign := foreign_names(file):
+            raise CheckpointError(
+                f"{file} would run {', '.join(foreign)} when it is loaded, which no checkpoint of "
+                "dpot_scale does: remove this checkpoint and find out who changed it"
+            )
 
 
 class Master(NamedTuple):

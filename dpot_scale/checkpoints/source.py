@@ -1,18 +1,40 @@
-"""What is wrong with weights, as far as it can be told without torch."""
+"""What weights belong to and what is wrong with them, as far as it can be told without torch."""
 
 from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 
+from dpot_scale.config.places import CHECKPOINTS, RUN_CONFIG
 from dpot_scale.errors import CheckpointError, ConfigError
 from dpot_scale.models.dpot.sizes import Architecture
+
+# What stands for weights, in words.
+SOURCE = "the folder of a run, a checkpoint in it, a .safetensors export, or a released .pth"
+
+
+def config_of(source: Path) -> Path | None:
+    """Return the config of the run that weights belong to, by the place where they lie.
+
+    Args:
+        source: The folder of a run, a checkpoint in it, or a file in it.
+    """
+    whole = source.absolute()
+    if whole.is_dir():
+        run = whole.parents[1] if whole.parent.name == CHECKPOINTS else whole
+    else:
+        run = whole.parent
+    return run / RUN_CONFIG if (run / RUN_CONFIG).is_file() else None
 
 
 def no_weights(path: Path) -> CheckpointError:
     """Return what to say of a path at which there are no weights."""
-    held = sorted(path.glob("*.safetensors"))  # the folder of a run
-    named = f"; it holds {', '.join(map(str, held))}" if held else ""
-    return CheckpointError(f"{path} is not a file; give a .pth or .safetensors weights file{named}")
+    if not path.exists():
+        problem = "does not exist"
+    else:
+        problem = f"holds no {'checkpoint' if path.is_dir() else 'weights'}"
+    held = sorted(path.glob("*.safetensors"))
+    hint = f"; it holds {', '.join(map(str, held))}" if held else ""
+    return CheckpointError(f"{path} {problem}; give {SOURCE}{hint}")
 
 
 def require_agreement(

@@ -19,18 +19,18 @@ from dpot_scale.checkpoints.checkpoint import (
     FORMAT,
     MARKER,
     Census,
-    Marker,
+    Checkpoint,
     TrainState,
     changed_input,
     checkpoint_folders,
     checkpoint_name,
     committed,
-    damaged_files,
     examine,
-    pickles,
-    read_marker,
-    refuse_code,
+    has_marker,
+    require_none,
+    verify,
 )
+from dpot_scale.checkpoints.shards import pickles, refuse_code
 from dpot_scale.engine.collectives import from_main, on_every_rank, on_main
 from dpot_scale.engine.runtime import World
 from dpot_scale.errors import CheckpointError, UserError
@@ -98,29 +98,23 @@ class CheckpointStore:
     def restore(self, engine: Sharded) -> TrainState | None:
         """Continue from the newest intact checkpoint; None if there is none. Collective.
 
+        The main rank looks for checkpoints and tells the others: a rank may see another list.
+
         Raises:
             CheckpointError: it was made by another config, from other data or on another number of
                 ranks, it would run code, or all checkpoints are damaged.
         """
-        folders = from_main(lambda: committed(self.directory), self.world, self.directory)
-        for folder in folders:
-            marker = from_main(partial(read_marker, folder), self.world, folder)
-            if marker is not None:
-                self._check_belongs(marker, folder)
-            damaged = [MARKER] if marker is None else self._damaged(folder, marker)
-            if damaged:
+        found = from_main(partial(committed, self.directory), self.world, self.directory)
+        for checkpoint in found:
+            self._check_belongs(checkpoint)
+            if damaged := self._damaged(checkpoint):
                 if self.world.is_main:
-                    log.warning("%s is damaged (%s): trying the one before", folder, damaged)
+                    log.warning("%s is damaged (%s): trying the one before", checkpoint, damaged)
                 continue
-            assert marker is not None
-            loaded = from_main(partial(pickles, folder, marker), self.world, folder)
-            on_every_rank(partial(refuse_code, folder, self._my_share(loaded)), self.world, folder)
-            engine.load_shards(folder)
-            return marker.state
-        if folders:
-            raise CheckpointError(
-                f"no checkpoint under {self.directory} is intact: remove it to start again"
-            )
+            self._refuse_code(checkpoint)
+            engine.load_shards(checkpoint.folder)
+            return checkpoint.state
+        on_main(partial(require_none, self.directory), self.world, self.directory)
         return None
 
     def _commit(self, folder: Path, state: TrainState, census: Mapping[str, Census]) -> None:
@@ -138,9 +132,10 @@ class CheckpointStore:
 
     def _prune(self) -> None:
         """Remove the checkpoints that newer ones replace, and what crashes left."""
-        kept = committed(self.directory)[: self.keep]
-        for other in set(checkpoint_folders(self.directory)).difference(kept):
-            _remove(other)
+        folders = checkpoint_folders(self.directory)
+        marked = sorted((step for step, folder in folders.items() if has_marker(folder)))
+        for step in folders.keys() - set(marked[-self.keep :]):
+            _remove(folders[step])
 
     def _census(self, folder: Path) -> dict[str, Census]:
         """Examine every file; the ranks share the work. Collective."""
@@ -155,17 +150,24 @@ class CheckpointStore:
         dist.all_gather_object(shares, mine)
         return {name: entry for share in shares for name, entry in share.items()}
 
-    def _damaged(self, folder: Path, marker: Marker) -> list[str]:
+    def _damaged(self, checkpoint: Checkpoint) -> list[str]:
         """Return the files that are not as they were committed; the ranks share the work."""
-        mine = damaged_files(folder, marker, self._my_share(sorted(marker.files)))
+        mine = verify(checkpoint, self._my_share(sorted(checkpoint.marker.files)))
         shares: list[list[str]] = [[] for _ in range(self.world.world_size)]
         dist.all_gather_object(shares, mine)
         return [name for share in shares for name in share]
 
+    def _refuse_code(self, checkpoint: Checkpoint) -> None:
+        """Refuse a checkpoint that would run code when it is read; the ranks share the work."""
+        names = from_main(partial(pickles, checkpoint), self.world, checkpoint.folder)
+        examine_mine = partial(refuse_code, checkpoint, self._my_share(names))
+        on_every_rank(examine_mine, self.world, checkpoint.folder)
+
     def _my_share(self, items: Iterable[T]) -> list[T]:
         return list(items)[self.world.rank :: self.world.world_size]
 
-    def _check_belongs(self, marker: Marker, folder: Path) -> None:
+    def _check_belongs(self, checkpoint: Checkpoint) -> None:
+        folder, marker = checkpoint.folder, checkpoint.marker
         if marker.config_hash != self.config_hash:
             raise CheckpointError(
                 f"{folder} was made with another config ({marker.config_hash}, this run has "

@@ -1,4 +1,4 @@
-"""Scores of a weights file, in one process and without DeepSpeed."""
+"""Scores of weights from anywhere, in one process and without DeepSpeed."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -18,12 +18,12 @@ COMPARED = ("space_dims", "grid", "channels", "history", "horizon")
 
 
 def evaluate_weights(
-    weights: Path, config: RunConfig, *, generate: bool, progress: Callable[[str], None]
+    source: Path, config: RunConfig, *, generate: bool, progress: Callable[[str], None]
 ) -> dict[str, DatasetEvaluation]:
-    """Score the model in a weights file on the test split of the datasets of a run config.
+    """Score a model on the test split of the datasets of a run config.
 
     Args:
-        weights: A released `.pth` or a `.safetensors` export.
+        source: What stands for its weights: a run, a checkpoint or a weights file.
         config: Says which datasets, and how they are scored.
         generate: Whether missing datasets of its suite are made.
         progress: Takes one line of text for the user at a time.
@@ -33,7 +33,7 @@ def evaluate_weights(
         ConfigError: the config describes another model.
         DataError: a dataset is missing, or too short to forecast.
     """
-    model = load_model(weights)
+    model = load_model(source)
     require_agreement(model.architecture, architecture(config.model), COMPARED)
     stores = open_datasets(config.data, config.model, progress=progress, generate=generate)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

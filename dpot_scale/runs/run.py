@@ -15,7 +15,7 @@ from statistics import median
 
 from dpot_scale.checkpoints.checkpoint import TrainState
 from dpot_scale.checkpoints.store import CheckpointStore
-from dpot_scale.checkpoints.weights import stream_model
+from dpot_scale.checkpoints.weights_file import stream_model
 from dpot_scale.config.identity import run_hash
 from dpot_scale.config.load import dump
 from dpot_scale.config.places import CHECKPOINTS, RUN_CONFIG, WEIGHTS

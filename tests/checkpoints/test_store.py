@@ -13,7 +13,15 @@ import pytest
 import torch
 
 from dpot_scale.checkpoints import store as store_module
-from dpot_scale.checkpoints.checkpoint import MARKER, TrainState, committed, examine, newest_intact
+from dpot_scale.checkpoints.checkpoint import (
+    MARKER,
+    Checkpoint,
+    TrainState,
+    committed,
+    examine,
+    newest_intact,
+)
+from dpot_scale.checkpoints.shards import refuse_code
 from dpot_scale.checkpoints.store import CheckpointStore
 from dpot_scale.engine.runtime import World, start_world
 from dpot_scale.engine.shards import errors_at_the_end
@@ -83,6 +91,12 @@ def test_saving_a_step_again_replaces_it(tmp_path: Path, world: World) -> None:
     engine = Counter()
     store.restore(engine)
     assert engine.value == 77
+
+
+def newest(directory: Path) -> Checkpoint:
+    found = newest_intact(directory)
+    assert found is not None
+    return found
 
 
 def crash(*_: object, **__: object) -> None:
@@ -219,7 +233,7 @@ def test_a_copy_that_a_user_made_is_left_alone(
     assert_restores(tmp_path, world, 4)
     save_steps(tmp_path, world, 5, 6)
     assert all((copy / "shards" / "rank_0.pt").exists() for copy in copies)
-    assert [folder.name for folder in committed(tmp_path)] == ["step_000006", "step_000005"]
+    assert [found.folder.name for found in committed(tmp_path)] == ["step_000006", "step_000005"]
 
 
 def test_whatever_a_user_puts_beside_checkpoints_stays(tmp_path: Path, world: World) -> None:
@@ -330,7 +344,7 @@ def test_a_checkpoint_with_code_is_refused_before_it_runs(
     with pytest.raises(CheckpointError, match=r"rank_0.pt would run .* when it is loaded"):
         store.restore(Counter())
     with pytest.raises(CheckpointError, match=r"rank_0.pt would run "):
-        newest_intact(tmp_path)
+        refuse_code(newest(tmp_path))
     assert not touched.exists()
 
 
@@ -353,7 +367,7 @@ def test_code_is_found_in_files_that_the_marker_does_not_name(
     with pytest.raises(CheckpointError, match=r"rank_0.pt would run .* when it is loaded"):
         store.restore(Counter())
     with pytest.raises(CheckpointError, match=r"rank_0.pt would run "):
-        newest_intact(tmp_path / "run")
+        refuse_code(newest(tmp_path / "run"))
     assert not touched.exists()
 
 

@@ -1,118 +1,119 @@
-import json
+"""Weights of a run, a checkpoint or a file. Shards of several ranks: tests/engine/test_zero.py."""
+
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from torch import Tensor
 
-import dpot_scale
-from dpot_scale.checkpoints.weights import load_model, read_weights, save_model, stream_model
-from dpot_scale.config.model import ModelConfig
+from dpot_scale.checkpoints.checkpoint import TrainState
+from dpot_scale.checkpoints.store import CheckpointStore
+from dpot_scale.checkpoints.weights import export, find, load_model, read, read_found
+from dpot_scale.checkpoints.weights_file import save_model
+from dpot_scale.config.load import dump, load_run
+from dpot_scale.config.places import CHECKPOINTS, RESULT_FILE, RUN_CONFIG, WEIGHTS
+from dpot_scale.engine.runtime import start_world
 from dpot_scale.errors import CheckpointError
 from dpot_scale.models.dpot.network import DPOT
 from dpot_scale.models.dpot.sizes import architecture
+from dpot_scale.weights import main
 
-SMALL = ModelConfig(
-    size="debug", width=32, depth=1, grid=16, patch=4, channels=2, history=3,
-    time_aggregation="mlp", normalize=True, modes=2, horizon=2,
-)  # fmt: skip
+SMALL = ["model.size=debug", "model.width=16", "model.depth=1", "model.heads=2", "model.grid=16"]
+
+
+class Replicated:
+    """Saves what stage 0 does: each rank has everything."""
+
+    def __init__(self, state: dict[str, Tensor]) -> None:
+        self.state = state
+
+    def save_shards(self, folder: Path) -> None:
+        (folder / "shards").mkdir()
+        content = {"module": self.state, "param_shapes": None}
+        torch.save(content, folder / "shards" / "mp_rank_00_model_states.pt")
+
+    def load_shards(self, folder: Path) -> None:
+        raise NotImplementedError
+
+
+def model(seed: int) -> DPOT:
+    torch.manual_seed(seed)
+    return DPOT(architecture(load_run("quickstart", SMALL).model))
 
 
 @pytest.fixture
-def model() -> DPOT:
-    torch.manual_seed(0)
-    return DPOT(architecture(SMALL)).eval()
+def run(tmp_path: Path) -> Path:
+    """The folder of an unfinished run whose checkpoints at steps 1 and 2 hold known weights."""
+    config = load_run("quickstart", [*SMALL, f"output={tmp_path}", "name=run"])
+    store = CheckpointStore(
+        config.directory / CHECKPOINTS, keep=2, config_hash="hash", world=start_world()
+    )
+    for step in (1, 2):
+        store.save(Replicated(model(step).state_dict()), TrainState(step=step))
+    (config.directory / RUN_CONFIG).write_text(dump(config))
+    return config.directory
 
 
-def test_an_export_loads_as_the_same_model(tmp_path, model):
-    path = tmp_path / "model.safetensors"
-    save_model(path, model.architecture, model.state_dict())
-    loaded = dpot_scale.load_model(str(path))
-    assert loaded.architecture == model.architecture
-    assert not loaded.training
-    frames = torch.randn(2, 3, 2, 16, 16)
-    torch.testing.assert_close(loaded(frames), model(frames), rtol=0, atol=0)
-    assert [file.name for file in tmp_path.iterdir()] == ["model.safetensors"]
+def assert_is(found: dict[str, Tensor], seed: int) -> None:
+    expected = model(seed).state_dict()
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], value) for name, value in expected.items())
 
 
-def test_a_streamed_export_is_read_as_one_that_was_saved_whole(tmp_path, model):
-    saved, streamed = tmp_path / "saved.safetensors", tmp_path / "streamed.safetensors"
-    save_model(saved, model.architecture, model.state_dict())
-    stream_model(streamed, model.architecture, model.state_dict().items())
-    found, expected = read_weights(streamed), read_weights(saved)
-    assert found.architecture == expected.architecture
-    torch.testing.assert_close(found.state, expected.state, rtol=0, atol=0)
+def test_a_run_stands_for_its_newest_intact_checkpoint(run: Path) -> None:
+    assert_is(read(run).state, 2)
+    assert_is(read(run / CHECKPOINTS / "step_000001").state, 1)
+    (run / CHECKPOINTS / "step_000002" / "shards" / "mp_rank_00_model_states.pt").write_text("x")
+    assert_is(read(run).state, 1)
+    with pytest.raises(CheckpointError, match=r"step_000002 is damaged \(shards/mp_rank_00"):
+        find(run / CHECKPOINTS / "step_000002")
 
 
-def test_half_precision_files_load_in_fp32(tmp_path, model):
-    path = tmp_path / "model.safetensors"
-    save_model(path, model.architecture, model.bfloat16().state_dict())
-    loaded = load_model(path)
-    assert {parameter.dtype for parameter in loaded.parameters()} == {torch.float32}
+def test_a_finished_run_stands_for_its_export(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trained = model(3)
+    save_model(run / WEIGHTS, trained.architecture, trained.state_dict())
+    assert_is(read(run).state, 2)
+    (run / RESULT_FILE).touch()
+    assert_is(read(run).state, 3)
+    assert_is(read(run / WEIGHTS).state, 3)
+    assert main(["export", str(run)]) == 0
+    assert capsys.readouterr().out == f"{run} has ended: its weights are in {run / WEIGHTS}\n"
+    copy = run.parent / "copy.safetensors"
+    assert main(["export", str(run), "--out", str(copy)]) == 0
+    assert_is(load_model(copy).state_dict(), 3)
 
 
-def test_nothing_is_written_where_keys_do_not_fit(tmp_path, model):
-    state = model.state_dict()
-    del state["pos_embed"]
-    with pytest.raises(CheckpointError, match="missing: pos_embed"):
-        save_model(tmp_path / "model.safetensors", model.architecture, state)
-    assert not list(tmp_path.iterdir())
+def test_export_writes_what_a_finished_run_leaves(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["export", str(run)]) == 0
+    written = run / "model_step_000002.safetensors"
+    assert capsys.readouterr().out == f"wrote {written}\n"
+    assert_is(load_model(written).state_dict(), 2)
+    again = run.parent / "again.safetensors"
+    assert main(["export", str(run / CHECKPOINTS / "step_000002"), "--out", str(again)]) == 0
+    assert again.read_bytes() == written.read_bytes()
 
 
-def export_with(path: Path, model: DPOT, metadata: dict[str, str] | None) -> Path:
-    save_file(dict(model.state_dict()), path, metadata=metadata)
-    return path
+def test_what_holds_no_weights_is_one_sentence(run: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"holds no checkpoint; give the folder of a run"):
+        find(run.parent)
+    moved = run.parent / "step_000001"
+    shutil.copytree(run / CHECKPOINTS / "step_000001", moved)
+    with pytest.raises(CheckpointError, match=r"does not lie in the folder of its run"):
+        export(moved)
+    other = load_run(str(run / RUN_CONFIG), ["model.depth=2"])
+    (run / RUN_CONFIG).write_text(dump(other))
+    with pytest.raises(CheckpointError, match=r"not hold exactly the keys .* missing: blocks\.1"):
+        export(find(run))
 
 
-def described(**changes: object) -> dict[str, str]:
-    arch = architecture(SMALL)
-    fields = {name: getattr(arch, name) for name in arch.__dataclass_fields__} | changes
-    return {"architecture": json.dumps(fields)}
-
-
-@pytest.mark.parametrize(
-    ("metadata", "sentence"),
-    [
-        (None, "no 'architecture' in its metadata"),
-        ({"architecture": "{"}, "is not JSON"),
-        ({"architecture": "{}"}, "must name exactly channels, depth"),
-        (described(heads=5), "model.heads=5 does not divide model.width=32"),
-        (described(width="wide"), "describes no DPOT: width='wide'"),
-        (described(depth=2), r"missing: blocks.1.norm1.weight \(32,\)"),
-    ],
-)
-def test_an_export_that_describes_another_model_is_refused(tmp_path, model, metadata, sentence):
-    path = export_with(tmp_path / "model.safetensors", model, metadata)
-    with pytest.raises(CheckpointError, match=sentence):
-        read_weights(path)
-
-
-def test_a_truncated_export_is_refused(tmp_path, model):
-    path = export_with(tmp_path / "model.safetensors", model, described())
-    path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(CheckpointError, match="damaged safetensors file"):
-        load_model(path)
-
-
-@pytest.mark.parametrize(
-    ("changes", "sentence"),
-    [
-        ({"depth": 10**7}, "depth=10,000,000, but holds only 34 tensors"),
-        ({"width": 2 * 10**12}, "describes a DPOT that is too large"),
-        ({"grid": 4 * 10**9}, "describes a DPOT that is too large"),
-        ({"channels": 10**30}, "describes a DPOT that is too large"),
-    ],
-)
-def test_a_file_that_describes_something_huge_is_refused_at_once(
-    tmp_path, model, changes, sentence
-):
-    path = export_with(tmp_path / "m.safetensors", model, described(**changes))
-    with pytest.raises(CheckpointError, match=sentence):
-        load_model(path)
-
-
-@pytest.mark.parametrize("text", ["[" * 10**5, "9" * 5000])
-def test_a_description_that_breaks_the_parser_is_one_sentence(tmp_path, model, text):
-    path = export_with(tmp_path / "m.safetensors", model, {"architecture": text})
-    with pytest.raises(CheckpointError, match="its 'architecture' is not JSON"):
-        load_model(path)
+def test_shards_that_are_none_are_one_sentence(run: Path) -> None:
+    checkpoint = run / CHECKPOINTS / "step_000002"
+    shard = checkpoint / "shards" / "mp_rank_00_model_states.pt"
+    torch.save({"module": [1, 2]}, shard)
+    with pytest.raises(CheckpointError, match=r"shards does not hold the files of a checkpoint"):
+        read_found(checkpoint)

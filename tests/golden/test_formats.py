@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from dpot_scale.checkpoints.weights import load_model
+from dpot_scale.checkpoints.weights import load_model, read
 from dpot_scale.config.load import load_run, load_suite
 from dpot_scale.data.generation.suite import missing_datasets
 from dpot_scale.data.store.dataset import SPLITS, open_store
@@ -20,7 +20,6 @@ from dpot_scale.data.stream.reader import training_windows
 from dpot_scale.evaluate import main as evaluate
 from dpot_scale.runs.folder import finished_before
 from dpot_scale.runs.result import read_result
-from dpot_scale.runs.start import settled, weights_in
 from dpot_scale.sweep import main as sweep
 
 FORMATS = Path(__file__).parent / "formats"
@@ -75,9 +74,8 @@ def test_checkpoint_resumes_to_the_end_of_the_undisturbed_run(tmp_path: Path) ->
 
 
 def test_checkpoint_holds_the_whole_model() -> None:
-    checkpoint = settled(RUNS / "stopped")
     exported = load_model(RUNS / "finished" / "model.safetensors")
-    weights = weights_in(checkpoint)
+    weights = read(RUNS / "stopped")
     assert weights.architecture == exported.architecture
     exported.load_state_dict(weights.state)
 

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from dpot_scale.checkpoints.weights import read_weights
+from dpot_scale.checkpoints.weights import read
 from dpot_scale.config.model import ModelConfig
 from dpot_scale.errors import DataError
 from dpot_scale.models.dpot.network import DPOT
@@ -67,7 +67,7 @@ def test_agrees_with_the_public_implementation(name, compiled):
     golden = torch.load(GOLDEN / f"{name}.pt", weights_only=True)
     weights = golden.get("state_dict")
     if weights is None:
-        weights = read_weights(GOLDEN / "official_format_small.pth").state
+        weights = read(GOLDEN / "official_format_small.pth").state
     model = golden_model(golden, weights)
     if compiled:
         model.compile_blocks()

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 import dpot_scale
-from dpot_scale.checkpoints.weights import Weights, load_model, read_weights, save_released
+from dpot_scale.checkpoints.weights import load_model, read
+from dpot_scale.checkpoints.weights_file import Weights, save_released
 from dpot_scale.config.model import ModelConfig
 from dpot_scale.errors import CheckpointError
 from dpot_scale.models.dpot.network import DPOT
@@ -14,7 +15,7 @@ from dpot_scale.models.dpot.sizes import architecture
 
 GOLDEN = Path(__file__).parents[2] / "golden"
 RELEASED = GOLDEN / "official_format_small.pth"
-KEYS = tuple(read_weights(RELEASED).state)
+KEYS = tuple(read(RELEASED).state)
 
 
 def contents():
@@ -48,7 +49,7 @@ def test_a_released_file_forecasts_what_the_public_implementation_does():
 def test_the_prefix_of_distributed_training_is_removed(tmp_path):
     content = contents()
     content["model"] = {f"module.{key}": value for key, value in content["model"].items()}
-    assert tuple(read_weights(written(tmp_path / "a.pth", content)).state) == KEYS
+    assert tuple(read(written(tmp_path / "a.pth", content)).state) == KEYS
 
 
 @pytest.mark.parametrize("key", KEYS)
@@ -84,7 +85,7 @@ def test_all_problems_are_listed(tmp_path):
 def test_weights_outvote_args_on_the_number_of_heads(tmp_path):
     content = contents()
     content["args"].n_blocks = 8
-    assert read_weights(written(tmp_path / "a.pth", content)).architecture.heads == 4
+    assert read(written(tmp_path / "a.pth", content)).architecture.heads == 4
 
 
 @pytest.mark.parametrize(
@@ -108,7 +109,7 @@ def test_what_is_written_is_read_back(tmp_path, config):
     with torch.serialization.safe_globals([argparse.Namespace]):
         content = torch.load(path, weights_only=True)
     del content["args"].n_channels, content["args"].n_class
-    assert read_weights(written(path, content)).architecture == model.architecture
+    assert read(written(path, content)).architecture == model.architecture
 
 
 class Attack:
@@ -140,8 +141,8 @@ def test_files_that_hold_something_else_are_refused(tmp_path):
     empty = tmp_path / "empty.pth"
     empty.touch()
     assert "neither a safetensors file nor" in refusal(empty)
-    assert "is not a file" in refusal(tmp_path)
-    assert "is not a file" in refusal(tmp_path / "absent.pth")
+    assert "holds no checkpoint; give the folder of a run" in refusal(tmp_path)
+    assert "does not exist; give the folder of a run" in refusal(tmp_path / "absent.pth")
     assert "must hold args and model" in refusal(written(tmp_path / "a.pth", torch.zeros(3)))
     content = contents()
     content["model"]["pos_embed"] = "a string"

@@ -1,0 +1,193 @@
+"""A model as one file: our safetensors export, and the reader of it and of released weights."""
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
+from math import prod
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from dpot_scale.errors import CheckpointError
+from dpot_scale.files import cannot_write, replacing
+from dpot_scale.models.dpot.network import DPOT
+from dpot_scale.models.dpot.released import architecture_from, read_released, write_released
+from dpot_scale.models.dpot.sizes import Architecture
+
+# The metadata key under which an export holds its architecture, as JSON.
+ARCHITECTURE_KEY = "architecture"
+
+
+class Weights(NamedTuple):
+    """The content of a weights file, whose keys account for the whole architecture."""
+
+    architecture: Architecture
+    state: dict[str, Tensor]
+
+
+def save_model(path: Path, architecture: Architecture, state_dict: Mapping[str, Tensor]) -> None:
+    """Write weights and architecture as a safetensors file, all of it or nothing.
+
+    Raises:
+        CheckpointError: the keys or shapes are not those of the architecture.
+        DiskError: the file cannot be written.
+    """
+    weights = Weights(architecture, dict(state_dict))
+    require_keys(weights.architecture, _shapes_in(weights.state), path)
+    tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in weights.state.items()}
+    metadata = {ARCHITECTURE_KEY: json.dumps(asdict(architecture))}
+    with replacing(path) as partial:
+        try:
+            save_file(tensors, partial, metadata=metadata)
+        except SafetensorError as error:
+            raise cannot_write(path, RuntimeError(str(error))) from error
+
+
+def stream_model(
+    path: Path, architecture: Architecture, tensors: Iterable[tuple[str, Tensor]]
+) -> None:
+    """Write the file that `save_model` writes, in fp32, one tensor at a time.
+
+    Args:
+        path: The safetensors file, all of which is written or nothing.
+        architecture: Of the model.
+        tensors: Its named parameters in fp32 on the CPU, in the order of the state dict.
+
+    Raises:
+        DiskError: the file cannot be written.
+    """
+    shapes = shapes_of(architecture)
+    with replacing(path) as partial, partial.open("wb") as file:
+        file.write(_safetensors_header(shapes, architecture))
+        for (expected, shape), (name, tensor) in zip(shapes.items(), tensors, strict=True):
+            assert (name, tuple(tensor.shape), tensor.dtype) == (expected, shape, torch.float32)
+            file.write(tensor.contiguous().numpy().data)
+
+
+def _safetensors_header(shapes: Mapping[str, tuple[int, ...]], architecture: Architecture) -> bytes:
+    """Return what comes before the fp32 tensors: the length of a JSON text, and the text."""
+    described: dict[str, object] = {
+        "__metadata__": {ARCHITECTURE_KEY: json.dumps(asdict(architecture))}
+    }
+    end = 0
+    for name, shape in shapes.items():
+        start, end = end, end + torch.float32.itemsize * prod(shape)
+        described[name] = {"dtype": "F32", "shape": shape, "data_offsets": [start, end]}
+    text = json.dumps(described).encode()
+    text += b" " * (-len(text) % 8)  # tensors are aligned
+    return len(text).to_bytes(8, "little") + text
+
+
+def save_released(path: Path, weights: Weights) -> None:
+    """Write weights in the released format, all of it or nothing.
+
+    Raises:
+        DiskError: the file cannot be written.
+    """
+    with replacing(path) as partial, partial.open("wb") as file:
+        write_released(file, weights.architecture, weights.state)
+
+
+def read_weights_file(path: Path) -> Weights:
+    """Return the content of a weights file of either format.
+
+    Raises:
+        CheckpointError: the file is neither, or its keys do not account for the whole model.
+    """
+    reader = _read_export if _is_safetensors(path) else read_released
+    weights = Weights(*reader(path))
+    require_keys(weights.architecture, _shapes_in(weights.state), path)
+    return weights
+
+
+def _is_safetensors(path: Path) -> bool:
+    """Tell the format by its content: eight bytes of length, then JSON."""
+    try:
+        with path.open("rb") as file:
+            return file.read(9)[8:] == b"{"
+    except OSError as error:
+        raise CheckpointError(f"cannot read {path}: {error}") from error
+
+
+def _read_export(path: Path) -> tuple[Architecture, dict[str, Tensor]]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            described = (file.metadata() or {}).get(ARCHITECTURE_KEY)
+            state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118, no mapping
+    except SafetensorError as error:
+        raise CheckpointError(f"{path} is a damaged safetensors file: {error}") from error
+    if described is None:
+        raise CheckpointError(
+            f"{path} has no {ARCHITECTURE_KEY!r} in its metadata, so it is no export of dpot_scale"
+        )
+    return _described(described, path), state
+
+
+def _described(text: str, path: Path) -> Architecture:
+    try:
+        dimensions = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path}: its {ARCHITECTURE_KEY!r} is not JSON: {error}") from error
+    needed = set(Architecture.__dataclass_fields__)
+    if not isinstance(dimensions, dict) or set(dimensions) != needed:
+        raise CheckpointError(
+            f"{path}: its {ARCHITECTURE_KEY!r} must name exactly {', '.join(sorted(needed))}"
+        )
+    return architecture_from(dimensions, path)
+
+
+def require_keys(
+    architecture: Architecture, given: Mapping[str, tuple[int, ...]], path: Path
+) -> None:
+    """Account for every key, listing all that are missing, unknown or of another shape.
+
+    Args:
+        architecture: Of the model that the weights are said to be of.
+        given: The shapes of the weights.
+        path: Where they come from.
+
+    Raises:
+        CheckpointError: they are not those of the architecture.
+    """
+    if architecture.depth > len(given):  # each block has several: do not build so many
+        raise CheckpointError(
+            f"{path} describes a DPOT with depth={architecture.depth:,}, but holds only "
+            f"{len(given)} tensors"
+        )
+    try:
+        expected = shapes_of(architecture)
+    except (RuntimeError, OverflowError, TypeError) as error:
+        reason = str(error).splitlines()[0]
+        raise CheckpointError(f"{path} describes a DPOT that is too large ({reason})") from error
+    misshaped = [
+        f"{key} {given[key]} instead of {shape}"
+        for key, shape in expected.items()
+        if key in given and given[key] != shape
+    ]
+    problems = {
+        "missing": [f"{key} {shape}" for key, shape in expected.items() if key not in given],
+        "unknown": [key for key in given if key not in expected],
+        "of another shape": misshaped,
+    }
+    if any(problems.values()):
+        found = "; ".join(f"{kind}: {', '.join(keys)}" for kind, keys in problems.items() if keys)
+        raise CheckpointError(f"{path} does not hold exactly the keys of its DPOT: {found}")
+
+
+def have_same_shapes(one: Architecture, other: Architecture) -> bool:
+    """Return whether the weights of one architecture are weights of another, too."""
+    return shapes_of(one) == shapes_of(other)
+
+
+def shapes_of(architecture: Architecture) -> dict[str, tuple[int, ...]]:
+    """Return the names of all parameters in the order of the state dict, and their shapes."""
+    with torch.device("meta"):
+        return {key: tuple(t.shape) for key, t in DPOT(architecture).state_dict().items()}
+
+
+def _shapes_in(state: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    return {key: tuple(tensor.shape) for key, tensor in state.items()}
