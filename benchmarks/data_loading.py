@@ -65,7 +65,7 @@ SETS = (
     "ns2d_cond_pda",
     "cfdbench",
 )
-BARS = {name: 10 if name in {"swe_pdb", "dr_pdb", "ns2d_cond_pda"} else 4 for name in SETS}
+TARGETS = {name: 10 if name in {"swe_pdb", "dr_pdb", "ns2d_cond_pda"} else 4 for name in SETS}
 # How the public implementation stores them: all trajectories in one file, or double precision.
 ONE_FILE = {"ns2d_fno_1e-5", "ns2d_fno_1e-4", "ns2d_fno_1e-3", "cfdbench"}
 DOUBLES = {"ns2d_pda", "ns2d_cond_pda", "cfdbench"}
@@ -99,7 +99,7 @@ def main() -> None:
         stores = {name: write_ours(root / "ours", name) for name in args.sets}
         if args.only in {None, "speed"}:
             sys.path.insert(0, str(args.reference.absolute()))
-            print("\n| dataset | ours, windows/s | reference, windows/s | ratio | bar |")
+            print("\n| dataset | ours, windows/s | reference, windows/s | ratio | target |")
             print("|---|--:|--:|--:|--:|")
             for name in args.sets:
                 print(compare(root, stores[name], args.seconds, args.repeats), flush=True)
@@ -123,7 +123,7 @@ def compare(root: Path, store: DatasetStore, seconds: float, repeats: int) -> st
     return (
         f"| {name} | {max(ours_rates):.0f} | {max(their_rates):.0f} "
         f"| {max(ours_rates) / max(their_rates):.1f} (pairs: {statistics.median(pairs):.1f}) "
-        f"| {BARS[name]} |"
+        f"| {TARGETS[name]} |"
     )
 
 

@@ -1,0 +1,40 @@
+"""Each sentence that docs/troubleshooting.md quotes is still one that the code says."""
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
+SENTENCES = re.findall(r"^\| `([^`]+)` \|", PAGE, re.M)
+VARIES = "…"
+
+
+def texts(tree: ast.AST) -> Iterator[str]:
+    """All text in a module, with VARIES for what an f-string fills in."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.JoinedStr):
+            parts = (str(v.value) if isinstance(v, ast.Constant) else VARIES for v in node.values)
+            yield "".join(parts)
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            yield node.value
+
+
+@pytest.fixture(scope="module")
+def code() -> str:
+    files = sorted((ROOT / "dpot_scale").rglob("*.py"))
+    trees = (ast.parse(file.read_text(encoding="utf-8")) for file in files)
+    return "\n".join(text.replace("\n", " ") for tree in trees for text in texts(tree))
+
+
+def test_there_are_some() -> None:
+    assert len(SENTENCES) >= 15
+
+
+@pytest.mark.parametrize("sentence", SENTENCES)
+def test_it_is_in_the_code(sentence: str, code: str) -> None:
+    parts = (re.escape(part.strip()) for part in sentence.split(VARIES))
+    assert re.search(".*".join(parts), code), sentence
