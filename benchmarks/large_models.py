@@ -42,7 +42,7 @@ name: large
 output: {folder}/runs
 windows: {windows}
 data: {{root: {folder}/data, suite: {folder}/suite.yaml, weights: {{dr_pdb_generated: 1}}}}
-optim: {{lr: 2e-5, betas: [0.9, 0.95], gradient_clipping: 1.0, warmup_fraction: 0.34}}
+optim: {{lr: 2e-5, betas: [0.9, 0.95], gradient_clipping: 1.0, warmup: {{share: 0.34}}}}
 batch: {{global_batch: {workers}, micro_batch: 1}}
 engine: {{deepspeed: zero3_bf16_lean, activation_checkpointing: full}}
 evaluation: {{trajectories: 2, batch: 1, rollout_frames: 1}}

@@ -239,7 +239,7 @@ def measure(case: Case) -> None:
 
     world = start_world()
     engine = ZeroEngine(case.config(), world)
-    schedule = Schedule(case.config().optim, case.config().steps)
+    schedule = Schedule.of(case.config())
     arch = architecture(case.config().model)
     frames = torch.randn(case.windows, arch.history, arch.channels, arch.grid, arch.grid)
     seconds = []

@@ -130,7 +130,7 @@ def start_engine(precision: str, seed: int, steps: int, world: World) -> ZeroEng
 def train(engine: ZeroEngine, seed: int, steps: int, trajectories: Tensor) -> float:
     """Return the mean loss of the last twentieth of the steps."""
     generator = torch.Generator().manual_seed(seed)
-    schedule = Schedule(engine.config.optim, engine.config.steps)
+    schedule = Schedule.of(engine.config)
     losses = []
     for step in range(steps):
         which = torch.randint(TRAIN, (BATCH,), generator=generator).tolist()

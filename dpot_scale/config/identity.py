@@ -27,6 +27,11 @@ def run_hash(config: RunConfig) -> str:
     for section, key in (("data", "suite"), ("engine", "deepspeed")):
         if values[section][key] is not None:
             values[section][key] = Path(values[section][key]).name
+    # As they were spelled before they had a unit.
+    for name in ("warmup", "decay"):
+        length = values["optim"].pop(name)
+        spelled = {f"{name}_fraction": length["share"]} if "share" in length else {name: length}
+        values["optim"] |= spelled
     return hashed(values)
 
 

@@ -21,7 +21,8 @@ from dpot_scale.errors import ConfigError
 PRESETS = Path(__file__).parent / "presets"
 
 SUFFIXES = {".yaml", ".yml"}
-REPLACED_WHOLE = ("weights", "ladder")
+LENGTHS = ("warmup", "decay")  # one of the two keys of a length replaces the other
+REPLACED_WHOLE = ("weights", "ladder", *LENGTHS)
 DEFAULT = "quickstart"
 
 # No config comes near: beyond, reading one or quoting it in a sentence may take for ever.
@@ -177,7 +178,7 @@ def _extended(kind: Kind, raw: Raw, extended_by: tuple[Path, ...] = ()) -> Raw:
 def _merged(base: Raw, top: Mapping[str, Any]) -> Raw:
     """Return `base` with `top` laid over it, mapping by mapping.
 
-    Mixture weights and ladders are replaced as a whole: two have no meaningful union.
+    Mixture weights, ladders and lengths are replaced as a whole: two have no meaningful union.
     """
     merged = dict(base)
     for key, value in top.items():
@@ -208,6 +209,8 @@ def _apply(raw: Raw, overrides: Sequence[str]) -> None:
             section = section[parent]
             if not isinstance(section, dict):
                 raise ConfigError(f"override {override!r}: {parent!r} is a value, not a section")
+        if parents and parents[-1] in LENGTHS:
+            section.clear()
         section[last] = value
 
 

@@ -264,7 +264,7 @@ def try_out(config: RunConfig) -> None:
         _limit_memory(int(limit), world)
     engine = ZeroEngine(config, world)
     batches = itertools.cycle(_batches(config, world))
-    schedule = Schedule(config.optim, config.steps)
+    schedule = Schedule.of(config)
     for step in range(STEPS):
         rates = schedule.at(step)
         _, update = train_step(engine, lambda: next(batches), config, world, step, rates)

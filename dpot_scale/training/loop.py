@@ -52,7 +52,7 @@ class Trainer:
     _saved: float = field(default_factory=time.monotonic, init=False)  # when, by this rank's clock
 
     def __post_init__(self) -> None:
-        self._schedule = Schedule(self.config.optim, self.config.steps)
+        self._schedule = Schedule.of(self.config)
 
     def fit(self, state: TrainState) -> tuple[StopReason, TrainState]:
         """Train from `state` to the last step, or until a rank has a reason to stop.

@@ -2,7 +2,7 @@
 
 import math
 
-from dpot_scale.config.run import OptimConfig
+from dpot_scale.config.run import OptimConfig, RunConfig
 from dpot_scale.engine.engine import Rates
 
 # One-cycle momentum cycling (PAPER section 2): beta1 is low where the learning rate is high.
@@ -15,13 +15,21 @@ class Schedule:
 
     Args:
         optim: Learning rate and schedule.
-        total_steps: Of the whole run.
+        windows: Of the whole run.
+        global_batch: Windows per step.
     """
 
-    def __init__(self, optim: OptimConfig, total_steps: int) -> None:
+    def __init__(self, optim: OptimConfig, *, windows: int, global_batch: int) -> None:
         self.optim = optim
-        self.total_steps = total_steps
-        self._warmup = optim.warmup_fraction * total_steps  # steps; need not be whole
+        self.total_steps = windows // global_batch
+        # In steps, which need not be whole.
+        self._warmup = optim.warmup.in_steps(self.total_steps, global_batch)
+        self._decay = optim.decay.in_steps(self.total_steps, global_batch)
+
+    @classmethod
+    def of(cls, config: RunConfig) -> "Schedule":
+        """Return the schedule of a run."""
+        return cls(config.optim, windows=config.windows, global_batch=config.batch.global_batch)
 
     def at(self, step: int) -> Rates:
         """Return the rates of the update that follows `step` finished ones."""
@@ -36,7 +44,7 @@ class Schedule:
             return _linear(first, optim.lr, step / self._warmup)
         decay = self.total_steps - self._warmup
         if optim.schedule == "warmup_stable_decay":
-            decay = min(decay, optim.decay_fraction * self.total_steps)
+            decay = min(decay, self._decay)
         progress = (step - (self.total_steps - decay)) / max(decay - 1, 1)
         if optim.schedule == "cosine":
             return _cosine(optim.lr, last, progress)

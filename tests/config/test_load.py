@@ -7,8 +7,11 @@ import yaml
 
 from dpot_scale.config.identity import config_hash, run_hash
 from dpot_scale.config.load import dump, load_run, load_suite, load_sweep, presets
+from dpot_scale.config.places import anchored
+from dpot_scale.config.run import Length
 from dpot_scale.data.catalog import CATALOG
 from dpot_scale.errors import ConfigError
+from dpot_scale.scaling.plan import plan
 
 
 @pytest.mark.parametrize("name", presets("run"))
@@ -54,6 +57,16 @@ def test_quickstart_mixes_what_its_suite_generates() -> None:
         (["optim.lr=.inf"], "optim.lr=.inf: must be a finite number"),
         (["data.weights={a: .nan}"], "data.weights.a=.nan: must be a finite number"),
         (["optim.lr="], "'optim.lr' has no value; it must be a number"),
+        (["optim.warmup=3"], "optim.warmup=3: must be a section, as {key: value}"),
+        (["optim.warmup.share=2"], "optim.warmup.share=2: must be at most 1"),
+        (
+            ["optim.decay={windows: 4, share: 0.1}"],
+            "optim.decay: give either {windows: NUMBER} or {share: FRACTION}",
+        ),
+        (
+            ["windows=64", "optim.warmup.windows=65"],
+            "optim.warmup.windows=65 is longer than the run, windows=64; give fewer, or a share of",
+        ),
         (["optim=3"], "optim=3: must be a section, as {key: value}"),
         (["optim.lr=3,0"], "optim.lr=3,0: must be a number"),
         (["seed=99999999999999999999"], "seed=99999999999999999999: must be less than 2147483648"),
@@ -170,6 +183,36 @@ def test_overrides_reach_every_level_and_leave_the_rest() -> None:
     run = load_run("quickstart", ["model.size=S", "optim.lr=1e-4", "data.weights={a: 2}"])
     assert (run.model.size, run.optim.lr, run.data.weights) == ("S", 1e-4, {"a": 2.0})
     assert run.batch == base.batch
+
+
+@pytest.mark.parametrize("preset", ["quickstart", "paper_ti"])  # the latter names its warm-up
+@pytest.mark.parametrize(
+    ("override", "warmup"),
+    [
+        ("optim.warmup.windows=64", Length(windows=64)),
+        ("optim.warmup.share=0.3", Length(share=0.3)),
+        ("optim.warmup={windows: 64}", Length(windows=64)),
+        ("optim.warmup_fraction=0.1", Length(share=0.1)),
+    ],
+)
+def test_a_length_replaces_the_one_below_it(preset: str, override: str, warmup: Length) -> None:
+    assert load_run(preset, [override]).optim.warmup == warmup
+
+
+def test_shares_are_read_as_older_configs_spell_them(tmp_path: Path) -> None:
+    older, newer = tmp_path / "older.yaml", tmp_path / "newer.yaml"
+    older.write_text("extends: quickstart\noptim: {warmup_fraction: 0.1, decay_fraction: 0.3}\n")
+    newer.write_text(f"extends: {older}\noptim: {{warmup: {{windows: 64}}}}\n")
+    optim = load_run(str(older)).optim
+    assert (optim.warmup, optim.decay) == (Length(share=0.1), Length(share=0.3))
+    optim = load_run(str(newer)).optim
+    assert (optim.warmup, optim.decay) == (Length(windows=64), Length(share=0.3))
+
+
+def test_a_trial_that_is_shorter_than_its_warm_up_is_one_sentence(tmp_path: Path) -> None:
+    sweep = load_sweep("quickstart", ["run.optim.warmup.windows=64", "windows=[32]"])
+    with pytest.raises(ConfigError, match=r"optim\.warmup\.windows=64 is longer than the run"):
+        plan(anchored(sweep, tmp_path))
 
 
 def test_what_a_file_extends_is_sought_beside_it(tmp_path: Path) -> None:

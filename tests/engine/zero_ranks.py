@@ -15,7 +15,7 @@ from dpot_scale.checkpoints.shards import foreign_names, masters
 from dpot_scale.checkpoints.store import CheckpointStore
 from dpot_scale.config.data import DataConfig
 from dpot_scale.config.model import ModelConfig
-from dpot_scale.config.run import BatchConfig, EngineConfig, OptimConfig, RunConfig
+from dpot_scale.config.run import BatchConfig, EngineConfig, Length, OptimConfig, RunConfig
 from dpot_scale.engine.buffers import deepspeed_sizes, fit_buffers
 from dpot_scale.engine.collectives import raise_on_all
 from dpot_scale.engine.engine import Engine
@@ -69,10 +69,10 @@ OPTIM = OptimConfig(
     weight_decay=1e-2,
     gradient_clipping=0.05,
     schedule="one_cycle",
-    warmup_fraction=0.4,
+    warmup=Length(share=0.4),
     cycle_momentum=True,
 )
-SCHEDULE = Schedule(OPTIM, STEPS)
+SCHEDULE = Schedule(OPTIM, windows=STEPS * GLOBAL_BATCH, global_batch=GLOBAL_BATCH)
 
 
 def config(
