@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 
 from dpot_scale.checkpoints.source import SOURCE, config_of, no_weights
 from dpot_scale.config.arguments import PLACES, Parser, add_config_arguments
-from dpot_scale.config.base import Section
 from dpot_scale.config.data import DataConfig
 from dpot_scale.config.load import DEFAULT, dump, is_preset, load_run
 from dpot_scale.config.places import anchored_run, in_home, results_home
+from dpot_scale.config.record import Record
 from dpot_scale.errors import ConfigError, exits_cleanly
 from dpot_scale.evaluation.scores import DatasetScore, score_table
 from dpot_scale.files import write_whole
@@ -27,7 +27,7 @@ DEFAULT_OUT = Path("evaluation")
 ROOT = "data.root"
 
 
-class Scores(Section):
+class Scores(Record):
     """The content of `scores.json`."""
 
     weights: Path  # the run, checkpoint or weights file

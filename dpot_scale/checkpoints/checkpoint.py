@@ -15,11 +15,11 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field
 
 from dpot_scale.config.base import Section
+from dpot_scale.config.record import Record, read_record
 from dpot_scale.errors import CheckpointError
 from dpot_scale.files import sha256
 
 MARKER = "COMMITTED.json"
-FORMAT = 1  # of the marker
 log = logging.getLogger(__name__)
 
 
@@ -50,10 +50,9 @@ def _inside(name: str) -> str:
     return name
 
 
-class Marker(Section):
+class Marker(Record):
     """What makes a folder a checkpoint: the state, by whom it was saved, and its files."""
 
-    format: Annotated[int, Field(ge=FORMAT, le=FORMAT)] = FORMAT  # absent in the first ones
     step: Annotated[int, Field(ge=0)]
     windows_seen: Annotated[int, Field(ge=0)]
     world_size: Annotated[int, Field(ge=1)]
@@ -106,7 +105,7 @@ def committed(directory: Path) -> list[Checkpoint]:
     """Return the checkpoints of a run, the newest first, without those whose marker is damaged.
 
     Raises:
-        CheckpointError: a newer dpot_scale wrote one.
+        CheckpointError: another version wrote one.
     """
     found = []
     for step, folder in sorted(checkpoint_folders(directory).items(), reverse=True):
@@ -124,15 +123,11 @@ def open_checkpoint(folder: Path) -> Checkpoint | None:
     """Return the checkpoint in a folder of any name; None if it has no marker or a damaged one.
 
     Raises:
-        CheckpointError: a newer dpot_scale wrote it.
+        CheckpointError: another version wrote it.
     """
     try:
         raw = json.loads((folder / MARKER).read_text(encoding="utf-8"))
-        if isinstance(raw, dict) and raw.get("format") in range(FORMAT + 1, 1000):
-            raise CheckpointError(
-                f"{folder} was saved by a newer version of dpot_scale: continue with that one"
-            )
-        marker = Marker.model_validate(raw, strict=True)
+        marker = read_record(Marker, raw, folder, CheckpointError, strict=True)
     except (OSError, ValueError, RecursionError):
         return None
     return Checkpoint(folder, marker)
@@ -142,7 +137,7 @@ def newest_intact(directory: Path) -> Checkpoint | None:
     """Return the newest intact checkpoint of a run; None if the run has no checkpoint.
 
     Raises:
-        CheckpointError: none is intact, or a newer dpot_scale wrote one.
+        CheckpointError: none is intact, or another version wrote one.
     """
     for checkpoint in committed(directory):
         if not verify(checkpoint):

@@ -16,10 +16,10 @@ from typing import Protocol, TypeVar
 from torch import distributed as dist
 
 from dpot_scale.checkpoints.checkpoint import (
-    FORMAT,
     MARKER,
     Census,
     Checkpoint,
+    Marker,
     TrainState,
     changed_input,
     checkpoint_folders,
@@ -31,6 +31,7 @@ from dpot_scale.checkpoints.checkpoint import (
     verify,
 )
 from dpot_scale.checkpoints.shards import pickles, refuse_code
+from dpot_scale.config.record import FORMAT_KEY
 from dpot_scale.engine.collectives import from_main, on_every_rank, on_main
 from dpot_scale.engine.runtime import World
 from dpot_scale.errors import CheckpointError, UserError
@@ -120,7 +121,7 @@ class CheckpointStore:
     def _commit(self, folder: Path, state: TrainState, census: Mapping[str, Census]) -> None:
         """Make a checkpoint exist."""
         marker = {
-            "format": FORMAT,
+            FORMAT_KEY: Marker.newest_format(),
             **asdict(state),
             "world_size": self.world.world_size,
             "config_hash": self.config_hash,

@@ -1,22 +1,21 @@
 """What a finished run leaves for others to read: one JSON file, never a log to parse."""
 
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 from pydantic import ValidationError
+from pydantic_core import from_json
 
-from dpot_scale.config.base import Section
 from dpot_scale.config.places import RESULT_FILE
+from dpot_scale.config.record import Record, read_record
 from dpot_scale.errors import RecordError
 from dpot_scale.evaluation.scores import DatasetScore, Score
 from dpot_scale.files import write_whole
 
 
-class TrainingResult(Section):
+class TrainingResult(Record):
     """One finished run."""
 
-    format: Literal[1] = 1  # absent in the first ones
     name: str
     config_hash: str
     world_size: int
@@ -51,20 +50,27 @@ def read_result(directory: Path) -> TrainingResult | None:
     """Return the result in a run's directory, or None while the run is unfinished.
 
     Raises:
-        RecordError: there is one, which cannot be read: the run is not to be trained again for it.
+        RecordError: there is one, but it is damaged, or another version wrote it: the run is not
+            to be trained again for it.
     """
     path = directory / RESULT_FILE
     try:
-        return TrainingResult.model_validate_json(path.read_bytes())
+        return read_record(TrainingResult, from_json(path.read_bytes()), path, RecordError)
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
         raise RecordError(f"cannot read {path}: {error.strerror}") from error
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
+    except ValueError as error:
         raise RecordError(
             f"{path} is not the result of a run that this version of dpot_scale can read "
-            f"({f'{where}: ' if where else ''}{first['msg']}): use the version that wrote it, or "
-            "remove the file to have the end of the run done again"
+            f"({_first_problem(error)}): use the version that wrote it, or remove the file to have "
+            "the end of the run done again"
         ) from error
+
+
+def _first_problem(error: ValueError) -> str:
+    if not isinstance(error, ValidationError):
+        return str(error)
+    first = error.errors()[0]
+    where = ".".join(map(str, first["loc"]))
+    return f"{where}: {first['msg']}" if where else first["msg"]

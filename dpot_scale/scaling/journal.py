@@ -10,8 +10,8 @@ from typing import Literal
 
 from pydantic import ValidationError
 
-from dpot_scale.config.base import Section
 from dpot_scale.config.places import JOURNAL
+from dpot_scale.config.record import Record, read_record
 from dpot_scale.config.sweep import SweepConfig
 from dpot_scale.errors import RecordError, UserError
 from dpot_scale.files import cannot_write, held, is_held
@@ -25,7 +25,7 @@ class SweepRunningError(UserError):
     """Another process runs the sweep."""
 
 
-class Entry(Section):
+class Entry(Record):
     """One event of one trial."""
 
     time: datetime
@@ -63,7 +63,7 @@ class Journal:
         """Return all events; an empty line, or one that a crash cut short, is no event.
 
         Raises:
-            RecordError: a whole line is no event.
+            RecordError: a whole line is no event, or one of another version.
         """
         if not self.path.exists():
             return []
@@ -75,11 +75,12 @@ class Journal:
             except (ValueError, RecursionError):
                 continue
             try:
-                entries.append(Entry.model_validate(raw))
+                place = f"line {number} of {self.path}"
+                entries.append(read_record(Entry, raw, place, RecordError))
             except ValidationError as error:
                 raise RecordError(
-                    f"line {number} of {self.path} is no event of a trial that this version of "
-                    "dpot_scale knows: use the version that wrote it, or remove the line"
+                    f"{place} is no event of a trial that this version of dpot_scale knows: use "
+                    "the version that wrote it, or remove the line"
                 ) from error
         return entries
 

@@ -8,7 +8,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
 
+from dpot_scale.config.record import FORMAT_KEY, require_format
+from dpot_scale.errors import RecordError
+
 SPOOL = "metrics.jsonl"
+FORMAT = 1  # of the records, the first: so they do not say it
 STEP, TIME = "step", "time"  # of a record; all its other keys are metrics
 TAIL_BYTES = 16384  # of a spool, to find its newest record: some dozens of them
 
@@ -17,6 +21,9 @@ def read_metrics(path: Path) -> dict[str, dict[int, float]]:
     """Return metric -> step -> value from a spool; of a step recorded twice, the last value.
 
     A run that was killed and resumed records the steps since its checkpoint again.
+
+    Raises:
+        RecordError: another version wrote the spool.
     """
     metrics: dict[str, dict[int, float]] = defaultdict(dict)
     for record in complete_records(path, 0)[0]:
@@ -26,7 +33,11 @@ def read_metrics(path: Path) -> dict[str, dict[int, float]]:
 
 
 def newest_record(spool: Path, *, containing: str) -> dict[str, float] | None:
-    """Return the last record of a spool that has a metric, looking at its end only."""
+    """Return the last record of a spool that has a metric, looking at its end only.
+
+    Raises:
+        RecordError: another version wrote it.
+    """
     if not spool.exists():
         return None
     with spool.open("rb") as file:
@@ -37,13 +48,16 @@ def newest_record(spool: Path, *, containing: str) -> dict[str, float] | None:
     for line in reversed(lines[1 if start else 0 : -1]):
         if containing.encode() in line:
             record: dict[str, float] = json.loads(line)
+            require_format(record, FORMAT, spool, RecordError)
             return record
     return None
 
 
 def values_of(record: Mapping[str, Any]) -> dict[str, float]:
     """Return the metrics of a record."""
-    return {key: float(value) for key, value in record.items() if key not in {STEP, TIME}}
+    return {
+        key: float(value) for key, value in record.items() if key not in {STEP, TIME, FORMAT_KEY}
+    }
 
 
 def open_spool(path: Path) -> IO[str]:
@@ -57,6 +71,9 @@ def complete_records(path: Path, offset: int) -> tuple[list[dict[str, Any]], int
     """Return the records from a byte offset on, and the offset behind the last complete line.
 
     A line that cannot be read, after a disk failed, is left out.
+
+    Raises:
+        RecordError: another version wrote one.
     """
     with path.open("rb") as spool:
         spool.seek(offset)
@@ -66,4 +83,5 @@ def complete_records(path: Path, offset: int) -> tuple[list[dict[str, Any]], int
     for line in content[:end].splitlines():
         with contextlib.suppress(ValueError):
             records.append(json.loads(line))
+            require_format(records[-1], FORMAT, path, RecordError)
     return records, offset + end

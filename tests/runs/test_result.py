@@ -62,7 +62,6 @@ def test_no_file_is_an_unfinished_run(tmp_path: Path) -> None:
         ("", "EOF while parsing"),
         ('{"name": "run"}', "config_hash: Field required"),
         ("half a file", "expected value"),
-        (RESULT.model_dump_json().replace('"format":1', '"format":2'), "format: Input should be 1"),
         (RESULT.model_dump_json().replace('"steps"', '"updates"'), "steps: Field required"),
     ],
 )

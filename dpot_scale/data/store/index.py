@@ -9,6 +9,7 @@ from pydantic import ValidationError, model_validator
 from pydantic_core import from_json
 
 from dpot_scale.config.base import Section
+from dpot_scale.config.record import Record, read_record
 from dpot_scale.config.sentences import sentence
 from dpot_scale.data.info import DatasetInfo
 from dpot_scale.data.store.shards import TRAJECTORY, Shard, View
@@ -44,7 +45,7 @@ class Description(Section):
         yield from _info_problems(self.info)
 
 
-class StoredIndex(Description):
+class StoredIndex(Record, Description):
     """What a dataset is, what normalises it, and where its trajectories are."""
 
     statistics: Statistics
@@ -70,7 +71,7 @@ def read_index(path: Path) -> StoredIndex:
     """Return the index that lies in a file.
 
     Raises:
-        DataError: it cannot be read, or contradicts itself.
+        DataError: it cannot be read, contradicts itself, or another version wrote it.
     """
     raw: object = None
     try:
@@ -78,7 +79,7 @@ def read_index(path: Path) -> StoredIndex:
         raw = from_json(path.read_bytes())
         if not isinstance(raw, dict):
             raise ValueError("it is no JSON object")  # noqa: TRY004, TRY301 - one sentence for all
-        return StoredIndex.model_validate(raw)
+        return read_record(StoredIndex, raw, path, DataError)
     except ValidationError as error:
         reason = sentence(StoredIndex, raw, error.errors(), {})
     except (OSError, ValueError) as error:

@@ -12,6 +12,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from dpot_scale.config.record import FORMAT_KEY
 from dpot_scale.data.info import DatasetInfo
 from dpot_scale.data.store.dataset import INDEX, LINKED, SPLITS, Split, partial_folder
 from dpot_scale.data.store.index import StoredIndex, validate_info
@@ -295,6 +296,7 @@ class StoreWriter:
 
     def _index(self) -> dict[str, Any]:
         return {
+            FORMAT_KEY: StoredIndex.newest_format(),
             "info": asdict(self.info),
             "statistics": asdict(self._moments.statistics(len(self.info.channels))),
             "splits": {
