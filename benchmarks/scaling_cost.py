@@ -32,7 +32,7 @@ from torch import distributed as dist
 from dpot_scale.config.data import DataConfig
 from dpot_scale.config.load import dump, load_run, load_sweep
 from dpot_scale.config.model import ModelConfig
-from dpot_scale.config.run import BatchConfig, EngineConfig, RunConfig
+from dpot_scale.config.run import BatchConfig, CheckpointConfig, EngineConfig, RunConfig
 from dpot_scale.models.dpot.cost import TRAIN_PASSES, count_parameters, executed_forward_flops
 from dpot_scale.models.dpot.sizes import architecture
 from dpot_scale.tracking.spool import SPOOL, read_metrics
@@ -253,7 +253,8 @@ def measure(case: Case) -> None:
     elements = {name: sent.get(name, 0) / TIMED_STEPS for name in COLLECTIVES}
     peak = peak_memory_gib(world)
     with one_folder() as folder:
-        store = CheckpointStore(folder, keep=2, config_hash="benchmark", world=world)
+        keep = CheckpointConfig()
+        store = CheckpointStore(folder, config=keep, config_hash="benchmark", world=world)
         save_seconds = timed(lambda: store.save(engine, TrainState(step=1, windows_seen=1)))
         load_seconds = timed(lambda: store.restore(engine))
         size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())

@@ -30,8 +30,10 @@ from dpot_scale.checkpoints.checkpoint import (
     require_none,
     verify,
 )
+from dpot_scale.checkpoints.retention import removable
 from dpot_scale.checkpoints.shards import pickles, refuse_code
 from dpot_scale.config.record import FORMAT_KEY
+from dpot_scale.config.run import CheckpointConfig
 from dpot_scale.engine.collectives import from_main, on_every_rank, on_main
 from dpot_scale.engine.runtime import World
 from dpot_scale.errors import CheckpointError, UserError
@@ -56,7 +58,7 @@ class CheckpointStore:
 
     Args:
         directory: Where the checkpoints lie; on a disk that all ranks share.
-        keep: How many to keep, at least two: the newest may turn out to be damaged.
+        config: Which of them to keep.
         config_hash: Of the run config; a checkpoint of another config is refused.
         world: The ranks.
         inputs: What else decides the numbers of the run, by its name in words; a checkpoint whose
@@ -67,13 +69,13 @@ class CheckpointStore:
         self,
         directory: Path,
         *,
-        keep: int,
+        config: CheckpointConfig,
         config_hash: str,
         world: World,
         inputs: Mapping[str, str] | None = None,
     ) -> None:
         self.directory = directory
-        self.keep = keep
+        self.config = config
         self.config_hash = config_hash
         self.world = world
         self.inputs = dict(inputs or {})
@@ -94,7 +96,7 @@ class CheckpointStore:
             if self.world.is_main:
                 _remove(folder)  # what lacks a file only takes space
             raise
-        on_main(self._prune, self.world, self.directory)
+        on_main(partial(self._prune, state.step), self.world, self.directory)
 
     def restore(self, engine: Sharded) -> TrainState | None:
         """Continue from the newest intact checkpoint; None if there is none. Collective.
@@ -131,11 +133,11 @@ class CheckpointStore:
         }
         write_whole(folder / MARKER, json.dumps(marker, indent=2))
 
-    def _prune(self) -> None:
+    def _prune(self, newest: int) -> None:
         """Remove the checkpoints that newer ones replace, and what crashes left."""
         folders = checkpoint_folders(self.directory)
-        marked = sorted((step for step, folder in folders.items() if has_marker(folder)))
-        for step in folders.keys() - set(marked[-self.keep :]):
+        marked = {step for step, folder in folders.items() if has_marker(folder)}
+        for step in (folders.keys() - marked) | removable(marked, newest, self.config):
             _remove(folders[step])
 
     def _census(self, folder: Path) -> dict[str, Census]:

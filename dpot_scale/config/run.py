@@ -213,6 +213,12 @@ class CheckpointConfig(Section):
     """Minutes from the end of one checkpoint to the next. 0: the clock causes none."""
     keep: Annotated[int, Field(ge=2), NO_BOOL] = 2
     """How many checkpoints are kept, the newest; at least 2, since a crash may interrupt one."""
+    keep_every: NonNegativeInt = 0
+    """Steps between milestones: checkpoints that are made then and kept for ever. 0: none."""
+
+    def is_milestone(self, step: int) -> bool:
+        """Return whether a checkpoint is made at a step and kept for ever."""
+        return self.keep_every > 0 and step % self.keep_every == 0
 
 
 class TrackingConfig(Section):

@@ -131,7 +131,7 @@ def _train(
     engine = ZeroEngine(config, world)
     checkpoints = CheckpointStore(
         config.directory / CHECKPOINTS,
-        keep=config.checkpoint.keep,
+        config=config.checkpoint,
         config_hash=run_hash(config),
         world=world,
         inputs=inputs,

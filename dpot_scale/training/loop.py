@@ -80,6 +80,7 @@ class Trainer:
                 meter.add(loss, update, self.config.batch.global_batch)
                 state = state.after_step(self.config.batch.global_batch)
                 saving = vote.save_due or self._due(self.config.checkpoint.every, state.step)
+                saving = saving or self.config.checkpoint.is_milestone(state.step)
                 if vote.signalled:
                     stop = StopReason.SIGNAL
                 # Nothing is saved before it was seen to be finite. And a checkpoint ends a log

@@ -23,9 +23,12 @@ from dpot_scale.checkpoints.checkpoint import (
 )
 from dpot_scale.checkpoints.shards import refuse_code
 from dpot_scale.checkpoints.store import CheckpointStore
+from dpot_scale.config.run import CheckpointConfig
 from dpot_scale.engine.runtime import World, start_world
 from dpot_scale.engine.shards import errors_at_the_end
 from dpot_scale.errors import CheckpointError, DiskError
+
+KEEP = CheckpointConfig()
 
 
 class Counter:
@@ -53,7 +56,7 @@ def world() -> World:
 
 
 def store_in(directory: Path, world: World, config_hash: str = "hash") -> CheckpointStore:
-    return CheckpointStore(directory, keep=2, config_hash=config_hash, world=world)
+    return CheckpointStore(directory, config=KEEP, config_hash=config_hash, world=world)
 
 
 def state_at(step: int) -> TrainState:
@@ -83,6 +86,22 @@ def test_old_checkpoints_and_debris_are_removed(tmp_path: Path, world: World) ->
     (tmp_path / "step_000001").mkdir()
     save_steps(tmp_path, world, 2, 3, 4)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["step_000003", "step_000004"]
+
+
+def test_milestones_stay_and_what_the_run_went_back_behind_goes(
+    tmp_path: Path, world: World
+) -> None:
+    config = CheckpointConfig(keep_every=2)
+    store = CheckpointStore(tmp_path, config=config, config_hash="hash", world=world)
+    for step in range(1, 8):
+        store.save(Counter(step), state_at(step))
+    assert [found.state.step for found in committed(tmp_path)] == [7, 6, 4, 2]
+    for step in (6, 7):
+        (tmp_path / f"step_{step:06d}" / "notes.txt").unlink()
+    assert store.restore(Counter()) == state_at(4)
+    store.save(Counter(5), state_at(5))
+    assert [found.state.step for found in committed(tmp_path)] == [5, 4, 2]
+    assert_restores(tmp_path, world, 5)
 
 
 def test_saving_a_step_again_replaces_it(tmp_path: Path, world: World) -> None:
@@ -308,7 +327,11 @@ def test_the_marker_of_the_first_version_is_read(tmp_path: Path, world: World) -
     del marker["format"], marker["inputs"]
     path.write_text(json.dumps(marker))
     store = CheckpointStore(
-        tmp_path, keep=2, config_hash="hash", world=world, inputs={"dataset a": "1"}
+        tmp_path,
+        config=KEEP,
+        config_hash="hash",
+        world=world,
+        inputs={"dataset a": "1"},
     )
     assert store.restore(Counter()) == state_at(2)
 
@@ -387,7 +410,9 @@ def test_a_full_disk_leaves_the_one_before(small_disk: Path, world: World) -> No
 
 def test_other_data_are_refused(tmp_path: Path, world: World) -> None:
     def store(**inputs: str) -> CheckpointStore:
-        return CheckpointStore(tmp_path, keep=2, config_hash="hash", world=world, inputs=inputs)
+        return CheckpointStore(
+            tmp_path, config=KEEP, config_hash="hash", world=world, inputs=inputs
+        )
 
     store(a="1", b="2").save(Counter(), state_at(1))
     assert store(a="1", b="2").restore(Counter()) == state_at(1)

@@ -13,6 +13,7 @@ from dpot_scale.checkpoints.weights import export, find, load_model, read, read_
 from dpot_scale.checkpoints.weights_file import save_model
 from dpot_scale.config.load import dump, load_run
 from dpot_scale.config.places import CHECKPOINTS, RESULT_FILE, RUN_CONFIG, WEIGHTS
+from dpot_scale.config.run import CheckpointConfig
 from dpot_scale.engine.runtime import start_world
 from dpot_scale.errors import CheckpointError
 from dpot_scale.models.dpot.network import DPOT
@@ -47,7 +48,10 @@ def run(tmp_path: Path) -> Path:
     """The folder of an unfinished run whose checkpoints at steps 1 and 2 hold known weights."""
     config = load_run("quickstart", [*SMALL, f"output={tmp_path}", "name=run"])
     store = CheckpointStore(
-        config.directory / CHECKPOINTS, keep=2, config_hash="hash", world=start_world()
+        config.directory / CHECKPOINTS,
+        config=CheckpointConfig(),
+        config_hash="hash",
+        world=start_world(),
     )
     for step in (1, 2):
         store.save(Replicated(model(step).state_dict()), TrainState(step=step))

@@ -15,7 +15,14 @@ from dpot_scale.checkpoints.shards import foreign_names, masters
 from dpot_scale.checkpoints.store import CheckpointStore
 from dpot_scale.config.data import DataConfig
 from dpot_scale.config.model import ModelConfig
-from dpot_scale.config.run import BatchConfig, EngineConfig, Length, OptimConfig, RunConfig
+from dpot_scale.config.run import (
+    BatchConfig,
+    CheckpointConfig,
+    EngineConfig,
+    Length,
+    OptimConfig,
+    RunConfig,
+)
 from dpot_scale.engine.buffers import deepspeed_sizes, fit_buffers
 from dpot_scale.engine.collectives import raise_on_all
 from dpot_scale.engine.engine import Engine
@@ -181,7 +188,7 @@ def train_afresh(make, run: RunConfig, world: World, **options) -> dict:
 def resume(world: World, deepspeed: str, folder: Path) -> dict:
     """Save after three steps, continue; load into a fresh engine, continue again."""
     engine = ZeroEngine(config(deepspeed), world)
-    store = CheckpointStore(folder, keep=2, config_hash="hash", world=world)
+    store = CheckpointStore(folder, config=CheckpointConfig(), config_hash="hash", world=world)
     train(engine, world, steps=range(3))
     store.save(engine, TrainState(step=3, windows_seen=3 * GLOBAL_BATCH))
     straight = train(engine, world, steps=range(3, STEPS))

@@ -186,6 +186,12 @@ def test_everything_is_done_as_often_as_asked(loop: Callable[..., Loop]) -> None
     assert made.saves.steps == [4, 6]
 
 
+def test_a_milestone_is_saved_whatever_else_is_due(loop: Callable[..., Loop]) -> None:
+    made = loop("checkpoint.every=4", "checkpoint.keep_every=3")
+    made.fit()
+    assert made.saves.steps == [3, 4, 6]
+
+
 def test_an_evaluation_that_fails_at_the_end_loses_no_training(loop: Callable[..., Loop]) -> None:
     made = loop()
 
