@@ -99,7 +99,7 @@ def _chapter(heading: str, section: Schema, places: dict[str, str]) -> str:
 
 
 def _default(field: Schema) -> str:
-    default = field.get("default")
+    default: Any = field.get("default")
     if _references(field) == ["Length"]:  # of which each use has a default of its own
         return "`{" + ", ".join(f"{key}: {_yaml(value)}" for key, value in default.items()) + "}`"
     if isinstance(default, dict) and default:  # a section, which shows its own defaults
