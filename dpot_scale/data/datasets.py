@@ -1,4 +1,4 @@
-"""The datasets of a config, opened and checked against the model before anything is spent."""
+"""Opens the datasets of a config, and checks before any training that they suit the model."""
 
 from collections.abc import Callable
 
@@ -22,7 +22,7 @@ def open_datasets(
 
     Args:
         config: The mixture.
-        model: What will see them.
+        model: The model that will be trained on them.
         progress: Takes one line of text for the user at a time.
         generate: Whether missing datasets of its suite are made.
 

@@ -1,4 +1,4 @@
-"""Generate the datasets of a suite: solved once, kept in the store, reproducible from a seed."""
+"""Generates the datasets of a suite once; the seed of the suite decides every number."""
 
 import time
 from collections.abc import Callable
@@ -31,7 +31,7 @@ def generate_suite(
     progress: Callable[[str], None],
     workers: Callable[[], AbstractContextManager[Workers]] = threads,
 ) -> None:
-    """Generate those datasets of a suite that `root` lacks.
+    """Generate the datasets of a suite that are missing under `root`.
 
     Safe to call from several processes: one generates, the others wait and find the result.
 
@@ -39,7 +39,7 @@ def generate_suite(
         suite: The recipe of every dataset.
         root: The folder of all datasets.
         progress: Takes one line of text for the user at a time.
-        workers: Opens what solves the equations, if there is anything to solve.
+        workers: Opens the workers that solve the equations, if any dataset is missing.
 
     Raises:
         ConfigError: there is no such equation, it has no such parameter, or there are too many
@@ -70,10 +70,10 @@ def _outcome(info: DatasetInfo, recipe: GeneratedDataset, seconds: float) -> str
 
 
 def missing_datasets(suite: SuiteConfig, root: Path) -> list[str]:
-    """Return the datasets of a suite that `root` lacks.
+    """Return the names of the datasets of a suite that are missing under `root`.
 
     Raises:
-        DataError: one that it has was made by another recipe.
+        DataError: a dataset of the same name was made by another recipe.
     """
     missing = []
     for name, recipe in suite.datasets.items():
@@ -143,7 +143,7 @@ def _info(name: str, recipe: GeneratedDataset, seed: int) -> DatasetInfo:
 
 
 def _seeds(suite_seed: int, recipe: GeneratedDataset) -> dict[Split, range]:
-    """Return disjoint seeds; more training trajectories leave the test split as it is."""
+    """Return the seeds of each split. A larger training split does not change the test split."""
     first = suite_seed * SEEDS_PER_SUITE
     first_test = first + SEEDS_PER_SUITE // 2
     return {

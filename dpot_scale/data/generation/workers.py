@@ -1,6 +1,6 @@
-"""The parts in which a dataset is solved, each on its own: by a thread here, or on another machine.
+"""A dataset is solved in parts, by threads of this process or by tasks on other machines.
 
-A part is a pure function of its recipe and seeds, so it may run anywhere, in any order, and again.
+A part depends only on its recipe and its seeds, so parts may run anywhere and in any order.
 """
 
 import math
@@ -69,12 +69,12 @@ def pieces(seeds: range, size: int) -> Iterator[range]:
 
 @dataclass(frozen=True)
 class Workers:
-    """Who solves the parts.
+    """The workers that solve the parts of datasets.
 
     Args:
-        start: Begins to solve a part.
-        number: Parts that are solved at a time.
-        part_size: Trajectories of a part.
+        start: Starts to solve a part.
+        number: How many parts are solved at the same time.
+        part_size: How many trajectories a part has.
     """
 
     start: Callable[[Part], Future[NDArray[np.float32]]]
@@ -82,7 +82,7 @@ class Workers:
     part_size: Callable[[GeneratedDataset], int]
 
     def solve_all(self, parts: Iterable[Part]) -> Iterator[NDArray[np.float32]]:
-        """Yield the trajectories of each part, in order; only a few parts wait to be taken."""
+        """Yield the trajectories of each part, in order. Few finished parts are kept in memory."""
         started: deque[Future[NDArray[np.float32]]] = deque()
         for part in parts:
             started.append(self.start(part))
@@ -94,7 +94,7 @@ class Workers:
 
 @contextmanager
 def threads() -> Iterator[Workers]:
-    """Solve here: on the GPU, or with one thread per core of this process.
+    """Solve in this process: on the GPU, or with one thread per core.
 
     Torch releases the interpreter's lock, and its own threads gain nothing on so small fields.
     """

@@ -28,7 +28,7 @@ Arrays = Mapping[str, NDArray[Any]]  # by name, "" for a bare one
 
 
 def loader(path: Path) -> Callable[[], Arrays] | None:
-    """Return what loads the arrays of a file; None if it is no .npy, .pt or pickle.
+    """Return a function that loads the arrays of a file; None if it is no .npy, .pt or pickle.
 
     Each call maps the file into memory anew where it can be mapped: pages that have been read count
     as memory of the process as long as the file is mapped. Others are read as a whole, once.

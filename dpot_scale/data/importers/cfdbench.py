@@ -44,7 +44,7 @@ CORNER = ("x_min", "x_max", "y_min", "y_max")
 
 
 def recognise(path: Path, *, paper: bool) -> list[Source | DataError]:
-    """Return the cases that a case.json or a zip file leads to; what is wrong with some of them.
+    """Return the cases of a case.json or a zip file, and a DataError for each unusable one.
 
     Raises:
         DataError: a zip file has members that point outside of it.
@@ -129,7 +129,7 @@ def _read(case: Case, starts: list[int], paper: bool, rows: slice, frames: slice
 
 
 def _parameters(case: Case, starts: list[int]) -> dict[str, NDArray[Any]]:
-    """Return what a segment's case is; lengths that a case does not have are 0."""
+    """Return the parameters of a segment's case; a length that the case does not have is 0."""
     kind, values = PROBLEMS[case.problem], dict(case.values)
     if CORNER[0] in values:
         x_min, x_max, y_min, y_max = (values[key] for key in CORNER)
@@ -147,7 +147,7 @@ def _parameters(case: Case, starts: list[int]) -> dict[str, NDArray[Any]]:
 
 
 def _subset(case: Case) -> str:
-    """Return prop, bc or geo: as a folder or the zip file is called, or by the case's number."""
+    """Return prop, bc or geo, from the name of a folder or zip file, or from the case's number."""
     parts = [*(case.path.with_suffix("").parts if case.is_packed else ()), *case.folder.parts]
     first = PROBLEMS[case.problem].first
     *_, by_number = (subset for subset, number in first.items() if number <= _number(case))
@@ -199,7 +199,7 @@ def _in_split(source: Source, split: Split) -> Source:
 
 
 def _key(source: Source) -> tuple[str, str, int]:
-    """Return what tells a case from others; a zip file beside its unpacked folder has the same."""
+    """Return a key of the case; a case in a zip file and the same case unpacked have the same."""
     values = source.parameters
     return (
         values["problem"][0].decode(),

@@ -56,16 +56,16 @@ class Case:
 
     @property
     def problem(self) -> str:
-        """Return which flow it is, by what describes it."""
+        """Return which flow the case is, judged by the keys of its case.json."""
         return next(name for name, kind in PROBLEMS.items() if kind.keys <= self.values.keys())
 
     @property
     def is_packed(self) -> bool:
-        """Return whether it is in a zip file."""
+        """Return whether the case is in a zip file."""
         return not self.path.is_dir()
 
     def open(self, name: str) -> IO[bytes]:
-        """Open one of its files."""
+        """Open a file of the case."""
         return _open(self.path, self.folder, name)
 
 

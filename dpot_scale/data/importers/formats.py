@@ -1,4 +1,4 @@
-"""Which format a file has: decided by its content, never by its name."""
+"""Recognises the format of a file by its content, never by its name."""
 
 import zipfile
 from collections.abc import Sequence
@@ -24,15 +24,15 @@ from dpot_scale.files import check_regular
 
 
 class Format(Protocol):
-    """Looks at a file and returns nothing where it is of another format.
+    """Returns the sources in a file of its format, and an empty list for any other file.
 
-    Where it is of its own format, but damaged or incomplete, it raises a DataError; where that is
-    so for a part of it, it returns the DataError among the sources. `paper` asks for the quirks of
-    the reference's preprocessing.
+    If a file of its format is damaged or incomplete, it raises a DataError. If only a part of the
+    file is, it returns the DataError among the sources. `paper` asks for the quirks of the
+    reference's preprocessing.
     """
 
     def __call__(self, path: Path, *, paper: bool) -> Sequence[Source | DataError]:
-        """Return what the file holds."""
+        """Return the sources in the file."""
         ...
 
 
@@ -57,11 +57,11 @@ def recognise(path: Path, *, paper: bool = False) -> Sequence[Source | DataError
     """Return what a published file holds, without reading its fields.
 
     Args:
-        path: The file; of a CFDBench case its case.json.
-        paper: Read it as the reference's preprocessing does.
+        path: The file. For a CFDBench case it is the case.json.
+        paper: Whether to read it as the reference's preprocessing does.
 
     Returns:
-        Its sources; and what is wrong with parts of it.
+        The sources in the file, and a DataError for each part of it that cannot be used.
 
     Raises:
         DataError: the file is damaged, incomplete or of no known format.
@@ -115,7 +115,7 @@ def _check_hdf5(path: Path) -> None:
 
 
 def _contents(path: Path) -> str:
-    """Return what a container holds at its top level, in parentheses."""
+    """Return the names at the top level of a container, in parentheses, for a sentence."""
     if h5py.is_hdf5(path):
         with open_hdf5(path) as file:
             return f" (HDF5 with: {_shown(list(file))})"

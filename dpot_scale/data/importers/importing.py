@@ -1,4 +1,4 @@
-"""From sources to a stored dataset: copied, or linked to where they lie."""
+"""Makes a stored dataset of sources: copies them, or links to the published files."""
 
 import hashlib
 from collections.abc import Iterator, Sequence
@@ -22,7 +22,7 @@ SHA256, WITHOUT = ", sha256 ", ", without "  # in the text that says where a dat
 
 @dataclass(frozen=True, kw_only=True)
 class Imported:
-    """What an import did."""
+    """The outcome of an import."""
 
     folder: Path
     is_new: bool  # False: the same files had been imported before
@@ -34,7 +34,7 @@ class Imported:
 
 @dataclass(frozen=True)
 class Options:
-    """How to import."""
+    """The options of an import."""
 
     root: Path  # the folder of all datasets
     name: str | None = None  # of the dataset; needed where the content allows several
@@ -45,7 +45,7 @@ class Options:
 def recognise_files(
     files: Sequence[Path], *, paper: bool
 ) -> tuple[list[list[Source]], list[DataError]]:
-    """Return the datasets that files hold, and what is wrong with the other files."""
+    """Return the datasets in files, and an error for each file that cannot be used."""
     sources: list[Source] = []
     problems: list[DataError] = []
     for file in files:
@@ -64,10 +64,10 @@ def recognise_files(
 def import_sound(
     sources: Sequence[Source], options: Options, progress: Progress
 ) -> tuple[Imported | None, list[UserError]]:
-    """Import a dataset without those of its files that turn out to be damaged.
+    """Import a dataset, leaving out files that turn out to be damaged.
 
     Returns:
-        What was done, None if nothing; and what is wrong.
+        The outcome, None if nothing was imported; and the errors.
     """
     problems: list[UserError] = []
     digests: dict[Path, str] = {}
@@ -94,13 +94,13 @@ def import_dataset(
     digests: dict[Path, str] | None = None,
     left_out: int = 0,
 ) -> Imported:
-    """Bring a dataset into the store.
+    """Write the dataset of some sources into the store.
 
     An interrupted import continues where its last shard ended.
 
     Args:
-        sources: Its files, in order.
-        options: How.
+        sources: The files of the dataset, in order.
+        options: How to import them.
         progress: Told of every file that is read; each byte counts twice, once for the checksum.
         digests: SHA-256 of files, as far as they are known; completed here. They identify the
             dataset, those of damaged files too, so that the same files are the same dataset.
@@ -167,7 +167,7 @@ def total_bytes(sources: Sequence[Source]) -> int:
 
 
 def _remaining(parts: Sequence[Part], writer: StoreWriter) -> Iterator[Part]:
-    """Yield what an interrupted import has not written yet."""
+    """Yield the parts that an interrupted import has not written yet."""
     written = {split: writer.written(split) for split in SPLITS}
     for part in parts:
         skipped = min(written[part.split], part.trajectories)
@@ -201,7 +201,7 @@ def _contradiction(source: Source, name: str, entry: CatalogEntry) -> str:
 
 
 def _frames(source: Source, name: str) -> int:
-    """Return how many frames to keep: what the paper knows of a set, or all."""
+    """Return how many frames to keep: as many as the paper uses, or all."""
     entry = CATALOG.get(name)
     return min(source.frames, entry.frames) if entry else source.frames
 
@@ -247,7 +247,7 @@ def _info(sources: Sequence[Source], name: str, origin: str) -> DatasetInfo:
 
 
 def _origin(digests: dict[Path, str], options: Options, left_out: int) -> str:
-    """Return where a dataset comes from; see `_identity`."""
+    """Return the text that says where a dataset comes from; see `_identity`."""
     ways = (", as in the paper" if options.paper else "") + (", linked" if options.link else "")
     ways += f"{WITHOUT}{left_out} that were damaged" if left_out else ""
     paths = list(digests)
@@ -258,12 +258,12 @@ def _origin(digests: dict[Path, str], options: Options, left_out: int) -> str:
 
 
 def _identity(origin: str) -> str:
-    """Return from what files a dataset comes and how: whatever they are called or lack."""
+    """Return the part of an origin that depends neither on file names nor on files left out."""
     return origin.partition(SHA256)[2].partition(WITHOUT)[0]
 
 
 def _check_origin(folder: Path, info: DatasetInfo, sources: Sequence[Source]) -> None:
-    """Refuse a dataset of the same name that another file, whatever its name, was copied to."""
+    """Refuse a dataset of the same name that was made from other files."""
     found = read_store(folder).info.source
     if _identity(found) != _identity(info.source):
         raise DataError(

@@ -44,7 +44,7 @@ def load(path: Path, name: str) -> NDArray[Any]:
 
 
 def _read(path: Path, read: Callable[[Path], T]) -> T:
-    """Call one of scipy's readers; on a damaged file they raise whatever comes up."""
+    """Call one of scipy's readers, which raise errors of any kind on a damaged file."""
     try:
         return read(path)
     except Exception as error:

@@ -235,7 +235,7 @@ def _attribute(file: h5py.File, name: str) -> str | None:
 def _flow_names(
     file: h5py.File, space_dims: int, mach: str | None, eta: str | None, zeta: str | None
 ) -> tuple[str, ...]:
-    """Return the name of the set; none where the file has lost its attributes.
+    """Return the name of the set; nothing if the file has lost its attributes.
 
     Those of the paper are 2D with random initial states.
     """

@@ -1,4 +1,4 @@
-"""How far an import is: a bar on a terminal, a few lines elsewhere."""
+"""Shows how far an import is: with a bar on a terminal, with a few lines elsewhere."""
 
 import time
 from pathlib import Path
@@ -29,7 +29,7 @@ class ByteProgress:
         self._bars = Bars("bytes", stay=False)
 
     def __call__(self, path: Path, length: int) -> None:
-        """Take that some more bytes of a file have been read."""
+        """Count some more bytes of a file as read."""
         self.done += length
         self._seen[path] = None
         if self._bars.are_drawn:

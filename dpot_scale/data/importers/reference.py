@@ -34,10 +34,10 @@ class _Layout:
 
 
 def recognise(path: Path, *, paper: bool) -> list[Source]:
-    """Return the file as a source if `data` is all that it holds.
+    """Return the file as a source if it holds one array, `data`.
 
     Raises:
-        DataError: it is, but of no shape that the reference writes.
+        DataError: `data` has no shape that the reference writes.
     """
     del paper  # it is the paper's preprocessing already
     if not h5py.is_hdf5(path):
@@ -75,7 +75,7 @@ def _layout(shape: tuple[int, ...]) -> _Layout | None:
 
 
 def _named_by(path: Path, names: tuple[str, ...]) -> str | None:
-    """Return the one name that the path tells, such as `ns2d_1e-3_train.hdf5`."""
+    """Return the dataset that the path names, as `ns2d_1e-3_train.hdf5` does."""
     text = "/".join(path.parts[-3:])
     found = [name for name in names if name in text or name.replace("_fno", "") in text]
     return max(found, key=len, default=None)
@@ -88,7 +88,7 @@ def _source(
     candidates: tuple[str, ...],
     name: str | None,
 ) -> Source:
-    """Return the source; what its channels and axes are follows from its name alone."""
+    """Return the source. Its channels and axes follow from its name alone."""
     entry = CATALOG.get(name or "")
     spatial_axes = ("y", "x") if name in ROWS_FIRST else ("x", "y")
     names = dict(zip(("first", "second"), spatial_axes, strict=True))

@@ -1,4 +1,4 @@
-"""Which files a user means who names some files and folders."""
+"""Finds the files to import in the files and folders that a user names."""
 
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -10,10 +10,10 @@ from dpot_scale.errors import DataError, UserError
 
 
 def find_files(paths: Sequence[Path]) -> tuple[list[Path], list[DataError]]:
-    """Return the files that are meant, and what is wrong with folders that cannot be read.
+    """Return the files to import, and an error for each folder that cannot be read.
 
     Raises:
-        UserError: a path leads to nothing, or through a folder that may not be read.
+        UserError: a path does not exist, or leads through a folder that may not be read.
     """
     unreadable: list[DataError] = []
 
@@ -35,7 +35,7 @@ def find_files(paths: Sequence[Path]) -> tuple[list[Path], list[DataError]]:
 
 
 def _walk(path: Path, note: Callable[[OSError], None]) -> Iterator[Path]:
-    """Yield the files below a folder but for hidden ones and those of our own datasets."""
+    """Yield the files below a folder, without hidden ones and those of our own datasets."""
     for folder, subfolders, names in os.walk(path, onerror=note):
         if INDEX in names:
             subfolders.clear()

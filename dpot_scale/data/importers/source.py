@@ -1,7 +1,7 @@
-"""What a published file holds, and which dataset it is of.
+"""A `Source` describes the trajectories in a published file.
 
-A format module looks at the content of a file and describes it as one or more `Source`s. What
-comes after that is the same for all formats: names, splits, checks and writing.
+Each format has a module that looks at the content of a file and returns its sources. Everything
+after that is the same for all formats: names, splits, checks and writing.
 """
 
 import math
@@ -69,7 +69,7 @@ class Source:
 
     @property
     def place(self) -> Path:
-        """Return where it is, for messages."""
+        """Return the file and the member in it, for messages."""
         return self.path / self.member
 
     @property
@@ -84,7 +84,7 @@ class Source:
 
 
 def sliced_in_place(views: Sequence[View]) -> dict[str, Any]:
-    """Return those fields of a `Source` that follow from views of all its trajectories."""
+    """Return the fields of a `Source` that follow from views of all its trajectories."""
     return {
         "trajectories": sum(view.trajectories for view in views),
         "frames": views[0].frames,
@@ -138,7 +138,7 @@ def overlapping(views: Sequence[View], rows: slice) -> list[tuple[View, int, int
 
 
 def frame_interval(times: Array, frames: int, path: Path) -> float:
-    """Return the constant distance of the times of a file's frames.
+    """Return the time between frames, from the times of all frames of a file.
 
     Raises:
         DataError: there are not as many times as frames, fewer than two, or they are not evenly
@@ -159,5 +159,5 @@ def cell_extent(centres: Array) -> float:
 
 
 def rounded(value: float) -> float:
-    """Return a number that was stored in single precision as it was meant."""
+    """Return the short decimal number that a number in single precision stands for."""
     return float(f"{value:.6g}")

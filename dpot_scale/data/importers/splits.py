@@ -1,4 +1,4 @@
-"""Which files are of one dataset, in which order, and what of them is for the test."""
+"""Decides which files make up a dataset, in which order, and what belongs to the test split."""
 
 import re
 from collections import Counter
@@ -68,10 +68,10 @@ def _test_trajectories(source: Source, name: str) -> int:
 
 
 def datasets_of(sources: Sequence[Source]) -> tuple[list[list[Source]], list[DataError]]:
-    """Return the sources of each dataset, in order and with their splits; and those left out.
+    """Return the sources of each dataset, in order and with their splits; and an error per misfit.
 
-    Files that are of one dataset must agree in everything but their number of trajectories; those
-    that differ from most are left out.
+    The files of a dataset must agree in everything but their number of trajectories. A misfit is a
+    file that differs from most; it is left out.
     """
     groups: dict[str, list[Source]] = {}
     for source in sources:

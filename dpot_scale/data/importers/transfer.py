@@ -1,4 +1,4 @@
-"""From a source to the writer, block by block: a large file never lies in memory as a whole."""
+"""Passes a source to the writer block by block, so that large files need little memory."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -25,11 +25,11 @@ class SourceError(DataError):
 
 
 def copy(writer: StoreWriter, part: Part, frames: int, progress: Progress) -> None:
-    """Copy the trajectories of a part, and of each so many frames.
+    """Copy the first `frames` frames of each trajectory of a part.
 
     Raises:
         SourceError: the file is damaged.
-        DataError: the writer does not take what it holds.
+        DataError: the writer refuses its content.
     """
     source = part.source
     length = block_length(frames * source.frame_bytes, source.aligned_to)
@@ -46,11 +46,11 @@ def copy(writer: StoreWriter, part: Part, frames: int, progress: Progress) -> No
 
 
 def link(writer: StoreWriter, part: Part, frames: int, digest: str, progress: Progress) -> None:
-    """Refer to the trajectories of a part, having looked at each; `digest` is of their file.
+    """Check each trajectory of a part and link to it; `digest` is that of its file.
 
     Raises:
         SourceError: the file is damaged.
-        DataError: the writer does not take what it holds.
+        DataError: the writer refuses its content.
     """
     source = part.source
     before = 0
@@ -84,7 +84,7 @@ def _is_long(source: Source, frames: int) -> bool:
 
 
 def _blocks(first: int, end: int, length: int) -> Iterator[slice]:
-    """Yield the parts of [first, end) that multiples of `length` bound."""
+    """Yield [first, end) cut at the multiples of `length`."""
     while first < end:
         last = min(first - first % length + length, end)
         yield slice(first, last)
@@ -98,7 +98,7 @@ def _pieces(source: Source, row: int, frames: int) -> Iterator[tuple[int, Array]
 
 
 def _read(source: Source, rows: slice, frames: slice) -> Array:
-    """Read a part; a file that breaks off in the middle is the user's to mend."""
+    """Read a part; a file that breaks off in the middle is a DataError."""
     try:
         fields = source.read(rows, frames)
     except DataError as error:

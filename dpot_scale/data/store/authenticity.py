@@ -1,4 +1,4 @@
-"""Are imported files what their publisher computed? Only where the data themselves can tell.
+"""Checks that imported files are what their publisher computed, where the data can tell.
 
 PDEBench draws each initial state from the number of its group, with NumPy's older generator: the
 noise of diffusion-reaction, and the radius of the dam of shallow water.
@@ -22,7 +22,7 @@ SHOWN = 5
 
 
 def check_authenticity(store: DatasetStore) -> list[str]:
-    """Say which trajectories of an imported dataset do not begin as their seed says."""
+    """Return a sentence on the trajectories whose initial state is not the one of their seed."""
     check = CHECKS.get(store.info.name)
     if check is None or store.info.origin != "imported":
         return []

@@ -85,11 +85,11 @@ class DatasetStore:
         """Return (frames, C, *space), reading these frames and no others.
 
         Args:
-            split: Which one.
-            trajectory: Its number in the split.
-            start: First frame.
-            frames: How many.
-            out: Where to put them; C-contiguous. None: a new array.
+            split: The split that holds the trajectory.
+            trajectory: The number of the trajectory in the split.
+            start: The first frame to read.
+            frames: The number of frames to read.
+            out: A C-contiguous array to read into; None for a new one.
 
         Raises:
             DataError: the shard is missing or damaged.
@@ -118,7 +118,7 @@ class DatasetStore:
         """Refuse frames of a trajectory, read from `start` on, that hold NaN or infinite values.
 
         Raises:
-            DataError: they do.
+            DataError: they hold some.
         """
         finite = np.isfinite(frames_TCxy)
         if finite.all():
@@ -133,7 +133,7 @@ class DatasetStore:
         )
 
     def check_largest(self) -> None:
-        """Look at the end of what should be the largest file of each split.
+        """Check that the largest file of each split is complete, by reading its end.
 
         Raises:
             DataError: it does not hold what the index says.
@@ -212,7 +212,7 @@ class DatasetStore:
 
 
 def _check(array: h5py.Dataset | Array, expected: tuple[int, ...]) -> None:
-    """Refuse an array of another shape, which would be broadcast, or of something else."""
+    """Refuse an array of another shape or type. HDF5 would broadcast another shape silently."""
     if array.shape != expected or array.dtype.kind not in REAL:
         raise ValueError(
             f"it holds {array.dtype} {array.shape} where {INDEX} says real numbers {expected}"

@@ -1,4 +1,4 @@
-"""The index of a stored dataset, `index.json`: read once, and refused if it contradicts itself."""
+"""Reads the index of a stored dataset, `index.json`, and refuses one that contradicts itself."""
 
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -30,7 +30,7 @@ class Splits(Section):
 
 
 class Description(Section):
-    """What a dataset is."""
+    """The description of a dataset."""
 
     info: DatasetInfo
 
@@ -46,7 +46,7 @@ class Description(Section):
 
 
 class StoredIndex(Record, Description):
-    """What a dataset is, what normalises it, and where its trajectories are."""
+    """The description of a dataset, its statistics, and its shards."""
 
     statistics: Statistics
     splits: Splits
@@ -88,10 +88,10 @@ def read_index(path: Path) -> StoredIndex:
 
 
 def validate_info(info: DatasetInfo) -> DatasetInfo:
-    """Return a description as its index will hold it, numbers of NumPy as plain ones.
+    """Return a description as its index will hold it, with plain numbers for NumPy's.
 
     Raises:
-        DataError: a value is not what it should be, or two contradict each other.
+        DataError: a value is of the wrong kind, or two values contradict each other.
     """
     raw = {"info": asdict(info)}
     try:

@@ -152,7 +152,7 @@ class OpenFiles(threading.local):
         return self._opened(path).content
 
     def check_uncut(self, file: str) -> None:
-        """Refuse what was read from a file that has been cut: HDF5 takes what lacks for zeros.
+        """Refuse data read from a file that was cut while open: HDF5 fills the gap with zeros.
 
         Raises:
             OSError: it is shorter than when it was opened.
@@ -259,7 +259,7 @@ def write_beside(
     constants: Sequence[Array],
     parameters: Sequence[Mapping[str, Any]],
 ) -> None:
-    """Write what a trajectory has beside its fields."""
+    """Write the constant channels and the parameters of trajectories."""
     if not all(info.scored):
         group.create_dataset(CONSTANTS, data=np.stack(constants))
     for name in parameters[0]:
@@ -268,7 +268,7 @@ def write_beside(
 
 
 def _attributes(info: DatasetInfo) -> dict[str, Any]:
-    """Return what makes a shard readable without its index."""
+    """Return the attributes that make a shard readable without its index."""
     return {
         "name": info.name,
         "channels": list(info.channels),

@@ -13,7 +13,7 @@ Array = NDArray[Any]
 
 @dataclass(frozen=True, slots=True)
 class Statistics:
-    """What normalises the fields of a dataset: over all points and frames of its train split."""
+    """Mean and standard deviation of each channel, over all points of the training split."""
 
     __pydantic_config__ = STRICT
 
@@ -34,7 +34,7 @@ class Moments:
     squares_C: Array = field(default_factory=lambda: np.zeros(1))
 
     def add(self, frames_TCxy: Array) -> None:
-        """Take some more frames (T, C, *space)."""
+        """Add frames (T, C, *space)."""
         values_CTs = np.moveaxis(frames_TCxy, 1, 0).reshape(frames_TCxy.shape[1], -1)
         count = values_CTs.shape[1]
         mean_C = values_CTs.mean(axis=1, dtype=np.float64)

@@ -1,4 +1,4 @@
-"""Look at every byte of a stored dataset: is it what its index says, and fit to train on?"""
+"""Checks every byte of a stored dataset: against its index, and for data unfit to train on."""
 
 import hashlib
 from collections import defaultdict
@@ -28,7 +28,7 @@ KNOWN_REPETITIONS = {
 
 @dataclass
 class Verification:
-    """What was found in one dataset."""
+    """The problems and remarks on one dataset."""
 
     trajectories: int = 0
     minimum_C: NDArray[Any] = field(default_factory=lambda: np.empty(0))
@@ -38,7 +38,10 @@ class Verification:
 
 
 def verify_dataset(store: DatasetStore) -> Verification:
-    """Check files, shapes, values and repeated trajectories, holding 64 MiB in memory."""
+    """Check files, shapes and values of a dataset, and look for repeated trajectories.
+
+    At most 64 MiB are in memory at a time.
+    """
     channels = len(store.info.channels)
     found = Verification(minimum_C=np.full(channels, np.inf), maximum_C=np.full(channels, -np.inf))
     places: dict[str, list[str]] = defaultdict(list)  # digest of a trajectory -> where it is

@@ -1,4 +1,4 @@
-"""Writing a dataset: shard by shard, checked on the way, committed as a whole."""
+"""Writes a dataset shard by shard, checks it on the way, and commits it as a whole."""
 
 import json
 import math
@@ -36,7 +36,7 @@ Array = NDArray[Any]
 
 @dataclass
 class _Pending:
-    """Trajectories of a split that no shard holds yet, and what goes beside them."""
+    """Trajectories of a split that are not in a shard yet, with their constants and parameters."""
 
     fields: list[Array] = field(default_factory=list)  # (T, C, *space); none of a linked dataset
     constants: list[Array] = field(default_factory=list)  # (C, *space)
@@ -48,17 +48,19 @@ class _Pending:
 
 
 class StoreWriter:
-    """Writes one dataset, train split first; leaving the context without an exception commits it.
+    """Writes one dataset, the training split first.
+
+    Use it as a context manager: leaving it without an exception commits the dataset.
 
     Args:
         root: The folder of all datasets.
-        info: What is stored; `info.name` names the folder.
+        info: The description of the dataset; `info.name` names its folder.
         shard_bytes: A shard is written when its trajectories reach this size.
         resume: Keep the shards that an interrupted writer of the same dataset left behind;
             `written` then says how many trajectories there are already.
 
     Raises:
-        DataError: something of that name exists already, or the info contradicts itself.
+        DataError: a dataset of that name exists already, or the description contradicts itself.
     """
 
     def __init__(
@@ -104,11 +106,11 @@ class StoreWriter:
     def append(
         self, split: Split, fields: Array, parameters: Mapping[str, Array] | None = None
     ) -> None:
-        """Add trajectories (N, T, C, *space), with N values of each parameter of theirs.
+        """Add trajectories (N, T, C, *space), and N values of each parameter.
 
         Raises:
-            DataError: the shape is not what the dataset's info says, a value is not finite, or a
-                mask changes in time.
+            DataError: the shape does not fit the description, a value is not finite, or a mask
+                changes in time.
         """
         if split == "test":
             self._flush("train")  # so that the moments have seen just what is safe on disk
@@ -151,8 +153,8 @@ class StoreWriter:
         """Add the trajectories of a view, whose file has the SHA-256 `digest`, without a copy.
 
         Args:
-            split: Which they are of.
-            view: Where they are.
+            split: The split that they belong to.
+            view: The trajectories in their file.
             digest: SHA-256 of the file, or of what a folder holds.
             blocks: All its frames for once, to look at: pairs of a first frame, 0 where a
                 trajectory begins, and frames (T, C, *space) of one trajectory.
@@ -192,7 +194,7 @@ class StoreWriter:
             shutil.rmtree(self._partial, ignore_errors=True)
 
     def _checked(self, split: Split, first: int, frames: Array) -> Array:
-        """Return frames (T, C, *space) in float32; too large for it counts as infinite."""
+        """Return frames (T, C, *space) in float32; values too large for it count as infinite."""
         expected = (len(self.info.channels), *self.info.grid)
         if frames.shape[1:] != expected:
             raise DataError(
@@ -281,7 +283,7 @@ class StoreWriter:
         write_whole(self._partial / PROGRESS, json.dumps(state, indent=2))
 
     def _restore(self) -> bool:
-        """Take over what an interrupted writer of the same dataset left; False if there is none."""
+        """Continue an interrupted writer of the same dataset; return False if there is none."""
         try:
             state = json.loads((self._partial / PROGRESS).read_text(encoding="utf-8"))
             index = StoredIndex.model_validate(state["index"])
@@ -315,7 +317,7 @@ class StoreWriter:
             raise self._cannot_write(error) from error
 
     def _write_linked(self) -> None:
-        """Write what published files do not say about the trajectories that they hold."""
+        """Write the parameters of linked trajectories, which their published files lack."""
         if not any(shard.view for shards in self._shards.values() for shard in shards):
             return
         with open_hdf5(self._partial / LINKED, "w") as file:

@@ -1,4 +1,4 @@
-"""What every solver offers to the generator of datasets."""
+"""The interface of all solvers."""
 
 from collections.abc import Sequence
 from typing import ClassVar, Protocol
@@ -32,5 +32,5 @@ class Solver(Protocol):
         ...
 
     def drawn(self, seed: int) -> dict[str, float | bytes]:
-        """Return what a trajectory draws beside its initial state, to be stored with it."""
+        """Return what a trajectory draws besides its initial state; it is stored with the data."""
         ...
