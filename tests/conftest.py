@@ -1,6 +1,7 @@
 """A run of a few seconds, in this process or in one of its own."""
 
 import contextlib
+import io
 import os
 import signal
 import socket
@@ -8,11 +9,16 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from multiprocessing.connection import Connection, Pipe, wait
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 REPOSITORY = Path(__file__).parents[1]
+RANK_SCRIPT = Path(__file__).with_name("ranks.py")
+# In which ranks answer; compiling DeepSpeed's operator may come first on a fresh machine.
+CASE_SECONDS = 240
 
 # Tests that a script starts in the background inherit from its shell that Ctrl-C is ignored.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -138,6 +144,109 @@ def finished(start: Start, database: str) -> Ended:
     return start("alone", f"tracking.mlflow_uri={database}").ended()
 
 
+class RanksError(Exception):
+    """What went wrong on a rank, with its traceback."""
+
+
+class Ranks:
+    """Two processes in one process group, which run what tests ask for, one case after another.
+
+    They start with the first case. A case that fails ends them: the next one gets new ones.
+    """
+
+    SIZE = 2
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.processes: list[subprocess.Popen[bytes]] = []
+        self.connections: list[Connection] = []
+        self.ports: list[int] = []  # of their process groups
+
+    def run(self, file: Path, function: str, *arguments: object) -> Any:
+        """What rank 0 returns of a function in a file, called on each with its `World` first.
+
+        Raises:
+            RanksError: it raised on a rank, or a rank has ended or not answered in time.
+        """
+        if not self.processes:
+            self._start()
+        for connection in self.connections:
+            connection.send((str(file), function, arguments))
+        try:
+            return self._answers()[0]
+        except BaseException:
+            self._kill()
+            raise
+
+    def printed(self) -> str:
+        """All that went to the standard output of the ranks."""
+        return "".join(path.read_text() for path in sorted(self.folder.glob("*.out")))
+
+    def end(self) -> None:
+        """Let them end, which they do without an error."""
+        for connection in self.connections:
+            connection.close()
+        codes = [process.wait(60) for process in self.processes]
+        assert codes == [0] * len(codes), self._complaints()
+
+    def _start(self) -> None:
+        self.ports.append(free_port())
+        for rank in range(self.SIZE):
+            here, there = Pipe()
+            of_rank = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": self.SIZE}
+            of_rank |= {"LOCAL_SIZE": self.SIZE, "MASTER_PORT": self.ports[-1]}
+            environment = _environment() | {name: str(value) for name, value in of_rank.items()}
+            output = self.folder / f"group{len(self.ports)}_rank{rank}.out"
+            with output.open("w") as out, output.with_suffix(".err").open("w") as err:
+                process = subprocess.Popen(
+                    [sys.executable, str(RANK_SCRIPT), str(there.fileno())],
+                    env=environment | {"MASTER_ADDR": "127.0.0.1"},
+                    pass_fds=[there.fileno()],
+                    stdout=out,
+                    stderr=err,
+                )
+            self.processes.append(process)
+            there.close()
+            self.connections.append(here)
+
+    def _answers(self) -> list[Any]:
+        """Wait for all; where one fails, another may wait for it in a collective."""
+        import torch
+
+        answers: dict[Connection, Any] = {}
+        while len(answers) < self.SIZE:
+            waiting = [one for one in self.connections if one not in answers]
+            for connection in wait(waiting, timeout=CASE_SECONDS):
+                try:
+                    received = connection.recv_bytes()
+                except EOFError:
+                    raise RanksError(f"a rank has ended: {self._complaints()}") from None
+                error, answers[connection] = torch.load(io.BytesIO(received), weights_only=False)
+                if error:
+                    raise RanksError(error)
+            if len(waiting) == self.SIZE - len(answers):
+                raise RanksError(f"{len(waiting)} ranks did not answer in {CASE_SECONDS} s")
+        return [answers[connection] for connection in self.connections]
+
+    def _complaints(self) -> str:
+        return "".join(path.read_text()[-3000:] for path in sorted(self.folder.glob("*.err")))
+
+    def _kill(self) -> None:
+        for process, connection in zip(self.processes, self.connections, strict=True):
+            process.kill()
+            process.wait()
+            connection.close()
+        self.processes, self.connections = [], []
+
+
+@pytest.fixture(scope="session")
+def ranks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ranks]:
+    """Two ranks for all tests that need some."""
+    ranks = Ranks(tmp_path_factory.mktemp("ranks"))
+    yield ranks
+    ranks.end()
+
+
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A disk of one megabyte."""
@@ -152,12 +261,17 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", str(disk)], check=True)
 
 
-def _launcher(ranks: int) -> list[str]:
+def free_port() -> int:
+    """A port that nobody listens at."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+        port: int = free.getsockname()[1]
+    return port
+
+
+def _launcher(ranks: int) -> list[str]:
     launcher = ["-m", "deepspeed.launcher.runner", "--num_accelerators", str(ranks)]
-    return [*launcher, "--master_port", str(port), "dpot_scale/train.py"]
+    return [*launcher, "--master_port", str(free_port()), "dpot_scale/train.py"]
 
 
 def _torchrun(ranks: int) -> list[str]:

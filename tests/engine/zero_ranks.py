@@ -1,11 +1,14 @@
-"""Run by test_zero.py in two processes: trains one tiny DPOT in many ways and saves the results.
+"""What test_zero.py asks of two ranks: one tiny DPOT is trained, saved and loaded in many ways.
 
-Usage: python zero_ranks.py OUTPUT_DIRECTORY, with RANK, WORLD_SIZE and so on in the environment.
+`CASES` names every way; each is a function of the world and an empty folder that the ranks share.
 """
 
 import json
-import sys
+import tempfile
+from collections.abc import Callable
+from functools import cache, partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import distributed as dist
@@ -24,48 +27,20 @@ from dpot_scale.config.run import (
     RunConfig,
 )
 from dpot_scale.engine.buffers import deepspeed_sizes, fit_buffers
-from dpot_scale.engine.collectives import raise_on_all
 from dpot_scale.engine.engine import Engine
 from dpot_scale.engine.oracle import OracleEngine
-from dpot_scale.engine.runtime import World, any_rank, any_ranks, start_world
+from dpot_scale.engine.runtime import World, any_rank
 from dpot_scale.engine.strategy import FOLDER
 from dpot_scale.engine.zero import ZeroEngine
-from dpot_scale.errors import ConfigError, DataError, UserError
+from dpot_scale.errors import ConfigError
 from dpot_scale.models.dpot.network import DPOT
 from dpot_scale.models.dpot.sizes import architecture
-from dpot_scale.runs import inputs
-from dpot_scale.runs.inputs import require_agreement_of_ranks
 from dpot_scale.training.schedule import Schedule
 
-# Ways to recompute activations, beside `full` by torch.
-RECOMPUTE = {
-    "every_k": {"activation_checkpointing": "every_k"},
-    "selective": {"activation_checkpointing": "selective"},
-    "fairscale": {
-        "activation_checkpointing": "full",
-        "recompute_backend": "fairscale",
-        "recompute_offload": True,
-    },
-}
-# The bucket sizes of a GPU, at a stage.
-GPU_SIZES = {f"zero{stage}_gpu_sizes": stage for stage in (1, 2, 3)}
-# Compiled: at a stage, with full activation checkpointing or without.
-COMPILED = (
-    ("zero2_compiled", "zero2", True),
-    ("zero3_compiled", "zero3", False),
-    ("zero3_compiled_recomputed", "zero3", True),
-)
 STEPS = 5
-BF16 = (
-    "zero3_fp32",
-    "zero1_bf16",
-    "zero2_bf16",
-    "zero3_bf16",
-    "zero3_bf16_lean",
-    "zero3_bf16_offload",
-)
 PEAK_STEP = 1  # of the learning rate
 GLOBAL_BATCH = 4
+Result = dict[str, Any]
 # Odd sizes on purpose: shards of 2 ranks need padding. No normalisation: clipping must bite.
 MODEL = ModelConfig(
     width=24, depth=2, heads=3, out_layer_dim=5, grid=16, patch=4, channels=2, history=3, modes=3
@@ -82,16 +57,8 @@ OPTIM = OptimConfig(
 SCHEDULE = Schedule(OPTIM, windows=STEPS * GLOBAL_BATCH, global_batch=GLOBAL_BATCH)
 
 
-def config(
-    deepspeed: str,
-    *,
-    micro_batch: int = 2,
-    recompute: bool = False,
-    seed: int = 0,
-    spectral_dtype: str = "bfloat16",
-    compiled: bool = False,
-    **engine: object,
-):
+def config(deepspeed: str, *, micro_batch: int = 2, seed: int = 0, **engine: object) -> RunConfig:
+    """The config of a run; `engine` are other keys of its section."""
     return RunConfig(
         name="test",
         seed=seed,
@@ -100,16 +67,38 @@ def config(
         data=DataConfig(weights={"unused": 1}),
         optim=OPTIM,
         batch=BatchConfig(global_batch=GLOBAL_BATCH, micro_batch=micro_batch),
-        engine=EngineConfig.model_validate(
-            {
-                "deepspeed": deepspeed,
-                "activation_checkpointing": "full" if recompute else "none",
-                "spectral_dtype": spectral_dtype,
-                "compile": compiled,
-                **engine,
-            }
-        ),
+        engine=EngineConfig.model_validate({"deepspeed": strategy(deepspeed), **engine}),
     )
+
+
+@cache
+def strategy(name: str) -> str:
+    """A name of deepspeed_configs/, or the file of what is not there as it is of interest here."""
+    if (FOLDER / f"{name}.json").exists():
+        return name
+    return f"{own_strategies().name}/{name}.json"
+
+
+@cache
+def own_strategies() -> tempfile.TemporaryDirectory[str]:
+    """Write the strategies that deepspeed_configs/ lacks; they go when this process ends."""
+    zero: dict[str, dict[str, Any]] = {f"zero{stage}_fp32": {"stage": stage} for stage in (1, 2)}
+    on_gpu = fit_buffers(architecture(MODEL), on_gpu=True)
+    for stage in (1, 2, 3):
+        zero[f"zero{stage}_gpu_sizes"] = {"stage": stage, **deepspeed_sizes(on_gpu, stage)}
+    strategies = {
+        name: {"zero_optimization": section, "communication_data_type": "fp32"}
+        for name, section in zero.items()
+    }
+    offload = json.loads((FOLDER / "zero3_bf16_offload.json").read_text())
+    strategies["zero3_fp32_offload"] = offload | {"bf16": {}}
+    zero2 = json.loads((FOLDER / "zero2_bf16.json").read_text())
+    zero2["zero_optimization"]["offload_optimizer"] = {"device": "cpu"}
+    strategies["zero2_bf16_offload"] = zero2
+    folder = tempfile.TemporaryDirectory()
+    for name, content in strategies.items():
+        (Path(folder.name) / f"{name}.json").write_text(json.dumps(content))
+    return folder
 
 
 def windows(step: int) -> torch.Tensor:
@@ -131,7 +120,8 @@ def loss_of(model, windows_BTCs: torch.Tensor, unroll: int) -> torch.Tensor:
     return loss
 
 
-def train_plain(unroll: int = 1) -> dict:
+@cache
+def train_plain(unroll: int = 1) -> Result:
     """Train with nothing but torch in this process."""
     torch.manual_seed(0)
     model = DPOT(architecture(MODEL))
@@ -158,7 +148,7 @@ def whole_weights(engine: Engine) -> dict[str, torch.Tensor]:
     return {name: parameter.clone() for name, parameter in engine.full_parameters()}
 
 
-def train(engine, world: World, *, steps=range(STEPS), unroll: int = 1) -> dict:
+def train(engine, world: World, *, steps=range(STEPS), unroll: int = 1) -> Result:
     """Train an engine; the ranks and micro-batches split each global batch."""
     losses, norms = [], []
     micro_batch = engine.config.batch.micro_batch
@@ -175,17 +165,16 @@ def train(engine, world: World, *, steps=range(STEPS), unroll: int = 1) -> dict:
     return {"losses": losses, "norms": norms}
 
 
-def train_afresh(make, run: RunConfig, world: World, **options) -> dict:
-    engine = make(run, world)
+def train_afresh(
+    world: World, folder: Path, deepspeed: str, *, unroll: int = 1, make=ZeroEngine, **options
+) -> Result:
+    engine = make(config(deepspeed, **options), world)
     initial = whole_weights(engine)
-    return {
-        "initial": initial,
-        **train(engine, world, **options),
-        "weights": whole_weights(engine),
-    }
+    trained = train(engine, world, unroll=unroll)
+    return {"initial": initial, **trained, "weights": whole_weights(engine)}
 
 
-def resume(world: World, deepspeed: str, folder: Path) -> dict:
+def resume(world: World, folder: Path, deepspeed: str) -> Result:
     """Save after three steps, continue; load into a fresh engine, continue again."""
     engine = ZeroEngine(config(deepspeed), world)
     store = CheckpointStore(folder, config=CheckpointConfig(), config_hash="hash", world=world)
@@ -200,13 +189,10 @@ def resume(world: World, deepspeed: str, folder: Path) -> dict:
     return {"straight": straight, "resumed": resumed, "state": state}
 
 
-def exported(world: World, deepspeed: str, folder: Path) -> dict:
+def exported(world: World, folder: Path, deepspeed: str) -> Result:
     """Save a trained engine and put its shards together again, as one process does."""
     engine = ZeroEngine(config(deepspeed), world)
     train(engine, world, steps=range(2))
-    if world.is_main:
-        folder.mkdir()
-    dist.barrier()
     engine.save_shards(folder)
     return {
         "whole": whole_weights(engine),
@@ -215,28 +201,9 @@ def exported(world: World, deepspeed: str, folder: Path) -> dict:
     }
 
 
-def disagreement(world: World, output: Path, **inputs: str) -> str:
-    """Return what is said of ranks that do not share a folder, or have other inputs."""
-    run = config("zero3_fp32").model_copy(update={"output": output})
-    try:
-        require_agreement_of_ranks(run, inputs, world)
-    except UserError as error:
-        return f"{type(error).__name__}: {error}"
-    return ""
-
-
-def agreement(world: World, output: Path) -> dict[str, str]:
-    inputs.PATIENCE_SECONDS = 1
-    return {
-        "same": disagreement(world, output / "shared", a="1"),
-        "unshared": disagreement(world, output / str(world.rank)),
-        "other data": disagreement(world, output, **{"dataset a": str(world.rank)}),
-        "no data": disagreement(world, output, **({"dataset a": "1"} if world.rank else {})),
-    }
-
-
-def initialize_from(world: World, deepspeed: str, weights: dict) -> dict:
-    """Load whole weights into an engine that was drawn from another seed."""
+def initialize_from(world: World, folder: Path, deepspeed: str) -> Result:
+    """Load the weights that plain torch has trained into an engine drawn from another seed."""
+    weights = train_plain()["weights"]
     engine = ZeroEngine(config(deepspeed, seed=1), world)
     before = whole_weights(engine)
     engine.load_parameters(weights)
@@ -248,7 +215,7 @@ def initialize_from(world: World, deepspeed: str, weights: dict) -> dict:
     return {"before": before, "loaded": loaded, "frames": frames, **trained}
 
 
-def partition(world: World) -> dict:
+def partition(world: World, folder: Path) -> Result:
     """Count what a rank holds of the parameters under stage 3."""
     engine = ZeroEngine(config("zero3_fp32"), world)
     train(engine, world, steps=range(2))
@@ -260,7 +227,7 @@ def partition(world: World) -> dict:
     }
 
 
-def fall(world: World, deepspeed: str, **options) -> dict:
+def fall(world: World, folder: Path, deepspeed: str, **options) -> Result:
     """Train on one batch."""
     engine = ZeroEngine(config(deepspeed, **options), world)
     initial = whole_weights(engine)
@@ -304,11 +271,10 @@ def state_of(engine: ZeroEngine) -> list[torch.Tensor]:
     return [tensor.detach().clone().view(-1).view(torch.uint8) for tensor in state]
 
 
-def skip(world: World, deepspeed: str) -> dict:
+def skip(world: World, folder: Path, deepspeed: str) -> Result:
     """Train, and once more with steps between that one micro-batch of one rank spoils."""
-    run = config(deepspeed, micro_batch=1)
-    straight = train_afresh(ZeroEngine, run, world)
-    engine = ZeroEngine(run, world)
+    straight = train_afresh(world, folder, deepspeed, micro_batch=1)
+    engine = ZeroEngine(config(deepspeed, micro_batch=1), world)
     losses, applied, changed = [], [], False
     for step, how in enumerate(["infinite loss", "nan", "inf", "-inf", ""]):
         before = state_of(engine)
@@ -331,8 +297,8 @@ def skip(world: World, deepspeed: str) -> dict:
     }
 
 
-def refusal(world: World) -> str:
-    """Return what is said where state should go to disk and the machine has no library for it."""
+def refusal(world: World, folder: Path) -> str:
+    """What is said where state should go to disk and the machine has no library for it."""
     try:
         ZeroEngine(config("zero3_bf16_nvme", nvme_path="/tmp"), world)
     except ConfigError as error:
@@ -340,96 +306,58 @@ def refusal(world: World) -> str:
     return ""
 
 
-def write_strategies(output: Path) -> None:
-    """Write what deepspeed_configs/ lacks, because it is only of interest here."""
-    zero: dict[str, dict] = {f"zero{stage}_fp32": {"stage": stage} for stage in (1, 2)}
-    on_gpu = fit_buffers(architecture(MODEL), on_gpu=True)
-    for name, stage in GPU_SIZES.items():
-        zero[name] = {"stage": stage, **deepspeed_sizes(on_gpu, stage)}
-    strategies = {
-        name: {"zero_optimization": section, "communication_data_type": "fp32"}
-        for name, section in zero.items()
-    }
-    offload = json.loads((FOLDER / "zero3_bf16_offload.json").read_text())
-    strategies["offload"] = offload | {"bf16": {}}
-    zero2 = json.loads((FOLDER / "zero2_bf16.json").read_text())
-    zero2["zero_optimization"]["offload_optimizer"] = {"device": "cpu"}
-    strategies["zero2_offload"] = zero2
-    for name, strategy in strategies.items():
-        (output / f"{name}.json").write_text(json.dumps(strategy))
+FP32 = {f"zero{stage}": f"zero{stage}_fp32" for stage in range(4)}
+GPU_SIZES = [f"zero{stage}_gpu_sizes" for stage in (1, 2, 3)]
+BF16 = ["zero1_bf16", "zero2_bf16", "zero3_bf16", "zero3_bf16_lean", "zero3_bf16_offload"]
+# Ways to recompute activations, beside `full` by torch.
+RECOMPUTE = {
+    "every_k": {"activation_checkpointing": "every_k"},
+    "selective": {"activation_checkpointing": "selective"},
+    "fairscale": {
+        "activation_checkpointing": "full",
+        "recompute_backend": "fairscale",
+        "recompute_offload": True,
+    },
+}
+FULL = {"activation_checkpointing": "full"}
+STAGE_3 = partial(train_afresh, deepspeed="zero3_fp32")
+FAIRSCALE = partial(train_afresh, make=OracleEngine, deepspeed="zero0_fp32")
+
+CASES: dict[str, Callable[[World, Path], Any]] = {
+    "plain": lambda *_: train_plain(),
+    "plain_unrolled": lambda *_: train_plain(unroll=2),
+    **{name: partial(train_afresh, deepspeed=json) for name, json in FP32.items()},
+    **{name: partial(train_afresh, deepspeed=name) for name in GPU_SIZES},
+    **{
+        f"{name}_accumulated": partial(train_afresh, deepspeed=json, micro_batch=1)
+        for name, json in FP32.items()
+    },
+    **{f"{name}_resume": partial(resume, deepspeed=json) for name, json in FP32.items()},
+    **{f"{name}_started": partial(initialize_from, deepspeed=json) for name, json in FP32.items()},
+    "zero3_recomputed": partial(STAGE_3, **FULL),
+    "zero3_recomputed_unrolled": partial(STAGE_3, unroll=2, **FULL),
+    **{f"zero3_{name}": partial(STAGE_3, **options) for name, options in RECOMPUTE.items()},
+    "zero3_unrolled": partial(STAGE_3, unroll=2),
+    "zero3_offloaded": partial(train_afresh, deepspeed="zero3_fp32_offload"),
+    "zero2_compiled": partial(train_afresh, deepspeed="zero2_fp32", compile=True, **FULL),
+    "zero3_compiled": partial(STAGE_3, compile=True),
+    "zero3_compiled_recomputed": partial(STAGE_3, compile=True, **FULL),
+    "oracle": FAIRSCALE,
+    "oracle_accumulated": partial(FAIRSCALE, micro_batch=1),
+    **{name: partial(fall, deepspeed=name) for name in ("zero3_fp32", *BF16)},
+    "zero3_bf16_spectral_fp32": partial(fall, deepspeed="zero3_bf16", spectral_dtype="float32"),
+    **{
+        f"{name}_skip": partial(skip, deepspeed=FP32.get(name, name))
+        for name in (*FP32, *GPU_SIZES, *BF16, "zero2_bf16_offload")
+    },
+    **{
+        f"{name}_exported": partial(exported, deepspeed=FP32.get(name, name))
+        for name in (*FP32, *BF16)
+    },
+    "partition": partition,
+    "nvme": refusal,
+}
 
 
-def error_of_one_rank(world: World) -> tuple[str, str]:
-    """Return what every rank raises where one has an error, the kind and the sentence."""
-    raise_on_all(None, world)
-    try:
-        raise_on_all(DataError("a bad shard") if world.rank == 1 else None, world)
-    except DataError as error:
-        return type(error).__name__, str(error)
-    raise AssertionError("nothing was raised")
-
-
-def main(output: Path) -> None:
-    world = start_world()
-    if world.is_main:
-        write_strategies(output)
-    dist.barrier()
-    fp32 = {
-        "zero0": "zero0_fp32",
-        "zero1": str(output / "zero1_fp32.json"),
-        "zero2": str(output / "zero2_fp32.json"),
-        "zero3": "zero3_fp32",
-    }
-    results = {"plain": train_plain(), "plain_unrolled": train_plain(unroll=2)}
-    for name, deepspeed in fp32.items():
-        results[name] = train_afresh(ZeroEngine, config(deepspeed), world)
-        results[f"{name}_accumulated"] = train_afresh(
-            ZeroEngine, config(deepspeed, micro_batch=1), world
-        )
-        results[f"{name}_resume"] = resume(world, deepspeed, output / name)
-        results[f"{name}_initialize_from"] = initialize_from(
-            world, deepspeed, results["plain"]["weights"]
-        )
-    for name in GPU_SIZES:
-        results[name] = train_afresh(ZeroEngine, config(str(output / f"{name}.json")), world)
-    recomputed = config("zero3_fp32", recompute=True)
-    results["zero3_recomputed"] = train_afresh(ZeroEngine, recomputed, world)
-    results["zero3_recomputed_unrolled"] = train_afresh(ZeroEngine, recomputed, world, unroll=2)
-    for name, options in RECOMPUTE.items():
-        results[f"zero3_{name}"] = train_afresh(ZeroEngine, config("zero3_fp32", **options), world)
-    offloaded = output / "offload.json"
-    results["zero3_offloaded"] = train_afresh(ZeroEngine, config(str(offloaded)), world)
-    results["nvme"] = refusal(world)
-    results["zero3_unrolled"] = train_afresh(ZeroEngine, config("zero3_fp32"), world, unroll=2)
-    for name, stage, recompute in COMPILED:
-        results[name] = train_afresh(
-            ZeroEngine, config(fp32[stage], recompute=recompute, compiled=True), world
-        )
-    results["oracle"] = train_afresh(OracleEngine, config("zero0_fp32"), world)
-    results["oracle_accumulated"] = train_afresh(
-        OracleEngine, config("zero0_fp32", micro_batch=1), world
-    )
-    for name in BF16:
-        results[name] = fall(world, name)
-    written = {name: str(output / f"{name}.json") for name in ("zero2_offload", *GPU_SIZES)}
-    for name, deepspeed in (fp32 | {name: name for name in BF16} | written).items():
-        results[f"{name}_skip"] = skip(world, deepspeed)
-    results["zero3_bf16_spectral_fp32"] = fall(world, "zero3_bf16", spectral_dtype="float32")
-    results |= {
-        f"{name}_exported": exported(world, fp32.get(name, name), output / f"of_{name}")
-        for name in (*fp32, *BF16)
-    }
-    results["agreement"] = agreement(world, output)
-    results["partition"] = partition(world)
-    results["votes"] = [
-        any_rank(False, world),
-        any_rank(world.rank == 1, world),
-        any_rank(True, world),
-    ]
-    results["many_votes"] = any_ranks([world.rank == 0, False, world.rank == 1], world)
-    results["error"] = error_of_one_rank(world)
-    torch.save(results, output / f"results_{world.rank}.pt")
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+def run_case(world: World, name: str, folder: str) -> Any:
+    return CASES[name](world, Path(folder))

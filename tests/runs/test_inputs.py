@@ -1,7 +1,11 @@
-"""What a run was trained on is recorded and compared. Ranks that differ: test_zero.py."""
+"""What a run was trained on is recorded and compared; ranks that differ stop."""
 
 import json
+import re
+import socket
 from pathlib import Path
+from typing import Any
+from unittest import mock
 
 import pytest
 
@@ -12,8 +16,15 @@ from dpot_scale.data.generation.suite import generate_suite
 from dpot_scale.data.store.dataset import DatasetStore, open_store
 from dpot_scale.engine.runtime import World, start_world
 from dpot_scale.engine.strategy import FOLDER
-from dpot_scale.errors import CheckpointError
-from dpot_scale.runs.inputs import INPUTS, inputs_of, require_same_inputs
+from dpot_scale.errors import CheckpointError, UserError
+from dpot_scale.runs.inputs import (
+    INPUTS,
+    inputs_of,
+    require_agreement_of_ranks,
+    require_same_inputs,
+)
+
+HERE = Path(__file__)
 
 
 @pytest.fixture(scope="module")
@@ -80,3 +91,59 @@ def test_a_run_that_does_not_say_what_it_was_trained_on_goes_on(
         (tmp_path / INPUTS).write_text(record)
     require_same_inputs(tmp_path, {"dataset a": "1"}, world)
     assert json.loads((tmp_path / INPUTS).read_text()) == {"dataset a": "1"}
+
+
+def disagreement(world: World, output: str, **inputs: str) -> str:
+    """What is said of ranks that do not share a folder, or have other inputs."""
+    run = run_with("zero3_fp32").model_copy(update={"name": "test", "output": Path(output)})
+    try:
+        with mock.patch("dpot_scale.runs.inputs.PATIENCE_SECONDS", 1):
+            require_agreement_of_ranks(run, inputs, world)
+    except UserError as error:
+        return f"{type(error).__name__}: {error}"
+    return ""
+
+
+def in_a_shared_folder(world: World, output: str) -> str:
+    return disagreement(world, output, a="1")
+
+
+def each_in_a_folder_of_its_own(world: World, output: str) -> str:
+    return disagreement(world, f"{output}/{world.rank}")
+
+
+def with_other_data(world: World, output: str) -> str:
+    return disagreement(world, output, **{"dataset a": str(world.rank)})
+
+
+def with_data_on_one_rank(world: World, output: str) -> str:
+    return disagreement(world, output, **({"dataset a": "1"} if world.rank else {}))
+
+
+@pytest.mark.distributed
+def test_ranks_that_agree_start(tmp_path: Path, ranks: Any) -> None:
+    assert ranks.run(HERE, "in_a_shared_folder", str(tmp_path)) == ""
+
+
+@pytest.mark.distributed
+def test_ranks_without_a_shared_folder_stop_before_the_first_step(
+    tmp_path: Path, ranks: Any
+) -> None:
+    host = socket.gethostname()
+    assert re.fullmatch(
+        rf"ConfigError: rank 1 on {host} does not see in \S+/1/test what rank 0 wrote there, so "
+        "that a checkpoint would lack its part: set `output` to a folder that all machines share",
+        ranks.run(HERE, "each_in_a_folder_of_its_own", str(tmp_path)),
+    )
+
+
+@pytest.mark.distributed
+def test_ranks_with_other_data_stop_before_the_first_step(tmp_path: Path, ranks: Any) -> None:
+    host = socket.gethostname()
+    mend = "give every machine the same files, or a data.root that all share"
+    assert ranks.run(HERE, "with_other_data", str(tmp_path)) == (
+        f"ConfigError: rank 1 on {host} has another dataset a (1) than rank 0 on {host} (0): {mend}"
+    )
+    assert "has another dataset a (1) than rank 0 on" in ranks.run(
+        HERE, "with_data_on_one_rank", str(tmp_path)
+    )
