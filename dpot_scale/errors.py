@@ -33,11 +33,11 @@ class CheckpointError(UserError):
 
 
 class SharedDataError(DataError):
-    """A dataset that cannot be used, as every rank knows by now: one of them says it."""
+    """A dataset that cannot be used, after all ranks were told: only one of them prints it."""
 
 
 class RecordError(UserError):
-    """What a run or sweep wrote about itself that cannot be read."""
+    """A record that a run or sweep wrote, such as its result, and that cannot be read."""
 
 
 class DiskError(UserError):

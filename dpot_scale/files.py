@@ -1,4 +1,4 @@
-"""Files that are whole and on the disk for good, locks between processes, and sums of files."""
+"""Durable and atomic writing of files, locks between processes, and checksums."""
 
 import contextlib
 import errno
@@ -31,7 +31,7 @@ HASHED_AT_ONCE = 8 * 2**20
 
 
 def write_whole(path: Path, content: str | bytes) -> None:
-    """Write a file, all of it or nothing; it is on the disk for good when this returns.
+    """Write a file whole or not at all. It is flushed to the disk when this returns.
 
     Raises:
         DiskError: it cannot be written; what was there before is still there.
@@ -42,7 +42,7 @@ def write_whole(path: Path, content: str | bytes) -> None:
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Give a file beside `path` to write, which takes its place when the block ends.
+    """Yield a temporary path beside `path`; the file written there replaces `path` at the end.
 
     Raises:
         DiskError: it cannot be written; what was there before is still there.
@@ -64,7 +64,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def flush_to_disk(path: Path) -> None:
-    """Put a file, or the names in a folder, on the disk for good."""
+    """Flush a file, or the names in a folder, to the disk."""
     number = os.open(path, os.O_RDONLY)
     try:
         os.fsync(number)
@@ -78,20 +78,20 @@ def flush_to_disk(path: Path) -> None:
 def cannot_write(
     path: Path, error: OSError | RuntimeError, *, needed: int | None = None
 ) -> DiskError:
-    """Return the sentence on a file or folder that could not be written, and why.
+    """Return the error for a file or folder that could not be written, with the reason.
 
     Args:
-        path: What could not be written.
-        error: Of the system, or of a library.
-        needed: Bytes, if known.
+        path: The file or folder.
+        error: The error of the system or of a library.
+        needed: How many bytes were to be written, if known.
     """
     return DiskError(f"cannot write {path}: {reason(path, error, needed=needed)}")
 
 
 def reason(path: Path, error: OSError | RuntimeError, *, needed: int | None = None) -> str:
-    """Return why `path` could not be written; where its disk may be full, with what is left.
+    """Return why `path` could not be written. If the disk may be full, say how many bytes are free.
 
-    Libraries hide the reason of the system in an error of their own, or say nothing of it.
+    Libraries hide the error of the system in one of their own, or do not mention it.
     """
     number = getattr(error if isinstance(error, OSError) else error.__context__, "errno", None)
     words = os.strerror(number) if number else _in_words(error)
@@ -106,7 +106,7 @@ def reason(path: Path, error: OSError | RuntimeError, *, needed: int | None = No
 
 
 def is_about_writing(error: OSError | RuntimeError) -> bool:
-    """Return whether an error is the system's, or torch's writer of files says so in its way."""
+    """Return whether an error is one of the system, or torch's error on writing a file."""
     return isinstance(error, OSError) or any(word in str(error) for word in TORCH_WRITER)
 
 
@@ -117,10 +117,10 @@ def _in_words(error: OSError | RuntimeError) -> str:
 
 
 def check_regular(path: Path) -> None:
-    """Refuse what is neither a file nor a folder: to open a pipe may take for ever.
+    """Refuse a path that is neither a file nor a folder: opening a pipe may wait for ever.
 
     Raises:
-        OSError: it is a pipe, a socket or a device, or not there.
+        OSError: the path is a pipe, a socket or a device, or does not exist.
     """
     mode = path.stat().st_mode
     if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
@@ -148,10 +148,10 @@ def sha256(path: Path, progress: Callable[[int], None] | None = None) -> str:
 
 @contextlib.contextmanager
 def held(path: Path, *, wait: bool) -> Iterator[None]:
-    """Hold the lock that the file `path` stands for; its folder is made.
+    """Hold the lock of the file `path`, whose folder is made if needed.
 
-    The system lets go of the lock of a killed process. Where the file system has no locks, the
-    lock is a second file that names its owner, and a killed process's is found out.
+    The system releases the lock of a killed process. If the file system has no locks, a second
+    file that names its owner takes their place; one left by a killed process is recognised.
 
     Args:
         path: The lock file. It stays behind: to remove it would make two locks of one.
@@ -176,7 +176,7 @@ def held(path: Path, *, wait: bool) -> Iterator[None]:
 
 
 def is_held(path: Path) -> bool:
-    """Return whether a process holds the lock that the file `path` stands for.
+    """Return whether a process holds the lock of the file `path`.
 
     Raises:
         OSError: the file cannot be opened.
@@ -209,7 +209,7 @@ def _owner_file(path: Path) -> Path:
 
 @contextlib.contextmanager
 def _owned(path: Path, *, wait: bool) -> Iterator[None]:
-    """Own a file that only one process can make, and touch it while the block lasts."""
+    """Make a file that names this process as the owner, and touch it while the block lasts."""
     me = f"{_place()} {os.getpid()} {_started('self')} {time.time_ns()}"
     while not _made(path, me):
         if not _owner_lives(path):
@@ -247,10 +247,10 @@ def _beat(path: Path, ended: threading.Event) -> None:
 
 
 def _owner_lives(path: Path) -> bool:
-    """Return whether the owner of a file lives.
+    """Return whether the owner of a lock file is alive.
 
-    The process table answers at once for a process of this machine. For any other, the file is
-    watched for a touch; no clocks are compared.
+    For a process of this machine the process table says so. For any other, the file is watched
+    until it is touched; clocks of two machines are never compared.
     """
     seen = _look(path)
     if seen is None:
@@ -277,7 +277,7 @@ def _look(path: Path) -> tuple[str, int] | None:
 
 
 def _started(pid: str) -> str:
-    """Return when a process of this place was started, for numbers are used again; "" if ended."""
+    """Return when a process of this machine was started, "" if it ended: numbers are reused."""
     try:
         status = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8")
     except OSError:
@@ -286,5 +286,5 @@ def _started(pid: str) -> str:
 
 
 def _place() -> str:
-    """Return where process numbers mean the same: this machine, and the container on it."""
+    """Return a name for this machine and container, within which process numbers are unique."""
     return f"{socket.gethostname()}/{Path('/proc/self/ns/pid').readlink()}"

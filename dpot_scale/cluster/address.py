@@ -1,4 +1,4 @@
-"""Whether there is a cluster where RAY_ADDRESS says: Ray itself would seek it for minutes."""
+"""Checks at once that there is a cluster at RAY_ADDRESS; Ray itself would seek it for minutes."""
 
 import os
 import re
@@ -22,7 +22,7 @@ def named_place() -> str | None:
 
 
 def is_client() -> bool:
-    """Return whether RAY_ADDRESS names a server for clients, which speaks for a cluster."""
+    """Return whether RAY_ADDRESS names a Ray Client server, as ray:// addresses do."""
     return os.environ.get(VARIABLE, "").startswith(CLIENT)
 
 
@@ -52,7 +52,7 @@ def require_answer() -> None:
 
 
 def no_cluster() -> UserError:
-    """Return what to say where RAY_ADDRESS leads to no cluster."""
+    """Return the error for a RAY_ADDRESS at which there is no cluster."""
     return UserError(
         f"there is no Ray cluster at {VARIABLE}={os.environ.get(VARIABLE)}; give the host:port of "
         "`ray start --head`, or unset it to use this machine"
@@ -60,7 +60,7 @@ def no_cluster() -> UserError:
 
 
 def no_client() -> UserError:
-    """Return what to say where something listens at a ray:// address, but lets nobody in."""
+    """Return the error for a ray:// address that answers, but does not let this process in."""
     return UserError(
         f"{VARIABLE}={os.environ.get(VARIABLE)} does not let this process in: it is no server for "
         "clients of Ray, or asks for a token, which RAY_AUTH_MODE=token and RAY_AUTH_TOKEN give"
@@ -68,7 +68,7 @@ def no_client() -> UserError:
 
 
 def refused() -> UserError:
-    """Return what to say where a cluster does not take the token of this process, or its lack."""
+    """Return the error for a cluster that asks for another token than this process has."""
     place = os.environ.get(VARIABLE)
     return UserError(
         f"the Ray cluster {f'at {VARIABLE}={place}' if place else 'on this machine'} asks for "

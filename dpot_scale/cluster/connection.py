@@ -1,4 +1,4 @@
-"""Connects to a Ray cluster: the one that is meant, or one of its own on this machine."""
+"""Connects to the Ray cluster at RAY_ADDRESS or on this machine, or starts one here."""
 
 import contextlib
 import logging
@@ -29,11 +29,11 @@ NOT_A_HEAD = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.UNIMPLEMENTED, grpc.S
 
 
 def connect(cpus: int, **own: Any) -> None:  # noqa: ANN401 - options of Ray
-    """Join the cluster that is there; where there is none, start one on this machine.
+    """Join the running cluster; if there is none, start one on this machine.
 
     Args:
-        cpus: Of the one that is started here, which are all of the machine if it has more.
-        own: More options of that one.
+        cpus: The least number of CPUs of a cluster that is started here; it has all of the machine.
+        own: More options of `ray.init` for a cluster that is started here.
 
     Raises:
         UserError: there is no cluster at RAY_ADDRESS, or it refuses this process.
@@ -68,10 +68,10 @@ def _start_or_join(own: dict[str, Any], quiet: dict[str, Any]) -> None:
 
 
 def require_cluster() -> None:
-    """Make sure that the cluster at RAY_ADDRESS, if that names one, is there and takes our token.
+    """Make sure that a cluster at RAY_ADDRESS, if it names one, answers and accepts our token.
 
     Raises:
-        UserError: it is not, or does not.
+        UserError: it does not.
     """
     require_answer()
     if (place := named_place()) is None:
@@ -89,12 +89,12 @@ def require_cluster() -> None:
 
 
 def _is_encrypted() -> bool:
-    """Return whether Ray speaks TLS, which the question does not."""
+    """Return whether Ray uses TLS, which the check of the token does not."""
     return os.environ.get("RAY_USE_TLS", "0").lower() in {"1", "true"}
 
 
 def _token() -> str | None:
-    """Return the token that Ray will send, if it will."""
+    """Return the token that Ray will send, None if it will send none."""
     if os.environ.get(MODE, "").lower() != "token":
         return None
     if os.environ.get(TOKEN):

@@ -1,4 +1,4 @@
-"""What the command lines of all entries have in common. A mistake in one is a sentence."""
+"""The common part of all command lines. A mistake in one is answered by one sentence."""
 
 import argparse
 import re
@@ -19,7 +19,7 @@ PLACES = (
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser that says what is wrong in one sentence, with the nearest option that it knows."""
+    """A parser that answers a mistake with one sentence, which names the nearest known option."""
 
     def parse_known_args(  # type: ignore[override]
         self,
@@ -42,7 +42,7 @@ class Parser(argparse.ArgumentParser):
         return parsed, rest
 
     def error(self, message: str) -> NoReturn:
-        """End with a sentence, said by one rank."""
+        """Exit with a sentence, which only one rank prints."""
         if speaks_for_all():
             sys.stderr.write(f"error: {message}\n")
         self.exit(USER_ERROR_EXIT_CODE)
@@ -67,7 +67,7 @@ class Parser(argparse.ArgumentParser):
 def add_config_arguments(
     parser: argparse.ArgumentParser, kind: Kind, *, example: str, sought_first: str | None = None
 ) -> None:
-    """Add what every entry has in common: --config, --print-config and overrides.
+    """Add the arguments of every entry: --config, --print-config and overrides.
 
     Args:
         parser: Of the entry.

@@ -1,4 +1,4 @@
-"""What pydantic finds wrong with a config, said in one sentence in the words of its user."""
+"""Says in one sentence what pydantic finds wrong with a config, in the words of the user."""
 
 import difflib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -42,13 +42,13 @@ Place = tuple[int | str, ...]
 def sentence(
     model: type[Section], raw: object, errors: Sequence[ErrorDetails], written: Mapping[str, str]
 ) -> str:
-    """Return the first mistake in a sentence, and how many others there are.
+    """Return a sentence on the first mistake, which also counts the others.
 
     Args:
-        model: What the config should have been.
+        model: The class of the config.
         raw: The YAML mapping.
-        errors: What pydantic found, at least one.
-        written: The text of each override, so that it is quoted as it was typed.
+        errors: The errors that pydantic found, at least one.
+        written: The text of each override, which is quoted as it was typed.
     """
     # Each member of a union complains apart, about the same value.
     places = [_place(raw, error["loc"]) for error in errors]
@@ -91,7 +91,7 @@ def _mistake(
 
 
 def _place(raw: object, location: Place) -> Place:
-    """Return the keys of a location, without what pydantic adds for unions and keys."""
+    """Return the keys of a location, without the words that pydantic adds for unions and keys."""
     place: Place = ()
     for part in location:
         if part == "[key]" or not isinstance(raw, dict | list | tuple):
@@ -120,7 +120,7 @@ def _expected_word(error: ErrorDetails) -> str:
 
 
 def _as_yaml(value: object) -> str:
-    """Return a value as its user may have written it, text in quotes."""
+    """Return a value as a user writes it in YAML, with text in quotes."""
     if isinstance(value, str):
         return repr(value)
     text = yaml.safe_dump(value, default_flow_style=True, sort_keys=False, width=10**6)
@@ -128,12 +128,12 @@ def _as_yaml(value: object) -> str:
 
 
 def _known_key(section: type[Section], parents: Sequence[int | str], key: int | str) -> str:
-    """Return a hint at the key that was meant: one with that name further down, or a similar one.
+    """Return a hint at the key that was meant: the same name in a section below, or a similar one.
 
     Args:
-        section: In which the key is unknown.
+        section: The section that does not have the key.
         parents: The keys that lead to the section.
-        key: The unknown one.
+        key: The unknown key.
     """
     for name, below in _sections_in(section):
         if key in below.model_fields:

@@ -19,10 +19,10 @@ def rel_l2(forecast_BTCs: Tensor, target_BTCs: Tensor) -> Tensor:
 
 
 def counted_fields(target_BTCs: Tensor, marked_BC: Tensor) -> Tensor:
-    """Return (B, C): the marked fields that an error can be relative to.
+    """Return (B, C): the marked fields whose target is not zero everywhere.
 
-    A field that is zero everywhere in its target, as fluids at rest are, has none: divided by the
-    floor of the norm, its error would rule every mean.
+    A target that is zero everywhere, such as a fluid at rest, has no relative error: divided by the
+    floor of the norm, the error would dominate every mean.
     """
     return marked_BC & (norm(target_BTCs) != 0)
 

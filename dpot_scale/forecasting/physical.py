@@ -1,4 +1,4 @@
-"""Frames in physical units, and what of them nobody needs to forecast.
+"""Forecasts in physical units, and the channels and points that are not forecast.
 
 Legend: B windows, T frames, C fields, s any number of space axes.
 """
@@ -15,7 +15,7 @@ Model = Callable[[Tensor], DPOTOutput]
 
 
 def in_physical_units(model: Model, batch: Batch) -> Model:
-    """Return a model of physical frames: it normalises what it sees and puts its forecast back.
+    """Return a model that takes and returns physical frames, and normalises them in between.
 
     So losses, noise and scores mean the same with and without `data.normalize`.
     """
@@ -32,19 +32,19 @@ def in_physical_units(model: Model, batch: Batch) -> Model:
 
 
 def with_given_channels(forecast_BTCs: Tensor, history_BTCs: Tensor, batch: Batch) -> Tensor:
-    """Return a forecast whose masks and padding, which nobody needs to forecast, are as before."""
+    """Return a forecast with the masks and padding of the last known frame."""
     is_field = broadcast(batch.scored_BC, forecast_BTCs)
     return torch.where(is_field, forecast_BTCs, history_BTCs[:, -1:])
 
 
 def without_obstacles(frames_BTCs: Tensor, batch: Batch) -> Tensor:
-    """Return frames that are 0 at points which do not count, in neither an error nor a norm."""
+    """Return frames that are 0 inside obstacles, so that these points add to no error or norm."""
     if batch.counted_Bxy is None:
         return frames_BTCs
     return frames_BTCs * batch.counted_Bxy[:, None, None]
 
 
 def broadcast(values_BC: Tensor, frames_BTCs: Tensor) -> Tensor:
-    """Return one value per field as (B, 1, C, *ones), to go with frames."""
+    """Return one value per field as (B, 1, C, *ones), which broadcasts over frames."""
     windows, channels = values_BC.shape
     return values_BC.view(windows, 1, channels, *[1] * (frames_BTCs.ndim - 3))

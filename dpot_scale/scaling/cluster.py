@@ -1,4 +1,4 @@
-"""The Ray cluster that trials run on: the one that is there, or one on this machine."""
+"""The Ray cluster that trials run on: a running one, or one that is started on this machine."""
 
 import logging
 import os
@@ -32,7 +32,7 @@ PATIENCE = {
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Cluster:
-    """What a connected cluster means for the trials."""
+    """The resources of a trial on the connected cluster, and how many trials it has room for."""
 
     resources: ResourcesConfig  # with the kind of workers settled
     trials: int  # that it holds at a time when nobody else uses it
@@ -40,7 +40,7 @@ class Cluster:
 
 @contextmanager
 def connected(resources: ResourcesConfig) -> Iterator[Cluster]:
-    """Connect to the running cluster or start one here; leave it, or end it, at the end.
+    """Connect to the running cluster, or start one here that ends with the block.
 
     Raises:
         ConfigError: it is too small for one trial.
@@ -81,14 +81,14 @@ def settle(resources: ResourcesConfig, there: Mapping[str, float]) -> ResourcesC
 
 
 def worker_resources(resources: ResourcesConfig) -> dict[str, float]:
-    """Return what one worker takes, in Ray's names for it."""
+    """Return the resources of one worker, by Ray's names."""
     assert resources.gpus_per_worker != "auto"
     gpus = {"GPU": 1.0} if resources.gpus_per_worker else {}
     return {"CPU": float(resources.cpus_per_worker)} | gpus
 
 
 def worker_environment(resources: ResourcesConfig) -> dict[str, Any]:
-    """Return the runtime environment of a worker: without a GPU of its own it must see none."""
+    """Return the runtime environment of a worker, which hides GPUs from workers on CPUs."""
     return {} if resources.gpus_per_worker else {"env_vars": {"CUDA_VISIBLE_DEVICES": ""}}
 
 
@@ -98,8 +98,8 @@ def wait_for_room(
     """Wait until the cluster has room for a trial, and say so if it takes a while.
 
     Args:
-        resources: Of the trial.
-        give_up: Asked every second.
+        resources: The resources of the trial.
+        give_up: Asked every second whether to stop waiting.
         say: Takes one line for the user.
 
     Returns:
@@ -131,7 +131,7 @@ def wait_for_room(
 
 
 def _room(resources: ResourcesConfig) -> str:
-    """Return what a trial takes, and how much of it is free, in words."""
+    """Return in words what a trial needs, and how much of it is free."""
     free = ray.available_resources()
     needed = {key: n * resources.workers for key, n in worker_resources(resources).items()}
     return " and ".join(f"{n:g} {key} ({free.get(key, 0):g} free)" for key, n in needed.items())

@@ -1,4 +1,4 @@
-"""How a trial ends: finished, failed, stopped by the user, or through a bug of this program."""
+"""The ways a trial ends: finished, failed, stopped by the user, or by a bug of this program."""
 
 from dataclasses import dataclass, field
 
@@ -14,7 +14,7 @@ class TrialFailedError(UserError):
 
 
 class TrialInterruptedError(Exception):
-    """The user ended the sweep before the trial had come to its end; says what is saved of it."""
+    """The user ended the sweep before the trial was finished; the text says what is saved."""
 
 
 @dataclass(kw_only=True)
@@ -26,7 +26,7 @@ class Ended:
     interrupted: bool = False
 
     def add(self, trial: Trial, error: BaseException | None) -> str:
-        """Count a trial by what it raised; return how it ended, in words."""
+        """Record the error that a trial raised, if any, and return in words how it ended."""
         match error:
             case None:
                 return "finished"
@@ -41,7 +41,7 @@ class Ended:
 
 
 def diagnose(error: Exception) -> tuple[str, bool]:
-    """Return why an attempt failed, in one line, and whether another would fail the same way."""
+    """Return in one line why an attempt failed, and whether another one would fail too."""
     failures = error.worker_failures if isinstance(error, WorkerGroupError) else {}
     for cause in failures.values():
         found = _user_error(cause)
@@ -59,7 +59,7 @@ def _lost_a_peer(cause: Exception) -> bool:
 
 
 def _user_error(error: BaseException | None) -> UserError | None:
-    """Return the user's mistake in a chain of causes."""
+    """Return the `UserError` in a chain of causes, if there is one."""
     while error is not None:
         if isinstance(error, UserError):
             return error

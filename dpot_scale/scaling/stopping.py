@@ -1,7 +1,7 @@
-"""How a sweep asks the workers of a trial to save and end, on whatever node they are.
+"""Asks the workers of a trial to save and end, on whatever node they are.
 
-Their training gets no signals: Ray runs it outside the main thread of a worker. They look into a
-file of the trial instead, which also says stop where the signal that ended the sweep has ended Ray.
+Ray runs training outside the main thread of a worker, where it gets no signals. Workers look into a
+file of the trial instead. It also reaches them if the signal that ended the sweep has ended Ray.
 """
 
 import contextlib
@@ -17,7 +17,7 @@ LOOK_SECONDS = 0.2  # between two looks
 
 
 def let_run(directory: Path) -> None:
-    """Take back what the last attempt at a trial was asked.
+    """Take back an earlier request to stop a trial, before a new attempt.
 
     The file exists while workers look for it: NFS shows a changed file at once, a new one late.
 
@@ -44,7 +44,7 @@ def _write(path: Path, content: str) -> None:
 
 
 def listen(directory: Path) -> Callable[[], bool]:
-    """Return a function that says whether a trial is asked to stop, by a look now and then."""
+    """Return a function that says whether a trial is asked to stop, at most LOOK_SECONDS late."""
     last_look = time.monotonic()
 
     def asked() -> bool:
