@@ -16,6 +16,11 @@ def print_line(line: str) -> None:
     sys.stdout.flush()
 
 
+def print_error(sentence: str) -> None:
+    """Print a problem on the standard error output, as one line."""
+    sys.stderr.write(f"error: {' '.join(sentence.split())}\n")  # HDF5 speaks in several lines
+
+
 def aligned(facts: Sequence[tuple[str, str]]) -> str:
     """Return named facts as aligned lines."""
     width = max(len(name) for name, _ in facts)

@@ -4,7 +4,7 @@ Tasks read and write no files. What they solve comes back through Ray to the pro
 it, and this one writes it, so the nodes need no common file system.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 
@@ -19,8 +19,11 @@ BYTES_PER_VALUE = 4
 
 
 @contextmanager
-def ray_tasks() -> Iterator[Workers]:
+def ray_tasks(say: Callable[[str], None]) -> Iterator[Workers]:
     """Solve on the cluster: a task per GPU at a time, or per core where it has no GPUs.
+
+    Args:
+        say: Takes one line of text for the user.
 
     Raises:
         UserError: there is no cluster at RAY_ADDRESS, or it refuses this process.
@@ -32,6 +35,8 @@ def ray_tasks() -> Iterator[Workers]:
         resources = ray.cluster_resources()
         gpus = int(resources.get("GPU", 0))
         number = gpus or int(resources["CPU"])
+        place = ray.get_runtime_context().gcs_address
+        say(f"solving on the Ray cluster at {place}, on {number} {'GPUs' if gpus else 'cores'}")
         task = ray.remote(num_cpus=1, num_gpus=1 if gpus else 0)(solve)
         yield Workers(
             lambda part: task.remote(part).future(), number, partial(_part_size, workers=number)

@@ -1,9 +1,13 @@
-"""The common part of all command lines. A mistake in one is answered by one sentence."""
+"""The common part of all command lines. A mistake in one is answered by one sentence.
+
+An entry is a `main(argv)` that makes a `Parser` and returns `parser.run(argv)`, the exit code of
+one function: the one given to the parser, or that of the command that `add_command` knows.
+"""
 
 import argparse
 import re
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, NoReturn
 
 from dpot_scale.config.load import DEFAULT, Kind, config_hint, presets
@@ -18,8 +22,44 @@ PLACES = (
 )
 
 
+Run = Callable[[argparse.Namespace], int]  # what an entry or one of its commands does
+
+
 class Parser(argparse.ArgumentParser):
     """A parser that answers a mistake with one sentence, which names the nearest known option."""
+
+    _commands: "argparse._SubParsersAction[Parser] | None" = None
+
+    def add_command(self, name: str, text: str, run: Run, *, description: str = "") -> "Parser":
+        """Add a command with arguments of its own; return its parser.
+
+        Args:
+            name: The word that a user types.
+            text: What the command does, for the list of commands.
+            run: Does it, and returns the exit code.
+            description: For the help of the command, if `text` is not enough. Its lines stay.
+        """
+        if self._commands is None:
+            self._commands = self.add_subparsers(required=True, metavar="COMMAND")
+        command = self._commands.add_parser(
+            name,
+            help=text,
+            description=description or f"{text[0].upper()}{text[1:]}.",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        command.set_defaults(run=run)
+        return command
+
+    def run(self, argv: Sequence[str] | None) -> int:
+        """Do what a command line says; return the exit code."""
+        if self._commands is None:
+            options = self.parse_intermixed_args(argv)
+        else:
+            words = sys.argv[1:] if argv is None else argv
+            self.require_command(words, self._commands.choices)
+            options = self.parse_args(words)
+        run: Run = options.run
+        return run(options)
 
     def parse_known_args(  # type: ignore[override]
         self,

@@ -44,14 +44,20 @@ def cluster(home: Path) -> Iterator[str]:
 
 @pytest.mark.ray
 def test_a_cluster_solves_the_same_numbers(
-    cluster: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    cluster: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     suite = tmp_path / "tiny.yaml"
     suite.write_text(SUITE)
     here, there = tmp_path / "here", tmp_path / "there"
     assert main(["generate", "--suite", str(suite), "--out", str(here)]) == 0
     monkeypatch.setenv("RAY_ADDRESS", cluster)
+    capsys.readouterr()
     assert main(["generate", "--suite", str(suite), "--out", str(there)]) == 0
+    said = capsys.readouterr().out.splitlines()[0]
+    assert said == f"solving on the Ray cluster at {cluster}, on 2 cores"
     assert ray.is_initialized(), "the connection is the caller's"
     for name, counts in (("dr", [7, 3]), ("darcy", [3, 1])):
         stores = [open_store(root, name) for root in (here, there)]
@@ -90,6 +96,6 @@ def test_an_address_without_a_cluster_is_named(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(ray, "init", refuse)
     with (
         pytest.raises(UserError, match=r"no Ray cluster at RAY_ADDRESS=127\.0\.0\.1:1"),
-        ray_tasks(),
+        ray_tasks(print),
     ):
         pass

@@ -1,0 +1,109 @@
+"""What is in a folder of datasets: a table of them, and of what is wrong with them."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from dpot_scale.data.store.dataset import SPLITS, DatasetStore, dataset_folders, read_store
+from dpot_scale.data.store.verify import Verification, verify_dataset
+from dpot_scale.errors import DataError, UserError
+from dpot_scale.terminal import table
+
+LIST_HEADER = (
+    "name",
+    "equation",
+    "grid",
+    "frames",
+    "channels",
+    "train",
+    "test",
+    "size",
+    "origin",
+)
+VERIFY_HEADER = ("name", "trajectories", "range of each channel", "state")
+GIB = 2**30
+MIB = 2**20
+
+
+@dataclass
+class Overview:
+    """What there is to say about the datasets of a folder."""
+
+    header: tuple[str, ...]
+    rows: list[tuple[str, ...]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)  # worth knowing, but no fault
+    problems: list[str] = field(default_factory=list)
+
+    def table(self) -> str:
+        """Return one line per dataset under a header."""
+        return table(self.header, self.rows, left=len(self.header))
+
+
+def list_datasets(root: Path) -> Overview:
+    """Say which datasets a folder holds, from their indices alone.
+
+    Args:
+        root: One dataset, or a folder of datasets, at any depth.
+
+    Raises:
+        UserError: there is none.
+    """
+    overview = Overview(LIST_HEADER)
+    for name, store in _stores(root, overview.problems):
+        info = store.info
+        size = sum(file.stat().st_size for file in store.folder.rglob("*") if file.is_file())
+        overview.rows.append(
+            (
+                name,
+                info.equation,
+                "x".join(str(points) for points in info.grid),
+                "/".join(str(n) for n in sorted({store.num_frames(split) for split in SPLITS})),
+                ",".join(info.channels),
+                *(str(store.num_trajectories(split)) for split in SPLITS),
+                f"{size / GIB:.1f} GiB" if size >= GIB else f"{size / MIB:.1f} MiB",
+                info.origin,
+            )
+        )
+    return overview
+
+
+def verify_datasets(root: Path) -> Overview:
+    """Look at every byte of the datasets in a folder.
+
+    Args:
+        root: One dataset, or a folder of datasets, at any depth.
+
+    Raises:
+        UserError: there is none.
+    """
+    overview = Overview(VERIFY_HEADER)
+    for name, store in _stores(root, overview.problems):
+        found = verify_dataset(store)
+        state = f"{len(found.problems)} problems" if found.problems else "ok"
+        overview.rows.append((name, str(found.trajectories), _ranges(store, found), state))
+        overview.problems += [f"{name}: {problem}" for problem in found.problems]
+        overview.notes += [f"{name}: {note}" for note in found.notes]
+    return overview
+
+
+def _stores(root: Path, problems: list[str]) -> Iterator[tuple[str, DatasetStore]]:
+    """Yield the datasets that can be opened, each with its name; add what hinders the others."""
+    folders = dataset_folders(root)
+    if not folders:
+        state = "holds no dataset" if root.is_dir() else "does not exist"
+        raise UserError(
+            f"{root} {state}; make one with `python -m dpot_scale.prepare generate` or `import`"
+        )
+    for folder in folders:
+        name = folder.resolve().name if folder == root else str(folder.relative_to(root))
+        try:
+            store = read_store(folder)
+        except DataError as error:
+            problems.append(str(error))
+        else:
+            yield name, store
+
+
+def _ranges(store: DatasetStore, found: Verification) -> str:
+    ranges = zip(store.info.channels, found.minimum_C, found.maximum_C, strict=True)
+    return ", ".join(f"{name} {low:.3g} to {high:.3g}" for name, low, high in ranges)

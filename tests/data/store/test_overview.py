@@ -1,0 +1,43 @@
+"""What is said of all the datasets in a folder."""
+
+from pathlib import Path
+
+import h5py
+import pytest
+
+from dpot_scale.data.store.overview import list_datasets, verify_datasets
+from dpot_scale.errors import UserError
+
+
+def test_a_row_says_what_the_index_says(make_store, tmp_path: Path) -> None:
+    make_store("b", channels=("u", "v"))
+    make_store("a", frames=7)
+    listed = list_datasets(tmp_path)
+    assert [row[0] for row in listed.rows] == ["a", "b"]
+    assert listed.rows[1][1:7] == ("none", "4x4", "6", "u,v", "3", "2")
+    assert listed.problems == []
+    (alone,) = list_datasets(tmp_path / "b").rows
+    assert alone == listed.rows[1]
+    assert len(listed.table().splitlines()) == 3
+
+
+def test_a_faulty_dataset_is_named_and_the_others_are_shown(make_store, tmp_path: Path) -> None:
+    make_store("whole", channels=("u", "v"))
+    changed = make_store("changed").folder
+    with h5py.File(changed / "train" / "shard-00000.h5", "r+") as file:
+        file["fields"][0] += 1
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "index.json").write_text("{}")
+    verified = verify_datasets(tmp_path)
+    states = {name: state for name, _, _, state in verified.rows}
+    assert states == {"changed": "1 problems", "whole": "ok"}
+    assert [problem.split(": ")[0] for problem in verified.problems[1:]] == ["changed"]
+    assert "broken/index.json" in verified.problems[0]
+    assert list_datasets(tmp_path).problems == verified.problems[:1]
+
+
+def test_a_folder_without_a_dataset_is_a_mistake(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="holds no dataset; make one with"):
+        list_datasets(tmp_path)
+    with pytest.raises(UserError, match="absent does not exist; make one with"):
+        verify_datasets(tmp_path / "absent")
