@@ -9,8 +9,8 @@ ENTRIES = {
     "prepare": "make datasets: solve equations, import published files, list and verify",
     "train": "train one model (`deepspeed dpot_scale/train.py` on several GPUs)",
     "sweep": "train a ladder of model sizes through Ray and fit a scaling law",
-    "evaluate": "score a weights file on held-out trajectories",
-    "weights": "look into weights files, convert them, take them out of runs",
+    "evaluate": "score weights on held-out trajectories",
+    "weights": "look into weights, convert them, take them out of runs",
 }
 
 

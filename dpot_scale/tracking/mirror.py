@@ -27,10 +27,10 @@ log = logging.getLogger(__name__)
 
 
 class Mirror:
-    """Sends a spool to an MLflow run, once there is one, from a thread of its own.
+    """Sends a spool to an MLflow run, from a thread of its own.
 
-    Whoever owns the MLflow run, this process or the driver of a sweep, opens it when MLflow
-    answers, and writes its id into the directory.
+    The owner of the MLflow run is this process or the driver of a sweep. It opens the run when
+    MLflow answers, and writes the id into the directory; sending begins then.
     """
 
     def __init__(self, directory: Path, uri: str) -> None:
@@ -40,7 +40,7 @@ class Mirror:
         self._thread.start()
 
     def close(self) -> None:
-        """Give it some time to send the rest."""
+        """Wait a while for the rest to be sent, then end the thread."""
         self._closing.set()
         self._thread.join(CLOSE_SECONDS)
         if self._thread.is_alive():
@@ -79,7 +79,7 @@ class _Sender:
         self._newest_step: dict[str, int] = {}  # metric -> last step that MLflow has
 
     def send(self) -> None:
-        """Send the records since the last call; after a failure, less what arrived all the same."""
+        """Send the records since the last call; after a failure, only those that did not arrive."""
         try:
             self._find_run()
             self._send_new_records()
@@ -88,13 +88,13 @@ class _Sender:
             raise
 
     def is_gone(self) -> bool:
-        """Return whether the run was deleted in MLflow: it may be restored, but not waited for."""
+        """Return whether the run was deleted in MLflow, so that there is nothing to wait for."""
         with contextlib.suppress(Exception):
             return self._run_id is not None and warn_if_deleted(self._client, self._run_id)
         return False
 
     def _find_run(self) -> None:
-        """Read which MLflow run is the directory's: a new one gets the whole spool."""
+        """Read the id of the directory's MLflow run. A new run gets the whole spool."""
         run_id = remembered_run(self._directory)
         if run_id != self._run_id:
             self._run_id = run_id

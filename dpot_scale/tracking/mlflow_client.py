@@ -1,4 +1,4 @@
-"""MLflow as this package uses it: a quiet client, whole databases, and what was deleted there."""
+"""A quiet MLflow client, the making of a fresh database, and runs deleted in MLflow."""
 
 import contextlib
 import functools
@@ -36,7 +36,7 @@ class ExperimentDeletedError(Exception):
 
 
 def client(uri: str) -> "MlflowClient":
-    """Return a client for a tracking server or sqlite database, quiet and not too patient."""
+    """Return a quiet client for a tracking server or sqlite database, with short timeouts."""
     # Imported where it is used: it takes more than a second, and 115 MiB of every rank.
     from mlflow.tracking import MlflowClient
 
@@ -78,7 +78,7 @@ def _command(uri: str, command: str) -> str:
 
 @functools.cache
 def warn_once(sentence: str) -> None:
-    """Say it once in a process: a mirror and the end of its run find the same."""
+    """Print a warning once per process: the mirror and the end of a run may both notice it."""
     log.warning(sentence)
 
 
@@ -92,7 +92,7 @@ def never_fatal(consequence: str) -> Iterator[None]:
 
 
 def reason(error: BaseException) -> str:
-    """Return in one line what lies at the bottom of an error, which MLflow wraps in many layers."""
+    """Return in one line the innermost cause of an error, which MLflow wraps in many layers."""
     while (below := error.__cause__ or error.__context__) is not None:
         error = below
     return " ".join(str(error).split()) or type(error).__name__
@@ -101,8 +101,8 @@ def reason(error: BaseException) -> str:
 def _make_database(path: Path) -> None:
     """Make the tables of a database that does not exist.
 
-    One process makes them, in another place, and they appear at once: MLflow's migrations, run by
-    two processes together or killed half-way, leave a file that can never be used.
+    The tables are made in a temporary file, which is then renamed. MLflow's migrations would leave
+    an unusable file if two processes ran them together or one was killed half-way.
     """
     if path.exists():
         return

@@ -55,11 +55,11 @@ class MlflowRun:
     The directory remembers the id, for restarts and for the mirrors that send metrics.
 
     Args:
-        directory: Of the run or the sweep.
-        config: Becomes the parameters of the MLflow run.
-        tracking: Where MLflow is; without an address nothing is done.
-        name: Of the MLflow run.
-        tags: Of the MLflow run.
+        directory: The directory of the run or the sweep.
+        config: Its values become the parameters of the MLflow run.
+        tracking: The address of MLflow; without one nothing is done.
+        name: The name of the MLflow run.
+        tags: The tags of the MLflow run.
         parent: The MLflow run under which it is shown; it is opened first.
     """
 
@@ -89,10 +89,10 @@ class MlflowRun:
     def open(self) -> str | None:
         """Open the run and return its id; if MLflow does not answer, return None and keep trying.
 
-        It is waited for as long as the first attempt lasts, but never for more than half a minute.
+        The call waits for the first attempt, but at most half a minute.
 
-        The first call makes the MLflow run of a directory; later ones, in other processes too, find
-        it. One that was deleted in MLflow is replaced by a new one.
+        The first call makes the MLflow run of a directory; later calls, in other processes too,
+        find it. A run that was deleted in MLflow is replaced by a new one.
         """
         if self._tracking.mlflow_uri is not None:
             self._thread.start()
@@ -100,7 +100,7 @@ class MlflowRun:
         return self.run_id
 
     def close(self, status: Status, *, artifacts: Mapping[Path, str] | None = None) -> None:
-        """End the run, with files to attach (path -> folder there)."""
+        """End the run and attach files to it (path -> folder in MLflow)."""
         self._closing.set()
         if self._thread.is_alive():
             self._thread.join(FIRST_SECONDS)
@@ -176,15 +176,15 @@ def annotate(
     note: Callable[[str], str],
     is_finished: bool,
 ) -> None:
-    """Give files and a note to the MLflow run of a directory; the time of its end stays.
+    """Attach files and a note to the MLflow run of a directory, without changing when it ended.
 
     Args:
-        directory: Of the run or the sweep; without an MLflow run, nothing is done.
-        tracking: Where MLflow is.
-        artifacts: Path -> folder there.
-        note: From the id of the run to Markdown.
-        is_finished: Whether nothing is left to do. A run whose owner was killed before it could
-            say so is ended now.
+        directory: The directory of the run or the sweep; without an MLflow run nothing is done.
+        tracking: The address of MLflow.
+        artifacts: Path -> folder in MLflow.
+        note: Makes the note, in Markdown, from the id of the run.
+        is_finished: Whether nothing is left to do. If the owner of the run was killed before it
+            could end the run, the run is ended now.
     """
     run_id = remembered_run(directory)
     if run_id is None or tracking.mlflow_uri is None:
@@ -201,12 +201,12 @@ def annotate(
 def review(
     directory: Path, tracking: TrackingConfig, *, page: Literal["run", "experiment"]
 ) -> list[str]:
-    """Return, in lines for a terminal, how to see the MLflow run of a directory.
+    """Return lines for a terminal that say how to see the MLflow run of a directory.
 
     Args:
-        directory: Of the run or the sweep; without an MLflow run there are no lines.
-        tracking: Where MLflow is.
-        page: Which one to open: that of the run, or that of all runs of its experiment.
+        directory: The directory of the run or the sweep; without an MLflow run: no lines.
+        tracking: The address of MLflow.
+        page: The page to open: that of the run, or that of all runs of its experiment.
     """
     uri, run = tracking.mlflow_uri, remembered_run(directory)
     experiment = remembered(directory / EXPERIMENT_ID_FILE)
