@@ -12,6 +12,7 @@ from typing import Literal
 
 from dpot_scale.config.model import ModelConfig
 from dpot_scale.config.run import EngineConfig
+from dpot_scale.config.strategy import read_strategy
 from dpot_scale.engine.memory import GIB, estimate_memory
 from dpot_scale.models.dpot.cost import count_parameters, train_flops_per_window
 from dpot_scale.models.dpot.sizes import architecture
@@ -48,7 +49,7 @@ def row(size: Literal["L", "H"], gpus: int, mfu: float, price: float) -> str:
     step = max(computation, communication)
     memory = estimate_memory(
         arch,
-        EngineConfig(deepspeed="zero3_bf16", activation_checkpointing="full"),
+        EngineConfig(deepspeed=read_strategy("zero3_bf16"), activation_checkpointing="full"),
         world_size=gpus,
         micro_batch=MICRO_BATCH,
         on_gpu=True,

@@ -44,6 +44,7 @@ from dpot_scale.config.run import (
     RunConfig,
     TrackingConfig,
 )
+from dpot_scale.config.strategy import read_strategy
 from dpot_scale.data.catalog import CATALOG
 from dpot_scale.data.info import DatasetInfo
 from dpot_scale.data.store.dataset import DatasetStore, open_store
@@ -215,7 +216,7 @@ def print_waiting(root: Path, names: Sequence[str]) -> None:
         data=DataConfig(root=root / "ours", weights=dict.fromkeys(names, 1.0)),
         objective=ObjectiveConfig(noise=5e-4),
         batch=BatchConfig(global_batch=8, micro_batch=8),
-        engine=EngineConfig(deepspeed="zero1_bf16"),
+        engine=EngineConfig(deepspeed=read_strategy("zero1_bf16")),
         evaluation=EvaluationConfig(trajectories=1, rollout_frames=1),
         tracking=TrackingConfig(log_every=10),
     )

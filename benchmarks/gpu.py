@@ -31,10 +31,11 @@ from model_step import example, loss, reference_model, theirs
 from dpot_scale.config.data import DataConfig
 from dpot_scale.config.model import ModelConfig
 from dpot_scale.config.run import BatchConfig, EngineConfig, ObjectiveConfig, RunConfig
+from dpot_scale.config.strategy import read_strategy
 from dpot_scale.data.stream.assembly import Batch
 from dpot_scale.engine.engine import Rates
 from dpot_scale.engine.runtime import World, start_world
-from dpot_scale.engine.zero import ZeroEngine
+from dpot_scale.engine.zero import ZeroEngine, start_engine
 from dpot_scale.models.dpot.cost import TRAIN_PASSES, executed_forward_flops
 from dpot_scale.models.dpot.sizes import architecture
 from dpot_scale.training.objective import training_loss
@@ -125,7 +126,7 @@ def measure(
         return measured(reference_step(size, batch, world), world.device)
     variant = VARIANTS[name]
     with precision(variant.tf32):
-        engine = ZeroEngine(configured(size, batch, variant, options.recompute), world)
+        engine = start_engine(configured(size, batch, variant, options.recompute), world)
         try:
             step = our_step(engine, batch, world)
             found = measured(step, world.device)
@@ -161,7 +162,7 @@ def configured(size: str, batch: int, variant: Variant, recompute: str) -> RunCo
         batch=BatchConfig(global_batch=batch, micro_batch=batch),
         engine=EngineConfig.model_validate(
             {
-                "deepspeed": variant.strategy,
+                "deepspeed": read_strategy(variant.strategy),
                 "activation_checkpointing": recompute,
                 "compile": variant.compile,
             }

@@ -20,10 +20,11 @@ from torch import multiprocessing
 from dpot_scale.config.data import DataConfig
 from dpot_scale.config.model import ModelConfig
 from dpot_scale.config.run import BatchConfig, EngineConfig, RunConfig
+from dpot_scale.config.strategy import read_strategy
 from dpot_scale.engine.engine import Rates
 from dpot_scale.engine.memory import GIB, estimate_memory
 from dpot_scale.engine.runtime import start_world
-from dpot_scale.engine.zero import ZeroEngine
+from dpot_scale.engine.zero import start_engine
 from dpot_scale.models.dpot.sizes import architecture
 from dpot_scale.runs.run import peak_memory_gib  # the import brings what a training has loaded
 
@@ -76,7 +77,9 @@ def run_config(size: str, strategy: str, recompute: str, windows: int, ranks: in
         model=ModelConfig(size=size),
         data=DataConfig(weights={"unused": 1}),
         batch=BatchConfig(global_batch=batch, micro_batch=windows),
-        engine=EngineConfig.model_validate({"deepspeed": strategy, **RECOMPUTE[recompute]}),
+        engine=EngineConfig.model_validate(
+            {"deepspeed": read_strategy(strategy), **RECOMPUTE[recompute]}
+        ),
     )
 
 
@@ -93,7 +96,7 @@ def measure(rank: int, ranks: int, port: int, config: RunConfig) -> None:
         "OMP_NUM_THREADS": str(threads),
     }
     world = start_world()
-    engine = ZeroEngine(config, world)
+    engine = start_engine(config, world)
     model = config.model
     shape = (config.batch.micro_batch, model.history, model.channels, model.grid, model.grid)
     frames_BTCxy = torch.randn(shape, device=world.device)
@@ -115,7 +118,7 @@ def measure(rank: int, ranks: int, port: int, config: RunConfig) -> None:
         )
         expected = ranks * memory.total / GIB
         print(
-            f"| {model.size} | {config.batch.micro_batch} | {config.engine.deepspeed} "
+            f"| {model.size} | {config.batch.micro_batch} | {config.engine.deepspeed.name} "
             f"| {config.name} | {found:.2f} | {expected:.2f} | {expected / found - 1:+.0%} "
             f"| {min(seconds):.2f} |",
             flush=True,

@@ -23,9 +23,10 @@ from torch import Tensor, nn
 from dpot_scale.config.data import DataConfig
 from dpot_scale.config.model import ModelConfig
 from dpot_scale.config.run import BatchConfig, EngineConfig, RunConfig
+from dpot_scale.config.strategy import read_strategy
 from dpot_scale.engine.engine import Rates
 from dpot_scale.engine.runtime import World, start_world
-from dpot_scale.engine.zero import ZeroEngine
+from dpot_scale.engine.zero import start_engine
 from dpot_scale.models.dpot.cost import TRAIN_PASSES, executed_forward_flops
 from dpot_scale.models.dpot.network import DPOT
 from dpot_scale.models.dpot.sizes import Architecture, architecture
@@ -105,9 +106,9 @@ def optimizer_step(size: str, batch: int, repeats: int, world: World, threads: i
         model=ModelConfig(size=size),
         data=DataConfig(weights={"unused": 1}),
         batch=BatchConfig(global_batch=batch, micro_batch=batch),
-        engine=EngineConfig(deepspeed="zero1_bf16", spectral_dtype="bfloat16"),
+        engine=EngineConfig(deepspeed=read_strategy("zero1_bf16"), spectral_dtype="bfloat16"),
     )
-    engine = ZeroEngine(config, world)
+    engine = start_engine(config, world)
     arch = architecture(config.model)
     reference = reference_model(arch)
     adam = torch.optim.Adam(reference.parameters(), lr=1e-3, weight_decay=1e-6)

@@ -233,12 +233,12 @@ def measure(case: Case) -> None:
     sent = count_elements()  # before DeepSpeed looks the functions up
     from dpot_scale.checkpoints.store import CheckpointStore, TrainState
     from dpot_scale.engine.runtime import start_world
-    from dpot_scale.engine.zero import ZeroEngine
+    from dpot_scale.engine.zero import start_engine
     from dpot_scale.training.meter import peak_memory_gib
     from dpot_scale.training.schedule import Schedule
 
     world = start_world()
-    engine = ZeroEngine(case.config(), world)
+    engine = start_engine(case.config(), world)
     schedule = Schedule.of(case.config())
     arch = architecture(case.config().model)
     frames = torch.randn(case.windows, arch.history, arch.channels, arch.grid, arch.grid)
@@ -411,6 +411,7 @@ def surroundings(folder: Path) -> float:
 
     What the loop waits for, and the CPU time of the thread that sends to MLflow.
     """
+    from dpot_scale.runs.resolved import identify
     from dpot_scale.runs.run import run_training
     from dpot_scale.tracking import mirror, tracker
     from dpot_scale.training import health, loop, meter
@@ -426,7 +427,7 @@ def surroundings(folder: Path) -> float:
         timing(mirror._Sender, "_send_new_records", own_clock, spent),
         timing(loop.Trainer, "fit", wall, loops),
     ):
-        run_training(overhead_run(folder, 1536))
+        run_training(identify(overhead_run(folder, 1536)))
     return sum(spent) / loops[0]
 
 

@@ -16,7 +16,9 @@ from torch import Tensor
 from dpot_scale.config.data import DataConfig
 from dpot_scale.config.model import ModelConfig
 from dpot_scale.config.run import BatchConfig, EngineConfig, OptimConfig, RunConfig
+from dpot_scale.config.strategy import read_strategy
 from dpot_scale.data.generation.solvers.reaction_diffusion import ReactionDiffusion
+from dpot_scale.engine import zero
 from dpot_scale.engine.runtime import World, start_world
 from dpot_scale.engine.zero import ZeroEngine
 from dpot_scale.forecasting.errors import rel_l2
@@ -122,9 +124,9 @@ def start_engine(precision: str, seed: int, steps: int, world: World) -> ZeroEng
         data=DataConfig(weights={"unused": 1}),
         optim=OptimConfig(lr=2e-3, betas=(0.9, 0.95), gradient_clipping=1.0),
         batch=BatchConfig(global_batch=BATCH, micro_batch=BATCH),
-        engine=EngineConfig(deepspeed=strategy, spectral_dtype=spectral_dtype),
+        engine=EngineConfig(deepspeed=read_strategy(strategy), spectral_dtype=spectral_dtype),
     )
-    return ZeroEngine(config, world)
+    return zero.start_engine(config, world)
 
 
 def train(engine: ZeroEngine, seed: int, steps: int, trajectories: Tensor) -> float:

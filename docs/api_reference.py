@@ -65,6 +65,7 @@ PUBLIC: dict[str, list[tuple[str, list[str]]]] = {
         ("dpot_scale.config.load", ["load_run", "load_sweep", "load_suite", "dump"]),
     ],
     "Training and sweeps": [
+        ("dpot_scale.runs.resolved", ["identify", "Run"]),
         ("dpot_scale.runs.run", ["run_training"]),
         ("dpot_scale.runs.result", ["read_result", "TrainingResult"]),
         ("dpot_scale.scaling.plan", ["plan"]),

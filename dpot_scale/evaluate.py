@@ -72,7 +72,7 @@ def _require_data(data: DataConfig, source: str) -> None:
     if missing:
         names = ", ".join(missing)
         gone = f"datasets {names} are" if missing[1:] else f"dataset {names} is"
-        suite = f" (what DIR lacks of suite {data.suite} is made there)" if data.suite else ""
+        suite = f" (what DIR lacks of suite {data.suite.name} is made there)" if data.suite else ""
         raise ConfigError(
             f"{gone} missing under {data.root}, the {ROOT} of {source}; say with {ROOT}=DIR where "
             f"the datasets are{suite}"

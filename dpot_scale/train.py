@@ -8,14 +8,14 @@ import sys
 from collections.abc import Sequence
 
 from dpot_scale.config.arguments import PLACES, Parser, add_config_arguments
-from dpot_scale.config.load import dump, load_run, load_suite
+from dpot_scale.config.load import dump, load_run
 from dpot_scale.config.places import anchored_run, results_home
 from dpot_scale.config.run import RunConfig
-from dpot_scale.engine.strategy import read_strategy
 from dpot_scale.errors import exits_cleanly, speaks_for_all
 from dpot_scale.evaluation.scores import score_table
 from dpot_scale.models.dpot.sizes import architecture
 from dpot_scale.runs.folder import finished_before
+from dpot_scale.runs.resolved import identify
 from dpot_scale.runs.result import TrainingResult
 from dpot_scale.terminal import print_line
 from dpot_scale.tracking.mlflow_run import review
@@ -52,15 +52,13 @@ def _result(config: RunConfig) -> TrainingResult:
     be found without them, and the result of a finished run.
     """
     architecture(config.model)
-    read_strategy(config.engine.deepspeed)
-    if config.data.suite is not None:
-        load_suite(config.data.suite)
-    finished = finished_before(config)
+    run = identify(config)
+    finished = finished_before(run)
     if finished is not None:
         return finished
     from dpot_scale.runs.run import run_training
 
-    return run_training(config)
+    return run_training(run)
 
 
 def _summary(result: TrainingResult, config: RunConfig) -> str:

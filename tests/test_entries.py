@@ -111,7 +111,8 @@ def result(name: str, parameters: int, rel_l2: float) -> TrainingResult:
     )
     return TrainingResult(
         name=name,
-        config_hash="0123456789ab",
+        identity="0123456789ab",
+        datasets={},
         world_size=2,
         parameters=parameters,
         block_parameters=parameters,

@@ -13,6 +13,7 @@ import yaml
 from dpot_scale.checkpoints.weights import load_model, read
 from dpot_scale.config.load import load_run
 from dpot_scale.config.places import RESULT_FILE
+from dpot_scale.runs.resolved import identify
 from dpot_scale.runs.result import TrainingResult, read_result
 from dpot_scale.runs.run import run_training
 from dpot_scale.tracking.spool import SPOOL, read_metrics
@@ -167,7 +168,9 @@ def test_a_finished_run_only_shows_its_scores(
 def test_a_finished_run_of_another_config_is_refused(
     trained: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert "holds a finished run of another config" in mistake([*trained, "seed=1"], capsys)
+    assert "holds a finished run that was made with another config" in mistake(
+        [*trained, "seed=1"], capsys
+    )
 
 
 def test_a_crash_between_the_last_checkpoint_and_the_result(
@@ -183,7 +186,7 @@ def test_a_crash_between_the_last_checkpoint_and_the_result(
     spool = config.directory / SPOOL
     lines = [line for line in spool.read_text().splitlines() if "eval/mean" not in line]
     spool.write_text("\n".join(lines) + "\n")
-    found = run_training(config)
+    found = run_training(identify(config))
     volatile = {"seconds", "peak_memory_gib"}
     assert found.model_dump(exclude=volatile) == expected.model_dump(exclude=volatile)
     again = read(config.directory / "model.safetensors").state

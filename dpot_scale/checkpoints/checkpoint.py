@@ -7,19 +7,19 @@ are ours: a copy that a user made is neither read nor removed.
 import json
 import logging
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
-from dpot_scale.config.base import Section
+from dpot_scale.config.base import PositiveInt, Section
+from dpot_scale.config.places import MARKER
 from dpot_scale.config.record import Record, read_record
 from dpot_scale.errors import CheckpointError
 from dpot_scale.files import sha256
 
-MARKER = "COMMITTED.json"
 log = logging.getLogger(__name__)
 
 
@@ -53,6 +53,8 @@ def _inside(name: str) -> str:
 class Marker(Record):
     """What makes a folder a checkpoint: the state, by whom it was saved, and its files."""
 
+    # The first ones name the run and what it reads by other hashes.
+    format: PositiveInt = 2
     step: Annotated[int, Field(ge=0)]
     windows_seen: Annotated[int, Field(ge=0)]
     world_size: Annotated[int, Field(ge=1)]
@@ -170,23 +172,6 @@ def verify(checkpoint: Checkpoint, names: Iterable[str] | None = None) -> list[s
     files = checkpoint.marker.files
     names = files if names is None else names
     return [n for n in names if _examined(checkpoint.folder / n) != files[n]]
-
-
-def changed_input(before: Mapping[str, str], now: Mapping[str, str]) -> str | None:
-    """Return what has changed of the inputs of a run and what to do; None where nothing has.
-
-    Args:
-        before: What it was trained on, by its name in words; empty where that is not known.
-        now: What it is about to be trained on.
-    """
-    for name in sorted(before.keys() | now.keys()) if before else ():
-        old, new = before.get(name, "none"), now.get(name, "none")
-        if old != new:
-            return (
-                f"another {name} ({old}, now {new}): restore what it was, or choose another `name` "
-                "for a new run"
-            )
-    return None
 
 
 def examine(path: Path) -> Census:

@@ -16,12 +16,10 @@ from typing import Protocol, TypeVar
 from torch import distributed as dist
 
 from dpot_scale.checkpoints.checkpoint import (
-    MARKER,
     Census,
     Checkpoint,
     Marker,
     TrainState,
-    changed_input,
     checkpoint_folders,
     checkpoint_name,
     committed,
@@ -32,6 +30,8 @@ from dpot_scale.checkpoints.checkpoint import (
 )
 from dpot_scale.checkpoints.retention import removable
 from dpot_scale.checkpoints.shards import pickles, refuse_code
+from dpot_scale.config.identity import changed_content
+from dpot_scale.config.places import MARKER
 from dpot_scale.config.record import FORMAT_KEY
 from dpot_scale.config.run import CheckpointConfig
 from dpot_scale.engine.collectives import from_main, on_every_rank, on_main
@@ -171,13 +171,15 @@ class CheckpointStore:
 
     def _check_belongs(self, checkpoint: Checkpoint) -> None:
         folder, marker = checkpoint.folder, checkpoint.marker
-        if marker.config_hash != self.config_hash:
+        # Those of the first format belong to the config that lies beside them, which was compared.
+        is_first = marker.format < Marker.newest_format()
+        if not is_first and marker.config_hash != self.config_hash:
             raise CheckpointError(
                 f"{folder} was made with another config ({marker.config_hash}, this run has "
                 f"{self.config_hash}): restore that config, or choose another `name`"
             )
-        changed = changed_input(marker.inputs, self.inputs)
-        if changed is not None:
+        changed = changed_content(marker.inputs, self.inputs)
+        if not is_first and changed is not None:
             raise CheckpointError(f"{folder} was trained with {changed}")
         made = _workers(marker.world_size, marker.device)
         here = _workers(self.world.world_size, self.world.device.type)

@@ -1,6 +1,9 @@
 """The base of every config section, and the kinds of values that sections share."""
 
-from typing import Annotated
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic_core import PydanticKnownError
@@ -40,3 +43,9 @@ class Section(BaseModel):
         use_attribute_docstrings=True,
         ser_json_inf_nan="strings",  # not null, which would be read as nothing at all
     )
+
+
+def content_hash(values: Mapping[str, Any]) -> str:
+    """Return twelve hex digits that name JSON values, whatever the order of their keys."""
+    text = json.dumps(values, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]

@@ -1,41 +1,81 @@
-"""Which runs are the same: hashes of what decides their numbers."""
+"""Which runs are the same: a hash of what decides their numbers, by content and not by spelling."""
 
-import hashlib
-import json
-from pathlib import Path
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
-from dpot_scale.config.base import Section
+from dpot_scale.config.base import content_hash
 from dpot_scale.config.run import RunConfig
 
+# Of the rule below; the first one hashed the config as it was spelled.
+VERSION = 2
 
-def config_hash(config: Section) -> str:
-    """Return twelve hex digits that name the content of a config."""
-    return hashed(config.model_dump(mode="json"))
+# What does not decide the numbers of a run: its places, how it is sharded and recomputed, when it
+# is saved, scored and logged. A field that is not listed does.
+LEFT_OUT: dict[str, Any] = {
+    "name": True,
+    "output": True,
+    "evaluation": True,
+    "checkpoint": True,
+    "tracking": True,
+    "initialize_from": True,  # its content counts instead, as that of the datasets and of the JSON
+    "data": {"root", "suite"},
+    "batch": {"micro_batch"},
+    "engine": {
+        "deepspeed",
+        "nvme_path",
+        "activation_checkpointing",
+        "recompute_every",
+        "recompute_backend",
+        "recompute_offload",
+        "compile",
+    },
+}
 
 
-def run_hash(config: RunConfig) -> str:
-    """Return the hash of what decides the numbers of a run.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Contents:
+    """What a run reads beside its config, each named by a hash of its content."""
 
-    Left out are its places, what it logs, and how a global batch is cut into micro-batches. A file
-    counts by its name, because a Ray job reads it in another folder each time; `runs/inputs.py`
-    compares what it says.
+    datasets: Mapping[str, str]
+    start: str | None = None  # the weights it begins with; None: drawn from its seed
+
+    def record(self) -> dict[str, str]:
+        """Return all of it under names for people."""
+        start = {} if self.start is None else {"start": self.start}
+        return {f"dataset {name}": digest for name, digest in self.datasets.items()} | start
+
+
+def identity(config: RunConfig, contents: Contents) -> str:
+    """Return twelve hex digits that are the same for runs with the same numbers.
+
+    A field that has its default is left out, so that a new one changes no identity.
     """
-    excluded: dict[str, Any] = dict.fromkeys(("name", "output", "tracking", "checkpoint"), True)
-    excluded |= {"data": {"root"}, "engine": {"nvme_path"}, "batch": {"micro_batch"}}
-    values = config.model_dump(mode="json", exclude=excluded)
-    for section, key in (("data", "suite"), ("engine", "deepspeed")):
-        if values[section][key] is not None:
-            values[section][key] = Path(values[section][key]).name
-    # As they were spelled before they had a unit.
-    for name in ("warmup", "decay"):
-        length = values["optim"].pop(name)
-        spelled = {f"{name}_fraction": length["share"]} if "share" in length else {name: length}
-        values["optim"] |= spelled
-    return hashed(values)
+    values = config.model_dump(mode="json", exclude=LEFT_OUT, exclude_defaults=True)
+    # A section whose other fields were left out is as good as none.
+    values = {key: value for key, value in values.items() if value != {}}
+    return content_hash(
+        {
+            "version": VERSION,
+            "config": values,
+            "precision": config.engine.deepspeed.precision,
+            "contents": contents.record(),
+        }
+    )
 
 
-def hashed(values: dict[str, Any]) -> str:
-    """Return twelve hex digits that name JSON values."""
-    text = json.dumps(values, sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
+def changed_content(before: Mapping[str, str], now: Mapping[str, str]) -> str | None:
+    """Return in words what a run would read that it did not read before; None if it is the same.
+
+    Args:
+        before: The record of what was read; empty where that is not known.
+        now: The record of what is about to be read.
+    """
+    for name in sorted(before.keys() | now.keys()) if before else ():
+        old, new = before.get(name, "none"), now.get(name, "none")
+        if old != new:
+            return (
+                f"another {name} ({old}, now {new}): restore what it was, or choose another `name` "
+                "for a new run"
+            )
+    return None

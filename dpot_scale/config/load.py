@@ -15,6 +15,7 @@ from dpot_scale.config.base import Section
 from dpot_scale.config.data import SuiteConfig
 from dpot_scale.config.run import RunConfig
 from dpot_scale.config.sentences import nearest, sentence
+from dpot_scale.config.strategy import read_strategy
 from dpot_scale.config.sweep import SweepConfig
 from dpot_scale.errors import ConfigError
 
@@ -22,7 +23,7 @@ PRESETS = Path(__file__).parent / "presets"
 
 SUFFIXES = {".yaml", ".yml"}
 LENGTHS = ("warmup", "decay")  # one of the two keys of a length replaces the other
-REPLACED_WHOLE = ("weights", "ladder", *LENGTHS)
+REPLACED_WHOLE = ("weights", "ladder", "deepspeed", "suite", *LENGTHS)
 DEFAULT = "quickstart"
 
 # No config comes near: beyond, reading one or quoting it in a sentence may take for ever.
@@ -45,6 +46,7 @@ def load_run(source: str, overrides: Sequence[str] = ()) -> RunConfig:
     raw = _read("run", source)
     _require_kind("run", raw, source)
     _apply(raw, overrides)
+    _inline(raw)
     return validated(RunConfig, raw, source, overrides)
 
 
@@ -61,6 +63,7 @@ def load_sweep(source: str, overrides: Sequence[str] = ()) -> SweepConfig:
         raw["run"].setdefault("name", raw.get("name", source))
     _apply(raw, overrides)
     _complete_ladder(raw)
+    _inline(raw.get("run"))
     return validated(SweepConfig, raw, source, overrides)
 
 
@@ -178,7 +181,8 @@ def _extended(kind: Kind, raw: Raw, extended_by: tuple[Path, ...] = ()) -> Raw:
 def _merged(base: Raw, top: Mapping[str, Any]) -> Raw:
     """Return `base` with `top` laid over it, mapping by mapping.
 
-    Mixture weights, ladders and lengths are replaced as a whole: two have no meaningful union.
+    Mixture weights, ladders, strategies, suites and lengths are replaced as a whole: two have no
+    meaningful union.
     """
     merged = dict(base)
     for key, value in top.items():
@@ -212,6 +216,15 @@ def _apply(raw: Raw, overrides: Sequence[str]) -> None:
         if parents and parents[-1] in LENGTHS:
             section.clear()
         section[last] = value
+
+
+def _inline(run: object) -> None:
+    """Put the content of the files that a run names into it: what is saved of it is complete."""
+    engine, data = (run.get(key) if isinstance(run, dict) else None for key in ("engine", "data"))
+    if isinstance(engine, dict) and isinstance(engine.get("deepspeed"), str):
+        engine["deepspeed"] = read_strategy(engine["deepspeed"])
+    if isinstance(data, dict) and isinstance(data.get("suite"), str):
+        data["suite"] = load_suite(data["suite"])
 
 
 def _complete_ladder(raw: Raw) -> None:

@@ -20,6 +20,9 @@ SWEEP_CONFIG = "sweep.yaml"
 JOURNAL = "journal.jsonl"
 TRIALS = "trials"
 
+INPUTS = "inputs.json"  # in both: what they read beside their config, by content
+MARKER = "COMMITTED.json"  # in a checkpoint
+
 
 def results_home() -> Path:
     """Return where relative paths of results begin: here, unless this is a Ray job.
@@ -55,15 +58,9 @@ def anchored_run(run: RunConfig, home: Path) -> RunConfig:
     tracking, uri = run.tracking, run.tracking.mlflow_uri
     if uri is not None:
         tracking = tracking.model_copy(update={"mlflow_uri": absolute_uri(uri, home)})
-    data = run.data.model_copy(
-        update={"root": home / run.data.root, "suite": _absolute(run.data.suite)}
-    )
-    engine = run.engine.model_copy(
-        update={
-            "deepspeed": _absolute(run.engine.deepspeed),
-            "nvme_path": run.engine.nvme_path and run.engine.nvme_path.resolve(),
-        }
-    )
+    data = run.data.model_copy(update={"root": home / run.data.root})
+    nvme_path = run.engine.nvme_path and run.engine.nvme_path.resolve()
+    engine = run.engine.model_copy(update={"nvme_path": nvme_path})
     return run.model_copy(
         update={
             "output": home / run.output,
@@ -79,10 +76,3 @@ def absolute_uri(uri: str, base: Path) -> str:
     """Return an MLflow URI that means the same in any working directory."""
     path = uri.removeprefix(SQLITE)
     return uri if path == uri else f"{SQLITE}{base.resolve() / path}"
-
-
-def _absolute(name_or_path: str | None) -> str | None:
-    """Return a file as an absolute path, the name of a preset as it is."""
-    if name_or_path is None or not Path(name_or_path).suffix:
-        return name_or_path
-    return str(Path(name_or_path).resolve())

@@ -5,6 +5,7 @@ refused. Facts derived from a config are methods or functions of it, never store
 """
 
 import re
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -23,6 +24,7 @@ from dpot_scale.config.base import (
 )
 from dpot_scale.config.data import DataConfig
 from dpot_scale.config.model import ModelConfig
+from dpot_scale.config.strategy import Strategy, read_strategy
 from dpot_scale.errors import ConfigError
 
 
@@ -149,8 +151,9 @@ class BatchConfig(Section):
 class EngineConfig(Section):
     """How the training state is sharded and computed."""
 
-    deepspeed: str = "zero3_bf16"
-    """How to shard: the name of a file in `deepspeed_configs/`, or the path of a JSON file."""
+    deepspeed: Strategy = Field(default_factory=partial(read_strategy, "zero3_bf16"))
+    """How to shard: the name of a file in `deepspeed_configs/`, the path of a JSON file, or its
+    name and content."""
     nvme_path: Path | None = None
     """Folder on a fast disk, for a strategy that keeps training state on disk."""
     activation_checkpointing: Literal["none", "full", "every_k", "selective"] = "none"
@@ -269,7 +272,7 @@ class RunConfig(Section):
     objective: ObjectiveConfig = ObjectiveConfig()
     optim: OptimConfig = OptimConfig()
     batch: BatchConfig
-    engine: EngineConfig = EngineConfig()
+    engine: EngineConfig = Field(default_factory=EngineConfig)
     evaluation: EvaluationConfig = EvaluationConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     tracking: TrackingConfig = TrackingConfig()

@@ -3,7 +3,6 @@
 from collections.abc import Callable
 
 from dpot_scale.config.data import DataConfig
-from dpot_scale.config.load import load_suite
 from dpot_scale.config.model import ModelConfig
 from dpot_scale.data.generation.suite import generate_suite, missing_datasets
 from dpot_scale.data.info import DatasetInfo
@@ -31,11 +30,12 @@ def open_datasets(
         DataError: a dataset is missing or damaged.
     """
     if config.suite is not None:
-        suite = load_suite(config.suite)
         if generate:
-            generate_suite(suite, config.root, progress=progress)
+            generate_suite(config.suite, config.root, progress=progress)
         else:
-            missing_datasets(suite, config.root)  # those that are there must be of its recipes
+            missing_datasets(
+                config.suite, config.root
+            )  # those that are there must be of its recipes
     stores = {name: open_store(config.root, name) for name in config.weights}
     for store in stores.values():
         _check_fits(store.info, model)

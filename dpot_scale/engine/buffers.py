@@ -7,6 +7,7 @@ here, so plans and memory estimates stay cheap.
 
 from dataclasses import dataclass
 
+from dpot_scale.config.deepspeed_keys import BUCKET_MULTIPLE
 from dpot_scale.models.dpot.cost import count_parameters
 from dpot_scale.models.dpot.sizes import Architecture
 
@@ -16,8 +17,6 @@ CHUNK_CPU = 5_000_000
 # On a GPU parameters up to this many times the width, the vectors, stay whole on every rank. On CPU
 # none do: they are gathered one by one after each step, and the latency of that exceeds a step.
 PERSISTENT_WIDTHS = 10
-# DeepSpeed's optimizer of stages 1 and 2 demands buckets of a multiple of so many elements.
-BUCKET_MULTIPLE = 2
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from math import prod
 
 from dpot_scale.config.run import EngineConfig
+from dpot_scale.config.strategy import Dtype, Strategy
 from dpot_scale.engine.buffers import Buffers, fit_buffers
-from dpot_scale.engine.strategy import Dtype, Strategy, read_strategy
 from dpot_scale.models.dpot.cost import count_parameters
 from dpot_scale.models.dpot.sizes import Architecture
 
@@ -79,11 +79,8 @@ def estimate_memory(
         world_size: Ranks the state is spread over.
         micro_batch: Windows per forward.
         on_gpu: Decides the sizes of buffers, and whether the host is somewhere else.
-
-    Raises:
-        ConfigError: the DeepSpeed config is invalid.
     """
-    strategy = read_strategy(engine.deepspeed)
+    strategy = engine.deepspeed
     state = _state(arch, strategy, world_size)
     sizes = fit_buffers(arch, on_gpu=on_gpu)
     activations = micro_batch * activation_bytes_per_window(arch, engine, dtype=strategy.dtype)

@@ -13,11 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from dpot_scale.config.run import RunConfig
+from dpot_scale.config.strategy import Json
 from dpot_scale.engine.engine import Rates, Update
 from dpot_scale.engine.heap import tune_heap
 from dpot_scale.engine.runtime import World, quiet_deepspeed
 from dpot_scale.engine.shards import SHARDS, errors_at_the_end
-from dpot_scale.engine.strategy import effective_deepspeed_config, read_strategy
+from dpot_scale.engine.strategy import effective_deepspeed_config
 from dpot_scale.errors import CheckpointError, ConfigError
 from dpot_scale.models.dpot.network import DPOT, DPOTOutput
 from dpot_scale.models.dpot.sizes import architecture
@@ -31,21 +32,24 @@ class ZeroEngine:
     """A DPOT that trains, sharded over the ranks as `engine.deepspeed` of the run says.
 
     A seed means one set of initial weights, for every stage, dtype, device and world size.
+
+    Args:
+        config: The run.
+        deepspeed_config: What DeepSpeed gets, complete.
+        world: The ranks.
     """
 
-    def __init__(self, config: RunConfig, world: World) -> None:
+    def __init__(self, config: RunConfig, deepspeed_config: Json, world: World) -> None:
         self.config = config
+        self.deepspeed_config = deepspeed_config
         self.world = world
-        strategy = read_strategy(config.engine.deepspeed)
+        strategy = config.engine.deepspeed
         self.stage = strategy.stage
         self.compute_dtype = COMPUTE_DTYPES[strategy.dtype]
         if "nvme" in (strategy.optimizer_device, strategy.parameter_device):
-            _require_async_io(config.engine.deepspeed)
+            _require_async_io(strategy.name)
         if world.device.type == "cpu":
             tune_heap(returns_memory=strategy.lean)
-        self.deepspeed_config = effective_deepspeed_config(
-            config, world.world_size, on_gpu=world.device.type == "cuda"
-        )
         self._engine = self._start()
         self._accumulation_steps = config.batch.accumulation_steps(world.world_size)
         self._micro_step = 0
@@ -223,6 +227,14 @@ class ZeroEngine:
         """Return the norm of the averaged gradients, which stage 0 keeps on every rank."""
         gradients = [p.grad for _, p in self._parameters() if p.grad is not None]
         return nn.utils.get_total_norm(gradients)
+
+
+def start_engine(config: RunConfig, world: World) -> ZeroEngine:
+    """Return the engine of a run that nobody has resolved: of a probe, a benchmark or a test."""
+    on_gpu = world.device.type == "cuda"
+    return ZeroEngine(
+        config, effective_deepspeed_config(config, world.world_size, on_gpu=on_gpu), world
+    )
 
 
 def _let_skip(optimizer: Any) -> None:  # noqa: ANN401 - DeepSpeed is untyped

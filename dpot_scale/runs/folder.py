@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 from typing import Literal
 
-from dpot_scale.config.identity import run_hash
+from dpot_scale.config.identity import changed_content, identity
 from dpot_scale.config.load import load_run
 from dpot_scale.config.places import (
     CHECKPOINTS,
@@ -14,9 +14,10 @@ from dpot_scale.config.places import (
     SWEEP_CONFIG,
     TRIALS,
 )
-from dpot_scale.config.run import RunConfig
 from dpot_scale.data.store.dataset import INDEX
 from dpot_scale.errors import ConfigError
+from dpot_scale.runs.contents import recorded
+from dpot_scale.runs.resolved import Run
 from dpot_scale.runs.result import TrainingResult, read_result
 from dpot_scale.tracking.spool import SPOOL
 
@@ -54,25 +55,25 @@ def require_kind(directory: Path, kind: Kind) -> None:
             )
 
 
-def finished_before(config: RunConfig) -> TrainingResult | None:
+def finished_before(run: Run) -> TrainingResult | None:
     """Return the result of a run that has ended, None if there is something left to do.
 
     Raises:
-        ConfigError: its folder is one of another kind, or of a run with another config.
+        ConfigError: its folder is one of another kind, or of a run with another config, other
+            data or other weights to begin with.
     """
-    require_kind(config.directory, "run")
-    expected = run_hash(config)
-    finished = read_result(config.directory)
-    if finished is not None and finished.config_hash != expected:
+    directory = run.config.directory
+    require_kind(directory, "run")
+    finished = read_result(directory)
+    state = "an unfinished" if finished is None else "a finished"
+    difference = changed_content(recorded(directory), run.contents.record())
+    if difference is not None:
+        raise ConfigError(f"{directory} holds {state} run that was begun with {difference}")
+    begun = directory / RUN_CONFIG
+    # Compared by what it says, so that the rule by which an identity is found may change.
+    if begun.is_file() and identity(load_run(str(begun)), run.contents) != run.identity:
         raise ConfigError(
-            f"{config.directory} holds a finished run of another config ({finished.config_hash}, "
-            f"this is {expected}); choose another `name` or `output`"
-        )
-    begun = config.directory / RUN_CONFIG
-    # Before it has a checkpoint, nothing else tells whose metrics and MLflow run these are.
-    if finished is None and begun.is_file() and run_hash(load_run(str(begun))) != expected:
-        raise ConfigError(
-            f"{config.directory} holds an unfinished run that was made with another config (see "
-            f"{begun}); restore that config, or choose another `name` or `output`"
+            f"{directory} holds {state} run that was made with another config (see {begun}); "
+            "restore that config, or choose another `name` or `output`"
         )
     return finished

@@ -24,16 +24,17 @@ import psutil
 import torch
 from torch import distributed as dist
 
-from dpot_scale.config.identity import hashed
+from dpot_scale.config.base import content_hash
 from dpot_scale.config.run import RunConfig
+from dpot_scale.config.strategy import Json
 from dpot_scale.data.stream.assembly import Assembler, Batch, Scale
 from dpot_scale.data.stream.reader import PREFETCHED_BATCHES
 from dpot_scale.engine.collectives import on_main
 from dpot_scale.engine.runtime import World, any_rank, any_ranks, ranks_of_node, start_world
-from dpot_scale.engine.strategy import Json, effective_deepspeed_config
-from dpot_scale.engine.zero import ZeroEngine
+from dpot_scale.engine.zero import start_engine
 from dpot_scale.errors import ConfigError, UserError
 from dpot_scale.files import write_whole
+from dpot_scale.runs.resolved import ResolvedRun, resolve
 from dpot_scale.training.loop import train_step
 from dpot_scale.training.schedule import Schedule
 
@@ -65,25 +66,16 @@ REFUSALS = (
 PACKAGE_PARENT = Path(__file__).parents[2]
 
 
-def settle_micro_batch(config: RunConfig, world: World, say: Callable[[str], None]) -> RunConfig:
-    """Return the config with a number where it says auto. Collective.
+def settle_micro_batch(run: ResolvedRun, world: World, say: Callable[[str], None]) -> ResolvedRun:
+    """Return a run that says auto with the largest micro-batch that fits. Collective.
 
     Raises:
         ConfigError: the config is wrong, or not even one window fits.
     """
-    if config.batch.micro_batch != "auto":
-        return config
+    config = run.run.config
     per_rank, rest = divmod(config.batch.global_batch, world.world_size)
-    if rest:
-        raise ConfigError(
-            f"batch.global_batch={config.batch.global_batch} is not a multiple of the "
-            f"{world.world_size} workers"
-        )
-    # A user's mistake is found here and not by probes.
-    on_gpu = world.device.type == "cuda"
-    least = config.with_micro_batch(1)
-    sharding = effective_deepspeed_config(least, world.world_size, on_gpu=on_gpu)
-    answer = config.output / FOLDER / f"{_key(config, sharding, world)}.json"
+    assert rest == 0, "a micro-batch of one window divides"
+    answer = config.output / FOLDER / f"{_key(run, world)}.json"
     found: int | None = _from_main(_read(answer), world)
     if found is None:
         divisors = [n for n in range(1, per_rank + 1) if per_rank % n == 0]
@@ -97,7 +89,9 @@ def settle_micro_batch(config: RunConfig, world: World, say: Callable[[str], Non
             say(f"batch.micro_batch=auto: {found} of up to {per_rank} windows per rank fit")
         text = json.dumps(found)
         on_main(lambda: write_whole(answer, text), world, answer)
-    return config.with_micro_batch(found)
+    if found == run.config.batch.micro_batch:
+        return run
+    return resolve(run.run, world_size=run.world_size, on_gpu=run.on_gpu, micro_batch=found)
 
 
 def largest_that_fits(candidates: Sequence[int], fits: Callable[[int], bool]) -> int | None:
@@ -109,11 +103,11 @@ def largest_that_fits(candidates: Sequence[int], fits: Callable[[int], bool]) ->
     return candidates[low - 1] if low else None
 
 
-def _key(config: RunConfig, sharding: Json, world: World) -> str:
+def _key(run: ResolvedRun, world: World) -> str:
     """Return a name for what decides the answer: no rates, lengths, datasets or places."""
     on_gpu = world.device.type == "cuda"
     memory = torch.cuda.mem_get_info()[1] if on_gpu else psutil.virtual_memory().total
-    decisive = config.model_dump(
+    decisive = run.run.config.model_dump(
         mode="json",
         include={
             "model": True,
@@ -122,8 +116,8 @@ def _key(config: RunConfig, sharding: Json, world: World) -> str:
             "data": {"normalize", "mask_points"},
         },
     )
-    sharding = {key: value for key, value in sharding.items() if key != "optimizer"}
-    return hashed(decisive | {"memory": memory, "sharding": sharding})
+    sharding = {key: value for key, value in run.deepspeed.items() if key != "optimizer"}
+    return content_hash(decisive | {"memory": memory, "sharding": sharding})
 
 
 def _read(answer: Path) -> int | None:
@@ -262,7 +256,7 @@ def try_out(config: RunConfig) -> None:
     world = start_world(config.seed)
     if limit := os.environ.get(LIMIT_VARIABLE):
         _limit_memory(int(limit), world)
-    engine = ZeroEngine(config, world)
+    engine = start_engine(config, world)
     batches = itertools.cycle(_batches(config, world))
     schedule = Schedule.of(config)
     for step in range(STEPS):

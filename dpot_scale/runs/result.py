@@ -3,9 +3,10 @@
 from pathlib import Path
 
 import numpy as np
-from pydantic import ValidationError
+from pydantic import ValidationError, model_validator
 from pydantic_core import from_json
 
+from dpot_scale.config.base import PositiveInt
 from dpot_scale.config.places import RESULT_FILE
 from dpot_scale.config.record import Record, read_record
 from dpot_scale.errors import RecordError
@@ -16,8 +17,10 @@ from dpot_scale.files import write_whole
 class TrainingResult(Record):
     """One finished run."""
 
+    format: PositiveInt = 2
     name: str
-    config_hash: str
+    identity: str
+    datasets: dict[str, str]  # what it was trained on: digests, by name
     world_size: int
     parameters: int
     block_parameters: int
@@ -29,6 +32,15 @@ class TrainingResult(Record):
     peak_memory_gib: float  # of all ranks together
     final_train_loss: Score
     evaluation: dict[str, DatasetScore]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_format_1(cls, raw: object) -> object:
+        """Accept the first results, which do not say what their datasets held."""
+        if isinstance(raw, dict) and raw.get("format", 1) == 1 and "config_hash" in raw:
+            identity = {"identity": raw["config_hash"], "datasets": {}, "format": 2}
+            return {key: raw[key] for key in raw if key != "config_hash"} | identity
+        return raw
 
     @property
     def mean_rel_l2(self) -> float:

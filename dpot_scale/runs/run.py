@@ -3,57 +3,42 @@
 Neither Ray nor an MLflow server is needed.
 """
 
-import json
 import os
 import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
-from pathlib import Path
-from statistics import median
 
 from dpot_scale.checkpoints.checkpoint import TrainState
 from dpot_scale.checkpoints.store import CheckpointStore
-from dpot_scale.checkpoints.weights_file import stream_model
-from dpot_scale.config.identity import run_hash
-from dpot_scale.config.load import dump
-from dpot_scale.config.places import CHECKPOINTS, RUN_CONFIG, WEIGHTS
+from dpot_scale.config.places import CHECKPOINTS
 from dpot_scale.config.run import EvaluationConfig, RunConfig
 from dpot_scale.data.datasets import open_datasets
 from dpot_scale.data.store.dataset import DatasetStore
 from dpot_scale.data.stream.mixture import open_mixture
 from dpot_scale.data.stream.reader import BatchStream, training_windows
 from dpot_scale.engine.collectives import on_every_rank, on_main, raise_on_all
-from dpot_scale.engine.engine import Engine
-from dpot_scale.engine.memory import estimate_memory
 from dpot_scale.engine.runtime import World, announced_world_size, start_world, trains_on_gpu
-from dpot_scale.engine.strategy import effective_deepspeed_config, read_strategy
 from dpot_scale.engine.zero import ZeroEngine
 from dpot_scale.errors import ConfigError, UserError, speaks_for_all, this_command
-from dpot_scale.evaluation.evaluator import DatasetEvaluation, Evaluator
-from dpot_scale.evaluation.figures import save_figures
-from dpot_scale.files import write_whole
-from dpot_scale.models.dpot.cost import count_parameters, train_flops_per_window
-from dpot_scale.models.dpot.sizes import Architecture, architecture
+from dpot_scale.evaluation.evaluator import Evaluator
+from dpot_scale.runs.agreement import require_agreement_of_ranks
 from dpot_scale.runs.folder import finished_before
-from dpot_scale.runs.inputs import inputs_of, require_agreement_of_ranks, require_same_inputs
 from dpot_scale.runs.lock import only_run_in
 from dpot_scale.runs.micro_batch import settle_micro_batch
-from dpot_scale.runs.result import TrainingResult, save_result
+from dpot_scale.runs.outcome import header, keep, require_same_layout, run_artifacts, write_configs
+from dpot_scale.runs.resolved import ResolvedRun, Run, resolve
+from dpot_scale.runs.result import TrainingResult
 from dpot_scale.runs.start import first_state
-from dpot_scale.terminal import aligned, print_line
+from dpot_scale.terminal import print_line
 from dpot_scale.tracking import names
 from dpot_scale.tracking.mlflow_run import MlflowRun, Status
-from dpot_scale.tracking.spool import SPOOL, read_metrics
+from dpot_scale.tracking.spool import SPOOL
 from dpot_scale.tracking.tracker import Tracker
 from dpot_scale.training.console import Console
 from dpot_scale.training.health import StopReason, never
 from dpot_scale.training.loop import Trainer
-from dpot_scale.training.meter import peak_memory_gib
-
-FIGURES = "figures"
-DEEPSPEED_CONFIG = "deepspeed.json"  # as DeepSpeed got it
 
 
 class TrainingStoppedError(UserError):
@@ -65,7 +50,7 @@ class TrainingDivergedError(UserError):
 
 
 def run_training(
-    config: RunConfig,
+    run: Run,
     *,
     opens_mlflow_run: bool = True,
     told_to_stop: Callable[[], bool] = never,
@@ -76,7 +61,7 @@ def run_training(
     checkpoints, figures, the weights in fp32 and the result. A finished run returns at once.
 
     Args:
-        config: The run.
+        run: As `identify` returns it.
         opens_mlflow_run: Whether the main rank opens and closes the MLflow run, if
             `tracking.mlflow_uri` is set. If not, a driver does, and the metrics go to its run.
         told_to_stop: Asked after each step: whether the run is to save and end, as a signal to a
@@ -87,63 +72,57 @@ def run_training(
         TrainingStoppedError: it was told to stop, by a signal or by `told_to_stop`.
         TrainingDivergedError: the loss or the gradient is not finite, step after step.
     """
-    finished = finished_before(config)
+    finished = finished_before(run)
     if finished is not None:
         return finished
-    _check(config)
-    stores, problem = _open_stores(config)
-    world = start_world(config.seed)
+    # Finds what is wrong with the config before hours are spent on generating its data.
+    resolved = resolve(run, world_size=announced_world_size(), on_gpu=trains_on_gpu())
+    _require_precision(resolved)
+    stores, problem = _open_stores(run.config)
+    world = start_world(run.config.seed)
     raise_on_all(problem, world)
-    inputs = inputs_of(config, stores)
-    with only_run_in(config.directory, world):
-        require_agreement_of_ranks(config, inputs, world)
-        sized = settle_micro_batch(config, world, print_line)
-        evaluation = config.evaluation
-        if sized is not config:  # more windows than those may not fit
-            most = min(evaluation.batch, sized.batch.settled_micro_batch)
-            evaluation = evaluation.model_copy(update={"batch": most})
-        return _train(sized, evaluation, world, stores, inputs, opens_mlflow_run, told_to_stop)
+    with only_run_in(run.config.directory, world):
+        require_agreement_of_ranks(run, world)
+        if run.config.batch.micro_batch == "auto":
+            resolved = settle_micro_batch(resolved, world, print_line)
+        return _train(resolved, world, stores, opens_mlflow_run, told_to_stop)
 
 
-def _check(config: RunConfig) -> None:
-    """Find what is wrong with a config before hours are spent on generating its data."""
-    known = config if config.batch.micro_batch != "auto" else config.with_micro_batch(1)
-    on_gpu = trains_on_gpu()
-    effective_deepspeed_config(known, announced_world_size(), on_gpu=on_gpu)
-    if read_strategy(config.engine.deepspeed).dtype == "fp16" and not on_gpu:
+def _require_precision(run: ResolvedRun) -> None:
+    strategy = run.config.engine.deepspeed
+    if strategy.dtype == "fp16" and not run.on_gpu:
         raise ConfigError(
-            f"engine.deepspeed={config.engine.deepspeed} computes in fp16, which DeepSpeed does on "
+            f"engine.deepspeed={strategy.name} computes in fp16, which DeepSpeed does on "
             "GPUs only; choose a bf16 or fp32 one"
         )
 
 
 def _train(
-    config: RunConfig,
-    evaluation: EvaluationConfig,
+    run: ResolvedRun,
     world: World,
     stores: Mapping[str, DatasetStore],
-    inputs: Mapping[str, str],
     opens_mlflow_run: bool,
     told_to_stop: Callable[[], bool],
 ) -> TrainingResult:
     """Build what the loop needs, run it, and keep what it produced."""
     started = time.perf_counter()
-    engine = ZeroEngine(config, world)
+    config = run.config
+    on_main(lambda: require_same_layout(run), world, config.directory)
+    engine = ZeroEngine(config, run.deepspeed, world)
     checkpoints = CheckpointStore(
         config.directory / CHECKPOINTS,
         config=config.checkpoint,
-        config_hash=run_hash(config),
+        config_hash=run.run.identity,
         world=world,
-        inputs=inputs,
+        inputs=run.run.contents.record(),
     )
     state = first_state(config, engine, checkpoints)
-    evaluator = Evaluator(engine, stores, evaluation, config.model, config.data, world)
+    evaluator = Evaluator(engine, stores, _evaluation(run), config.model, config.data, world)
     stream = _open_stream(config, world, stores)
     console = Console(is_main=world.is_main, total_steps=config.steps)
     # Not before the checkpoints have accepted the config: a refused one leaves no trace.
-    require_same_inputs(config.directory, inputs, world)
-    on_main(lambda: _write_configs(config, engine), world, config.directory)
-    with _mlflow_run(config, opens=opens_mlflow_run and world.is_main):
+    on_main(lambda: write_configs(run), world, config.directory)
+    with _mlflow_run(run, opens=opens_mlflow_run and world.is_main):
         tracker = _open_tracker(config, world)
         trainer = Trainer(
             config=config,
@@ -154,13 +133,13 @@ def _train(
             console=console,
             evaluate=evaluator,
             save=partial(checkpoints.save, engine),
-            train_flops_per_window=_train_flops_per_window(config),
+            train_flops_per_window=run.flops_per_window,
             told_to_stop=told_to_stop,
         )
-        console.start(_header(config, world), first_step=state.step)
+        console.start(header(run), first_step=state.step)
         if state.step == 0:  # so that runs can be plotted against their size
-            parameters = count_parameters(architecture(config.model)).total
-            _record({names.PARAMETERS: parameters}, TrainState(), config, world, tracker)
+            size = {names.PARAMETERS: run.parameters.total}
+            _record(size, TrainState(), config, world, tracker)
         try:
             stop, state = trainer.fit(state)
             _raise_unless_finished(stop, state, config, trainer.meter.skipped_in_a_row)
@@ -171,26 +150,42 @@ def _train(
             tracker.close()
             console.close()
         seconds = time.perf_counter() - started
-        return _keep(config, world, engine, evaluator.latest, seconds)
+        return keep(run, world, engine, evaluator.latest, seconds)
+
+
+def _evaluation(run: ResolvedRun) -> EvaluationConfig:
+    """Return how to evaluate: with no more windows at a time than were found to fit."""
+    evaluation = run.config.evaluation
+    if run.run.config.batch.micro_batch == "auto":
+        most = min(evaluation.batch, run.config.batch.settled_micro_batch)
+        return evaluation.model_copy(update={"batch": most})
+    return evaluation
 
 
 @contextmanager
-def _mlflow_run(config: RunConfig, *, opens: bool) -> Iterator[None]:
+def _mlflow_run(run: ResolvedRun, *, opens: bool) -> Iterator[None]:
     """Open the MLflow run if that is up to this process, and close it with its status."""
     if not opens:
         yield
         return
-    run = MlflowRun(config.directory, config, config.tracking, name=config.name)
+    config = run.config
+    mlflow_run = MlflowRun(
+        config.directory,
+        config,
+        config.tracking,
+        name=config.name,
+        datasets=run.run.contents.datasets,
+    )
     status: Status = "FAILED"
     try:
-        run.open()
+        mlflow_run.open()
         yield
         status = "FINISHED"
     except (TrainingStoppedError, KeyboardInterrupt):
         status = "KILLED"
         raise
     finally:
-        run.close(status, artifacts=run_artifacts(config.directory))
+        mlflow_run.close(status, artifacts=run_artifacts(config.directory))
 
 
 def _open_tracker(config: RunConfig, world: World) -> Tracker:
@@ -208,12 +203,6 @@ def _record(
     tracker: Tracker,
 ) -> None:
     on_every_rank(lambda: tracker.log(metrics, step=state.step), world, config.directory / SPOOL)
-
-
-def _write_configs(config: RunConfig, engine: ZeroEngine) -> None:
-    write_whole(config.directory / RUN_CONFIG, dump(config))
-    text = json.dumps(engine.deepspeed_config, indent=2)
-    write_whole(config.directory / DEEPSPEED_CONFIG, text)
 
 
 def _open_stores(config: RunConfig) -> tuple[dict[str, DatasetStore], UserError | None]:
@@ -246,47 +235,6 @@ def _open_stream(
     )
 
 
-def _train_flops_per_window(config: RunConfig) -> float:
-    return train_flops_per_window(architecture(config.model), recompute=False)
-
-
-def _header(config: RunConfig, world: World) -> str:
-    """Return what a run is, in a few aligned lines."""
-    arch = architecture(config.model)
-    count = count_parameters(arch)
-    batch = config.batch
-    accumulation = batch.accumulation_steps(world.world_size)
-    memory = estimate_memory(
-        arch,
-        config.engine,
-        world_size=world.world_size,
-        micro_batch=batch.settled_micro_batch,
-        on_gpu=world.device.type == "cuda",
-    )
-    return aligned(
-        [
-            ("run", f"{config.name}  in {config.directory}"),
-            (
-                "model",
-                f"{count.total:,} parameters, {count.blocks:,} of them in blocks",
-            ),
-            (
-                "batch",
-                f"{batch.global_batch} windows = {batch.micro_batch} per rank x "
-                f"{world.world_size} ranks x {accumulation} accumulated",
-            ),
-            ("length", f"{config.windows:,} windows = {config.steps:,} steps"),
-            (
-                "engine",
-                f"{config.engine.deepspeed} on {world.world_size} x {world.device.type}, "
-                f"activation checkpointing {config.engine.activation_checkpointing}",
-            ),
-            ("memory", memory.describe()),
-            ("data", ", ".join(f"{n} x {w:g}" for n, w in config.data.weights.items())),
-        ]
-    )
-
-
 def _raise_unless_finished(
     stop: StopReason, state: TrainState, config: RunConfig, skipped: int
 ) -> None:
@@ -309,60 +257,3 @@ def _raise_unless_finished(
 def _how_to_start() -> str:
     """Return the command of this process; nothing where a launcher wrote it."""
     return "" if "RANK" in os.environ else f": {this_command()}"
-
-
-def _keep(
-    config: RunConfig,
-    world: World,
-    engine: Engine,
-    evaluations: Mapping[str, DatasetEvaluation],
-    seconds: float,
-) -> TrainingResult:
-    """Write weights, figures and, last, the result that marks the run as finished. Collective."""
-    arch = architecture(config.model)
-    count = count_parameters(arch)
-    _export(config, arch, world, engine)
-    peak = peak_memory_gib(world)
-    metrics = read_metrics(config.directory / SPOOL)
-    losses = metrics[names.LOSS]
-    result = TrainingResult(
-        name=config.name,
-        config_hash=run_hash(config),
-        world_size=world.world_size,
-        parameters=count.total,
-        block_parameters=count.blocks,
-        windows=config.windows,
-        steps=config.steps,
-        seconds=seconds,
-        train_flops=config.windows * _train_flops_per_window(config),
-        windows_per_second=median(metrics[names.WINDOWS_PER_SECOND].values()),
-        peak_memory_gib=peak,
-        final_train_loss=losses[max(losses)],
-        evaluation={name: evaluation.score for name, evaluation in evaluations.items()},
-    )
-    figures = config.directory / FIGURES
-    on_main(lambda: save_figures(figures, evaluations), world, figures)
-    on_main(lambda: save_result(config.directory, result), world, config.directory)
-    return result
-
-
-def _export(config: RunConfig, arch: Architecture, world: World, engine: Engine) -> None:
-    """Write the weights from the main rank. Collective."""
-    parameters = engine.full_parameters()
-
-    def write() -> None:
-        try:
-            if world.is_main:
-                stream_model(config.directory / WEIGHTS, arch, parameters)
-        finally:
-            for _ in parameters:  # each is gathered by all ranks, also where the disk is full
-                pass
-
-    on_every_rank(write, world, config.directory)
-
-
-def run_artifacts(directory: Path) -> dict[Path, str]:
-    """Return the files that reviewers want beside the curves, and their folder in MLflow."""
-    artifacts = dict.fromkeys(sorted((directory / FIGURES).glob("*.png")), FIGURES)
-    deepspeed_config = directory / DEEPSPEED_CONFIG
-    return artifacts | ({deepspeed_config: ""} if deepspeed_config.exists() else {})

@@ -21,14 +21,15 @@ from ray.train.torch import TorchTrainer
 from ray.train.v2.api.exceptions import TrainingFailedError
 
 from dpot_scale.cluster.connection import require_cluster
-from dpot_scale.config.load import dump, load_suite
+from dpot_scale.config.load import dump
 from dpot_scale.config.places import SWEEP_CONFIG, in_job
 from dpot_scale.config.sweep import ResourcesConfig, SweepConfig
 from dpot_scale.data.generation.suite import generate_suite
 from dpot_scale.errors import this_command
 from dpot_scale.files import write_whole
+from dpot_scale.runs.contents import record
+from dpot_scale.runs.outcome import run_artifacts
 from dpot_scale.runs.result import read_result
-from dpot_scale.runs.run import run_artifacts
 from dpot_scale.scaling.cluster import (
     connected,
     wait_for_room,
@@ -89,9 +90,11 @@ def _run_sweep(
     tracking = sweep.run.tracking
     with locked(sweep):
         write_whole(sweep.directory / SWEEP_CONFIG, dump(sweep))
+        record(sweep.directory, trials[0].contents)
         if sweep.run.data.suite is not None:
-            generate_suite(load_suite(sweep.run.data.suite), sweep.run.data.root, progress=say)
-        mlflow_run = MlflowRun(sweep.directory, sweep, tracking, name=sweep.name)
+            generate_suite(sweep.run.data.suite, sweep.run.data.root, progress=say)
+        datasets = trials[0].contents.datasets
+        mlflow_run = MlflowRun(sweep.directory, sweep, tracking, name=sweep.name, datasets=datasets)
         try:
             if any(read_result(trial.run.directory) is None for trial in trials):
                 mlflow_run.open()  # else it keeps the time at which the sweep ended
@@ -238,6 +241,7 @@ class Controller:
             name=trial.id,
             tags={"sweep": self.sweep.name, "trial": trial.id, "size": trial.label},
             parent=self.parent_run,
+            datasets=trial.contents.datasets,
         )
         status: Status = "FAILED"
         try:

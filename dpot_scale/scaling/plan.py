@@ -7,16 +7,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from dpot_scale.config.identity import run_hash
-from dpot_scale.config.load import validated
-from dpot_scale.config.places import TRIALS
+from dpot_scale.config.identity import Contents, identity
+from dpot_scale.config.load import load_run, validated
+from dpot_scale.config.places import RUN_CONFIG, TRIALS
 from dpot_scale.config.run import RunConfig
 from dpot_scale.config.sweep import SweepConfig
-from dpot_scale.engine.memory import GIB, MIB, estimate_memory, recomputed_blocks
-from dpot_scale.engine.strategy import effective_deepspeed_config
+from dpot_scale.engine.memory import GIB, MIB, recomputed_blocks
 from dpot_scale.errors import ConfigError
-from dpot_scale.models.dpot.cost import count_parameters, train_flops_per_window
+from dpot_scale.models.dpot.cost import train_flops_per_window
 from dpot_scale.models.dpot.sizes import architecture
+from dpot_scale.runs.contents import read_contents
+from dpot_scale.runs.resolved import Run, resolve
 from dpot_scale.terminal import table
 
 # Seconds for Ray to start the workers of a trial and for those to import torch and DeepSpeed, to
@@ -31,9 +32,10 @@ RAY_WORKER = 128 * MIB
 class Trial:
     """A planned run and its price."""
 
-    id: str  # model, windows and a hash of what decides the numbers
+    id: str  # model, windows and the beginning of its identity
     label: str  # of the model in the ladder
     run: RunConfig
+    contents: Contents  # what it reads beside its config
     parameters: int
     block_parameters: int
     train_flops: float
@@ -46,10 +48,14 @@ def plan(sweep: SweepConfig) -> tuple[Trial, ...]:
 
     Raises:
         ConfigError: a model does not divide, a batch does not divide among the workers, a number
-            of windows does not fill batches, or the DeepSpeed config is invalid.
+            of windows does not fill batches, or the strategy lacks something.
+        DataError: the index of a dataset cannot be read.
     """
+    contents = read_contents(sweep.run, sweep.directory)
     trials = [
-        _named_trial(sweep, label, windows) for windows in sweep.windows for label in sweep.ladder
+        _named_trial(sweep, contents, label, windows)
+        for windows in sweep.windows
+        for label in sweep.ladder
     ]
     return tuple(sorted(trials, key=lambda trial: trial.train_flops))
 
@@ -80,7 +86,7 @@ def plan_table(sweep: SweepConfig, trials: Sequence[Trial]) -> str:
     )
     return (
         f"sweep {sweep.name}: {len(trials)} trials of {resources.workers} {kind}workers each, "
-        f"{trials[0].run.engine.deepspeed}\n\n"
+        f"{trials[0].run.engine.deepspeed.name}\n\n"
         f"{table(header, rows, left=2)}\n\n"
         f"total {flops:.2e} FLOPs, about {duration(seconds)} one after another "
         f"(assuming {resources.assumed_flops_per_second:.1e} FLOP/s per worker)"
@@ -96,57 +102,72 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.1f} min" if seconds >= 120 else f"{seconds:.0f} s"
 
 
-def _named_trial(sweep: SweepConfig, label: str, windows: int) -> Trial:
+def _named_trial(sweep: SweepConfig, contents: Contents, label: str, windows: int) -> Trial:
     """Return a trial; a mistake in it is said to be its own."""
     try:
-        return _trial(sweep, label, windows)
+        return _trial(sweep, contents, label, windows)
     except ConfigError as error:
         raise ConfigError(f"trial {label}: {error}") from error
 
 
-def _trial(sweep: SweepConfig, label: str, windows: int) -> Trial:
-    run = _run(sweep, label, windows)
-    resources = sweep.resources
-    on_gpu = resources.gpus_per_worker == 1  # auto is settled when the cluster is known
-    # Raises what would otherwise stop the trial after its workers have started.
-    priced = run.with_micro_batch(1) if run.batch.micro_batch == "auto" else run  # the least
-    effective_deepspeed_config(priced, resources.workers, on_gpu=on_gpu)
-    arch = architecture(run.model)
-    parameters = count_parameters(arch)
-    flops = windows * train_flops_per_window(arch, recompute=False)
-    once_more = recomputed_blocks(arch.depth, run.engine) / arch.depth
-    again = train_flops_per_window(arch, recompute=True)
-    computed = flops + once_more * (windows * again - flops)
-    memory = estimate_memory(
-        arch,
-        run.engine,
-        world_size=resources.workers,
-        micro_batch=priced.batch.settled_micro_batch,
-        on_gpu=on_gpu,
-    )
-    speed = resources.workers * resources.assumed_flops_per_second
+def _trial(sweep: SweepConfig, contents: Contents, label: str, windows: int) -> Trial:
+    run = _run(sweep, contents, label, windows)
+    workers = sweep.resources.workers
+    on_gpu = sweep.resources.gpus_per_worker == 1  # auto is settled when the cluster is known
+    # Raises what would otherwise stop the trial after its workers have started. A micro-batch that
+    # is yet to be found is priced as the least.
+    resolved = resolve(run, world_size=workers, on_gpu=on_gpu)
+    config = resolved.config
+    arch = architecture(config.model)
+    once_more = recomputed_blocks(arch.depth, config.engine) / arch.depth
+    again = windows * train_flops_per_window(arch, recompute=True)
+    computed = resolved.train_flops + once_more * (again - resolved.train_flops)
+    speed = workers * sweep.resources.assumed_flops_per_second
     return Trial(
-        id=run.name,
+        id=config.name,
         label=label,
-        run=run,
-        parameters=parameters.total,
-        block_parameters=parameters.blocks,
-        train_flops=flops,
+        run=run.config,
+        contents=contents,
+        parameters=resolved.parameters.total,
+        block_parameters=resolved.parameters.blocks,
+        train_flops=resolved.train_flops,
         # On a GPU only its own memory is priced.
-        worker_gib=(memory.total + (0 if on_gpu else RAY_WORKER)) / GIB,
+        worker_gib=(resolved.memory.total + (0 if on_gpu else RAY_WORKER)) / GIB,
         seconds=computed / speed + TRIAL_OVERHEAD_SECONDS,
     )
 
 
-def _run(sweep: SweepConfig, label: str, windows: int) -> RunConfig:
+def _run(sweep: SweepConfig, contents: Contents, label: str, windows: int) -> Run:
     """Return the run of one trial, named after what it is and placed inside the sweep."""
     values = sweep.run.model_dump() | {
         "model": sweep.ladder[label].model_dump(),
         "windows": windows,
         "output": trials_directory(sweep),
     }
-    run = validated(RunConfig, values, f"sweep {sweep.name}")
-    return run.model_copy(update={"name": f"{label}_w{windows}_{run_hash(run)[:6]}"})
+    config = validated(RunConfig, values, f"sweep {sweep.name}")
+    known = identity(config, contents)
+    name = _begun(config, contents, known, f"{label}_w{windows}_")
+    return Run(
+        config=config.model_copy(update={"name": name or f"{label}_w{windows}_{known[:6]}"}),
+        contents=contents,
+        identity=known,
+    )
+
+
+def _begun(config: RunConfig, contents: Contents, known: str, prefix: str) -> str | None:
+    """Return the name under which a trial was begun when identities were found otherwise.
+
+    Args:
+        config: Of the trial.
+        contents: What it reads.
+        known: Its identity now.
+        prefix: Of its name.
+    """
+    for folder in sorted(config.output.glob(f"{prefix}*")):
+        begun = folder / RUN_CONFIG
+        if begun.is_file() and identity(load_run(str(begun)), contents) == known:
+            return folder.name
+    return None
 
 
 def trials_directory(sweep: SweepConfig) -> Path:

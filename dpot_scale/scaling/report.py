@@ -254,7 +254,7 @@ def _markdown(sweep: SweepConfig, trials: Sequence[Trial], finished: Sequence[Fi
         _conclusion(finished),
         f"![held-out error against model size]({FIGURE})",
         f"{len(finished)} of {len(trials)} trials finished, each on {sweep.resources.workers} "
-        f"workers with {sweep.run.engine.deepspeed}. Lower is better; persistence repeats the "
+        f"workers with {sweep.run.engine.deepspeed.name}. Lower is better; persistence repeats the "
         "last known frame.",
         "## Trials",
         _markdown_table(TRIAL_HEADER, [_trial_cells(entry) for entry in finished]),
@@ -332,7 +332,7 @@ def _write_csv(path: Path, finished: Sequence[Finished]) -> None:
     columns = ("trial", "size", "parameters", "block_parameters", "windows", "train_flops")
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow([*columns, "dataset", *DatasetScore.model_fields])
+        writer.writerow([*columns, "dataset", "digest", *DatasetScore.model_fields])
         for entry in finished:
             result = entry.result
             shared = [
@@ -344,4 +344,5 @@ def _write_csv(path: Path, finished: Sequence[Finished]) -> None:
                 result.train_flops,
             ]
             for name, score in result.evaluation.items():
-                writer.writerow([*shared, name, *score.model_dump().values()])
+                digest = result.datasets.get(name, "")
+                writer.writerow([*shared, name, digest, *score.model_dump().values()])

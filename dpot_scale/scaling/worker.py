@@ -21,13 +21,15 @@ def train_trial(task: TrialTask) -> dict[str, Any] | None:
         Its result; None if it was told to stop, and has saved.
     """
     # Imported in the worker: the module is also imported by the driver, which trains nothing.
+    from dpot_scale.runs.resolved import identify
     from dpot_scale.runs.run import TrainingStoppedError, run_training
     from dpot_scale.training.health import never
 
     run = task["run"]
     told_to_stop = listen(run.directory) if get_context().get_world_rank() == 0 else never
     try:
-        result = run_training(run, opens_mlflow_run=False, told_to_stop=told_to_stop)
+        # Identified here, by what this machine reads: ranks that read other data must be found.
+        result = run_training(identify(run), opens_mlflow_run=False, told_to_stop=told_to_stop)
     except TrainingStoppedError:
         # Returned, not raised: at the first error Ray would kill the ranks that still end.
         return None

@@ -8,12 +8,16 @@ import shlex
 import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
+
+from pydantic_core import to_jsonable_python
 
 from dpot_scale.config.base import Section
+from dpot_scale.config.data import SuiteConfig
 from dpot_scale.config.load import dump
 from dpot_scale.config.places import absolute_uri
 from dpot_scale.config.run import TrackingConfig
+from dpot_scale.config.strategy import Strategy
 from dpot_scale.files import write_whole
 from dpot_scale.tracking.mirror import send_rest
 from dpot_scale.tracking.mlflow_client import (
@@ -60,6 +64,7 @@ class MlflowRun:
         tracking: The address of MLflow; without one nothing is done.
         name: The name of the MLflow run.
         tags: The tags of the MLflow run.
+        datasets: The digest of each dataset that is trained on.
         parent: The MLflow run under which it is shown; it is opened first.
     """
 
@@ -70,6 +75,7 @@ class MlflowRun:
         tracking: TrackingConfig,
         *,
         name: str,
+        datasets: Mapping[str, str] | None = None,
         tags: Mapping[str, str] | None = None,
         parent: "MlflowRun | None" = None,
     ) -> None:
@@ -79,6 +85,7 @@ class MlflowRun:
         self._config = config
         self._tracking = tracking
         self._name = name
+        self._datasets = dict(datasets or {})
         self._tags = dict(tags or {})
         self._parent = parent
         self._is_late = False  # not opened at the first attempt
@@ -145,6 +152,7 @@ class MlflowRun:
             self._remember(run)
             with never_fatal(f"the MLflow run {run.info.run_id} lacks its config"):
                 _log_config(mlflow_client, run.info.run_id, self._config)
+                _log_datasets(mlflow_client, run.info.run_id, self._datasets)
         else:
             self._remember(run)
             for key, value in tags.items():  # its parent may be a new one
@@ -229,17 +237,29 @@ def _attach(mlflow_client: "MlflowClient", run_id: str, artifacts: Mapping[Path,
 def _log_config(mlflow_client: "MlflowClient", run_id: str, config: Section) -> None:
     from mlflow.entities import Param
 
-    params = [Param(key, str(value)) for key, value in _flat(config.model_dump(mode="json"))]
+    params = [Param(key, text) for key, text in _flat(config)]
     for first in range(0, len(params), LARGEST_PARAM_BATCH):
         mlflow_client.log_batch(run_id, params=params[first : first + LARGEST_PARAM_BATCH])
     mlflow_client.log_text(run_id, dump(config), "config.yaml")
 
 
-def _flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    pairs: list[tuple[str, Any]] = []
-    for key, value in values.items():
-        if isinstance(value, dict):
-            pairs.extend(_flat(value, f"{prefix}{key}."))
-        else:
-            pairs.append((f"{prefix}{key}", value))
-    return pairs
+def _log_datasets(mlflow_client: "MlflowClient", run_id: str, datasets: Mapping[str, str]) -> None:
+    """Fill the column of datasets that the table of runs has."""
+    from mlflow.entities import Dataset, DatasetInput, InputTag
+
+    training = [InputTag("mlflow.data.context", "training")]
+    inputs = [
+        DatasetInput(Dataset(name, digest, source_type="dpot_scale", source=name), training)
+        for name, digest in datasets.items()
+    ]
+    mlflow_client.log_inputs(run_id, datasets=inputs)
+
+
+def _flat(value: object, key: str = "") -> list[tuple[str, str]]:
+    """Return dotted keys and values as text; a strategy and a suite count by their names."""
+    if isinstance(value, Strategy | SuiteConfig):
+        return [(key, value.name)]
+    if not isinstance(value, Section | dict):
+        return [(key, str(to_jsonable_python(value)))]
+    items = value.items() if isinstance(value, dict) else iter(value)
+    return [pair for name, item in items for pair in _flat(item, f"{key}.{name}".lstrip("."))]

@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from dpot_scale.config.identity import config_hash, run_hash
 from dpot_scale.config.load import dump, load_run, load_suite, load_sweep, presets
 from dpot_scale.config.places import anchored
 from dpot_scale.config.run import Length
+from dpot_scale.config.strategy import read_strategy
 from dpot_scale.data.catalog import CATALOG
 from dpot_scale.errors import ConfigError
 from dpot_scale.scaling.plan import plan
@@ -39,7 +39,7 @@ def test_every_suite_preset_loads(name: str) -> None:
 def test_quickstart_mixes_what_its_suite_generates() -> None:
     run = load_run("quickstart")
     assert run.data.suite is not None
-    assert set(run.data.weights) == set(load_suite(run.data.suite).datasets)
+    assert set(run.data.weights) == set(run.data.suite.datasets)
 
 
 @pytest.mark.parametrize(
@@ -236,22 +236,49 @@ def test_ladder_entries_are_laid_over_the_shared_model() -> None:
     assert {model.history for model in sweep.ladder.values()} == {6}
 
 
+def test_the_files_that_a_run_names_are_inlined(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is saved of it needs no other file, on another machine or after these were changed."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.json").write_text('{"zero_optimization": {"stage": 1}}')
+    (tmp_path / "suite.yaml").write_text(dump(load_suite("quickstart")))
+    overrides = ["engine.deepspeed=mine.json", "data.suite=suite.yaml"]
+    run = load_run("quickstart", overrides)
+    sweep = load_sweep("quickstart", [f"run.{override}" for override in overrides])
+    for file, content in (("run.yaml", dump(run)), ("sweep.yaml", dump(sweep))):
+        (tmp_path / file).write_text(content)
+    (tmp_path / "mine.json").unlink()
+    (tmp_path / "suite.yaml").unlink()
+    again = load_run("run.yaml")
+    assert again == run
+    assert load_sweep("sweep.yaml") == sweep
+    assert (again.engine.deepspeed.name, again.engine.deepspeed.stage) == ("mine.json", 1)
+    assert again.data.suite == load_suite("quickstart")
+
+
+def test_what_is_inlined_can_be_replaced(tmp_path: Path) -> None:
+    (tmp_path / "run.yaml").write_text(dump(load_run("quickstart")))
+    overrides = ["engine.deepspeed=zero1_bf16", "data.suite=paper-mini"]
+    again = load_run(str(tmp_path / "run.yaml"), overrides)
+    assert again.engine.deepspeed == read_strategy("zero1_bf16")
+    assert again.data.suite == load_suite("paper-mini")
+    (tmp_path / "mine.yaml").write_text("extends: run.yaml\nengine: {deepspeed: zero0_fp32}\n")
+    assert load_run(str(tmp_path / "mine.yaml")).engine.deepspeed == read_strategy("zero0_fp32")
+
+
 @pytest.mark.parametrize(
-    ("key", "file"), [("data.suite", "s.yaml"), ("engine.deepspeed", "z.json")]
+    ("deepspeed", "sentence"),
+    [
+        ("{name: mine, settings: {zero_optimisation: {}}}", "mine: DeepSpeed has no key"),
+        ("{name: mine}", "'engine.deepspeed.settings' is missing"),
+        ("3", "engine.deepspeed=3: must be a section"),
+    ],
 )
-def test_a_run_is_the_same_where_its_files_lie_elsewhere(key: str, file: str) -> None:
-    """A Ray job reads them in a copy of the working directory, which is another one each time."""
-    first, second, other = (
-        run_hash(load_run("quickstart", [f"{key}={path}"]))
-        for path in (f"/tmp/ray/1/{file}", f"/tmp/ray/2/{file}", f"/tmp/ray/1/another_{file}")
-    )
-    assert first == second != other
-
-
-def test_hash_names_the_content() -> None:
-    run = load_run("quickstart")
-    assert config_hash(run) == config_hash(load_run("quickstart"))
-    assert config_hash(run) != config_hash(load_run("quickstart", ["seed=1"]))
+def test_a_mistake_in_an_inlined_strategy_is_one_sentence(deepspeed: str, sentence: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_run("quickstart", [f"engine.deepspeed={deepspeed}"])
+    assert sentence in str(caught.value)
 
 
 def test_paper_presets_follow_the_published_recipe() -> None:

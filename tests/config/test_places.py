@@ -13,20 +13,18 @@ def test_results_lie_below_home_and_inputs_here(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    overrides = ["run.engine.deepspeed=mine.json", "run.data.suite=suites/mine.yaml"]
+    overrides = ["run.engine.nvme_path=nvme", "run.initialize_from=model.safetensors"]
     sweep = anchored(load_sweep("quickstart", overrides), Path("/results"))
     assert sweep.directory == Path("/results/runs/quickstart-sweep")
     assert sweep.run.data.root == Path("/results/data/quickstart")
     assert sweep.run.tracking.mlflow_uri == "sqlite:////results/mlflow.db"
-    assert sweep.run.engine.deepspeed == str(tmp_path / "mine.json")
-    assert sweep.run.data.suite == str(tmp_path / "suites/mine.yaml")
+    assert sweep.run.engine.nvme_path == tmp_path / "nvme"
+    assert sweep.run.initialize_from == tmp_path / "model.safetensors"
 
 
 def test_names_of_presets_and_absolute_paths_stay() -> None:
     sweep = load_sweep("quickstart", ["run.output=/elsewhere"])
     placed = anchored(sweep, Path("/results"))
-    assert placed.run.engine.deepspeed == sweep.run.engine.deepspeed
-    assert placed.run.data.suite == "quickstart"
     assert placed.run.output == Path("/elsewhere")
     assert anchored(placed, Path("/other")) == placed
     assert SweepConfig.model_validate(placed.model_dump()) == placed

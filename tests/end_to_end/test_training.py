@@ -22,8 +22,8 @@ import pytest
 from mlflow.entities import Run
 
 from dpot_scale.checkpoints.store import MARKER
-from dpot_scale.config.identity import run_hash
 from dpot_scale.config.load import load_run
+from dpot_scale.runs.resolved import identify
 from dpot_scale.runs.result import read_result
 from dpot_scale.tracking.mlflow_client import RUN_ID_FILE, client
 from dpot_scale.tracking.spool import SPOOL, read_metrics
@@ -116,7 +116,9 @@ def test_a_run_alone_reaches_its_end(finished: Any, tiny_yaml: Path) -> None:
     result = read_result(finished.directory)
     assert result is not None
     assert (result.steps, result.world_size) == (STEPS, 1)
-    assert result.config_hash == run_hash(config) == run_hash(load_run(str(tiny_yaml)))
+    of_the_file = identify(load_run(str(tiny_yaml)))
+    assert result.identity == identify(config).identity == of_the_file.identity
+    assert result.datasets == of_the_file.contents.datasets
     losses = curves(finished.directory)["train/loss"]
     assert list(losses) == list(range(1, STEPS + 1))
     assert result.final_train_loss == losses[STEPS]
@@ -144,7 +146,7 @@ def test_two_ranks_train_as_one_does(finished: Any, two_ranks: Any) -> None:
     one, two = read_result(finished.directory), read_result(two_ranks.directory)
     assert one is not None
     assert two is not None
-    assert (one.config_hash, two.world_size) == (two.config_hash, 2)
+    assert (one.identity, two.world_size) == (two.identity, 2)
     for name, score in one.evaluation.items():
         assert dict(two.evaluation[name]) == pytest.approx(dict(score), **CLOSE), name
 

@@ -6,6 +6,7 @@ from torch import Tensor
 
 from dpot_scale.config.model import ModelConfig
 from dpot_scale.config.run import EngineConfig
+from dpot_scale.config.strategy import Dtype, read_strategy
 from dpot_scale.engine.memory import (
     COMPUTE_BYTES,
     GIB,
@@ -17,7 +18,6 @@ from dpot_scale.engine.memory import (
     estimate_memory,
     recomputed_blocks,
 )
-from dpot_scale.engine.strategy import Dtype
 from dpot_scale.models.dpot.cost import count_parameters
 from dpot_scale.models.dpot.network import DPOT
 from dpot_scale.models.dpot.sizes import architecture
@@ -36,7 +36,7 @@ def estimate(
 
 def engine(strategy: str, recompute: str = "none") -> EngineConfig:
     return EngineConfig.model_validate(
-        {"deepspeed": strategy, "activation_checkpointing": recompute}
+        {"deepspeed": read_strategy(strategy), "activation_checkpointing": recompute}
     )
 
 

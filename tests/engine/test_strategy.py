@@ -9,18 +9,13 @@ from typing import Any, get_args
 
 import pytest
 
+from dpot_scale.config.deepspeed_keys import SECTION_KEYS, expected_instead
 from dpot_scale.config.load import load_run
 from dpot_scale.config.model import ModelConfig, SizeName
 from dpot_scale.config.run import RunConfig
+from dpot_scale.config.strategy import FOLDER, OFFLOADS, read_strategy
 from dpot_scale.engine.buffers import fit_buffers
-from dpot_scale.engine.deepspeed_keys import SECTION_KEYS, expected_instead
-from dpot_scale.engine.strategy import (
-    BLOCK,
-    FOLDER,
-    OFFLOADS,
-    effective_deepspeed_config,
-    read_strategy,
-)
+from dpot_scale.engine.strategy import BLOCK, effective_deepspeed_config
 from dpot_scale.errors import ConfigError
 from dpot_scale.models.dpot.cost import count_parameters
 from dpot_scale.models.dpot.network import Block
@@ -152,7 +147,7 @@ def test_adam_is_torchs_except_on_the_host_of_a_gpu(name: str) -> None:
 def test_the_disk_is_named_by_the_run() -> None:
     config = effective_deepspeed_config(run_with("zero3_bf16_nvme"), 1, on_gpu=True)
     assert config["zero_optimization"]["offload_optimizer"]["nvme_path"] == "/nvme"
-    with pytest.raises(ConfigError, match=r"zero3_bf16_nvme.json .*: set engine.nvme_path"):
+    with pytest.raises(ConfigError, match=r"zero3_bf16_nvme .*: set engine.nvme_path"):
         effective_deepspeed_config(
             load_run("quickstart", ["engine.deepspeed=zero3_bf16_nvme"]), 1, on_gpu=True
         )

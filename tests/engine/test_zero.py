@@ -10,8 +10,8 @@ from deepspeed.runtime.fp16.loss_scaler import CreateLossScaler
 from deepspeed.runtime.precision_config import DeepSpeedFP16Config
 
 from dpot_scale.config.model import ModelConfig
+from dpot_scale.config.strategy import read_strategy
 from dpot_scale.engine.runtime import start_world
-from dpot_scale.engine.strategy import read_strategy
 from dpot_scale.engine.zero import _ends_unaligned, _let_skip
 from dpot_scale.models.dpot.network import DPOT
 from dpot_scale.models.dpot.sizes import architecture
@@ -176,7 +176,7 @@ def test_a_step_that_is_not_finite_leaves_no_trace(engine: str, results: Results
 def test_fp16_reaches_its_least_loss_scale_before_a_run_ends() -> None:
     """What the shipped strategy does where every step overflows; DeepSpeed itself would raise."""
     start_world()  # the loss scaler asks for its rank
-    section = read_strategy("zero3_fp16").raw["fp16"]
+    section = read_strategy("zero3_fp16").settings["fp16"]
     arguments = DeepSpeedFP16Config(**section).dynamic_loss_scale_args()
     scaler = CreateLossScaler(torch.float16, 0, True, arguments)
     _let_skip(SimpleNamespace(loss_scaler=scaler))

@@ -26,12 +26,12 @@ from dpot_scale.config.run import (
     OptimConfig,
     RunConfig,
 )
+from dpot_scale.config.strategy import FOLDER, Strategy, read_strategy
 from dpot_scale.engine.buffers import deepspeed_sizes, fit_buffers
 from dpot_scale.engine.engine import Engine
 from dpot_scale.engine.oracle import OracleEngine
 from dpot_scale.engine.runtime import World, any_rank
-from dpot_scale.engine.strategy import FOLDER
-from dpot_scale.engine.zero import ZeroEngine
+from dpot_scale.engine.zero import ZeroEngine, start_engine
 from dpot_scale.errors import ConfigError
 from dpot_scale.models.dpot.network import DPOT
 from dpot_scale.models.dpot.sizes import architecture
@@ -72,11 +72,11 @@ def config(deepspeed: str, *, micro_batch: int = 2, seed: int = 0, **engine: obj
 
 
 @cache
-def strategy(name: str) -> str:
-    """A name of deepspeed_configs/, or the file of what is not there as it is of interest here."""
+def strategy(name: str) -> Strategy:
+    """One of deepspeed_configs/, or what is not there as it is of interest here."""
     if (FOLDER / f"{name}.json").exists():
-        return name
-    return f"{own_strategies().name}/{name}.json"
+        return read_strategy(name)
+    return read_strategy(f"{own_strategies().name}/{name}.json")
 
 
 @cache
@@ -166,7 +166,7 @@ def train(engine, world: World, *, steps=range(STEPS), unroll: int = 1) -> Resul
 
 
 def train_afresh(
-    world: World, folder: Path, deepspeed: str, *, unroll: int = 1, make=ZeroEngine, **options
+    world: World, folder: Path, deepspeed: str, *, unroll: int = 1, make=start_engine, **options
 ) -> Result:
     engine = make(config(deepspeed, **options), world)
     initial = whole_weights(engine)
@@ -176,13 +176,13 @@ def train_afresh(
 
 def resume(world: World, folder: Path, deepspeed: str) -> Result:
     """Save after three steps, continue; load into a fresh engine, continue again."""
-    engine = ZeroEngine(config(deepspeed), world)
+    engine = start_engine(config(deepspeed), world)
     store = CheckpointStore(folder, config=CheckpointConfig(), config_hash="hash", world=world)
     train(engine, world, steps=range(3))
     store.save(engine, TrainState(step=3, windows_seen=3 * GLOBAL_BATCH))
     straight = train(engine, world, steps=range(3, STEPS))
     straight["weights"] = whole_weights(engine)
-    resumed_engine = ZeroEngine(config(deepspeed, seed=1), world)
+    resumed_engine = start_engine(config(deepspeed, seed=1), world)
     state = store.restore(resumed_engine)
     resumed = train(resumed_engine, world, steps=range(3, STEPS))
     resumed["weights"] = whole_weights(resumed_engine)
@@ -191,7 +191,7 @@ def resume(world: World, folder: Path, deepspeed: str) -> Result:
 
 def exported(world: World, folder: Path, deepspeed: str) -> Result:
     """Save a trained engine and put its shards together again, as one process does."""
-    engine = ZeroEngine(config(deepspeed), world)
+    engine = start_engine(config(deepspeed), world)
     train(engine, world, steps=range(2))
     engine.save_shards(folder)
     return {
@@ -204,7 +204,7 @@ def exported(world: World, folder: Path, deepspeed: str) -> Result:
 def initialize_from(world: World, folder: Path, deepspeed: str) -> Result:
     """Load the weights that plain torch has trained into an engine drawn from another seed."""
     weights = train_plain()["weights"]
-    engine = ZeroEngine(config(deepspeed, seed=1), world)
+    engine = start_engine(config(deepspeed, seed=1), world)
     before = whole_weights(engine)
     engine.load_parameters(weights)
     engine.eval()
@@ -217,7 +217,7 @@ def initialize_from(world: World, folder: Path, deepspeed: str) -> Result:
 
 def partition(world: World, folder: Path) -> Result:
     """Count what a rank holds of the parameters under stage 3."""
-    engine = ZeroEngine(config("zero3_fp32"), world)
+    engine = start_engine(config("zero3_fp32"), world)
     train(engine, world, steps=range(2))
     parameters = list(engine._engine.module.parameters())
     return {
@@ -229,7 +229,7 @@ def partition(world: World, folder: Path) -> Result:
 
 def fall(world: World, folder: Path, deepspeed: str, **options) -> Result:
     """Train on one batch."""
-    engine = ZeroEngine(config(deepspeed, **options), world)
+    engine = start_engine(config(deepspeed, **options), world)
     initial = whole_weights(engine)
     losses = [train(engine, world, steps=[PEAK_STEP])["losses"][0] for _ in range(15)]
     return {"initial": initial, "losses": losses, "dtype": engine.compute_dtype}
@@ -274,7 +274,7 @@ def state_of(engine: ZeroEngine) -> list[torch.Tensor]:
 def skip(world: World, folder: Path, deepspeed: str) -> Result:
     """Train, and once more with steps between that one micro-batch of one rank spoils."""
     straight = train_afresh(world, folder, deepspeed, micro_batch=1)
-    engine = ZeroEngine(config(deepspeed, micro_batch=1), world)
+    engine = start_engine(config(deepspeed, micro_batch=1), world)
     losses, applied, changed = [], [], False
     for step, how in enumerate(["infinite loss", "nan", "inf", "-inf", ""]):
         before = state_of(engine)
@@ -300,7 +300,7 @@ def skip(world: World, folder: Path, deepspeed: str) -> Result:
 def refusal(world: World, folder: Path) -> str:
     """What is said where state should go to disk and the machine has no library for it."""
     try:
-        ZeroEngine(config("zero3_bf16_nvme", nvme_path="/tmp"), world)
+        start_engine(config("zero3_bf16_nvme", nvme_path="/tmp"), world)
     except ConfigError as error:
         return str(error)
     return ""

@@ -11,18 +11,19 @@ from pathlib import Path
 
 import pytest
 
-from dpot_scale.config.identity import config_hash, run_hash
 from dpot_scale.config.load import load_run, load_suite, load_sweep, presets
-from dpot_scale.config.places import anchored
+from dpot_scale.config.places import anchored, anchored_run
+from dpot_scale.runs.resolved import identify
 from dpot_scale.scaling.plan import plan
 
 IDS = json.loads(Path(__file__).with_name("ids.json").read_text())
 
 
 @pytest.mark.parametrize("command", IDS["runs"])
-def test_run(command: str) -> None:
+def test_run(command: str, tmp_path: Path) -> None:
     preset, *overrides = command.split()
-    assert run_hash(load_run(preset, overrides)) == IDS["runs"][command]
+    run = anchored_run(load_run(preset, overrides), tmp_path)
+    assert identify(run).identity == IDS["runs"][command]
 
 
 @pytest.mark.parametrize("command", IDS["trials"])
@@ -34,8 +35,8 @@ def test_trials(command: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("preset", IDS["recipes"])
 def test_recipes(preset: str) -> None:
-    datasets = load_suite(preset).datasets
-    found = {name: config_hash(recipe) for name, recipe in datasets.items()}
+    suite = load_suite(preset)
+    found = {name: suite.recipe(name).split()[-1] for name in suite.datasets}
     assert found == IDS["recipes"][preset]
 
 

@@ -15,6 +15,7 @@ from dpot_scale.data.store.dataset import SPLITS
 from dpot_scale.data.store.writer import StoreWriter
 from dpot_scale.errors import ConfigError
 from dpot_scale.runs.folder import finished_before
+from dpot_scale.runs.resolved import identify
 from dpot_scale.scaling.journal import Journal, locked
 from dpot_scale.scaling.plan import trials_directory
 from dpot_scale.tracking.spool import SPOOL
@@ -99,14 +100,14 @@ def test_a_run_in_the_folder_of_a_dataset(
 
 def test_another_run_that_has_no_checkpoint_yet(tmp_path: Path) -> None:
     run = begun_run(tmp_path)
-    assert finished_before(run) is None, "its own start, again"
+    assert finished_before(identify(run)) is None, "its own start, again"
     logs_more = run.model_copy(
         update={"tracking": run.tracking.model_copy(update={"log_every": 1})}
     )
-    assert finished_before(logs_more) is None, "not another run"
+    assert finished_before(identify(logs_more)) is None, "not another run"
     other = run.model_copy(update={"seed": 1})
     with pytest.raises(ConfigError, match="holds an unfinished run that was made with another"):
-        finished_before(other)
+        finished_before(identify(other))
 
 
 def test_no_two_presets_share_a_folder() -> None:

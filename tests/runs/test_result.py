@@ -23,7 +23,8 @@ def score(rel_l2: float) -> DatasetScore:
 
 RESULT = TrainingResult(
     name="run",
-    config_hash="0123456789ab",
+    identity="0123456789ab",
+    datasets={"a": "1" * 12, "b": "2" * 12},
     world_size=2,
     parameters=10,
     block_parameters=5,
@@ -60,7 +61,7 @@ def test_no_file_is_an_unfinished_run(tmp_path: Path) -> None:
     ("content", "reason"),
     [
         ("", "EOF while parsing"),
-        ('{"name": "run"}', "config_hash: Field required"),
+        ('{"name": "run"}', "identity: Field required"),
         ("half a file", "expected value"),
         (RESULT.model_dump_json().replace('"steps"', '"updates"'), "steps: Field required"),
     ],
@@ -91,8 +92,11 @@ def test_a_score_that_is_not_finite_is_kept(tmp_path: Path) -> None:
 
 
 def test_the_result_of_the_first_version_is_read(tmp_path: Path) -> None:
-    (tmp_path / RESULT_FILE).write_text(RESULT.model_dump_json(exclude={"format"}))
-    assert read_result(tmp_path) == RESULT
+    raw = json.loads(RESULT.model_dump_json(exclude={"format", "datasets"}))
+    raw["config_hash"] = raw.pop("identity")
+    for content in (raw, raw | {"format": 1}):
+        (tmp_path / RESULT_FILE).write_text(json.dumps(content))
+        assert read_result(tmp_path) == RESULT.model_copy(update={"datasets": {}})
 
 
 def test_a_crash_while_writing_leaves_no_result(

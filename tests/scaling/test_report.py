@@ -43,7 +43,8 @@ def finish(trial: Trial, rel_l2: float, *, bad_on: str = "") -> None:
     }
     result = TrainingResult(
         name=trial.id,
-        config_hash="hash",
+        identity="0123456789ab",
+        datasets={},
         world_size=2,
         parameters=trial.parameters,
         block_parameters=trial.block_parameters,

@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dpot_scale.config.data import GeneratedDataset, SuiteConfig
-from dpot_scale.config.identity import config_hash
 from dpot_scale.data.generation.equations import solver_of
 from dpot_scale.data.generation.solvers.solver import Solver
 from dpot_scale.data.generation.workers import Part, Workers, pieces, threads
@@ -46,7 +45,7 @@ def generate_suite(
             trajectories.
         DataError: a dataset of the same name was made by another recipe.
     """
-    infos = {name: _info(name, recipe, suite.seed) for name, recipe in suite.datasets.items()}
+    infos = {name: _info(name, suite) for name in suite.datasets}
     if not missing_datasets(suite, root):  # nothing to write: the folder may be read-only
         return
     with locked(root):
@@ -76,16 +75,12 @@ def missing_datasets(suite: SuiteConfig, root: Path) -> list[str]:
         DataError: a dataset of the same name was made by another recipe.
     """
     missing = []
-    for name, recipe in suite.datasets.items():
+    for name in suite.datasets:
         if (root / name / INDEX).exists():
-            _check_recipe(root, name, _source(recipe, suite.seed))
+            _check_recipe(root, name, suite.recipe(name))
         else:
             missing.append(name)
     return missing
-
-
-def _source(recipe: GeneratedDataset, seed: int) -> str:
-    return f"{recipe.equation}, suite seed {seed}, recipe {config_hash(recipe)}"
 
 
 def _generate(
@@ -115,7 +110,8 @@ def _parameters(seeds: range, solver: Solver) -> dict[str, NDArray[Any]]:
     return {name: np.array([of_one[name] for of_one in drawn]) for name in drawn[0]}
 
 
-def _info(name: str, recipe: GeneratedDataset, seed: int) -> DatasetInfo:
+def _info(name: str, suite: SuiteConfig) -> DatasetInfo:
+    recipe = suite.datasets[name]
     try:
         solver = solver_of(recipe)
     except ConfigError as error:
@@ -138,7 +134,7 @@ def _info(name: str, recipe: GeneratedDataset, seed: int) -> DatasetInfo:
         boundary=solver.boundary,
         staggering=solver.staggering,
         origin="generated",
-        source=_source(recipe, seed),
+        source=suite.recipe(name),
     )
 
 

@@ -7,6 +7,8 @@ text "false" counts as true. No import of DeepSpeed, which takes seconds.
 from math import inf
 
 AUTO = "auto"
+# DeepSpeed's optimizer of stages 1 and 2 demands buckets of a multiple of so many elements.
+BUCKET_MULTIPLE = 2
 DTYPES = ("fp32", "bf16", "fp16")
 
 

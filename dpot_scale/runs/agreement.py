@@ -1,29 +1,23 @@
-"""What decides the numbers of a run beside its config, and what all of its ranks must share."""
+"""All ranks of a run share a folder, and have the same config, code and data."""
 
 import contextlib
 import hashlib
-import json
 import secrets
 import socket
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import distributed as dist
 
-from dpot_scale.checkpoints.checkpoint import changed_input
-from dpot_scale.config.identity import hashed, run_hash
-from dpot_scale.config.run import RunConfig
-from dpot_scale.data.store.dataset import SPLITS, DatasetStore
+from dpot_scale.config.base import content_hash
 from dpot_scale.engine.collectives import on_main, raise_on_all
 from dpot_scale.engine.runtime import World
-from dpot_scale.engine.strategy import read_strategy
-from dpot_scale.errors import CheckpointError, ConfigError
+from dpot_scale.errors import ConfigError
 from dpot_scale.files import write_whole
+from dpot_scale.runs.resolved import Run
 
-INPUTS = "inputs.json"
 TOKEN = ".shared"
 
 # How long a rank waits until it sees what another has written: as long as NFS may remember that
@@ -34,41 +28,12 @@ MENDS = {
     "config": "give every rank the same config",
     "version": "install the same dpot_scale and torch on every machine",
     "dataset": "give every machine the same files, or a data.root that all share",
+    "start": "give every machine the same weights",
     "engine.deepspeed": "give every machine the same JSON",
 }
 
 
-def inputs_of(config: RunConfig, stores: Mapping[str, DatasetStore]) -> dict[str, str]:
-    """Return what else a run is trained on, by its name in words.
-
-    A generated dataset is named by its recipe: made anew, perhaps on another machine, it is the
-    same one. A JSON of deepspeed_configs/ is part of the code.
-    """
-    inputs = {f"dataset {name}": _digest(store) for name, store in stores.items()}
-    if Path(config.engine.deepspeed).suffix:
-        raw = read_strategy(config.engine.deepspeed).raw
-        inputs |= {f"engine.deepspeed {key}": json.dumps(value) for key, value in _leaves(raw)}
-    return inputs
-
-
-def require_same_inputs(directory: Path, inputs: Mapping[str, str], world: World) -> None:
-    """Record the inputs of a run, or make sure that they are those it began with. Collective.
-
-    Raises:
-        CheckpointError: one is another.
-        DiskError: the record cannot be written.
-    """
-
-    def compare() -> None:
-        changed = changed_input(_recorded(directory / INPUTS), inputs)
-        if changed is not None:
-            raise CheckpointError(f"{directory} was begun with {changed}")
-        write_whole(directory / INPUTS, json.dumps(inputs, indent=2))
-
-    on_main(compare, world, directory)
-
-
-def require_agreement_of_ranks(config: RunConfig, inputs: Mapping[str, str], world: World) -> None:
+def require_agreement_of_ranks(run: Run, world: World) -> None:
     """Make sure that all ranks share a folder, and have the same config, code and data. Collective.
 
     Raises:
@@ -76,13 +41,13 @@ def require_agreement_of_ranks(config: RunConfig, inputs: Mapping[str, str], wor
         DiskError: the main rank cannot write to its folder.
     """
     if world.world_size > 1:
-        _require_one_folder(config.directory, world)
+        _require_one_folder(run.config.directory, world)
         own = {
-            "config of the run": run_hash(config),
             "version of dpot_scale": _code_digest(),
             "version of torch": torch.__version__,
-            "content of engine.deepspeed": hashed(read_strategy(config.engine.deepspeed).raw),
-            **inputs,
+            "content of engine.deepspeed": content_hash(run.config.engine.deepspeed.settings),
+            **run.contents.record(),
+            "config of the run": run.identity,
         }
         _require_same(own, world)
 
@@ -121,7 +86,7 @@ def _require_same(own: Mapping[str, str], world: World) -> None:
     dist.all_gather_object(everywhere, (socket.gethostname(), dict(own)))
     (main_host, main), *others = (one for one in everywhere if one is not None)
     for rank, (host, theirs) in enumerate(others, start=1):
-        for name in main.keys() | theirs.keys():
+        for name in dict.fromkeys([*main, *theirs]):
             here, there = main.get(name, "none"), theirs.get(name, "none")
             if here != there:
                 mend = next(mend for word, mend in MENDS.items() if word in name)
@@ -131,44 +96,9 @@ def _require_same(own: Mapping[str, str], world: World) -> None:
                 )
 
 
-def _digest(store: DatasetStore) -> str:
-    info = store.info
-    description: dict[str, Any] = {
-        "equation": info.equation,
-        "channels": info.channels,
-        "grid": info.grid,
-        "frame_interval": info.frame_interval,
-        "source": info.source,
-    }
-    if info.origin != "generated":
-        description["source"] = [
-            [split, shard.trajectories, shard.frames, shard.sha256]
-            for split in SPLITS
-            for shard in store.shards[split]
-        ]
-    return hashed(description)
-
-
-def _leaves(raw: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in raw.items():
-        if isinstance(value, dict):
-            yield from _leaves(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
-
-
 def _code_digest() -> str:
     digest = hashlib.sha256()
     package = Path(__file__).parents[1]
     for file in sorted(package.rglob("*.py")):
         digest.update(str(file.relative_to(package)).encode() + file.read_bytes())
     return digest.hexdigest()[:12]
-
-
-def _recorded(path: Path) -> dict[str, str]:
-    """Return the inputs that a run began with; nothing where that is not known."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return content if isinstance(content, dict) else {}

@@ -1,0 +1,31 @@
+"""What a stored dataset is, in twelve digits: the same data have the same, wherever they lie."""
+
+from dataclasses import asdict
+
+from dpot_scale.config.base import content_hash
+from dpot_scale.data.store.index import StoredIndex
+
+# Of an imported dataset: what its values mean. Names and places do not count.
+MEANING = ("equation", "channels", "scored", "grid", "domain_length", "frame_interval")
+
+
+def recipe_digest(recipe: str) -> str:
+    """Return the digest of a generated dataset, which is known before it is generated.
+
+    Args:
+        recipe: As `SuiteConfig.recipe` and the index of the dataset give it.
+    """
+    return content_hash({"recipe": recipe})
+
+
+def dataset_digest(index: StoredIndex) -> str:
+    """Return the digest of a stored dataset: of its recipe, or of its values if it is imported."""
+    if index.info.origin == "generated":
+        return recipe_digest(index.info.source)
+    shards = [
+        [split, shard.trajectories, shard.frames, shard.sha256]
+        for split, of_split in index.splits.by_name().items()
+        for shard in of_split
+    ]
+    info = asdict(index.info)
+    return content_hash({"shards": shards} | {key: info[key] for key in MEANING})

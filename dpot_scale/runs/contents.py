@@ -1,0 +1,91 @@
+"""What a run or a sweep reads beside its config, by content: its datasets and its first weights."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from dpot_scale.config.data import DataConfig
+from dpot_scale.config.identity import Contents
+from dpot_scale.config.places import CHECKPOINTS, INPUTS, MARKER, RESULT_FILE
+from dpot_scale.config.run import RunConfig
+from dpot_scale.data.store.dataset import INDEX
+from dpot_scale.data.store.digest import dataset_digest, recipe_digest
+from dpot_scale.data.store.index import read_index
+from dpot_scale.files import sha256, write_whole
+
+FORMAT = 2  # of the record; the first one named the same contents by other digests
+# Stands for what is not there and was never read: a plan needs no data.
+MISSING = "missing"
+DIGITS = 12
+
+
+def read_contents(config: RunConfig, directory: Path) -> Contents:
+    """Return what a run reads now; of what is no longer there, what it was.
+
+    A finished run or sweep can so be reported without its data.
+
+    Args:
+        config: With absolute paths.
+        directory: The folder that may hold a record of what was read before.
+
+    Raises:
+        DataError: the index of a dataset cannot be read.
+    """
+    before = recorded(directory)
+    datasets = {
+        name: _dataset(config.data, name) or before.get(f"dataset {name}", MISSING)
+        for name in config.data.weights
+    }
+    if config.initialize_from is None:
+        return Contents(datasets=datasets)
+    start = _start(config.initialize_from) or before.get("start", MISSING)
+    return Contents(datasets=datasets, start=start)
+
+
+def recorded(directory: Path) -> dict[str, str]:
+    """Return what was read before; nothing where that is not known."""
+    content = _json(directory / INPUTS)
+    contents = content.get("contents") if content.get("format") == FORMAT else None
+    return contents if isinstance(contents, dict) else {}
+
+
+def record(directory: Path, contents: Contents) -> None:
+    """Remember what is read.
+
+    Raises:
+        OSError: the record cannot be written.
+    """
+    text = json.dumps({"format": FORMAT, "contents": contents.record()}, indent=2)
+    write_whole(directory / INPUTS, text)
+
+
+def _dataset(data: DataConfig, name: str) -> str | None:
+    if data.suite is not None and name in data.suite.datasets:
+        return recipe_digest(data.suite.recipe(name))
+    index = data.root / name / INDEX
+    return dataset_digest(read_index(index)) if index.is_file() else None
+
+
+def _start(source: Path) -> str | None:
+    """Return a digest of weights.
+
+    A run or a checkpoint is named by the identity of the run that made it: its files need not be
+    read, and they hold nothing else.
+    """
+    if source.is_file():
+        return sha256(source)[:DIGITS]
+    checkpoints = [source / MARKER, *sorted((source / CHECKPOINTS).glob(f"*/{MARKER}"))]
+    made_by = [_json(path) for path in (source / RESULT_FILE, *checkpoints)]
+    found = next((one for one in made_by if one), {})
+    identity = found.get("identity") or found.get("config_hash")
+    step = f" step {found['step']}" if (source / MARKER).is_file() else ""
+    return f"{identity}{step}" if identity else None
+
+
+def _json(path: Path) -> dict[str, Any]:
+    """Return the object in a file; an empty one where there is none."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return content if isinstance(content, dict) else {}

@@ -1,0 +1,173 @@
+"""What a run leaves in its folder: its configs while it trains; weights, figures and its result."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from dpot_scale.checkpoints.checkpoint import committed
+from dpot_scale.checkpoints.weights_file import stream_model
+from dpot_scale.config.load import dump
+from dpot_scale.config.places import CHECKPOINTS, RUN_CONFIG, WEIGHTS
+from dpot_scale.config.run import RunConfig
+from dpot_scale.config.strategy import Json, section
+from dpot_scale.engine.collectives import on_every_rank, on_main
+from dpot_scale.engine.engine import Engine
+from dpot_scale.engine.runtime import World
+from dpot_scale.errors import CheckpointError
+from dpot_scale.evaluation.evaluator import DatasetEvaluation
+from dpot_scale.evaluation.figures import save_figures
+from dpot_scale.files import write_whole
+from dpot_scale.models.dpot.sizes import architecture
+from dpot_scale.runs.contents import record
+from dpot_scale.runs.resolved import ResolvedRun
+from dpot_scale.runs.result import TrainingResult, save_result
+from dpot_scale.terminal import aligned
+from dpot_scale.tracking import names
+from dpot_scale.tracking.spool import SPOOL, read_metrics
+from dpot_scale.training.meter import peak_memory_gib
+
+FIGURES = "figures"
+DEEPSPEED_CONFIG = "deepspeed.json"  # as DeepSpeed got it
+
+
+# Settings by which DeepSpeed's files differ beside the number of workers: a checkpoint fits only
+# where these are the same. Stages 1 and 2 write the same files.
+DECIDES_FILES = (
+    "stage",
+    "sub_group_size",
+    "round_robin_gradients",
+    "offload_optimizer.device",
+    "offload_param.device",
+)
+
+
+def header(run: ResolvedRun) -> str:
+    """Return what a run is, in a few aligned lines."""
+    config, batch = run.config, run.config.batch
+    device = "cuda" if run.on_gpu else "cpu"
+    weights = config.data.weights.items()
+    return aligned(
+        [
+            ("run", f"{config.name}  in {config.directory}"),
+            (
+                "model",
+                f"{run.parameters.total:,} parameters, {run.parameters.blocks:,} of them in blocks",
+            ),
+            (
+                "batch",
+                f"{batch.global_batch} windows = {batch.micro_batch} per rank x "
+                f"{run.world_size} ranks x {run.accumulation_steps} accumulated",
+            ),
+            ("length", f"{config.windows:,} windows = {config.steps:,} steps"),
+            (
+                "engine",
+                f"{config.engine.deepspeed.name} on {run.world_size} x {device}, "
+                f"activation checkpointing {config.engine.activation_checkpointing}",
+            ),
+            ("memory", run.memory.describe()),
+            ("data", ", ".join(f"{name} x {weight:g}" for name, weight in weights)),
+        ]
+    )
+
+
+def require_same_layout(run: ResolvedRun) -> None:
+    """Make sure that the checkpoints of a run fit the way in which it is sharded now.
+
+    Raises:
+        CheckpointError: they do not.
+    """
+    directory = run.config.directory
+    if not committed(directory / CHECKPOINTS):
+        return
+    try:
+        before = json.loads((directory / DEEPSPEED_CONFIG).read_text(encoding="utf-8"))
+        old, new = _layout(before), _layout(run.deepspeed)
+    except (OSError, ValueError, AttributeError):
+        return  # nothing says how they were sharded
+    for key in DECIDES_FILES:
+        if old[key] != new[key]:
+            raise CheckpointError(
+                f"{directory} was saved with zero_optimization.{key}={old[key]} and this run has "
+                f"{new[key]}: restore its engine.deepspeed, or start a new run from its weights "
+                f"with another `name` and `initialize_from={directory}`"
+            )
+
+
+def _layout(deepspeed: Json) -> dict[str, Any]:
+    """Return the settings that decide DeepSpeed's files."""
+    zero = section(deepspeed, "zero_optimization")
+    layout = {key: section(zero, key) or None for key in DECIDES_FILES}
+    if layout["stage"] == 2:
+        layout["stage"] = 1
+    return layout
+
+
+def write_configs(run: ResolvedRun) -> None:
+    """Write what the run is: its config, what DeepSpeed gets, and what it reads by content.
+
+    Raises:
+        OSError: they cannot be written.
+    """
+    directory = run.config.directory
+    write_whole(directory / RUN_CONFIG, dump(run.config))
+    write_whole(directory / DEEPSPEED_CONFIG, json.dumps(run.deepspeed, indent=2))
+    record(directory, run.run.contents)
+
+
+def keep(
+    run: ResolvedRun,
+    world: World,
+    engine: Engine,
+    evaluations: Mapping[str, DatasetEvaluation],
+    seconds: float,
+) -> TrainingResult:
+    """Write weights, figures and, last, the result that marks the run as finished. Collective."""
+    config = run.config
+    _export(config, world, engine)
+    peak = peak_memory_gib(world)
+    metrics = read_metrics(config.directory / SPOOL)
+    losses = metrics[names.LOSS]
+    result = TrainingResult(
+        name=config.name,
+        identity=run.run.identity,
+        datasets=dict(run.run.contents.datasets),
+        world_size=run.world_size,
+        parameters=run.parameters.total,
+        block_parameters=run.parameters.blocks,
+        windows=config.windows,
+        steps=config.steps,
+        seconds=seconds,
+        train_flops=run.train_flops,
+        windows_per_second=median(metrics[names.WINDOWS_PER_SECOND].values()),
+        peak_memory_gib=peak,
+        final_train_loss=losses[max(losses)],
+        evaluation={name: evaluation.score for name, evaluation in evaluations.items()},
+    )
+    figures = config.directory / FIGURES
+    on_main(lambda: save_figures(figures, evaluations), world, figures)
+    on_main(lambda: save_result(config.directory, result), world, config.directory)
+    return result
+
+
+def _export(config: RunConfig, world: World, engine: Engine) -> None:
+    """Write the weights from the main rank. Collective."""
+    arch, parameters = architecture(config.model), engine.full_parameters()
+
+    def write() -> None:
+        try:
+            if world.is_main:
+                stream_model(config.directory / WEIGHTS, arch, parameters)
+        finally:
+            for _ in parameters:  # each is gathered by all ranks, also where the disk is full
+                pass
+
+    on_every_rank(write, world, config.directory)
+
+
+def run_artifacts(directory: Path) -> dict[Path, str]:
+    """Return the files that reviewers want beside the curves, and their folder in MLflow."""
+    artifacts = dict.fromkeys(sorted((directory / FIGURES).glob("*.png")), FIGURES)
+    deepspeed_config = directory / DEEPSPEED_CONFIG
+    return artifacts | ({deepspeed_config: ""} if deepspeed_config.exists() else {})

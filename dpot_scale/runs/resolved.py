@@ -1,0 +1,101 @@
+"""A run with all that follows from its config, found once and without torch.
+
+`identify` says which run a config describes. `resolve` adds what depends on the workers: how
+DeepSpeed shards it, and its price.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from dpot_scale.config.identity import Contents, identity
+from dpot_scale.config.run import RunConfig
+from dpot_scale.config.strategy import Json
+from dpot_scale.engine.memory import MemoryEstimate, estimate_memory
+from dpot_scale.engine.strategy import effective_deepspeed_config
+from dpot_scale.errors import ConfigError
+from dpot_scale.models.dpot.cost import ParameterCount, count_parameters, train_flops_per_window
+from dpot_scale.models.dpot.sizes import architecture
+from dpot_scale.runs.contents import read_contents
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Run:
+    """A run and its identity."""
+
+    config: RunConfig
+    contents: Contents
+    identity: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ResolvedRun:
+    """A run on so many workers of a kind, with a number for its micro-batch."""
+
+    run: Run
+    config: RunConfig  # that of the run, its micro-batch settled
+    world_size: int
+    on_gpu: bool
+    deepspeed: Json  # the complete config that DeepSpeed gets
+    accumulation_steps: int  # micro-batches per step and worker
+    parameters: ParameterCount
+    flops_per_window: float  # of forward and backward, without recomputation
+    memory: MemoryEstimate  # of one worker
+
+    @property
+    def train_flops(self) -> float:
+        """Model FLOPs of the whole training."""
+        return self.config.windows * self.flops_per_window
+
+
+def identify(config: RunConfig, recorded_in: Path | None = None) -> Run:
+    """Return which run a config describes.
+
+    Args:
+        config: With absolute paths.
+        recorded_in: The folder that remembers what was read before; None for that of the run.
+
+    Raises:
+        DataError: the index of a dataset cannot be read.
+    """
+    contents = read_contents(config, recorded_in or config.directory)
+    return Run(config=config, contents=contents, identity=identity(config, contents))
+
+
+def resolve(run: Run, *, world_size: int, on_gpu: bool, micro_batch: int = 1) -> ResolvedRun:
+    """Return a run with all that follows from it.
+
+    Args:
+        run: The run.
+        world_size: Its workers.
+        on_gpu: Whether each of them has a GPU.
+        micro_batch: Windows per worker per forward where the config says `auto`.
+
+    Raises:
+        ConfigError: the batch does not divide among the workers, or the strategy lacks something.
+    """
+    config = run.config
+    if config.batch.micro_batch == "auto":
+        if config.batch.global_batch % world_size:
+            raise ConfigError(
+                f"batch.global_batch={config.batch.global_batch} is not a multiple of the "
+                f"{world_size} workers"
+            )
+        config = config.with_micro_batch(micro_batch)
+    arch = architecture(config.model)
+    return ResolvedRun(
+        run=run,
+        config=config,
+        world_size=world_size,
+        on_gpu=on_gpu,
+        deepspeed=effective_deepspeed_config(config, world_size, on_gpu=on_gpu),
+        accumulation_steps=config.batch.accumulation_steps(world_size),
+        parameters=count_parameters(arch),
+        flops_per_window=train_flops_per_window(arch, recompute=False),
+        memory=estimate_memory(
+            arch,
+            config.engine,
+            world_size=world_size,
+            micro_batch=config.batch.settled_micro_batch,
+            on_gpu=on_gpu,
+        ),
+    )
