@@ -27,13 +27,18 @@ def test_hides_nothing(name: str) -> None:
 
 
 def test_every_module_imports_alone() -> None:
-    """Alone: none relies on one that another has imported. Forked, as torch loads for seconds."""
+    """Alone: none relies on one that another has imported. Forked, as torch loads for seconds.
+
+    None imports Dynamo, which loads for another second, before something is compiled.
+    """
     code = (
         "import importlib, os, sys, torch, pydantic, mlflow.tracking, matplotlib.figure, h5py\n"
         "for name in sys.argv[1:]:\n"
         "    child = os.fork()\n"
         "    if child == 0:\n"
-        "        try: importlib.import_module(name)\n"
+        "        try:\n"
+        "            importlib.import_module(name)\n"
+        "            assert 'torch._dynamo' not in sys.modules, 'imports Dynamo'\n"
         "        except BaseException as error: print(f'{name}: {error!r}', flush=True)\n"
         "        os._exit(0)\n"
         "    os.waitpid(child, 0)\n"

@@ -6,11 +6,13 @@ import io
 import logging
 import os
 import random
+import sys
 import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -126,7 +128,8 @@ def _leave() -> None:
 def _adopt(device: torch.device) -> None:
     """Let DeepSpeed use the process group that exists."""
     # Imported late because it takes seconds, and after its logger has been quietened.
-    import deepspeed
+    with _without_mlflow():
+        import deepspeed
     from deepspeed.comm.torch import build_shm_op
 
     of_user = Path(tempfile.gettempdir()) / f"dpot_scale_operators_{os.getuid()}.lock"
@@ -136,6 +139,20 @@ def _adopt(device: torch.device) -> None:
     deepspeed.init_distributed()
     if device.type == "cpu":
         _unlink_shared_buffers()
+
+
+@contextlib.contextmanager
+def _without_mlflow() -> Iterator[None]:
+    """Hide MLflow from DeepSpeed, which imports it for its autotuner alone: a second per rank."""
+    if "mlflow" in sys.modules:
+        yield
+        return
+    hidden: dict[str, Any] = {"mlflow": None}  # how Python is told that there is no such module
+    sys.modules.update(hidden)
+    try:
+        yield
+    finally:
+        del sys.modules["mlflow"]
 
 
 def _unlink_shared_buffers() -> None:

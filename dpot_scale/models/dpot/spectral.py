@@ -106,17 +106,20 @@ def _joint_bias(bias_2Kb: Tensor, dtype: torch.dtype) -> Tensor:
     return bias_2Kb.to(dtype).transpose(0, 1).flatten(1).unsqueeze(1)
 
 
-# Dynamo looks through `cache`: a compiled block would compute the matrices again in every call.
-@torch.compiler.assume_constant_result
 def _transforms(
-    space: tuple[int, int], kept: tuple[int, int], dtype: torch.dtype, device: torch.device
+    space: tuple[int, int], kept: tuple[int, ...], dtype: torch.dtype, device: torch.device
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return _cached_transforms(space, kept, dtype, device)
 
 
+# Dynamo looks through `cache`: a compiled block would compute the matrices again in every call.
+# torch.compiler.assume_constant_result does no more than this, but imports Dynamo for a second.
+_transforms.__dict__["_dynamo_marked_constant"] = True
+
+
 @cache
 def _cached_transforms(
-    space: tuple[int, int], kept: tuple[int, int], dtype: torch.dtype, device: torch.device
+    space: tuple[int, int], kept: tuple[int, ...], dtype: torch.dtype, device: torch.device
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return the transform of a real 2D field and its inverse, each as two kinds of matrices.
 
