@@ -35,7 +35,8 @@ from dpot_scale.config.strategy import read_strategy
 from dpot_scale.data.stream.assembly import Batch
 from dpot_scale.engine.engine import Rates
 from dpot_scale.engine.runtime import World, start_world
-from dpot_scale.engine.zero import ZeroEngine, start_engine
+from dpot_scale.engine.start import start_engine
+from dpot_scale.engine.zero import ZeroEngine
 from dpot_scale.models.dpot.cost import TRAIN_PASSES, executed_forward_flops
 from dpot_scale.models.dpot.sizes import architecture
 from dpot_scale.training.objective import training_loss

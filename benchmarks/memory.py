@@ -24,7 +24,7 @@ from dpot_scale.config.strategy import read_strategy
 from dpot_scale.engine.engine import Rates
 from dpot_scale.engine.memory import GIB, estimate_memory
 from dpot_scale.engine.runtime import start_world
-from dpot_scale.engine.zero import start_engine
+from dpot_scale.engine.start import start_engine
 from dpot_scale.models.dpot.sizes import architecture
 from dpot_scale.runs.run import peak_memory_gib  # the import brings what a training has loaded
 

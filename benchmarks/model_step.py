@@ -26,7 +26,7 @@ from dpot_scale.config.run import BatchConfig, EngineConfig, RunConfig
 from dpot_scale.config.strategy import read_strategy
 from dpot_scale.engine.engine import Rates
 from dpot_scale.engine.runtime import World, start_world
-from dpot_scale.engine.zero import start_engine
+from dpot_scale.engine.start import start_engine
 from dpot_scale.models.dpot.cost import TRAIN_PASSES, executed_forward_flops
 from dpot_scale.models.dpot.network import DPOT
 from dpot_scale.models.dpot.sizes import Architecture, architecture

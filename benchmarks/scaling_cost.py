@@ -233,7 +233,7 @@ def measure(case: Case) -> None:
     sent = count_elements()  # before DeepSpeed looks the functions up
     from dpot_scale.checkpoints.store import CheckpointStore, TrainState
     from dpot_scale.engine.runtime import start_world
-    from dpot_scale.engine.zero import start_engine
+    from dpot_scale.engine.start import start_engine
     from dpot_scale.training.meter import peak_memory_gib
     from dpot_scale.training.schedule import Schedule
 

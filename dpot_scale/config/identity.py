@@ -22,6 +22,7 @@ LEFT_OUT: dict[str, Any] = {
     "data": {"root", "suite"},
     "batch": {"micro_batch"},
     "engine": {
+        "kind",
         "deepspeed",
         "nvme_path",
         "activation_checkpointing",

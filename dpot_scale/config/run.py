@@ -151,6 +151,9 @@ class BatchConfig(Section):
 class EngineConfig(Section):
     """How the training state is sharded and computed."""
 
+    kind: Literal["deepspeed", "fairscale"] = "deepspeed"
+    """Which library trains. fairscale: OSS and DistributedDataParallel, in fp32; an independent
+    second opinion on what DeepSpeed computes."""
     deepspeed: Strategy = Field(default_factory=partial(read_strategy, "zero3_bf16"))
     """How to shard: the name of a file in `deepspeed_configs/`, the path of a JSON file, or its
     name and content."""
@@ -171,6 +174,23 @@ class EngineConfig(Section):
     held-out errors by less than seeds do (benchmarks/spectral_precision.py)."""
     compile: bool = False
     """Whether torch.compile compiles the blocks."""
+
+    @model_validator(mode="after")
+    def _fairscale_can_do_it(self) -> Self:
+        if self.kind == "deepspeed":
+            return self
+        if (self.deepspeed.stage, self.deepspeed.dtype) != (0, "fp32"):
+            raise ValueError(
+                "kind=fairscale trains in fp32 and shards nothing but the state of the optimizer, "
+                f"and {self.deepspeed.name} asks for more: add engine.deepspeed=zero0_fp32"
+            )
+        if self.compile:
+            raise ValueError("kind=fairscale does not compile: set engine.compile=false")
+        if self.recompute_backend == "fairscale":
+            raise ValueError(
+                "kind=fairscale recomputes with torch alone: set engine.recompute_backend=torch"
+            )
+        return self
 
     @model_validator(mode="after")
     def _recompute_is_possible(self) -> Self:

@@ -7,6 +7,7 @@ from typing import NamedTuple, Protocol
 
 from torch import Tensor
 
+from dpot_scale.errors import CheckpointError
 from dpot_scale.models.dpot.network import DPOTOutput
 
 
@@ -68,3 +69,30 @@ class Engine(Protocol):
         Raises:
             CheckpointError: the names or shapes are not this model's.
         """
+
+
+def with_nan_gradient(loss: Tensor) -> Tensor:
+    """Return a loss whose gradient is NaN where the loss is not finite.
+
+    The norm of an infinite error has a gradient of zero, which the other ranks would apply.
+    """
+    return loss * (1 + 0 * loss.detach())
+
+
+def require_fit(parameters: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Refuse weights that are not those of a model.
+
+    Args:
+        parameters: The weights.
+        shapes: Of the parameters of the model.
+
+    Raises:
+        CheckpointError: names or shapes differ.
+    """
+    for name in sorted(shapes.keys() | parameters.keys()):
+        found = tuple(parameters[name].shape) if name in parameters else None
+        if found != shapes.get(name):
+            raise CheckpointError(
+                f"the weights do not fit the model: {name} is {found or 'absent'} in them and "
+                f"{shapes.get(name) or 'absent'} in the model"
+            )

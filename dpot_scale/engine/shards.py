@@ -1,4 +1,4 @@
-"""DeepSpeed's checkpoint files, as all ranks write them."""
+"""The files of a checkpoint that engines write: their names, and how all ranks write them."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -9,6 +9,12 @@ from dpot_scale.errors import DiskError
 from dpot_scale.files import cannot_write, is_about_writing
 
 SHARDS = "shards"  # DeepSpeed's tag: the folder of its files inside a checkpoint
+MODEL_FILE = f"{SHARDS}/mp_rank_00_model_states.pt"  # where each rank has the whole model
+
+
+def fairscale_file(rank: int) -> str:
+    """Return the file of a rank's part of the optimizer's state, which only FairScale's has."""
+    return f"{SHARDS}/fairscale_rank_{rank:02d}.pt"
 
 
 @contextmanager

@@ -14,11 +14,10 @@ from torch import Tensor, nn
 
 from dpot_scale.config.run import RunConfig
 from dpot_scale.config.strategy import Json
-from dpot_scale.engine.engine import Rates, Update
+from dpot_scale.engine.engine import Rates, Update, require_fit, with_nan_gradient
 from dpot_scale.engine.heap import tune_heap
 from dpot_scale.engine.runtime import World, quiet_deepspeed
-from dpot_scale.engine.shards import SHARDS, errors_at_the_end
-from dpot_scale.engine.strategy import effective_deepspeed_config
+from dpot_scale.engine.shards import SHARDS, errors_at_the_end, fairscale_file
 from dpot_scale.errors import CheckpointError, ConfigError
 from dpot_scale.models.dpot.network import DPOT, DPOTOutput
 from dpot_scale.models.dpot.sizes import architecture
@@ -71,11 +70,9 @@ class ZeroEngine:
         """Accumulate the gradient of a micro-batch's mean loss. Call it accumulation_steps times.
 
         The update uses the mean over micro-batches and ranks: that of the global batch. Where a
-        rank's loss is not finite the whole gradient becomes NaN, so that no rank applies it: the
-        norm of an infinite error has a gradient of zero.
+        rank's loss is not finite the whole gradient becomes NaN, so that no rank applies it.
         """
-        one_or_nan = 1 + 0 * loss.detach()
-        self._engine.backward(loss * one_or_nan)
+        self._engine.backward(with_nan_gradient(loss))
         self._micro_step += 1
         if self._micro_step < self._accumulation_steps:
             self._engine.step()  # how DeepSpeed counts micro steps; updates nothing
@@ -115,6 +112,10 @@ class ZeroEngine:
 
     def load_shards(self, folder: Path) -> None:
         """Continue from what `save_shards` wrote on the same number of ranks. Collective."""
+        if (folder / fairscale_file(self.world.rank)).is_file():
+            raise CheckpointError(
+                f"{folder} was saved with engine.kind=fairscale: continue the run with that"
+            )
         path, _ = self._engine.load_checkpoint(str(folder), tag=SHARDS)
         if path is None:
             raise CheckpointError(f"{folder} holds no {SHARDS}/ to resume from")
@@ -137,7 +138,11 @@ class ZeroEngine:
         Raises:
             CheckpointError: the names or shapes are not this model's.
         """
-        self._check_fits(parameters)
+        shapes = {
+            name: tuple(getattr(parameter, "ds_shape", parameter.shape))
+            for name, parameter in self._parameters()
+        }
+        require_fit(parameters, shapes)
         for name, parameter in self._parameters():
             value = parameters[name].detach().to(self.world.device, torch.float32)
             self._set(parameter, value)
@@ -210,31 +215,10 @@ class ZeroEngine:
         )
         safe_set_local_fp32_param(parameter, padded[self.world.rank * size :][:size])
 
-    def _check_fits(self, weights: Mapping[str, Tensor]) -> None:
-        expected = {
-            name: tuple(getattr(parameter, "ds_shape", parameter.shape))
-            for name, parameter in self._parameters()
-        }
-        for name in sorted(expected.keys() | weights.keys()):
-            found = tuple(weights[name].shape) if name in weights else None
-            if found != expected.get(name):
-                raise CheckpointError(
-                    f"the weights do not fit the model: {name} is {found or 'absent'} in them and "
-                    f"{expected.get(name) or 'absent'} in the model"
-                )
-
     def _replicated_gradient_norm(self) -> Tensor:
         """Return the norm of the averaged gradients, which stage 0 keeps on every rank."""
         gradients = [p.grad for _, p in self._parameters() if p.grad is not None]
         return nn.utils.get_total_norm(gradients)
-
-
-def start_engine(config: RunConfig, world: World) -> ZeroEngine:
-    """Return the engine of a run that nobody has resolved: of a probe, a benchmark or a test."""
-    on_gpu = world.device.type == "cuda"
-    return ZeroEngine(
-        config, effective_deepspeed_config(config, world.world_size, on_gpu=on_gpu), world
-    )
 
 
 def _let_skip(optimizer: Any) -> None:  # noqa: ANN401 - DeepSpeed is untyped

@@ -31,7 +31,7 @@ from dpot_scale.data.stream.assembly import Assembler, Batch, Scale
 from dpot_scale.data.stream.reader import PREFETCHED_BATCHES
 from dpot_scale.engine.collectives import on_main
 from dpot_scale.engine.runtime import World, any_rank, any_ranks, ranks_of_node, start_world
-from dpot_scale.engine.zero import start_engine
+from dpot_scale.engine.start import start_engine
 from dpot_scale.errors import ConfigError, UserError
 from dpot_scale.files import write_whole
 from dpot_scale.runs.resolved import ResolvedRun, resolve

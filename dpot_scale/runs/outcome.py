@@ -47,6 +47,8 @@ def header(run: ResolvedRun) -> str:
     """Return what a run is, in a few aligned lines."""
     config, batch = run.config, run.config.batch
     device = "cuda" if run.on_gpu else "cpu"
+    engine = config.engine
+    sharding = engine.deepspeed.name if engine.kind == "deepspeed" else "fairscale in fp32"
     weights = config.data.weights.items()
     return aligned(
         [
@@ -63,8 +65,8 @@ def header(run: ResolvedRun) -> str:
             ("length", f"{config.windows:,} windows = {config.steps:,} steps"),
             (
                 "engine",
-                f"{config.engine.deepspeed.name} on {run.world_size} x {device}, "
-                f"activation checkpointing {config.engine.activation_checkpointing}",
+                f"{sharding} on {run.world_size} x {device}, "
+                f"activation checkpointing {engine.activation_checkpointing}",
             ),
             ("memory", run.memory.describe()),
             ("data", ", ".join(f"{name} x {weight:g}" for name, weight in weights)),

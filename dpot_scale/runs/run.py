@@ -20,7 +20,7 @@ from dpot_scale.data.stream.mixture import open_mixture
 from dpot_scale.data.stream.reader import BatchStream, training_windows
 from dpot_scale.engine.collectives import on_every_rank, on_main, raise_on_all
 from dpot_scale.engine.runtime import World, announced_world_size, start_world, trains_on_gpu
-from dpot_scale.engine.zero import ZeroEngine
+from dpot_scale.engine.start import start_engine
 from dpot_scale.errors import ConfigError, UserError, speaks_for_all, this_command
 from dpot_scale.evaluation.evaluator import Evaluator
 from dpot_scale.runs.agreement import require_agreement_of_ranks
@@ -108,7 +108,7 @@ def _train(
     started = time.perf_counter()
     config = run.config
     on_main(lambda: require_same_layout(run), world, config.directory)
-    engine = ZeroEngine(config, run.deepspeed, world)
+    engine = start_engine(config, world, run.deepspeed)
     checkpoints = CheckpointStore(
         config.directory / CHECKPOINTS,
         config=config.checkpoint,

@@ -71,7 +71,7 @@ COMPILED = ["zero2_compiled", "zero3_compiled", "zero3_compiled_recomputed"]
 GPU_SIZES = ["zero1_gpu_sizes", "zero2_gpu_sizes", "zero3_gpu_sizes"]
 
 
-@pytest.mark.parametrize("engine", [*STAGES, "oracle", *COMPILED, *GPU_SIZES])
+@pytest.mark.parametrize("engine", [*STAGES, "fairscale", *COMPILED, *GPU_SIZES])
 def test_training_equals_plain_torch(engine: str, results: Results) -> None:
     plain = results["plain"]
     assert min(plain["norms"]) > 0.05, "clipping must have an effect"
@@ -79,13 +79,14 @@ def test_training_equals_plain_torch(engine: str, results: Results) -> None:
     assert_same_training(results[engine], plain)
 
 
-@pytest.mark.parametrize("engine", [*STAGES, "oracle"])
+@pytest.mark.parametrize("engine", [*STAGES, "fairscale"])
 def test_accumulation_changes_nothing(engine: str, results: Results) -> None:
     assert_same_training(results[f"{engine}_accumulated"], results["plain"])
 
 
-def test_activation_checkpointing_changes_nothing(results: Results) -> None:
-    recomputed, kept = results["zero3_recomputed"], results["zero3"]
+@pytest.mark.parametrize("engine", ["zero3", "fairscale"])
+def test_activation_checkpointing_changes_nothing(engine: str, results: Results) -> None:
+    recomputed, kept = results[f"{engine}_recomputed"], results[engine]
     assert recomputed["norms"] == kept["norms"]
     assert_same_weights(recomputed["weights"], kept["weights"], **EXACT)
 
@@ -110,7 +111,9 @@ def test_state_on_disk_needs_a_library(results: Results) -> None:
     assert "zero3_bf16_nvme keeps training state on disk through libaio" in results["nvme"]
 
 
-@pytest.mark.parametrize("engine", ["zero3_unrolled", "zero3_recomputed_unrolled"])
+@pytest.mark.parametrize(
+    "engine", ["zero3_unrolled", "zero3_recomputed_unrolled", "fairscale_unrolled"]
+)
 def test_several_forwards_per_backward(engine: str, results: Results) -> None:
     assert_same_training(results[engine], results["plain_unrolled"])
 
@@ -121,7 +124,7 @@ def test_stage_3_holds_a_share(results: Results, ranks: Any) -> None:
     assert counts["shard"] == pytest.approx(counts["whole"] / ranks.SIZE, rel=1e-2)
 
 
-@pytest.mark.parametrize("engine", STAGES)
+@pytest.mark.parametrize("engine", [*STAGES, "fairscale"])
 def test_resume_is_bit_equal(engine: str, results: Results) -> None:
     case = results[f"{engine}_resume"]
     assert (case["state"].step, case["state"].windows_seen) == (3, 12)
@@ -130,7 +133,7 @@ def test_resume_is_bit_equal(engine: str, results: Results) -> None:
     assert_same_weights(case["resumed"]["weights"], case["straight"]["weights"], **EXACT)
 
 
-@pytest.mark.parametrize("engine", STAGES)
+@pytest.mark.parametrize("engine", [*STAGES, "fairscale"])
 def test_initialize_from_whole_weights(engine: str, results: Results) -> None:
     case, weights = results[f"{engine}_started"], results["plain"]["weights"]
     assert any((case["before"][name] != weight).any() for name, weight in weights.items())
@@ -163,7 +166,9 @@ def test_bf16_starts_and_learns_as_fp32_does(engine: str, results: Results) -> N
     assert end != in_fp32[-1]
 
 
-@pytest.mark.parametrize("engine", [*STAGES, *GPU_SIZES, *BF16[:-1], "zero2_bf16_offload"])
+@pytest.mark.parametrize(
+    "engine", [*STAGES, "fairscale", *GPU_SIZES, *BF16[:-1], "zero2_bf16_offload"]
+)
 def test_a_step_that_is_not_finite_leaves_no_trace(engine: str, results: Results) -> None:
     """One micro-batch of one rank spoils it, before moments exist and later."""
     case = results[f"{engine}_skip"]
@@ -188,7 +193,7 @@ def test_fp16_reaches_its_least_loss_scale_before_a_run_ends() -> None:
     assert scales[-1] == 1
 
 
-@pytest.mark.parametrize("engine", [*STAGES, "zero1_bf16", "zero2_bf16", "zero3_bf16_lean"])
+@pytest.mark.parametrize("engine", [*STAGES, "fairscale", *BF16[:4]])
 def test_one_process_reads_what_the_ranks_saved(engine: str, results: Results) -> None:
     case = results[f"{engine}_exported"]
     assert_same_weights(case["together"], case["whole"], **EXACT)

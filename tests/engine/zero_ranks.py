@@ -29,9 +29,9 @@ from dpot_scale.config.run import (
 from dpot_scale.config.strategy import FOLDER, Strategy, read_strategy
 from dpot_scale.engine.buffers import deepspeed_sizes, fit_buffers
 from dpot_scale.engine.engine import Engine
-from dpot_scale.engine.oracle import OracleEngine
+from dpot_scale.engine.fairscale import FairscaleEngine
 from dpot_scale.engine.runtime import World, any_rank
-from dpot_scale.engine.zero import ZeroEngine, start_engine
+from dpot_scale.engine.start import start_engine
 from dpot_scale.errors import ConfigError
 from dpot_scale.models.dpot.network import DPOT
 from dpot_scale.models.dpot.sizes import architecture
@@ -57,8 +57,13 @@ OPTIM = OptimConfig(
 SCHEDULE = Schedule(OPTIM, windows=STEPS * GLOBAL_BATCH, global_batch=GLOBAL_BATCH)
 
 
+FAIRSCALE = "fairscale"  # stands for the other engine, among the names of strategies
+
+
 def config(deepspeed: str, *, micro_batch: int = 2, seed: int = 0, **engine: object) -> RunConfig:
     """The config of a run; `engine` are other keys of its section."""
+    if deepspeed == FAIRSCALE:
+        deepspeed, engine = "zero0_fp32", {"kind": "fairscale", **engine}
     return RunConfig(
         name="test",
         seed=seed,
@@ -166,9 +171,9 @@ def train(engine, world: World, *, steps=range(STEPS), unroll: int = 1) -> Resul
 
 
 def train_afresh(
-    world: World, folder: Path, deepspeed: str, *, unroll: int = 1, make=start_engine, **options
+    world: World, folder: Path, deepspeed: str, *, unroll: int = 1, **options
 ) -> Result:
-    engine = make(config(deepspeed, **options), world)
+    engine = start_engine(config(deepspeed, **options), world)
     initial = whole_weights(engine)
     trained = train(engine, world, unroll=unroll)
     return {"initial": initial, **trained, "weights": whole_weights(engine)}
@@ -194,6 +199,7 @@ def exported(world: World, folder: Path, deepspeed: str) -> Result:
     engine = start_engine(config(deepspeed), world)
     train(engine, world, steps=range(2))
     engine.save_shards(folder)
+    dist.barrier()
     return {
         "whole": whole_weights(engine),
         "together": {name: master.read() for name, master in masters(folder).items()},
@@ -250,7 +256,7 @@ class Spoil(torch.autograd.Function):
         return spoiled, None
 
 
-def spoiled_loss(engine: ZeroEngine, batch: torch.Tensor, how: str) -> torch.Tensor:
+def spoiled_loss(engine: Engine, batch: torch.Tensor, how: str) -> torch.Tensor:
     """The loss of a batch, where it or its gradient alone is not finite."""
     if how == "infinite loss":  # as the norm of a forecast that overflows: its gradient is zero
         return loss_of(engine, batch, unroll=1) * 0 + float("inf")
@@ -262,11 +268,15 @@ def spoiled_loss(engine: ZeroEngine, batch: torch.Tensor, how: str) -> torch.Ten
     return loss_of(model, batch, unroll=1)
 
 
-def state_of(engine: ZeroEngine) -> list[torch.Tensor]:
+def state_of(engine: Engine) -> list[torch.Tensor]:
     """All that this rank keeps from step to step, byte by byte."""
-    parameters = engine._engine.module.parameters()
+    if isinstance(engine, FairscaleEngine):
+        parameters, optimizer = engine._model.parameters(), engine._optimizer.optim
+    else:
+        parameters = engine._engine.module.parameters()
+        optimizer = engine._engine.basic_optimizer
     state = [getattr(parameter, "ds_tensor", parameter) for parameter in parameters]
-    for master, of_one in engine._engine.basic_optimizer.state.items():
+    for master, of_one in optimizer.state.items():
         state += [master, *of_one.values()]
     return [tensor.detach().clone().view(-1).view(torch.uint8) for tensor in state]
 
@@ -306,7 +316,7 @@ def refusal(world: World, folder: Path) -> str:
     return ""
 
 
-FP32 = {f"zero{stage}": f"zero{stage}_fp32" for stage in range(4)}
+FP32 = {f"zero{stage}": f"zero{stage}_fp32" for stage in range(4)} | {FAIRSCALE: FAIRSCALE}
 GPU_SIZES = [f"zero{stage}_gpu_sizes" for stage in (1, 2, 3)]
 BF16 = ["zero1_bf16", "zero2_bf16", "zero3_bf16", "zero3_bf16_lean", "zero3_bf16_offload"]
 # Ways to recompute activations, beside `full` by torch.
@@ -321,7 +331,6 @@ RECOMPUTE = {
 }
 FULL = {"activation_checkpointing": "full"}
 STAGE_3 = partial(train_afresh, deepspeed="zero3_fp32")
-FAIRSCALE = partial(train_afresh, make=OracleEngine, deepspeed="zero0_fp32")
 
 CASES: dict[str, Callable[[World, Path], Any]] = {
     "plain": lambda *_: train_plain(),
@@ -342,8 +351,8 @@ CASES: dict[str, Callable[[World, Path], Any]] = {
     "zero2_compiled": partial(train_afresh, deepspeed="zero2_fp32", compile=True, **FULL),
     "zero3_compiled": partial(STAGE_3, compile=True),
     "zero3_compiled_recomputed": partial(STAGE_3, compile=True, **FULL),
-    "oracle": FAIRSCALE,
-    "oracle_accumulated": partial(FAIRSCALE, micro_batch=1),
+    "fairscale_recomputed": partial(train_afresh, deepspeed=FAIRSCALE, **FULL),
+    "fairscale_unrolled": partial(train_afresh, deepspeed=FAIRSCALE, unroll=2),
     **{name: partial(fall, deepspeed=name) for name in ("zero3_fp32", *BF16)},
     "zero3_bf16_spectral_fp32": partial(fall, deepspeed="zero3_bf16", spectral_dtype="float32"),
     **{

@@ -1,0 +1,159 @@
+"""A model under FairScale's OSS and torch's DistributedDataParallel, in fp32.
+
+It computes the same as `ZeroEngine` and shares no code with DeepSpeed, so where the two agree, a
+cluster trains as it should. Only the state of the optimizer is sharded. FairScale is unmaintained,
+so it is imported late.
+"""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dpot_scale.config.run import RunConfig
+from dpot_scale.engine.engine import Rates, Update, require_fit, with_nan_gradient
+from dpot_scale.engine.heap import tune_heap
+from dpot_scale.engine.runtime import World
+from dpot_scale.engine.shards import MODEL_FILE, SHARDS, fairscale_file
+from dpot_scale.errors import CheckpointError
+from dpot_scale.files import cannot_write, is_about_writing
+from dpot_scale.models.dpot.network import DPOT, DPOTOutput
+from dpot_scale.models.dpot.sizes import architecture
+
+
+class FairscaleEngine:
+    """A DPOT that trains: each rank has the whole model and a part of the optimizer's state.
+
+    A seed means the initial weights of `ZeroEngine`.
+    """
+
+    compute_dtype = torch.float32
+
+    def __init__(self, config: RunConfig, world: World) -> None:
+        from fairscale.optim.oss import OSS
+
+        self.config = config
+        self.world = world
+        if world.device.type == "cpu":
+            tune_heap(returns_memory=False)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.seed)
+            model = DPOT(architecture(config.model), recompute=config.engine)
+        # The head that tells datasets apart has no gradient.
+        self._model = nn.parallel.DistributedDataParallel(
+            model.to(world.device), find_unused_parameters=True
+        )
+        optim = config.optim
+        self._optimizer = OSS(
+            self._model.parameters(),
+            torch.optim.AdamW if optim.decoupled_weight_decay else torch.optim.Adam,
+            lr=optim.lr,
+            betas=optim.betas,
+            eps=optim.eps,
+            weight_decay=optim.weight_decay,
+            fused=True,  # the one that looks at `found_inf`
+        )
+        self._accumulation_steps = config.batch.accumulation_steps(world.world_size)
+        self._micro_step = 0
+
+    def __call__(self, frames_BTCs: Tensor, /) -> DPOTOutput:
+        """Forecast, as the model does. Collective in the backward pass of the last micro step."""
+        last = self._micro_step == self._accumulation_steps - 1
+        self._model.require_backward_grad_sync = last  # as `no_sync` does around a forward
+        output: DPOTOutput = self._model(frames_BTCs)
+        return output
+
+    def train(self) -> None:
+        """Put the model in training mode."""
+        self._model.train()  # type: ignore[no-untyped-call]
+
+    def eval(self) -> None:
+        """Put the model in evaluation mode."""
+        self._model.eval()
+
+    def backward(self, loss: Tensor) -> None:
+        """Accumulate the gradient of a micro-batch's mean loss. Call it accumulation_steps times.
+
+        Where a rank's loss is not finite the whole gradient becomes NaN, so that no rank applies
+        it.
+        """
+        share = with_nan_gradient(loss) / self._accumulation_steps
+        share.backward()  # type: ignore[no-untyped-call]
+        self._micro_step += 1
+
+    def step(self, rates: Rates) -> Update:
+        """Update the weights, unless the global gradient is not finite."""
+        assert self._micro_step == self._accumulation_steps
+        self._micro_step = 0
+        for group in self._optimizer.param_groups:
+            group["lr"], group["betas"] = rates.lr, rates.betas
+        # Infinite: measured, not clipped.
+        limit = self.config.optim.gradient_clipping or float("inf")
+        norm = nn.utils.clip_grad_norm_(self._model.parameters(), limit).detach()
+        applied = norm.isfinite()
+        # Fused Adam looks at it on the device, before it changes anything.
+        self._optimizer.optim.found_inf = applied.logical_not().float()
+        self._optimizer.step()
+        self._model.zero_grad()
+        return Update(norm, applied)
+
+    def save_shards(self, folder: Path) -> None:
+        """Write this rank's part of the optimizer's state, and the model from the main rank.
+
+        Raises:
+            DiskError: this rank cannot write its part; the others may have written theirs.
+        """
+        try:
+            (folder / SHARDS).mkdir(exist_ok=True)
+            state = self._optimizer.optim.state_dict()
+            torch.save(state, folder / fairscale_file(self.world.rank))
+            if self.world.is_main:
+                module = {name: value.detach() for name, value in self._parameters()}
+                torch.save({"module": module}, folder / MODEL_FILE)
+        except (OSError, RuntimeError) as error:
+            if not is_about_writing(error):
+                raise
+            raise cannot_write(folder, error) from error
+
+    def load_shards(self, folder: Path) -> None:
+        """Continue from what `save_shards` wrote on the same number of ranks.
+
+        Raises:
+            CheckpointError: another engine wrote it.
+        """
+        if not (folder / fairscale_file(self.world.rank)).is_file():
+            raise CheckpointError(
+                f"{folder} was saved with engine.kind=deepspeed: continue the run with that"
+            )
+        self._load(torch.load(folder / MODEL_FILE, map_location="cpu", weights_only=True)["module"])
+        state: dict[str, Any] = torch.load(
+            folder / fairscale_file(self.world.rank),
+            map_location=self.world.device,
+            weights_only=True,
+        )
+        self._optimizer.optim.load_state_dict(state)
+
+    def full_parameters(self) -> Iterator[tuple[str, Tensor]]:
+        """Yield the name and the value of each parameter, on the CPU."""
+        for name, parameter in self._parameters():
+            yield name, parameter.detach().to("cpu")
+
+    def load_parameters(self, parameters: Mapping[str, Tensor]) -> None:
+        """Set all parameters from whole fp32 tensors, the same on every rank.
+
+        Raises:
+            CheckpointError: the names or shapes are not this model's.
+        """
+        require_fit(parameters, {name: tuple(value.shape) for name, value in self._parameters()})
+        self._load(parameters)
+
+    def _parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        model: nn.Module = self._model.module
+        return model.named_parameters()
+
+    def _load(self, parameters: Mapping[str, Tensor]) -> None:
+        # In place: OSS sends the parameters from buffers that they are views of.
+        for name, parameter in self._parameters():
+            parameter.data.copy_(parameters[name])
