@@ -51,7 +51,7 @@ from dpot_scale.data.store.dataset import DatasetStore, open_store
 from dpot_scale.data.store.writer import StoreWriter
 from dpot_scale.data.stream.assembly import Assembler, Window
 from dpot_scale.data.stream.mixture import Cut, open_mixture
-from dpot_scale.data.stream.reader import BatchStream, training_windows
+from dpot_scale.data.stream.reader import BatchStream, Share, training_windows
 from dpot_scale.tracking.spool import SPOOL, read_metrics
 
 # One of each layout; the three other compressible sets are like the one here.
@@ -167,13 +167,9 @@ def our_stream(stores: Mapping[str, DatasetStore]) -> BatchStream:
     return BatchStream(
         stores,
         open_mixture(training_windows(stores, FRAMES), data, seed=0),
-        model=MODEL,
-        data=data,
-        batch=BatchConfig(global_batch=BATCH, micro_batch=BATCH),
-        frames=FRAMES,
-        rank=0,
-        world_size=1,
-        device=CPU,
+        Share(BatchConfig(global_batch=BATCH, micro_batch=BATCH)),
+        Assembler(MODEL, data, CPU),
+        FRAMES,
     )
 
 

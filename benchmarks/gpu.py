@@ -180,7 +180,6 @@ def our_step(engine: ZeroEngine, windows: int, world: World) -> Step:
             windows, frames, model.channels, model.grid, model.grid, device=world.device
         ),
         scored_BC=torch.ones(windows, model.channels, dtype=torch.bool, device=world.device),
-        labels_B=torch.zeros(windows, dtype=torch.int64, device=world.device),
     )
     noise = [torch.Generator(world.device).manual_seed(window) for window in range(windows)]
 

@@ -25,14 +25,13 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainState:
-    """How far a run is."""
+    """How far a run is: all that is needed to continue its stream of windows."""
 
-    step: int = 0  # updates made
-    windows_seen: int = 0  # the data position: all that is needed to continue the stream
+    step: int = 0  # updates made; each has seen a global batch of windows
 
-    def after_step(self, global_batch: int) -> "TrainState":
+    def after_step(self) -> "TrainState":
         """Return the state one update later."""
-        return TrainState(step=self.step + 1, windows_seen=self.windows_seen + global_batch)
+        return TrainState(step=self.step + 1)
 
 
 class Census(Section):
@@ -56,7 +55,8 @@ class Marker(Record):
     # The first ones name the run and what it reads by other hashes.
     format: PositiveInt = 2
     step: Annotated[int, Field(ge=0)]
-    windows_seen: Annotated[int, Field(ge=0)]
+    # Of the first ones, which wrote it beside the step that it follows from.
+    windows_seen: Annotated[int, Field(ge=0)] | None = None
     world_size: Annotated[int, Field(ge=1)]
     config_hash: str
     # With which the order inside shards varies; the first ones were all made on CPU.
@@ -79,7 +79,7 @@ class Checkpoint:
     @property
     def state(self) -> TrainState:
         """How far the run was."""
-        return TrainState(step=self.marker.step, windows_seen=self.marker.windows_seen)
+        return TrainState(step=self.marker.step)
 
 
 def checkpoint_name(step: int) -> str:

@@ -335,6 +335,11 @@ class RunConfig(Section):
         """Optimizer steps of the whole run."""
         return self.windows // self.batch.global_batch
 
+    @property
+    def window_frames(self) -> int:
+        """Frames of a training window: the history and the targets of all forwards."""
+        return self.model.history + self.objective.unroll * self.model.horizon
+
     def with_micro_batch(self, micro_batch: int) -> Self:
         """Return the run with a number of windows per rank per forward."""
         batch = self.batch.model_copy(update={"micro_batch": micro_batch})

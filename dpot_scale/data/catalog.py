@@ -1,6 +1,5 @@
 """The twelve datasets that Hao et al. pre-train on: their equations, sizes and downloads."""
 
-import hashlib
 from dataclasses import dataclass
 
 GENERATED_SUFFIX = "_generated"  # of our own analogue of a published dataset
@@ -56,7 +55,7 @@ def _cfd(mach: str, viscosity: str, file_id: int) -> CatalogEntry:
     )
 
 
-# In the paper's order, which is the order of the dataset labels.
+# In the paper's order.
 CATALOG: dict[str, CatalogEntry] = {
     "ns2d_fno_1e-5": _fno("1e-5", 1000, 20, 10, "NavierStokes_V1e-5_N1200_T20.zip", 1200),
     "ns2d_fno_1e-4": _fno("1e-4", 9800, 30, 20, "NavierStokes_V1e-4_N10000_T30.zip", 10000),
@@ -116,16 +115,3 @@ CATALOG: dict[str, CatalogEntry] = {
         download="CFDBench, Hugging Face chen-yingfa/CFDBench",
     ),
 }
-
-
-def label_of(name: str) -> int:
-    """Return the class of a dataset for the model's dataset head, 0 to 11.
-
-    A generated analogue has the class of the dataset it is named after. Any other name gets a
-    class by its hash, which it shares with one of the twelve.
-    """
-    names = list(CATALOG)
-    published = name.removesuffix(GENERATED_SUFFIX)
-    if published in names:
-        return names.index(published)
-    return int(hashlib.sha256(name.encode()).hexdigest(), 16) % len(names)

@@ -261,7 +261,7 @@ def try_out(config: RunConfig) -> None:
     schedule = Schedule.of(config)
     for step in range(STEPS):
         rates = schedule.at(step)
-        _, update = train_step(engine, lambda: next(batches), config, world, step, rates)
+        _, update = train_step(engine, lambda: next(batches), config, world, rates)
         update.grad_norm.item()  # until the device has come to it
 
 
@@ -277,19 +277,18 @@ def _batches(config: RunConfig, world: World) -> list[Batch]:
     """Return as many random batches as a stream of data holds at a time."""
     model, windows = config.model, config.batch.settled_micro_batch
     assembler = Assembler(model, config.data, world.device)
-    frames = model.history + config.objective.unroll * model.horizon
     ones_BC = torch.ones(windows, model.channels, device=world.device)
     scale = Scale(torch.zeros_like(ones_BC), ones_BC) if config.data.normalize != "none" else None
     batches = []
     for _ in range(1 + PREFETCHED_BATCHES):
-        frames_BTCxy = assembler.empty(windows, frames).normal_()
+        frames_BTCxy = assembler.empty(windows, config.window_frames).normal_()
         counted_Bxy = frames_BTCxy[:, 0, 0] < torch.inf if config.data.mask_points else None
         batch = Batch(
             frames_BTCxy=frames_BTCxy,
             scored_BC=ones_BC.bool(),
-            labels_B=torch.zeros(windows, dtype=torch.int64, device=world.device),
             scale=scale,
             counted_Bxy=counted_Bxy,
+            positions=tuple(range(windows)),
         )
         batches.append(batch)
     return batches

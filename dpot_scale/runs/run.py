@@ -16,8 +16,9 @@ from dpot_scale.config.places import CHECKPOINTS
 from dpot_scale.config.run import EvaluationConfig, RunConfig
 from dpot_scale.data.datasets import open_datasets
 from dpot_scale.data.store.dataset import DatasetStore
+from dpot_scale.data.stream.assembly import Assembler
 from dpot_scale.data.stream.mixture import open_mixture
-from dpot_scale.data.stream.reader import BatchStream, training_windows
+from dpot_scale.data.stream.reader import BatchStream, Share, training_windows
 from dpot_scale.engine.collectives import on_every_rank, on_main, raise_on_all
 from dpot_scale.engine.runtime import World, announced_world_size, start_world, trains_on_gpu
 from dpot_scale.engine.start import start_engine
@@ -220,18 +221,13 @@ def _open_stores(config: RunConfig) -> tuple[dict[str, DatasetStore], UserError 
 def _open_stream(
     config: RunConfig, world: World, stores: Mapping[str, DatasetStore]
 ) -> BatchStream:
-    frames = config.model.history + config.objective.unroll * config.model.horizon
-    windows = training_windows(stores, frames, config.data.strides)
+    windows = training_windows(stores, config.window_frames, config.data.strides)
     return BatchStream(
         stores,
         open_mixture(windows, config.data, config.seed),
-        model=config.model,
-        data=config.data,
-        batch=config.batch,
-        frames=frames,
-        rank=world.rank,
-        world_size=world.world_size,
-        device=world.device,
+        Share(config.batch, world.rank, world.world_size),
+        Assembler(config.model, config.data, world.device),
+        config.window_frames,
     )
 
 

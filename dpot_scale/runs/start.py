@@ -24,7 +24,7 @@ def first_state(config: RunConfig, engine: Engine, checkpoints: CheckpointStore)
     """
     state = checkpoints.restore(engine)
     if state is not None:
-        _require_position(state, config)
+        _require_step(state, config)
     elif config.initialize_from is not None:
         source, world = config.initialize_from, checkpoints.world
         found = from_main(partial(find, source), world, source)
@@ -36,13 +36,11 @@ def first_state(config: RunConfig, engine: Engine, checkpoints: CheckpointStore)
     return state or TrainState()
 
 
-def _require_position(state: TrainState, config: RunConfig) -> None:
-    """Refuse a state that no step of the run ends in: it would go on with other windows."""
-    batch = config.batch.global_batch
-    if state.windows_seen != state.step * batch or state.step > config.steps:
+def _require_step(state: TrainState, config: RunConfig) -> None:
+    """Refuse a state that no step of the run ends in."""
+    if state.step > config.steps:
         raise CheckpointError(
-            f"the newest checkpoint under {config.directory / CHECKPOINTS} says that "
-            f"{state.windows_seen} windows were seen in {state.step} steps, but this run has "
-            f"{config.steps} steps of {batch} windows: remove that checkpoint to continue from the "
-            "one before"
+            f"the newest checkpoint under {config.directory / CHECKPOINTS} says that {state.step} "
+            f"steps were made, but this run has {config.steps}: remove that checkpoint to continue "
+            "from the one before"
         )

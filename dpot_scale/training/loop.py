@@ -12,7 +12,7 @@ from torch import Tensor
 from dpot_scale.checkpoints.checkpoint import TrainState
 from dpot_scale.config.run import RunConfig
 from dpot_scale.data.stream.assembly import Batch
-from dpot_scale.data.stream.reader import BatchStream, positions
+from dpot_scale.data.stream.reader import BatchStream
 from dpot_scale.engine.collectives import on_every_rank, raise_on_all
 from dpot_scale.engine.engine import Engine, Rates, Update
 from dpot_scale.engine.runtime import World
@@ -64,21 +64,21 @@ class Trainer:
         Raises:
             SharedDataError: a rank cannot read its data; raised on all ranks.
         """
-        micro_batches = self.stream.start(state.windows_seen)
+        micro_batches = self.stream.start(state.step)
         meter = self.meter = Meter(self.world, lambda: self.stream.wait_seconds)
         self._saved_step = state.step
         stop = None
         with closing(Health(self.world, self.told_to_stop)) as health:
             while stop is None and state.step < self.config.steps:
                 rates = self._schedule.at(state.step)
-                loss, update = self._train_step(micro_batches, state.step, rates)
+                loss, update = self._train_step(micro_batches, rates)
                 vote = health.vote(
                     unreadable=self._unreadable is not None, save_due=self._save_due()
                 )
                 if vote.unreadable:
                     self._refuse_data(state, rates)
                 meter.add(loss, update, self.config.batch.global_batch)
-                state = state.after_step(self.config.batch.global_batch)
+                state = state.after_step()
                 saving = vote.save_due or self._due(self.config.checkpoint.every, state.step)
                 saving = saving or self.config.checkpoint.is_milestone(state.step)
                 if vote.signalled:
@@ -126,13 +126,11 @@ class Trainer:
         seconds = 60 * self.config.checkpoint.minutes
         return self.world.is_main and 0 < seconds <= time.monotonic() - self._saved
 
-    def _train_step(
-        self, micro_batches: Iterator[Batch], step: int, rates: Rates
-    ) -> tuple[Tensor, Update]:
+    def _train_step(self, micro_batches: Iterator[Batch], rates: Rates) -> tuple[Tensor, Update]:
         def next_batch() -> Batch:
             return self._next_batch(micro_batches)
 
-        return train_step(self.engine, next_batch, self.config, self.world, step, rates)
+        return train_step(self.engine, next_batch, self.config, self.world, rates)
 
     def _next_batch(self, micro_batches: Iterator[Batch]) -> Batch:
         """Return the next micro-batch; one without numbers once the data cannot be read.
@@ -198,36 +196,28 @@ def train_step(
     next_batch: Callable[[], Batch],
     config: RunConfig,
     world: World,
-    step: int,
     rates: Rates,
 ) -> tuple[Tensor, Update]:
     """Make one optimizer update; return the mean loss of this rank and what the step did."""
     loss_sum = torch.zeros((), device=world.device)
     accumulation_steps = config.batch.accumulation_steps(world.world_size)
-    for micro_step in range(accumulation_steps):
-        loss = training_loss(
-            engine,
-            next_batch(),
-            config.objective,
-            config.model.history,
-            _noise_generators(config, world, step, micro_step),
-        )
+    for _ in range(accumulation_steps):
+        batch = next_batch()
+        noise = _noise_generators(config, batch)
+        loss = training_loss(engine, batch, config.objective, config.model.history, noise)
         engine.backward(loss)
         loss_sum += loss.detach()
     return loss_sum / accumulation_steps, engine.step(rates)
 
 
-def _noise_generators(
-    config: RunConfig, world: World, step: int, micro_step: int
-) -> list[torch.Generator]:
+def _noise_generators(config: RunConfig, batch: Batch) -> list[torch.Generator]:
     """Return a generator for each window of a micro-batch, a function of its position.
 
     So resuming needs no saved state, and any number of ranks sees the same noise.
     """
-    places = positions(config.batch, world.world_size, world.rank, step, micro_step)
     return [
-        torch.Generator(world.device).manual_seed(_hashed(config.seed, position))
-        for position in places
+        torch.Generator(batch.frames_BTCxy.device).manual_seed(_hashed(config.seed, position))
+        for position in batch.positions
     ]
 
 

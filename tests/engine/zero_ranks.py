@@ -184,7 +184,7 @@ def resume(world: World, folder: Path, deepspeed: str) -> Result:
     engine = start_engine(config(deepspeed), world)
     store = CheckpointStore(folder, config=CheckpointConfig(), config_hash="hash", world=world)
     train(engine, world, steps=range(3))
-    store.save(engine, TrainState(step=3, windows_seen=3 * GLOBAL_BATCH))
+    store.save(engine, TrainState(step=3))
     straight = train(engine, world, steps=range(3, STEPS))
     straight["weights"] = whole_weights(engine)
     resumed_engine = start_engine(config(deepspeed, seed=1), world)

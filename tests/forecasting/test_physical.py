@@ -17,10 +17,8 @@ def test_a_model_sees_normalised_fields_and_forecasts_physical_ones() -> None:
         return DPOTOutput(frames=0.5 * frames[:, -1:], logits=torch.empty(0))
 
     def batch_of(scale: Scale | None) -> Batch:
-        scored, labels = torch.ones(1, 2, dtype=torch.bool), torch.zeros(1, dtype=torch.int64)
-        return Batch(
-            frames_BTCxy=frames, scored_BC=scored, labels_B=labels, scale=scale, counted_Bxy=None
-        )
+        scored = torch.ones(1, 2, dtype=torch.bool)
+        return Batch(frames_BTCxy=frames, scored_BC=scored, scale=scale, counted_Bxy=None)
 
     batch = batch_of(Scale(torch.tensor([[3.0, 0.0]]), torch.tensor([[2.0, 1.0]])))
     forecast = in_physical_units(halve, batch)(frames).frames

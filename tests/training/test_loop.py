@@ -15,8 +15,9 @@ from dpot_scale.checkpoints.store import TrainState
 from dpot_scale.config.load import load_run
 from dpot_scale.config.run import RunConfig
 from dpot_scale.data.datasets import open_datasets
+from dpot_scale.data.stream.assembly import Assembler
 from dpot_scale.data.stream.mixture import open_mixture
-from dpot_scale.data.stream.reader import BatchStream, training_windows
+from dpot_scale.data.stream.reader import BatchStream, Share, training_windows
 from dpot_scale.engine.engine import Rates, Update
 from dpot_scale.engine.runtime import World, start_world
 from dpot_scale.errors import SharedDataError
@@ -109,17 +110,13 @@ class Loop:
 
     def __init__(self, config: RunConfig, world: World, directory: Path) -> None:
         stores = open_datasets(config.data, config.model, progress=lambda _: None)
-        frames = config.model.history + config.model.horizon
+        frames = config.window_frames
         self.stream = BatchStream(
             stores,
             open_mixture(training_windows(stores, frames), config.data, config.seed),
-            model=config.model,
-            data=config.data,
-            batch=config.batch,
-            frames=frames,
-            rank=world.rank,
-            world_size=world.world_size,
-            device=world.device,
+            Share(config.batch, world.rank, world.world_size),
+            Assembler(config.model, config.data, world.device),
+            frames,
         )
         self.directory = directory
         self.engine = Plain(config.batch.accumulation_steps(world.world_size))
@@ -143,9 +140,8 @@ class Loop:
         return {"eval/mean/rel_l2": 1.0}
 
     def fit(self, step: int = 0) -> tuple[StopReason, TrainState]:
-        global_batch = self.trainer.config.batch.global_batch
         try:
-            return self.trainer.fit(TrainState(step=step, windows_seen=step * global_batch))
+            return self.trainer.fit(TrainState(step=step))
         finally:
             self.stream.close()
             self.tracker.close()
@@ -172,7 +168,7 @@ def loop(tiny_yaml: Path, tmp_path: Path, world: World) -> Callable[..., Loop]:
 
 def test_everything_is_done_at_the_end(loop: Callable[..., Loop]) -> None:
     made = loop("tracking.log_every=100")
-    assert made.fit() == (StopReason.FINISHED, TrainState(step=STEPS, windows_seen=4 * STEPS))
+    assert made.fit() == (StopReason.FINISHED, TrainState(step=STEPS))
     assert (list(made.losses), made.evaluated, made.saves.steps) == ([STEPS], [STEPS], [STEPS])
 
 
@@ -271,7 +267,7 @@ def test_a_signal_stops_after_the_step_and_saves(log_every: int, loop: Callable[
             os.kill(os.getpid(), signal.SIGTERM)
 
     made.engine.at_step = kill_at_third
-    assert made.fit() == (StopReason.SIGNAL, TrainState(step=3, windows_seen=12))
+    assert made.fit() == (StopReason.SIGNAL, TrainState(step=3))
     assert made.saves.steps == [3]
     assert max(made.losses) == 3
     assert signal.getsignal(signal.SIGTERM) is handler
@@ -298,7 +294,7 @@ def test_data_that_cannot_be_read_stop_the_run_before_the_next_update(
         made.fit()
     last = max(made.losses)
     assert 0 < last < STEPS
-    assert made.saves.states[-1] == TrainState(step=last, windows_seen=4 * last)
+    assert made.saves.states[-1] == TrainState(step=last)
     assert len(made.saves.steps) == len(set(made.saves.steps)), "none is saved twice"
     assert all(math.isfinite(loss) for loss in made.losses.values())
 
@@ -307,7 +303,7 @@ def test_a_run_that_is_told_to_stop_saves(loop: Callable[..., Loop]) -> None:
     """As a worker of Ray is, whose training gets no signals."""
     made = loop("tracking.log_every=100")
     made.trainer.told_to_stop = lambda: len(made.engine.seen) > 3
-    assert made.fit() == (StopReason.SIGNAL, TrainState(step=3, windows_seen=12))
+    assert made.fit() == (StopReason.SIGNAL, TrainState(step=3))
     assert made.saves.steps == [3]
     assert max(made.losses) == 3
 
@@ -349,7 +345,7 @@ def test_a_signal_waits_for_a_step_that_may_be_saved(loop: Callable[..., Loop]) 
     made = loop()
     made.engine.breaks = [2, 3]
     made.engine.at_step = lambda step: os.kill(os.getpid(), signal.SIGTERM) if step == 2 else None
-    assert made.fit() == (StopReason.SIGNAL, TrainState(step=5, windows_seen=20))
+    assert made.fit() == (StopReason.SIGNAL, TrainState(step=5))
     assert made.saves.steps == [5]
 
 

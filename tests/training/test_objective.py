@@ -29,7 +29,6 @@ def batch_of(
     return Batch(
         frames_BTCxy=frames,
         scored_BC=torch.tensor([scored or [True] * channels] * windows),
-        labels_B=torch.zeros(windows, dtype=torch.int64),
         scale=scale,
         counted_Bxy=counted,
     )

@@ -13,7 +13,6 @@ from torch.nn import functional
 
 from dpot_scale.config.data import DataConfig
 from dpot_scale.config.model import ModelConfig
-from dpot_scale.data.catalog import label_of
 from dpot_scale.data.info import MASK
 from dpot_scale.data.store.dataset import DatasetStore, Split
 from dpot_scale.data.stream.mixture import Cut
@@ -25,13 +24,16 @@ INTERPOLATION = {2: "bilinear", 3: "trilinear"}
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
-    """Windows of one forward, on the device, in fp32 and in physical units."""
+    """Windows of one forward, on the device, in fp32 and in physical units.
+
+    The frames of a batch from a stream are overwritten when the next one is asked for.
+    """
 
     frames_BTCxy: Tensor
     scored_BC: Tensor  # bool: a real field, not padding or a geometry mask
-    labels_B: Tensor  # dataset classes, int64
     scale: "Scale | None" = None  # with which the model sees the frames; None: as they are
     counted_Bxy: Tensor | None = None  # bool: points outside obstacles; None: all points count
+    positions: tuple[int, ...] = ()  # of its windows in the training stream; held-out: none
 
 
 @dataclass(frozen=True)
@@ -74,8 +76,15 @@ class Assembler:
         space = [self.model.grid] * self.model.space_dims
         return torch.empty((windows, frames, self.model.channels, *space), device=self.device)
 
-    def batch(self, windows: Sequence[Window], frames_BTCxy: Tensor) -> Batch:
+    def batch(
+        self, windows: Sequence[Window], frames_BTCxy: Tensor, positions: Sequence[int] = ()
+    ) -> Batch:
         """Return windows as a batch whose frames are put into `frames_BTCxy`.
+
+        Args:
+            windows: Where the frames are stored.
+            frames_BTCxy: Room for them.
+            positions: Of the windows in the training stream.
 
         Raises:
             DataError: a shard is missing or damaged, or holds values that are not finite.
@@ -86,13 +95,12 @@ class Assembler:
             frames_TCxy[:, :fields] = fields_TCxy
             frames_TCxy[:, fields:] = PADDING_VALUE
         scored_BC = self._per_channel([window.store.info.scored for window in windows], False)
-        labels_B = torch.tensor([label_of(window.store.info.name) for window in windows])
         return Batch(
             frames_BTCxy=frames_BTCxy,
             scored_BC=self._moved(scored_BC),
-            labels_B=self._moved(labels_B),
             scale=self._scale(windows, scored_BC) if self.data.normalize == "dataset" else None,
             counted_Bxy=self._counted(windows, frames_BTCxy) if self.data.mask_points else None,
+            positions=tuple(positions),
         )
 
     def _read(self, window: Window, frames: int) -> Tensor:

@@ -11,12 +11,11 @@ import queue
 import threading
 import time
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from dpot_scale.config.data import DataConfig
-from dpot_scale.config.model import ModelConfig
 from dpot_scale.config.run import BatchConfig
 from dpot_scale.data.store.dataset import DatasetStore
 from dpot_scale.data.stream.assembly import Assembler, Batch, Window
@@ -50,67 +49,68 @@ def training_windows(
     return windows
 
 
-def positions(batch: BatchConfig, world_size: int, rank: int, step: int, micro_step: int) -> range:
-    """Return the positions of the stream that one micro-batch of one rank covers.
+@dataclass(frozen=True, slots=True)
+class Share:
+    """Which windows of the stream one rank takes.
 
-    Step s covers [s * global_batch, (s + 1) * global_batch) for every number of ranks.
+    Step s covers the positions [s * global_batch, (s + 1) * global_batch) for any number of ranks.
     """
-    windows = batch.settled_micro_batch
-    first = step * batch.global_batch + micro_step * windows * world_size
-    return range(first + rank * windows, first + (rank + 1) * windows)
+
+    batch: BatchConfig
+    rank: int = 0
+    world_size: int = 1
+
+    def positions(self, step: int, micro_step: int) -> range:
+        """Return the positions of one micro-batch."""
+        windows = self.batch.settled_micro_batch
+        first = step * self.batch.global_batch + micro_step * windows * self.world_size
+        return range(first + self.rank * windows, first + (self.rank + 1) * windows)
+
+    def micro_batches(self, first_step: int) -> Iterator[range]:
+        """Yield the positions of all micro-batches from a step on, without end."""
+        micro_steps = range(self.batch.accumulation_steps(self.world_size))
+        for step in itertools.count(first_step):
+            for micro_step in micro_steps:
+                yield self.positions(step, micro_step)
 
 
 class BatchStream:
-    """The micro-batches of one rank, from any position of the stream on.
+    """The micro-batches of one rank, from any step on.
 
     Args:
         stores: The datasets of the mixture, whose training split is read.
         mixture: Decides which window is where.
-        model: The shape of a batch.
-        data: What a batch holds beside frames.
-        batch: The batch arithmetic.
+        share: Which windows this rank takes.
+        assembler: Makes batches of them.
         frames: Frames of a window, history and targets.
-        rank: Of this process.
-        world_size: Number of ranks.
-        device: Where batches go.
     """
 
     def __init__(
         self,
         stores: Mapping[str, DatasetStore],
         mixture: Mixture,
-        *,
-        model: ModelConfig,
-        data: DataConfig,
-        batch: BatchConfig,
+        share: Share,
+        assembler: Assembler,
         frames: int,
-        rank: int,
-        world_size: int,
-        device: torch.device,
     ) -> None:
         self.stores = stores
         self.mixture = mixture
-        self.batch = batch
+        self.share = share
         self.frames = frames
-        self.rank = rank
-        self.world_size = world_size
-        self.device = device
         self.wait_seconds = 0.0  # how long the consumer has waited for data
-        self._assembler = Assembler(model, data, device)
+        self._assembler = assembler
         # What frames are put into, again and again; None ends the reader.
         self._free: queue.SimpleQueue[Tensor | None] = queue.SimpleQueue()
         self._reader: threading.Thread | None = None
 
-    def start(self, windows_seen: int) -> Iterator[Batch]:
-        """Yield this rank's micro-batches without end, from a position of the stream on.
+    def start(self, first_step: int) -> Iterator[Batch]:
+        """Yield this rank's micro-batches without end, from those of a step on.
 
         The frames of a batch are overwritten once the next one is asked for.
         """
-        assert windows_seen % self.batch.global_batch == 0
         ready: queue.SimpleQueue[Batch | Exception] = queue.SimpleQueue()
-        first_step = windows_seen // self.batch.global_batch
         for _ in range(1 + PREFETCHED_BATCHES):
-            self._free.put(self._assembler.empty(self.batch.settled_micro_batch, self.frames))
+            self._free.put(self._room())
         self._reader = threading.Thread(
             target=self._read_ahead, args=(first_step, ready), name="window reader", daemon=True
         )
@@ -126,12 +126,12 @@ class BatchStream:
 
     def void_batch(self) -> Batch:
         """Return a micro-batch of NaN, which no gradient survives: in place of one that is bad."""
-        frames_BTCxy = self._assembler.empty(self.batch.settled_micro_batch, self.frames)
+        frames_BTCxy = self._room()
         windows, _, channels = frames_BTCxy.shape[:3]
         return Batch(
             frames_BTCxy=frames_BTCxy.fill_(torch.nan),
-            scored_BC=torch.ones(windows, channels, dtype=torch.bool, device=self.device),
-            labels_B=torch.zeros(windows, dtype=torch.int64, device=self.device),
+            scored_BC=frames_BTCxy.new_ones(windows, channels, dtype=torch.bool),
+            positions=(0,) * windows,
         )
 
     def close(self) -> None:
@@ -143,22 +143,20 @@ class BatchStream:
     def _read_ahead(self, first_step: int, ready: "queue.SimpleQueue[Batch | Exception]") -> None:
         """Make batches in order until the stream is closed; an error goes to the consumer."""
         try:
-            if self.device.type == "cuda":
-                torch.cuda.set_device(self.device)  # a new thread begins with the first one
-            for micro_batch in self._positions(first_step):
+            device = self._assembler.device
+            if device.type == "cuda":
+                torch.cuda.set_device(device)  # a new thread begins with the first one
+            for positions in self.share.micro_batches(first_step):
                 frames_BTCxy = self._free.get()
                 if frames_BTCxy is None:
                     return
-                windows = [self._window(position) for position in micro_batch]
-                ready.put(self._assembler.batch(windows, frames_BTCxy))
+                windows = [self._window(position) for position in positions]
+                ready.put(self._assembler.batch(windows, frames_BTCxy, positions))
         except Exception as error:
             ready.put(error)
 
-    def _positions(self, first_step: int) -> Iterator[range]:
-        micro_steps = self.batch.accumulation_steps(self.world_size)
-        for step in itertools.count(first_step):
-            for micro_step in range(micro_steps):
-                yield positions(self.batch, self.world_size, self.rank, step, micro_step)
+    def _room(self) -> Tensor:
+        return self._assembler.empty(self.share.batch.settled_micro_batch, self.frames)
 
     def _window(self, position: int) -> Window:
         name, cut = self.mixture.locate(position)

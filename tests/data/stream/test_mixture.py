@@ -17,7 +17,7 @@ from dpot_scale.data.stream.mixture import (
     Windows,
     open_mixture,
 )
-from dpot_scale.data.stream.reader import positions
+from dpot_scale.data.stream.reader import Share
 from dpot_scale.errors import ConfigError
 
 few = settings(max_examples=25, deadline=None)
@@ -176,7 +176,7 @@ def test_ranks_and_micro_steps_partition_the_stream(
         position
         for rank in range(world_size)
         for micro_step in range(accumulation)
-        for position in positions(batch, world_size, rank, step, micro_step)
+        for position in Share(batch, rank, world_size).positions(step, micro_step)
     ]
     assert sorted(covered) == list(range(step * global_batch, (step + 1) * global_batch))
 

@@ -12,14 +12,13 @@ import torch
 from dpot_scale.config.data import DataConfig
 from dpot_scale.config.model import ModelConfig
 from dpot_scale.config.run import BatchConfig
-from dpot_scale.data.catalog import label_of
 from dpot_scale.data.store.dataset import DatasetStore
-from dpot_scale.data.stream.assembly import Batch
+from dpot_scale.data.stream.assembly import Assembler, Batch
 from dpot_scale.data.stream.mixture import WeightedMixture, Windows
 from dpot_scale.data.stream.reader import (
     PREFETCHED_BATCHES,
     BatchStream,
-    positions,
+    Share,
     training_windows,
 )
 from dpot_scale.errors import DataError
@@ -35,7 +34,7 @@ def stream_over(
     *,
     rank: int = 0,
     world_size: int = 1,
-    windows_seen: int = 0,
+    first_step: int = 0,
     micro_batch: int = 2,
     strides: tuple[int, ...] = (1,),
 ) -> Iterator[Iterator[Batch]]:
@@ -43,16 +42,12 @@ def stream_over(
     stream = BatchStream(
         stores,
         WeightedMixture(training_windows(stores, FRAMES, strides), weights, SEED),
-        model=ModelConfig(grid=4, channels=3),
-        data=DataConfig(weights=weights),
-        batch=BatchConfig(global_batch=12, micro_batch=micro_batch),
-        frames=FRAMES,
-        rank=rank,
-        world_size=world_size,
-        device=CPU,
+        Share(BatchConfig(global_batch=12, micro_batch=micro_batch), rank, world_size),
+        Assembler(ModelConfig(grid=4, channels=3), DataConfig(weights=weights), CPU),
+        FRAMES,
     )
     try:
-        yield stream.start(windows_seen)
+        yield stream.start(first_step)
     finally:
         stream.close()
 
@@ -66,11 +61,10 @@ def windows_at(
     found = {}
     for rank in range(world_size):
         options = {"rank": rank, "world_size": world_size, "micro_batch": micro_batch}
-        with stream_over(stores, windows_seen=12 * steps.start, **options) as batches:
-            for step, micro_step in itertools.product(steps, micro_steps):
-                covered = positions(batch, world_size, rank, step, micro_step)
-                frames = next(batches).frames_BTCxy.clone()
-                found |= dict(zip(covered, frames, strict=True))
+        with stream_over(stores, first_step=steps.start, **options) as batches:
+            for _ in itertools.product(steps, micro_steps):
+                made = next(batches)
+                found |= dict(zip(made.positions, made.frames_BTCxy.clone(), strict=True))
     return found
 
 
@@ -100,7 +94,7 @@ def test_every_window_is_the_one_the_mixture_says(stores) -> None:
             batch = next(batches)
             for row in range(12):
                 name, (trajectory, start, stride) = mixture.locate(12 * step + row)
-                assert int(batch.labels_B[row]) == label_of(name)
+                assert batch.scored_BC[row].sum() == len(stores[name].info.channels)
                 if name == "a":  # which is not resized: a value says where it is from
                     seen.add(stride)
                     stored = range(start, start + FRAMES * stride, stride)
