@@ -9,6 +9,7 @@ from typing import Any
 
 from dpot_scale.config.base import Section
 from dpot_scale.config.data import SuiteConfig
+from dpot_scale.config.identity import LEFT_OUT
 from dpot_scale.config.run import RunConfig
 from dpot_scale.config.sweep import SweepConfig
 
@@ -22,6 +23,11 @@ INTRODUCTION = """\
 A config is a YAML file; `extends: PRESET_OR_PATH` begins from another one. On the command line,
 `key.sub=value` overrides a key, and `--print-config` prints the complete config, which is accepted
 back. The presets are in `dpot_scale/config/presets/`.
+
+The keys with "yes" under "identity" decide the numbers of a run: with another value it is another
+run, which needs another `name`. Of what a config names, the content counts: of each dataset its
+recipe or the checksums of its files, of `initialize_from` the weights, of `engine.deepspeed` the
+precision.
 """
 
 Schema = dict[str, Any]  # JSON schema of a config, a section or a key
@@ -29,27 +35,44 @@ Schema = dict[str, Any]  # JSON schema of a config, a section or a key
 
 def page() -> str:
     """Return the reference as Markdown: a table for each kind of config and for each section."""
-    kinds = {kind: model.model_json_schema() for kind, model in KINDS.items()}
+    kinds = {kind: _schema(model) for kind, model in KINDS.items()}
     # Of each class, the heading of its chapter: the key path of its first use.
     places = {schema["title"]: f"a-{kind}" for kind, schema in kinds.items()}
-    for schema in kinds.values():
-        for keys, name in _sections(schema, schema.get("$defs", {})):
-            places.setdefault(name, keys)
-    parts, written = [INTRODUCTION], {schema["title"] for schema in kinds.values()}
+    parts = [INTRODUCTION]
     for kind, schema in kinds.items():
-        parts.append(_chapter(f"## A {kind}", schema, places))
-        for name, keys in places.items():
-            if name in schema.get("$defs", {}) and name not in written:
-                parts.append(_chapter(f"### `{keys}`", schema["$defs"][name], places))
-                written.add(name)
+        chapters = list(_sections(schema, schema.get("$defs", {}), places))
+        is_run = kind == "run"
+        parts.append(_chapter(f"## A {kind}", schema, places, [] if is_run else None))
+        for keys, name in chapters:
+            section = schema["$defs"][name]
+            path = keys.split(".") if is_run else None
+            parts.append(_chapter(f"### `{keys}`", section, places, path))
     return "\n".join(parts)
+
+
+def _schema(model: type[Section]) -> Schema:
+    """Return the JSON schema of a config, with the names of defaults that a function makes."""
+    schema = model.model_json_schema()
+    classes = {section.__name__: section for section in _subclasses(Section)}
+    for part in (schema, *schema.get("$defs", {}).values()):
+        for key, field in classes[part["title"]].model_fields.items():
+            if field.default_factory is not None:
+                made = field.get_default(call_default_factory=True)
+                part["properties"][key]["default"] = getattr(made, "name", {"its": "own"})
+    return schema
+
+
+def _subclasses(base: type[Section]) -> Iterator[type[Section]]:
+    for section in base.__subclasses__():
+        yield section
+        yield from _subclasses(section)
 
 
 def undescribed() -> list[str]:
     """Return the keys, as Class.key, that say nothing of their meaning."""
     missing = set[str]()
     for model in KINDS.values():
-        schema = model.model_json_schema()
+        schema = _schema(model)
         for section in (schema, *schema.get("$defs", {}).values()):
             for key, field in section["properties"].items():
                 if "description" not in field and "$ref" not in field:
@@ -58,14 +81,15 @@ def undescribed() -> list[str]:
 
 
 def _sections(
-    schema: Schema, sections: dict[str, Schema], above: str = ""
+    schema: Schema, sections: dict[str, Schema], places: dict[str, str], above: str = ""
 ) -> Iterator[tuple[str, str]]:
-    """Yield the key path and the class of every section below one, in the order of keys."""
+    """Yield the key path and the class of sections that have no place yet, and give them one."""
     for key, field in schema["properties"].items():
         for name in _references(field):
-            keys = f"{above}{key}" + (".NAME" if field.get("type") == "object" else "")
-            yield keys, name
-            yield from _sections(sections[name], sections, f"{keys}.")
+            if name not in places:
+                keys = places[name] = f"{above}{key}" + ".NAME" * (field.get("type") == "object")
+                yield keys, name
+                yield from _sections(sections[name], sections, places, f"{keys}.")
 
 
 def _references(field: Schema) -> list[str]:
@@ -87,15 +111,36 @@ def _entries(field: Schema) -> list[Schema]:
     return [entry for entry in entries if isinstance(entry, dict)]
 
 
-def _chapter(heading: str, section: Schema, places: dict[str, str]) -> str:
+def _chapter(heading: str, section: Schema, places: dict[str, str], path: list[str] | None) -> str:
+    """Return the table of a section.
+
+    Args:
+        heading: The heading above it.
+        section: The schema of the section.
+        places: Of each class, the heading of its chapter.
+        path: The keys of a run that lead to the section; None if it is no part of a run.
+    """
     lines = [heading, "", section["description"].partition("\n\n")[0], ""]
-    lines += ["| key | value | default | meaning |", "|---|---|---|---|"]
+    columns = ["key", "value", "default", *["identity"] * (path is not None), "meaning"]
+    lines += [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
     for key, field in section["properties"].items():
-        default = "**required**" if key in section.get("required", ()) else _default(field)
-        meaning = " ".join(field.get("description", "").split()).replace("|", "\\|")
-        row = f"| `{key}` | {_value(field, places)} | {default} | {meaning} |"
-        lines.append(row.replace("|  |", "| |").replace("|  |", "| |"))
+        cells = [f"`{key}`", _value(field, places)]
+        cells.append("**required**" if key in section.get("required", ()) else _default(field))
+        if path is not None:
+            cells.append("yes" if _decides_numbers([*path, key]) and "$ref" not in field else "")
+        cells.append(" ".join(field.get("description", "").split()).replace("|", "\\|"))
+        lines.append(f"| {' | '.join(cells)} |".replace("|  |", "| |").replace("|  |", "| |"))
     return "\n".join(lines) + "\n"
+
+
+def _decides_numbers(path: list[str]) -> bool:
+    """Return whether a key of a run is part of its identity."""
+    left_out: Any = LEFT_OUT
+    for key in path:
+        if left_out is True or key not in left_out:
+            return left_out is not True
+        left_out = True if isinstance(left_out, set) else left_out[key]
+    return left_out is not True
 
 
 def _default(field: Schema) -> str:

@@ -33,9 +33,8 @@ def open_datasets(
         if generate:
             generate_suite(config.suite, config.root, progress=progress)
         else:
-            missing_datasets(
-                config.suite, config.root
-            )  # those that are there must be of its recipes
+            # Those that are there must have been made by its recipes.
+            missing_datasets(config.suite, config.root)
     stores = {name: open_store(config.root, name) for name in config.weights}
     for store in stores.values():
         _check_fits(store.info, model)

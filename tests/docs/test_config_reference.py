@@ -16,6 +16,9 @@ def test_the_page_is_what_the_classes_say() -> None:
     assert page == REFERENCE["page"](), "run `python docs/config_reference.py`"
 
 
-def test_a_key_stands_with_its_values_its_default_and_its_meaning() -> None:
+def test_a_key_stands_with_its_values_its_default_its_identity_and_its_meaning() -> None:
     page = REFERENCE["page"]()
-    assert "| `log_every` | whole number ≥ 1 | `10` | Steps per logged point of a curve. |" in page
+    assert (
+        "| `log_every` | whole number ≥ 1 | `10` | | Steps per logged point of a curve. |" in page
+    )
+    assert "| `lr` | number > 0 | `0.001` | yes | Peak learning rate. |" in page
