@@ -3,16 +3,21 @@
 import io
 import json
 import shutil
-from contextlib import redirect_stdout
+from contextlib import AbstractContextManager, redirect_stdout
 from pathlib import Path
+from types import ModuleType
+from unittest.mock import Mock, patch
 
 import pytest
 import torch
 import yaml
 
 from dpot_scale.checkpoints.weights import load_model, read
+from dpot_scale.config import strategy
 from dpot_scale.config.load import load_run
 from dpot_scale.config.places import RESULT_FILE
+from dpot_scale.config.strategy import FOLDER
+from dpot_scale.runs import resolved
 from dpot_scale.runs.resolved import identify
 from dpot_scale.runs.result import TrainingResult, read_result
 from dpot_scale.runs.run import run_training
@@ -28,12 +33,26 @@ def short(tiny_yaml: Path, tmp_path: Path) -> list[str]:
 
 @pytest.fixture(scope="module")
 def once(tiny_yaml: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """Where that run has been finished, and what it printed."""
+    """Where that run has been finished, and what it printed.
+
+    Its sharding lies in a file of its own, which is opened and completed once.
+    """
     output = tmp_path_factory.mktemp("runs")
+    sharding = shutil.copy(FOLDER / "zero3_fp32.json", output / "mine.json")
     printed = io.StringIO()
-    with redirect_stdout(printed):
-        assert main(command(tiny_yaml, output)) == 0
+    with (
+        redirect_stdout(printed),
+        counted(strategy, "_read") as read_file,
+        counted(resolved, "effective_deepspeed_config") as completed,
+    ):
+        assert main([*command(tiny_yaml, output), f"engine.deepspeed={sharding}"]) == 0
+    assert (read_file.call_count, completed.call_count) == (1, 1)
     return output / "short", printed.getvalue()
+
+
+def counted(module: ModuleType, function: str) -> AbstractContextManager[Mock]:
+    """Count the calls of a function while it does what it does."""
+    return patch.object(module, function, wraps=getattr(module, function))
 
 
 @pytest.fixture
@@ -119,7 +138,7 @@ def test_other_ranks_print_no_config(
         (["evaluation.rollout_frames=6"], "stores 9 test frames"),
         (["data.suite=null", "data.root=/absent"], "is missing under /absent"),
         (["engine.deepspeed=zero4"], "engine.deepspeed='zero4' is not in deepspeed_configs/"),
-        (["initialize_from=absent.pth"], "absent.pth is not a file"),
+        (["initialize_from=absent.pth"], "absent.pth does not exist"),
         (["output=/dev/null"], "cannot write to /dev/null/short: Not a directory"),
     ],
 )
@@ -148,7 +167,7 @@ def test_the_header_says_what_will_happen(once: tuple[Path, str]) -> None:
     assert header["model"].strip().startswith(f"{parameters:,} parameters, ")
     assert header["batch"].strip() == "4 windows = 2 per rank x 1 ranks x 2 accumulated"
     assert header["length"].strip() == "16 windows = 4 steps"
-    assert header["engine"].startswith("zero3_fp32 on 1 x ")
+    assert header["engine"].startswith("mine.json on 1 x ")
     assert header["data"].strip() == "dr_pdb_generated x 2, swe_pdb_generated x 1, swe_coarse x 1"
 
 

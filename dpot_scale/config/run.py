@@ -27,6 +27,8 @@ from dpot_scale.config.model import ModelConfig
 from dpot_scale.config.strategy import Strategy, read_strategy
 from dpot_scale.errors import ConfigError
 
+STRATEGY = "zero3_bf16"  # where a run names none
+
 
 class ObjectiveConfig(Section):
     """The training loss: relative L2 of forecasts that are made from noisy frames, unrolled."""
@@ -154,7 +156,10 @@ class EngineConfig(Section):
     kind: Literal["deepspeed", "fairscale"] = "deepspeed"
     """Which library trains. fairscale: OSS and DistributedDataParallel, in fp32; an independent
     second opinion on what DeepSpeed computes."""
-    deepspeed: Strategy = Field(default_factory=partial(read_strategy, "zero3_bf16"))
+    deepspeed: Strategy = Field(
+        default_factory=partial(read_strategy, STRATEGY),
+        json_schema_extra={"default": STRATEGY},
+    )
     """How to shard: the name of a file in `deepspeed_configs/`, the path of a JSON file, or its
     name and content."""
     nvme_path: Path | None = None

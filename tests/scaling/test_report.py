@@ -44,7 +44,7 @@ def finish(trial: Trial, rel_l2: float, *, bad_on: str = "") -> None:
     result = TrainingResult(
         name=trial.id,
         identity="0123456789ab",
-        datasets={},
+        datasets=dict.fromkeys(PERSISTENCE, "0123456789ab"),
         world_size=2,
         parameters=trial.parameters,
         block_parameters=trial.block_parameters,
@@ -143,6 +143,7 @@ def test_the_csv_holds_every_score(tmp_path: Path) -> None:
         rows = list(csv.DictReader(file))
     assert len(rows) == len(trials) * len(PERSISTENCE)
     assert {row["trial"] for row in rows} == {trial.id for trial in trials}
+    assert {row["digest"] for row in rows} == {"0123456789ab"}
     assert all(float(row["rel_l2"]) == 0.25 for row in rows)
     assert {float(row["persistence_rel_l2"]) for row in rows} == set(PERSISTENCE.values())
 

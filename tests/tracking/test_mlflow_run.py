@@ -57,7 +57,7 @@ def at(folder: Path) -> TrackingConfig:
 
 
 def the_run(directory: Path, tracking: TrackingConfig) -> MlflowRun:
-    return MlflowRun(directory, CONFIG, tracking, name="run")
+    return MlflowRun(directory, CONFIG, tracking, name="run", datasets={"a": "0123456789ab"})
 
 
 def opened(directory: Path, tracking: TrackingConfig) -> str:
@@ -96,7 +96,17 @@ def test_a_run_holds_its_config(tmp_path: Path, mirrored: TrackingConfig) -> Non
     params = run_of(mirrored, run_id).data.params
     assert params["data.weights.dataset_119"] == "120.0"
     assert params["batch.micro_batch"] == "2"
+    assert params["engine.deepspeed"] == "zero3_bf16"
+    assert params["optim.betas"] == "[0.9, 0.9]"
     assert [entry.path for entry in client_of(mirrored).list_artifacts(run_id)] == ["config.yaml"]
+
+
+def test_the_table_of_runs_names_the_datasets(tmp_path: Path, mirrored: TrackingConfig) -> None:
+    run_id = opened(tmp_path, mirrored)
+    assert opened(tmp_path, mirrored) == run_id
+    (entry,) = run_of(mirrored, run_id).inputs.dataset_inputs
+    assert (entry.dataset.name, entry.dataset.digest) == ("a", "0123456789ab")
+    assert [(tag.key, tag.value) for tag in entry.tags] == [("mlflow.data.context", "training")]
 
 
 def test_a_run_of_another_database_is_opened_anew(tmp_path: Path, mirrored: TrackingConfig) -> None:
