@@ -69,7 +69,7 @@ PUBLIC: dict[str, list[tuple[str, list[str]]]] = {
         ("dpot_scale.runs.run", ["run_training"]),
         ("dpot_scale.runs.result", ["read_result", "TrainingResult"]),
         ("dpot_scale.scaling.plan", ["plan"]),
-        ("dpot_scale.scaling.controller", ["run_sweep"]),
+        ("dpot_scale.scaling.driver", ["run_sweep"]),
         ("dpot_scale.scaling.report", ["write_report"]),
         ("dpot_scale.scaling.law", ["fit_power_law", "PowerLaw"]),
     ],

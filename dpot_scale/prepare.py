@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
 
-from dpot_scale.config.arguments import PLACES, Parser
+from dpot_scale.config.arguments import Entry
 from dpot_scale.config.load import load_suite, presets
 from dpot_scale.config.places import in_home
 from dpot_scale.data.importers.collection import import_all
@@ -29,20 +29,18 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     The exit code is 1 if a file was not imported or a dataset is faulty, 2 for wrong usage.
     """
-    parser = Parser(
-        prog="python -m dpot_scale.prepare",
-        description="Make the datasets that training reads, and look after them. Without any "
-        "download, `generate` solves three equations in about a minute; `import` reads published "
-        "files.",
-        epilog=PLACES,
+    entry = Entry(
+        "prepare",
+        "Make the datasets that training reads, and look after them. Without any download, "
+        "`generate` solves three equations in about a minute; `import` reads published files.",
     )
-    _add_generate(parser)
-    _add_import(parser)
+    _add_generate(entry)
+    _add_import(entry)
     for name, text, run in (
         ("list", "show which datasets there are", _list),
         ("verify", "check checksums, shapes, values and repeated trajectories", _verify),
     ):
-        parser.add_command(name, text, run).add_argument(
+        entry.add_command(name, text, run).add_argument(
             "folder",
             type=Path,
             nargs="?",
@@ -50,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             metavar="DIR",
             help=f"one dataset, or a folder of datasets (default: {DEFAULT_ROOT})",
         )
-    return parser.run(argv)
+    return entry.run(argv)
 
 
 def _generate(options: argparse.Namespace) -> int:
@@ -101,12 +99,12 @@ def _show(overview: Overview) -> int:
     return 1 if overview.problems else 0
 
 
-def _add_generate(parser: Parser) -> None:
-    command = parser.add_command(
+def _add_generate(entry: Entry) -> None:
+    command = entry.add_command(
         "generate",
         "solve equations for new datasets",
         _generate,
-        description="Solve equations for new datasets. The same suite gives the same numbers;\n"
+        description="Solve equations for new datasets. The same suite gives the same numbers; "
         "datasets that are there already are left alone.",
     )
     command.add_argument(
@@ -137,8 +135,8 @@ def _add_generate(parser: Parser) -> None:
     )
 
 
-def _add_import(parser: Parser) -> None:
-    command = parser.add_command(
+def _add_import(entry: Entry) -> None:
+    command = entry.add_command(
         "import",
         "copy published files into the store",
         _import,

@@ -7,7 +7,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from dpot_scale.config.arguments import PLACES, Parser, add_config_arguments
+from dpot_scale.config.arguments import Entry, add_config_arguments
 from dpot_scale.config.load import dump, load_run
 from dpot_scale.config.places import anchored_run, results_home
 from dpot_scale.config.run import RunConfig
@@ -22,18 +22,21 @@ from dpot_scale.tracking.mlflow_run import review
 
 
 @exits_cleanly
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Train what the command line says."""
-    parser = Parser(
-        prog="python -m dpot_scale.train",
-        description="Train one model with DeepSpeed ZeRO: alone as a module, on several ranks as "
-        "`deepspeed dpot_scale/train.py`. Without arguments it trains the quickstart preset, which "
-        "generates its data. A run that was stopped continues when it is started again.",
-        epilog=PLACES,
+def main(argv: Sequence[str] | None = None) -> int:
+    """Train the run that the command line describes."""
+    entry = Entry(
+        "train",
+        "Train one model with DeepSpeed ZeRO: alone as a module, on several ranks as `deepspeed "
+        "dpot_scale/train.py`. Without arguments it trains the quickstart preset, which generates "
+        "its data. A run that was stopped continues when it is started again.",
+        _train,
     )
-    add_config_arguments(parser, "run", example="model.size=S")
-    parser.add_argument("--local_rank", help=argparse.SUPPRESS)  # the deepspeed launcher adds it
-    options = parser.parse_intermixed_args(arguments)
+    add_config_arguments(entry, "run", example="model.size=S")
+    entry.add_argument("--local_rank", help=argparse.SUPPRESS)  # the deepspeed launcher adds it
+    return entry.run(argv)
+
+
+def _train(options: argparse.Namespace) -> int:
     config = load_run(options.config, options.overrides)
     if options.print_config:
         lines = dump(config)

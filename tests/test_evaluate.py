@@ -12,7 +12,9 @@ from dpot_scale.checkpoints.source import SOURCE, config_of
 from dpot_scale.checkpoints.weights import read
 from dpot_scale.checkpoints.weights_file import save_released
 from dpot_scale.config.load import dump, load_run
-from dpot_scale.evaluate import SCORES_FILE, _name, main
+from dpot_scale.evaluate import main
+from dpot_scale.evaluation.inputs import name_of_scores
+from dpot_scale.evaluation.scores import SCORES_FILE
 from dpot_scale.runs.result import read_result
 
 RELEASED = Path(__file__).parent / "golden" / "official_format_small.pth"
@@ -206,7 +208,7 @@ def test_weights_are_named_after_their_run(tmp_path: Path, monkeypatch: pytest.M
     run = tmp_path / "mine"
     run.mkdir()
     weights = run / "model.safetensors"
-    assert _name(weights, config_of(weights)) == "model", "it lies in no run"
+    assert name_of_scores(weights, config_of(weights)) == "model", "it lies in no run"
     (run / "config.yaml").touch()
     checkpoint = run / "checkpoints" / "step_000500"
     checkpoint.mkdir(parents=True)
@@ -219,7 +221,7 @@ def test_weights_are_named_after_their_run(tmp_path: Path, monkeypatch: pytest.M
         checkpoint: "mine_step_000500",
         Path("checkpoints/step_000500"): "mine_step_000500",
     }.items():
-        assert _name(source, config_of(source)) == name, source
+        assert name_of_scores(source, config_of(source)) == name, source
 
 
 def test_without_arguments_only_the_weights_are_missing(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,13 +1,14 @@
 """The common part of all command lines. A mistake in one is answered by one sentence.
 
-An entry is a `main(argv)` that makes a `Parser` and returns `parser.run(argv)`, the exit code of
-one function: the one given to the parser, or that of the command that `add_command` knows.
+An entry is a `main(argv)` that makes an `Entry` and returns `entry.run(argv)`: the exit code of the
+one function that does what the entry, or the command that was given, is for.
 """
 
 import argparse
 import re
 import sys
-from collections.abc import Callable, Collection, Sequence
+import textwrap
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NoReturn
 
 from dpot_scale.config.load import DEFAULT, Kind, config_hint, presets
@@ -27,39 +28,6 @@ Run = Callable[[argparse.Namespace], int]  # what an entry or one of its command
 
 class Parser(argparse.ArgumentParser):
     """A parser that answers a mistake with one sentence, which names the nearest known option."""
-
-    _commands: "argparse._SubParsersAction[Parser] | None" = None
-
-    def add_command(self, name: str, text: str, run: Run, *, description: str = "") -> "Parser":
-        """Add a command with arguments of its own; return its parser.
-
-        Args:
-            name: The word that a user types.
-            text: What the command does, for the list of commands.
-            run: Does it, and returns the exit code.
-            description: For the help of the command, if `text` is not enough. Its lines stay.
-        """
-        if self._commands is None:
-            self._commands = self.add_subparsers(required=True, metavar="COMMAND")
-        command = self._commands.add_parser(
-            name,
-            help=text,
-            description=description or f"{text[0].upper()}{text[1:]}.",
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-        )
-        command.set_defaults(run=run)
-        return command
-
-    def run(self, argv: Sequence[str] | None) -> int:
-        """Do what a command line says; return the exit code."""
-        if self._commands is None:
-            options = self.parse_intermixed_args(argv)
-        else:
-            words = sys.argv[1:] if argv is None else argv
-            self.require_command(words, self._commands.choices)
-            options = self.parse_args(words)
-        run: Run = options.run
-        return run(options)
 
     def parse_known_args(  # type: ignore[override]
         self,
@@ -94,7 +62,89 @@ class Parser(argparse.ArgumentParser):
                 known = ["--help", *re.findall(r"--[\w-]+", self.format_usage())]
                 self.error(f"there is no option {option!r}{nearest(option, known)}")
 
-    def require_command(self, words: Sequence[str], known: Collection[str]) -> None:
+
+class Entry(Parser):
+    """The command line of an entry.
+
+    Args:
+        name: The module, `dpot_scale.NAME`.
+        description: What the entry does. Indented lines of the text stay as they are.
+        run: Does it, if the entry has no commands, or only words.
+    """
+
+    def __init__(self, name: str, description: str, run: Run | None = None) -> None:
+        super().__init__(
+            prog=f"python -m dpot_scale.{name}",
+            description=description,
+            epilog=PLACES,
+            formatter_class=_HelpFormatter,
+        )
+        self.set_defaults(run=run)
+        self._commands: argparse._SubParsersAction[Parser] | None = None
+        self._words: Mapping[str, str] = {}
+
+    def add_command(self, name: str, text: str, run: Run, *, description: str = "") -> Parser:
+        """Add a command with arguments of its own; return its parser.
+
+        Args:
+            name: The word that a user types first.
+            text: What the command does, for the list of commands.
+            run: Does it, and returns the exit code.
+            description: For the help of the command, if `text` is not enough.
+        """
+        if self._commands is None:
+            self._commands = self.add_subparsers(
+                required=True, metavar="COMMAND", parser_class=Parser
+            )
+        command = self._commands.add_parser(
+            name,
+            help=text,
+            description=description or f"{text[0].upper()}{text[1:]}.",
+            formatter_class=_HelpFormatter,
+        )
+        command.set_defaults(run=run)
+        return command
+
+    def add_words(self, words: Mapping[str, str], *, default: str) -> None:
+        """Add commands that share all arguments: one word, anywhere among the overrides.
+
+        Args:
+            words: What each does, for the help. `options.command` is then one of them.
+            default: The one that is meant where none is given.
+        """
+        self._words = words
+        self.set_defaults(command=default)
+        self.usage = (
+            f"%(prog)s [{'|'.join(words)}] [--config PATH_OR_PRESET] [--print-config] "
+            "[key.sub=value ...]"
+        )
+        lines = [f"  {word:<8}{text}" for word, text in words.items()]
+        self.description = "\n".join([f"{self.description}\n", *lines])
+
+    def run(self, argv: Sequence[str] | None) -> int:
+        """Do what a command line says; return the exit code."""
+        if self._commands is None:
+            options = self.parse_intermixed_args(argv)
+            self._take_word(options)
+        else:
+            words = sys.argv[1:] if argv is None else argv
+            self._require_command(words, self._commands.choices)
+            options = self.parse_args(words)
+        run: Run = options.run
+        return run(options)
+
+    def _take_word(self, options: argparse.Namespace) -> None:
+        """Take the command, if this entry has words for one, out of the overrides."""
+        words = [word for word in getattr(options, "overrides", ()) if "=" not in word]
+        if not self._words or not words:
+            return
+        self._require_command(words, self._words)
+        if len(words) > 1:
+            self.error(f"give one command, not {' and '.join(words)}")
+        options.command = words[0]
+        options.overrides = [word for word in options.overrides if "=" in word]
+
+    def _require_command(self, words: Sequence[str], known: Collection[str]) -> None:
         """Make sure that the first word is one of the commands, unless it is an option."""
         choices = ", ".join(known)
         if not words:
@@ -102,6 +152,16 @@ class Parser(argparse.ArgumentParser):
         if words[0] not in known and not words[0].startswith("-"):
             hint = config_hint(words[0]) or nearest(words[0], known)
             self.error(f"there is no command {words[0]!r}{hint}; choose from: {choices}")
+
+
+class _HelpFormatter(argparse.HelpFormatter):
+    """Wraps each line of a description by itself, and leaves an indented one as it is."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:  # noqa: ARG002 - as the base
+        lines = text.splitlines()
+        return "\n".join(
+            line if line.startswith(" ") else textwrap.fill(line, width) for line in lines
+        )
 
 
 def add_config_arguments(

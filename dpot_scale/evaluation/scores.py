@@ -2,13 +2,16 @@
 
 from collections.abc import Mapping
 from math import nan
+from pathlib import Path
 from typing import Annotated
 
 from pydantic import BeforeValidator
 
 from dpot_scale.config.base import Section
+from dpot_scale.config.record import Record
 from dpot_scale.terminal import table
 
+SCORES_FILE = "scores.json"
 ZERO_TARGETS = "zero_targets"
 
 
@@ -28,6 +31,14 @@ class DatasetScore(Section):
     persistence_rel_l2: Score  # the last known frame repeated
     persistence_one_step_rel_l2: Score
     zero_targets: int = 0  # frames, summed over fields and trajectories, that no error counts in
+
+
+class Scores(Record):
+    """The content of `scores.json`."""
+
+    weights: Path  # the run, checkpoint or weights file
+    config: str  # its file or preset
+    evaluation: dict[str, DatasetScore]
 
 
 def score_table(scores: Mapping[str, DatasetScore]) -> str:

@@ -1,6 +1,6 @@
 """Scores of weights from anywhere, in one process and without DeepSpeed."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
@@ -10,7 +10,11 @@ from dpot_scale.checkpoints.weights import load_model
 from dpot_scale.config.run import RunConfig
 from dpot_scale.data.datasets import open_datasets
 from dpot_scale.engine.runtime import World
+from dpot_scale.errors import ConfigError
 from dpot_scale.evaluation.evaluator import DatasetEvaluation, evaluate
+from dpot_scale.evaluation.figures import save_figures
+from dpot_scale.evaluation.scores import SCORES_FILE, Scores
+from dpot_scale.files import write_whole
 from dpot_scale.models.dpot.sizes import architecture
 
 # What a config and weights must agree on: it decides what is forecast from what, and compared.
@@ -39,3 +43,30 @@ def evaluate_weights(
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     alone = World(rank=0, local_rank=0, world_size=1, device=device)
     return evaluate(model.to(device), stores, config.evaluation, config.model, config.data, alone)
+
+
+def save_evaluation(
+    out: Path, source: Path, config: str, evaluations: Mapping[str, DatasetEvaluation]
+) -> Scores:
+    """Write scores.json and the figures into a folder.
+
+    Args:
+        out: The folder; it is made if there is none.
+        source: The weights that were scored.
+        config: The config file or preset that said how.
+        evaluations: Dataset -> how the model did.
+
+    Raises:
+        ConfigError: the folder cannot be written.
+    """
+    scores = Scores(
+        weights=source,
+        config=config,
+        evaluation={name: evaluation.score for name, evaluation in evaluations.items()},
+    )
+    try:
+        save_figures(out, evaluations)
+        write_whole(out / SCORES_FILE, scores.model_dump_json(indent=2) + "\n")
+    except OSError as error:
+        raise ConfigError(f"cannot write to {out}: {error.strerror}") from error
+    return scores

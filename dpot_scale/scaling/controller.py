@@ -1,17 +1,17 @@
 """Runs the trials of a sweep through Ray Train. Ray is a shell around an unchanged trainer.
 
-The driver owns the journal and the MLflow runs; workers only train. What a trial has done is read
-from its directory, so whoever submits the sweep again continues it.
+The controller keeps the journal and the MLflow runs of the trials; workers only train. What a trial
+has done is read from its directory, so whoever submits the sweep again continues it.
 """
 
 import shutil
-import signal
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 
 import ray
 from ray.exceptions import RayError
@@ -20,14 +20,7 @@ from ray.train import RunConfig as RayRunConfig
 from ray.train.torch import TorchTrainer
 from ray.train.v2.api.exceptions import TrainingFailedError
 
-from dpot_scale.cluster.connection import require_cluster
-from dpot_scale.config.load import dump
-from dpot_scale.config.places import SWEEP_CONFIG, in_job
 from dpot_scale.config.sweep import ResourcesConfig, SweepConfig
-from dpot_scale.data.generation.suite import generate_suite
-from dpot_scale.errors import this_command
-from dpot_scale.files import write_whole
-from dpot_scale.runs.contents import record
 from dpot_scale.runs.outcome import run_artifacts
 from dpot_scale.runs.result import read_result
 from dpot_scale.scaling.cluster import (
@@ -42,13 +35,12 @@ from dpot_scale.scaling.endings import (
     TrialInterruptedError,
     diagnose,
 )
-from dpot_scale.scaling.journal import Event, Journal, locked
+from dpot_scale.scaling.journal import Event, Journal
 from dpot_scale.scaling.plan import Trial, plan, plan_table
 from dpot_scale.scaling.progress import Progress
-from dpot_scale.scaling.report import publish, write_report
 from dpot_scale.scaling.stopping import ask_to_stop, let_run
 from dpot_scale.scaling.worker import TrialTask, train_trial
-from dpot_scale.tracking.mlflow_run import MlflowRun, Status
+from dpot_scale.tracking.mlflow_run import MlflowRun, record_life
 from dpot_scale.training.health import Signals
 
 POLL_SECONDS = 0.5
@@ -56,66 +48,6 @@ POLL_SECONDS = 0.5
 SAVE_SECONDS = 600.0
 # Ray's own limit is no limit: a controller that cannot start would be tried for ever.
 CONTROLLER_FAILURES = 2
-
-
-def run_sweep(
-    sweep: SweepConfig, trials: Sequence[Trial], say: Callable[[str], None]
-) -> Mapping[str, str]:
-    """Run what is left of a sweep and report; return why each failed trial did.
-
-    Args:
-        sweep: With absolute paths: workers have another working directory.
-        trials: Its plan.
-        say: Takes one line of text for the user at a time.
-
-    Raises:
-        UserError: another process runs the sweep, the data cannot be made, there is no cluster at
-            RAY_ADDRESS, or it is too small for one trial.
-        KeyboardInterrupt: Ctrl-C or SIGTERM ended it; it says how to continue.
-    """
-    # `ray job stop` and schedulers end a driver so.
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        return _run_sweep(sweep, trials, say)
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt(f"interrupted; to continue: {_command_again()}") from None
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-def _run_sweep(
-    sweep: SweepConfig, trials: Sequence[Trial], say: Callable[[str], None]
-) -> Mapping[str, str]:
-    require_cluster()  # before hours are spent on generating data
-    tracking = sweep.run.tracking
-    with locked(sweep):
-        write_whole(sweep.directory / SWEEP_CONFIG, dump(sweep))
-        record(sweep.directory, trials[0].contents)
-        if sweep.run.data.suite is not None:
-            generate_suite(sweep.run.data.suite, sweep.run.data.root, progress=say)
-        datasets = trials[0].contents.datasets
-        mlflow_run = MlflowRun(sweep.directory, sweep, tracking, name=sweep.name, datasets=datasets)
-        try:
-            if any(read_result(trial.run.directory) is None for trial in trials):
-                mlflow_run.open()  # else it keeps the time at which the sweep ended
-            failures = Controller(sweep=sweep, trials=trials, parent_run=mlflow_run, say=say).run()
-        except (KeyboardInterrupt, SystemExit):
-            mlflow_run.close("KILLED")
-            raise
-        except BaseException:
-            mlflow_run.close("FAILED")
-            raise
-        mlflow_run.close("FAILED" if failures else "FINISHED")
-        report = write_report(sweep, trials) if len(failures) < len(trials) else None
-        if report is not None:
-            publish(report, sweep)
-    if report is not None:
-        say(f"\n{report.summary}")
-    return failures
-
-
-def _command_again() -> str:
-    return f"ray job submit --working-dir . -- {this_command()}" if in_job() else this_command()
 
 
 @dataclass(kw_only=True)
@@ -243,22 +175,17 @@ class Controller:
             parent=self.parent_run,
             datasets=trial.contents.datasets,
         )
-        status: Status = "FAILED"
-        try:
-            run.open()
-            self._attempt_until_done(trial)
-            status = "FINISHED"
-        except TrialInterruptedError:
-            status = "KILLED"
-            raise
-        except BaseException as error:
-            if not self._stopping.is_set():
+        artifacts = partial(run_artifacts, trial.run.directory)
+        with record_life(run, stops=(TrialInterruptedError,), artifacts=artifacts):
+            try:
+                self._attempt_until_done(trial)
+            except TrialInterruptedError:
                 raise
-            # Ray ends a thread that waits for a cluster that was shut down by SystemExit.
-            status = "KILLED"
-            raise TrialInterruptedError("not saved") from error
-        finally:
-            run.close(status, artifacts=run_artifacts(trial.run.directory))
+            except BaseException as error:
+                if not self._stopping.is_set():
+                    raise
+                # Ray ends a thread that waits for a cluster that was shut down by SystemExit.
+                raise TrialInterruptedError("not saved") from error
 
     def _attempt_until_done(self, trial: Trial) -> None:
         first = self._journal.attempts(trial.id) + 1

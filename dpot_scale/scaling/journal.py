@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -10,11 +10,12 @@ from typing import Literal
 
 from pydantic import ValidationError
 
-from dpot_scale.config.places import JOURNAL
+from dpot_scale.config.places import JOURNAL, SWEEP_CONFIG
 from dpot_scale.config.record import Record, read_record
 from dpot_scale.config.sweep import SweepConfig
-from dpot_scale.errors import RecordError, UserError
+from dpot_scale.errors import ConfigError, RecordError, UserError
 from dpot_scale.files import cannot_write, held, is_held
+from dpot_scale.scaling.plan import Trial
 
 LOCK = ".lock"
 
@@ -93,8 +94,23 @@ class Journal:
         return sum(entry.trial == trial and entry.event == "started" for entry in self.entries())
 
 
+def require_same_sweep(sweep: SweepConfig, trials: Sequence[Trial]) -> None:
+    """Make sure that a sweep has planned what was started in its folder; it may plan more.
+
+    Raises:
+        ConfigError: a trial was started there that is not among these.
+    """
+    started = {entry.trial for entry in Journal(sweep.directory).entries()}
+    if others := sorted(started - {trial.id for trial in trials}):
+        raise ConfigError(
+            f"{sweep.directory} holds a sweep of another config (see {SWEEP_CONFIG} there), which "
+            f"started {', '.join(others)}; restore that config, or choose another `name` or "
+            "`run.output`"
+        )
+
+
 @contextmanager
-def locked(sweep: SweepConfig) -> Iterator[None]:
+def hold_sweep(sweep: SweepConfig) -> Iterator[None]:
     """Hold the lock of a sweep; the system releases it even if this process is killed.
 
     Raises:

@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 
 from dpot_scale.config.sweep import SweepConfig
+from dpot_scale.errors import UserError
+from dpot_scale.runs.folder import found_marks
 from dpot_scale.runs.result import read_result
 from dpot_scale.scaling.journal import Entry, Journal, is_running
 from dpot_scale.scaling.plan import Trial
@@ -12,9 +14,18 @@ from dpot_scale.tracking.spool import SPOOL, newest_record
 
 
 def status_table(sweep: SweepConfig, trials: Sequence[Trial]) -> str:
-    """Return one line per trial: its state, steps, attempts, and why it failed."""
-    journal = Journal(sweep.directory)
+    """Return one line per trial: its state, steps, attempts, and why it failed.
+
+    Raises:
+        UserError: no sweep was started in the folder, or it cannot be read.
+    """
     running = is_running(sweep)
+    if not found_marks(sweep.directory, "sweep"):
+        raise UserError(
+            f"no sweep was started in {sweep.directory} yet; start it with `run` in place of "
+            "`status`, or give the `--config` and overrides that it was started with"
+        )
+    journal = Journal(sweep.directory)
     rows = []
     for trial in trials:
         last = journal.last(trial.id)

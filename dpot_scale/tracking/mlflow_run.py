@@ -6,7 +6,8 @@ MLflow may be absent, slow or broken: that costs a warning, never the training.
 import logging
 import shlex
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -80,6 +81,7 @@ class MlflowRun:
         parent: "MlflowRun | None" = None,
     ) -> None:
         self.run_id: str | None = None
+        self.has_failed = False  # set by whoever finds a failure that raises nothing
         self._made: str | None = None  # not to be made twice if the disk is too full to remember it
         self._directory = directory
         self._config = config
@@ -174,6 +176,41 @@ class MlflowRun:
     def _remember(self, run: "Run") -> None:
         write_whole(self._directory / EXPERIMENT_ID_FILE, run.info.experiment_id)
         write_whole(self._directory / RUN_ID_FILE, run.info.run_id)
+
+
+@contextmanager
+def record_life(
+    run: MlflowRun,
+    *,
+    opens: bool = True,
+    stops: tuple[type[Exception], ...] = (),
+    artifacts: Callable[[], Mapping[Path, str]] = dict,
+) -> Iterator[MlflowRun]:
+    """Open an MLflow run for a block, and close it with the status that tells how the block ended.
+
+    FINISHED at its end, or FAILED if it has set `run.has_failed`; KILLED after an interrupt; FAILED
+    after any other exception.
+
+    Args:
+        run: The MLflow run.
+        opens: Whether to do so; else the MLflow run is left alone.
+        stops: What is raised, besides an interrupt, when the user ends the block.
+        artifacts: Finds the files to attach at the end (path -> folder there).
+    """
+    if not opens:
+        yield run
+        return
+    status: Status = "FAILED"
+    killed_by: tuple[type[BaseException], ...] = (KeyboardInterrupt, SystemExit, *stops)
+    try:
+        run.open()
+        yield run
+        status = "FAILED" if run.has_failed else "FINISHED"
+    except killed_by:
+        status = "KILLED"
+        raise
+    finally:
+        run.close(status, artifacts=artifacts())
 
 
 def annotate(

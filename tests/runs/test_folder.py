@@ -16,7 +16,7 @@ from dpot_scale.data.store.writer import StoreWriter
 from dpot_scale.errors import ConfigError
 from dpot_scale.runs.folder import finished_before
 from dpot_scale.runs.resolved import identify
-from dpot_scale.scaling.journal import Journal, locked
+from dpot_scale.scaling.journal import Journal, hold_sweep
 from dpot_scale.scaling.plan import trials_directory
 from dpot_scale.tracking.spool import SPOOL
 
@@ -47,7 +47,7 @@ def test_a_run_in_the_folder_of_a_sweep(
     made: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     sweep = anchored(load_sweep("quickstart", ["name=mine", f"run.output={tmp_path}"]), tmp_path)
-    with locked(sweep):
+    with hold_sweep(sweep):
         if made == "journal":
             Journal(sweep.directory).record("Ti", "started", attempt=1)
         elif made == "trials":
@@ -120,7 +120,7 @@ def test_a_run_in_the_place_of_all_trials(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     sweep = anchored(load_sweep("quickstart", ["name=mine", f"run.output={tmp_path}"]), tmp_path)
-    with locked(sweep):
+    with hold_sweep(sweep):
         Journal(sweep.directory).record("Ti", "started", attempt=1)
     before = contents(tmp_path)
     for name in ("trials", "another"):

@@ -9,7 +9,7 @@ from ray.exceptions import RaySystemError
 from dpot_scale.config.load import load_sweep
 from dpot_scale.config.places import anchored
 from dpot_scale.errors import ConfigError
-from dpot_scale.scaling.controller import Controller, run_sweep
+from dpot_scale.scaling.controller import Controller
 from dpot_scale.scaling.endings import TrialInterruptedError
 from dpot_scale.scaling.journal import Journal
 from dpot_scale.scaling.plan import plan
@@ -109,25 +109,3 @@ def test_a_bug_is_raised_when_the_others_have_ended(
     endings = [line.split(": ", 1)[1] for line in lines]
     assert endings == ["failed: AssertionError", "failed: a mistake of the user", "finished"]
     assert events(controller, 2) == ["started", "finished"]
-
-
-@pytest.mark.parametrize(
-    ("error", "status"),
-    [(AssertionError(), "FAILED"), (ConfigError(), "FAILED"), (KeyboardInterrupt(), "KILLED")],
-)
-def test_mlflow_tells_a_bug_from_an_interrupt(
-    error: BaseException, status: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    sweep = anchored(load_sweep("quickstart", NO_SERVICES), tmp_path)
-    told: list[str] = []
-
-    def fail(_: Controller) -> None:
-        raise error
-
-    monkeypatch.setattr(Controller, "run", fail)
-    monkeypatch.setattr(MlflowRun, "close", lambda _, how: told.append(how))
-    with pytest.raises(type(error)) as raised:
-        run_sweep(sweep, plan(sweep), print)
-    assert told == [status]
-    says_how = str(raised.value).startswith("interrupted; to continue: ")
-    assert says_how == (status == "KILLED")

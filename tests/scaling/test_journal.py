@@ -10,7 +10,13 @@ import pytest
 from dpot_scale.config.load import load_sweep
 from dpot_scale.config.sweep import SweepConfig
 from dpot_scale.errors import DiskError, RecordError, UserError
-from dpot_scale.scaling.journal import JOURNAL, Journal, SweepRunningError, is_running, locked
+from dpot_scale.scaling.journal import (
+    JOURNAL,
+    Journal,
+    SweepRunningError,
+    hold_sweep,
+    is_running,
+)
 
 
 def sweep_in(directory: Path) -> SweepConfig:
@@ -63,9 +69,9 @@ def test_one_process_runs_a_sweep(tmp_path: Path) -> None:
     assert not is_running(sweep)
     code = (
         "import sys; from pathlib import Path; from dpot_scale.config.load import load_sweep;"
-        "from dpot_scale.scaling.journal import locked;"
+        "from dpot_scale.scaling.journal import hold_sweep;"
         f"sweep = load_sweep('quickstart', ['run.output={tmp_path}']);"
-        "lock = locked(sweep); lock.__enter__(); print('locked', flush=True); sys.stdin.read()"
+        "lock = hold_sweep(sweep); lock.__enter__(); print('locked', flush=True); sys.stdin.read()"
     )
     other = subprocess.Popen(
         [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -74,13 +80,13 @@ def test_one_process_runs_a_sweep(tmp_path: Path) -> None:
         assert other.stdout is not None
         assert other.stdout.readline() == "locked\n"
         assert is_running(sweep)
-        with pytest.raises(SweepRunningError, match="already running"), locked(sweep):
+        with pytest.raises(SweepRunningError, match="already running"), hold_sweep(sweep):
             pass
     finally:
         other.kill()  # a killed driver leaves no lock behind
         other.wait()
     assert not is_running(sweep)
-    with locked(sweep):
+    with hold_sweep(sweep):
         pass
 
 
@@ -91,7 +97,7 @@ def test_a_file_where_the_folder_should_be_is_one_sentence(tmp_path: Path) -> No
         is_running(sweep)
     with (
         pytest.raises(UserError, match=r"cannot write to .*taken/quickstart-sweep: "),
-        locked(sweep),
+        hold_sweep(sweep),
     ):
         pass
 

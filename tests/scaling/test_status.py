@@ -3,9 +3,12 @@
 import json
 from pathlib import Path
 
+import pytest
+
 from dpot_scale.config.load import load_sweep
-from dpot_scale.config.places import anchored
-from dpot_scale.scaling.journal import Journal, locked
+from dpot_scale.config.places import SWEEP_CONFIG, anchored
+from dpot_scale.errors import UserError
+from dpot_scale.scaling.journal import Journal, hold_sweep
 from dpot_scale.scaling.plan import plan
 from dpot_scale.scaling.status import status_table
 
@@ -18,13 +21,17 @@ def test_every_state(tmp_path: Path) -> None:
     sweep = anchored(load_sweep("quickstart"), tmp_path)
     trials = plan(sweep)
     first, second, third, fourth = (trial.id for trial in trials)
+    with pytest.raises(UserError, match="no sweep was started in"):
+        status_table(sweep, trials)
+    sweep.directory.mkdir(parents=True)
+    (sweep.directory / SWEEP_CONFIG).touch()
     text = status_table(sweep, trials)
     assert "not running" in text.splitlines()[0]
     steps = trials[0].run.steps
     assert states(text)[first] == ["waiting", f"0/{steps}", "0"]
 
     journal = Journal(sweep.directory)
-    with locked(sweep):
+    with hold_sweep(sweep):
         journal.record(first, "started", attempt=1)
         journal.record(second, "started", attempt=1)
         journal.record(second, "failed", attempt=1, reason="the disk is full")

@@ -1,0 +1,91 @@
+"""The driver of a sweep: holds its lock, makes its data, runs the trials that are left, reports."""
+
+import signal
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+from dpot_scale.config.load import dump
+from dpot_scale.config.places import SWEEP_CONFIG, in_job
+from dpot_scale.config.sweep import SweepConfig
+from dpot_scale.errors import this_command
+from dpot_scale.files import write_whole
+from dpot_scale.runs.contents import record
+from dpot_scale.runs.result import read_result
+from dpot_scale.scaling.journal import hold_sweep
+from dpot_scale.scaling.plan import Trial, plan_table
+from dpot_scale.scaling.report import REPORT, publish, write_report
+from dpot_scale.tracking.mlflow_run import MlflowRun, record_life
+
+
+def run_sweep(
+    sweep: SweepConfig, trials: Sequence[Trial], say: Callable[[str], None]
+) -> Mapping[str, str]:
+    """Run what is left of a sweep and report; a sweep that has ended is only shown, without Ray.
+
+    Args:
+        sweep: The sweep, with absolute paths: workers have another working directory.
+        trials: Its plan.
+        say: Takes one line of text for the user at a time.
+
+    Returns:
+        Why each failed trial failed.
+
+    Raises:
+        UserError: another process runs the sweep, the data cannot be made, there is no cluster at
+            RAY_ADDRESS, or it is too small for one trial.
+        KeyboardInterrupt: Ctrl-C or SIGTERM ended it; it says how to continue.
+    """
+    say(plan_table(sweep, trials))
+    say(f"\nresults go to {sweep.directory}\n")
+    has_ended = all(read_result(trial.run.directory) is not None for trial in trials)
+    if has_ended and (sweep.directory / REPORT).exists():
+        for trial in trials:
+            say(f"{trial.id}: finished before")
+        say(f"\n{write_report(sweep, trials).summary}")
+        return {}
+    with _interrupts():
+        return _run(sweep, trials, say, has_ended=has_ended)
+
+
+@contextmanager
+def _interrupts() -> Iterator[None]:
+    """Treat SIGTERM, by which `ray job stop` and schedulers end a driver, as Ctrl-C."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    except KeyboardInterrupt:
+        again = f"ray job submit --working-dir . -- {this_command()}"
+        command = again if in_job() else this_command()
+        raise KeyboardInterrupt(f"interrupted; to continue: {command}") from None
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _run(
+    sweep: SweepConfig, trials: Sequence[Trial], say: Callable[[str], None], *, has_ended: bool
+) -> Mapping[str, str]:
+    # Torch and Ray load for seconds: after what is shown without them.
+    from dpot_scale.cluster.connection import require_cluster
+    from dpot_scale.data.generation.suite import generate_suite
+    from dpot_scale.scaling.controller import Controller
+
+    require_cluster()  # before hours are spent on generating data
+    tracking, data, contents = sweep.run.tracking, sweep.run.data, trials[0].contents
+    with hold_sweep(sweep):
+        write_whole(sweep.directory / SWEEP_CONFIG, dump(sweep))
+        record(sweep.directory, contents)
+        if data.suite is not None:
+            generate_suite(data.suite, data.root, progress=say)
+        run = MlflowRun(
+            sweep.directory, sweep, tracking, name=sweep.name, datasets=contents.datasets
+        )
+        # Of a sweep that has ended it keeps the time at which it did.
+        with record_life(run, opens=not has_ended):
+            failures = Controller(sweep=sweep, trials=trials, parent_run=run, say=say).run()
+            run.has_failed = bool(failures)
+        report = write_report(sweep, trials) if len(failures) < len(trials) else None
+        if report is not None:
+            publish(report, sweep)
+    if report is not None:
+        say(f"\n{report.summary}")
+    return failures

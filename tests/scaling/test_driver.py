@@ -1,0 +1,37 @@
+"""What the driver of a sweep tells MLflow and the user at the end."""
+
+from pathlib import Path
+
+import pytest
+
+from dpot_scale.config.load import load_sweep
+from dpot_scale.config.places import anchored
+from dpot_scale.errors import ConfigError
+from dpot_scale.scaling.controller import Controller
+from dpot_scale.scaling.driver import run_sweep
+from dpot_scale.scaling.plan import plan
+from dpot_scale.tracking.mlflow_run import MlflowRun
+
+NO_SERVICES = ["run.tracking.mlflow_uri=null", "run.data.suite=null"]
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [(AssertionError(), "FAILED"), (ConfigError(), "FAILED"), (KeyboardInterrupt(), "KILLED")],
+)
+def test_mlflow_tells_a_bug_from_an_interrupt(
+    error: BaseException, status: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sweep = anchored(load_sweep("quickstart", NO_SERVICES), tmp_path)
+    told: list[str] = []
+
+    def fail(_: Controller) -> None:
+        raise error
+
+    monkeypatch.setattr(Controller, "run", fail)
+    monkeypatch.setattr(MlflowRun, "close", lambda _, how, **__: told.append(how))
+    with pytest.raises(type(error)) as raised:
+        run_sweep(sweep, plan(sweep), print)
+    assert told == [status]
+    says_how = str(raised.value).startswith("interrupted; to continue: ")
+    assert says_how == (status == "KILLED")
