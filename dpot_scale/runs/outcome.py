@@ -81,7 +81,7 @@ def require_same_layout(run: ResolvedRun) -> None:
         CheckpointError: they do not.
     """
     directory = run.config.directory
-    if not committed(directory / CHECKPOINTS):
+    if run.config.engine.kind != "deepspeed" or not committed(directory / CHECKPOINTS):
         return
     try:
         before = json.loads((directory / DEEPSPEED_CONFIG).read_text(encoding="utf-8"))
@@ -100,10 +100,9 @@ def require_same_layout(run: ResolvedRun) -> None:
 def _layout(deepspeed: Json) -> dict[str, Any]:
     """Return the settings that decide DeepSpeed's files."""
     zero = section(deepspeed, "zero_optimization")
-    layout = {key: section(zero, key) or None for key in DECIDES_FILES}
-    if layout["stage"] == 2:
-        layout["stage"] = 1
-    return layout
+    layout = {key: section(zero, key) or "none" for key in DECIDES_FILES}
+    stage = zero.get("stage", 0)
+    return layout | {"stage": 1 if stage == 2 else stage}
 
 
 def write_configs(run: ResolvedRun) -> None:
@@ -114,7 +113,8 @@ def write_configs(run: ResolvedRun) -> None:
     """
     directory = run.config.directory
     write_whole(directory / RUN_CONFIG, dump(run.config))
-    write_whole(directory / DEEPSPEED_CONFIG, json.dumps(run.deepspeed, indent=2))
+    if run.config.engine.kind == "deepspeed":
+        write_whole(directory / DEEPSPEED_CONFIG, json.dumps(run.deepspeed, indent=2))
     record(directory, run.run.contents)
 
 

@@ -1,0 +1,92 @@
+"""What a run leaves in its folder lets later starts see whether they fit."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from dpot_scale.config.load import load_run
+from dpot_scale.config.places import CHECKPOINTS, MARKER
+from dpot_scale.errors import CheckpointError
+from dpot_scale.runs.contents import recorded
+from dpot_scale.runs.outcome import DEEPSPEED_CONFIG, require_same_layout, write_configs
+from dpot_scale.runs.resolved import ResolvedRun, identify, resolve
+
+MINE = {"zero_optimization": {"stage": 3, "sub_group_size": 1000}}
+
+
+def resolved(output: Path, *overrides: str) -> ResolvedRun:
+    run = identify(load_run("quickstart", [f"output={output}", *overrides]))
+    return resolve(run, world_size=1, on_gpu=False)
+
+
+def saved(output: Path, *overrides: str) -> None:
+    """Leave what a run does that was stopped at a checkpoint."""
+    run = resolved(output, *overrides)
+    write_configs(run)
+    folder = run.config.directory / CHECKPOINTS / "step_000001"
+    folder.mkdir(parents=True)
+    marker = {
+        "format": 2,
+        "step": 1,
+        "windows_seen": 16,
+        "world_size": 1,
+        "config_hash": run.run.identity,
+        "files": {"shards/a": {"bytes": 0, "sha256": "0" * 64}},
+    }
+    (folder / MARKER).write_text(json.dumps(marker))
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "said"),
+    [
+        ("zero3_fp32", "zero0_fp32", r"stage=3 and this run has None"),
+        ("zero0_fp32", "zero3_fp32", r"stage=None and this run has 3"),
+        ("zero1_bf16", "zero3_bf16", r"stage=1 and this run has 3"),
+        ("zero3_bf16", "zero3_bf16_offload", r"offload_optimizer.device=None and .* has cpu"),
+        ("zero3_fp32", "mine.json", r"sub_group_size=\d+ and this run has 1000"),
+    ],
+)
+def test_another_way_to_shard_is_refused_where_there_is_a_checkpoint(
+    before: str, now: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("mine.json").write_text(json.dumps(MINE))
+    later = resolved(tmp_path, f"engine.deepspeed={now}")
+    require_same_layout(later)
+    saved(tmp_path, f"engine.deepspeed={before}")
+    with pytest.raises(
+        CheckpointError, match=rf"was saved with zero_optimization\.{said}: restore"
+    ):
+        require_same_layout(later)
+
+
+@pytest.mark.parametrize(
+    ("before", "now"),
+    [
+        (["engine.deepspeed=zero1_bf16"], ["engine.deepspeed=zero2_bf16"]),
+        (
+            ["engine.deepspeed=zero3_fp32"],
+            ["engine.deepspeed=zero3_fp32", "engine.activation_checkpointing=full"],
+        ),
+    ],
+)
+def test_what_does_not_change_the_files_may_change(
+    before: list[str], now: list[str], tmp_path: Path
+) -> None:
+    saved(tmp_path, *before)
+    require_same_layout(resolved(tmp_path, *now))
+
+
+def test_its_configs_say_what_it_is(tmp_path: Path) -> None:
+    run = resolved(tmp_path)
+    write_configs(run)
+    assert load_run(str(run.config.directory / "config.yaml")) == run.config
+    assert json.loads((run.config.directory / DEEPSPEED_CONFIG).read_text()) == run.deepspeed
+    assert recorded(run.config.directory) == run.run.contents.record()
+
+
+def test_where_deepspeed_does_not_train_nothing_says_that_it_does(tmp_path: Path) -> None:
+    run = resolved(tmp_path, "engine.kind=fairscale", "engine.deepspeed=zero0_fp32")
+    write_configs(run)
+    assert not (run.config.directory / DEEPSPEED_CONFIG).exists()
