@@ -1,7 +1,7 @@
 """Checkpoints as transactions: until its marker is renamed into place, one does not exist.
 
-`checkpoints/step_000500/` holds the shards of every rank and, written last, COMMITTED.json with
-the size and SHA-256 of each file. Removal deletes the marker first.
+`checkpoints/step_000500/` holds the shards of every rank and, written last, when they are on the
+disk for good, COMMITTED.json with the size and SHA-256 of each. Removal deletes the marker first.
 """
 
 import json
@@ -37,7 +37,7 @@ from dpot_scale.config.run import CheckpointConfig
 from dpot_scale.engine.collectives import from_main, on_every_rank, on_main
 from dpot_scale.engine.runtime import World
 from dpot_scale.errors import CheckpointError, UserError
-from dpot_scale.files import write_whole
+from dpot_scale.files import flush_to_disk, write_whole
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
@@ -90,7 +90,7 @@ class CheckpointStore:
         try:
             on_main(lambda: _make(folder), self.world, folder)
             on_every_rank(lambda: engine.save_shards(folder), self.world, folder)
-            census = self._census(folder)
+            census = self._put_on_disk(folder)
             on_main(lambda: self._commit(folder, state, census), self.world, folder)
         except UserError:
             if self.world.is_main:
@@ -140,15 +140,27 @@ class CheckpointStore:
         for step in (folders.keys() - marked) | removable(marked, newest, self.config):
             _remove(folders[step])
 
-    def _census(self, folder: Path) -> dict[str, Census]:
-        """Examine every file; the ranks share the work. Collective."""
-        files = sorted(path for path in folder.rglob("*") if path.is_file())
-        share = self._my_share(files)
-        mine = on_every_rank(
-            lambda: {str(path.relative_to(folder)): examine(path) for path in share},
-            self.world,
-            folder,
-        )
+    def _put_on_disk(self, folder: Path) -> dict[str, Census]:
+        """Put every file on the disk for good and examine it; the ranks share the work. Collective.
+
+        Without it, a machine that loses power may keep the marker, which is small, and not the
+        shards.
+        """
+        there = sorted(folder.rglob("*"))
+        share = self._my_share(path for path in there if path.is_file())
+
+        def put_mine() -> dict[str, Census]:
+            for path in share:
+                flush_to_disk(path)
+            return {str(path.relative_to(folder)): examine(path) for path in share}
+
+        def put_folders() -> None:
+            for inner in (path for path in there if path.is_dir()):
+                flush_to_disk(inner)
+            flush_to_disk(self.directory)
+
+        mine = on_every_rank(put_mine, self.world, folder)
+        on_main(put_folders, self.world, folder)
         shares: list[dict[str, Census]] = [{} for _ in range(self.world.world_size)]
         dist.all_gather_object(shares, mine)
         return {name: entry for share in shares for name, entry in share.items()}

@@ -118,6 +118,31 @@ def newest(directory: Path) -> Checkpoint:
     return found
 
 
+def test_everything_is_on_the_disk_before_the_marker_is(
+    tmp_path: Path, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a loss of power, what has a marker is whole."""
+    happened: list[str] = []
+    fsync, rename = os.fsync, Path.replace
+
+    def flush(number: int) -> None:
+        fsync(number)
+        path = Path(f"/proc/self/fd/{number}").readlink()
+        happened.append(str(path.relative_to(tmp_path)))
+
+    def replace(path: Path, target: Path) -> Path:
+        happened.append("committed")
+        return rename(path, target)
+
+    monkeypatch.setattr(os, "fsync", flush)
+    monkeypatch.setattr(Path, "replace", replace)
+    save_steps(tmp_path, world, 1)
+    before = happened[: happened.index("committed")]
+    written = {".", "step_000001/shards", "step_000001/shards/rank_0.pt", "step_000001/notes.txt"}
+    assert written <= set(before)
+    assert happened[-1] == "step_000001", "the name of the marker"
+
+
 def crash(*_: object, **__: object) -> None:
     raise Crash
 
