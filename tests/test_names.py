@@ -32,7 +32,7 @@ def test_every_module_imports_alone() -> None:
     None imports Dynamo, which loads for another second, before something is compiled.
     """
     code = (
-        "import importlib, os, sys, torch, pydantic, mlflow.tracking, matplotlib.figure, h5py\n"
+        "import importlib, os, sys, torch, pydantic, mlflow.tracking, matplotlib.figure, h5py, ray\n"
         "for name in sys.argv[1:]:\n"
         "    child = os.fork()\n"
         "    if child == 0:\n"

@@ -31,7 +31,7 @@ from dpot_scale.tracking.spool import SPOOL, newest_record, read_metrics
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(400)]
 
 REPOSITORY = Path(__file__).parents[2]
-STEPS = 300  # long enough to be caught in the middle
+STEPS = 160  # long enough to be caught in the middle
 SWEEP = """
 name: ladder
 run:

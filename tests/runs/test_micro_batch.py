@@ -172,7 +172,7 @@ def test_a_probe_makes_the_steps_of_the_run(
 
 @pytest.mark.distributed
 def test_two_ranks_agree(start: Callable) -> None:
-    ended = start("auto", "batch.micro_batch=auto", ranks=2).ended()
+    ended = start("auto", "batch.micro_batch=auto", "windows=16", ranks=2).ended()
     assert ended.code == 0, ended.err
     assert "batch.micro_batch=auto: 2 of up to 2 windows per rank fit" in ended.out
     assert read_result(ended.directory) is not None
