@@ -32,7 +32,8 @@ def test_every_module_imports_alone() -> None:
     None imports Dynamo, which loads for another second, before something is compiled.
     """
     code = (
-        "import importlib, os, sys, torch, pydantic, mlflow.tracking, matplotlib.figure, h5py, ray\n"
+        "import importlib, os, sys\n"
+        "import h5py, matplotlib.figure, mlflow.tracking, pydantic, ray, torch\n"
         "for name in sys.argv[1:]:\n"
         "    child = os.fork()\n"
         "    if child == 0:\n"

@@ -7,7 +7,6 @@ import yaml
 
 from dpot_scale.config.load import dump, load_run, load_suite, load_sweep, presets
 from dpot_scale.config.places import anchored
-from dpot_scale.config.run import Length
 from dpot_scale.config.strategy import read_strategy
 from dpot_scale.data.catalog import CATALOG
 from dpot_scale.errors import ConfigError
@@ -42,59 +41,6 @@ def test_quickstart_mixes_what_its_suite_generates() -> None:
     assert set(run.data.weights) == set(run.data.suite.datasets)
 
 
-@pytest.mark.parametrize(
-    ("overrides", "sentence"),
-    [
-        (["model.sise=S"], "unknown key 'model.sise' (did you mean 'size'?)"),
-        (["model.size=Tii"], "model.size=Tii: must be 'debug', 'Ti', 'S', 'M', 'L' or 'H' "),
-        (["model.size=Tii"], "did you mean 'Ti'?"),
-        (["lr=3e-4"], "unknown key 'lr' (did you mean 'optim.lr'?)"),
-        (["batch.global_batch=many"], "batch.global_batch=many: must be a whole number"),
-        (["batch.micro_batch=2.5"], "batch.micro_batch=2.5: must be a whole number or 'auto'"),
-        (["optim.lr=-1"], "optim.lr=-1: must be more than 0"),
-        (["optim.lr=true"], "optim.lr=true: must be a number"),
-        (["windows=yes"], "windows=yes: must be a number"),
-        (["optim.lr=.inf"], "optim.lr=.inf: must be a finite number"),
-        (["data.weights={a: .nan}"], "data.weights.a=.nan: must be a finite number"),
-        (["optim.lr="], "'optim.lr' has no value; it must be a number"),
-        (["optim.warmup=3"], "optim.warmup=3: must be a section, as {key: value}"),
-        (["optim.warmup.share=2"], "optim.warmup.share=2: must be at most 1"),
-        (
-            ["optim.decay={windows: 4, share: 0.1}"],
-            "optim.decay: give either {windows: NUMBER} or {share: FRACTION}",
-        ),
-        (
-            ["windows=64", "optim.warmup.windows=65"],
-            "optim.warmup.windows=65 is longer than the run, windows=64; give fewer, or a share of",
-        ),
-        (["optim=3"], "optim=3: must be a section, as {key: value}"),
-        (["optim.lr=3,0"], "optim.lr=3,0: must be a number"),
-        (["seed=99999999999999999999"], "seed=99999999999999999999: must be less than 2147483648"),
-        (["name=off"], "name=off: must be text, in quotes where YAML reads something else"),
-        (["name=.."], "name=..: must be only letters"),
-        (["name=-x"], "name=-x: must be only letters"),
-        (["name=2020-99-99"], "the value of override 'name=2020-99-99' is not valid YAML"),
-        (["data.weights={a: 1, a: 2}"], "is not valid YAML"),
-        (["windows=100"], "windows=100 is not a multiple of batch.global_batch=16"),
-        (["model"], "is not of the form key.sub=value"),
-        (["name.x=1"], "'name' is a value, not a section"),
-        (["optim.lr=[1"], "is not valid YAML"),
-        (["data.sampling=repeat", "data.weights={a: 1.5}"], "weights.a=1.5 is not a whole number"),
-        (["data.strides=[1, 2, 1]"], "strides=[1, 2, 1] names one twice"),
-        (["data.strides=[0]"], "data.strides.0=0: must be at least 1"),
-        (["data.strides=[]"], "data.strides=[]: must be at least 1 entry long"),
-        (["data.strides=2"], "data.strides=2: must be a list"),
-        (["data.normalize=instance"], "data.normalize=instance: must be 'none' or 'dataset'"),
-        (["lr=1", "optim.lr=no", "model.depth=x"], "(and 2 more)"),
-    ],
-)
-def test_a_mistake_is_one_sentence(overrides: list[str], sentence: str) -> None:
-    with pytest.raises(ConfigError) as caught:
-        load_run("quickstart", overrides)
-    assert sentence in str(caught.value)
-    assert "\n" not in str(caught.value)
-
-
 @pytest.mark.parametrize("size", ["ti", "s", "m", "l", "h"])
 def test_the_paper_presets_repeat_trajectories_for_1000_epochs(size: str) -> None:
     """As many windows as 1000 epochs have, less than a batch; L weighs one dataset less."""
@@ -109,14 +55,6 @@ def test_the_improved_preset_has_the_shares_of_the_paper() -> None:
     assert improved.weights == {
         name: CATALOG[name].train * weight / 1000 for name, weight in paper.weights.items()
     }
-
-
-def test_a_batch_that_does_not_divide_shows_the_arithmetic() -> None:
-    batch = load_run("quickstart").batch
-    assert batch.accumulation_steps(world_size=1) == 2
-    assert batch.accumulation_steps(world_size=2) == 1
-    with pytest.raises(ConfigError, match=r"8 x 3 = 24"):
-        batch.accumulation_steps(world_size=3)
 
 
 def test_unknown_preset_and_unreadable_files(tmp_path: Path) -> None:
@@ -148,65 +86,11 @@ def test_a_file_that_extends_itself_or_has_no_simple_keys(tmp_path: Path) -> Non
         load_run(str(one))
 
 
-@pytest.mark.parametrize(
-    ("override", "sentence"),
-    [
-        ("run=3", "run=3: must be a section"),
-        ("run.model=3", "run.model=3: must be a section"),
-        ("ladder=[a]", "ladder=[a]: must be a section"),
-        ("ladder={a: Ti}", "ladder.a='Ti': must be a section"),
-        ("ladder={}", "ladder={}: must be at least 1 entry long"),
-        ("ladder={../a: {size: Ti}}", "the key '../a' of 'ladder' must be only letters"),
-        ("ladder={1: {size: Ti}}", "the key 1 of 'ladder' must be text"),
-        ("windows=16", "windows=16: must be a list"),
-        ("windows=[16, 16]", "windows=[16, 16] names one twice"),
-        ("model.size=S", "unknown key 'model' (did you mean 'run.model'?)"),
-        ("run.model.sise=S", "unknown key 'run.model.sise' (did you mean 'size'?)"),
-        ("ladder.E64.widht=3", "unknown key 'ladder.E64.widht' (did you mean 'width'?)"),
-    ],
-)
-def test_a_mistake_in_a_sweep_is_one_sentence(override: str, sentence: str, tmp_path: Path) -> None:
-    """As an override and as a line of a file."""
-    with pytest.raises(ConfigError) as caught:
-        load_sweep("quickstart", [override])
-    assert sentence in str(caught.value)
-    key, _, value = override.partition("=")
-    if "." not in key:
-        file = tmp_path / "sweep.yaml"
-        file.write_text(f"extends: quickstart\n{key}: {value}\n")
-        with pytest.raises(ConfigError, match=r"^config "):
-            load_sweep(str(file))
-
-
 def test_overrides_reach_every_level_and_leave_the_rest() -> None:
     base = load_run("quickstart")
     run = load_run("quickstart", ["model.size=S", "optim.lr=1e-4", "data.weights={a: 2}"])
     assert (run.model.size, run.optim.lr, run.data.weights) == ("S", 1e-4, {"a": 2.0})
     assert run.batch == base.batch
-
-
-@pytest.mark.parametrize("preset", ["quickstart", "paper_ti"])  # the latter names its warm-up
-@pytest.mark.parametrize(
-    ("override", "warmup"),
-    [
-        ("optim.warmup.windows=64", Length(windows=64)),
-        ("optim.warmup.share=0.3", Length(share=0.3)),
-        ("optim.warmup={windows: 64}", Length(windows=64)),
-        ("optim.warmup_fraction=0.1", Length(share=0.1)),
-    ],
-)
-def test_a_length_replaces_the_one_below_it(preset: str, override: str, warmup: Length) -> None:
-    assert load_run(preset, [override]).optim.warmup == warmup
-
-
-def test_shares_are_read_as_older_configs_spell_them(tmp_path: Path) -> None:
-    older, newer = tmp_path / "older.yaml", tmp_path / "newer.yaml"
-    older.write_text("extends: quickstart\noptim: {warmup_fraction: 0.1, decay_fraction: 0.3}\n")
-    newer.write_text(f"extends: {older}\noptim: {{warmup: {{windows: 64}}}}\n")
-    optim = load_run(str(older)).optim
-    assert (optim.warmup, optim.decay) == (Length(share=0.1), Length(share=0.3))
-    optim = load_run(str(newer)).optim
-    assert (optim.warmup, optim.decay) == (Length(windows=64), Length(share=0.3))
 
 
 def test_a_trial_that_is_shorter_than_its_warm_up_is_one_sentence(tmp_path: Path) -> None:
@@ -267,20 +151,6 @@ def test_what_is_inlined_can_be_replaced(tmp_path: Path) -> None:
     assert load_run(str(tmp_path / "mine.yaml")).engine.deepspeed == read_strategy("zero0_fp32")
 
 
-@pytest.mark.parametrize(
-    ("deepspeed", "sentence"),
-    [
-        ("{name: mine, settings: {zero_optimisation: {}}}", "mine: DeepSpeed has no key"),
-        ("{name: mine}", "'engine.deepspeed.settings' is missing"),
-        ("3", "engine.deepspeed=3: must be a section"),
-    ],
-)
-def test_a_mistake_in_an_inlined_strategy_is_one_sentence(deepspeed: str, sentence: str) -> None:
-    with pytest.raises(ConfigError) as caught:
-        load_run("quickstart", [f"engine.deepspeed={deepspeed}"])
-    assert sentence in str(caught.value)
-
-
 def test_paper_presets_follow_the_published_recipe() -> None:
     run = load_run("paper_ti")
     assert (run.batch.global_batch, run.optim.lr, run.objective.noise) == (120, 1e-3, 5e-4)
@@ -294,43 +164,6 @@ def test_paper_presets_follow_the_published_recipe() -> None:
 
 def test_dump_is_plain_yaml() -> None:
     assert yaml.safe_load(dump(load_run("quickstart")))["model"]["grid"] == 64
-
-
-@pytest.mark.parametrize(
-    "uri",
-    [
-        "http://user:s3cret@host:5000",
-        "HTTPS://s3cret@host",
-        "http://user:s3c#ret@host",
-        "https://host/prefix?token=s3cret",
-        "postgresql://user:s3cret@host/mlflow",
-        "mysql+pymysql://user:s3/cret@host/mlflow",
-        "postgresql://host/mlflow?user=me&password=s3cret",
-        "mssql+pyodbc:///?odbc_connect=UID%3Dme%3BPWD%3Ds3cret",
-    ],
-)
-def test_a_secret_in_the_address_of_mlflow_is_refused_and_not_repeated(uri: str) -> None:
-    for load, key in ((load_run, "tracking"), (load_sweep, "run.tracking")):
-        with pytest.raises(ConfigError) as refused:
-            load("quickstart", [f"{key}.mlflow_uri={uri}"])
-        said = str(refused.value)
-        assert "mlflow_uri may" in said
-        assert "MLFLOW_TRACKING_PASSWORD" in said or "mlflow server --backend-store-uri" in said
-        assert not any(part in said for part in ("s3c", "cret"))
-
-
-@pytest.mark.parametrize(
-    "uri",
-    [
-        "http://host:5000",
-        "https://host/prefix",
-        "sqlite:////home/me@work/pass:word/mlflow.db",
-        "postgresql://user@host:5432/mlflow",
-        "databricks://profile",
-    ],
-)
-def test_an_address_of_mlflow_without_a_secret_is_taken(uri: str) -> None:
-    assert load_run("quickstart", [f"tracking.mlflow_uri={uri}"]).tracking.mlflow_uri == uri
 
 
 BOMB = "\n".join(

@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 from dpot_scale.config.data import GeneratedDataset, SuiteConfig
 from dpot_scale.data.generation import suite as suite_module
@@ -115,32 +114,6 @@ def test_what_an_interrupted_generation_left_is_kept(
         np.testing.assert_array_equal(
             trajectories(tmp_path, split), trajectories(tmp_path / "at once", split)
         )
-
-
-def test_parts_are_taken_in_order_and_few_of_them_wait() -> None:
-    waiting = most = 0
-
-    def start(part: Part) -> Future[Any]:
-        nonlocal waiting, most
-        waiting += 1
-        most = max(most, waiting)
-        future: Future[Any] = Future()
-        future.set_result(np.array(part.seeds))
-        return future
-
-    workers = Workers(start, 2, lambda _: 1)
-    taken = []
-    for seeds in workers.solve_all(Part(recipe_of("darcy"), range(n, n + 1)) for n in range(9)):
-        waiting -= 1
-        taken.append(seeds.item())
-    assert taken == list(range(9))
-    assert most == 3, "two at work, one that has just been taken"
-
-
-def test_threads_leave_torch_as_it_was(tmp_path: Path) -> None:
-    before = torch.get_num_threads()
-    generate_suite(suite_of(), tmp_path, progress=silent)
-    assert torch.get_num_threads() == before
 
 
 def test_the_same_recipe_gives_the_same_numbers(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ import copy
 import json
 import random
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -207,23 +207,6 @@ def test_verify_does_not_count_to_a_number_that_is_wrong(linked: DatasetStore) -
     assert len(found.problems) < 5
 
 
-@pytest.mark.parametrize(
-    ("changed", "sentence"),
-    [
-        ({"scored": (True,)}, "info.scored has 1 values for 2 channels"),
-        ({"grid": (np.int64(4), 0)}, "info.grid.1=0: must be at least 1"),
-        ({"domain_length": (1.0, float("nan"))}, "info.domain_length.1=.nan: must be "),
-        ({"frame_interval": 0}, "info.frame_interval=0: must be more than 0"),
-        ({"channels": "uv"}, "info.channels='uv': must be a list"),
-    ],
-)
-def test_an_info_that_no_index_can_hold_is_refused_before_anything_is_written(
-    changed: dict[str, Any], sentence: str, describe: Callable[..., Any], tmp_path: Path
-) -> None:
-    with pytest.raises(DataError, match=re.escape(f"dataset a cannot be stored: {sentence}")):
-        StoreWriter(tmp_path, replace(describe("a", ("u", "v")), **changed))
-
-
 def test_a_mask_that_cannot_be_read_is_named_by_its_file(linked: DatasetStore) -> None:
     with h5py.File(linked.folder / LINKED, "r+") as file:
         del file["test/constants"]
@@ -240,13 +223,6 @@ def test_a_bad_value_of_a_linked_file_is_named_by_its_place_there(linked: Datase
     frames = linked.read("test", 0, 0, FRAMES)
     with pytest.raises(DataError, match=r"test trajectory 0 \(row 4 of the file\), .* frame 2 "):
         linked.check_finite("test", 0, 0, frames)
-
-
-def test_numbers_of_numpy_are_stored_as_plain_ones(describe, coded, tmp_path: Path) -> None:
-    info = replace(describe("a"), grid=tuple(np.array([4, 4])), frame_interval=np.float32(0.5))
-    with StoreWriter(tmp_path, info) as writer:
-        writer.append("train", coded(0, 1, 2, 1, 4))
-    assert open_store(tmp_path, "a").info == describe("a")
 
 
 @pytest.mark.parametrize("kind", ["own", "linked"])

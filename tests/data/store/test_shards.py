@@ -1,0 +1,87 @@
+"""Shards: a window is one read of what was written, or a sentence."""
+
+import multiprocessing
+import os
+import threading
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+from dpot_scale.data.store.dataset import (
+    DatasetStore,
+    open_store,
+)
+from dpot_scale.errors import DataError
+
+
+def test_only_the_frames_of_a_window_are_read(make_store) -> None:
+    counter = Path("/proc/self/io")
+    if not counter.exists():
+        pytest.skip("the system does not count the bytes that are read")
+
+    def bytes_read() -> int:
+        return int(counter.read_text().split()[1])
+
+    store = make_store(train=2, frames=200, grid=32)
+    store.read("train", 0, 0, 1)  # opens the file
+    before = bytes_read()
+    store.read("train", 1, 150, 10)
+    window, trajectory = 10 * 32 * 32 * 4, 200 * 32 * 32 * 4
+    assert window <= bytes_read() - before < 2 * window < trajectory / 8
+
+
+@pytest.mark.parametrize("cut", ["fields", "all"])
+def test_a_shard_that_is_cut_while_it_is_open_is_not_read_as_zeros(cut: str, make_store) -> None:
+    store = make_store("a", train=3, frames=200, grid=32, shard_bytes=2**24)
+    file = store.folder / store.shards["train"][0].file
+    store.read("train", 0, 0, 1)  # opens it
+    size = file.stat().st_size
+    os.truncate(file, 0 if cut == "all" else size // 2)
+    with pytest.raises(DataError, match=rf"cannot read {file} \(cut from {size:,} to .* bytes"):
+        store.read("train", 2, 0, 200)
+
+
+def test_a_file_of_another_shape_or_type_is_not_read(make_store) -> None:
+    store = make_store("a", channels=("u", "v"))
+    for fields in (
+        np.zeros((3, 6, 1, 4, 4)),
+        np.zeros((3, 6, 2, 4, 4), "S3"),
+        np.zeros((2, 6, 2, 4, 4)),
+    ):
+        with h5py.File(store.folder / store.shards["train"][0].file, "r+") as file:
+            del file["fields"]
+            file["fields"] = fields
+        with pytest.raises(
+            DataError, match=r"it holds .* where index.json says real numbers \(3, 6"
+        ):
+            open_store(store.folder.parent, "a").read("train", 0, 0, 1)
+
+
+def test_threads_do_not_close_the_files_of_each_other(make_store) -> None:
+    """Training reads in one thread and evaluates in another; a linked dataset has many files."""
+    store = make_store("a", train=3)
+    store.read("train", 0, 0, 1)
+    thread = threading.Thread(target=lambda: (store.read("train", 1, 0, 1), store.close()))
+    fields = store._files.array(str(store.folder / store.shards["train"][0].file), "fields")
+    thread.start()
+    thread.join()
+    assert fields.shape == (3, 6, 1, 4, 4), "still open"
+
+
+def _read_in_child(store: DatasetStore, answers: Connection) -> None:
+    answers.send(store.read("train", 1, 0, 2).tolist())
+
+
+def test_an_open_store_survives_a_fork(make_store) -> None:
+    store = make_store()
+    expected = store.read("train", 1, 0, 2).tolist()  # the parent's handle is open
+    ours, theirs = multiprocessing.Pipe()
+    child = multiprocessing.get_context("fork").Process(target=_read_in_child, args=(store, theirs))
+    child.start()
+    assert ours.poll(30), "the child has not answered"
+    assert ours.recv() == expected
+    child.join()
+    assert store.read("train", 1, 0, 2).tolist() == expected
