@@ -1,4 +1,4 @@
-"""What a DeepSpeed JSON may hold: its keys, and which values each of them takes.
+"""The keys that a DeepSpeed JSON may have, and the values that each of them takes.
 
 DeepSpeed checks some values only after the data were made, with a traceback, and others never: a
 text "false" counts as true. No import of DeepSpeed, which takes seconds.
@@ -95,7 +95,7 @@ FITTED = _words("""
 
 
 def expected_instead(key: str, value: object) -> str | None:
-    """Return what the value of a key should be, in words; None if it is that."""
+    """Return in words what the value of a key should be; None if the value is right."""
     if value == AUTO and key in FITTED:
         return None
     number = value if isinstance(value, int | float) and not isinstance(value, bool) else -1

@@ -1,4 +1,4 @@
-"""Which runs are the same: a hash of what decides their numbers, by content and not by spelling."""
+"""The identity of a run: a hash of what decides its numbers, by content and not by spelling."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -36,13 +36,13 @@ LEFT_OUT: dict[str, Any] = {
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Contents:
-    """What a run reads beside its config, each named by a hash of its content."""
+    """The datasets and weights that a run reads, each named by a hash of its content."""
 
     datasets: Mapping[str, str]
     start: str | None = None  # the weights it begins with; None: drawn from its seed
 
     def record(self) -> dict[str, str]:
-        """Return all of it under names for people."""
+        """Return all hashes by names for people."""
         start = {} if self.start is None else {"start": self.start}
         return {f"dataset {name}": digest for name, digest in self.datasets.items()} | start
 
@@ -66,11 +66,11 @@ def identity(config: RunConfig, contents: Contents) -> str:
 
 
 def changed_content(before: Mapping[str, str], now: Mapping[str, str]) -> str | None:
-    """Return in words what a run would read that it did not read before; None if it is the same.
+    """Return in words which content differs from the one that was read before; None if none does.
 
     Args:
-        before: The record of what was read; empty where that is not known.
-        now: The record of what is about to be read.
+        before: The record of an earlier start; empty if there is none.
+        now: The record of this start.
     """
     for name in sorted(before.keys() | now.keys()) if before else ():
         old, new = before.get(name, "none"), now.get(name, "none")

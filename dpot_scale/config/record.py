@@ -1,7 +1,7 @@
-"""What is written to disk for later versions to read: each record says the version of its format.
+"""Records on disk that later versions read: each says the version of its format.
 
-A record of an older version is read; a newer one, or a field that is not known, is refused by one
-sentence. Neither is ever taken for damage, which may be mended by doing the work again.
+Records of older versions are read. A newer record, or one with an unknown field, is refused by one
+sentence; it is never taken for a damaged one, for which the work would be done again.
 """
 
 from pathlib import Path
@@ -19,14 +19,14 @@ R = TypeVar("R", bound="Record")
 
 
 class Record(Section):
-    """Base of what is written to disk as a JSON object."""
+    """Base of all records, which are JSON objects on disk."""
 
     format: PositiveInt = FIRST_FORMAT
     """The version of what is written; absent in the first ones. A newer one has another default."""
 
     @classmethod
     def newest_format(cls) -> int:
-        """Return the version that is written, up to which all are read."""
+        """Return the newest version: the one that is written. All up to it are read."""
         newest: int = cls.model_fields[FORMAT_KEY].default
         return newest
 
@@ -34,12 +34,12 @@ class Record(Section):
 def read_record(
     kind: type[R], raw: object, place: Path | str, error: type[UserError], *, strict: bool = False
 ) -> R:
-    """Return a record that was read from a file.
+    """Return the record in the JSON values of a file.
 
     Args:
-        kind: Of the record.
-        raw: What the file says, as JSON values.
-        place: Where it was read, for the sentence.
+        kind: The class of the record.
+        raw: The JSON values.
+        place: The file, for the sentence.
         error: The kind of error to raise for a record of another version.
         strict: Whether a value of a near kind is refused, as the text of a number.
 
@@ -69,9 +69,9 @@ def require_format(raw: object, newest: int, place: Path | str, error: type[User
     """Make sure that no newer version wrote a record.
 
     Args:
-        raw: What a file says, as JSON values.
+        raw: The JSON values of a file.
         newest: The newest format of such a record that this version knows.
-        place: Where it was read, for the sentence.
+        place: The file, for the sentence.
         error: The kind of error to raise.
 
     Raises:
@@ -86,7 +86,7 @@ def require_format(raw: object, newest: int, place: Path | str, error: type[User
 
 
 def of_another_version(reason: str, place: Path | str, error: type[UserError]) -> UserError:
-    """Return the sentence on what another version wrote, as an error of a kind."""
+    """Return the error for a record that another version wrote."""
     return error(
         f"{place} was written by another version of dpot_scale ({reason}): use the version that "
         "wrote it"

@@ -1,4 +1,4 @@
-"""All ranks of a run share a folder, and have the same config, code and data."""
+"""Makes sure that all ranks share a folder and have the same config, code and data."""
 
 import contextlib
 import hashlib
@@ -37,7 +37,7 @@ def require_agreement_of_ranks(run: Run, world: World) -> None:
     """Make sure that all ranks share a folder, and have the same config, code and data. Collective.
 
     Raises:
-        ConfigError: they do not; it names a rank that differs from the main one, and in what.
+        ConfigError: they do not; the sentence names a rank, and how it differs from the main one.
         DiskError: the main rank cannot write to its folder.
     """
     if world.world_size > 1:
@@ -53,7 +53,7 @@ def require_agreement_of_ranks(run: Run, world: World) -> None:
 
 
 def _require_one_folder(directory: Path, world: World) -> None:
-    """Let the main rank write what the others must read."""
+    """Let the main rank write a file that the others must see."""
     written = [secrets.token_hex(8)]
     dist.broadcast_object_list(written)
     on_main(lambda: write_whole(directory / TOKEN, written[0]), world, directory)

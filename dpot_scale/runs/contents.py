@@ -1,4 +1,4 @@
-"""What a run or a sweep reads beside its config, by content: its datasets and its first weights."""
+"""The datasets and the initial weights that a run or sweep reads, each named by its content."""
 
 import json
 from pathlib import Path
@@ -20,13 +20,13 @@ DIGITS = 12
 
 
 def read_contents(config: RunConfig, directory: Path) -> Contents:
-    """Return what a run reads now; of what is no longer there, what it was.
+    """Return the contents that a run reads. Where a file is gone, the record of it is returned.
 
-    A finished run or sweep can so be reported without its data.
+    So a finished run or sweep can be reported without its data.
 
     Args:
         config: With absolute paths.
-        directory: The folder that may hold a record of what was read before.
+        directory: The folder that may hold a record of an earlier start.
 
     Raises:
         DataError: the index of a dataset cannot be read.
@@ -43,14 +43,14 @@ def read_contents(config: RunConfig, directory: Path) -> Contents:
 
 
 def recorded(directory: Path) -> dict[str, str]:
-    """Return what was read before; nothing where that is not known."""
+    """Return the record of an earlier start; an empty one if there is none."""
     content = _json(directory / INPUTS)
     contents = content.get("contents") if content.get("format") == FORMAT else None
     return contents if isinstance(contents, dict) else {}
 
 
 def record(directory: Path, contents: Contents) -> None:
-    """Remember what is read.
+    """Write the record of the contents that are read.
 
     Raises:
         OSError: the record cannot be written.
@@ -69,8 +69,8 @@ def _dataset(data: DataConfig, name: str) -> str | None:
 def _start(source: Path) -> str | None:
     """Return a digest of weights.
 
-    A run or a checkpoint is named by the identity of the run that made it: its files need not be
-    read, and they hold nothing else.
+    A run or a checkpoint is named by the identity of the run that made it, which says all that its
+    files could; so these need not be read.
     """
     if source.is_file():
         return sha256(source)[:DIGITS]
@@ -83,7 +83,7 @@ def _start(source: Path) -> str | None:
 
 
 def _json(path: Path) -> dict[str, Any]:
-    """Return the object in a file; an empty one where there is none."""
+    """Return the JSON object in a file; an empty one if there is none."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):

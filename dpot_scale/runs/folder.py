@@ -1,4 +1,4 @@
-"""What lies in a folder: a run or sweep never writes into one of another kind or identity."""
+"""Keeps a run or sweep from writing into the folder of another one."""
 
 import os
 from pathlib import Path
@@ -32,15 +32,15 @@ OUTPUT: dict[Kind, str] = {"run": "output", "sweep": "run.output"}  # the key th
 
 
 def found_marks(directory: Path, kind: Kind) -> list[str]:
-    """Return what lies in a folder that only a folder of this kind has."""
+    """Return the files in a folder that only a folder of this kind has."""
     return [mark for mark in MARKS[kind] if os.path.exists(directory / mark)]  # noqa: PTH110 - never raises
 
 
 def require_kind(directory: Path, kind: Kind) -> None:
-    """Make sure that a run or sweep can have a folder.
+    """Make sure that a run or sweep may use a folder.
 
     Raises:
-        ConfigError: the folder is one of another kind, or lies among what a sweep keeps.
+        ConfigError: it is the folder of the other kind, or lies in the folder of a sweep.
     """
     if os.path.exists(directory.parent / JOURNAL):  # noqa: PTH110 - never raises
         raise ConfigError(
@@ -56,7 +56,7 @@ def require_kind(directory: Path, kind: Kind) -> None:
 
 
 def finished_before(run: Run) -> TrainingResult | None:
-    """Return the result of a run that has ended, None if there is something left to do.
+    """Return the result of a finished run, None if there is something left to do.
 
     Raises:
         ConfigError: its folder is one of another kind, or of a run with another config, other

@@ -1,4 +1,4 @@
-"""One training per run directory: two would remove each other's checkpoints."""
+"""Allows one training per run directory: two would remove each other's checkpoints."""
 
 import contextlib
 from collections.abc import Iterator
@@ -13,12 +13,12 @@ LOCK_FILE = ".lock"
 
 @contextlib.contextmanager
 def only_run_in(directory: Path, world: World) -> Iterator[None]:
-    """Make the directory of a run and hold it; the system lets go of a killed process's.
+    """Make the directory of a run and hold its lock, which the system releases after a kill.
 
     Collective: every rank must enter it.
 
     Raises:
-        ConfigError: it cannot be written, or another process trains in it.
+        ConfigError: the directory cannot be written, or another process trains in it.
     """
     with contextlib.ExitStack() as stack:
         problem = _hold(directory, stack) if world.is_main else None
@@ -28,7 +28,7 @@ def only_run_in(directory: Path, world: World) -> Iterator[None]:
 
 
 def _hold(directory: Path, stack: contextlib.ExitStack) -> str | None:
-    """Return what is wrong, if anything is."""
+    """Return why the directory cannot be held, or None."""
     try:
         stack.enter_context(held(directory / LOCK_FILE, wait=False))
     except BlockingIOError:

@@ -104,7 +104,7 @@ def largest_that_fits(candidates: Sequence[int], fits: Callable[[int], bool]) ->
 
 
 def _key(run: ResolvedRun, world: World) -> str:
-    """Return a name for what decides the answer: no rates, lengths, datasets or places."""
+    """Return a hash of all that decides the answer. Rates, lengths, datasets and paths do not."""
     on_gpu = world.device.type == "cuda"
     memory = torch.cuda.mem_get_info()[1] if on_gpu else psutil.virtual_memory().total
     decisive = run.run.config.model_dump(
@@ -175,9 +175,9 @@ def _probe_config(config: RunConfig, micro_batch: int, world: World) -> Json:
 
 
 def _ended_everywhere(process: "subprocess.Popen[bytes]", world: World) -> int | None:
-    """Return the exit code once all probes have ended, or one has failed. Collective.
+    """Return the exit code once all probes have ended or one has failed. Collective.
 
-    None: one takes longer than it may.
+    Returns None if a probe exceeds the time limit.
     """
     deadline = time.monotonic() + PROBE_SECONDS
     while True:
@@ -197,7 +197,7 @@ def _ended_everywhere(process: "subprocess.Popen[bytes]", world: World) -> int |
 
 
 def _probe_environment(world: World, port: int) -> dict[str, str]:
-    """Return what puts a probe into a world of its own, of the same shape."""
+    """Return the environment that gives the probes a process group of their own."""
     inherited = {
         name: value for name, value in os.environ.items() if not name.startswith(LAUNCHER_VARIABLES)
     }
@@ -214,7 +214,7 @@ def _probe_environment(world: World, port: int) -> dict[str, str]:
 
 
 def _usable_bytes(world: World) -> int:
-    """Return what a probe of this rank may allocate."""
+    """Return how many bytes a probe of this rank may allocate."""
     if world.device.type == "cuda":
         torch.cuda.empty_cache()  # what the solvers of the data have left
         return int(USABLE_GPU * torch.cuda.mem_get_info(world.device)[0])
@@ -222,7 +222,7 @@ def _usable_bytes(world: World) -> int:
 
 
 def free_bytes() -> int:
-    """Return the memory that may still be used here: of the machine, or of its container."""
+    """Return how much memory is free on the machine, or in its container."""
     free = int(psutil.virtual_memory().available)
     group = Path("/sys/fs/cgroup")
     try:
@@ -274,7 +274,7 @@ def _limit_memory(limit: int, world: World) -> None:
 
 
 def _batches(config: RunConfig, world: World) -> list[Batch]:
-    """Return as many random batches as a stream of data holds at a time."""
+    """Return as many random batches as the data stream keeps in memory at a time."""
     model, windows = config.model, config.batch.settled_micro_batch
     assembler = Assembler(model, config.data, world.device)
     ones_BC = torch.ones(windows, model.channels, device=world.device)

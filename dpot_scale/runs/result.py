@@ -1,4 +1,4 @@
-"""What a finished run leaves for others to read: one JSON file, never a log to parse."""
+"""The result of a finished run, one JSON file for other programs to read."""
 
 from pathlib import Path
 
@@ -54,7 +54,7 @@ class TrainingResult(Record):
 
 
 def save_result(directory: Path, result: TrainingResult) -> None:
-    """Write the result of a run, all of it or nothing."""
+    """Write the result of a run whole or not at all."""
     write_whole(directory / RESULT_FILE, result.model_dump_json(indent=2))
 
 
@@ -62,8 +62,8 @@ def read_result(directory: Path) -> TrainingResult | None:
     """Return the result in a run's directory, or None while the run is unfinished.
 
     Raises:
-        RecordError: there is one, but it is damaged, or another version wrote it: the run is not
-            to be trained again for it.
+        RecordError: the result is damaged, or another version wrote it. Training the run again
+            would be no remedy.
     """
     path = directory / RESULT_FILE
     try:

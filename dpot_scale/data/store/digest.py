@@ -1,4 +1,4 @@
-"""What a stored dataset is, in twelve digits: the same data have the same, wherever they lie."""
+"""Digests of stored datasets: twelve digits, which are equal for equal data in any place."""
 
 from dataclasses import asdict
 
@@ -13,7 +13,7 @@ def recipe_digest(recipe: str) -> str:
     """Return the digest of a generated dataset, which is known before it is generated.
 
     Args:
-        recipe: As `SuiteConfig.recipe` and the index of the dataset give it.
+        recipe: The recipe, as `SuiteConfig.recipe` and the index of the dataset give it.
     """
     return content_hash({"recipe": recipe})
 
