@@ -70,8 +70,8 @@ PUBLIC: dict[str, list[tuple[str, list[str]]]] = {
         ("dpot_scale.runs.result", ["read_result", "TrainingResult"]),
         ("dpot_scale.scaling.plan", ["plan"]),
         ("dpot_scale.scaling.driver", ["run_sweep"]),
-        ("dpot_scale.scaling.report", ["write_report"]),
-        ("dpot_scale.scaling.law", ["fit_power_law", "PowerLaw"]),
+        ("dpot_scale.scaling.report.write", ["write_report"]),
+        ("dpot_scale.scaling.report.laws", ["fit_power_law", "PowerLaw"]),
     ],
     "Errors": [
         ("dpot_scale.errors", ["UserError", "ConfigError", "DataError", "CheckpointError"]),

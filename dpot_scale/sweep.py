@@ -55,7 +55,7 @@ def _execute(options: argparse.Namespace) -> int:
 
             print_line(status_table(sweep, trials))
         case "report":
-            from dpot_scale.scaling.report import publish, write_report
+            from dpot_scale.scaling.report.write import publish, write_report
 
             report = write_report(sweep, trials)
             print_line(report.summary)

@@ -12,7 +12,7 @@ from dpot_scale.config.places import anchored
 from dpot_scale.evaluation.scores import DatasetScore
 from dpot_scale.runs.result import TrainingResult, save_result
 from dpot_scale.scaling.plan import plan
-from dpot_scale.scaling.report import write_report
+from dpot_scale.scaling.report.write import write_report
 
 SLOW = ("torch", "deepspeed", "ray", "mlflow", "matplotlib", "rich")
 

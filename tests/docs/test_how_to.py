@@ -17,7 +17,7 @@ from dpot_scale.data.store.dataset import open_store
 from dpot_scale.data.store.verify import verify_dataset
 from dpot_scale.prepare import main as prepare
 from dpot_scale.scaling.plan import plan
-from dpot_scale.scaling.report import RESULTS
+from dpot_scale.scaling.report.write import RESULTS
 
 PAGES = Path(__file__).parents[2] / "docs" / "how-to"
 

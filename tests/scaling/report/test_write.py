@@ -12,15 +12,10 @@ from dpot_scale.config.sweep import SweepConfig
 from dpot_scale.evaluation.scores import DatasetScore
 from dpot_scale.runs.result import TrainingResult, save_result
 from dpot_scale.scaling.plan import Trial, plan
-from dpot_scale.scaling.report import (
-    FIGURE,
-    REPORT,
-    RESULTS,
-    NothingToReportError,
-    scaling_figure,
-    write_report,
-)
-from dpot_scale.scaling.report import finished_trials as finished
+from dpot_scale.scaling.report.figures import scaling_figure
+from dpot_scale.scaling.report.results import finished_trials as finished
+from dpot_scale.scaling.report.text import FIGURE, REPORT
+from dpot_scale.scaling.report.write import RESULTS, NothingToReportError, write_report
 
 PERSISTENCE = {"ns": 0.4, "dr": 0.2}
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from dpot_scale.scaling.law import fit_power_law
+from dpot_scale.scaling.report.laws import fit_power_law
 
 SIZES = [2e5, 1e6, 8e6, 5e8]
 

@@ -1,0 +1,118 @@
+"""The results of a sweep as tables: for a terminal, in Markdown and as CSV."""
+
+import csv
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from dpot_scale.evaluation.scores import DatasetScore
+from dpot_scale.scaling.plan import duration
+from dpot_scale.scaling.report.results import Finished
+from dpot_scale.terminal import table
+
+TRIAL_HEADER = (
+    "size",
+    "parameters",
+    "in blocks",
+    "windows",
+    "train FLOPs",
+    "rollout rel_l2",
+    "one-step rel_l2",
+    "windows/s",
+    "peak memory",
+    "time",
+)
+
+
+def error_table(finished: Sequence[Finished]) -> str:
+    """Return the errors of all trials beside those of persistence, for a terminal."""
+    first = finished[0].result.evaluation
+    header = ("size", "parameters", "windows", "rollout rel_l2", *first)
+    rows = [
+        (
+            "persistence",
+            "",
+            "",
+            _mean(first, "persistence_rel_l2"),
+            *_scores(first, "persistence_rel_l2"),
+        )
+    ]
+    for entry in finished:
+        result = entry.result
+        cells = (entry.trial.label, f"{result.parameters:,}", f"{result.windows:,}")
+        scores = _scores(result.evaluation, "rel_l2")
+        rows.append((*cells, _mean(result.evaluation, "rel_l2"), *scores))
+    return table(header, rows)
+
+
+def trial_table(finished: Sequence[Finished]) -> str:
+    """Return in Markdown what each trial was, took and reached."""
+    return _markdown(TRIAL_HEADER, [_trial_cells(entry) for entry in finished])
+
+
+def _trial_cells(entry: Finished) -> tuple[str, ...]:
+    result = entry.result
+    return (
+        entry.trial.label,
+        f"{result.parameters:,}",
+        f"{result.block_parameters:,}",
+        f"{result.windows:,}",
+        f"{result.train_flops:.2e}",
+        f"{result.mean_rel_l2:.4f}",
+        f"{result.mean_one_step_rel_l2:.4f}",
+        f"{result.windows_per_second:.1f}",
+        f"{result.peak_memory_gib:.2f} GiB",
+        duration(result.seconds),
+    )
+
+
+def dataset_table(finished: Sequence[Finished], score: str, baseline: str) -> str:
+    """Return one score on each dataset in Markdown: that of persistence, then of each trial.
+
+    Args:
+        finished: The trials.
+        score: A field of `DatasetScore`.
+        baseline: The field that holds the same of persistence.
+    """
+    first = finished[0].result.evaluation
+    rows = [("persistence", "", *_scores(first, baseline))]
+    rows += [
+        (entry.trial.label, f"{entry.result.windows:,}", *_scores(entry.result.evaluation, score))
+        for entry in finished
+    ]
+    return _markdown(("size", "windows", *first), rows)
+
+
+def _markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    rule = ["---", *["--:"] * (len(header) - 1)]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in (header, rule, *rows))
+
+
+def write_csv(path: Path, finished: Sequence[Finished]) -> None:
+    """Write one row per trial and dataset, for people who fit their own laws."""
+    columns = ("trial", "size", "parameters", "block_parameters", "windows", "train_flops")
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow([*columns, "dataset", "digest", *DatasetScore.model_fields])
+        for entry in finished:
+            result = entry.result
+            shared = [
+                entry.trial.id,
+                entry.trial.label,
+                result.parameters,
+                result.block_parameters,
+                result.windows,
+                result.train_flops,
+            ]
+            for name, score in result.evaluation.items():
+                digest = result.datasets.get(name, "")
+                writer.writerow([*shared, name, digest, *score.model_dump().values()])
+
+
+def _scores(evaluation: Mapping[str, DatasetScore], key: str) -> tuple[str, ...]:
+    return tuple(f"{getattr(score, key):.4f}" for score in evaluation.values())
+
+
+def _mean(evaluation: Mapping[str, DatasetScore], key: str) -> str:
+    return f"{np.mean([getattr(score, key) for score in evaluation.values()]):.4f}"

@@ -1,0 +1,80 @@
+"""Writes the report of a sweep into its directory, and puts it on its page in MLflow."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from dpot_scale.config.sweep import SweepConfig
+from dpot_scale.errors import UserError
+from dpot_scale.files import replacing, write_whole
+from dpot_scale.scaling.plan import Trial
+from dpot_scale.scaling.report.figures import scaling_figure
+from dpot_scale.scaling.report.results import finished_trials
+from dpot_scale.scaling.report.table import write_csv
+from dpot_scale.scaling.report.text import FIGURE, REPORT, summarize, write_markdown
+from dpot_scale.tracking.mlflow_run import LARGEST_NOTE, annotate
+
+RESULTS = "results.csv"
+MLFLOW_FOLDER = "report"
+
+
+class NothingToReportError(UserError):
+    """No trial has finished."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Report:
+    """A sweep's outcome, for a terminal, as Markdown, and the files that hold it."""
+
+    summary: str
+    markdown: str
+    files: tuple[Path, ...]
+    is_complete: bool  # every trial has finished
+
+    def note(self, run_id: str) -> str:
+        """Return the Markdown for the MLflow run that has the files, cut to what MLflow takes."""
+        picture = f"get-artifact?path={MLFLOW_FOLDER}%2F{FIGURE}&run_uuid={run_id}"
+        parts = self.markdown.replace(f"]({FIGURE})", f"]({picture})").split("\n## ")
+        end = f"\nThe rest is in the artifact {MLFLOW_FOLDER}/{REPORT}.\n"
+        note = "\n## ".join(parts)
+        while len(note) > LARGEST_NOTE and len(parts) > 1:
+            parts.pop()
+            note = "\n## ".join(parts) + end
+        return note
+
+
+def write_report(sweep: SweepConfig, trials: Sequence[Trial]) -> Report:
+    """Write report.md, scaling.png and results.csv into the sweep's directory.
+
+    Raises:
+        NothingToReportError: no trial has finished.
+    """
+    finished = finished_trials(trials)
+    if not finished:
+        raise NothingToReportError(
+            f"no trial of sweep {sweep.name} in {sweep.directory} has finished; run it first"
+        )
+    markdown = write_markdown(sweep, trials, finished)
+    files = tuple(sweep.directory / name for name in (REPORT, FIGURE, RESULTS))
+    write_whole(files[0], markdown)
+    with replacing(files[1]) as partial:
+        scaling_figure(sweep.name, finished).savefig(partial, format="png")
+    with replacing(files[2]) as partial:
+        write_csv(partial, finished)
+    return Report(
+        summary=summarize(sweep, finished),
+        markdown=markdown,
+        files=files,
+        is_complete=len(finished) == len(trials),
+    )
+
+
+def publish(report: Report, sweep: SweepConfig) -> None:
+    """Put a report on the page that the sweep has in MLflow."""
+    annotate(
+        sweep.directory,
+        sweep.run.tracking,
+        artifacts=dict.fromkeys(report.files, MLFLOW_FOLDER),
+        note=report.note,
+        is_finished=report.is_complete,
+    )
