@@ -1,4 +1,4 @@
-"""Configs: presets, overrides, and one clear sentence per mistake."""
+"""Configs from presets, files and overrides, laid over each other."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""deepspeed_configs/: every JSON resolves for every world, and every mistake is one sentence."""
+"""The config that DeepSpeed gets: every JSON is complete for every model and world."""
 
 import importlib
 import json

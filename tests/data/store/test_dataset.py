@@ -1,4 +1,4 @@
-"""The store: what is written is read, and nothing half-written is ever a dataset."""
+"""The store: what is written is read, and found below its folder."""
 
 from pathlib import Path
 

@@ -1,0 +1,80 @@
+"""Why an attempt failed, in one line, and how a sweep counts what its trials raise."""
+
+from pathlib import Path
+
+import pytest
+from ray.exceptions import RayActorError, RayTaskError
+from ray.train.v2.api.exceptions import WorkerGroupError
+
+from dpot_scale.config.load import load_sweep
+from dpot_scale.config.places import anchored
+from dpot_scale.errors import ConfigError, DiskError
+from dpot_scale.scaling.endings import Ended, TrialInterruptedError, diagnose
+from dpot_scale.scaling.plan import Trial, plan
+
+DIED = "a worker died: killed, out of memory, or crashed"
+
+
+@pytest.fixture
+def trial(tmp_path: Path) -> Trial:
+    return plan(anchored(load_sweep("quickstart"), tmp_path))[0]
+
+
+def failed(*causes: Exception) -> WorkerGroupError:
+    return WorkerGroupError("workers failed", dict(enumerate(causes)))
+
+
+def raised_from(cause: Exception) -> Exception:
+    """An error that another one has caused."""
+    error = RuntimeError("in the worker")
+    error.__cause__ = cause
+    return error
+
+
+@pytest.mark.parametrize(
+    "cause",
+    [
+        ConfigError("the disk is full"),
+        raised_from(ConfigError("the disk is full")),
+        RayTaskError("train_trial", "Traceback ...", ConfigError("the disk is full")),
+    ],
+)
+def test_a_mistake_of_the_user_is_final_wherever_it_stands(cause: Exception) -> None:
+    assert diagnose(failed(RayActorError(), cause)) == ("the disk is full", True)
+
+
+@pytest.mark.parametrize(
+    "cause",
+    [
+        RayActorError(),
+        RuntimeError("[../gloo/transport/tcp/pair.cc:538] Connection closed by peer"),
+        RuntimeError("NCCL error: remote process exited"),
+    ],
+)
+def test_a_worker_that_died_may_be_tried_again(cause: Exception) -> None:
+    assert diagnose(failed(RuntimeError("it saw something else"), cause)) == (DIED, False)
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (failed(RuntimeError("Traceback:\n  file\nRuntimeError: odd\n")), "RuntimeError: odd"),
+        (RuntimeError("the cluster is gone"), "the cluster is gone"),
+        (RuntimeError(), "RuntimeError"),
+    ],
+)
+def test_anything_else_is_its_last_line_and_may_be_tried_again(error: Exception, line: str) -> None:
+    assert diagnose(error) == (line, False)
+
+
+def test_each_ending_is_counted_as_what_it_is(trial: Trial) -> None:
+    ended = Ended()
+    bug = AssertionError()
+    assert ended.add(trial, None) == "finished"
+    assert (ended.failures, ended.bugs, ended.interrupted) == ({}, [], False)
+    assert ended.add(trial, TrialInterruptedError("saved")) == "stopped, saved"
+    assert ended.interrupted
+    assert ended.add(trial, DiskError("the disk is full")) == "failed: the disk is full"
+    assert ended.add(trial, bug) == "failed: AssertionError"
+    assert ended.failures == {trial.id: "the disk is full"}
+    assert ended.bugs == [bug]

@@ -1,0 +1,86 @@
+"""The lines on trials that train, where there is no terminal."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from dpot_scale.config.load import load_sweep
+from dpot_scale.config.places import anchored
+from dpot_scale.scaling import progress as progress_module
+from dpot_scale.scaling.plan import Trial, plan
+from dpot_scale.scaling.progress import LINE_SECONDS, Progress
+from dpot_scale.tracking import names
+from dpot_scale.tracking.spool import SPOOL
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(progress_module, "time", clock)
+    return clock
+
+
+@pytest.fixture
+def trials(tmp_path: Path) -> list[Trial]:
+    trials = plan(anchored(load_sweep("quickstart"), tmp_path))[:2]
+    for trial in trials:
+        trial.run.directory.mkdir(parents=True)
+    return trials
+
+
+def record(trial: Trial, step: int) -> None:
+    with (trial.run.directory / SPOOL).open("a") as spool:
+        values = {names.LOSS: 1 / step, names.WINDOWS_PER_SECOND: 20.0}
+        spool.write(json.dumps({"step": step, "time": 0, **values}) + "\n")
+
+
+def test_a_line_for_each_trial_that_has_recorded_something(
+    trials: list[Trial], clock: Clock
+) -> None:
+    said: list[str] = []
+    progress = Progress(trials, said.append)
+    progress.update()
+    assert said == [], "nothing is recorded yet"
+    first, second = trials
+    record(first, 2)
+    record(second, 4)
+    progress.update()
+    assert said == [
+        f"{first.id}: step 2/{first.run.steps}  loss 0.5000  20.0 windows/s",
+        f"{second.id}: step 4/{second.run.steps}  loss 0.2500  20.0 windows/s",
+    ]
+
+
+def test_a_line_comes_once_for_a_step_and_not_too_often(trials: list[Trial], clock: Clock) -> None:
+    said: list[str] = []
+    progress = Progress(trials[:1], said.append)
+    record(trials[0], 1)
+    progress.update()
+    record(trials[0], 2)
+    progress.update()
+    assert len(said) == 1, "too soon"
+    clock.now += LINE_SECONDS
+    progress.update()
+    assert len(said) == 2, "what came too soon is not lost"
+    clock.now += LINE_SECONDS
+    progress.update()
+    assert len(said) == 2, "there is no other step"
+
+
+def test_a_trial_that_ended_is_shown_no_longer(trials: list[Trial], clock: Clock) -> None:
+    said: list[str] = []
+    progress = Progress(trials, said.append)
+    progress.finish(trials[0], "finished")
+    record(trials[0], 1)
+    progress.update()
+    progress.close()
+    assert said == [f"{trials[0].id}: finished"]
