@@ -15,7 +15,6 @@ from dpot_scale.data.importers import transfer
 from dpot_scale.data.importers.formats import recognise as recognise_all
 from dpot_scale.data.importers.importing import Imported, Options, import_dataset
 from dpot_scale.data.importers.source import Source
-from dpot_scale.data.importers.transfer import block_length
 from dpot_scale.data.store.dataset import Split, open_store
 from dpot_scale.errors import DataError
 
@@ -132,26 +131,6 @@ def test_blocks_are_whole_chunks_and_their_size_changes_nothing(
             stored(tmp_path / "whole", "ns2d_fno_1e-3", split),
             stored(tmp_path / "blocks", "ns2d_fno_1e-3", split),
         )
-
-
-@pytest.mark.parametrize(
-    ("chunk", "length"),
-    [
-        (1, 64),
-        (10, 60),
-        (63, 63),
-        (64, 64),
-        (100, 100),  # one chunk
-        (256, 256),
-        (10_000, 256),  # never more than 256 MiB
-    ],
-)
-def test_a_block_is_whole_chunks_of_about_64_mib(chunk: int, length: int) -> None:
-    assert block_length(2**20, aligned_to=chunk) == length
-
-
-def test_a_trajectory_larger_than_a_block_is_read_alone() -> None:
-    assert block_length(2**33) == 1
 
 
 @pytest.mark.parametrize("kept", [{"a"}, {"t"}, {"MATLAB_class"}])

@@ -1,0 +1,56 @@
+"""What all sections share: values of strict kinds, and names by content."""
+
+import pytest
+from pydantic import ValidationError
+
+from dpot_scale.config.base import Float, Int, Name, PositiveFloat, Section, Seed, content_hash
+
+
+class Example(Section):
+    whole: Int = 0
+    number: Float = 0.0
+    rate: PositiveFloat = 1.0
+    seed: Seed = 0
+    name: Name = "a"
+
+
+def test_numbers_are_read_as_yaml_leaves_them() -> None:
+    assert Example.model_validate({"number": "1e-3", "whole": "4"}) == Example(number=1e-3, whole=4)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"whole": True},
+        {"number": False},
+        {"rate": True},
+        {"seed": True},
+        {"number": "nan"},
+        {"rate": "inf"},
+        {"rate": 0},
+        {"seed": 2**31},
+        {"seed": -1},
+        {"name": ".."},
+        {"name": "a/b"},
+        {"name": "-a"},
+        {"name": ""},
+        {"unknown": 1},
+    ],
+)
+def test_what_is_not_of_its_kind_is_refused(values: dict[str, object]) -> None:
+    with pytest.raises(ValidationError):
+        Example.model_validate(values)
+
+
+def test_a_section_is_immutable() -> None:
+    with pytest.raises(ValidationError, match="frozen"):
+        Example().whole = 1  # type: ignore[misc]
+
+
+def test_a_hash_names_the_content_and_not_the_order_of_its_keys() -> None:
+    one = content_hash({"a": 1, "b": {"c": 2, "d": 3}})
+    assert one == content_hash({"b": {"d": 3, "c": 2}, "a": 1})
+    assert len(one) == 12
+    assert int(one, 16) >= 0
+    others = [{"a": 1}, {"a": 1.5, "b": {"c": 2, "d": 3}}, {"a": 1, "b": {"c": 3, "d": 2}}]
+    assert len({one, *map(content_hash, others)}) == 4
