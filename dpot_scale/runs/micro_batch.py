@@ -73,6 +73,8 @@ def settle_micro_batch(run: ResolvedRun, world: World, say: Callable[[str], None
         ConfigError: the config is wrong, or not even one window fits.
     """
     config = run.run.config
+    if config.batch.micro_batch != "auto":
+        return run
     per_rank, rest = divmod(config.batch.global_batch, world.world_size)
     assert rest == 0, "a micro-batch of one window divides"
     answer = config.output / FOLDER / f"{_key(run, world)}.json"

@@ -84,9 +84,8 @@ def run_training(
     raise_on_all(problem, world)
     with only_run_in(run.config.directory, world):
         require_agreement_of_ranks(run, world)
-        if run.config.batch.micro_batch == "auto":
-            resolved = settle_micro_batch(resolved, world, print_line)
-        return _train(resolved, world, stores, opens_mlflow_run, told_to_stop)
+        settled = settle_micro_batch(resolved, world, print_line)
+        return _train(settled, world, stores, opens_mlflow_run, told_to_stop)
 
 
 def _require_precision(run: ResolvedRun) -> None:

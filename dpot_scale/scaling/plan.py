@@ -4,6 +4,7 @@ No torch, DeepSpeed, Ray or MLflow here.
 """
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -163,10 +164,10 @@ def _begun(config: RunConfig, contents: Contents, known: str, prefix: str) -> st
         known: Its identity now.
         prefix: Of its name.
     """
-    for folder in sorted(config.output.glob(f"{prefix}*")):
-        begun = folder / RUN_CONFIG
-        if begun.is_file() and identity(load_run(str(begun)), contents) == known:
-            return folder.name
+    for begun in sorted(config.output.glob(f"{prefix}*/{RUN_CONFIG}")):
+        with suppress(ConfigError):  # of a trial that no longer says what it is
+            if identity(load_run(str(begun)), contents) == known:
+                return begun.parent.name
     return None
 
 

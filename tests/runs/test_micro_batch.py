@@ -9,15 +9,15 @@ import pytest
 import torch
 from torch.distributed import DistBackendError
 
-from dpot_scale.config.identity import run_hash
 from dpot_scale.config.load import load_run
 from dpot_scale.config.run import RunConfig
 from dpot_scale.data.stream.assembly import Batch
 from dpot_scale.data.stream.reader import PREFETCHED_BATCHES
-from dpot_scale.engine.runtime import World, start_world
+from dpot_scale.engine.runtime import World, start_world, trains_on_gpu
 from dpot_scale.errors import ConfigError
 from dpot_scale.runs import micro_batch
 from dpot_scale.runs.micro_batch import _ran_out, largest_that_fits, settle_micro_batch
+from dpot_scale.runs.resolved import ResolvedRun, identify, resolve
 from dpot_scale.runs.result import read_result
 from dpot_scale.training import loop
 from dpot_scale.training.objective import training_loss
@@ -28,8 +28,8 @@ def world() -> World:
     return start_world()
 
 
-def run_in(folder: Path, *overrides: str) -> RunConfig:
-    return load_run(
+def run_in(folder: Path, *overrides: str) -> ResolvedRun:
+    config = load_run(
         "quickstart",
         [
             f"output={folder}",
@@ -44,6 +44,7 @@ def run_in(folder: Path, *overrides: str) -> RunConfig:
             *overrides,
         ],
     )
+    return resolve(identify(config), world_size=1, on_gpu=trains_on_gpu())
 
 
 @pytest.mark.parametrize("limit", range(9))
@@ -62,8 +63,8 @@ def test_bisection_finds_the_largest_in_few_probes(limit: int) -> None:
 
 
 def test_a_number_is_left_as_it_is(tmp_path: Path, world: World) -> None:
-    config = run_in(tmp_path, "batch.micro_batch=8")
-    assert settle_micro_batch(config, world, print) is config
+    run = run_in(tmp_path, "batch.micro_batch=8")
+    assert settle_micro_batch(run, world, print) is run
 
 
 def test_a_real_probe_runs_out_of_memory_and_another_fits(
@@ -73,16 +74,16 @@ def test_a_real_probe_runs_out_of_memory_and_another_fits(
     # A window takes 125 MiB of activations and the process less than 1 GiB. A prime number of
     # windows: all of them are tried, and one.
     large = ["model.grid=512", "model.patch=32", "batch.global_batch=101", "windows=101"]
-    config = run_in(tmp_path, *large)
+    run = run_in(tmp_path, *large)
     monkeypatch.setattr(micro_batch, "free_bytes", lambda: 3 * 2**30)
-    settled = settle_micro_batch(config, world, said.append)
-    assert settled.batch.settled_micro_batch == 1
-    assert settled.batch.global_batch == 101
+    settled = settle_micro_batch(run, world, said.append)
+    assert settled.config.batch.settled_micro_batch == 1
+    assert settled.accumulation_steps == settled.config.batch.global_batch == 101
     assert len(said) == 1
     # The answer is remembered, and the config is the same run as before.
     monkeypatch.setattr(micro_batch, "_fits", lambda *_: pytest.fail("tried again"))
-    assert settle_micro_batch(config, world, said.append) == settled
-    assert run_hash(settled) == run_hash(config)
+    assert settle_micro_batch(run, world, said.append) == settled
+    assert identify(settled.config).identity == run.run.identity
 
 
 def test_not_even_one_window(tmp_path: Path, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -109,9 +110,9 @@ def test_a_mistake_is_no_reason_to_search(
 def test_a_probe_that_fails_otherwise_ends_the_search(tmp_path: Path, world: World) -> None:
     if Path("/usr/include/libaio.h").exists():
         pytest.skip("this machine has what the probe lacks")
-    config = run_in(tmp_path, "engine.deepspeed=zero3_bf16_nvme", "engine.nvme_path=/nowhere")
+    run = run_in(tmp_path, "engine.deepspeed=zero3_bf16_nvme", "engine.nvme_path=/nowhere")
     with pytest.raises(ConfigError, match=r"a probe with 8 windows failed: .*libaio"):
-        settle_micro_batch(config, world, print)
+        settle_micro_batch(run, world, print)
 
 
 def test_a_probe_that_takes_too_long_ends_the_search(
@@ -158,7 +159,7 @@ def test_a_probe_makes_the_steps_of_the_run(
 
     monkeypatch.setattr(loop, "training_loss", remembered)
     options = ["objective.unroll=2", "data.normalize=dataset", "data.mask_points=true"]
-    config = run_in(tmp_path, *options, "batch.global_batch=16", "windows=64")
+    config = run_in(tmp_path, *options, "batch.global_batch=16", "windows=64").run.config
     for windows, per_step in ((8, 2), (16, 1)):
         seen.clear()
         probe = micro_batch._probe_config(config, windows, world)

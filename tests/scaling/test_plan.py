@@ -2,10 +2,11 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
-from dpot_scale.config.load import load_sweep, presets
+from dpot_scale.config.load import dump, load_sweep, presets
 from dpot_scale.engine.memory import GIB, estimate_memory
 from dpot_scale.errors import ConfigError
 from dpot_scale.models.dpot.cost import count_parameters, train_flops_per_window
@@ -130,3 +131,19 @@ def test_planning_imports_no_accelerator_stack() -> None:
         "assert not heavy, heavy"
     )
     subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
+
+
+def test_a_trial_keeps_the_name_under_which_it_was_begun(tmp_path: Path) -> None:
+    """Other versions named the same trial after another hash."""
+    sweep = load_sweep("quickstart", [f"run.output={tmp_path}"])
+    first, second, *_ = plan(sweep)
+    for trial, ending in ((first, "0f1e2d"), (second, "3c4b5a")):
+        folder = trial.run.output / f"{trial.id[:-6]}{ending}"
+        folder.mkdir(parents=True)
+        (folder / "config.yaml").write_text(dump(trial.run) if trial is first else "{")
+    again = plan(sweep)
+    assert again[0].id == f"{first.id[:-6]}0f1e2d"
+    assert again[0].run.directory == first.run.output / again[0].id
+    assert again[1].id == second.id, "nobody knows what that folder holds"
+    other = plan(load_sweep("quickstart", [f"run.output={tmp_path}", "run.seed=1"]))
+    assert other[0].id not in (first.id, again[0].id)
