@@ -72,7 +72,7 @@ def settle_micro_batch(run: ResolvedRun, world: World, say: Callable[[str], None
     Raises:
         ConfigError: the config is wrong, or not even one window fits.
     """
-    config = run.run.config
+    config = run.source.config
     if config.batch.micro_batch != "auto":
         return run
     per_rank, rest = divmod(config.batch.global_batch, world.world_size)
@@ -93,7 +93,7 @@ def settle_micro_batch(run: ResolvedRun, world: World, say: Callable[[str], None
         on_main(lambda: write_whole(answer, text), world, answer)
     if found == run.config.batch.micro_batch:
         return run
-    return resolve(run.run, world_size=run.world_size, on_gpu=run.on_gpu, micro_batch=found)
+    return resolve(run.source, world_size=run.world_size, on_gpu=run.on_gpu, micro_batch=found)
 
 
 def largest_that_fits(candidates: Sequence[int], fits: Callable[[int], bool]) -> int | None:
@@ -109,7 +109,7 @@ def _key(run: ResolvedRun, world: World) -> str:
     """Return a hash of all that decides the answer. Rates, lengths, datasets and paths do not."""
     on_gpu = world.device.type == "cuda"
     memory = torch.cuda.mem_get_info()[1] if on_gpu else psutil.virtual_memory().total
-    decisive = run.run.config.model_dump(
+    decisive = run.source.config.model_dump(
         mode="json",
         include={
             "model": True,

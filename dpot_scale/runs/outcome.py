@@ -115,7 +115,7 @@ def write_configs(run: ResolvedRun) -> None:
     write_whole(directory / RUN_CONFIG, dump(run.config))
     if run.config.engine.kind == "deepspeed":
         write_whole(directory / DEEPSPEED_CONFIG, json.dumps(run.deepspeed, indent=2))
-    record(directory, run.run.contents)
+    record(directory, run.source.contents)
 
 
 def keep(
@@ -133,8 +133,8 @@ def keep(
     losses = metrics[names.LOSS]
     result = TrainingResult(
         name=config.name,
-        identity=run.run.identity,
-        datasets=dict(run.run.contents.datasets),
+        identity=run.source.identity,
+        datasets=dict(run.source.contents.datasets),
         world_size=run.world_size,
         parameters=run.parameters.total,
         block_parameters=run.parameters.blocks,

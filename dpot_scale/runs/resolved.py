@@ -31,7 +31,7 @@ class Run:
 class ResolvedRun:
     """A run on so many workers of a kind, with a number for its micro-batch."""
 
-    run: Run
+    source: Run  # as its config says
     config: RunConfig  # that of the run, its micro-batch settled
     world_size: int
     on_gpu: bool
@@ -83,7 +83,7 @@ def resolve(run: Run, *, world_size: int, on_gpu: bool, micro_batch: int = 1) ->
         config = config.with_micro_batch(micro_batch)
     arch = architecture(config.model)
     return ResolvedRun(
-        run=run,
+        source=run,
         config=config,
         world_size=world_size,
         on_gpu=on_gpu,

@@ -112,9 +112,9 @@ def _train(
     checkpoints = CheckpointStore(
         config.directory / CHECKPOINTS,
         config=config.checkpoint,
-        config_hash=run.run.identity,
+        config_hash=run.source.identity,
         world=world,
-        inputs=run.run.contents.record(),
+        inputs=run.source.contents.record(),
     )
     state = first_state(config, engine, checkpoints)
     evaluator = Evaluator(engine, stores, _evaluation(run), config.model, config.data, world)
@@ -156,7 +156,7 @@ def _train(
 def _evaluation(run: ResolvedRun) -> EvaluationConfig:
     """Return how to evaluate: with no more windows at a time than were found to fit."""
     evaluation = run.config.evaluation
-    if run.run.config.batch.micro_batch == "auto":
+    if run.source.config.batch.micro_batch == "auto":
         most = min(evaluation.batch, run.config.batch.settled_micro_batch)
         return evaluation.model_copy(update={"batch": most})
     return evaluation
@@ -174,7 +174,7 @@ def _mlflow_run(run: ResolvedRun, *, opens: bool) -> Iterator[None]:
         config,
         config.tracking,
         name=config.name,
-        datasets=run.run.contents.datasets,
+        datasets=run.source.contents.datasets,
     )
     status: Status = "FAILED"
     try:

@@ -83,7 +83,7 @@ def test_a_real_probe_runs_out_of_memory_and_another_fits(
     # The answer is remembered, and the config is the same run as before.
     monkeypatch.setattr(micro_batch, "_fits", lambda *_: pytest.fail("tried again"))
     assert settle_micro_batch(run, world, said.append) == settled
-    assert identify(settled.config).identity == run.run.identity
+    assert identify(settled.config).identity == run.source.identity
 
 
 def test_not_even_one_window(tmp_path: Path, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -159,7 +159,7 @@ def test_a_probe_makes_the_steps_of_the_run(
 
     monkeypatch.setattr(loop, "training_loss", remembered)
     options = ["objective.unroll=2", "data.normalize=dataset", "data.mask_points=true"]
-    config = run_in(tmp_path, *options, "batch.global_batch=16", "windows=64").run.config
+    config = run_in(tmp_path, *options, "batch.global_batch=16", "windows=64").source.config
     for windows, per_step in ((8, 2), (16, 1)):
         seen.clear()
         probe = micro_batch._probe_config(config, windows, world)

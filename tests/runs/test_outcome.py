@@ -31,7 +31,7 @@ def saved(output: Path, *overrides: str) -> None:
         "step": 1,
         "windows_seen": 16,
         "world_size": 1,
-        "config_hash": run.run.identity,
+        "config_hash": run.source.identity,
         "files": {"shards/a": {"bytes": 0, "sha256": "0" * 64}},
     }
     (folder / MARKER).write_text(json.dumps(marker))
@@ -82,7 +82,7 @@ def test_its_configs_say_what_it_is(tmp_path: Path) -> None:
     write_configs(run)
     assert load_run(str(run.config.directory / "config.yaml")) == run.config
     assert json.loads((run.config.directory / DEEPSPEED_CONFIG).read_text()) == run.deepspeed
-    assert recorded(run.config.directory) == run.run.contents.record()
+    assert recorded(run.config.directory) == run.source.contents.record()
 
 
 def test_where_deepspeed_does_not_train_nothing_says_that_it_does(tmp_path: Path) -> None:
