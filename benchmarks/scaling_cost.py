@@ -254,7 +254,7 @@ def measure(case: Case) -> None:
     peak = peak_memory_gib(world)
     with one_folder() as folder:
         keep = CheckpointConfig()
-        store = CheckpointStore(folder, config=keep, config_hash="benchmark", world=world)
+        store = CheckpointStore(folder, config=keep, identity="benchmark", world=world)
         save_seconds = timed(lambda: store.save(engine, TrainState(step=1)))
         load_seconds = timed(lambda: store.restore(engine))
         size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, model_validator
 
 from dpot_scale.config.base import PositiveInt, Section
 from dpot_scale.config.places import MARKER
-from dpot_scale.config.record import Record, read_record
+from dpot_scale.config.record import FIRST_FORMAT, FORMAT_KEY, Record, read_record
 from dpot_scale.errors import CheckpointError
 from dpot_scale.files import sha256
 
@@ -52,18 +52,27 @@ def _inside(name: str) -> str:
 class Marker(Record):
     """What makes a folder a checkpoint: the state, by whom it was saved, and its files."""
 
-    # The first ones name the run and what it reads by other hashes.
     format: PositiveInt = 2
     step: Annotated[int, Field(ge=0)]
-    # Of the first ones, which wrote it beside the step that it follows from.
-    windows_seen: Annotated[int, Field(ge=0)] | None = None
     world_size: Annotated[int, Field(ge=1)]
-    config_hash: str
+    # Of the run; "" in the first ones, which name it by another hash.
+    identity: str
     # With which the order inside shards varies; the first ones were all made on CPU.
     device: Literal["cpu", "cuda"] = "cpu"
-    # What else the run was trained on, by its name in words; the first ones do not say.
-    inputs: dict[str, str] = Field(default={})
+    # What the run reads beside its config, by its name for people; the first ones do not say.
+    contents: dict[str, str] = Field(default={})
     files: Annotated[dict[Annotated[str, AfterValidator(_inside)], Census], Field(min_length=1)]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_format_1(cls, raw: object) -> object:
+        """Accept the first markers; they name the run and its data by hashes that are gone."""
+        if not isinstance(raw, dict) or raw.get(FORMAT_KEY) != FIRST_FORMAT:
+            return raw
+        if not isinstance(raw.get("config_hash"), str):
+            return raw
+        gone = {"config_hash", "inputs", "windows_seen"}
+        return {key: raw[key] for key in raw if key not in gone} | {"identity": ""}
 
 
 @dataclass(frozen=True, slots=True)

@@ -59,10 +59,10 @@ class CheckpointStore:
     Args:
         directory: Where the checkpoints lie; on a disk that all ranks share.
         config: Which of them to keep.
-        config_hash: Of the run config; a checkpoint of another config is refused.
+        identity: Of the run; a checkpoint of another one is refused.
         world: The ranks.
-        inputs: What else decides the numbers of the run, by its name in words; a checkpoint whose
-            inputs differ is refused.
+        contents: What the run reads beside its config, by its name for people; a checkpoint of
+            other contents is refused.
     """
 
     def __init__(
@@ -70,15 +70,15 @@ class CheckpointStore:
         directory: Path,
         *,
         config: CheckpointConfig,
-        config_hash: str,
+        identity: str,
         world: World,
-        inputs: Mapping[str, str] | None = None,
+        contents: Mapping[str, str] | None = None,
     ) -> None:
         self.directory = directory
         self.config = config
-        self.config_hash = config_hash
+        self.identity = identity
         self.world = world
-        self.inputs = dict(inputs or {})
+        self.contents = dict(contents or {})
 
     def save(self, engine: Sharded, state: TrainState) -> None:
         """Commit a checkpoint, then remove older ones and what crashes left. Collective.
@@ -126,9 +126,9 @@ class CheckpointStore:
             FORMAT_KEY: Marker.newest_format(),
             **asdict(state),
             "world_size": self.world.world_size,
-            "config_hash": self.config_hash,
+            "identity": self.identity,
             "device": self.world.device.type,
-            "inputs": self.inputs,
+            "contents": self.contents,
             "files": {name: entry.model_dump() for name, entry in sorted(census.items())},
         }
         write_whole(folder / MARKER, json.dumps(marker, indent=2))
@@ -183,15 +183,14 @@ class CheckpointStore:
 
     def _check_belongs(self, checkpoint: Checkpoint) -> None:
         folder, marker = checkpoint.folder, checkpoint.marker
-        # Those of the first format belong to the config that lies beside them, which was compared.
-        is_first = marker.format < Marker.newest_format()
-        if not is_first and marker.config_hash != self.config_hash:
+        # One without an identity belongs to the config that lies beside it, which was compared.
+        if marker.identity and marker.identity != self.identity:
             raise CheckpointError(
-                f"{folder} was made with another config ({marker.config_hash}, this run has "
-                f"{self.config_hash}): restore that config, or choose another `name`"
+                f"{folder} was made with another config ({marker.identity}, this run has "
+                f"{self.identity}): restore that config, or choose another `name`"
             )
-        changed = changed_content(marker.inputs, self.inputs)
-        if not is_first and changed is not None:
+        changed = changed_content(marker.contents, self.contents)
+        if changed is not None:
             raise CheckpointError(f"{folder} was trained with {changed}")
         made = _workers(marker.world_size, marker.device)
         here = _workers(self.world.world_size, self.world.device.type)

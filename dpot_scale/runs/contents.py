@@ -4,19 +4,30 @@ import json
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
+from dpot_scale.config.base import PositiveInt
 from dpot_scale.config.data import DataConfig
 from dpot_scale.config.identity import Contents
 from dpot_scale.config.places import CHECKPOINTS, INPUTS, MARKER, RESULT_FILE
+from dpot_scale.config.record import FIRST_FORMAT, FORMAT_KEY, Record, read_record
 from dpot_scale.config.run import RunConfig
 from dpot_scale.data.store.dataset import INDEX
 from dpot_scale.data.store.digest import dataset_digest, recipe_digest
 from dpot_scale.data.store.index import read_index
+from dpot_scale.errors import RecordError
 from dpot_scale.files import sha256, write_whole
 
-FORMAT = 2  # of the record; the first one named the same contents by other digests
 # Stands for what is not there and was never read: a plan needs no data.
 MISSING = "missing"
 DIGITS = 12
+
+
+class Recorded(Record):
+    """The contents that a run or sweep read when it was started."""
+
+    format: PositiveInt = 2
+    contents: dict[str, str]
 
 
 def read_contents(config: RunConfig, directory: Path) -> Contents:
@@ -43,10 +54,19 @@ def read_contents(config: RunConfig, directory: Path) -> Contents:
 
 
 def recorded(directory: Path) -> dict[str, str]:
-    """Return the record of an earlier start; an empty one if there is none."""
-    content = _json(directory / INPUTS)
-    contents = content.get("contents") if content.get("format") == FORMAT else None
-    return contents if isinstance(contents, dict) else {}
+    """Return the record of an earlier start; an empty one if there is none.
+
+    Raises:
+        RecordError: another version wrote the record.
+    """
+    path = directory / INPUTS
+    content = _json(path)
+    if content.get(FORMAT_KEY, FIRST_FORMAT) == FIRST_FORMAT:
+        return {}  # of the same contents it says other digests
+    try:
+        return read_record(Recorded, content, path, RecordError).contents
+    except ValidationError:
+        return {}
 
 
 def record(directory: Path, contents: Contents) -> None:
@@ -55,7 +75,7 @@ def record(directory: Path, contents: Contents) -> None:
     Raises:
         OSError: the record cannot be written.
     """
-    text = json.dumps({"format": FORMAT, "contents": contents.record()}, indent=2)
+    text = Recorded(contents=contents.record()).model_dump_json(indent=2)
     write_whole(directory / INPUTS, text)
 
 

@@ -112,9 +112,9 @@ def _train(
     checkpoints = CheckpointStore(
         config.directory / CHECKPOINTS,
         config=config.checkpoint,
-        config_hash=run.source.identity,
+        identity=run.source.identity,
         world=world,
-        inputs=run.source.contents.record(),
+        contents=run.source.contents.record(),
     )
     state = first_state(config, engine, checkpoints)
     evaluator = Evaluator(engine, stores, _evaluation(run), config.model, config.data, world)

@@ -55,8 +55,8 @@ def world() -> World:
     return start_world()
 
 
-def store_in(directory: Path, world: World, config_hash: str = "hash") -> CheckpointStore:
-    return CheckpointStore(directory, config=KEEP, config_hash=config_hash, world=world)
+def store_in(directory: Path, world: World, identity: str = "hash") -> CheckpointStore:
+    return CheckpointStore(directory, config=KEEP, identity=identity, world=world)
 
 
 def state_at(step: int) -> TrainState:
@@ -92,7 +92,7 @@ def test_milestones_stay_and_what_the_run_went_back_behind_goes(
     tmp_path: Path, world: World
 ) -> None:
     config = CheckpointConfig(keep_every=2)
-    store = CheckpointStore(tmp_path, config=config, config_hash="hash", world=world)
+    store = CheckpointStore(tmp_path, config=config, identity="hash", world=world)
     for step in range(1, 8):
         store.save(Counter(step), state_at(step))
     assert [found.state.step for found in committed(tmp_path)] == [7, 6, 4, 2]
@@ -299,7 +299,7 @@ def mutations(marker: dict[str, Any]) -> Iterator[object]:
     """Everything that can be wrong with a marker, once."""
     yield from (None, [], 7, "text", {})
     for key in marker:
-        if key not in ("format", "inputs"):
+        if key not in ("format", "contents"):
             yield {name: value for name, value in marker.items() if name != key}
         yield from (marker | {key: wrong} for wrong in (None, "text", -1, 1.5, [1], {"a": 1}, True))
     yield marker | {"step": marker["step"] + 1}
@@ -342,23 +342,28 @@ def test_a_marker_that_is_wrong_in_any_way_falls_back(tmp_path: Path, world: Wor
 
 
 def is_other_run(marker: dict[str, Any]) -> bool:
-    return marker.get("config_hash") == "text" or marker.get("inputs") == {"a": 1}
+    return marker.get("identity") == "text" or marker.get("contents") == {"a": 1}
 
 
 def test_the_marker_of_the_first_version_is_read(tmp_path: Path, world: World) -> None:
     save_steps(tmp_path, world, 2)
     path = tmp_path / "step_000002" / MARKER
     marker = json.loads(path.read_text())
-    del marker["format"], marker["inputs"]
+    del marker["format"], marker["contents"], marker["identity"]
+    marker |= {"windows_seen": 8, "config_hash": "of another kind"}
     path.write_text(json.dumps(marker))
     store = CheckpointStore(
         tmp_path,
         config=KEEP,
-        config_hash="hash",
+        identity="hash",
         world=world,
-        inputs={"dataset a": "1"},
+        contents={"dataset a": "1"},
     )
     assert store.restore(Counter()) == state_at(2)
+    for broken in ({"config_hash": 5}, {"step": "2"}, {"world_size": 0}):
+        path.write_text(json.dumps(marker | broken))
+        with pytest.raises(CheckpointError, match=r"no checkpoint under .* is intact"):
+            store.restore(Counter())
 
 
 class Hostile:
@@ -434,9 +439,9 @@ def test_a_full_disk_leaves_the_one_before(small_disk: Path, world: World) -> No
 
 
 def test_other_data_are_refused(tmp_path: Path, world: World) -> None:
-    def store(**inputs: str) -> CheckpointStore:
+    def store(**contents: str) -> CheckpointStore:
         return CheckpointStore(
-            tmp_path, config=KEEP, config_hash="hash", world=world, inputs=inputs
+            tmp_path, config=KEEP, identity="hash", world=world, contents=contents
         )
 
     store(a="1", b="2").save(Counter(), state_at(1))

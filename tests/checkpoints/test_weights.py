@@ -50,7 +50,7 @@ def run(tmp_path: Path) -> Path:
     store = CheckpointStore(
         config.directory / CHECKPOINTS,
         config=CheckpointConfig(),
-        config_hash="hash",
+        identity="hash",
         world=start_world(),
     )
     for step in (1, 2):

@@ -182,7 +182,7 @@ def train_afresh(
 def resume(world: World, folder: Path, deepspeed: str) -> Result:
     """Save after three steps, continue; load into a fresh engine, continue again."""
     engine = start_engine(config(deepspeed), world)
-    store = CheckpointStore(folder, config=CheckpointConfig(), config_hash="hash", world=world)
+    store = CheckpointStore(folder, config=CheckpointConfig(), identity="hash", world=world)
     train(engine, world, steps=range(3))
     store.save(engine, TrainState(step=3))
     straight = train(engine, world, steps=range(3, STEPS))

@@ -130,7 +130,7 @@ def test_a_run_to_start_from_counts_by_its_identity(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", [None, "", "[1]", "[" * 10**5, '{"dataset dr": "1"}', '{"format": 3, "contents": {}}']
+    "text", [None, "", "[1]", "[" * 10**5, '{"dataset dr": "1"}', '{"format": 2, "contents": []}']
 )
 def test_a_record_that_says_nothing_is_none(text: str | None, tmp_path: Path) -> None:
     if text is not None:

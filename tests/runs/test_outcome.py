@@ -29,9 +29,8 @@ def saved(output: Path, *overrides: str) -> None:
     marker = {
         "format": 2,
         "step": 1,
-        "windows_seen": 16,
         "world_size": 1,
-        "config_hash": run.source.identity,
+        "identity": run.source.identity,
         "files": {"shards/a": {"bytes": 0, "sha256": "0" * 64}},
     }
     (folder / MARKER).write_text(json.dumps(marker))

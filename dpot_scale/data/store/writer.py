@@ -12,7 +12,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from dpot_scale.config.record import FORMAT_KEY
+from dpot_scale.config.record import FORMAT_KEY, read_record
 from dpot_scale.data.info import DatasetInfo
 from dpot_scale.data.store.dataset import INDEX, LINKED, SPLITS, Split, partial_folder
 from dpot_scale.data.store.index import StoredIndex, validate_info
@@ -286,7 +286,7 @@ class StoreWriter:
         """Continue an interrupted writer of the same dataset; return False if there is none."""
         try:
             state = json.loads((self._partial / PROGRESS).read_text(encoding="utf-8"))
-            index = StoredIndex.model_validate(state["index"])
+            index = read_record(StoredIndex, state["index"], self._partial / PROGRESS, DataError)
             moments = Moments.from_json(state["moments"])
         except (OSError, ValueError, LookupError, TypeError, RecursionError):
             return False
