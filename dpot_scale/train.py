@@ -18,7 +18,7 @@ from dpot_scale.runs.folder import finished_before
 from dpot_scale.runs.resolved import identify
 from dpot_scale.runs.result import TrainingResult
 from dpot_scale.terminal import print_line
-from dpot_scale.tracking.mlflow_run import review
+from dpot_scale.tracking.mlflow_page import review
 
 
 @exits_cleanly

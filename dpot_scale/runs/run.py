@@ -6,8 +6,8 @@ Neither Ray nor an MLflow server is needed.
 import os
 import socket
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from functools import partial
 
 from dpot_scale.checkpoints.checkpoint import TrainState
@@ -34,7 +34,7 @@ from dpot_scale.runs.result import TrainingResult
 from dpot_scale.runs.start import first_state
 from dpot_scale.terminal import print_line
 from dpot_scale.tracking import names
-from dpot_scale.tracking.mlflow_run import MlflowRun, Status
+from dpot_scale.tracking.mlflow_run import MlflowRun, record_life
 from dpot_scale.tracking.spool import SPOOL
 from dpot_scale.tracking.tracker import Tracker
 from dpot_scale.training.console import Console
@@ -122,7 +122,7 @@ def _train(
     console = Console(is_main=world.is_main, total_steps=config.steps)
     # Not before the checkpoints have accepted the config: a refused one leaves no trace.
     on_main(lambda: write_configs(run), world, config.directory)
-    with _mlflow_run(run, opens=opens_mlflow_run and world.is_main):
+    with _mlflow_life(run, opens=opens_mlflow_run and world.is_main):
         tracker = _open_tracker(config, world)
         trainer = Trainer(
             config=config,
@@ -162,12 +162,8 @@ def _evaluation(run: ResolvedRun) -> EvaluationConfig:
     return evaluation
 
 
-@contextmanager
-def _mlflow_run(run: ResolvedRun, *, opens: bool) -> Iterator[None]:
-    """Open the MLflow run if that is up to this process, and close it with its status."""
-    if not opens:
-        yield
-        return
+def _mlflow_life(run: ResolvedRun, *, opens: bool) -> AbstractContextManager[MlflowRun]:
+    """Return the context in which the MLflow run is open, if that is up to this process."""
     config = run.config
     mlflow_run = MlflowRun(
         config.directory,
@@ -176,16 +172,8 @@ def _mlflow_run(run: ResolvedRun, *, opens: bool) -> Iterator[None]:
         name=config.name,
         datasets=run.source.contents.datasets,
     )
-    status: Status = "FAILED"
-    try:
-        mlflow_run.open()
-        yield
-        status = "FINISHED"
-    except (TrainingStoppedError, KeyboardInterrupt):
-        status = "KILLED"
-        raise
-    finally:
-        mlflow_run.close(status, artifacts=run_artifacts(config.directory))
+    artifacts = partial(run_artifacts, config.directory)
+    return record_life(mlflow_run, opens=opens, stops=(TrainingStoppedError,), artifacts=artifacts)
 
 
 def _open_tracker(config: RunConfig, world: World) -> Tracker:

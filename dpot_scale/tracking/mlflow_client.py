@@ -6,7 +6,7 @@ import logging
 import os
 import shlex
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
 RUN_ID_FILE = "mlflow_run_id"
+EXPERIMENT_ID_FILE = "mlflow_experiment_id"  # with the run's id it makes the link
 
 ENVIRONMENT = {
     # MLflow tries a server that does not answer for many minutes. We try again ourselves.
@@ -171,3 +172,9 @@ def remembered(file: Path) -> str | None:
     with contextlib.suppress(FileNotFoundError):
         return file.read_text().strip() or None
     return None
+
+
+def attach(mlflow_client: "MlflowClient", run_id: str, artifacts: Mapping[Path, str]) -> None:
+    """Attach files (path -> folder there) to a run."""
+    for path, folder in artifacts.items():
+        mlflow_client.log_artifact(run_id, str(path), folder or None)

@@ -4,7 +4,6 @@ MLflow may be absent, slow or broken: that costs a warning, never the training.
 """
 
 import logging
-import shlex
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -16,18 +15,18 @@ from pydantic_core import to_jsonable_python
 from dpot_scale.config.base import Section
 from dpot_scale.config.data import SuiteConfig
 from dpot_scale.config.load import dump
-from dpot_scale.config.places import absolute_uri
 from dpot_scale.config.run import TrackingConfig
 from dpot_scale.config.strategy import Strategy
 from dpot_scale.files import write_whole
 from dpot_scale.tracking.mirror import send_rest
 from dpot_scale.tracking.mlflow_client import (
+    EXPERIMENT_ID_FILE,
     RUN_ID_FILE,
+    attach,
     client,
     experiment_of,
     never_fatal,
     reason,
-    remembered,
     remembered_run,
     run_of,
     warn_if_deleted,
@@ -38,16 +37,9 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
     from mlflow.tracking import MlflowClient
 
-EXPERIMENT_ID_FILE = "mlflow_experiment_id"  # with the run's id it makes the link
-
 RETRY_SECONDS = 5.0  # between attempts to open a run
 FIRST_SECONDS = 30.0  # how long a start waits for the first attempt, and an end for the last
 LARGEST_PARAM_BATCH = 100
-LARGEST_NOTE = 8000  # characters, MLflow's limit for a tag
-UI = "http://127.0.0.1:5000"  # where `mlflow ui` listens
-# MLflow shows an experiment as one of generative AI, whose pages are empty for ours, unless the
-# link says otherwise or the browser remembers it. Nothing that a run or an experiment holds counts.
-WORKFLOW = "workflowType=machine_learning"
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 
@@ -123,7 +115,7 @@ class MlflowRun:
                 mlflow_client.set_terminated(run_id, status=status)
                 if self._is_late:  # whoever mirrors the metrics may have ended before
                     send_rest(self._directory, uri)
-                _attach(mlflow_client, run_id, artifacts or {})
+                attach(mlflow_client, run_id, artifacts or {})
 
     def _keep_trying(self) -> None:
         warned_of: type[Exception] | None = None
@@ -211,64 +203,6 @@ def record_life(
         raise
     finally:
         run.close(status, artifacts=artifacts())
-
-
-def annotate(
-    directory: Path,
-    tracking: TrackingConfig,
-    *,
-    artifacts: Mapping[Path, str],
-    note: Callable[[str], str],
-    is_finished: bool,
-) -> None:
-    """Attach files and a note to the MLflow run of a directory, without changing when it ended.
-
-    Args:
-        directory: The directory of the run or the sweep; without an MLflow run nothing is done.
-        tracking: The address of MLflow.
-        artifacts: Path -> folder in MLflow.
-        note: Makes the note, in Markdown, from the id of the run.
-        is_finished: Whether nothing is left to do. If the owner of the run was killed before it
-            could end the run, the run is ended now.
-    """
-    run_id = remembered_run(directory)
-    if run_id is None or tracking.mlflow_uri is None:
-        return
-    with never_fatal(f"the MLflow run {run_id} lacks its report"):
-        mlflow_client = client(tracking.mlflow_uri)
-        if not warn_if_deleted(mlflow_client, run_id):
-            if is_finished and mlflow_client.get_run(run_id).info.status != "FINISHED":
-                mlflow_client.set_terminated(run_id)
-            mlflow_client.set_tag(run_id, "mlflow.note.content", note(run_id))
-            _attach(mlflow_client, run_id, artifacts)
-
-
-def review(
-    directory: Path, tracking: TrackingConfig, *, page: Literal["run", "experiment"]
-) -> list[str]:
-    """Return lines for a terminal that say how to see the MLflow run of a directory.
-
-    Args:
-        directory: The directory of the run or the sweep; without an MLflow run: no lines.
-        tracking: The address of MLflow.
-        page: The page to open: that of the run, or that of all runs of its experiment.
-    """
-    uri, run = tracking.mlflow_uri, remembered_run(directory)
-    experiment = remembered(directory / EXPERIMENT_ID_FILE)
-    if uri is None or run is None or experiment is None:
-        return []
-    place = f"experiments/{experiment}" + (f"/runs/{run}" if page == "run" else "")
-    if uri.startswith("http"):
-        return [f"curves: {uri.rstrip('/')}/#/{place}?{WORKFLOW}"]
-    return [
-        f"curves: mlflow ui --backend-store-uri {shlex.quote(absolute_uri(uri, Path.cwd()))}",
-        f"        then open {UI}/#/{place}?{WORKFLOW}",
-    ]
-
-
-def _attach(mlflow_client: "MlflowClient", run_id: str, artifacts: Mapping[Path, str]) -> None:
-    for path, folder in artifacts.items():
-        mlflow_client.log_artifact(run_id, str(path), folder or None)
 
 
 def _log_config(mlflow_client: "MlflowClient", run_id: str, config: Section) -> None:

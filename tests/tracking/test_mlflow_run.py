@@ -1,5 +1,6 @@
 """An MLflow run is opened when MLflow can, keeps what it was, and never costs the training."""
 
+import contextlib
 import logging
 import multiprocessing
 import os
@@ -22,7 +23,8 @@ from dpot_scale.config.data import DataConfig
 from dpot_scale.config.run import BatchConfig, RunConfig, TrackingConfig
 from dpot_scale.tracking import mlflow_run
 from dpot_scale.tracking.mlflow_client import RUN_ID_FILE, client
-from dpot_scale.tracking.mlflow_run import MlflowRun, annotate, review
+from dpot_scale.tracking.mlflow_page import annotate, review
+from dpot_scale.tracking.mlflow_run import MlflowRun, record_life
 from dpot_scale.tracking.spool import SPOOL, read_metrics
 from dpot_scale.tracking.tracker import Tracker
 
@@ -147,6 +149,56 @@ def test_a_report_leaves_the_end_where_it_was(tmp_path: Path, mirrored: Tracking
     assert finished.status == "FINISHED"
     annotate(tmp_path, mirrored, artifacts={}, note=str, is_finished=True)
     assert run_of(mirrored, run_id).info.end_time == finished.end_time
+
+
+class StoppedError(Exception):
+    """What a trainer raises when it is told to stop."""
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (None, "FINISHED"),
+        (StoppedError(), "KILLED"),
+        (KeyboardInterrupt(), "KILLED"),
+        (SystemExit(), "KILLED"),
+        (AssertionError(), "FAILED"),
+    ],
+)
+def test_the_status_tells_how_the_block_ended(
+    error: BaseException | None, status: str, tmp_path: Path, mirrored: TrackingConfig
+) -> None:
+    file = tmp_path / "note.txt"
+    run = the_run(tmp_path, mirrored)
+    with (
+        contextlib.suppress(KeyboardInterrupt, SystemExit, AssertionError, StoppedError),
+        record_life(run, stops=(StoppedError,), artifacts=lambda: {file: ""}),
+    ):
+        file.write_text("made on the way")
+        if error is not None:
+            raise error
+    assert run.run_id is not None
+    assert client_of(mirrored).get_run(run.run_id).info.status == status
+    assert [found.path for found in client_of(mirrored).list_artifacts(run.run_id)] == [
+        "config.yaml",
+        "note.txt",
+    ]
+
+
+def test_a_block_may_say_that_it_failed(tmp_path: Path, mirrored: TrackingConfig) -> None:
+    run = the_run(tmp_path, mirrored)
+    with record_life(run):
+        run.has_failed = True
+    assert run.run_id is not None
+    assert client_of(mirrored).get_run(run.run_id).info.status == "FAILED"
+
+
+def test_a_life_that_is_not_ours_is_left_alone(tmp_path: Path, mirrored: TrackingConfig) -> None:
+    run = the_run(tmp_path, mirrored)
+    with record_life(run, opens=False):
+        pass
+    assert run.run_id is None
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_an_artifact_that_cannot_be_stored_leaves_the_status_right(

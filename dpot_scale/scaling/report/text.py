@@ -10,7 +10,7 @@ from dpot_scale.scaling.plan import Trial
 from dpot_scale.scaling.report.laws import FEWEST_SIZES, fit_power_law
 from dpot_scale.scaling.report.results import Finished, by_windows
 from dpot_scale.scaling.report.table import dataset_table, error_table, trial_table
-from dpot_scale.tracking.mlflow_run import review
+from dpot_scale.tracking.mlflow_page import review
 
 REPORT = "report.md"
 FIGURE = "scaling.png"

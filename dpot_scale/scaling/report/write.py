@@ -12,7 +12,7 @@ from dpot_scale.scaling.report.figures import scaling_figure
 from dpot_scale.scaling.report.results import finished_trials
 from dpot_scale.scaling.report.table import write_csv
 from dpot_scale.scaling.report.text import FIGURE, REPORT, summarize, write_markdown
-from dpot_scale.tracking.mlflow_run import LARGEST_NOTE, annotate
+from dpot_scale.tracking.mlflow_page import LARGEST_NOTE, annotate
 
 RESULTS = "results.csv"
 MLFLOW_FOLDER = "report"
