@@ -10,12 +10,12 @@ communication = 8 bytes per parameter / bandwidth: two gathers in bf16, one redu
 import argparse
 from typing import Literal
 
-from dpot_scale.config.model import ModelConfig
 from dpot_scale.config.run import EngineConfig
 from dpot_scale.config.strategy import read_strategy
 from dpot_scale.engine.memory import GIB, estimate_memory
-from dpot_scale.models.dpot.cost import count_parameters, train_flops_per_window
-from dpot_scale.models.dpot.sizes import architecture
+from dpot_scale.models.dpot.config import DPOTConfig
+from dpot_scale.models.dpot.cost import count_flops, count_parameters
+from dpot_scale.models.family import Recompute
 
 PEAK = 989e12  # dense bf16 FLOP/s of an H100 SXM, of the data sheet
 GPUS_PER_NODE = 8
@@ -40,8 +40,8 @@ def main() -> None:
 
 def row(size: Literal["L", "H"], gpus: int, mfu: float, price: float) -> str:
     """Return the row of a size on a cluster."""
-    arch = architecture(ModelConfig(size=size))
-    flops = MICRO_BATCH * train_flops_per_window(arch, recompute=True)
+    arch = DPOTConfig(size=size)
+    flops = MICRO_BATCH * count_flops(arch, Recompute(blocks="full")).computed
     bandwidth = NVLINK if gpus <= GPUS_PER_NODE else NETWORK
     others = (gpus - 1) / gpus
     computation = flops / (mfu * PEAK)

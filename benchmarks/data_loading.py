@@ -35,7 +35,6 @@ from numpy.typing import NDArray
 
 from dpot_scale.config.data import DataConfig
 from dpot_scale.config.load import dump
-from dpot_scale.config.model import ModelConfig
 from dpot_scale.config.run import (
     BatchConfig,
     EngineConfig,
@@ -52,6 +51,7 @@ from dpot_scale.data.store.writer import StoreWriter
 from dpot_scale.data.stream.assembly import Assembler, Window
 from dpot_scale.data.stream.mixture import Cut, open_mixture
 from dpot_scale.data.stream.reader import BatchStream, Share, training_windows
+from dpot_scale.models.dpot.config import DPOTConfig
 from dpot_scale.tracking.spool import SPOOL, read_metrics
 
 # One of each layout; the three other compressible sets are like the one here.
@@ -71,7 +71,7 @@ TARGETS = {name: 10 if name in {"swe_pdb", "dr_pdb", "ns2d_cond_pda"} else 4 for
 ONE_FILE = {"ns2d_fno_1e-5", "ns2d_fno_1e-4", "ns2d_fno_1e-3", "cfdbench"}
 DOUBLES = {"ns2d_pda", "ns2d_cond_pda", "cfdbench"}
 
-MODEL = ModelConfig(size="Ti")  # 128 x 128, 4 channels, 10 frames in, 1 out
+MODEL = DPOTConfig(size="Ti")  # 128 x 128, 4 channels, 10 frames in, 1 out
 FRAMES, BATCH = MODEL.history + MODEL.horizon, 16
 TRAJECTORIES = 24
 REPETITIONS = 10_000  # of each trajectory in an epoch of theirs, which then never ends

@@ -29,7 +29,6 @@ import torch
 from model_step import example, loss, reference_model, theirs
 
 from dpot_scale.config.data import DataConfig
-from dpot_scale.config.model import ModelConfig
 from dpot_scale.config.run import BatchConfig, EngineConfig, ObjectiveConfig, RunConfig
 from dpot_scale.config.strategy import read_strategy
 from dpot_scale.data.stream.assembly import Batch
@@ -37,8 +36,9 @@ from dpot_scale.engine.engine import Rates
 from dpot_scale.engine.runtime import World, start_world
 from dpot_scale.engine.start import start_engine
 from dpot_scale.engine.zero import ZeroEngine
-from dpot_scale.models.dpot.cost import TRAIN_PASSES, executed_forward_flops
-from dpot_scale.models.dpot.sizes import architecture
+from dpot_scale.models.dpot.config import DPOTConfig
+from dpot_scale.models.dpot.cost import executed_forward_flops
+from dpot_scale.models.family import TRAIN_PASSES
 from dpot_scale.training.objective import training_loss
 
 GIB = 2**30
@@ -144,7 +144,7 @@ def row(found: Measured | None, size: str, batch: int, ceiling: float | None) ->
     """Return the measured part of a row of the table."""
     if found is None:
         return "| out of memory | | | |"
-    arch = architecture(ModelConfig.model_validate({"size": size}))
+    arch = DPOTConfig.model_validate({"size": size})
     rate = TRAIN_PASSES * executed_forward_flops(arch, batch) / found.seconds
     mfu = f"{rate / ceiling:.0%}" if ceiling else ""
     return (
@@ -158,7 +158,7 @@ def configured(size: str, batch: int, variant: Variant, recompute: str) -> RunCo
     return RunConfig(
         name="benchmark",
         windows=batch * (WARMUP_STEPS + TIMED_STEPS),
-        model=ModelConfig.model_validate({"size": size}),
+        model=DPOTConfig.model_validate({"size": size}),
         data=DataConfig(weights={"unused": 1}),
         batch=BatchConfig(global_batch=batch, micro_batch=batch),
         engine=EngineConfig.model_validate(
@@ -192,7 +192,7 @@ def our_step(engine: ZeroEngine, windows: int, world: World) -> Step:
 
 def reference_step(size: str, batch: int, world: World) -> Step:
     """Return a step of the public implementation, without noise."""
-    arch = architecture(ModelConfig.model_validate({"size": size}))
+    arch = DPOTConfig.model_validate({"size": size})
     model = reference_model(arch).to(world.device)
     adam = torch.optim.Adam(model.parameters(), lr=1e-3, weight_decay=1e-6)
     frames = theirs(example(arch, batch)).to(world.device)

@@ -18,7 +18,6 @@ from pathlib import Path
 
 from dpot_scale.config.load import load_run
 from dpot_scale.engine.memory import GIB, estimate_memory
-from dpot_scale.models.dpot.sizes import architecture
 from dpot_scale.runs.result import read_result
 from dpot_scale.tracking.spool import SPOOL, read_metrics
 
@@ -105,9 +104,7 @@ def row(size: str, launcher: str, folder: Path) -> str:
     assert result is not None
     metrics = read_metrics(directory / SPOOL)
     config = load_run(str(folder / "run.yaml"), [f"model.size={size}"])
-    estimate = estimate_memory(
-        architecture(config.model), config.engine, world_size=WORKERS, micro_batch=1
-    )
+    estimate = estimate_memory(config.model, config.engine, world_size=WORKERS, micro_batch=1)
     losses = ", ".join(f"{loss:.3f}" for loss in metrics["train/loss"].values())
     return (
         f"| {size} | {launcher} | {result.peak_memory_gib:.2f} "

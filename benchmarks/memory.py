@@ -18,14 +18,13 @@ import torch
 from torch import multiprocessing
 
 from dpot_scale.config.data import DataConfig
-from dpot_scale.config.model import ModelConfig
 from dpot_scale.config.run import BatchConfig, EngineConfig, RunConfig
 from dpot_scale.config.strategy import read_strategy
 from dpot_scale.engine.engine import Rates
 from dpot_scale.engine.memory import GIB, estimate_memory
 from dpot_scale.engine.runtime import start_world
 from dpot_scale.engine.start import start_engine
-from dpot_scale.models.dpot.sizes import architecture
+from dpot_scale.models.dpot.config import DPOTConfig
 from dpot_scale.runs.run import peak_memory_gib  # the import brings what a training has loaded
 
 STEPS = 3
@@ -74,7 +73,7 @@ def run_config(size: str, strategy: str, recompute: str, windows: int, ranks: in
     return RunConfig(
         name=recompute,
         windows=batch * STEPS,
-        model=ModelConfig(size=size),
+        model=DPOTConfig(size=size),
         data=DataConfig(weights={"unused": 1}),
         batch=BatchConfig(global_batch=batch, micro_batch=windows),
         engine=EngineConfig.model_validate(
@@ -110,7 +109,7 @@ def measure(rank: int, ranks: int, port: int, config: RunConfig) -> None:
     found = peak_memory_gib(world)
     if world.is_main:
         memory = estimate_memory(
-            architecture(model),
+            model,
             config.engine,
             world_size=ranks,
             micro_batch=config.batch.micro_batch,

@@ -21,15 +21,15 @@ import torch
 from torch import Tensor, nn
 
 from dpot_scale.config.data import DataConfig
-from dpot_scale.config.model import ModelConfig
 from dpot_scale.config.run import BatchConfig, EngineConfig, RunConfig
 from dpot_scale.config.strategy import read_strategy
 from dpot_scale.engine.engine import Rates
 from dpot_scale.engine.runtime import World, start_world
 from dpot_scale.engine.start import start_engine
-from dpot_scale.models.dpot.cost import TRAIN_PASSES, executed_forward_flops
+from dpot_scale.models.dpot.config import DPOTConfig
+from dpot_scale.models.dpot.cost import executed_forward_flops
 from dpot_scale.models.dpot.network import DPOT
-from dpot_scale.models.dpot.sizes import Architecture, architecture
+from dpot_scale.models.family import TRAIN_PASSES
 
 BATCHES = {"Ti": 8, "S": 4, "M": 2, "L": 1}
 # Name -> dtype of the parameters, of the Fourier part.
@@ -79,7 +79,7 @@ def main() -> None:
 
 def forward_backward(size: str, variant: str, batch: int, repeats: int) -> str:
     """Return a row of the first table."""
-    arch = architecture(ModelConfig(size=size))
+    arch = DPOTConfig(size=size)
     dtype, spectral_dtype = VARIANTS[variant]
     ours = DPOT(arch, spectral_dtype=spectral_dtype)
     reference = reference_model(arch)
@@ -103,13 +103,13 @@ def optimizer_step(size: str, batch: int, repeats: int, world: World, threads: i
     config = RunConfig(
         name="benchmark",
         windows=batch * (repeats + 1),
-        model=ModelConfig(size=size),
+        model=DPOTConfig(size=size),
         data=DataConfig(weights={"unused": 1}),
         batch=BatchConfig(global_batch=batch, micro_batch=batch),
         engine=EngineConfig(deepspeed=read_strategy("zero1_bf16"), spectral_dtype="bfloat16"),
     )
     engine = start_engine(config, world)
-    arch = architecture(config.model)
+    arch = config.model
     reference = reference_model(arch)
     adam = torch.optim.Adam(reference.parameters(), lr=1e-3, weight_decay=1e-6)
     frames = example(arch, batch)
@@ -174,7 +174,7 @@ def matrix_product(dtype: torch.dtype) -> tuple[Step, float]:
     return lambda: nn.functional.linear(left, right), 2.0 * rows * inner * columns
 
 
-def example(arch: Architecture, batch: int) -> Tensor:
+def example(arch: DPOTConfig, batch: int) -> Tensor:
     """Return frames (B, T, C, x, y)."""
     return torch.randn(batch, arch.history, arch.channels, arch.grid, arch.grid)
 
@@ -184,7 +184,7 @@ def theirs(frames_BTCxy: Tensor) -> Tensor:
     return frames_BTCxy.permute(0, 3, 4, 1, 2).contiguous()
 
 
-def reference_model(arch: Architecture) -> nn.Module:
+def reference_model(arch: DPOTConfig) -> nn.Module:
     """Return the public implementation of an architecture, in fp32."""
     model: nn.Module = importlib.import_module("models.dpot").DPOTNet(
         img_size=arch.grid,

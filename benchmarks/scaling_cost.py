@@ -31,10 +31,10 @@ from torch import distributed as dist
 
 from dpot_scale.config.data import DataConfig
 from dpot_scale.config.load import dump, load_run, load_sweep
-from dpot_scale.config.model import ModelConfig
 from dpot_scale.config.run import BatchConfig, CheckpointConfig, EngineConfig, RunConfig
-from dpot_scale.models.dpot.cost import TRAIN_PASSES, count_parameters, executed_forward_flops
-from dpot_scale.models.dpot.sizes import architecture
+from dpot_scale.models.dpot.config import DPOTConfig
+from dpot_scale.models.dpot.cost import count_parameters, executed_forward_flops
+from dpot_scale.models.family import TRAIN_PASSES
 from dpot_scale.tracking.spool import SPOOL, read_metrics
 
 GIB = 2**30
@@ -75,7 +75,7 @@ class Case:
         return RunConfig(
             name="benchmark",
             windows=1000 * self.windows * self.workers,
-            model=ModelConfig(
+            model=DPOTConfig(
                 width=WIDTHS[self.size], depth=4, heads=heads, mlp_ratio=1, grid=self.grid
             ),
             data=DataConfig(weights={"unused": 1}),
@@ -89,12 +89,12 @@ class Case:
     @property
     def parameters(self) -> int:
         """Return those of the model."""
-        return count_parameters(architecture(self.config().model)).total
+        return count_parameters(self.config().model).total
 
     @property
     def flops(self) -> float:
         """Return those of a step of one worker."""
-        arch = architecture(self.config().model)
+        arch = self.config().model
         return TRAIN_PASSES * executed_forward_flops(arch, self.windows)
 
 
@@ -240,7 +240,7 @@ def measure(case: Case) -> None:
     world = start_world()
     engine = start_engine(case.config(), world)
     schedule = Schedule.of(case.config())
-    arch = architecture(case.config().model)
+    arch = case.config().model
     frames = torch.randn(case.windows, arch.history, arch.channels, arch.grid, arch.grid)
     seconds = []
     for step in range(WARMUP_STEPS + TIMED_STEPS):

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from dpot_scale.config.data import DataConfig
-from dpot_scale.config.model import ModelConfig
 from dpot_scale.config.run import BatchConfig, EngineConfig, OptimConfig, RunConfig
 from dpot_scale.config.strategy import read_strategy
 from dpot_scale.data.generation.solvers.reaction_diffusion import ReactionDiffusion
@@ -22,12 +21,12 @@ from dpot_scale.engine import zero
 from dpot_scale.engine.runtime import World, start_world
 from dpot_scale.engine.zero import ZeroEngine
 from dpot_scale.forecasting.errors import rel_l2
+from dpot_scale.models.dpot.config import DPOTConfig
 from dpot_scale.models.dpot.network import DPOT
-from dpot_scale.models.dpot.sizes import architecture
 from dpot_scale.models.dpot.spectral import SpectralMixer
 from dpot_scale.training.schedule import Schedule
 
-MODEL = ModelConfig(size="debug", width=128, grid=64, channels=2, normalize=True)
+MODEL = DPOTConfig(size="debug", width=128, grid=64, channels=2, normalize=True)
 BATCH = 8
 TRAIN, HELD_OUT, FRAMES = 64, 16, 20  # trajectories, trajectories, frames of each
 # Name -> strategy, spectral_dtype.
@@ -157,7 +156,7 @@ def held_out_error(engine: ZeroEngine, trajectories: Tensor) -> float:
 @torch.no_grad()
 def update_sizes(engine: ZeroEngine, trajectories: Tensor) -> list[float]:
     """Return ||irfft(f(rfft(v)))|| / ||v|| of each block: how much its precision can matter."""
-    model = DPOT(architecture(MODEL))
+    model = DPOT(MODEL)
     model.load_state_dict(dict(engine.full_parameters()))
     sizes: list[float] = []
     for block in model.blocks:

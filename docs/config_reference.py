@@ -10,6 +10,7 @@ from typing import Any
 from dpot_scale.config.base import Section
 from dpot_scale.config.data import SuiteConfig
 from dpot_scale.config.identity import LEFT_OUT
+from dpot_scale.config.model import ModelConfig, config_class
 from dpot_scale.config.run import RunConfig
 from dpot_scale.config.sweep import SweepConfig
 
@@ -51,8 +52,13 @@ def page() -> str:
 
 
 def _schema(model: type[Section]) -> Schema:
-    """Return the JSON schema of a config, with the names of defaults that a function makes."""
+    """Return the JSON schema of a config, with the names of defaults that a function makes.
+
+    Its models are those of the default family.
+    """
     schema = model.model_json_schema()
+    if ModelConfig.__name__ in schema.get("$defs", {}):
+        schema["$defs"][ModelConfig.__name__] = config_class({}).model_json_schema()
     classes = {section.__name__: section for section in _subclasses(Section)}
     for part in (schema, *schema.get("$defs", {}).values()):
         for key, field in classes[part["title"]].model_fields.items():
@@ -147,7 +153,7 @@ def _default(field: Schema) -> str:
     default: Any = field.get("default")
     if _references(field) == ["Length"]:  # of which each use has a default of its own
         return "`{" + ", ".join(f"{key}: {_yaml(value)}" for key, value in default.items()) + "}`"
-    if isinstance(default, dict) and default:  # a section, which shows its own defaults
+    if isinstance(default, dict) and "$ref" in field:  # a section, which shows its own defaults
         return ""
     return f"`{_yaml(default)}`"
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from dpot_scale.models.dpot.network import DPOT
+    from dpot_scale.models.forecaster import Forecaster
 
 
 def __getattr__(name: str) -> str:
@@ -17,7 +17,7 @@ def __getattr__(name: str) -> str:
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
-def load_model(path: str | Path) -> "DPOT":
+def load_model(path: str | Path) -> "Forecaster":
     """Return the model whose weights a path stands for, in fp32 and eval mode.
 
     Args:
@@ -25,7 +25,7 @@ def load_model(path: str | Path) -> "DPOT":
 
     Returns:
         A module that maps frames (B, history, C, *space) to an output with `.frames`
-        (B, horizon, C, *space) and `.logits` (B, num_datasets).
+        (B, horizon, C, *space) and, from a DPOT, `.logits` (B, num_datasets).
 
     Raises:
         CheckpointError: there are no weights, they are damaged, or they are not of one model.

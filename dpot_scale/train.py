@@ -13,7 +13,6 @@ from dpot_scale.config.places import anchored_run, results_home
 from dpot_scale.config.run import RunConfig
 from dpot_scale.errors import exits_cleanly, speaks_for_all
 from dpot_scale.evaluation.scores import score_table
-from dpot_scale.models.dpot.sizes import architecture
 from dpot_scale.runs.folder import finished_before
 from dpot_scale.runs.resolved import identify
 from dpot_scale.runs.result import TrainingResult
@@ -54,7 +53,6 @@ def _result(config: RunConfig) -> TrainingResult:
     Torch and DeepSpeed load for seconds, so what needs neither comes first: the mistakes that can
     be found without them, and the result of a finished run.
     """
-    architecture(config.model)
     run = identify(config)
     finished = finished_before(run)
     if finished is not None:

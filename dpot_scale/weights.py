@@ -84,7 +84,7 @@ def _write(options: argparse.Namespace, *, released: bool) -> int:
         save_released(out, read_found(found))
     else:
         weights = read_found(found)
-        save_model(out, weights.architecture, weights.state)
+        save_model(out, weights.model, weights.state)
     print_line(f"wrote {out}")
     return 0
 

@@ -42,7 +42,7 @@ def ran(module: str, *arguments: str, code: int) -> tuple[str, list[str], set[st
         ("train", ["model.sise=S"], "unknown key 'model.sise' (did you mean 'size'?)"),
         ("train", ["--config", "quikstart"], "(did you mean 'quickstart'?)"),
         ("train", ["--config", "absent.yaml"], "absent.yaml: No such file"),
-        ("train", ["model.heads=3"], "model.heads=3 does not divide model.width=64"),
+        ("train", ["model.heads=3"], "model.heads=3: must be a divisor of width=64"),
         ("train", ["engine.deepspeed=zero9"], "'zero9' is not in deepspeed_configs/"),
         ("train", ["data.suite=quikstart"], "(did you mean 'quickstart'?)"),
         ("train", ["my_run.yaml"], "(did you mean --config my_run.yaml?)"),

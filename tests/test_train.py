@@ -133,7 +133,7 @@ def test_other_ranks_print_no_config(
         (["windows=17"], "windows=17 is not a multiple of batch.global_batch=4"),
         (["model.channels=1"], "has 2 channels; model.channels=1 is too few"),
         (["model.history=9"], "stores 9 test frames, but model.history=9"),
-        (["model.heads=3"], "model.heads=3 does not divide model.width=16"),
+        (["model.heads=3"], "model.heads=3: must be a divisor of width=16"),
         (["batch.micro_batch=3"], "batch.global_batch=4 is not a multiple of"),
         (["evaluation.rollout_frames=6"], "stores 9 test frames"),
         (["data.suite=null", "data.root=/absent"], "is missing under /absent"),

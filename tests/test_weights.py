@@ -25,7 +25,7 @@ def test_there_and_back(tmp_path):
     assert main(["import", str(RELEASED), "--out", str(ours)]) == 0
     assert main(["export", str(ours), "--out", str(released)]) == 0
     first, last = load_model(RELEASED), load_model(released)
-    assert load_model(ours).architecture == first.architecture == last.architecture
+    assert load_model(ours).config == first.config == last.config
     torch.testing.assert_close(last.state_dict(), first.state_dict(), rtol=0, atol=0)
 
 

@@ -1,10 +1,10 @@
 """Describes weights in words: architecture, parameters, keys and cost."""
 
-from dataclasses import asdict
 from pathlib import Path
 
 from dpot_scale.checkpoints.weights_file import Weights
-from dpot_scale.models.dpot.cost import count_parameters, forward_flops_per_window
+from dpot_scale.models.families import family_of
+from dpot_scale.models.family import KEEP_ALL
 
 
 def describe(path: Path, weights: Weights) -> str:
@@ -14,14 +14,15 @@ def describe(path: Path, weights: Weights) -> str:
         path: Where they lie.
         weights: What was read there.
     """
-    arch, state = weights
-    count = count_parameters(arch)
+    model, state = weights
+    family = family_of(model)
+    count, flops = family.parameters(model), family.flops(model, KEEP_ALL)
     lines = [f"{path}", "", "architecture"]
-    lines += [f"  {name:<20}{value}" for name, value in asdict(arch).items()]
+    lines += [f"  {name:<20}{value}" for name, value in model.dimensions().items()]
     lines += ["", f"{'parameters':<22}{'number':>15}{'share':>8}"]
     lines += [
         f"  {part:<20}{number:>15,}{number / count.total:>8.1%}"
-        for part, number in asdict(count).items()
+        for part, number in count.components.items()
     ]
     lines += [f"  {'total':<20}{count.total:>15,}"]
     lines += ["", f"{'keys':<22}{'tensors':>15}  dtype"]
@@ -29,5 +30,5 @@ def describe(path: Path, weights: Weights) -> str:
         tensors = [tensor for key, tensor in state.items() if key.split(".")[0] == part]
         dtypes = sorted({str(tensor.dtype).removeprefix("torch.") for tensor in tensors})
         lines.append(f"  {part:<20}{len(tensors):>15}  {', '.join(dtypes)}")
-    lines += ["", f"forward: {forward_flops_per_window(arch) / 1e9:.3g} GFLOP per window"]
+    lines += ["", f"forward: {flops.forward / 1e9:.3g} GFLOP per window"]
     return "\n".join(lines)

@@ -1,12 +1,11 @@
 """What weights belong to and what is wrong with them, as far as it can be told without torch."""
 
 from collections.abc import Iterable
-from dataclasses import asdict
 from pathlib import Path
 
+from dpot_scale.config.model import ModelConfig
 from dpot_scale.config.places import CHECKPOINTS, RUN_CONFIG
 from dpot_scale.errors import CheckpointError, ConfigError
-from dpot_scale.models.dpot.sizes import Architecture
 
 # What stands for weights, in words.
 SOURCE = "the folder of a run, a checkpoint in it, a .safetensors export, or a released .pth"
@@ -38,20 +37,22 @@ def no_weights(path: Path) -> CheckpointError:
 
 
 def require_agreement(
-    weights: Architecture, config: Architecture, names: Iterable[str] | None = None
+    weights: ModelConfig, config: ModelConfig, names: Iterable[str] | None = None
 ) -> None:
     """Make sure that a config describes the model of given weights.
 
     Args:
-        weights: The architecture of the weights.
+        weights: The model of the weights.
         config: That of the config.
         names: The dimensions that must agree; None for all.
 
     Raises:
         ConfigError: they do not; it names every override that is needed.
     """
-    needed, said = asdict(weights), asdict(config)
-    differing = [name for name in names or needed if needed[name] != said[name]]
+    needed, said = weights.dimensions(), config.dimensions()
+    if names is None:
+        names = needed if weights.family == config.family else ["family"]
+    differing = [name for name in names if needed[name] != said[name]]
     if differing:
         raise ConfigError(
             f"the config says {', '.join(_override(name, said) for name in differing)}, but the "

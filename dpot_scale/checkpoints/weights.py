@@ -18,10 +18,12 @@ from dpot_scale.checkpoints.weights_file import (
     stream_model,
 )
 from dpot_scale.config.load import load_run
+from dpot_scale.config.model import ModelConfig
 from dpot_scale.config.places import CHECKPOINTS, RESULT_FILE, RUN_CONFIG, WEIGHTS
 from dpot_scale.errors import CheckpointError
-from dpot_scale.models.dpot.network import DPOT
-from dpot_scale.models.dpot.sizes import Architecture, architecture
+from dpot_scale.models.families import family_of
+from dpot_scale.models.family import KEEP_ALL
+from dpot_scale.models.forecaster import Forecaster
 
 
 def read(source: Path) -> Weights:
@@ -32,7 +34,7 @@ def read(source: Path) -> Weights:
             newest intact checkpoint; one checkpoint; a `.safetensors` export; or a released `.pth`.
 
     Returns:
-        The architecture and the state dict, whose keys account for the whole model. Those of a
+        The model and the state dict, whose keys account for the whole of it. Those of a
         checkpoint are its fp32 masters; those of a file have the dtype that it holds.
 
     Raises:
@@ -41,7 +43,7 @@ def read(source: Path) -> Weights:
     return read_found(find(source))
 
 
-def load_model(source: str | Path) -> DPOT:
+def load_model(source: str | Path) -> Forecaster:
     """Return the model whose weights a path stands for, in fp32 and eval mode.
 
     Raises:
@@ -49,7 +51,7 @@ def load_model(source: str | Path) -> DPOT:
     """
     weights = read(Path(source))
     with torch.device("meta"):
-        model = DPOT(weights.architecture)
+        model = family_of(weights.model).network(weights.model, KEEP_ALL, "float32")
     state = {key: tensor.float() for key, tensor in weights.state.items()}
     model.load_state_dict(state, assign=True)
     return model.eval()
@@ -89,8 +91,8 @@ def read_found(found: Path) -> Weights:
     """
     if found.is_file():
         return read_weights_file(found)
-    arch, tensors = _masters(found)
-    return Weights(arch, {name: tensor.read() for name, tensor in tensors.items()})
+    model, tensors = _masters(found)
+    return Weights(model, {name: tensor.read() for name, tensor in tensors.items()})
 
 
 def export(checkpoint: Path, out: Path | None = None) -> Path:
@@ -106,25 +108,25 @@ def export(checkpoint: Path, out: Path | None = None) -> Path:
         CheckpointError: it does not hold the model of its run.
         DiskError: the file cannot be written.
     """
-    arch, tensors = _masters(checkpoint)
+    model, tensors = _masters(checkpoint)
     path = out or checkpoint.absolute().parents[1] / f"model_{checkpoint.name}.safetensors"
-    stream_model(path, arch, ((name, tensors[name].read()) for name in shapes_of(arch)))
+    stream_model(path, model, ((name, tensors[name].read()) for name in shapes_of(model)))
     return path
 
 
-def _masters(checkpoint: Path) -> tuple[Architecture, dict[str, Master]]:
+def _masters(checkpoint: Path) -> tuple[ModelConfig, dict[str, Master]]:
     """Return the model of a checkpoint, and its parameters on the disk."""
-    arch, tensors = _architecture(checkpoint), masters(checkpoint)
-    require_keys(arch, {name: tensor.shape for name, tensor in tensors.items()}, checkpoint)
-    return arch, tensors
+    model, tensors = _model(checkpoint), masters(checkpoint)
+    require_keys(model, {name: tensor.shape for name, tensor in tensors.items()}, checkpoint)
+    return model, tensors
 
 
-def _architecture(checkpoint: Path) -> Architecture:
-    """Return the architecture of the run that a checkpoint lies in."""
+def _model(checkpoint: Path) -> ModelConfig:
+    """Return the model of the run that a checkpoint lies in."""
     config = config_of(checkpoint)
     if config is None:
         raise CheckpointError(
             f"{checkpoint} does not lie in the folder of its run, so its model is unknown: there "
             f"is no {RUN_CONFIG}"
         )
-    return architecture(load_run(str(config)).model)
+    return load_run(str(config)).model

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict
 from math import prod
 from pathlib import Path
 from typing import NamedTuple
@@ -12,34 +11,37 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from dpot_scale.config.model import DEFAULT_FAMILY, FAMILIES, ModelConfig, config_class
 from dpot_scale.errors import CheckpointError
 from dpot_scale.files import cannot_write, replacing
-from dpot_scale.models.dpot.network import DPOT
-from dpot_scale.models.dpot.released import architecture_from, read_released, write_released
-from dpot_scale.models.dpot.sizes import Architecture
+from dpot_scale.models.dpot.released import read_released, write_released
+from dpot_scale.models.families import count_parameters, described, family_of
+from dpot_scale.models.family import KEEP_ALL
 
-# The metadata key under which an export holds its architecture, as JSON.
+# A file that lacks more of its parameters is refused without the names of what is missing.
+MOST_TIMES_HELD = 100
+# The metadata key under which an export holds the dimensions of its model, as JSON.
 ARCHITECTURE_KEY = "architecture"
 
 
 class Weights(NamedTuple):
-    """The content of a weights file, whose keys account for the whole architecture."""
+    """The content of a weights file, whose keys account for the whole model."""
 
-    architecture: Architecture
+    model: ModelConfig
     state: dict[str, Tensor]
 
 
-def save_model(path: Path, architecture: Architecture, state_dict: Mapping[str, Tensor]) -> None:
-    """Write weights and architecture as a safetensors file, all of it or nothing.
+def save_model(path: Path, model: ModelConfig, state_dict: Mapping[str, Tensor]) -> None:
+    """Write weights and their model as a safetensors file, all of it or nothing.
 
     Raises:
-        CheckpointError: the keys or shapes are not those of the architecture.
+        CheckpointError: the keys or shapes are not those of the model.
         DiskError: the file cannot be written.
     """
-    weights = Weights(architecture, dict(state_dict))
-    require_keys(weights.architecture, _shapes_in(weights.state), path)
+    weights = Weights(model, dict(state_dict))
+    require_keys(weights.model, _shapes_in(weights.state), path)
     tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in weights.state.items()}
-    metadata = {ARCHITECTURE_KEY: json.dumps(asdict(architecture))}
+    metadata = {ARCHITECTURE_KEY: json.dumps(model.dimensions())}
     with replacing(path) as partial:
         try:
             save_file(tensors, partial, metadata=metadata)
@@ -47,31 +49,29 @@ def save_model(path: Path, architecture: Architecture, state_dict: Mapping[str, 
             raise cannot_write(path, RuntimeError(str(error))) from error
 
 
-def stream_model(
-    path: Path, architecture: Architecture, tensors: Iterable[tuple[str, Tensor]]
-) -> None:
+def stream_model(path: Path, model: ModelConfig, tensors: Iterable[tuple[str, Tensor]]) -> None:
     """Write the file that `save_model` writes, in fp32, one tensor at a time.
 
     Args:
         path: The safetensors file, all of which is written or nothing.
-        architecture: Of the model.
+        model: Described completely.
         tensors: Its named parameters in fp32 on the CPU, in the order of the state dict.
 
     Raises:
         DiskError: the file cannot be written.
     """
-    shapes = shapes_of(architecture)
+    shapes = shapes_of(model)
     with replacing(path) as partial, partial.open("wb") as file:
-        file.write(_safetensors_header(shapes, architecture))
+        file.write(_safetensors_header(shapes, model))
         for (expected, shape), (name, tensor) in zip(shapes.items(), tensors, strict=True):
             assert (name, tuple(tensor.shape), tensor.dtype) == (expected, shape, torch.float32)
             file.write(tensor.contiguous().numpy().data)
 
 
-def _safetensors_header(shapes: Mapping[str, tuple[int, ...]], architecture: Architecture) -> bytes:
+def _safetensors_header(shapes: Mapping[str, tuple[int, ...]], model: ModelConfig) -> bytes:
     """Return what comes before the fp32 tensors: the length of a JSON text, and the text."""
     described: dict[str, object] = {
-        "__metadata__": {ARCHITECTURE_KEY: json.dumps(asdict(architecture))}
+        "__metadata__": {ARCHITECTURE_KEY: json.dumps(model.dimensions())}
     }
     end = 0
     for name, shape in shapes.items():
@@ -89,7 +89,7 @@ def save_released(path: Path, weights: Weights) -> None:
         DiskError: the file cannot be written.
     """
     with replacing(path) as partial, partial.open("wb") as file:
-        write_released(file, weights.architecture, weights.state)
+        write_released(file, weights.model, weights.state)
 
 
 def read_weights_file(path: Path) -> Weights:
@@ -100,7 +100,7 @@ def read_weights_file(path: Path) -> Weights:
     """
     reader = _read_export if _is_safetensors(path) else read_released
     weights = Weights(*reader(path))
-    require_keys(weights.architecture, _shapes_in(weights.state), path)
+    require_keys(weights.model, _shapes_in(weights.state), path)
     return weights
 
 
@@ -113,7 +113,7 @@ def _is_safetensors(path: Path) -> bool:
         raise CheckpointError(f"cannot read {path}: {error}") from error
 
 
-def _read_export(path: Path) -> tuple[Architecture, dict[str, Tensor]]:
+def _read_export(path: Path) -> tuple[ModelConfig, dict[str, Tensor]]:
     try:
         with safe_open(path, framework="pt") as file:
             described = (file.metadata() or {}).get(ARCHITECTURE_KEY)
@@ -127,42 +127,47 @@ def _read_export(path: Path) -> tuple[Architecture, dict[str, Tensor]]:
     return _described(described, path), state
 
 
-def _described(text: str, path: Path) -> Architecture:
+def _described(text: str, path: Path) -> ModelConfig:
     try:
         dimensions = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path}: its {ARCHITECTURE_KEY!r} is not JSON: {error}") from error
-    needed = set(Architecture.__dataclass_fields__)
-    if not isinstance(dimensions, dict) or set(dimensions) != needed:
+    if not isinstance(dimensions, dict):
+        raise CheckpointError(f"{path}: its {ARCHITECTURE_KEY!r} must be a JSON object")
+    dimensions = {"family": DEFAULT_FAMILY, **dimensions}  # older files name none
+    found = config_class(dimensions)
+    if found is ModelConfig:
+        raise CheckpointError(
+            f"{path} holds a model of the family {dimensions['family']!r}, which is none of: "
+            f"{', '.join(FAMILIES)}"
+        )
+    needed = set(found.dimension_names())
+    if set(dimensions) != needed:
         raise CheckpointError(
             f"{path}: its {ARCHITECTURE_KEY!r} must name exactly {', '.join(sorted(needed))}"
         )
-    return architecture_from(dimensions, path)
+    return described(found, dimensions, path)
 
 
-def require_keys(
-    architecture: Architecture, given: Mapping[str, tuple[int, ...]], path: Path
-) -> None:
+def require_keys(model: ModelConfig, given: Mapping[str, tuple[int, ...]], path: Path) -> None:
     """Account for every key, listing all that are missing, unknown or of another shape.
 
     Args:
-        architecture: Of the model that the weights are said to be of.
+        model: That the weights are said to be of.
         given: The shapes of the weights.
         path: Where they come from.
 
     Raises:
-        CheckpointError: they are not those of the architecture.
+        CheckpointError: they are not those of the model.
     """
-    if architecture.depth > len(given):  # each block has several: do not build so many
+    parameters = count_parameters(model).total
+    held = sum(prod(shape) for shape in given.values())
+    if parameters > MOST_TIMES_HELD * held:  # do not build so many: it may take for ever
         raise CheckpointError(
-            f"{path} describes a DPOT with depth={architecture.depth:,}, but holds only "
-            f"{len(given)} tensors"
+            f"{path} describes a {model.family} with {parameters:,} parameters, but holds only "
+            f"{held:,}, in {len(given)} tensors"
         )
-    try:
-        expected = shapes_of(architecture)
-    except (RuntimeError, OverflowError, TypeError) as error:
-        reason = str(error).splitlines()[0]
-        raise CheckpointError(f"{path} describes a DPOT that is too large ({reason})") from error
+    expected = shapes_of(model)
     misshaped = [
         f"{key} {given[key]} instead of {shape}"
         for key, shape in expected.items()
@@ -175,18 +180,21 @@ def require_keys(
     }
     if any(problems.values()):
         found = "; ".join(f"{kind}: {', '.join(keys)}" for kind, keys in problems.items() if keys)
-        raise CheckpointError(f"{path} does not hold exactly the keys of its DPOT: {found}")
+        raise CheckpointError(
+            f"{path} does not hold exactly the keys of its {model.family}: {found}"
+        )
 
 
-def have_same_shapes(one: Architecture, other: Architecture) -> bool:
-    """Return whether the weights of one architecture are weights of another, too."""
+def have_same_shapes(one: ModelConfig, other: ModelConfig) -> bool:
+    """Return whether the weights of one model are weights of another, too."""
     return shapes_of(one) == shapes_of(other)
 
 
-def shapes_of(architecture: Architecture) -> dict[str, tuple[int, ...]]:
+def shapes_of(model: ModelConfig) -> dict[str, tuple[int, ...]]:
     """Return the names of all parameters in the order of the state dict, and their shapes."""
     with torch.device("meta"):
-        return {key: tuple(t.shape) for key, t in DPOT(architecture).state_dict().items()}
+        network = family_of(model).network(model, KEEP_ALL, "float32")
+    return {key: tuple(tensor.shape) for key, tensor in network.state_dict().items()}
 
 
 def _shapes_in(state: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:

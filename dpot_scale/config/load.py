@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from dpot_scale.config.base import Section
 from dpot_scale.config.data import SuiteConfig
+from dpot_scale.config.model import laid_over
 from dpot_scale.config.run import RunConfig
 from dpot_scale.config.sentences import nearest, sentence
 from dpot_scale.config.strategy import read_strategy
@@ -25,6 +26,7 @@ SUFFIXES = {".yaml", ".yml"}
 LENGTHS = ("warmup", "decay")  # one of the two keys of a length replaces the other
 REPLACED_WHOLE = ("weights", "ladder", "deepspeed", "suite", *LENGTHS)
 DEFAULT = "quickstart"
+FAMILY_KEYS = (".model.family=", ".run.model.family=")
 
 # No config comes near: beyond, reading one or quoting it in a sentence may take for ever.
 MOST_VALUES = 100_000
@@ -187,35 +189,51 @@ def _merged(base: Raw, top: Mapping[str, Any]) -> Raw:
     merged = dict(base)
     for key, value in top.items():
         below = merged.get(key)
-        if isinstance(value, dict) and isinstance(below, dict) and key not in REPLACED_WHOLE:
-            merged[key] = _merged(below, value)
-        else:
+        if not isinstance(value, dict) or not isinstance(below, dict) or key in REPLACED_WHOLE:
             merged[key] = value
+        elif key == "model":
+            merged[key] = laid_over(below, value)
+        else:
+            merged[key] = _merged(below, value)
     return merged
 
 
 def _apply(raw: Raw, overrides: Sequence[str]) -> None:
     """Write each `key.sub=value` into the raw config; the value is read as YAML."""
-    for override in overrides:
-        key, separator, text = override.partition("=")
-        if not separator or not key:
-            hint = config_hint(override)
-            raise ConfigError(f"override {override!r} is not of the form key.sub=value{hint}")
-        try:
-            value = _parsed(text)
-        except ValueError as error:
-            raise ConfigError(f"the value of override {override!r} is not valid YAML") from error
-        *parents, last = key.split(".")
-        section = raw
-        for parent in parents:
-            if section.get(parent) is None:
-                section[parent] = {}
-            section = section[parent]
-            if not isinstance(section, dict):
-                raise ConfigError(f"override {override!r}: {parent!r} is a value, not a section")
+    # A family first: it drops what the model below it has and another family has not.
+    for override in sorted(overrides, key=lambda text: not f".{text}".startswith(FAMILY_KEYS)):
+        (*parents, last), value = _keys_and_value(override)
+        section = _section_of(raw, parents, override)
+        if f".{override}".startswith(FAMILY_KEYS):
+            kept = laid_over(section, {last: value})
+            section.clear()
+            section |= kept
         if parents and parents[-1] in LENGTHS:
             section.clear()
         section[last] = value
+
+
+def _keys_and_value(override: str) -> tuple[list[str], Any]:
+    key, separator, text = override.partition("=")
+    if not separator or not key:
+        hint = config_hint(override)
+        raise ConfigError(f"override {override!r} is not of the form key.sub=value{hint}")
+    try:
+        return key.split("."), _parsed(text)
+    except ValueError as error:
+        raise ConfigError(f"the value of override {override!r} is not valid YAML") from error
+
+
+def _section_of(raw: Raw, parents: Sequence[str], override: str) -> Raw:
+    """Return the section that an override writes to, made where it is missing."""
+    section = raw
+    for parent in parents:
+        if section.get(parent) is None:
+            section[parent] = {}
+        section = section[parent]
+        if not isinstance(section, dict):
+            raise ConfigError(f"override {override!r}: {parent!r} is a value, not a section")
+    return section
 
 
 def _inline(run: object) -> None:
@@ -234,7 +252,7 @@ def _complete_ladder(raw: Raw) -> None:
     if isinstance(shared, dict) and isinstance(ladder, dict):
         for label, model in ladder.items():
             if isinstance(model, dict | None):
-                ladder[label] = {**shared, **(model or {})}
+                ladder[label] = laid_over(shared, model or {})
 
 
 class _ConfigLoader(yaml.SafeLoader):

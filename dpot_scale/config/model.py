@@ -1,47 +1,96 @@
-"""Which model: a section of a run."""
+"""Which model: a section of a run. Each family of models adds fields of its own to those here.
 
-from typing import Literal
+A family is a package that `FAMILIES` names. Its module `family` holds the value `FAMILY`, which
+`models/family.py` describes; `FAMILY.config` is the class of its configs.
+"""
+
+from collections.abc import Mapping
+from importlib import import_module
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import BeforeValidator, SerializeAsAny, ValidationError
+from pydantic_core import InitErrorDetails
 
 from dpot_scale.config.base import PositiveInt, Section
 
-SizeName = Literal["debug", "Ti", "S", "M", "L", "H"]
+FAMILIES = {
+    "dpot": "dpot_scale.models.dpot",
+}
+DEFAULT_FAMILY = "dpot"
 
 
 class ModelConfig(Section):
-    """Which DPOT: a named size, each dimension of which can be set apart.
+    """What the data, the objective and the evaluation read of a model of any family.
 
-    `models/dpot/sizes.py` holds the sizes and turns this into an `Architecture`.
+    A config of a family is complete: after validation no dimension of the model is left open.
     """
 
-    size: SizeName = "Ti"
-    """Named size, which sets the five dimensions below unless they are given."""
-    width: PositiveInt | None = None
-    """Latent channels."""
-    depth: PositiveInt | None = None
-    """Blocks."""
-    heads: PositiveInt | None = None
-    """Groups of channels that the Fourier layer mixes apart."""
-    mlp_ratio: PositiveInt | None = None
-    """Hidden channels of a block's MLP / width."""
-    out_layer_dim: PositiveInt | None = None
-    """Channels of the output layer, at full resolution."""
+    family: str
+    """Family of the model."""
     space_dims: Literal[2, 3] = 2
     """Axes of space."""
     grid: PositiveInt = 128
     """Points per axis; every dataset is resized to it."""
-    patch: PositiveInt = 8
-    """Points per latent point, along each axis."""
     channels: PositiveInt = 4
     """Fields in and out; datasets with fewer are padded."""
     history: PositiveInt = 10
     """Frames that the model sees."""
     horizon: PositiveInt = 1
     """Frames that the model predicts per forward."""
-    modes: PositiveInt = 32
-    """Fourier modes kept per axis; in 3D at most 8 on the last one."""
-    num_datasets: PositiveInt = 12
-    """Classes of the head that tells datasets apart."""
-    time_aggregation: Literal["exp_mlp", "mlp"] = "exp_mlp"
-    """How history frames become one. exp_mlp: with learned frequencies in time. mlp: without."""
-    normalize: bool = False
-    """Whether each sample is standardised per channel before the blocks and restored after them."""
+
+    # Fields that only stand for the values of others, as the name of a size does.
+    abbreviations: ClassVar[tuple[str, ...]] = ()
+
+    @classmethod
+    def dimension_names(cls) -> list[str]:
+        """Return the fields that decide the shape of each parameter, the family among them."""
+        return [name for name in cls.model_fields if name not in cls.abbreviations]
+
+    def dimensions(self) -> dict[str, object]:
+        """Return the values of these fields, all of them: `model_dump` may leave some out."""
+        return {name: getattr(self, name) for name in self.dimension_names()}
+
+
+def config_class(raw: object) -> type[ModelConfig]:
+    """Return the class of the configs of the family that a raw mapping names.
+
+    Where it names one that does not exist, that is `ModelConfig` itself.
+    """
+    name = raw.get("family", DEFAULT_FAMILY) if isinstance(raw, Mapping) else DEFAULT_FAMILY
+    package = FAMILIES.get(str(name))
+    if package is None:
+        return ModelConfig
+    found: type[ModelConfig] = import_module(f"{package}.family").FAMILY.config
+    return found
+
+
+def laid_over(base: Mapping[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the raw mapping of a model laid over that of another.
+
+    If `top` names another family than `base`, what no other family has is dropped from `base`.
+    """
+    family = base.get("family", DEFAULT_FAMILY)
+    if top.get("family", family) != family:
+        base = {key: value for key, value in base.items() if key in ModelConfig.model_fields}
+    return {**base, **top}
+
+
+def _of_its_family(value: object) -> object:
+    """Validate a mapping as a config of the family that it names."""
+    if not isinstance(value, Mapping):
+        return value
+    found = config_class(value)
+    if found is ModelConfig:
+        known = " or ".join(repr(name) for name in FAMILIES)
+        unknown = InitErrorDetails(
+            type="literal_error",
+            loc=("family",),
+            input=value["family"],
+            ctx={"expected": known},
+        )
+        raise ValidationError.from_exception_data("model", [unknown])
+    return found.model_validate(value)
+
+
+# The type of a field that holds a model of any family.
+AnyModel = Annotated[SerializeAsAny[ModelConfig], BeforeValidator(_of_its_family)]

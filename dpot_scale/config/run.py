@@ -23,7 +23,7 @@ from dpot_scale.config.base import (
     Seed,
 )
 from dpot_scale.config.data import DataConfig
-from dpot_scale.config.model import ModelConfig
+from dpot_scale.config.model import AnyModel
 from dpot_scale.config.strategy import Strategy, read_strategy
 from dpot_scale.errors import ConfigError
 
@@ -292,7 +292,7 @@ class RunConfig(Section):
     """Seed of the initial weights, the order of windows and the noise."""
     windows: PositiveInt
     """Length of the training, in windows: a multiple of `batch.global_batch`."""
-    model: ModelConfig = ModelConfig()
+    model: AnyModel = Field(default={}, validate_default=True)
     data: DataConfig
     objective: ObjectiveConfig = ObjectiveConfig()
     optim: OptimConfig = OptimConfig()

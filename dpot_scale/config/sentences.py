@@ -7,6 +7,7 @@ import yaml
 from pydantic_core import ErrorDetails
 
 from dpot_scale.config.base import Section
+from dpot_scale.config.model import ModelConfig, config_class
 
 # What a value of each kind must be. The braces are filled from the context of the error.
 MUST_BE = {
@@ -55,7 +56,7 @@ def sentence(
     same = [e for e, place in zip(errors, places, strict=True) if place == places[0]]
     others = len(set(places)) - 1
     more = f" (and {others} more)" if others else ""
-    return f"{_mistake(model, places[0], same, written)}{more}"
+    return f"{_mistake(model, raw, places[0], same, written)}{more}"
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
@@ -66,6 +67,7 @@ def nearest(word: str, known: Iterable[str]) -> str:
 
 def _mistake(
     model: type[Section],
+    raw: object,
     place: Place,
     errors: Sequence[ErrorDetails],
     written: Mapping[str, str],
@@ -75,7 +77,8 @@ def _mistake(
     match first["type"]:
         case "extra_forbidden" | "unexpected_keyword_argument":
             *parents, key = place
-            return f"unknown key {where!r}{_known_key(_section_at(model, parents), parents, key)}"
+            section, content = _section_at(model, raw, parents)
+            return f"unknown key {where!r}{_known_key(section, content, parents, key)}"
         case "missing":
             return f"{where!r} is missing"
         case "value_error":
@@ -127,36 +130,52 @@ def _as_yaml(value: object) -> str:
     return text.removesuffix("...\n").strip()
 
 
-def _known_key(section: type[Section], parents: Sequence[int | str], key: int | str) -> str:
+def _known_key(
+    section: type[Section], content: object, parents: Sequence[int | str], key: int | str
+) -> str:
     """Return a hint at the key that was meant: the same name in a section below, or a similar one.
 
     Args:
         section: The section that does not have the key.
+        content: What was written for it.
         parents: The keys that lead to the section.
         key: The unknown key.
     """
-    for name, below in _sections_in(section):
+    for name, below in _sections_in(section, content):
         if key in below.model_fields:
             meant = ".".join(map(str, (*parents, name, key)))
             return f" (did you mean {meant!r}?)"
     return nearest(str(key), section.model_fields)
 
 
-def _sections_in(section: type[Section]) -> Iterator[tuple[str, type[Section]]]:
+def _sections_in(section: type[Section], content: object) -> Iterator[tuple[str, type[Section]]]:
     for name, field in section.model_fields.items():
         if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
-            yield name, field.annotation
+            yield name, _of_family(field.annotation, _item(content, name))
 
 
-def _section_at(model: type[Section], path: Sequence[int | str]) -> type[Section]:
-    """Return the section class that lies at a path of keys, through dictionaries too."""
+def _section_at(
+    model: type[Section], raw: object, path: Sequence[int | str]
+) -> tuple[type[Section], object]:
+    """Return the section class at a path of keys, through dictionaries too, and what is there."""
     section = model
     for key in path:
+        raw = _item(raw, key)
         field = section.model_fields.get(str(key))
         if field is None:
             continue  # the key of a dictionary whose values are the current section
         candidates = [field.annotation, *getattr(field.annotation, "__args__", ())]
+        candidates = [getattr(c, "__origin__", c) for c in candidates]  # without annotations
         section = next(
             (c for c in candidates if isinstance(c, type) and issubclass(c, Section)), section
         )
-    return section
+    return _of_family(section, raw), raw
+
+
+def _of_family(section: type[Section], content: object) -> type[Section]:
+    """Return the class of the family that a model names, any other section as it is."""
+    return config_class(content) if section is ModelConfig else section
+
+
+def _item(content: object, key: int | str) -> object:
+    return content.get(key) if isinstance(content, Mapping) else None

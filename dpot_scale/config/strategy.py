@@ -22,6 +22,7 @@ from dpot_scale.config.sentences import nearest
 from dpot_scale.errors import ConfigError
 
 Dtype = Literal["fp32", "bf16", "fp16"]
+ELEMENT_BYTES: dict[Dtype, int] = {"fp32": 4, "bf16": 2, "fp16": 2}
 Device = Literal["none", "cpu", "nvme"]  # none: where it is computed
 Json = dict[str, Any]  # what the json module reads
 

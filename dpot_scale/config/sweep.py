@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 from pydantic import BeforeValidator, Field, model_validator
 
 from dpot_scale.config.base import Name, PositiveFloat, PositiveInt, Section, _no_bool
-from dpot_scale.config.model import ModelConfig
+from dpot_scale.config.model import AnyModel
 from dpot_scale.config.run import RunConfig
 
 
@@ -44,7 +44,7 @@ class SweepConfig(Section):
     """Name of the sweep and of its folder in `run.output`."""
     run: RunConfig
     """The run that all trials share."""
-    ladder: dict[Name, ModelConfig] = Field(min_length=1)
+    ladder: dict[Name, AnyModel] = Field(min_length=1)
     """The models, by label; what a model leaves out comes from `run.model`."""
     windows: tuple[PositiveInt, ...] = Field(min_length=1)
     """Lengths of training, in windows; every model is trained at each of them."""

@@ -8,15 +8,14 @@ here, so plans and memory estimates stay cheap.
 from dataclasses import dataclass
 
 from dpot_scale.config.deepspeed_keys import BUCKET_MULTIPLE
-from dpot_scale.models.dpot.cost import count_parameters
-from dpot_scale.models.dpot.sizes import Architecture
+from dpot_scale.models.family import Footprint
 
 CHUNK_GPU, LIVE_GPU = 200_000_000, 1_000_000_000
 # Below this many elements on CPU the latency of a message exceeds the time to copy it.
 CHUNK_CPU = 5_000_000
-# On a GPU parameters up to this many times the width, the vectors, stay whole on every rank. On CPU
-# none do: they are gathered one by one after each step, and the latency of that exceeds a step.
-PERSISTENT_WIDTHS = 10
+# On a GPU parameters of at most so many vectors stay whole on every rank. On CPU none do: they are
+# gathered one by one after each step, and the latency of that exceeds a step.
+PERSISTENT_VECTORS = 10
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -29,20 +28,18 @@ class Buffers:
     persistent: int  # parameters of at most this size are never sharded
 
 
-def fit_buffers(arch: Architecture, *, on_gpu: bool) -> Buffers:
+def fit_buffers(footprint: Footprint, *, on_gpu: bool) -> Buffers:
     """Return the sizes for a model."""
-    count = count_parameters(arch)
     if on_gpu:
         chunk, live, reuse_distance = CHUNK_GPU, LIVE_GPU, LIVE_GPU
     else:
-        block = count.blocks // arch.depth
-        chunk = max(CHUNK_CPU, arch.mlp_ratio * arch.width**2)  # the largest matrix of a block
-        live, reuse_distance = block + chunk, block
+        chunk = max(CHUNK_CPU, footprint.block_matrix)
+        live, reuse_distance = footprint.block + chunk, footprint.block
     return Buffers(
-        chunk=min(count.total, chunk),
-        live=min(count.total, live),
-        reuse_distance=min(count.total, reuse_distance),
-        persistent=PERSISTENT_WIDTHS * arch.width if on_gpu else 0,
+        chunk=min(footprint.parameters, chunk),
+        live=min(footprint.parameters, live),
+        reuse_distance=min(footprint.parameters, reuse_distance),
+        persistent=PERSISTENT_VECTORS * footprint.vector if on_gpu else 0,
     )
 
 

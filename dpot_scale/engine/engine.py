@@ -8,7 +8,7 @@ from typing import NamedTuple, Protocol
 from torch import Tensor
 
 from dpot_scale.errors import CheckpointError
-from dpot_scale.models.dpot.network import DPOTOutput
+from dpot_scale.models.forecaster import Forecast
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +29,7 @@ class Update(NamedTuple):
 class Engine(Protocol):
     """A model that trains, spread over the ranks. Every method is a collective."""
 
-    def __call__(self, frames_BTCs: Tensor, /) -> DPOTOutput:
+    def __call__(self, frames_BTCs: Tensor, /) -> Forecast:
         """Forecast, as the model does."""
 
     def train(self) -> None:

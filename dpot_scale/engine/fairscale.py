@@ -19,12 +19,13 @@ from dpot_scale.engine.runtime import World
 from dpot_scale.engine.shards import MODEL_FILE, SHARDS, fairscale_file
 from dpot_scale.errors import CheckpointError
 from dpot_scale.files import cannot_write, is_about_writing
-from dpot_scale.models.dpot.network import DPOT, DPOTOutput
-from dpot_scale.models.dpot.sizes import architecture
+from dpot_scale.models.families import family_of
+from dpot_scale.models.family import Recompute
+from dpot_scale.models.forecaster import Forecast
 
 
 class FairscaleEngine:
-    """A DPOT that trains: each rank has the whole model and a part of the optimizer's state.
+    """A model that trains: each rank has the whole model and a part of the optimizer's state.
 
     A seed means the initial weights of `ZeroEngine`.
     """
@@ -40,7 +41,9 @@ class FairscaleEngine:
             tune_heap(returns_memory=False)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
-            model = DPOT(architecture(config.model), recompute=config.engine)
+            model = family_of(config.model).network(
+                config.model, Recompute.of(config.engine), "float32"
+            )
         # The head that tells datasets apart has no gradient.
         self._model = nn.parallel.DistributedDataParallel(
             model.to(world.device), find_unused_parameters=True
@@ -58,11 +61,11 @@ class FairscaleEngine:
         self._accumulation_steps = config.batch.accumulation_steps(world.world_size)
         self._micro_step = 0
 
-    def __call__(self, frames_BTCs: Tensor, /) -> DPOTOutput:
+    def __call__(self, frames_BTCs: Tensor, /) -> Forecast:
         """Forecast, as the model does. Collective in the backward pass of the last micro step."""
         last = self._micro_step == self._accumulation_steps - 1
         self._model.require_backward_grad_sync = last  # as `no_sync` does around a forward
-        output: DPOTOutput = self._model(frames_BTCs)
+        output: Forecast = self._model(frames_BTCs)
         return output
 
     def train(self) -> None:

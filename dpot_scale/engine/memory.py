@@ -1,16 +1,15 @@
 """What one rank needs, in bytes, by formula. No torch here, so plans stay cheap."""
 
 from dataclasses import dataclass
-from math import prod
 
+from dpot_scale.config.model import ModelConfig
 from dpot_scale.config.run import EngineConfig
-from dpot_scale.config.strategy import Dtype, Strategy
+from dpot_scale.config.strategy import ELEMENT_BYTES, Dtype, Strategy
 from dpot_scale.engine.buffers import Buffers, fit_buffers
-from dpot_scale.models.dpot.cost import count_parameters
-from dpot_scale.models.dpot.sizes import Architecture
+from dpot_scale.models.families import footprint_of
+from dpot_scale.models.family import Footprint
 
 FP32 = 4
-COMPUTE_BYTES: dict[Dtype, int] = {"fp32": 4, "bf16": 2, "fp16": 2}
 MIB = 2**20
 GIB = 2**30
 # Resident memory of a process that has trained a tiny model: interpreter and libraries (measured on
@@ -64,7 +63,7 @@ class MemoryEstimate:
 
 
 def estimate_memory(
-    arch: Architecture,
+    model: ModelConfig,
     engine: EngineConfig,
     *,
     world_size: int,
@@ -74,37 +73,36 @@ def estimate_memory(
     """Return what a rank needs to train.
 
     Args:
-        arch: The model.
+        model: The model.
         engine: How it is sharded and recomputed.
         world_size: Ranks the state is spread over.
         micro_batch: Windows per forward.
         on_gpu: Decides the sizes of buffers, and whether the host is somewhere else.
     """
     strategy = engine.deepspeed
-    state = _state(arch, strategy, world_size)
-    sizes = fit_buffers(arch, on_gpu=on_gpu)
-    activations = micro_batch * activation_bytes_per_window(arch, engine, dtype=strategy.dtype)
-    activations += derived_weight_bytes(arch, engine, dtype=strategy.dtype)
+    footprint = footprint_of(model, engine)
+    state = _state(footprint.parameters, strategy, world_size)
+    sizes = fit_buffers(footprint, on_gpu=on_gpu)
+    activations = micro_batch * footprint.per_window + footprint.fixed
     return MemoryEstimate(
         process=PROCESS + KERNELS[strategy.dtype],
         **state,
         buffers=_buffers(strategy, sizes),
         activations=activations,
-        passing=_passing(arch, strategy, sizes, world_size, activations),
-        holes=0 if on_gpu or strategy.lean else _holes(arch, strategy, activations),
+        passing=_passing(footprint, strategy, sizes, world_size, activations),
+        holes=0 if on_gpu or strategy.lean else _holes(footprint.parameters, strategy, activations),
         offloaded=_offloaded(state, strategy, on_gpu=on_gpu),
     )
 
 
-def _state(arch: Architecture, strategy: Strategy, world_size: int) -> dict[str, int]:
-    parameters = count_parameters(arch).total
+def _state(parameters: int, strategy: Strategy, world_size: int) -> dict[str, int]:
     share = -(-parameters // world_size)
-    stage, compute = strategy.stage, COMPUTE_BYTES[strategy.dtype]
+    stage, compute = strategy.stage, ELEMENT_BYTES[strategy.dtype]
     return {
         "parameters": compute * (share if stage == 3 else parameters),
         "masters": FP32 * share if stage else 0,  # stage 0 updates the parameters themselves
         "moments": 2 * FP32 * (share if stage else parameters),
-        "gradients": COMPUTE_BYTES[strategy.gradient_dtype] * (share if stage >= 2 else parameters),
+        "gradients": ELEMENT_BYTES[strategy.gradient_dtype] * (share if stage >= 2 else parameters),
     }
 
 
@@ -126,35 +124,31 @@ def _reduces_all_at_once(strategy: Strategy) -> bool:
 
 
 def _passing(
-    arch: Architecture, strategy: Strategy, sizes: Buffers, world_size: int, activations: int
+    footprint: Footprint, strategy: Strategy, sizes: Buffers, world_size: int, activations: int
 ) -> int:
     """Return what a step needs beside its activations, at the moment that needs the most."""
-    parameters = count_parameters(arch).total
+    parameters = footprint.parameters
     share = -(-parameters // world_size)
-    compute, gradient = COMPUTE_BYTES[strategy.dtype], COMPUTE_BYTES[strategy.gradient_dtype]
-    temporal = arch.history * arch.width**2  # the largest parameter
-    # At the end of the backward: its weights, these times their cosines, two gradients of that and
-    # their sum, the gradient of the weights.
-    at_the_end = 6 * compute * temporal
+    compute, gradient = ELEMENT_BYTES[strategy.dtype], ELEMENT_BYTES[strategy.gradient_dtype]
     if strategy.stage == 3:
         # Gathered parameters, and the one buffer out of which they are copied.
         in_blocks = compute * (sizes.live + sizes.chunk)
         # A group that is updated together is closed by the parameter that fills it.
-        in_update = (gradient + FP32) * (sizes.chunk + temporal // world_size)
+        in_update = (gradient + FP32) * (sizes.chunk + footprint.largest_parameter // world_size)
     else:
         in_blocks = 0
         # All gradients, flat, to be reduced; or those of the share, to be applied.
         in_update = FP32 * (parameters if _reduces_all_at_once(strategy) else share)
     # All but the blocks' activations are still there at the end; none are in the update.
-    return max(in_blocks, at_the_end - activations, in_update - activations)
+    return max(in_blocks, footprint.end_of_backward - activations, in_update - activations)
 
 
-def _holes(arch: Architecture, strategy: Strategy, activations: int) -> int:
+def _holes(parameters: int, strategy: Strategy, activations: int) -> int:
     """Return what freed blocks leave in the heap of a process that keeps them."""
-    parameters = COMPUTE_BYTES[strategy.dtype] * count_parameters(arch).total
+    weights = ELEMENT_BYTES[strategy.dtype] * parameters
     if strategy.stage == 3:
-        return HOLES + int(ACTIVATION_HOLES_3 * activations + PARAMETER_HOLES_3 * parameters)
-    return HOLES + int(ACTIVATION_HOLES * activations + PARAMETER_HOLES * parameters)
+        return HOLES + int(ACTIVATION_HOLES_3 * activations + PARAMETER_HOLES_3 * weights)
+    return HOLES + int(ACTIVATION_HOLES * activations + PARAMETER_HOLES * weights)
 
 
 def _offloaded(state: dict[str, int], strategy: Strategy, *, on_gpu: bool) -> int:
@@ -164,64 +158,3 @@ def _offloaded(state: dict[str, int], strategy: Strategy, *, on_gpu: bool) -> in
     return optimizer * (strategy.optimizer_device in elsewhere) + state["parameters"] * (
         strategy.parameter_device in elsewhere
     )
-
-
-def activation_bytes_per_window(arch: Architecture, engine: EngineConfig, *, dtype: Dtype) -> int:
-    """Return what the forward of one window keeps for its backward, layer by layer."""
-    compute = COMPUTE_BYTES[dtype]
-    points = int(arch.grid**arch.space_dims)
-    latents = int(arch.latent_grid**arch.space_dims)
-    latent = compute * arch.width * latents  # one latent state
-    # Frames, their patches, both sides of the GELU.
-    embedding = arch.history * (
-        (FP32 + compute) * arch.channels * points + compute * 2 * arch.patch_width * latents
-    )
-    # The last latent state, before and after the two GELUs, and the gradient of one of them.
-    output = latent + compute * 5 * arch.out_layer_dim * points
-    blocks = _kept_blocks(arch, engine, dtype, latent)
-    return embedding + blocks + output + FP32 * 2 * arch.channels * arch.horizon * points
-
-
-def _kept_blocks(arch: Architecture, engine: EngineConfig, dtype: Dtype, latent: int) -> int:
-    """Return what all blocks keep, and what one needs while it is recomputed."""
-    # Three spectra; the inputs of both norms, the output of the second, the hidden layer before
-    # and after its GELU.
-    mixer = _spectral_bytes(engine, dtype) * 3 * 2 * arch.width * prod(arch.kept_modes)
-    mlp = (2 + 2 * arch.mlp_ratio) * latent
-    whole = latent + mixer + mlp
-    if engine.activation_checkpointing == "selective":
-        return arch.depth * (latent + mlp) + mixer
-    again = recomputed_blocks(arch.depth, engine)
-    return (arch.depth - again) * whole + again * latent + (whole if again else 0)
-
-
-def recomputed_blocks(depth: int, engine: EngineConfig) -> int:
-    """Return how many blocks run a second time in the backward."""
-    match engine.activation_checkpointing:
-        case "none":
-            return 0
-        case "every_k":
-            return -(-depth // engine.recompute_every)
-        case _:
-            return depth
-
-
-def derived_weight_bytes(arch: Architecture, engine: EngineConfig, *, dtype: Dtype) -> int:
-    """Return what a forward computes from weights and keeps for its backward, for any batch.
-
-    The complex products as real ones, in each block; the temporal weights with their cosines, their
-    sum over frames, and the merged matrix; the output patches with their channels last.
-    """
-    width = arch.width
-    joint = 2 * 4 * width * (width // arch.heads)
-    merged = (arch.history + 1) * width**2 + arch.history * arch.patch_width * width
-    patches = width * arch.out_layer_dim * int(arch.patch**arch.space_dims)
-    again = recomputed_blocks(arch.depth, engine)
-    blocks = arch.depth - again + (1 if again else 0)
-    return _spectral_bytes(engine, dtype) * joint * blocks + COMPUTE_BYTES[dtype] * (
-        merged + patches
-    )
-
-
-def _spectral_bytes(engine: EngineConfig, dtype: Dtype) -> int:
-    return FP32 if engine.spectral_dtype == "float32" else COMPUTE_BYTES[dtype]

@@ -10,11 +10,7 @@ from dpot_scale.config.run import EngineConfig, OptimConfig, RunConfig
 from dpot_scale.config.strategy import OFFLOADS, Json, Strategy, section
 from dpot_scale.engine.buffers import deepspeed_sizes, fit_buffers
 from dpot_scale.errors import ConfigError
-from dpot_scale.models.dpot.sizes import architecture
-
-# The modules that torch.compile compiles. Stage 3 gathers such a leaf module as a whole, before and
-# after it runs, so that no hook of DeepSpeed breaks up the compiled code.
-BLOCK = "dpot_scale.models.dpot.network.Block"
+from dpot_scale.models.families import family_of, footprint_of
 
 
 def effective_deepspeed_config(config: RunConfig, world_size: int, *, on_gpu: bool) -> Json:
@@ -37,7 +33,7 @@ def effective_deepspeed_config(config: RunConfig, world_size: int, *, on_gpu: bo
         effective["zero_force_ds_cpu_optimizer"] = False  # torch's is as fast, and is there
     zero = effective.setdefault("zero_optimization", {"stage": 0})
     _set_nvme_path(zero, config.engine, strategy)
-    buffers = fit_buffers(architecture(config.model), on_gpu=on_gpu)
+    buffers = fit_buffers(footprint_of(config.model, config.engine), on_gpu=on_gpu)
     fitted = deepspeed_sizes(buffers, strategy.stage)
     # What the JSON says about these tunes how to shard, so it stands.
     zero |= {key: value for key, value in fitted.items() if zero.get(key, AUTO) == AUTO}
@@ -47,7 +43,9 @@ def effective_deepspeed_config(config: RunConfig, world_size: int, *, on_gpu: bo
             f"{strategy.stage}: remove it or write a number"
         )
     if config.engine.compile and strategy.stage == 3:
-        zero.setdefault("leaf_module", {"classes": [BLOCK]})
+        # A leaf module is gathered as a whole, before and after it runs, so that no hook of
+        # DeepSpeed breaks up the compiled code.
+        zero.setdefault("leaf_module", {"classes": [family_of(config.model).block]})
     return effective
 
 

@@ -1,4 +1,4 @@
-"""DPOT under DeepSpeed ZeRO, stages 0 to 3.
+"""A model under DeepSpeed ZeRO, stages 0 to 3.
 
 DeepSpeed is imported inside functions: it takes seconds, and it prints unless `start_world` has
 quietened it before.
@@ -19,16 +19,16 @@ from dpot_scale.engine.heap import tune_heap
 from dpot_scale.engine.runtime import World, quiet_deepspeed
 from dpot_scale.engine.shards import SHARDS, errors_at_the_end, fairscale_file
 from dpot_scale.errors import CheckpointError, ConfigError
-from dpot_scale.models.dpot.network import DPOT, DPOTOutput
-from dpot_scale.models.dpot.sizes import architecture
+from dpot_scale.models.families import family_of
+from dpot_scale.models.family import Recompute
+from dpot_scale.models.forecaster import Forecast, Forecaster
 
 COMPUTE_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 ALIGNMENT_BYTES, HALF_BYTES = 16, 2
-SPECTRAL_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 class ZeroEngine:
-    """A DPOT that trains, sharded over the ranks as `engine.deepspeed` of the run says.
+    """A model that trains, sharded over the ranks as `engine.deepspeed` of the run says.
 
     A seed means one set of initial weights, for every stage, dtype, device and world size.
 
@@ -53,9 +53,9 @@ class ZeroEngine:
         self._accumulation_steps = config.batch.accumulation_steps(world.world_size)
         self._micro_step = 0
 
-    def __call__(self, frames_BTCs: Tensor) -> DPOTOutput:
+    def __call__(self, frames_BTCs: Tensor) -> Forecast:
         """Forecast, as the model does. Collective under stage 3."""
-        output: DPOTOutput = self._engine(frames_BTCs)
+        output: Forecast = self._engine(frames_BTCs)
         return output
 
     def train(self) -> None:
@@ -165,17 +165,16 @@ class ZeroEngine:
         _let_skip(engine.optimizer)
         return engine
 
-    def _build(self) -> DPOT:
+    def _build(self) -> Forecaster:
         """Build the model; under stage 3 it never exists whole on a rank."""
         import deepspeed
 
-        arch = architecture(self.config.model)
-        options = self.config.engine
+        model_config, options = self.config.model, self.config.engine
         make = partial(
-            DPOT,
-            arch,
-            recompute=options,
-            spectral_dtype=SPECTRAL_DTYPES[options.spectral_dtype],
+            family_of(model_config).network,
+            model_config,
+            Recompute.of(options),
+            options.spectral_dtype,
         )
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.config.seed)

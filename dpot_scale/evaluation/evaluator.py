@@ -37,7 +37,7 @@ from dpot_scale.forecasting.rollout import (
     teacher_forced,
     teacher_forced_persistence,
 )
-from dpot_scale.models.dpot.network import DPOTOutput
+from dpot_scale.models.forecaster import Forecast
 from dpot_scale.tracking.names import MEAN, score_key
 
 Array = NDArray[np.float32]
@@ -198,9 +198,9 @@ def _of_fields(model: Model, batch: Batch) -> Model:
     """Return a model of physical fields that leaves masks and padding as they are."""
     physical = in_physical_units(model, batch)
 
-    def forecast(history_BTCs: Tensor) -> DPOTOutput:
+    def forecast(history_BTCs: Tensor) -> Forecast:
         frames_BTCs, logits = physical(history_BTCs)
-        return DPOTOutput(with_given_channels(frames_BTCs, history_BTCs, batch), logits)
+        return Forecast(with_given_channels(frames_BTCs, history_BTCs, batch), logits)
 
     return forecast
 

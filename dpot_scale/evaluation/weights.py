@@ -15,7 +15,6 @@ from dpot_scale.evaluation.evaluator import DatasetEvaluation, evaluate
 from dpot_scale.evaluation.figures import save_figures
 from dpot_scale.evaluation.scores import SCORES_FILE, Scores
 from dpot_scale.files import write_whole
-from dpot_scale.models.dpot.sizes import architecture
 
 # What a config and weights must agree on: it decides what is forecast from what, and compared.
 COMPARED = ("space_dims", "grid", "channels", "history", "horizon")
@@ -38,7 +37,7 @@ def evaluate_weights(
         DataError: a dataset is missing, or too short to forecast.
     """
     model = load_model(source)
-    require_agreement(model.architecture, architecture(config.model), COMPARED)
+    require_agreement(model.config, config.model, COMPARED)
     stores = open_datasets(config.data, config.model, progress=progress, generate=generate)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     alone = World(rank=0, local_rank=0, world_size=1, device=device)

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from dpot_scale.data.stream.assembly import Batch
-from dpot_scale.models.dpot.network import DPOTOutput
+from dpot_scale.models.forecaster import Forecast
 
-Model = Callable[[Tensor], DPOTOutput]
+Model = Callable[[Tensor], Forecast]
 
 
 def in_physical_units(model: Model, batch: Batch) -> Model:
@@ -23,10 +23,10 @@ def in_physical_units(model: Model, batch: Batch) -> Model:
     if scale is None:
         return model
 
-    def physical(frames_BTCs: Tensor) -> DPOTOutput:
+    def physical(frames_BTCs: Tensor) -> Forecast:
         mean, std = broadcast(scale.mean_BC, frames_BTCs), broadcast(scale.std_BC, frames_BTCs)
         forecast_BTCs, logits = model((frames_BTCs - mean) / std)
-        return DPOTOutput(forecast_BTCs * std + mean, logits)
+        return Forecast(forecast_BTCs * std + mean, logits)
 
     return physical
 

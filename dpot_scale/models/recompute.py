@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from dpot_scale.config.run import EngineConfig
+from dpot_scale.models.family import Recompute
 
 # Blocks draw no random numbers, so no generator is restored.
 TORCH: dict[str, Any] = {"use_reentrant": False, "preserve_rng_state": False}
@@ -19,27 +19,30 @@ TORCH: dict[str, Any] = {"use_reentrant": False, "preserve_rng_state": False}
 Run = Callable[[Tensor], Tensor]
 
 
-def runners(blocks: nn.ModuleList, engine: EngineConfig) -> list[Run]:
-    """Return how to run each block in the forward pass."""
-    match engine.activation_checkpointing:
-        case "none":
-            return list(blocks)
-        case "selective":
-            for block in blocks:  # as FairScale does it with the forward of a whole block
-                block.__dict__["mix"] = partial(checkpoint, block.mix, **TORCH)
-            return list(blocks)
-        case mode:
-            every = engine.recompute_every if mode == "every_k" else 1
-            wrap = _by_fairscale(engine) if engine.recompute_backend == "fairscale" else _by_torch
-            return [wrap(block) if i % every == 0 else block for i, block in enumerate(blocks)]
+def repeated(run: Run, x: Tensor) -> Tensor:
+    """Return run(x), of which only x is kept: the backward runs it a second time."""
+    output: Tensor = checkpoint(run, x, **TORCH)
+    return output
 
 
-def _by_torch(block: nn.Module) -> Run:
-    return partial(checkpoint, block, **TORCH)
+def runners(blocks: nn.ModuleList, recompute: Recompute) -> list[Run]:
+    """Return how to run each block in the forward pass.
+
+    A block that repeats a part of itself (selective) does so by itself.
+    """
+    if recompute.blocks == "selective":
+        return list(blocks)
+    return [
+        _again(block, recompute) if recompute.repeats(i) else block
+        for i, block in enumerate(blocks)
+    ]
 
 
-def _by_fairscale(engine: EngineConfig) -> Callable[[nn.Module], Run]:
+def _again(block: nn.Module, recompute: Recompute) -> Run:
+    if recompute.backend == "torch":
+        return partial(repeated, block)
     from fairscale.nn.checkpoint import checkpoint_wrapper
 
     # It replaces the `forward` of the block it is given, and returns the block.
-    return partial(checkpoint_wrapper, offload_to_cpu=engine.recompute_offload)
+    wrapped: Run = checkpoint_wrapper(block, offload_to_cpu=recompute.offload)
+    return wrapped

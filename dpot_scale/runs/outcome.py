@@ -19,7 +19,6 @@ from dpot_scale.errors import CheckpointError
 from dpot_scale.evaluation.evaluator import DatasetEvaluation
 from dpot_scale.evaluation.figures import save_figures
 from dpot_scale.files import write_whole
-from dpot_scale.models.dpot.sizes import architecture
 from dpot_scale.runs.contents import record
 from dpot_scale.runs.resolved import ResolvedRun
 from dpot_scale.runs.result import TrainingResult, save_result
@@ -155,12 +154,12 @@ def keep(
 
 def _export(config: RunConfig, world: World, engine: Engine) -> None:
     """Write the weights from the main rank. Collective."""
-    arch, parameters = architecture(config.model), engine.full_parameters()
+    parameters = engine.full_parameters()
 
     def write() -> None:
         try:
             if world.is_main:
-                stream_model(config.directory / WEIGHTS, arch, parameters)
+                stream_model(config.directory / WEIGHTS, config.model, parameters)
         finally:
             for _ in parameters:  # each is gathered by all ranks, also where the disk is full
                 pass

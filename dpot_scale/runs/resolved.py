@@ -13,8 +13,8 @@ from dpot_scale.config.strategy import Json
 from dpot_scale.engine.memory import MemoryEstimate, estimate_memory
 from dpot_scale.engine.strategy import effective_deepspeed_config
 from dpot_scale.errors import ConfigError
-from dpot_scale.models.dpot.cost import ParameterCount, count_parameters, train_flops_per_window
-from dpot_scale.models.dpot.sizes import architecture
+from dpot_scale.models.families import family_of
+from dpot_scale.models.family import Flops, ParameterCount, Recompute
 from dpot_scale.runs.contents import read_contents
 
 
@@ -38,13 +38,13 @@ class ResolvedRun:
     deepspeed: Json  # the complete config that DeepSpeed gets
     accumulation_steps: int  # micro-batches per step and worker
     parameters: ParameterCount
-    flops_per_window: float  # of forward and backward, without recomputation
+    flops: Flops  # of one window
     memory: MemoryEstimate  # of one worker
 
     @property
     def train_flops(self) -> float:
         """Model FLOPs of the whole training."""
-        return self.config.windows * self.flops_per_window
+        return self.config.windows * self.flops.training
 
 
 def identify(config: RunConfig, recorded_in: Path | None = None) -> Run:
@@ -81,7 +81,7 @@ def resolve(run: Run, *, world_size: int, on_gpu: bool, micro_batch: int = 1) ->
                 f"{world_size} workers"
             )
         config = config.with_micro_batch(micro_batch)
-    arch = architecture(config.model)
+    model, family = config.model, family_of(config.model)
     return ResolvedRun(
         source=run,
         config=config,
@@ -89,10 +89,10 @@ def resolve(run: Run, *, world_size: int, on_gpu: bool, micro_batch: int = 1) ->
         on_gpu=on_gpu,
         deepspeed=effective_deepspeed_config(config, world_size, on_gpu=on_gpu),
         accumulation_steps=config.batch.accumulation_steps(world_size),
-        parameters=count_parameters(arch),
-        flops_per_window=train_flops_per_window(arch, recompute=False),
+        parameters=family.parameters(model),
+        flops=family.flops(model, Recompute.of(config.engine)),
         memory=estimate_memory(
-            arch,
+            model,
             config.engine,
             world_size=world_size,
             micro_batch=config.batch.settled_micro_batch,

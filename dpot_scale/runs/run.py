@@ -133,7 +133,7 @@ def _train(
             console=console,
             evaluate=evaluator,
             save=partial(checkpoints.save, engine),
-            train_flops_per_window=run.flops_per_window,
+            train_flops_per_window=run.flops.training,
             told_to_stop=told_to_stop,
         )
         console.start(header(run), first_step=state.step)

@@ -12,7 +12,6 @@ from dpot_scale.config.run import RunConfig
 from dpot_scale.engine.collectives import from_main, on_every_rank
 from dpot_scale.engine.engine import Engine
 from dpot_scale.errors import CheckpointError
-from dpot_scale.models.dpot.sizes import architecture
 
 
 def first_state(config: RunConfig, engine: Engine, checkpoints: CheckpointStore) -> TrainState:
@@ -29,9 +28,8 @@ def first_state(config: RunConfig, engine: Engine, checkpoints: CheckpointStore)
         source, world = config.initialize_from, checkpoints.world
         found = from_main(partial(find, source), world, source)
         weights = on_every_rank(partial(read_found, found), world, found)
-        arch = architecture(config.model)
-        if not have_same_shapes(weights.architecture, arch):
-            require_agreement(weights.architecture, arch)
+        if not have_same_shapes(weights.model, config.model):
+            require_agreement(weights.model, config.model)
         engine.load_parameters(weights.state)
     return state or TrainState()
 

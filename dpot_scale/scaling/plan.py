@@ -13,10 +13,8 @@ from dpot_scale.config.load import load_run, validated
 from dpot_scale.config.places import RUN_CONFIG, TRIALS
 from dpot_scale.config.run import RunConfig
 from dpot_scale.config.sweep import SweepConfig
-from dpot_scale.engine.memory import GIB, MIB, recomputed_blocks
+from dpot_scale.engine.memory import GIB, MIB
 from dpot_scale.errors import ConfigError
-from dpot_scale.models.dpot.cost import train_flops_per_window
-from dpot_scale.models.dpot.sizes import architecture
 from dpot_scale.runs.contents import read_contents
 from dpot_scale.runs.resolved import Run, resolve
 from dpot_scale.terminal import table
@@ -119,10 +117,6 @@ def _trial(sweep: SweepConfig, contents: Contents, label: str, windows: int) -> 
     # is yet to be found is priced as the least.
     resolved = resolve(run, world_size=workers, on_gpu=on_gpu)
     config = resolved.config
-    arch = architecture(config.model)
-    once_more = recomputed_blocks(arch.depth, config.engine) / arch.depth
-    again = windows * train_flops_per_window(arch, recompute=True)
-    computed = resolved.train_flops + once_more * (again - resolved.train_flops)
     speed = workers * sweep.resources.assumed_flops_per_second
     return Trial(
         id=config.name,
@@ -134,7 +128,7 @@ def _trial(sweep: SweepConfig, contents: Contents, label: str, windows: int) -> 
         train_flops=resolved.train_flops,
         # On a GPU only its own memory is priced.
         worker_gib=(resolved.memory.total + (0 if on_gpu else RAY_WORKER)) / GIB,
-        seconds=computed / speed + TRIAL_OVERHEAD_SECONDS,
+        seconds=windows * resolved.flops.computed / speed + TRIAL_OVERHEAD_SECONDS,
     )
 
 

@@ -17,7 +17,6 @@ from dpot_scale.config.run import CheckpointConfig
 from dpot_scale.engine.runtime import start_world
 from dpot_scale.errors import CheckpointError
 from dpot_scale.models.dpot.network import DPOT
-from dpot_scale.models.dpot.sizes import architecture
 from dpot_scale.weights import main
 
 SMALL = ["model.size=debug", "model.width=16", "model.depth=1", "model.heads=2", "model.grid=16"]
@@ -40,7 +39,7 @@ class Replicated:
 
 def model(seed: int) -> DPOT:
     torch.manual_seed(seed)
-    return DPOT(architecture(load_run("quickstart", SMALL).model))
+    return DPOT(load_run("quickstart", SMALL).model)
 
 
 @pytest.fixture
@@ -78,7 +77,7 @@ def test_a_finished_run_stands_for_its_export(
     run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     trained = model(3)
-    save_model(run / WEIGHTS, trained.architecture, trained.state_dict())
+    save_model(run / WEIGHTS, trained.config, trained.state_dict())
     assert_is(read(run).state, 2)
     (run / RESULT_FILE).touch()
     assert_is(read(run).state, 3)

@@ -6,6 +6,7 @@ import pytest
 import yaml
 
 from dpot_scale.config.load import dump, load_run, load_suite, load_sweep, presets
+from dpot_scale.config.model import laid_over
 from dpot_scale.config.places import anchored
 from dpot_scale.config.strategy import read_strategy
 from dpot_scale.data.catalog import CATALOG
@@ -217,3 +218,18 @@ def test_a_config_of_the_other_kind_is_told(tmp_path: Path) -> None:
         load_run(str(of_sweep))
     with pytest.raises(ConfigError, match=r"is that of a run, as it has 'batch'; .*scale.train`"):
         load_sweep(str(of_run))
+
+
+def test_an_unknown_family_is_one_sentence() -> None:
+    with pytest.raises(ConfigError, match=r"model.family=dpt: must be 'dpot' \(did you mean"):
+        load_run("quickstart", ["model.family=dpt"])
+    with pytest.raises(ConfigError, match=r"ladder.Ti.family=dpt: must be 'dpot' \(did you mean"):
+        load_sweep("quickstart", ["ladder.Ti.family=dpt"])
+
+
+def test_what_another_family_has_not_is_dropped_below_it() -> None:
+    shared = {"family": "dpot", "grid": 64, "size": "S"}
+    assert laid_over(shared, {"family": "other", "depth": 3}) == {
+        "family": "other", "grid": 64, "depth": 3,
+    }  # fmt: skip
+    assert laid_over({"size": "S"}, {"family": "dpot"}) == {"family": "dpot", "size": "S"}

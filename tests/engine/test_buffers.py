@@ -7,14 +7,15 @@ from typing import Any, get_args
 import pytest
 
 from dpot_scale.config.load import load_run
-from dpot_scale.config.model import ModelConfig, SizeName
 from dpot_scale.config.run import RunConfig
 from dpot_scale.config.strategy import FOLDER
 from dpot_scale.engine.buffers import fit_buffers
 from dpot_scale.engine.strategy import effective_deepspeed_config
 from dpot_scale.errors import ConfigError
+from dpot_scale.models.dpot.config import DPOTConfig, SizeName
 from dpot_scale.models.dpot.cost import count_parameters
-from dpot_scale.models.dpot.sizes import architecture
+from dpot_scale.models.dpot.family import FAMILY
+from dpot_scale.models.family import KEEP_ALL, Footprint
 
 NAMES = sorted(path.stem for path in FOLDER.glob("*.json"))
 
@@ -42,15 +43,19 @@ def written(tmp_path: Path, content: Any) -> str:
     return str(path)
 
 
+def footprint(size: str) -> Footprint:
+    return FAMILY.footprint(DPOTConfig.model_validate({"size": size}), KEEP_ALL, "bf16", "float32")
+
+
 def test_buffers_follow_the_model_and_the_device() -> None:
     sizes = ("debug", "Ti", "L", "H")
-    on_cpu = [fit_buffers(architecture(ModelConfig(size=size)), on_gpu=False) for size in sizes]
+    on_cpu = [fit_buffers(footprint(size), on_gpu=False) for size in sizes]
     assert [buffers.live for buffers in on_cpu] == sorted(buffers.live for buffers in on_cpu)
     # Small models are handled whole; of large ones a block and its largest matrix are here.
     assert on_cpu[0].chunk == on_cpu[0].live == 202_131
     assert on_cpu[2].chunk == 4 * 1536**2
     assert on_cpu[2].live == 467_619_840 // 24 + 4 * 1536**2
-    on_gpu = fit_buffers(architecture(ModelConfig(size="L")), on_gpu=True)
+    on_gpu = fit_buffers(footprint("L"), on_gpu=True)
     assert on_gpu.live > on_cpu[2].live
     assert on_gpu.persistent > on_cpu[2].persistent == 0
 
@@ -82,6 +87,6 @@ def test_buckets_are_such_that_deepspeed_starts(
     if zero["stage"] in (1, 2):
         # What DeepSpeedZeroOptimizer asserts when it is made.
         assert zero["allgather_bucket_size"] % 2 == 0
-    total = count_parameters(architecture(ModelConfig(size=size))).total
+    total = count_parameters(DPOTConfig(size=size)).total
     sizes = [value for key, value in zero.items() if key.endswith("bucket_size")]
     assert all(0 < value <= total + 1 for value in sizes)

@@ -5,9 +5,8 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from dpot_scale.config.model import ModelConfig
+from dpot_scale.models.dpot.config import DPOTConfig
 from dpot_scale.models.dpot.network import DPOT
-from dpot_scale.models.dpot.sizes import architecture
 from dpot_scale.runs.result import read_result
 from dpot_scale.tracking.spool import SPOOL, read_metrics
 
@@ -19,11 +18,11 @@ pytestmark = [
 
 @pytest.mark.parametrize("space_dims", [2, 3])
 def test_forecasts_equal_those_of_the_cpu(space_dims: int) -> None:
-    config = ModelConfig.model_validate(
+    config = DPOTConfig.model_validate(
         {"size": "debug", "space_dims": space_dims, "grid": 32, "normalize": True}
     )
     torch.manual_seed(0)
-    model = DPOT(architecture(config)).eval()
+    model = DPOT(config).eval()
     frames = torch.randn(2, config.history, config.channels, *[32] * space_dims)
     with torch.no_grad():
         expected = model(frames)

@@ -12,8 +12,9 @@ import pytest
 from dpot_scale.config.load import load_run
 from dpot_scale.config.run import RunConfig
 from dpot_scale.config.strategy import FOLDER, read_strategy
-from dpot_scale.engine.strategy import BLOCK, effective_deepspeed_config
+from dpot_scale.engine.strategy import effective_deepspeed_config
 from dpot_scale.errors import ConfigError
+from dpot_scale.models.dpot.family import FAMILY
 from dpot_scale.models.dpot.network import Block
 
 NAMES = sorted(path.stem for path in FOLDER.glob("*.json"))
@@ -126,6 +127,6 @@ def test_a_compiled_block_is_gathered_as_a_whole(tmp_path: Path) -> None:
         config = load_run("quickstart", [overrides[0], overrides[1] + name, "engine.nvme_path=/n"])
         effective = effective_deepspeed_config(config, 1, on_gpu=False)
         leaves = effective["zero_optimization"].get("leaf_module")
-        assert leaves == ({"classes": [BLOCK]} if name.startswith("zero3") else None)
-    module, _, name = BLOCK.rpartition(".")
+        assert leaves == ({"classes": [FAMILY.block]} if name.startswith("zero3") else None)
+    module, _, name = FAMILY.block.rpartition(".")
     assert getattr(importlib.import_module(module), name) is Block

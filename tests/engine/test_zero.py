@@ -9,12 +9,11 @@ import torch
 from deepspeed.runtime.fp16.loss_scaler import CreateLossScaler
 from deepspeed.runtime.precision_config import DeepSpeedFP16Config
 
-from dpot_scale.config.model import ModelConfig
 from dpot_scale.config.strategy import read_strategy
 from dpot_scale.engine.runtime import start_world
 from dpot_scale.engine.zero import _ends_unaligned, _let_skip
+from dpot_scale.models.dpot.config import DPOTConfig
 from dpot_scale.models.dpot.network import DPOT
-from dpot_scale.models.dpot.sizes import architecture
 from dpot_scale.training.loop import MAX_SKIPPED_IN_A_ROW
 
 pytestmark = [pytest.mark.distributed, pytest.mark.timeout(290)]
@@ -221,7 +220,7 @@ def test_deepspeed_leaves_the_terminal_readable(results: Results, ranks: Any) ->
 @pytest.mark.parametrize("size", ["Ti", "S", "M", "L", "H"])
 def test_on_a_gpu_all_but_small_parameters_begin_aligned_in_a_packed_buffer(size: str) -> None:
     with torch.device("meta"):
-        model = DPOT(architecture(ModelConfig.model_validate({"size": size})))
+        model = DPOT(DPOTConfig.model_validate({"size": size}))
     begins, aligned, total = 0, 0, 0
     for parameter in sorted(model.parameters(), key=_ends_unaligned):
         aligned += parameter.numel() if begins % 8 == 0 else 0  # 16 bytes of bf16

@@ -17,7 +17,6 @@ from dpot_scale.checkpoints.checkpoint import TrainState
 from dpot_scale.checkpoints.shards import foreign_names, masters
 from dpot_scale.checkpoints.store import CheckpointStore
 from dpot_scale.config.data import DataConfig
-from dpot_scale.config.model import ModelConfig
 from dpot_scale.config.run import (
     BatchConfig,
     CheckpointConfig,
@@ -33,8 +32,10 @@ from dpot_scale.engine.fairscale import FairscaleEngine
 from dpot_scale.engine.runtime import World, any_rank
 from dpot_scale.engine.start import start_engine
 from dpot_scale.errors import ConfigError
+from dpot_scale.models.dpot.config import DPOTConfig
+from dpot_scale.models.dpot.family import FAMILY
 from dpot_scale.models.dpot.network import DPOT
-from dpot_scale.models.dpot.sizes import architecture
+from dpot_scale.models.family import KEEP_ALL
 from dpot_scale.training.schedule import Schedule
 
 STEPS = 5
@@ -42,7 +43,7 @@ PEAK_STEP = 1  # of the learning rate
 GLOBAL_BATCH = 4
 Result = dict[str, Any]
 # Odd sizes on purpose: shards of 2 ranks need padding. No normalisation: clipping must bite.
-MODEL = ModelConfig(
+MODEL = DPOTConfig(
     width=24, depth=2, heads=3, out_layer_dim=5, grid=16, patch=4, channels=2, history=3, modes=3
 )
 OPTIM = OptimConfig(
@@ -88,7 +89,8 @@ def strategy(name: str) -> Strategy:
 def own_strategies() -> tempfile.TemporaryDirectory[str]:
     """Write the strategies that deepspeed_configs/ lacks; they go when this process ends."""
     zero: dict[str, dict[str, Any]] = {f"zero{stage}_fp32": {"stage": stage} for stage in (1, 2)}
-    on_gpu = fit_buffers(architecture(MODEL), on_gpu=True)
+    footprint = FAMILY.footprint(MODEL, KEEP_ALL, "bf16", "float32")
+    on_gpu = fit_buffers(footprint, on_gpu=True)
     for stage in (1, 2, 3):
         zero[f"zero{stage}_gpu_sizes"] = {"stage": stage, **deepspeed_sizes(on_gpu, stage)}
     strategies = {
@@ -129,7 +131,7 @@ def loss_of(model, windows_BTCs: torch.Tensor, unroll: int) -> torch.Tensor:
 def train_plain(unroll: int = 1) -> Result:
     """Train with nothing but torch in this process."""
     torch.manual_seed(0)
-    model = DPOT(architecture(MODEL))
+    model = DPOT(MODEL)
     optimizer = torch.optim.Adam(
         model.parameters(), eps=OPTIM.eps, weight_decay=OPTIM.weight_decay, foreach=False
     )

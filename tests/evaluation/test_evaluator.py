@@ -23,7 +23,7 @@ from dpot_scale.evaluation.evaluator import (
 )
 from dpot_scale.evaluation.scores import score_table
 from dpot_scale.forecasting.physical import Model
-from dpot_scale.models.dpot.network import DPOTOutput
+from dpot_scale.models.forecaster import Forecast
 
 Stores = dict[str, DatasetStore]
 
@@ -50,9 +50,9 @@ class Repeat:
         self.factor = factor
         self.batches: list[int] = []
 
-    def __call__(self, history: Tensor) -> DPOTOutput:
+    def __call__(self, history: Tensor) -> Forecast:
         self.batches.append(len(history))
-        return DPOTOutput(frames=self.factor * history[:, -1:], logits=torch.empty(0))
+        return Forecast(frames=self.factor * history[:, -1:], logits=torch.empty(0))
 
 
 def scored(
@@ -146,8 +146,8 @@ def test_a_field_at_rest_is_left_out_and_counted(
 ) -> None:
     """A model that forecasts 1 everywhere, and persistence: h is off by 2/3 and 1/3."""
 
-    def ones(history: Tensor) -> DPOTOutput:
-        return DPOTOutput(torch.ones_like(history[:, -1:]), torch.empty(0))
+    def ones(history: Tensor) -> Forecast:
+        return Forecast(torch.ones_like(history[:, -1:]), torch.empty(0))
 
     found = scored(ones, {"at_rest": at_rest}, config, world)["at_rest"]
     both = (2 / 3 + 0.5) / 2  # u is 2 in frames 6 to 8, where 1 is off by half
@@ -173,10 +173,10 @@ def test_nothing_is_left_out_where_nothing_is_zero(
 class Blind:
     """Knows the truth, 5, but not where the mask is 0; forgets the mask."""
 
-    def __call__(self, history: Tensor) -> DPOTOutput:
+    def __call__(self, history: Tensor) -> Forecast:
         inside = history[:, -1:, 1:2] == 0
         field = torch.where(inside, -1.0, 5.0)
-        return DPOTOutput(torch.cat([field, torch.full_like(field, 9.0)], 2), torch.empty(0))
+        return Forecast(torch.cat([field, torch.full_like(field, 9.0)], 2), torch.empty(0))
 
 
 @pytest.mark.parametrize("mask_points", [False, True])
@@ -234,10 +234,10 @@ class Trained:
     def __init__(self) -> None:
         self.modes: list[str] = []
 
-    def __call__(self, history: Tensor) -> DPOTOutput:
+    def __call__(self, history: Tensor) -> Forecast:
         assert not torch.is_grad_enabled()
         assert self.modes[-1] == "eval"
-        return DPOTOutput(frames=history[:, -1:], logits=torch.empty(0))
+        return Forecast(frames=history[:, -1:], logits=torch.empty(0))
 
     def eval(self) -> None:
         self.modes.append("eval")

@@ -5,16 +5,16 @@ from torch import Tensor
 
 from dpot_scale.data.stream.assembly import Batch, Scale
 from dpot_scale.forecasting.physical import in_physical_units
-from dpot_scale.models.dpot.network import DPOTOutput
+from dpot_scale.models.forecaster import Forecast
 
 
 def test_a_model_sees_normalised_fields_and_forecasts_physical_ones() -> None:
     frames = torch.full((1, 2, 2, 4, 4), 7.0)
     seen: list[Tensor] = []
 
-    def halve(frames: Tensor) -> DPOTOutput:
+    def halve(frames: Tensor) -> Forecast:
         seen.append(frames)
-        return DPOTOutput(frames=0.5 * frames[:, -1:], logits=torch.empty(0))
+        return Forecast(frames=0.5 * frames[:, -1:], logits=torch.empty(0))
 
     def batch_of(scale: Scale | None) -> Batch:
         scored = torch.ones(1, 2, dtype=torch.bool)

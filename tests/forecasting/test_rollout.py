@@ -10,7 +10,7 @@ from dpot_scale.forecasting.rollout import (
     teacher_forced,
     teacher_forced_persistence,
 )
-from dpot_scale.models.dpot.network import DPOTOutput
+from dpot_scale.models.forecaster import Forecast
 
 HISTORY = 3
 
@@ -22,11 +22,11 @@ class CountOn:
         self.horizon = horizon
         self.calls = 0
 
-    def __call__(self, history: Tensor) -> DPOTOutput:
+    def __call__(self, history: Tensor) -> Forecast:
         assert history.shape[1] == HISTORY
         self.calls += 1
         steps = torch.arange(1.0, self.horizon + 1).view(1, -1, 1, 1, 1)
-        return DPOTOutput(frames=history[:, -1:] + steps, logits=torch.empty(0))
+        return Forecast(frames=history[:, -1:] + steps, logits=torch.empty(0))
 
 
 def trajectory(frames: int, step: float = 1.0) -> Tensor:

@@ -76,7 +76,7 @@ def test_checkpoint_resumes_to_the_end_of_the_undisturbed_run(tmp_path: Path) ->
 def test_checkpoint_holds_the_whole_model() -> None:
     exported = load_model(RUNS / "finished" / "model.safetensors")
     weights = read(RUNS / "stopped")
-    assert weights.architecture == exported.architecture
+    assert weights.model.dimensions() == exported.config.dimensions()
     exported.load_state_dict(weights.state)
 
 
@@ -89,7 +89,7 @@ def test_finished_run_is_finished(runs: Path) -> None:
 
 def test_exported_weights_forecast_as_they_did() -> None:
     model = load_model(RUNS / "finished" / "model.safetensors").eval()
-    history = open_store(STORE, "dr_pdb_generated").read("test", 0, 0, model.architecture.history)
+    history = open_store(STORE, "dr_pdb_generated").read("test", 0, 0, model.config.history)
     with torch.no_grad():
         forecast = model(torch.from_numpy(history)[None]).frames
     assert forecast.flatten()[::32].tolist() == pytest.approx(EXPECTED["forecast"], rel=1e-4)

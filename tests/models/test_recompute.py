@@ -5,16 +5,14 @@ import torch
 from pydantic import ValidationError
 
 from dpot_scale.config.load import load_run
-from dpot_scale.config.model import ModelConfig
 from dpot_scale.config.run import EngineConfig
 from dpot_scale.errors import ConfigError
+from dpot_scale.models.dpot.config import DPOTConfig
 from dpot_scale.models.dpot.network import DPOT
-from dpot_scale.models.dpot.sizes import architecture
+from dpot_scale.models.family import Recompute
 
-ARCH = architecture(
-    ModelConfig(
-        size="debug", width=32, depth=3, grid=16, patch=4, channels=2, history=3, normalize=True
-    )
+ARCH = DPOTConfig(
+    size="debug", width=32, depth=3, grid=16, patch=4, channels=2, history=3, normalize=True
 )
 FRAMES = torch.randn(2, 3, 2, 16, 16, generator=torch.Generator().manual_seed(0))
 # Options, and how often the mixers of the blocks run in a forward and backward.
@@ -37,7 +35,7 @@ CASES = {
 
 def model(options: dict[str, object]) -> DPOT:
     torch.manual_seed(0)
-    return DPOT(ARCH, recompute=EngineConfig.model_validate(options))
+    return DPOT(ARCH, recompute=Recompute.of(EngineConfig.model_validate(options)))
 
 
 def gradients(of: DPOT) -> dict[str, torch.Tensor]:
@@ -128,3 +126,11 @@ def test_fairscale_does_not_unroll() -> None:
     options = ["engine.recompute_backend=fairscale", "objective.unroll=2"]
     with pytest.raises(ConfigError, match=r"objective.unroll=2 needs engine.recompute_backend=tor"):
         load_run("quickstart", options)
+
+
+@pytest.mark.parametrize(
+    ("blocks", "repeated"), [("none", 0), ("every_k", 3), ("selective", 5), ("full", 5)]
+)
+def test_how_many_blocks_run_again(blocks: str, repeated: int) -> None:
+    options = EngineConfig.model_validate({"activation_checkpointing": blocks})
+    assert Recompute.of(options).repeated(5) == repeated

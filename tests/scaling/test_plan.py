@@ -9,8 +9,8 @@ import pytest
 from dpot_scale.config.load import dump, load_sweep, presets
 from dpot_scale.engine.memory import GIB, estimate_memory
 from dpot_scale.errors import ConfigError
-from dpot_scale.models.dpot.cost import count_parameters, train_flops_per_window
-from dpot_scale.models.dpot.sizes import architecture
+from dpot_scale.models.dpot.cost import count_flops, count_parameters
+from dpot_scale.models.family import KEEP_ALL
 from dpot_scale.scaling.plan import RAY_WORKER, duration, plan, plan_table
 
 
@@ -20,12 +20,10 @@ def test_a_trial_is_priced_by_its_model_and_windows() -> None:
     assert len(trials) == 2 * len(sweep.ladder)
     assert [t.train_flops for t in trials] == sorted(t.train_flops for t in trials)
     for trial in trials:
-        arch = architecture(sweep.ladder[trial.label])
+        arch = sweep.ladder[trial.label]
         assert trial.parameters == count_parameters(arch).total
         assert trial.run.model == sweep.ladder[trial.label]
-        assert trial.train_flops == trial.run.windows * train_flops_per_window(
-            arch, recompute=False
-        )
+        assert trial.train_flops == trial.run.windows * count_flops(arch, KEEP_ALL).training
         assert trial.run.directory == sweep.directory / "trials" / trial.id
     by_size = {(t.label, t.run.windows): t for t in trials}
     for label in sweep.ladder:
@@ -37,7 +35,7 @@ def test_a_worker_of_ray_holds_more_than_a_rank_and_its_gpu_does_not() -> None:
         sweep = load_sweep("quickstart", [f"resources.gpus_per_worker={gpus}"])
         for trial in plan(sweep):
             rank = estimate_memory(
-                architecture(trial.run.model),
+                trial.run.model,
                 trial.run.engine,
                 world_size=sweep.resources.workers,
                 micro_batch=trial.run.batch.settled_micro_batch,
@@ -95,8 +93,8 @@ def test_more_workers_mean_less_memory_and_time_each() -> None:
             r"trial E64: config sweep quickstart-sweep: windows=100 is not a multiple of",
         ),
         ("run.engine.deepspeed=zero3_fp23", "did you mean 'zero3_fp32'"),
-        ("ladder.Ti.heads=5", r"trial Ti: model.heads=5 does not divide model.width=512"),
-        ("ladder.E64.heads=5", r"model.heads=5 does not divide model.width=64"),
+        ("ladder.Ti.heads=5", r"ladder.Ti.heads=5: must be a divisor of width=512"),
+        ("ladder.E64.heads=5", r"ladder.E64.heads=5: must be a divisor of width=64"),
     ],
 )
 def test_what_would_stop_a_trial_stops_the_plan(override: str, sentence: str) -> None:

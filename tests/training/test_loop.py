@@ -21,7 +21,7 @@ from dpot_scale.data.stream.reader import BatchStream, Share, training_windows
 from dpot_scale.engine.engine import Rates, Update
 from dpot_scale.engine.runtime import World, start_world
 from dpot_scale.errors import SharedDataError
-from dpot_scale.models.dpot.network import DPOTOutput
+from dpot_scale.models.forecaster import Forecast
 from dpot_scale.tracking.spool import SPOOL, read_metrics
 from dpot_scale.tracking.tracker import Tracker
 from dpot_scale.training.console import Console
@@ -55,10 +55,10 @@ class Plain:
     def eval(self) -> None:
         pass
 
-    def __call__(self, history: Tensor, /) -> DPOTOutput:
+    def __call__(self, history: Tensor, /) -> Forecast:
         self.seen[-1].extend(history.detach().clone())  # a batch is overwritten
         factor = torch.inf if len(self.seen) - 1 in self.breaks else 1
-        return DPOTOutput(frames=self.weight * factor * history[:, -1:], logits=torch.empty(0))
+        return Forecast(frames=self.weight * factor * history[:, -1:], logits=torch.empty(0))
 
     def backward(self, loss: Tensor) -> None:
         (loss / self.accumulation_steps).backward()

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from dpot_scale.config.run import ObjectiveConfig
 from dpot_scale.data.stream.assembly import Batch, Scale
-from dpot_scale.models.dpot.network import DPOTOutput
+from dpot_scale.models.forecaster import Forecast
 from dpot_scale.training.objective import inject_noise, training_loss
 
 HISTORY = 2
@@ -47,10 +47,10 @@ class RepeatLast:
         self.factor = factor
         self.seen: list[Tensor] = []
 
-    def __call__(self, frames: Tensor) -> DPOTOutput:
+    def __call__(self, frames: Tensor) -> Forecast:
         self.seen.append(frames)
         last = self.factor * frames[:, -1:]
-        return DPOTOutput(frames=last.repeat_interleave(self.horizon, 1), logits=torch.empty(0))
+        return Forecast(frames=last.repeat_interleave(self.horizon, 1), logits=torch.empty(0))
 
 
 def test_a_field_that_is_zero_everywhere_is_left_out_of_the_loss() -> None:

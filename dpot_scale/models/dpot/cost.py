@@ -1,4 +1,4 @@
-"""Parameters and FLOPs of an architecture, by formula. No torch here, so plans stay cheap.
+"""Parameters and FLOPs of a DPOT, by formula. No torch here, so plans stay cheap.
 
 FLOPs are 2 x multiply-accumulates of the matrix products; elementwise work is left out. Those of a
 window are the published ones (PAPER section 1): of the formula as it is written, without the
@@ -6,134 +6,120 @@ transforms. `executed_forward_flops` counts what the code runs instead, to compa
 matrix ceiling of a machine.
 """
 
-from dataclasses import dataclass, fields
 from math import prod
 
-from dpot_scale.models.dpot.sizes import MATRIX_POINTS, Architecture
+from dpot_scale.models.dpot.config import MATRIX_POINTS, DPOTConfig
+from dpot_scale.models.family import Flops, ParameterCount, Recompute
 
 FLOPS_PER_MAC = 2
-# The backward pass costs two products for each one of the forward.
-TRAIN_PASSES = 3
 # A complex product by four real ones.
 REAL_PRODUCTS = 4
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ParameterCount:
-    """Parameters per part. Scaling is also fitted on `blocks`: 42 % of Ti, but 92 % of L."""
-
-    embedding: int  # patches and positions
-    time_aggregation: int
-    blocks: int
-    dataset_head: int
-    output: int
-    statistics: int  # the two features of `normalize`
-
-    @property
-    def total(self) -> int:
-        """Return all parameters."""
-        return sum(getattr(self, field.name) for field in fields(self))
-
-
-def count_parameters(arch: Architecture) -> ParameterCount:
+def count_parameters(config: DPOTConfig) -> ParameterCount:
     """Return the number of parameters of each part."""
-    width, patch_width = arch.width, arch.patch_width
-    cell = arch.patch**arch.space_dims
-    latents = arch.latent_grid**arch.space_dims
-    forecast = arch.channels * arch.horizon
-    gamma = width if arch.time_aggregation == "exp_mlp" else 0
-    spectral = 2 * 2 * (width * (width // arch.heads) + width)
+    width, patch_width = config.width, config.patch_width
+    cell = config.patch**config.space_dims
+    latents = config.latent_grid**config.space_dims
+    forecast = config.channels * config.horizon
+    gamma = width if config.time_aggregation == "exp_mlp" else 0
+    spectral = 2 * 2 * (width * (width // config.heads) + width)
     norms = 2 * 2 * width
-    mlp_hidden = arch.mlp_ratio * width
+    mlp_hidden = config.mlp_ratio * width
     mlp = _dense(width, mlp_hidden) + _dense(mlp_hidden, width)
-    return ParameterCount(
-        embedding=_dense((arch.channels + arch.coordinates) * cell, patch_width)
-        + _dense(patch_width, width)
-        + width * latents,
-        time_aggregation=arch.history * width**2 + gamma,
-        blocks=arch.depth * (norms + spectral + mlp),
-        dataset_head=2 * _dense(width, width) + _dense(width, arch.num_datasets),
+    output = (
+        width * config.out_layer_dim * cell
         # A transposed convolution has one bias per channel, not one per point of its cell.
-        output=width * arch.out_layer_dim * cell
-        + arch.out_layer_dim
-        + _dense(arch.out_layer_dim, arch.out_layer_dim)
-        + _dense(arch.out_layer_dim, forecast),
-        statistics=2 * _dense(2 * arch.channels, width) if arch.normalize else 0,
+        + config.out_layer_dim
+        + _dense(config.out_layer_dim, config.out_layer_dim)
+        + _dense(config.out_layer_dim, forecast)
+    )
+    return ParameterCount(
+        {
+            "embedding": _dense((config.channels + config.coordinates) * cell, patch_width)
+            + _dense(patch_width, width)
+            + width * latents,
+            "time_aggregation": config.history * width**2 + gamma,
+            "blocks": config.depth * (norms + spectral + mlp),
+            "dataset_head": 2 * _dense(width, width) + _dense(width, config.num_datasets),
+            "output": output,
+            "statistics": 2 * _dense(2 * config.channels, width) if config.normalize else 0,
+        }
     )
 
 
-def forward_flops_per_window(arch: Architecture) -> float:
-    """Return the FLOPs of one forward for one window (history frames in, horizon out)."""
-    width = arch.width
-    cell = arch.patch**arch.space_dims
-    latents = arch.latent_grid**arch.space_dims
-    points = arch.grid**arch.space_dims
-    per_frame = latents * arch.patch_width * ((arch.channels + arch.coordinates) * cell + width)
-    per_output_point = arch.out_layer_dim * (arch.out_layer_dim + arch.channels * arch.horizon)
-    macs = (
-        arch.history * (per_frame + latents * width**2)
-        + 2 * width**2
-        + width * arch.num_datasets
-        + latents * width * arch.out_layer_dim * cell
-        + points * per_output_point
-        + (2 * 2 * arch.channels * width if arch.normalize else 0)
-    )
-    return float(FLOPS_PER_MAC * macs) + _blocks_forward_flops(arch)
+def count_flops(config: DPOTConfig, recompute: Recompute) -> Flops:
+    """Return the FLOPs of one window."""
+    again = recompute.repeated(config.depth) / config.depth
+    return Flops(forward=_forward_flops(config), recomputed=again * _blocks_forward_flops(config))
 
 
-def train_flops_per_window(arch: Architecture, recompute: bool) -> float:
-    """Return the FLOPs of forward and backward for one window.
-
-    Args:
-        arch: The model.
-        recompute: Whether activation checkpointing runs the forward of each block twice.
-    """
-    again = _blocks_forward_flops(arch) if recompute else 0.0
-    return TRAIN_PASSES * forward_flops_per_window(arch) + again
-
-
-def executed_forward_flops(arch: Architecture, windows: int) -> float:
+def executed_forward_flops(config: DPOTConfig, windows: int) -> float:
     """Return the FLOPs of the products that one forward of a micro-batch runs.
 
     The temporal aggregation is merged with the products before it, once per forward, and the
     transforms of small 2D latents are products.
 
     Args:
-        arch: The model.
+        config: The model.
         windows: Windows in the micro-batch.
     """
-    width, features = arch.width, arch.patch_width
-    cell = arch.patch**arch.space_dims
-    latents = arch.latent_grid**arch.space_dims
-    merger = arch.history * features * width**2 + latents * width**2
-    places = latents * arch.space_dims * cell * features
+    width, features = config.width, config.patch_width
+    cell = config.patch**config.space_dims
+    latents = config.latent_grid**config.space_dims
+    merger = config.history * features * width**2 + latents * width**2
+    places = latents * config.space_dims * cell * features
     as_published = (
-        arch.history * latents * (features * (arch.coordinates * cell + width) + width**2)
+        config.history * latents * (features * (config.coordinates * cell + width) + width**2)
     )
-    encoder = arch.history * latents * features * width
+    encoder = config.history * latents * features * width
     saved = as_published - encoder
-    per_window = forward_flops_per_window(arch) - FLOPS_PER_MAC * (
-        saved - arch.depth * _transform_macs(arch)
+    per_window = _forward_flops(config) - FLOPS_PER_MAC * (
+        saved - config.depth * _transform_macs(config)
     )
     return float(windows * per_window + FLOPS_PER_MAC * (merger + places))
 
 
-def _transform_macs(arch: Architecture) -> int:
+def _forward_flops(config: DPOTConfig) -> float:
+    width = config.width
+    cell = config.patch**config.space_dims
+    latents = config.latent_grid**config.space_dims
+    points = config.grid**config.space_dims
+    per_frame = (
+        latents * config.patch_width * ((config.channels + config.coordinates) * cell + width)
+    )
+    per_output_point = config.out_layer_dim * (
+        config.out_layer_dim + config.channels * config.horizon
+    )
+    macs = (
+        config.history * (per_frame + latents * width**2)
+        + 2 * width**2
+        + width * config.num_datasets
+        + latents * width * config.out_layer_dim * cell
+        + points * per_output_point
+        + (2 * 2 * config.channels * width if config.normalize else 0)
+    )
+    return float(FLOPS_PER_MAC * macs) + _blocks_forward_flops(config)
+
+
+def _transform_macs(config: DPOTConfig) -> int:
     """Return the products of one transform there and back, if it is made of products."""
-    points = arch.latent_grid
-    if arch.space_dims != 2 or points > MATRIX_POINTS:
+    points = config.latent_grid
+    if config.space_dims != 2 or points > MATRIX_POINTS:
         return 0
-    along_x, along_y = arch.kept_modes
+    along_x, along_y = config.kept_modes
     # All modes of a real field along x come in conjugate pairs, some of them do not.
     parts = points if along_x == points and points % 2 == 0 else 2 * along_x
-    return 2 * arch.width * (parts * points**2 + along_x * 2 * along_y * 2 * points)
+    return 2 * config.width * (parts * points**2 + along_x * 2 * along_y * 2 * points)
 
 
-def _blocks_forward_flops(arch: Architecture) -> float:
-    latents = arch.latent_grid**arch.space_dims
-    spectral = prod(arch.kept_modes) * 2 * REAL_PRODUCTS * arch.width * (arch.width // arch.heads)
-    mlp = latents * 2 * arch.mlp_ratio * arch.width**2
-    return float(FLOPS_PER_MAC * arch.depth * (spectral + mlp))
+def _blocks_forward_flops(config: DPOTConfig) -> float:
+    latents = config.latent_grid**config.space_dims
+    spectral = (
+        prod(config.kept_modes) * 2 * REAL_PRODUCTS * config.width * (config.width // config.heads)
+    )
+    mlp = latents * 2 * config.mlp_ratio * config.width**2
+    return float(FLOPS_PER_MAC * config.depth * (spectral + mlp))
 
 
 def _dense(inputs: int, outputs: int) -> int:

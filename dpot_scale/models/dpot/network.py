@@ -4,13 +4,10 @@ Legend: B windows, T history frames, C fields, s the space axes of the grid (h t
 grid), E width. Names inside the state dict are those of the released weights.
 """
 
-from typing import NamedTuple
-
 import torch
 from torch import Tensor, nn
 
-from dpot_scale.config.run import EngineConfig
-from dpot_scale.errors import DataError
+from dpot_scale.models.dpot.config import NORM_GROUPS, DPOTConfig
 from dpot_scale.models.dpot.layers import (
     PatchesIn,
     PatchesOut,
@@ -18,22 +15,20 @@ from dpot_scale.models.dpot.layers import (
     PointwiseRows,
     grid_from_patches,
 )
-from dpot_scale.models.dpot.sizes import NORM_GROUPS, Architecture
 from dpot_scale.models.dpot.spectral import SpectralMixer
-from dpot_scale.models.recompute import runners
+from dpot_scale.models.family import KEEP_ALL, Recompute, SpectralDtype
+from dpot_scale.models.forecaster import Forecast, Forecaster
+from dpot_scale.models.recompute import repeated, runners
 
 # Keeps the standardisation of a constant field finite (the published value).
 STD_FLOOR = 1e-6
+SPECTRAL_DTYPES: dict[SpectralDtype, torch.dtype] = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+}
 
 
-class DPOTOutput(NamedTuple):
-    """A forecast and a guess of the dataset. A tuple, because ZeRO-3 looks for tensors in those."""
-
-    frames: Tensor  # (B, horizon, C, *space), fp32
-    logits: Tensor  # (B, num_datasets), fp32
-
-
-class DPOT(nn.Module):
+class DPOT(Forecaster):
     """Maps `history` frames of a field to the next `horizon` frames and to dataset logits.
 
     Parameters may have any float dtype. Frames are cast to it on entry, the statistics of
@@ -42,49 +37,41 @@ class DPOT(nn.Module):
 
     def __init__(
         self,
-        architecture: Architecture,
+        config: DPOTConfig,
         *,
-        recompute: EngineConfig | None = None,
-        spectral_dtype: torch.dtype = torch.float32,
+        recompute: Recompute = KEEP_ALL,
+        spectral_dtype: SpectralDtype = "float32",
     ) -> None:
-        super().__init__()
-        arch = architecture
-        self.architecture = arch
-        self.patch_embed = PatchEmbedding(arch)
+        super().__init__(config)
+        self.config: DPOTConfig = config
+        self.patch_embed = PatchEmbedding(config)
         self.pos_embed = nn.Parameter(
-            torch.empty(1, arch.width, *[arch.latent_grid] * arch.space_dims)
+            torch.empty(1, config.width, *[config.latent_grid] * config.space_dims)
         )
         nn.init.trunc_normal_(self.pos_embed, std=0.02)
-        self.time_agg_layer = TimeAggregation(arch)
-        if arch.normalize:
-            self.scale_feats_mu = nn.Linear(2 * arch.channels, arch.width)
-            self.scale_feats_sigma = nn.Linear(2 * arch.channels, arch.width)
-        self.blocks = nn.ModuleList(Block(arch, spectral_dtype) for _ in range(arch.depth))
-        self._run_blocks = runners(self.blocks, recompute) if recompute else list(self.blocks)
-        self.cls_head = _dataset_head(arch)
-        self.out_layer = _output_layers(arch)
+        self.time_agg_layer = TimeAggregation(config)
+        if config.normalize:
+            self.scale_feats_mu = nn.Linear(2 * config.channels, config.width)
+            self.scale_feats_sigma = nn.Linear(2 * config.channels, config.width)
+        dtype = SPECTRAL_DTYPES[spectral_dtype]
+        again = recompute.blocks == "selective"
+        self.blocks = nn.ModuleList(Block(config, dtype, again) for _ in range(config.depth))
+        self._run_blocks = runners(self.blocks, recompute)
+        self.cls_head = _dataset_head(config)
+        self.out_layer = _output_layers(config)
 
-    def forward(self, frames_BTCs: Tensor) -> DPOTOutput:
+    def forward(self, frames_BTCs: Tensor) -> Forecast:
         """Forecast from frames of shape (B, history, C, *space), in fp32.
 
         Raises:
             DataError: the frames have another shape.
         """
-        self._check_shape(frames_BTCs)
-        if self.architecture.normalize:
+        self.require_shape(frames_BTCs)
+        if self.config.normalize:
             return self._forward_normalized(frames_BTCs)
         return self._decode(self._encode(frames_BTCs))
 
-    def compile_blocks(self) -> None:
-        """Compile the blocks with torch.compile when they first run.
-
-        They share their code, so all of them cost one compilation.
-        """
-        for block in self.blocks:
-            # Not `block.compile()`: the hooks that ZeRO-3 puts around a forward must stay outside.
-            block.__dict__["forward"] = torch.compile(block.forward)
-
-    def _forward_normalized(self, frames_BTCs: Tensor) -> DPOTOutput:
+    def _forward_normalized(self, frames_BTCs: Tensor) -> Forecast:
         """Forecast the standardised field; its mean and scale enter as two latent features."""
         over = (1, *range(3, frames_BTCs.ndim))
         frames_BTCs = frames_BTCs.float()
@@ -98,7 +85,7 @@ class DPOT(nn.Module):
 
         statistics_B2C = torch.cat([mean_B1C1.flatten(1), std_B1C1.flatten(1)], dim=1)
         statistics_B2C = statistics_B2C.to(z_BhE.dtype)
-        per_channel = (len(z_BhE), *[1] * self.architecture.space_dims, self.architecture.width)
+        per_channel = (len(z_BhE), *[1] * self.config.space_dims, self.config.width)
         sigma_B1E = self.scale_feats_sigma(statistics_B2C).view(per_channel)
         mu_B1E = self.scale_feats_mu(statistics_B2C).view(per_channel)
         output = self._decode(torch.addcmul(mu_B1E, sigma_B1E, z_BhE))
@@ -115,38 +102,29 @@ class DPOT(nn.Module):
         position_PE = self.pos_embed[0].flatten(1).t() + bias_E
         operator_kE, state_PE = self.time_agg_layer(rows_RE, position_PE)
         z_BPE: Tensor = features_BPk @ operator_kE + state_PE
-        arch = self.architecture
-        return z_BPE.view(-1, *[arch.latent_grid] * arch.space_dims, arch.width)
+        config = self.config
+        return z_BPE.view(-1, *[config.latent_grid] * config.space_dims, config.width)
 
-    def _decode(self, z_BhE: Tensor) -> DPOTOutput:
+    def _decode(self, z_BhE: Tensor) -> Forecast:
         for run_block in self._run_blocks:
             z_BhE = run_block(z_BhE)
-        arch = self.architecture
+        config = self.config
         logits = self.cls_head(z_BhE.flatten(1, -2).mean(1))
-        forecast_BFs = grid_from_patches(self.out_layer(z_BhE), arch.patch).float()
-        frames = forecast_BFs.view(-1, arch.horizon, arch.channels, *forecast_BFs.shape[2:])
-        return DPOTOutput(frames, logits.float())
-
-    def _check_shape(self, frames_BTCs: Tensor) -> None:
-        arch = self.architecture
-        expected = (arch.history, arch.channels, *[arch.grid] * arch.space_dims)
-        if frames_BTCs.shape[1:] != expected:
-            raise DataError(
-                f"the model takes frames of shape (B, T, C, *space) = (B, "
-                f"{', '.join(map(str, expected))}), got {tuple(frames_BTCs.shape)}"
-            )
+        forecast_BFs = grid_from_patches(self.out_layer(z_BhE), config.patch).float()
+        frames = forecast_BFs.view(-1, config.horizon, config.channels, *forecast_BFs.shape[2:])
+        return Forecast(frames, logits.float())
 
 
 class PatchEmbedding(nn.Module):
     """Frames to features of their patches; the last product is left to the temporal aggregation."""
 
-    def __init__(self, arch: Architecture) -> None:
+    def __init__(self, config: DPOTConfig) -> None:
         super().__init__()
-        dims = arch.space_dims
+        dims = config.space_dims
         self.proj = nn.Sequential(
-            PatchesIn(arch.channels, arch.patch_width, arch.patch, dims),
+            PatchesIn(config.channels, config.patch_width, config.patch, dims),
             nn.GELU(),
-            PointwiseRows(arch.patch_width, arch.width, dims),
+            PointwiseRows(config.patch_width, config.width, dims),
         )
 
     def forward(self, frames_BTCs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -159,12 +137,12 @@ class PatchEmbedding(nn.Module):
 class TimeAggregation(nn.Module):
     """z = sum_t W_t^T (cos(gamma t) z_t), t from 0 to 1; `mlp` drops the cosine."""
 
-    def __init__(self, arch: Architecture) -> None:
+    def __init__(self, config: DPOTConfig) -> None:
         super().__init__()
-        frames, width = arch.history, arch.width
+        frames, width = config.history, config.width
         self.w = nn.Parameter(torch.randn(frames, width, width) / (frames * width**0.5))
         self.gamma: nn.Parameter | None = None
-        if arch.time_aggregation == "exp_mlp":
+        if config.time_aggregation == "exp_mlp":
             self.gamma = nn.Parameter(2 ** torch.linspace(-10, 10, width).unsqueeze(0))
 
     def forward(self, rows_RE: Tensor, constant_PE: Tensor) -> tuple[Tensor, Tensor]:
@@ -184,21 +162,30 @@ class TimeAggregation(nn.Module):
 
 
 class Block(nn.Module):
-    """x + MLP(norm2(mixer(norm1(x)))): the mixer holds the only other residual."""
+    """x + MLP(norm2(mixer(norm1(x)))): the mixer holds the only other residual.
 
-    def __init__(self, arch: Architecture, spectral_dtype: torch.dtype) -> None:
+    Args:
+        config: Of the model.
+        spectral_dtype: Of the Fourier part, if it is more precise than the parameters.
+        mix_again: Whether the backward runs all but the MLP a second time.
+    """
+
+    def __init__(
+        self, config: DPOTConfig, spectral_dtype: torch.dtype, mix_again: bool = False
+    ) -> None:
         super().__init__()
-        width, hidden, dims = arch.width, arch.mlp_ratio * arch.width, arch.space_dims
+        width, hidden, dims = config.width, config.mlp_ratio * config.width, config.space_dims
         self.norm1 = nn.GroupNorm(NORM_GROUPS, width)
-        self.filter = SpectralMixer(width, arch.heads, arch.kept_modes, spectral_dtype)
+        self.filter = SpectralMixer(width, config.heads, config.kept_modes, spectral_dtype)
         self.norm2 = nn.GroupNorm(NORM_GROUPS, width)
         self.mlp = nn.Sequential(
             Pointwise(width, hidden, dims), nn.GELU(), Pointwise(hidden, width, dims)
         )
+        self.mix_again = mix_again
 
     def forward(self, x_BhE: Tensor) -> Tensor:
         """Return the next latent state (B, *latent, E)."""
-        mixed_BhE = self.mix(x_BhE)
+        mixed_BhE = repeated(self.mix, x_BhE) if self.mix_again else self.mix(x_BhE)
         update_BhE: Tensor = self.mlp(_channels_last(self.norm2, mixed_BhE))
         return x_BhE + update_BhE
 
@@ -215,23 +202,23 @@ def _channels_last(norm: nn.GroupNorm, x_BhE: Tensor) -> Tensor:
     return y_BEP1.permute(0, 2, 3, 1).reshape(x_BhE.shape)
 
 
-def _dataset_head(arch: Architecture) -> nn.Sequential:
+def _dataset_head(config: DPOTConfig) -> nn.Sequential:
     return nn.Sequential(
-        nn.Linear(arch.width, arch.width),
+        nn.Linear(config.width, config.width),
         nn.GELU(),
-        nn.Linear(arch.width, arch.width),
+        nn.Linear(config.width, config.width),
         nn.GELU(),
-        nn.Linear(arch.width, arch.num_datasets),
+        nn.Linear(config.width, config.num_datasets),
     )
 
 
-def _output_layers(arch: Architecture) -> nn.Sequential:
+def _output_layers(config: DPOTConfig) -> nn.Sequential:
     """Return the layers from (B, *latent, E) to (B, *latent, points of a patch, C horizon)."""
-    hidden, dims = arch.out_layer_dim, arch.space_dims
+    hidden, dims = config.out_layer_dim, config.space_dims
     return nn.Sequential(
-        PatchesOut(arch.width, hidden, arch.patch, dims),
+        PatchesOut(config.width, hidden, config.patch, dims),
         nn.GELU(),
         Pointwise(hidden, hidden, dims),
         nn.GELU(),
-        Pointwise(hidden, arch.channels * arch.horizon, dims),
+        Pointwise(hidden, config.channels * config.horizon, dims),
     )

@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import torch
-from pydantic import ValidationError
 from torch import Tensor
 
 from dpot_scale.config.model import ModelConfig
 from dpot_scale.errors import CheckpointError, ConfigError
-from dpot_scale.models.dpot.sizes import Architecture, architecture
+from dpot_scale.models.dpot.config import DPOTConfig
+from dpot_scale.models.families import described
 
 PREFIX = "module."  # left by DistributedDataParallel in some released files
 ACTIVATION = "gelu"
@@ -43,8 +43,8 @@ ARG_NAMES = {
 Shapes = Mapping[str, tuple[int, ...]]
 
 
-def read_released(path: Path) -> tuple[Architecture, dict[str, Tensor]]:
-    """Return the architecture and state dict of a released file, without any `module.` prefix.
+def read_released(path: Path) -> tuple[DPOTConfig, dict[str, Tensor]]:
+    """Return the config and state dict of a released file, without any `module.` prefix.
 
     Raises:
         CheckpointError: no such file format, or args that describe no DPOT.
@@ -55,13 +55,22 @@ def read_released(path: Path) -> tuple[Architecture, dict[str, Tensor]]:
             f"{path} was trained with the activation {args['act']!r}; only {ACTIVATION} is built"
         )
     shapes = {key: tuple(tensor.shape) for key, tensor in state.items()}
-    return architecture_from(_dimensions(args, shapes), path), state
+    return described(DPOTConfig, _dimensions(args, shapes), path), state
 
 
-def write_released(file: Path | BinaryIO, arch: Architecture, state: Mapping[str, Tensor]) -> None:
-    """Write weights as a released file, which the public implementation reads."""
-    args = {public: getattr(arch, ours) for ours, public in ARG_NAMES.items()}
-    args |= {"model": "DPOT", "act": ACTIVATION, "normalize": int(arch.normalize)}
+def write_released(file: Path | BinaryIO, config: ModelConfig, state: Mapping[str, Tensor]) -> None:
+    """Write weights as a released file, which the public implementation reads.
+
+    Raises:
+        ConfigError: they are not those of a DPOT.
+    """
+    if not isinstance(config, DPOTConfig):
+        raise ConfigError(
+            f"the released .pth format holds a dpot, and these are the weights of a "
+            f"{config.family}: name a .safetensors file"
+        )
+    args = {public: getattr(config, ours) for ours, public in ARG_NAMES.items()}
+    args |= {"model": "DPOT", "act": ACTIVATION, "normalize": int(config.normalize)}
     torch.save(
         {
             "args": argparse.Namespace(**args),
@@ -70,24 +79,6 @@ def write_released(file: Path | BinaryIO, arch: Architecture, state: Mapping[str
         },
         file,
     )
-
-
-def architecture_from(dimensions: Mapping[str, object], path: Path) -> Architecture:
-    """Return the architecture that a weights file describes.
-
-    Raises:
-        CheckpointError: the dimensions describe no DPOT.
-    """
-    try:
-        return architecture(ModelConfig.model_validate(dimensions))
-    except ValidationError as error:
-        problem = error.errors()[0]
-        name = ".".join(map(str, problem["loc"]))
-        raise CheckpointError(
-            f"{path} describes no DPOT: {name}={problem['input']!r}: {problem['msg']}"
-        ) from error
-    except ConfigError as error:
-        raise CheckpointError(f"{path} describes no DPOT: {error}") from error
 
 
 def _contents(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -118,13 +109,14 @@ def _is_state_dict(items: Iterable[tuple[object, object]]) -> bool:
 
 
 def _dimensions(args: Mapping[str, Any], shapes: Shapes) -> dict[str, object]:
-    """Return what args and shapes say of the model, as the fields of a `ModelConfig`.
+    """Return what args and shapes say of the model, as the fields of a `DPOTConfig`.
 
     Each is a vote, and so are the published defaults; the earlier one wins a draw. So one damaged
     key is reported as such, and args that contradict all the weights (they may, in the number of
     heads) do no harm. `modes` and the time aggregation only the args can know.
     """
-    defaults = ModelConfig().model_dump(exclude={"size", "time_aggregation"})
+    defaults = DPOTConfig().dimensions()
+    del defaults["family"], defaults["time_aggregation"]
 
     def settle(name: str, *seen: Iterable[float]) -> float:
         said = (args.get(ARG_NAMES.get(name, "")), *chain(*seen), defaults[name])
@@ -153,7 +145,7 @@ def _dimensions(args: Mapping[str, Any], shapes: Shapes) -> dict[str, object]:
         (n - place for n in sizes("patch_embed.proj.0.weight", 1)),
         _quotients((n - place for n in sizes("patch_embed.proj.0.*", 0)), found["patch"]),
     )
-    return found | {"time_aggregation": args.get("time_agg", ModelConfig().time_aggregation)}
+    return found | {"time_aggregation": args.get("time_agg", DPOTConfig().time_aggregation)}
 
 
 def _matching(shapes: Shapes, pattern: str) -> list[tuple[int, ...]]:

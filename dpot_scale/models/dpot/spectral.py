@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import gelu
 
-from dpot_scale.models.dpot.sizes import MATRIX_POINTS
+from dpot_scale.models.dpot.config import MATRIX_POINTS
 
 
 class SpectralMixer(nn.Module):

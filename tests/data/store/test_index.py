@@ -15,7 +15,6 @@ import pytest
 import torch
 
 from dpot_scale.config.data import DataConfig
-from dpot_scale.config.model import ModelConfig
 from dpot_scale.data.store.dataset import INDEX, LINKED, SPLITS, DatasetStore, open_store
 from dpot_scale.data.store.index import read_index
 from dpot_scale.data.store.shards import View, ViewedArray
@@ -25,6 +24,7 @@ from dpot_scale.data.stream.assembly import Assembler, Window
 from dpot_scale.data.stream.mixture import Cut
 from dpot_scale.data.stream.reader import training_windows
 from dpot_scale.errors import DataError
+from dpot_scale.models.dpot.config import DPOTConfig
 
 NAME, FRAMES, GRID = "odd", 5, 4
 NUMBERS = (-1, 0, 1, 2, 3, 7, 10**30, -0.5, 1.5, 1e300, float("nan"), float("inf"))
@@ -80,7 +80,7 @@ def use(store: DatasetStore) -> Iterator[np.ndarray]:
     store.check_largest()
     windows = training_windows({NAME: store}, FRAMES - 1, (1,))[NAME]
     data = DataConfig(weights={NAME: 1.0}, normalize="dataset", mask_points=True)
-    model = ModelConfig(grid=GRID, channels=4, space_dims=len(store.info.grid))
+    model = DPOTConfig(grid=GRID, channels=4, space_dims=len(store.info.grid))
     assembler = Assembler(model, data, torch.device("cpu"))
     for cut in (windows[0], windows[len(windows) - 1]):
         window = Window(store, "train", cut)

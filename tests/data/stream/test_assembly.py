@@ -10,12 +10,12 @@ import torch
 from torch.nn import functional
 
 from dpot_scale.config.data import DataConfig
-from dpot_scale.config.model import ModelConfig
 from dpot_scale.data.store.dataset import DatasetStore, open_store
 from dpot_scale.data.store.writer import StoreWriter
 from dpot_scale.data.stream.assembly import Assembler, Batch, Window
 from dpot_scale.data.stream.mixture import Cut
 from dpot_scale.errors import DataError
+from dpot_scale.models.dpot.config import DPOTConfig
 
 CPU = torch.device("cpu")
 FRAMES = 3
@@ -30,7 +30,7 @@ def assembled(
     **data: object,
 ) -> Batch:
     """Return training windows as a batch of a model of that shape."""
-    model = ModelConfig.model_validate(
+    model = DPOTConfig.model_validate(
         {"grid": grid, "channels": channels, "space_dims": space_dims}
     )
     config = DataConfig.model_validate({"weights": {"any": 1}, **data})
@@ -157,7 +157,7 @@ def test_batches_on_a_gpu_equal_those_of_the_cpu(obstacle, stores) -> None:
     ]
     found = {}
     for name in ("cpu", "cuda"):
-        assembler = Assembler(ModelConfig(grid=8, channels=4), config, torch.device(name))
+        assembler = Assembler(DPOTConfig(grid=8, channels=4), config, torch.device(name))
         found[name] = assembler.batch(windows, assembler.empty(2, FRAMES))
     on_cpu, on_gpu = found["cpu"], found["cuda"]
     torch.testing.assert_close(on_gpu.frames_BTCxy.cpu(), on_cpu.frames_BTCxy)

@@ -10,7 +10,6 @@ import pytest
 import torch
 
 from dpot_scale.config.data import DataConfig
-from dpot_scale.config.model import ModelConfig
 from dpot_scale.config.run import BatchConfig
 from dpot_scale.data.store.dataset import DatasetStore
 from dpot_scale.data.stream.assembly import Assembler, Batch
@@ -22,6 +21,7 @@ from dpot_scale.data.stream.reader import (
     training_windows,
 )
 from dpot_scale.errors import DataError
+from dpot_scale.models.dpot.config import DPOTConfig
 
 CPU = torch.device("cpu")
 FRAMES = 3
@@ -43,7 +43,7 @@ def stream_over(
         stores,
         WeightedMixture(training_windows(stores, FRAMES, strides), weights, SEED),
         Share(BatchConfig(global_batch=12, micro_batch=micro_batch), rank, world_size),
-        Assembler(ModelConfig(grid=4, channels=3), DataConfig(weights=weights), CPU),
+        Assembler(DPOTConfig(grid=4, channels=3), DataConfig(weights=weights), CPU),
         FRAMES,
     )
     try:

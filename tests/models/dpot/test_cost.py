@@ -7,15 +7,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 
-from dpot_scale.config.model import ModelConfig
+from dpot_scale.models.dpot.config import DPOTConfig
 from dpot_scale.models.dpot.cost import (
+    count_flops,
     count_parameters,
     executed_forward_flops,
-    forward_flops_per_window,
-    train_flops_per_window,
 )
 from dpot_scale.models.dpot.network import DPOT
-from dpot_scale.models.dpot.sizes import architecture
+from dpot_scale.models.family import KEEP_ALL, Recompute
 
 PUBLISHED = {  # PAPER section 1: parameters, forward GFLOP per window
     "Ti": (7_534_643, 3.8),
@@ -36,6 +35,10 @@ PARTS = {
 }
 
 
+def forward_flops(arch):
+    return count_flops(arch, KEEP_ALL).forward
+
+
 def meta_counts(arch):
     with torch.device("meta"):
         model = DPOT(arch)
@@ -48,18 +51,18 @@ def meta_counts(arch):
 @pytest.mark.parametrize("size", PUBLISHED)
 def test_published_sizes(size):
     parameters, gflop = PUBLISHED[size]
-    arch = architecture(ModelConfig(size=size))
+    arch = DPOTConfig(size=size)
     assert count_parameters(arch).total == parameters
     assert sum(meta_counts(arch).values()) == parameters
-    assert round(forward_flops_per_window(arch) / 1e9, 1) == gflop
+    assert round(forward_flops(arch) / 1e9, 1) == gflop
 
 
 def test_debug_is_small():
-    assert 100_000 < count_parameters(architecture(ModelConfig(size="debug"))).total < 250_000
+    assert 100_000 < count_parameters(DPOTConfig(size="debug")).total < 250_000
 
 
 models = st.builds(
-    ModelConfig,
+    DPOTConfig,
     size=st.just("debug"),
     width=st.sampled_from([24, 48]),
     depth=st.integers(1, 3),
@@ -82,15 +85,15 @@ models = st.builds(
 @given(models)
 @settings(max_examples=40, deadline=None)
 def test_every_part_is_counted(config):
-    arch = architecture(config)
+    arch = config
     count = count_parameters(arch)
-    assert {part: getattr(count, part) for part in set(PARTS.values())} == meta_counts(arch)
+    assert count.components == meta_counts(arch)
 
 
 @given(models, st.integers(1, 3))
 @settings(max_examples=25, deadline=None)
 def test_executed_flops_are_those_of_the_products_that_run(config, windows):
-    arch = architecture(config)
+    arch = config
     frames = torch.randn(windows, arch.history, arch.channels, *[arch.grid] * arch.space_dims)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         DPOT(arch)(frames)
@@ -99,12 +102,10 @@ def test_executed_flops_are_those_of_the_products_that_run(config, windows):
 
 def test_flops_of_a_window_are_those_of_the_formula():
     """The published ones, by hand for one small model in which no two dimensions are equal."""
-    arch = architecture(
-        ModelConfig(
+    arch = DPOTConfig(
             width=48, depth=5, heads=3, mlp_ratio=2, out_layer_dim=7, grid=12, patch=2,
             channels=3, history=4, horizon=2, num_datasets=11, normalize=True,
-        )
-    )  # fmt: skip
+        )  # fmt: skip
     points, latents, modes, features, head = 12 * 12, 6 * 6, 6 * 4, 3 * 2 + 3, 48 // 3
     embedding = 4 * latents * ((3 + 3) * 2 * 2 * features + features * 48)
     aggregation = 4 * latents * 48 * 48
@@ -113,24 +114,26 @@ def test_flops_of_a_window_are_those_of_the_formula():
     output = latents * 48 * 7 * 2 * 2 + points * (7 * 7 + 7 * 3 * 2)
     statistics = 2 * 2 * 3 * 48
     macs = embedding + aggregation + blocks + dataset_head + output + statistics
-    assert forward_flops_per_window(arch) == 2 * macs
+    assert forward_flops(arch) == 2 * macs
 
 
 def test_merging_the_embedding_pays_from_one_window_on():
     """The merger is one path for all: it must never cost more than it saves."""
     for size in PUBLISHED:
-        arch = architecture(ModelConfig(size=size))
-        assert executed_forward_flops(arch, 1) < forward_flops_per_window(arch)
-    ti = architecture(ModelConfig(size="Ti"))
-    assert executed_forward_flops(ti, 8) < 0.72 * 8 * forward_flops_per_window(ti)
+        arch = DPOTConfig(size=size)
+        assert executed_forward_flops(arch, 1) < forward_flops(arch)
+    ti = DPOTConfig(size="Ti")
+    assert executed_forward_flops(ti, 8) < 0.72 * 8 * forward_flops(ti)
 
 
 def test_training_runs_the_forward_of_recomputed_blocks_again():
-    arch = architecture(ModelConfig(size="L"))
-    forward = forward_flops_per_window(arch)
-    assert train_flops_per_window(arch, recompute=False) == 3 * forward
+    arch = DPOTConfig(size="L")
+    forward = forward_flops(arch)
+    assert (
+        count_flops(arch, KEEP_ALL).computed == count_flops(arch, KEEP_ALL).training == 3 * forward
+    )
     # 98 % of L's products are in its blocks.
-    assert 3.9 < train_flops_per_window(arch, recompute=True) / forward < 4
+    assert 3.9 < count_flops(arch, Recompute(blocks="full")).computed / forward < 4
 
 
 def test_costs_need_no_torch():

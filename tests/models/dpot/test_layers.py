@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from dpot_scale.config.model import ModelConfig
+from dpot_scale.models.dpot.config import DPOTConfig
 from dpot_scale.models.dpot.layers import (
     PatchesIn,
     PatchesOut,
@@ -14,7 +14,6 @@ from dpot_scale.models.dpot.layers import (
     patches,
 )
 from dpot_scale.models.dpot.network import DPOT
-from dpot_scale.models.dpot.sizes import architecture
 
 CONVOLUTION = {2: nn.functional.conv2d, 3: nn.functional.conv3d}
 TRANSPOSED = {2: nn.functional.conv_transpose2d, 3: nn.functional.conv_transpose3d}
@@ -103,12 +102,10 @@ def test_initial_weights_are_those_torch_draws(convolution, inputs, ours):
 @pytest.mark.parametrize("time_aggregation", ["exp_mlp", "mlp"])
 def test_merged_encoder_equals_its_steps(space_dims, time_aggregation):
     torch.manual_seed(0)
-    arch = architecture(
-        ModelConfig(
+    arch = DPOTConfig(
             width=24, depth=1, heads=3, out_layer_dim=5, grid=12, patch=4, channels=2, history=3,
             space_dims=space_dims, time_aggregation=time_aggregation,
-        )
-    )  # fmt: skip
+        )  # fmt: skip
     model = DPOT(arch).double()
     frames = torch.randn(2, 3, 2, *[12] * space_dims).double().requires_grad_()
 

@@ -4,36 +4,33 @@ import pytest
 import torch
 
 from dpot_scale.checkpoints.weights import read
-from dpot_scale.config.model import ModelConfig
 from dpot_scale.errors import DataError
+from dpot_scale.models.dpot.config import DPOTConfig
 from dpot_scale.models.dpot.network import DPOT
-from dpot_scale.models.dpot.sizes import architecture
 
 GOLDEN = Path(__file__).parents[2] / "golden"
-SMALL = ModelConfig(size="debug", width=32, depth=2, grid=16, patch=4, channels=2, history=3)
+SMALL = DPOTConfig(size="debug", width=32, depth=2, grid=16, patch=4, channels=2, history=3)
 
 
 def golden_model(golden, weights):
     config = golden["config"]
     model = DPOT(
-        architecture(
-            ModelConfig(
-                width=config["embed_dim"],
-                depth=config["depth"],
-                heads=config["n_blocks"],
-                mlp_ratio=config["mlp_ratio"],
-                out_layer_dim=config["out_layer_dim"],
-                space_dims=weights["pos_embed"].ndim - 2,
-                grid=config["img_size"],
-                patch=config["patch_size"],
-                channels=config["in_channels"],
-                history=config["in_timesteps"],
-                horizon=config["out_timesteps"],
-                modes=config["modes"],
-                num_datasets=config["n_cls"],
-                time_aggregation=config["time_agg"],
-                normalize=config["normalize"],
-            )
+        DPOTConfig(
+            width=config["embed_dim"],
+            depth=config["depth"],
+            heads=config["n_blocks"],
+            mlp_ratio=config["mlp_ratio"],
+            out_layer_dim=config["out_layer_dim"],
+            space_dims=weights["pos_embed"].ndim - 2,
+            grid=config["img_size"],
+            patch=config["patch_size"],
+            channels=config["in_channels"],
+            history=config["in_timesteps"],
+            horizon=config["out_timesteps"],
+            modes=config["modes"],
+            num_datasets=config["n_cls"],
+            time_aggregation=config["time_agg"],
+            normalize=config["normalize"],
         )
     )
     model.load_state_dict(weights)
@@ -101,8 +98,8 @@ def test_agrees_with_the_public_implementation(name, compiled):
 def test_bf16_parameters(space_dims, normalize):
     config = SMALL.model_copy(update={"space_dims": space_dims, "normalize": normalize})
     torch.manual_seed(0)
-    rounded = DPOT(architecture(config)).bfloat16()
-    exact = DPOT(architecture(config))
+    rounded = DPOT(config).bfloat16()
+    exact = DPOT(config)
     exact.load_state_dict(rounded.state_dict())  # the same rounded weights, fp32 arithmetic
     frames = 300 + 40 * torch.randn(2, 3, 2, *[16] * space_dims)
     if not normalize:
@@ -119,7 +116,7 @@ def test_bf16_parameters(space_dims, normalize):
 def test_normalized_forecast_follows_the_scale_of_each_sample():
     """What `normalize` is for: only the two statistics features may tell scales apart."""
     torch.manual_seed(0)
-    model = DPOT(architecture(SMALL.model_copy(update={"normalize": True})))
+    model = DPOT(SMALL.model_copy(update={"normalize": True}))
     for features in (model.scale_feats_mu, model.scale_feats_sigma):
         torch.nn.init.zeros_(features.weight)
     frames = torch.randn(2, 3, 2, 16, 16)
@@ -130,7 +127,7 @@ def test_normalized_forecast_follows_the_scale_of_each_sample():
 @pytest.mark.parametrize("space_dims", [2, 3])
 def test_horizon_and_shapes(space_dims):
     config = SMALL.model_copy(update={"space_dims": space_dims, "horizon": 4, "num_datasets": 5})
-    output = DPOT(architecture(config))(torch.randn(2, 3, 2, *[16] * space_dims))
+    output = DPOT(config)(torch.randn(2, 3, 2, *[16] * space_dims))
     assert output.frames.shape == (2, 4, 2, *[16] * space_dims)
     assert output.logits.shape == (2, 5)
 
@@ -138,12 +135,12 @@ def test_horizon_and_shapes(space_dims):
 @pytest.mark.parametrize("shape", [(2, 4, 2, 16, 16), (2, 3, 2, 16, 32), (3, 2, 16, 16)])
 def test_frames_of_another_shape_are_refused(shape):
     with pytest.raises(DataError, match=r"\(B, 3, 2, 16, 16\), got"):
-        DPOT(architecture(SMALL))(torch.randn(shape))
+        DPOT(SMALL)(torch.randn(shape))
 
 
 def test_initialisation():
     torch.manual_seed(0)
-    arch = architecture(ModelConfig(size="debug"))
+    arch = DPOTConfig(size="debug")
     model = DPOT(arch)
     assert not any(p.is_complex() for p in model.parameters())
     assert model.pos_embed.std().item() == pytest.approx(0.02, rel=0.05)

@@ -8,10 +8,9 @@ import torch
 import dpot_scale
 from dpot_scale.checkpoints.weights import load_model, read
 from dpot_scale.checkpoints.weights_file import Weights, save_released
-from dpot_scale.config.model import ModelConfig
 from dpot_scale.errors import CheckpointError
+from dpot_scale.models.dpot.config import DPOTConfig
 from dpot_scale.models.dpot.network import DPOT
-from dpot_scale.models.dpot.sizes import architecture
 
 GOLDEN = Path(__file__).parents[2] / "golden"
 RELEASED = GOLDEN / "official_format_small.pth"
@@ -85,31 +84,32 @@ def test_all_problems_are_listed(tmp_path):
 def test_weights_outvote_args_on_the_number_of_heads(tmp_path):
     content = contents()
     content["args"].n_blocks = 8
-    assert read(written(tmp_path / "a.pth", content)).architecture.heads == 4
+    assert read(written(tmp_path / "a.pth", content)).model.heads == 4
 
 
 @pytest.mark.parametrize(
     "config",
     [
-        ModelConfig(size="debug", grid=32, channels=3, num_datasets=5, horizon=2, modes=2),
-        ModelConfig(size="debug", space_dims=3, grid=16, patch=4, channels=5, num_datasets=1),
-        ModelConfig(size="debug", grid=24, patch=4, channels=1, history=4, normalize=True),
-        ModelConfig(size="debug", width=48, heads=3, mlp_ratio=4, time_aggregation="mlp"),
+        DPOTConfig(size="debug", grid=32, channels=3, num_datasets=5, horizon=2, modes=2),
+        DPOTConfig(size="debug", space_dims=3, grid=16, patch=4, channels=5, num_datasets=1),
+        DPOTConfig(size="debug", grid=24, patch=4, channels=1, history=4, normalize=True),
+        DPOTConfig(size="debug", width=48, heads=3, mlp_ratio=4, time_aggregation="mlp"),
     ],
 )
 def test_what_is_written_is_read_back(tmp_path, config):
-    model = DPOT(architecture(config))
+    model = DPOT(config)
     path = tmp_path / "model.pth"
-    save_released(path, Weights(model.architecture, model.state_dict()))
+    save_released(path, Weights(model.config, model.state_dict()))
     loaded = load_model(path)
-    assert loaded.architecture == model.architecture
+    assert loaded.config.dimensions() == model.config.dimensions()
     torch.testing.assert_close(loaded.state_dict(), dict(model.state_dict()), rtol=0, atol=0)
 
     # The public training script stores fewer args: the shapes say the rest.
     with torch.serialization.safe_globals([argparse.Namespace]):
         content = torch.load(path, weights_only=True)
     del content["args"].n_channels, content["args"].n_class
-    assert read(written(path, content)).architecture == model.architecture
+    found = read(written(path, content)).model
+    assert found.dimensions() == model.config.dimensions()
 
 
 class Attack:

@@ -1,0 +1,60 @@
+"""DPOT as a family: what `models/family.py` asks of one."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from dpot_scale.config.strategy import Dtype
+from dpot_scale.models.dpot.config import DPOTConfig
+from dpot_scale.models.dpot.cost import count_flops, count_parameters
+from dpot_scale.models.dpot.footprint import footprint
+from dpot_scale.models.family import (
+    Family,
+    Flops,
+    Footprint,
+    ParameterCount,
+    Recompute,
+    SpectralDtype,
+)
+
+if TYPE_CHECKING:
+    from dpot_scale.models.dpot.network import DPOT
+
+
+class DPOTFamily:
+    """A Fourier mixer over the patches of a field, whose frames are first aggregated (PAPER 1)."""
+
+    config = DPOTConfig
+    components: Mapping[str, tuple[str, ...]] = {
+        "embedding": ("patch_embed.", "pos_embed"),
+        "time_aggregation": ("time_agg_layer.",),
+        "blocks": ("blocks.",),
+        "dataset_head": ("cls_head.",),
+        "output": ("out_layer.",),
+        "statistics": ("scale_feats_mu.", "scale_feats_sigma."),
+    }
+    block = "dpot_scale.models.dpot.network.Block"
+
+    def parameters(self, model: DPOTConfig) -> ParameterCount:
+        """Return the number of parameters of each component."""
+        return count_parameters(model)
+
+    def flops(self, model: DPOTConfig, recompute: Recompute) -> Flops:
+        """Return the FLOPs of one window."""
+        return count_flops(model, recompute)
+
+    def footprint(
+        self, model: DPOTConfig, recompute: Recompute, dtype: Dtype, spectral_dtype: SpectralDtype
+    ) -> Footprint:
+        """Return what the memory of a training depends on."""
+        return footprint(model, recompute, dtype, spectral_dtype)
+
+    def network(
+        self, model: DPOTConfig, recompute: Recompute, spectral_dtype: SpectralDtype
+    ) -> "DPOT":
+        """Build the network."""
+        from dpot_scale.models.dpot.network import DPOT
+
+        return DPOT(model, recompute=recompute, spectral_dtype=spectral_dtype)
+
+
+FAMILY: Family[DPOTConfig] = DPOTFamily()

@@ -1,0 +1,63 @@
+import pytest
+import yaml
+
+from dpot_scale.config.load import dump, load_run, load_sweep
+from dpot_scale.errors import ConfigError
+from dpot_scale.models.dpot.config import SIZES, DPOTConfig
+
+
+@pytest.mark.parametrize(
+    ("overrides", "sentence"),
+    [
+        (["width=512", "heads=3"], "model.heads=3: must be a divisor of width=512"),
+        (["heads=3"], "model.heads=3: must be a divisor of width=64"),
+        (["grid=100", "patch=8"], "model.patch=8: must be a divisor of grid=100"),
+        (["width=12", "heads=4"], "model.width=12: must be a multiple of 8, the number of norm"),
+        (["size=ti"], "model.size=ti: must be 'debug', 'Ti', 'S', 'M', 'L' or 'H' (did you mean"),
+        (["size=ti", "heads=0"], "(and 1 more)"),
+    ],
+)
+def test_dimensions_that_do_not_fit_are_refused(overrides, sentence):
+    with pytest.raises(ConfigError) as refused:
+        load_run("quickstart", [f"model.{override}" for override in overrides])
+    assert sentence in str(refused.value)
+    with pytest.raises(ConfigError) as refused:
+        load_sweep("quickstart", [f"ladder.Ti.{override}" for override in overrides])
+    assert sentence.replace("model.", "ladder.Ti.").replace("=64", "=512") in str(refused.value)
+
+
+def test_a_dimension_set_apart_replaces_that_of_the_size():
+    model = DPOTConfig(size="L", depth=3, grid=64)
+    assert (model.width, model.depth, model.heads, model.latent_grid) == (1536, 3, 16, 8)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_another_size_takes_effect_over_a_saved_config(size, tmp_path):
+    """A saved config leaves out what the size says, and keeps what was set apart."""
+    saved = tmp_path / "config.yaml"
+    saved.write_text(dump(load_run("quickstart", ["model.size=S", "model.depth=5"])))
+    assert "width" not in yaml.safe_load(saved.read_text())["model"]
+    model = load_run(str(saved), [f"model.size={size}"]).model
+    assert model == DPOTConfig(size=size, depth=5, grid=64, channels=2, normalize=True)
+    assert load_run(str(saved)).model.width == SIZES["S"].width
+
+
+def test_a_dimension_without_a_value_is_that_of_the_size():
+    """As configs say that were saved before they left it out."""
+    model = load_run("quickstart", ["model.width=null", "model.size=S"]).model
+    assert model.width == SIZES["S"].width
+
+
+@pytest.mark.parametrize(
+    ("space_dims", "grid", "modes", "kept"),
+    [
+        (2, 128, 32, (16, 9)),  # the published models keep everything
+        (2, 128, 5, (5, 5)),
+        (3, 64, 32, (8, 8, 5)),
+        (3, 256, 32, (32, 32, 8)),
+        (3, 256, 4, (4, 4, 8)),  # the last axis does not follow `modes`
+    ],
+)
+def test_kept_modes(space_dims, grid, modes, kept):
+    model = DPOTConfig(size="debug", space_dims=space_dims, grid=grid, modes=modes)
+    assert model.kept_modes == kept
