@@ -16,8 +16,7 @@ from typing import Any
 import pytest
 
 REPOSITORY = Path(__file__).parents[1]
-# What is started once for all tests, and so for one process of several that run tests.
-SHARED = ("finished", "ranks")
+LONG = ("distributed", "ray")  # marks of tests that start other processes
 RANK_SCRIPT = Path(__file__).with_name("ranks.py")
 # In which ranks answer; compiling DeepSpeed's operator may come first on a fresh machine.
 CASE_SECONDS = 240
@@ -58,23 +57,13 @@ tracking: {{log_every: 1}}
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Say what `pytest -n 2 --dist loadgroup` keeps together, and begin with what takes longest.
+    """Where several processes share the tests, let files that start others come first.
 
-    A file stays whole, as its fixtures do; so do all files that use one of `SHARED`.
+    They take longest, and one of them alone at the end would leave a core idle.
     """
-    if not hasattr(config, "workerinput"):
-        return
-    groups: dict[Path, str] = {}
-    long: set[str] = set()
-    for item in items:
-        used = [name for name in SHARED if name in getattr(item, "fixturenames", ())]
-        if used or item.path not in groups:
-            groups[item.path] = used[0] if used else str(item.path.relative_to(REPOSITORY))
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group(groups[item.path]))
-        if item.get_closest_marker("distributed") or item.get_closest_marker("ray"):
-            long.add(groups[item.path])
-    items.sort(key=lambda item: groups[item.path] not in long)
+    if hasattr(config, "workerinput"):
+        long = {item.path for item in items if any(map(item.get_closest_marker, LONG))}
+        items.sort(key=lambda item: item.path not in long)
 
 
 @pytest.fixture(scope="session")
