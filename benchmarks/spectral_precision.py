@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from dpot_scale.config.data import DataConfig
-from dpot_scale.config.run import BatchConfig, EngineConfig, OptimConfig, RunConfig
+from dpot_scale.config.optim import OptimConfig
+from dpot_scale.config.run import BatchConfig, EngineConfig, RunConfig
 from dpot_scale.config.strategy import read_strategy
 from dpot_scale.data.generation.solvers.reaction_diffusion import ReactionDiffusion
 from dpot_scale.engine import zero

@@ -9,21 +9,20 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_serializer, model_validator
+from pydantic import Field, model_validator
 
 from dpot_scale.config.base import (
     NO_BOOL,
-    Fraction,
     Name,
     NonNegativeFloat,
     NonNegativeInt,
-    PositiveFloat,
     PositiveInt,
     Section,
     Seed,
 )
 from dpot_scale.config.data import DataConfig
 from dpot_scale.config.model import AnyModel
+from dpot_scale.config.optim import OptimConfig
 from dpot_scale.config.strategy import Strategy, read_strategy
 from dpot_scale.errors import ConfigError
 
@@ -43,80 +42,6 @@ class ObjectiveConfig(Section):
     supervise_padding: bool = False
     """Whether channels that a dataset lacks, which are filled with ones, count in the loss (as in
     the paper)."""
-
-
-class Length(Section):
-    """How long something takes: a number of windows, or a share of the run. One of the two."""
-
-    windows: NonNegativeInt | None = None
-    """Windows seen from its beginning to its end; at most those of the run."""
-    share: Fraction | None = None
-    """Share of the windows of the run, whatever its length."""
-
-    @model_validator(mode="after")
-    def _is_one_of_both(self) -> Self:
-        if (self.windows is None) == (self.share is None):
-            raise ValueError("give either {windows: NUMBER} or {share: FRACTION}")
-        return self
-
-    @model_serializer
-    def _given(self) -> dict[str, float | None]:
-        """Return what was given alone, so that the other can be laid over it."""
-        return {"share": self.share} if self.windows is None else {"windows": self.windows}
-
-    def in_steps(self, total_steps: int, global_batch: int) -> float:
-        """Return the optimizer steps, which need not be whole."""
-        if self.windows is not None:
-            return self.windows / global_batch
-        assert self.share is not None
-        return self.share * total_steps
-
-
-class OptimConfig(Section):
-    """Adam and its schedule. One-cycle with momentum cycling is the paper's."""
-
-    lr: PositiveFloat = 1e-3
-    """Peak learning rate."""
-    betas: tuple[Fraction, Fraction] = (0.9, 0.9)
-    """Adam's decay rates of the first and second moment."""
-    eps: PositiveFloat = 1e-8
-    """What Adam adds to the root of the second moment."""
-    weight_decay: NonNegativeFloat = 1e-6
-    """Weight decay, coupled or decoupled as `decoupled_weight_decay` says."""
-    decoupled_weight_decay: bool = False
-    """true: AdamW. false: Adam with coupled L2, as in the paper."""
-    gradient_clipping: NonNegativeFloat = 0.0
-    """Largest norm of the gradient; larger ones are scaled down to it. 0: no clipping."""
-    schedule: Literal["one_cycle", "cosine", "warmup_stable_decay"] = "one_cycle"
-    """How the learning rate rises and falls over the run."""
-    warmup: Length = Length(share=0.2)
-    """How long the learning rate rises to its peak."""
-    decay: Length = Length(share=0.2)
-    """How long it falls at the end; `warmup_stable_decay` only."""
-    initial_lr_ratio: Fraction = 1e-4
-    """First learning rate / peak learning rate."""
-    final_lr_ratio: Fraction = 1e-8
-    """Last learning rate / peak learning rate."""
-    cycle_momentum: bool = False
-    """Whether beta1 goes 0.95 -> 0.85 -> 0.95 as the learning rate rises and falls, as in the
-    paper; `one_cycle` only."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _reads_shares_of_older_configs(cls, values: object) -> object:
-        """Accept `warmup_fraction: 0.2` for `warmup: {share: 0.2}`, and the same of `decay`.
-
-        Of both spellings the later one counts, which was laid over the other.
-        """
-        if not isinstance(values, dict):
-            return values
-        read: dict[str, object] = {}
-        for key, value in values.items():
-            name = str(key).removesuffix("_fraction")
-            older = name != key and name in ("warmup", "decay")
-            read.pop(name, None)
-            read[name if older else key] = {"share": value} if older else value
-        return read
 
 
 class BatchConfig(Section):

@@ -2,7 +2,8 @@
 
 import math
 
-from dpot_scale.config.run import OptimConfig, RunConfig
+from dpot_scale.config.optim import OptimConfig
+from dpot_scale.config.run import RunConfig
 from dpot_scale.engine.engine import Rates
 
 # One-cycle momentum cycling (PAPER section 2): beta1 is low where the learning rate is high.

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from dpot_scale.config.load import load_run, load_sweep
-from dpot_scale.config.run import Length
+from dpot_scale.config.optim import Length
 from dpot_scale.errors import ConfigError
 
 

@@ -17,14 +17,8 @@ from dpot_scale.checkpoints.checkpoint import TrainState
 from dpot_scale.checkpoints.shards import foreign_names, masters
 from dpot_scale.checkpoints.store import CheckpointStore
 from dpot_scale.config.data import DataConfig
-from dpot_scale.config.run import (
-    BatchConfig,
-    CheckpointConfig,
-    EngineConfig,
-    Length,
-    OptimConfig,
-    RunConfig,
-)
+from dpot_scale.config.optim import Length, OptimConfig
+from dpot_scale.config.run import BatchConfig, CheckpointConfig, EngineConfig, RunConfig
 from dpot_scale.config.strategy import FOLDER, Strategy, read_strategy
 from dpot_scale.engine.buffers import deepspeed_sizes, fit_buffers
 from dpot_scale.engine.engine import Engine

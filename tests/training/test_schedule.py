@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from dpot_scale.config.run import Length, OptimConfig
+from dpot_scale.config.optim import Length, OptimConfig
 from dpot_scale.training.schedule import Schedule
 
 
