@@ -10,7 +10,7 @@ from typing import Any
 from dpot_scale.config.base import Section
 from dpot_scale.config.data import SuiteConfig
 from dpot_scale.config.identity import LEFT_OUT
-from dpot_scale.config.model import ModelConfig, config_class
+from dpot_scale.config.model import DEFAULT_FAMILY, FAMILIES, ModelConfig, config_class
 from dpot_scale.config.run import RunConfig
 from dpot_scale.config.sweep import SweepConfig
 
@@ -41,24 +41,47 @@ def page() -> str:
     places = {schema["title"]: f"a-{kind}" for kind, schema in kinds.items()}
     parts = [INTRODUCTION]
     for kind, schema in kinds.items():
-        chapters = list(_sections(schema, schema.get("$defs", {}), places))
+        sections = schema.get("$defs", {})
+        chapters = list(_sections(schema, sections, places))
         is_run = kind == "run"
         parts.append(_chapter(f"## A {kind}", schema, places, [] if is_run else None))
         for keys, name in chapters:
-            section = schema["$defs"][name]
-            path = keys.split(".") if is_run else None
-            parts.append(_chapter(f"### `{keys}`", section, places, path))
+            if name == ModelConfig.__name__:
+                parts += _families(keys, places)
+            else:
+                path = keys.split(".") if is_run else None
+                parts.append(_chapter(f"### `{keys}`", sections[name], places, path))
     return "\n".join(parts)
 
 
-def _schema(model: type[Section]) -> Schema:
-    """Return the JSON schema of a config, with the names of defaults that a function makes.
+def _families(keys: str, places: dict[str, str]) -> Iterator[str]:
+    """Yield the chapters on the models of each family, the default one first."""
+    for family in sorted(FAMILIES, key=lambda name: name != DEFAULT_FAMILY):
+        schema = _schema(config_class({"family": family}))
+        sections = schema.get("$defs", {})
+        chapters = list(_sections(schema, sections, places, f"{keys}."))
+        of_family = "" if family == DEFAULT_FAMILY else f" of the family {family}"
+        yield _chapter(f"### `{keys}`{of_family}", schema, places, keys.split("."))
+        for path, name in chapters:
+            yield _chapter(f"### `{path}`", sections[name], places, path.split("."))
 
-    Its models are those of the default family.
-    """
+
+def undescribed() -> list[str]:
+    """Return the keys, as Class.key, that say nothing of their meaning."""
+    missing = set[str]()
+    models = [config_class({"family": family}) for family in FAMILIES]
+    for model in (*KINDS.values(), *models):
+        schema = _schema(model)
+        for section in (schema, *schema.get("$defs", {}).values()):
+            for key, field in section["properties"].items():
+                if "description" not in field and "$ref" not in field:
+                    missing.add(f"{section['title']}.{key}")
+    return sorted(missing)
+
+
+def _schema(model: type[Section]) -> Schema:
+    """Return the JSON schema of a config, with the names of defaults that a function makes."""
     schema = model.model_json_schema()
-    if ModelConfig.__name__ in schema.get("$defs", {}):
-        schema["$defs"][ModelConfig.__name__] = config_class({}).model_json_schema()
     classes = {section.__name__: section for section in _subclasses(Section)}
     for part in (schema, *schema.get("$defs", {}).values()):
         for key, field in classes[part["title"]].model_fields.items():
@@ -72,18 +95,6 @@ def _subclasses(base: type[Section]) -> Iterator[type[Section]]:
     for section in base.__subclasses__():
         yield section
         yield from _subclasses(section)
-
-
-def undescribed() -> list[str]:
-    """Return the keys, as Class.key, that say nothing of their meaning."""
-    missing = set[str]()
-    for model in KINDS.values():
-        schema = _schema(model)
-        for section in (schema, *schema.get("$defs", {}).values()):
-            for key, field in section["properties"].items():
-                if "description" not in field and "$ref" not in field:
-                    missing.add(f"{section['title']}.{key}")
-    return sorted(missing)
 
 
 def _sections(
@@ -154,6 +165,8 @@ def _default(field: Schema) -> str:
     if _references(field) == ["Length"]:  # of which each use has a default of its own
         return "`{" + ", ".join(f"{key}: {_yaml(value)}" for key, value in default.items()) + "}`"
     if isinstance(default, dict) and "$ref" in field:  # a section, which shows its own defaults
+        return ""
+    if default is None and {"type": "null"} not in _alternatives(field):  # other keys decide it
         return ""
     return f"`{_yaml(default)}`"
 

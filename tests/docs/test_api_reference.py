@@ -10,6 +10,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 REFERENCE = runpy.run_path(str(ROOT / "docs" / "api_reference.py"))
 FORMATS = ROOT / "tests" / "golden" / "formats"
+IMPORTING = ("api", "data", "reliability", "training")  # pages
 LISTED = {
     f"{module}.{name}"
     for modules in REFERENCE["PUBLIC"].values()
@@ -27,7 +28,7 @@ def test_every_name_and_method_has_a_docstring() -> None:
     assert REFERENCE["undocumented"]() == []
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/data.md", "docs/training.md", "docs/api.md"])
+@pytest.mark.parametrize("page", ["README.md", *(f"docs/{name}.md" for name in IMPORTING)])
 def test_what_a_page_imports_is_listed(page: str) -> None:
     code = "\n".join(re.findall(r"^```python\n(.*?)^```", (ROOT / page).read_text(), re.M | re.S))
     imports = re.findall(r"^from (dpot_scale[\w.]*) import (\w+)$", code, re.M)

@@ -1,7 +1,15 @@
 """docs/config.md tells of every config key, and is what its script writes today."""
 
 import runpy
+import sys
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Literal
+
+import pytest
+
+from dpot_scale.config.base import Section
+from dpot_scale.config.model import FAMILIES, ModelConfig
 
 SCRIPT = Path(__file__).parents[2] / "docs" / "config_reference.py"
 REFERENCE = runpy.run_path(str(SCRIPT))
@@ -22,3 +30,33 @@ def test_a_key_stands_with_its_values_its_default_its_identity_and_its_meaning()
         "| `log_every` | whole number ≥ 1 | `10` | | Steps per logged point of a curve. |" in page
     )
     assert "| `lr` | number > 0 | `0.001` | yes | Peak learning rate. |" in page
+
+
+class Heads(Section):
+    """How a toy attends."""
+
+    number: int = 4
+    """How many there are."""
+
+
+class ToyConfig(ModelConfig):
+    """A model of another family."""
+
+    family: Literal["toy"] = "toy"
+    """Family of the model."""
+    heads: Heads = Heads()
+    undescribed: int = 1
+
+
+def test_a_new_family_gets_chapters_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = ModuleType("toy.family")
+    module.FAMILY = SimpleNamespace(config=ToyConfig)  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "toy", ModuleType("toy"))
+    monkeypatch.setitem(sys.modules, "toy.family", module)
+    monkeypatch.setitem(FAMILIES, "toy", "toy")
+    page = REFERENCE["page"]()
+    before, _, after = page.partition("### `model` of the family toy\n\nA model of another family.")
+    assert "### `model`\n\nOne DPOT" in before
+    assert "| `heads` | [section](#modelheads) | | | |" in after
+    assert "### `model.heads`\n\nHow a toy attends." in after
+    assert REFERENCE["undescribed"]() == ["ToyConfig.undescribed"]
