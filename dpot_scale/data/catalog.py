@@ -2,8 +2,6 @@
 
 from dataclasses import dataclass
 
-GENERATED_SUFFIX = "_generated"  # of our own analogue of a published dataset
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CatalogEntry:

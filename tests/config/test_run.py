@@ -1,11 +1,8 @@
 """The config of a run: what its sections accept, and what they mean."""
 
-from pathlib import Path
-
 import pytest
 
 from dpot_scale.config.load import load_run, load_sweep
-from dpot_scale.config.optim import Length
 from dpot_scale.errors import ConfigError
 
 
@@ -15,30 +12,6 @@ def test_a_batch_that_does_not_divide_shows_the_arithmetic() -> None:
     assert batch.accumulation_steps(world_size=2) == 1
     with pytest.raises(ConfigError, match=r"8 x 3 = 24"):
         batch.accumulation_steps(world_size=3)
-
-
-@pytest.mark.parametrize("preset", ["quickstart", "paper_ti"])  # the latter names its warm-up
-@pytest.mark.parametrize(
-    ("override", "warmup"),
-    [
-        ("optim.warmup.windows=64", Length(windows=64)),
-        ("optim.warmup.share=0.3", Length(share=0.3)),
-        ("optim.warmup={windows: 64}", Length(windows=64)),
-        ("optim.warmup_fraction=0.1", Length(share=0.1)),
-    ],
-)
-def test_a_length_replaces_the_one_below_it(preset: str, override: str, warmup: Length) -> None:
-    assert load_run(preset, [override]).optim.warmup == warmup
-
-
-def test_shares_are_read_as_older_configs_spell_them(tmp_path: Path) -> None:
-    older, newer = tmp_path / "older.yaml", tmp_path / "newer.yaml"
-    older.write_text("extends: quickstart\noptim: {warmup_fraction: 0.1, decay_fraction: 0.3}\n")
-    newer.write_text(f"extends: {older}\noptim: {{warmup: {{windows: 64}}}}\n")
-    optim = load_run(str(older)).optim
-    assert (optim.warmup, optim.decay) == (Length(share=0.1), Length(share=0.3))
-    optim = load_run(str(newer)).optim
-    assert (optim.warmup, optim.decay) == (Length(windows=64), Length(share=0.3))
 
 
 @pytest.mark.parametrize(

@@ -5,12 +5,13 @@ from pathlib import Path
 import pytest
 
 from dpot_scale.config.load import load_suite, presets
-from dpot_scale.data.catalog import CATALOG, GENERATED_SUFFIX
+from dpot_scale.data.catalog import CATALOG
 from dpot_scale.data.generation.equations import solver_of
 from dpot_scale.data.store.dataset import SPLITS, open_store, stored_names
 from dpot_scale.errors import ConfigError
 from dpot_scale.prepare import main
 
+GENERATED_SUFFIX = "_generated"  # of our own analogue of a published dataset
 TINY = """
 name: tiny
 datasets:

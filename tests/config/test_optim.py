@@ -1,0 +1,32 @@
+"""Lengths of a schedule: how they are written, laid over each other and read in older configs."""
+
+from pathlib import Path
+
+import pytest
+
+from dpot_scale.config.load import load_run
+from dpot_scale.config.optim import Length
+
+
+@pytest.mark.parametrize("preset", ["quickstart", "paper_ti"])  # the latter names its warm-up
+@pytest.mark.parametrize(
+    ("override", "warmup"),
+    [
+        ("optim.warmup.windows=64", Length(windows=64)),
+        ("optim.warmup.share=0.3", Length(share=0.3)),
+        ("optim.warmup={windows: 64}", Length(windows=64)),
+        ("optim.warmup_fraction=0.1", Length(share=0.1)),
+    ],
+)
+def test_a_length_replaces_the_one_below_it(preset: str, override: str, warmup: Length) -> None:
+    assert load_run(preset, [override]).optim.warmup == warmup
+
+
+def test_shares_are_read_as_older_configs_spell_them(tmp_path: Path) -> None:
+    older, newer = tmp_path / "older.yaml", tmp_path / "newer.yaml"
+    older.write_text("extends: quickstart\noptim: {warmup_fraction: 0.1, decay_fraction: 0.3}\n")
+    newer.write_text(f"extends: {older}\noptim: {{warmup: {{windows: 64}}}}\n")
+    optim = load_run(str(older)).optim
+    assert (optim.warmup, optim.decay) == (Length(share=0.1), Length(share=0.3))
+    optim = load_run(str(newer)).optim
+    assert (optim.warmup, optim.decay) == (Length(windows=64), Length(share=0.3))
