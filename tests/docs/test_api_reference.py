@@ -31,8 +31,8 @@ def test_every_name_and_method_has_a_docstring() -> None:
 @pytest.mark.parametrize("page", ["README.md", *(f"docs/{name}.md" for name in IMPORTING)])
 def test_what_a_page_imports_is_listed(page: str) -> None:
     code = "\n".join(re.findall(r"^```python\n(.*?)^```", (ROOT / page).read_text(), re.M | re.S))
-    imports = re.findall(r"^from (dpot_scale[\w.]*) import (\w+)$", code, re.M)
-    assert {f"{module}.{name}" for module, name in imports} <= LISTED
+    imports = re.findall(r"^from (dpot_scale[\w.]*) import ([\w, ]+)$", code, re.M)
+    assert {f"{module}.{name}" for module, names in imports for name in names.split(", ")} <= LISTED
     assert {f"dpot_scale.{name}" for name in re.findall(r"dpot_scale\.(\w+)\(", code)} <= LISTED
 
 
