@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
@@ -61,6 +61,8 @@ class Marker(Record):
     device: Literal["cpu", "cuda"] = "cpu"
     # What the run reads beside its config, by its name for people; the first ones do not say.
     contents: dict[str, str] = Field(default={})
+    # The dimensions of the model; the first ones do not say them.
+    model: dict[str, Any] | None = None
     files: Annotated[dict[Annotated[str, AfterValidator(_inside)], Census], Field(min_length=1)]
 
     @model_validator(mode="before")

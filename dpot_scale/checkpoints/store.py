@@ -61,6 +61,7 @@ class CheckpointStore:
         config: Which of them to keep.
         identity: Of the run; a checkpoint of another one is refused.
         world: The ranks.
+        model: What the marker says of the model: its dimensions.
         contents: What the run reads beside its config, by its name for people; a checkpoint of
             other contents is refused.
     """
@@ -72,12 +73,14 @@ class CheckpointStore:
         config: CheckpointConfig,
         identity: str,
         world: World,
+        model: Mapping[str, object] | None = None,
         contents: Mapping[str, str] | None = None,
     ) -> None:
         self.directory = directory
         self.config = config
         self.identity = identity
         self.world = world
+        self.model = model
         self.contents = dict(contents or {})
 
     def save(self, engine: Sharded, state: TrainState) -> None:
@@ -129,6 +132,7 @@ class CheckpointStore:
             "identity": self.identity,
             "device": self.world.device.type,
             "contents": self.contents,
+            "model": self.model,
             "files": {name: entry.model_dump() for name, entry in sorted(census.items())},
         }
         write_whole(folder / MARKER, json.dumps(marker, indent=2))

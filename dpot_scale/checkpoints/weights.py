@@ -12,6 +12,7 @@ from dpot_scale.checkpoints.shards import Master, masters, refuse_code
 from dpot_scale.checkpoints.source import config_of, no_weights
 from dpot_scale.checkpoints.weights_file import (
     Weights,
+    model_of,
     read_weights_file,
     require_keys,
     shapes_of,
@@ -102,27 +103,33 @@ def export(checkpoint: Path, out: Path | None = None) -> Path:
 
     Args:
         checkpoint: The folder of an intact one.
-        out: The .safetensors file; None for one in the folder of the run that names the step.
+        out: The .safetensors file; None for one that names the step, in the folder of the run, or
+            beside a checkpoint that lies elsewhere.
 
     Raises:
         CheckpointError: it does not hold the model of its run.
         DiskError: the file cannot be written.
     """
     model, tensors = _masters(checkpoint)
-    path = out or checkpoint.absolute().parents[1] / f"model_{checkpoint.name}.safetensors"
+    whole = checkpoint.absolute()
+    folder = whole.parents[1] if whole.parent.name == CHECKPOINTS else whole.parent
+    path = out or folder / f"model_{whole.name}.safetensors"
     stream_model(path, model, ((name, tensors[name].read()) for name in shapes_of(model)))
     return path
 
 
 def _masters(checkpoint: Path) -> tuple[ModelConfig, dict[str, Master]]:
     """Return the model of a checkpoint, and its parameters on the disk."""
-    model, tensors = _model(checkpoint), masters(checkpoint)
+    model, tensors = _model_in(checkpoint), masters(checkpoint)
     require_keys(model, {name: tensor.shape for name, tensor in tensors.items()}, checkpoint)
     return model, tensors
 
 
-def _model(checkpoint: Path) -> ModelConfig:
-    """Return the model of the run that a checkpoint lies in."""
+def _model_in(checkpoint: Path) -> ModelConfig:
+    """Return the model of a checkpoint. The first markers leave it to the config of the run."""
+    found = open_checkpoint(checkpoint)
+    if found is not None and found.marker.model is not None:
+        return model_of(found.marker.model, checkpoint)
     config = config_of(checkpoint)
     if config is None:
         raise CheckpointError(

@@ -12,6 +12,13 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from dpot_scale.config.model import DEFAULT_FAMILY, FAMILIES, ModelConfig, config_class
+from dpot_scale.config.record import (
+    FIRST_FORMAT,
+    FORMAT_KEY,
+    of_another_version,
+    require_format,
+    with_unknown,
+)
 from dpot_scale.errors import CheckpointError
 from dpot_scale.files import cannot_write, replacing
 from dpot_scale.models.dpot.released import read_released, write_released
@@ -20,8 +27,10 @@ from dpot_scale.models.family import KEEP_ALL
 
 # A file that lacks more of its parameters is refused without the names of what is missing.
 MOST_TIMES_HELD = 100
-# The metadata key under which an export holds the dimensions of its model, as JSON.
-ARCHITECTURE_KEY = "architecture"
+# The metadata of an export are texts under keys. MODEL_KEY holds the dimensions of the model as
+# JSON; the first format has those of a DPOT under the other key, and does not name the family.
+FORMAT = 2
+MODEL_KEY, FIRST_MODEL_KEY = "model", "architecture"
 
 
 class Weights(NamedTuple):
@@ -41,10 +50,9 @@ def save_model(path: Path, model: ModelConfig, state_dict: Mapping[str, Tensor])
     weights = Weights(model, dict(state_dict))
     require_keys(weights.model, _shapes_in(weights.state), path)
     tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in weights.state.items()}
-    metadata = {ARCHITECTURE_KEY: json.dumps(model.dimensions())}
     with replacing(path) as partial:
         try:
-            save_file(tensors, partial, metadata=metadata)
+            save_file(tensors, partial, metadata=_metadata(model))
         except SafetensorError as error:
             raise cannot_write(path, RuntimeError(str(error))) from error
 
@@ -68,11 +76,13 @@ def stream_model(path: Path, model: ModelConfig, tensors: Iterable[tuple[str, Te
             file.write(tensor.contiguous().numpy().data)
 
 
+def _metadata(model: ModelConfig) -> dict[str, str]:
+    return {FORMAT_KEY: str(FORMAT), MODEL_KEY: json.dumps(model.dimensions())}
+
+
 def _safetensors_header(shapes: Mapping[str, tuple[int, ...]], model: ModelConfig) -> bytes:
     """Return what comes before the fp32 tensors: the length of a JSON text, and the text."""
-    described: dict[str, object] = {
-        "__metadata__": {ARCHITECTURE_KEY: json.dumps(model.dimensions())}
-    }
+    described: dict[str, object] = {"__metadata__": _metadata(model)}
     end = 0
     for name, shape in shapes.items():
         start, end = end, end + torch.float32.itemsize * prod(shape)
@@ -116,36 +126,53 @@ def _is_safetensors(path: Path) -> bool:
 def _read_export(path: Path) -> tuple[ModelConfig, dict[str, Tensor]]:
     try:
         with safe_open(path, framework="pt") as file:
-            described = (file.metadata() or {}).get(ARCHITECTURE_KEY)
+            metadata: dict[str, str] = file.metadata() or {}
             state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118, no mapping
     except SafetensorError as error:
         raise CheckpointError(f"{path} is a damaged safetensors file: {error}") from error
-    if described is None:
+    version = _from_json(metadata.get(FORMAT_KEY, f"{FIRST_FORMAT}"), FORMAT_KEY, path)
+    require_format({FORMAT_KEY: version}, FORMAT, path, CheckpointError)
+    key = FIRST_MODEL_KEY if version == FIRST_FORMAT else MODEL_KEY
+    if key not in metadata:
         raise CheckpointError(
-            f"{path} has no {ARCHITECTURE_KEY!r} in its metadata, so it is no export of dpot_scale"
+            f"{path} has no {key!r} in its metadata, so it is no export of dpot_scale"
         )
-    return _described(described, path), state
+    return model_of(_from_json(metadata[key], key, path), path), state
 
 
-def _described(text: str, path: Path) -> ModelConfig:
+def _from_json(text: str, key: str, path: Path) -> object:
     try:
-        dimensions = json.loads(text)
+        return json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path}: its {ARCHITECTURE_KEY!r} is not JSON: {error}") from error
+        raise CheckpointError(f"{path}: its {key!r} is not JSON: {error}") from error
+
+
+def model_of(dimensions: object, path: Path) -> ModelConfig:
+    """Return the model that has the dimensions which a weights file or a marker names.
+
+    Args:
+        dimensions: What `ModelConfig.dimensions` said; that of the first format names no family.
+        path: Where they were read.
+
+    Raises:
+        CheckpointError: they are not those of a model, or another version wrote them.
+    """
     if not isinstance(dimensions, dict):
-        raise CheckpointError(f"{path}: its {ARCHITECTURE_KEY!r} must be a JSON object")
-    dimensions = {"family": DEFAULT_FAMILY, **dimensions}  # older files name none
+        raise CheckpointError(f"{path}: the dimensions of its model must be a JSON object")
+    dimensions = {"family": DEFAULT_FAMILY, **dimensions}
     found = config_class(dimensions)
     if found is ModelConfig:
-        raise CheckpointError(
-            f"{path} holds a model of the family {dimensions['family']!r}, which is none of: "
-            f"{', '.join(FAMILIES)}"
+        raise of_another_version(
+            f"it holds a model of the family {dimensions['family']!r}, which is none of: "
+            f"{', '.join(FAMILIES)}",
+            path,
+            CheckpointError,
         )
-    needed = set(found.dimension_names())
-    if set(dimensions) != needed:
-        raise CheckpointError(
-            f"{path}: its {ARCHITECTURE_KEY!r} must name exactly {', '.join(sorted(needed))}"
-        )
+    known = set(found.dimension_names())
+    if unknown := sorted(dimensions.keys() - known):
+        raise with_unknown(unknown, path, CheckpointError)
+    if missing := sorted(known - dimensions.keys()):
+        raise CheckpointError(f"{path} does not say the {', '.join(missing)} of its model")
     return described(found, dimensions, path)
 
 

@@ -4,6 +4,7 @@ Records of older versions are read. A newer record, or one with an unknown field
 sentence; it is never taken for a damaged one, for which the work would be done again.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -59,9 +60,7 @@ def read_record(
             if one["type"] in {"extra_forbidden", "unexpected_keyword_argument"}
         ]
         if len(unknown) == invalid.error_count():
-            raise of_another_version(
-                f"it has {', '.join(unknown)}, which this version does not know", place, error
-            ) from invalid
+            raise with_unknown(unknown, place, error) from invalid
         raise
 
 
@@ -83,6 +82,12 @@ def require_format(raw: object, newest: int, place: Path | str, error: type[User
         raise of_another_version(
             f"its format is {found}, and this version reads {known}", place, error
         )
+
+
+def with_unknown(fields: Sequence[str], place: Path | str, error: type[UserError]) -> UserError:
+    """Return the error for a record with fields that this version does not know."""
+    reason = f"it has {', '.join(fields)}, which this version does not know"
+    return of_another_version(reason, place, error)
 
 
 def of_another_version(reason: str, place: Path | str, error: type[UserError]) -> UserError:

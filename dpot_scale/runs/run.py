@@ -114,6 +114,7 @@ def _train(
         config=config.checkpoint,
         identity=run.source.identity,
         world=world,
+        model=config.model.dimensions(),
         contents=run.source.contents.record(),
     )
     state = first_state(config, engine, checkpoints)

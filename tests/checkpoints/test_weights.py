@@ -107,11 +107,29 @@ def test_what_holds_no_weights_is_one_sentence(run: Path) -> None:
     moved = run.parent / "step_000001"
     shutil.copytree(run / CHECKPOINTS / "step_000001", moved)
     with pytest.raises(CheckpointError, match=r"does not lie in the folder of its run"):
-        export(moved)
+        export(moved)  # as one of the first version
     other = load_run(str(run / RUN_CONFIG), ["model.depth=2"])
     (run / RUN_CONFIG).write_text(dump(other))
     with pytest.raises(CheckpointError, match=r"not hold exactly the keys .* missing: blocks\.1"):
         export(find(run))
+
+
+def test_a_checkpoint_outside_of_its_run_is_opened(tmp_path: Path) -> None:
+    network = model(1)
+    store = CheckpointStore(
+        tmp_path,
+        config=CheckpointConfig(),
+        identity="hash",
+        world=start_world(),
+        model=network.config.dimensions(),
+    )
+    store.save(Replicated(network.state_dict()), TrainState(step=1))
+    moved = (tmp_path / "step_000001").rename(tmp_path / "best")
+    weights = read(moved)
+    assert weights.model.dimensions() == network.config.dimensions()
+    assert_is(weights.state, 1)
+    assert export(moved) == tmp_path / "model_best.safetensors"
+    assert_is(load_model(tmp_path / "model_best.safetensors").state_dict(), 1)
 
 
 def test_shards_that_are_none_are_one_sentence(run: Path) -> None:

@@ -65,9 +65,7 @@ def export_with(path: Path, model: DPOT, metadata: dict[str, str] | None) -> Pat
 
 
 def described(**changes: object) -> dict[str, str]:
-    arch = SMALL
-    fields = arch.dimensions() | changes
-    return {"architecture": json.dumps(fields)}
+    return {"format": "2", "model": json.dumps(SMALL.dimensions() | changes)}
 
 
 @pytest.mark.parametrize(
@@ -75,7 +73,16 @@ def described(**changes: object) -> dict[str, str]:
     [
         (None, "no 'architecture' in its metadata"),
         ({"architecture": "{"}, "is not JSON"),
-        ({"architecture": "{}"}, "must name exactly channels, depth"),
+        ({"architecture": "{}"}, "does not say the channels, depth"),
+        ({"architecture": "[]"}, "the dimensions of its model must be a JSON object"),
+        ({"format": "two", "model": "{}"}, "its 'format' is not JSON"),
+        ({"format": "2", "architecture": "{}"}, "no 'model' in its metadata"),
+        ({"format": "3", "model": "{}"}, r"another version .* \(its format is 3, and this"),
+        (described(colour=1), r"another version .* \(it has colour, which this version does"),
+        (
+            described(family="vit"),
+            r"another version .* of the family 'vit', which is none of: dpot",
+        ),
         (described(heads=5), "heads=5: Input should be a divisor of width=32"),
         (described(width="wide"), "describes no dpot: width='wide'"),
         (described(depth=2), r"missing: blocks.1.norm1.weight \(32,\)"),
@@ -85,6 +92,15 @@ def test_an_export_that_describes_another_model_is_refused(tmp_path, model, meta
     path = export_with(tmp_path / "model.safetensors", model, metadata)
     with pytest.raises(CheckpointError, match=sentence):
         read(path)
+
+
+def test_an_export_of_the_first_version_is_read(tmp_path, model):
+    dimensions = SMALL.dimensions()
+    del dimensions["family"]
+    path = export_with(
+        tmp_path / "model.safetensors", model, {"architecture": json.dumps(dimensions)}
+    )
+    assert read(path).model.dimensions() == SMALL.dimensions()
 
 
 def test_a_truncated_export_is_refused(tmp_path, model):
