@@ -14,7 +14,7 @@ from dpot_scale.data.generation.equations import solver_of
 from dpot_scale.data.generation.solvers.solver import Solver
 from dpot_scale.data.generation.workers import Part, Workers, pieces, threads
 from dpot_scale.data.info import MASK, DatasetInfo
-from dpot_scale.data.store.dataset import INDEX, Split, locked, open_store
+from dpot_scale.data.store.dataset import INDEX, Split, hold_folder, open_store
 from dpot_scale.data.store.writer import StoreWriter
 from dpot_scale.errors import ConfigError, DataError
 
@@ -48,7 +48,7 @@ def generate_suite(
     infos = {name: _info(name, suite) for name in suite.datasets}
     if not missing_datasets(suite, root):  # nothing to write: the folder may be read-only
         return
-    with locked(root):
+    with hold_folder(root):
         missing = missing_datasets(suite, root)  # again: another process may have been faster
         if not missing:
             return

@@ -12,7 +12,7 @@ from dpot_scale.data.importers.source import Source
 from dpot_scale.data.importers.splits import Part, datasets_of, parts_of
 from dpot_scale.data.importers.transfer import Progress, SourceError, copy, link
 from dpot_scale.data.info import DatasetInfo
-from dpot_scale.data.store.dataset import INDEX, SPLITS, locked, read_store
+from dpot_scale.data.store.dataset import INDEX, SPLITS, hold_folder, read_store
 from dpot_scale.data.store.shards import digest, files_of
 from dpot_scale.data.store.writer import StoreWriter
 from dpot_scale.errors import DataError, DiskError, UserError
@@ -119,7 +119,7 @@ def import_dataset(
     parts = parts_of(sources, name)
     frames = _frames(sources[0], name)
     folder = options.root / name
-    with locked(options.root):
+    with hold_folder(options.root):
         digests = {} if digests is None else digests
         _add_digests(digests, sources, progress)
         info = _info(sources, name, _origin(digests, options, left_out))

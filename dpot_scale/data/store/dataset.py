@@ -261,7 +261,7 @@ def _is_hidden(path: Path) -> bool:
 
 
 @contextmanager
-def locked(root: Path) -> Iterator[None]:
+def hold_folder(root: Path) -> Iterator[None]:
     """Hold the lock of a folder of datasets: one process writes, the others wait.
 
     The system releases it even if this process is killed.

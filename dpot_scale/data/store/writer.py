@@ -4,7 +4,7 @@ import json
 import math
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -12,10 +12,9 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from dpot_scale.config.record import FORMAT_KEY, read_record
 from dpot_scale.data.info import DatasetInfo
 from dpot_scale.data.store.dataset import INDEX, LINKED, SPLITS, Split, partial_folder
-from dpot_scale.data.store.index import StoredIndex, validate_info
+from dpot_scale.data.store.index import validate_info
 from dpot_scale.data.store.shards import (
     Shard,
     View,
@@ -23,11 +22,10 @@ from dpot_scale.data.store.shards import (
     write_beside,
     write_shard,
 )
-from dpot_scale.data.store.statistics import Moments
+from dpot_scale.data.store.written import PROGRESS, Written, read_progress
 from dpot_scale.errors import DataError, DiskError
 from dpot_scale.files import cannot_write, flush_to_disk, reason, sha256, write_whole
 
-PROGRESS = "progress.json"  # of a dataset that is being written
 # Few enough files for a parallel file system, and little enough to hold in memory.
 SHARD_BYTES = 256 * 2**20
 
@@ -84,13 +82,15 @@ class StoreWriter:
         self._resume = resume
         self._constant = np.array(info.constant)
         self._partial = partial_folder(root, info.name)
-        self._shards: dict[Split, list[Shard]] = {split: [] for split in SPLITS}
+        self._written = Written(info)
         self._pending = {split: _Pending() for split in SPLITS}
-        self._moments = Moments()
 
     def __enter__(self) -> Self:
-        if not (self._resume and self._restore()):
+        left = read_progress(self._partial, self.info) if self._resume else None
+        if left is None:
             shutil.rmtree(self._partial, ignore_errors=True)  # of an interrupted writer
+        else:
+            self._written = left
         try:
             for split in SPLITS:
                 (self._partial / split).mkdir(parents=True, exist_ok=True)
@@ -101,7 +101,7 @@ class StoreWriter:
 
     def written(self, split: Split) -> int:
         """Return how many trajectories of a split are safe on disk."""
-        return sum(shard.trajectories for shard in self._shards[split])
+        return self._written.trajectories(split)
 
     def append(
         self, split: Split, fields: Array, parameters: Mapping[str, Array] | None = None
@@ -115,11 +115,11 @@ class StoreWriter:
         if split == "test":
             self._flush("train")  # so that the moments have seen just what is safe on disk
         for i, trajectory in enumerate(fields):
-            stored = self._checked(split, 0, trajectory)
+            stored = self._check(split, 0, trajectory)
             pending = self._pending[split]
             pending.fields.append(self._varying(stored))
             pending.constants.append(self._constants(split, stored))
-            pending.parameters.append(_of_one(parameters, i))
+            pending.parameters.append(_parameters_of(parameters, i))
             if pending.nbytes >= self.shard_bytes:
                 self._flush(split)
 
@@ -138,9 +138,9 @@ class StoreWriter:
         for earlier in SPLITS[: SPLITS.index(split) + 1]:
             self._flush(earlier)
         pending = self._pending[split]
-        pending.parameters.append(_of_one(parameters, 0))
+        pending.parameters.append(_parameters_of(parameters, 0))
         shape = (1, frames, int((~self._constant).sum()), *self.info.grid)
-        self._write(split, shape, self._checked_pieces(split, pieces))
+        self._write(split, shape, self._check_pieces(split, pieces))
 
     def link(
         self,
@@ -161,12 +161,12 @@ class StoreWriter:
             parameters: As in `append`.
         """
         pending = self._pending[split]
-        pending.parameters += [_of_one(parameters, i) for i in range(view.trajectories)]
+        pending.parameters += [_parameters_of(parameters, i) for i in range(view.trajectories)]
         for first, frames in blocks:
-            stored = self._checked(split, first, frames)
+            stored = self._check(split, first, frames)
             if first == 0:
                 pending.constants.append(self._constants(split, stored))
-        self._shards[split].append(
+        self._written.shards[split].append(
             Shard(
                 file=view.file,
                 trajectories=view.trajectories,
@@ -193,7 +193,7 @@ class StoreWriter:
         elif not self._resume or isinstance(error, Exception):
             shutil.rmtree(self._partial, ignore_errors=True)
 
-    def _checked(self, split: Split, first: int, frames: Array) -> Array:
+    def _check(self, split: Split, first: int, frames: Array) -> Array:
         """Return frames (T, C, *space) in float32; values too large for it count as infinite."""
         expected = (len(self.info.channels), *self.info.grid)
         if frames.shape[1:] != expected:
@@ -210,7 +210,7 @@ class StoreWriter:
                 f"first in frame {first + int(finite.argmin())} (both counted from 0)"
             )
         if split == "train":
-            self._moments.add(stored)
+            self._written.moments.add(stored)
         return stored
 
     def _place(self, split: Split) -> str:
@@ -230,12 +230,12 @@ class StoreWriter:
             )
         return np.asarray(constants[0])
 
-    def _checked_pieces(
+    def _check_pieces(
         self, split: Split, pieces: Iterable[Array]
     ) -> Iterator[tuple[int, int, Array]]:
         first = 0
         for piece in pieces:
-            stored = self._checked(split, first, piece)
+            stored = self._check(split, first, piece)
             if first == 0:
                 self._pending[split].constants.append(self._constants(split, stored))
             yield 0, first, self._varying(stored)
@@ -247,7 +247,7 @@ class StoreWriter:
         if not fields:
             return
         frames = {len(trajectory) for trajectory in fields}
-        frames |= {shard.frames for shard in self._shards[split]}
+        frames |= {shard.frames for shard in self._written.shards[split]}
         if len(frames) > 1:
             raise DataError(
                 f"dataset {self.info.name}: the {split} trajectories differ in length, "
@@ -259,18 +259,18 @@ class StoreWriter:
     def _write(
         self, split: Split, shape: tuple[int, ...], pieces: Iterable[tuple[int, int, Array]]
     ) -> None:
-        file = f"{split}/shard-{len(self._shards[split]):05d}.h5"
+        file = f"{split}/shard-{len(self._written.shards[split]):05d}.h5"
         path = self._partial / file
         pending = self._pending[split]
         try:
             write_shard(path, self.info, shape, pieces, pending.constants, pending.parameters)
             flush_to_disk(path)
-            self._shards[split].append(
+            self._written.shards[split].append(
                 Shard(file=file, trajectories=shape[0], frames=shape[1], sha256=sha256(path))
             )
             self._pending[split] = _Pending()
             if self._resume:
-                self._save_progress()
+                self._written.save(self._partial)
         except (OSError, RuntimeError) as error:
             raise self._cannot_write(error, 4 * math.prod(shape)) from error
 
@@ -278,39 +278,11 @@ class StoreWriter:
         # Of the dataset, not of the shard: the hidden folder that this lies in is removed.
         return cannot_write(self.folder, error, needed=needed)
 
-    def _save_progress(self) -> None:
-        state = {"index": self._index(), "moments": self._moments.to_json()}
-        write_whole(self._partial / PROGRESS, json.dumps(state, indent=2))
-
-    def _restore(self) -> bool:
-        """Continue an interrupted writer of the same dataset; return False if there is none."""
-        try:
-            state = json.loads((self._partial / PROGRESS).read_text(encoding="utf-8"))
-            index = read_record(StoredIndex, state["index"], self._partial / PROGRESS, DataError)
-            moments = Moments.from_json(state["moments"])
-        except (OSError, ValueError, LookupError, TypeError, RecursionError):
-            return False
-        if index.info != self.info:
-            return False
-        self._shards = {split: list(shards) for split, shards in index.splits.by_name().items()}
-        self._moments = moments
-        return True
-
-    def _index(self) -> dict[str, Any]:
-        return {
-            FORMAT_KEY: StoredIndex.newest_format(),
-            "info": asdict(self.info),
-            "statistics": asdict(self._moments.statistics(len(self.info.channels))),
-            "splits": {
-                split: [asdict(shard) for shard in shards] for split, shards in self._shards.items()
-            },
-        }
-
     def _commit(self) -> None:
         """Write the index and move the dataset to its place."""
         try:
             self._write_linked()
-            write_whole(self._partial / INDEX, json.dumps(self._index(), indent=2))
+            write_whole(self._partial / INDEX, json.dumps(self._written.index(), indent=2))
             (self._partial / PROGRESS).unlink(missing_ok=True)
             self._partial.rename(self.folder)
         except (OSError, RuntimeError) as error:
@@ -318,7 +290,7 @@ class StoreWriter:
 
     def _write_linked(self) -> None:
         """Write the parameters of linked trajectories, which their published files lack."""
-        if not any(shard.view for shards in self._shards.values() for shard in shards):
+        if not any(shard.view for shards in self._written.shards.values() for shard in shards):
             return
         with open_hdf5(self._partial / LINKED, "w") as file:
             for split, pending in self._pending.items():
@@ -328,5 +300,5 @@ class StoreWriter:
         flush_to_disk(self._partial / LINKED)
 
 
-def _of_one(parameters: Mapping[str, Array] | None, trajectory: int) -> dict[str, Any]:
+def _parameters_of(parameters: Mapping[str, Array] | None, trajectory: int) -> dict[str, Any]:
     return {name: values[trajectory] for name, values in (parameters or {}).items()}

@@ -157,7 +157,7 @@ def test_a_complete_folder_needs_no_lock(tmp_path: Path, monkeypatch: pytest.Mon
     def refuse(root: Path) -> None:
         raise PermissionError(root)
 
-    monkeypatch.setattr(suite_module, "locked", refuse)
+    monkeypatch.setattr(suite_module, "hold_folder", refuse)
     generate_suite(suite_of(), tmp_path, progress=silent)
 
 

@@ -152,7 +152,7 @@ KILLED = """
 import os, signal, sys
 from functools import partial
 from pathlib import Path
-from dpot_scale.data.store import writer
+from dpot_scale.data.store import writer, written
 from dpot_scale.data.importers import importing, transfer
 from dpot_scale.prepare import main
 
@@ -170,7 +170,10 @@ def killing(do):
     return done
 
 if moment:
-    setattr(writer, moment, killing(getattr(writer, moment)))
+    killer = killing(getattr(writer, moment))
+    for module in (writer, written):
+        if hasattr(module, moment):
+            setattr(module, moment, killer)
 sys.exit(main(["import", {file!r}, "--out", {root!r}]))
 """
 

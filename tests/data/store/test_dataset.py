@@ -8,7 +8,7 @@ import pytest
 from dpot_scale.data.store.dataset import (
     INDEX,
     dataset_folders,
-    locked,
+    hold_folder,
     open_store,
     stored_names,
 )
@@ -48,7 +48,7 @@ def test_an_unreadable_store_is_one_sentence(make_store, tmp_path: Path) -> None
 
 def test_a_place_that_cannot_be_written_is_one_sentence(tmp_path: Path, describe) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(DataError, match="cannot write to"), locked(tmp_path / "file"):
+    with pytest.raises(DataError, match="cannot write to"), hold_folder(tmp_path / "file"):
         pass
     with (
         pytest.raises(DataError, match="cannot write to"),
