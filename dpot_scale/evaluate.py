@@ -62,13 +62,15 @@ def _evaluate(options: argparse.Namespace) -> int:
     if not generate:
         require_data(config.data, source)
     # Torch loads for seconds: after what can be found without it.
+    from dpot_scale.checkpoints.weights import find
     from dpot_scale.evaluation.weights import evaluate_weights, save_evaluation
 
-    evaluations = evaluate_weights(options.source, config, generate=generate, progress=print_line)
+    found = find(options.source)
+    evaluations = evaluate_weights(found, config, generate=generate, progress=print_line)
     out = in_home(options.out or DEFAULT_OUT / name_of_scores(options.source, run_config))
-    scores = save_evaluation(out, options.source, source, evaluations)
+    scores = save_evaluation(out, found, source, evaluations)
     print_line(score_table(scores.evaluation))
-    print_line(f"scores and figures of {options.source}: {out}")
+    print_line(f"scores and figures of {found}: {out}")
     return 0
 
 

@@ -50,6 +50,8 @@ def test_the_scores_are_those_that_training_reported(
     result = read_result(finished.directory)
     assert result is not None
     found = scores_in(tmp_path)
+    scored = json.loads((tmp_path / SCORES_FILE).read_text())["weights"]
+    assert scored == str(newest / "model.safetensors" if source == "." else newest)
     assert list(found) == list(result.evaluation)
     for name, expected in result.evaluation.items():
         assert found[name] == pytest.approx(dict(expected), rel=1e-5), name

@@ -50,7 +50,11 @@ def load_model(source: str | Path) -> Forecaster:
     Raises:
         CheckpointError: as `read`.
     """
-    weights = read(Path(source))
+    return network_of(read(Path(source)))
+
+
+def network_of(weights: Weights) -> Forecaster:
+    """Return the model with its weights, in fp32 and eval mode."""
     with torch.device("meta"):
         model = family_of(weights.model).network(weights.model, KEEP_ALL, "float32")
     state = {key: tensor.float() for key, tensor in weights.state.items()}

@@ -36,7 +36,7 @@ class DatasetScore(Section):
 class Scores(Record):
     """The content of `scores.json`."""
 
-    weights: Path  # the run, checkpoint or weights file
+    weights: Path  # the checkpoint or weights file
     config: str  # its file or preset
     evaluation: dict[str, DatasetScore]
 

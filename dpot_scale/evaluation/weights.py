@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 from dpot_scale.checkpoints.source import require_agreement
-from dpot_scale.checkpoints.weights import load_model
+from dpot_scale.checkpoints.weights import network_of, read_found
 from dpot_scale.config.run import RunConfig
 from dpot_scale.data.datasets import open_datasets
 from dpot_scale.engine.runtime import World
@@ -21,12 +21,12 @@ COMPARED = ("space_dims", "grid", "channels", "history", "horizon")
 
 
 def evaluate_weights(
-    source: Path, config: RunConfig, *, generate: bool, progress: Callable[[str], None]
+    found: Path, config: RunConfig, *, generate: bool, progress: Callable[[str], None]
 ) -> dict[str, DatasetEvaluation]:
     """Score a model on the test split of the datasets of a run config.
 
     Args:
-        source: What stands for its weights: a run, a checkpoint or a weights file.
+        found: Its weights: a weights file or the folder of an intact checkpoint.
         config: Says which datasets, and how they are scored.
         generate: Whether missing datasets of its suite are made.
         progress: Takes one line of text for the user at a time.
@@ -36,7 +36,7 @@ def evaluate_weights(
         ConfigError: the config describes another model.
         DataError: a dataset is missing, or too short to forecast.
     """
-    model = load_model(source)
+    model = network_of(read_found(found))
     require_agreement(model.config, config.model, COMPARED)
     stores = open_datasets(config.data, config.model, progress=progress, generate=generate)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -45,13 +45,13 @@ def evaluate_weights(
 
 
 def save_evaluation(
-    out: Path, source: Path, config: str, evaluations: Mapping[str, DatasetEvaluation]
+    out: Path, found: Path, config: str, evaluations: Mapping[str, DatasetEvaluation]
 ) -> Scores:
     """Write scores.json and the figures into a folder.
 
     Args:
         out: The folder; it is made if there is none.
-        source: The weights that were scored.
+        found: The weights that were scored.
         config: The config file or preset that said how.
         evaluations: Dataset -> how the model did.
 
@@ -59,7 +59,7 @@ def save_evaluation(
         ConfigError: the folder cannot be written.
     """
     scores = Scores(
-        weights=source,
+        weights=found,
         config=config,
         evaluation={name: evaluation.score for name, evaluation in evaluations.items()},
     )

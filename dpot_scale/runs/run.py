@@ -31,7 +31,7 @@ from dpot_scale.runs.micro_batch import settle_micro_batch
 from dpot_scale.runs.outcome import header, keep, require_same_layout, run_artifacts, write_configs
 from dpot_scale.runs.resolved import ResolvedRun, Run, resolve
 from dpot_scale.runs.result import TrainingResult
-from dpot_scale.runs.start import first_state
+from dpot_scale.runs.start import first_state, require_source
 from dpot_scale.terminal import print_line
 from dpot_scale.tracking import names
 from dpot_scale.tracking.mlflow_run import MlflowRun, record_life
@@ -195,8 +195,9 @@ def _record(
 
 
 def _open_stores(config: RunConfig) -> tuple[dict[str, DatasetStore], UserError | None]:
-    """Return the datasets, or why this rank, if not all, cannot have them."""
+    """Return the datasets, or why this rank, if not all, cannot have them or its first weights."""
     try:
+        require_source(config)
         return open_datasets(config.data, config.model, progress=print_line), None
     except UserError as error:
         if announced_world_size() == 1:

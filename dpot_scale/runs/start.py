@@ -2,8 +2,8 @@
 
 from functools import partial
 
-from dpot_scale.checkpoints.checkpoint import TrainState
-from dpot_scale.checkpoints.source import require_agreement
+from dpot_scale.checkpoints.checkpoint import TrainState, checkpoint_folders, has_marker
+from dpot_scale.checkpoints.source import no_weights, require_agreement
 from dpot_scale.checkpoints.store import CheckpointStore
 from dpot_scale.checkpoints.weights import find, read_found
 from dpot_scale.checkpoints.weights_file import have_same_shapes
@@ -32,6 +32,21 @@ def first_state(config: RunConfig, engine: Engine, checkpoints: CheckpointStore)
             require_agreement(weights.model, config.model)
         engine.load_parameters(weights.state)
     return state or TrainState()
+
+
+def require_source(config: RunConfig) -> None:
+    """Make sure, before data are made, that there is something at `initialize_from`.
+
+    A run that has a checkpoint needs it no more.
+
+    Raises:
+        CheckpointError: there is nothing.
+    """
+    source = config.initialize_from
+    if source is not None and not source.exists():
+        folders = checkpoint_folders(config.directory / CHECKPOINTS).values()
+        if not any(has_marker(folder) for folder in folders):
+            raise no_weights(source)
 
 
 def _require_step(state: TrainState, config: RunConfig) -> None:
