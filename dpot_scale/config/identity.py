@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dpot_scale.config.base import content_hash
+from dpot_scale.config.model import ModelConfig
 from dpot_scale.config.run import RunConfig
 
 # Of the rule below; the first one hashed the config as it was spelled.
@@ -18,6 +19,7 @@ LEFT_OUT: dict[str, Any] = {
     "evaluation": True,
     "checkpoint": True,
     "tracking": True,
+    "model": True,  # its dimensions count instead, whether a size names them or not
     "initialize_from": True,  # its content counts instead, as that of the datasets and of the JSON
     "data": {"root", "suite"},
     "batch": {"micro_batch"},
@@ -53,6 +55,7 @@ def identity(config: RunConfig, contents: Contents) -> str:
     A field that has its default is left out, so that a new one changes no identity.
     """
     values = config.model_dump(mode="json", exclude=LEFT_OUT, exclude_defaults=True)
+    values["model"] = _dimensions(config.model)
     # A section whose other fields were left out is as good as none.
     values = {key: value for key, value in values.items() if value != {}}
     return content_hash(
@@ -63,6 +66,13 @@ def identity(config: RunConfig, contents: Contents) -> str:
             "contents": contents.record(),
         }
     )
+
+
+def _dimensions(model: ModelConfig) -> dict[str, object]:
+    """Return the family of a model, and the dimensions that have no default or another value."""
+    fields = type(model).model_fields
+    found = {n: v for n, v in model.dimensions().items() if v != fields[n].default}
+    return {"family": model.family, **found}
 
 
 def changed_content(before: Mapping[str, str], now: Mapping[str, str]) -> str | None:

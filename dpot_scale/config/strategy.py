@@ -47,8 +47,8 @@ REFUSED_SECTIONS = {
 }
 # On by default; without them DeepSpeed applies a gradient that is not finite.
 NEEDED_TO_SKIP = (("zero_optimization", "compute_grad_norm"), ("bf16", "check_grad_overflow"))
-# What decides the numbers of a run beside the dtypes.
-DECIDES_NUMBERS = ("fp16", "prescale_gradients", "gradient_predivide_factor")
+# What decides the numbers of a run beside the dtypes, and what holds where the JSON is silent.
+DECIDES_NUMBERS = {"prescale_gradients": False, "gradient_predivide_factor": 1.0}
 
 
 class Strategy(Section):
@@ -87,6 +87,12 @@ class Strategy(Section):
         return dtype
 
     @property
+    def reduce_dtype(self) -> Dtype:
+        """Return the dtype in which gradients are added up over the ranks."""
+        dtype: Dtype = self.settings.get("communication_data_type") or self.dtype
+        return dtype
+
+    @property
     def optimizer_device(self) -> Device:
         """Return where masters, moments and gradients live."""
         return _device(section(self.settings, "zero_optimization"), "offload_optimizer")
@@ -109,7 +115,15 @@ class Strategy(Section):
     @property
     def precision(self) -> Json:
         """Return what of it decides the numbers of a run; all else decides how they are found."""
-        decisive = {key: self.settings[key] for key in DECIDES_NUMBERS if key in self.settings}
+        decisive: Json = {
+            key: type(default)(self.settings[key])
+            for key, default in DECIDES_NUMBERS.items()
+            if self.settings.get(key, default) != default
+        }
+        if self.dtype == "fp16":
+            decisive["fp16"] = self.settings["fp16"]
+        if self.reduce_dtype != "fp32":
+            decisive["reduced"] = self.reduce_dtype
         return {"dtype": self.dtype, "gradients": self.gradient_dtype, **decisive}
 
 

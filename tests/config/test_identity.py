@@ -8,6 +8,7 @@ from pydantic import create_model
 from dpot_scale.config.identity import LEFT_OUT, Contents, identity
 from dpot_scale.config.load import dump, load_run
 from dpot_scale.config.run import ObjectiveConfig, RunConfig
+from dpot_scale.config.strategy import Json, Strategy
 
 CONTENTS = Contents(datasets={"a": "1"})
 QUICKSTART = load_run("quickstart")
@@ -37,6 +38,7 @@ def identity_of(*overrides: str) -> str:
         "engine.activation_checkpointing=full",
         "engine.compile=true",
         "objective.unroll=1",  # its default
+        "model.mlp_ratio=1",  # that of its size
     ],
 )
 def test_what_does_not_decide_the_numbers_does_not_count(override: str) -> None:
@@ -76,6 +78,53 @@ def test_a_json_counts_by_what_it_decides(tmp_path: Path) -> None:
     assert with_json(tmp_path / "a" / "z.json", '{"zero_optimization": {"stage": 3}}') == one
     bf16 = '{"zero_optimization": {"stage": 1}, "bf16": {"enabled": true}}'
     assert with_json(tmp_path / "a" / "z.json", bf16) != one
+
+
+def test_a_size_counts_by_its_dimensions() -> None:
+    named = identity_of("model.size=Ti")
+    spelled = ["width=512", "depth=4", "heads=4", "mlp_ratio=1", "out_layer_dim=32"]
+    overrides = [f"model.{dimension}" for dimension in spelled]
+    assert identity_of("model.size=Ti", *overrides) == named
+    assert identity_of("model.size=H", *overrides) == named
+    assert identity_of("model.size=H", *overrides[1:]) != named
+
+
+def test_a_model_of_another_family_with_the_same_fields_is_another() -> None:
+    def of_family(name: str) -> str:
+        family = create_model(name, __base__=type(QUICKSTART.model), family=(str, name))
+        return identity(QUICKSTART.model_copy(update={"model": family()}), CONTENTS)
+
+    assert of_family("one") != of_family("other")
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"prescale_gradients": False},
+        {"gradient_predivide_factor": 1},
+        {"fp16": {"enabled": False}},
+        {"data_types": {"grad_accum_dtype": "fp32"}},
+        {"communication_data_type": "fp32"},
+    ],
+)
+def test_what_a_json_says_though_it_is_the_default_does_not_count(more: Json) -> None:
+    assert precision_of(more) == precision_of({})
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"prescale_gradients": True},
+        {"gradient_predivide_factor": 2},
+        {"communication_data_type": "bf16"},
+    ],
+)
+def test_how_a_json_adds_gradients_counts(more: Json) -> None:
+    assert precision_of(more) != precision_of({})
+
+
+def precision_of(more: Json) -> Json:
+    return Strategy(name="z", settings={"zero_optimization": {"stage": 3}} | more).precision
 
 
 def test_other_data_and_another_start_count() -> None:
