@@ -171,7 +171,7 @@ def held(path: Path, *, wait: bool) -> Iterator[None]:
                 path.parent,
                 _owner_file(path).name,
             )
-            stack.enter_context(_owned(_owner_file(path), wait=wait))
+            stack.enter_context(_own(_owner_file(path), wait=wait))
         yield
 
 
@@ -208,10 +208,10 @@ def _owner_file(path: Path) -> Path:
 
 
 @contextlib.contextmanager
-def _owned(path: Path, *, wait: bool) -> Iterator[None]:
+def _own(path: Path, *, wait: bool) -> Iterator[None]:
     """Make a file that names this process as the owner, and touch it while the block lasts."""
-    me = f"{_place()} {os.getpid()} {_started('self')} {time.time_ns()}"
-    while not _made(path, me):
+    me = f"{_place()} {os.getpid()} {_start_time('self')} {time.time_ns()}"
+    while not _claim(path, me):
         if not _owner_lives(path):
             path.unlink(missing_ok=True)
         elif not wait:
@@ -231,7 +231,7 @@ def _owned(path: Path, *, wait: bool) -> Iterator[None]:
             path.unlink(missing_ok=True)
 
 
-def _made(path: Path, content: str) -> bool:
+def _claim(path: Path, content: str) -> bool:
     try:
         with path.open("x", encoding="utf-8") as file:
             file.write(content)
@@ -257,7 +257,7 @@ def _owner_lives(path: Path) -> bool:
         return False
     match seen[0].split():
         case [place, pid, started, _] if place == _place():
-            return _started(pid) == started
+            return _start_time(pid) == started
     until = time.monotonic() + SILENCE_SECONDS
     while time.monotonic() < until:
         time.sleep(BEAT_SECONDS / 10)
@@ -276,7 +276,7 @@ def _look(path: Path) -> tuple[str, int] | None:
         return None
 
 
-def _started(pid: str) -> str:
+def _start_time(pid: str) -> str:
     """Return when a process of this machine was started, "" if it ended: numbers are reused."""
     try:
         status = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8")

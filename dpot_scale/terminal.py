@@ -21,7 +21,7 @@ def print_error(sentence: str) -> None:
     sys.stderr.write(f"error: {' '.join(sentence.split())}\n")  # HDF5 speaks in several lines
 
 
-def aligned(facts: Sequence[tuple[str, str]]) -> str:
+def align(facts: Sequence[tuple[str, str]]) -> str:
     """Return named facts as aligned lines."""
     width = max(len(name) for name, _ in facts)
     return "\n".join(f"{name:<{width}}  {value}" for name, value in facts)

@@ -6,11 +6,11 @@ from contextlib import closing
 
 import pytest
 
-from dpot_scale.terminal import Bars, aligned
+from dpot_scale.terminal import Bars, align
 
 
 def test_facts_are_aligned() -> None:
-    assert aligned([("a", "1"), ("long", "2")]) == "a     1\nlong  2"
+    assert align([("a", "1"), ("long", "2")]) == "a     1\nlong  2"
 
 
 def show_two(bars: Bars) -> None:

@@ -22,7 +22,7 @@ from dpot_scale.files import write_whole
 from dpot_scale.runs.contents import record
 from dpot_scale.runs.resolved import ResolvedRun
 from dpot_scale.runs.result import TrainingResult, save_result
-from dpot_scale.terminal import aligned
+from dpot_scale.terminal import align
 from dpot_scale.tracking import names
 from dpot_scale.tracking.spool import SPOOL, read_metrics
 from dpot_scale.training.meter import peak_memory_gib
@@ -49,7 +49,7 @@ def header(run: ResolvedRun) -> str:
     engine = config.engine
     sharding = engine.deepspeed.name if engine.kind == "deepspeed" else "fairscale in fp32"
     weights = config.data.weights.items()
-    return aligned(
+    return align(
         [
             ("run", f"{config.name}  in {config.directory}"),
             (

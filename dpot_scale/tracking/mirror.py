@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dpot_scale.tracking.mlflow_client import client, remembered_run, warn_if_deleted
+from dpot_scale.tracking.mlflow_client import client, read_run_id, warn_if_deleted
 from dpot_scale.tracking.spool import SPOOL, STEP, TIME, complete_records, values_of
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ class _Sender:
 
     def _find_run(self) -> None:
         """Read the id of the directory's MLflow run. A new run gets the whole spool."""
-        run_id = remembered_run(self._directory)
+        run_id = read_run_id(self._directory)
         if run_id != self._run_id:
             self._run_id = run_id
             self._offset = 0

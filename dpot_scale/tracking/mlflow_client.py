@@ -162,12 +162,12 @@ def run_of(mlflow_client: "MlflowClient", run_id: str) -> "Run | None":
         raise
 
 
-def remembered_run(directory: Path) -> str | None:
+def read_run_id(directory: Path) -> str | None:
     """Return the id of the MLflow run of a directory; None before it was opened."""
-    return remembered(directory / RUN_ID_FILE)
+    return read_id(directory / RUN_ID_FILE)
 
 
-def remembered(file: Path) -> str | None:
+def read_id(file: Path) -> str | None:
     """Return the id in a file; None if there is none yet."""
     with contextlib.suppress(FileNotFoundError):
         return file.read_text().strip() or None

@@ -12,8 +12,8 @@ from dpot_scale.tracking.mlflow_client import (
     attach,
     client,
     never_fatal,
-    remembered,
-    remembered_run,
+    read_id,
+    read_run_id,
     warn_if_deleted,
 )
 
@@ -42,7 +42,7 @@ def annotate(
         is_finished: Whether nothing is left to do. If the owner of the run was killed before it
             could end the run, the run is ended now.
     """
-    run_id = remembered_run(directory)
+    run_id = read_run_id(directory)
     if run_id is None or tracking.mlflow_uri is None:
         return
     with never_fatal(f"the MLflow run {run_id} lacks its report"):
@@ -64,8 +64,8 @@ def review(
         tracking: The address of MLflow.
         page: The page to open: that of the run, or that of all runs of its experiment.
     """
-    uri, run = tracking.mlflow_uri, remembered_run(directory)
-    experiment = remembered(directory / EXPERIMENT_ID_FILE)
+    uri, run = tracking.mlflow_uri, read_run_id(directory)
+    experiment = read_id(directory / EXPERIMENT_ID_FILE)
     if uri is None or run is None or experiment is None:
         return []
     place = f"experiments/{experiment}" + (f"/runs/{run}" if page == "run" else "")

@@ -26,8 +26,8 @@ from dpot_scale.tracking.mlflow_client import (
     client,
     experiment_of,
     never_fatal,
+    read_run_id,
     reason,
-    remembered_run,
     run_of,
     warn_if_deleted,
     warn_once,
@@ -122,7 +122,7 @@ class MlflowRun:
         while self.run_id is None and not self._closing.is_set():
             try:
                 if self._parent is None or self._parent.run_id is not None:
-                    self.run_id = self._opened()
+                    self.run_id = self._find_or_make()
             except Exception as error:
                 if type(error) is not warned_of:
                     warned_of = type(error)
@@ -133,9 +133,9 @@ class MlflowRun:
                 self._is_late = True
                 self._closing.wait(RETRY_SECONDS)
 
-    def _opened(self) -> str:
+    def _find_or_make(self) -> str:
         mlflow_client = client(self._tracking.mlflow_uri or "")
-        run = self._known(mlflow_client)
+        run = self._find_known(mlflow_client)
         tags = self._tags
         if self._parent is not None:
             tags = tags | {"mlflow.parentRunId": self._parent.run_id or ""}
@@ -154,9 +154,9 @@ class MlflowRun:
         mlflow_client.update_run(run.info.run_id, status="RUNNING")
         return str(run.info.run_id)
 
-    def _known(self, mlflow_client: "MlflowClient") -> "Run | None":
+    def _find_known(self, mlflow_client: "MlflowClient") -> "Run | None":
         """Return the run that the directory remembers, if it can be used."""
-        known = self._made or remembered_run(self._directory)
+        known = self._made or read_run_id(self._directory)
         run = None if known is None else run_of(mlflow_client, known)
         if run is None or run.info.lifecycle_stage == "active":
             return run

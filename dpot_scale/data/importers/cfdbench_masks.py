@@ -51,10 +51,10 @@ def reference_frames(
     if problem != "cavity":
         frames_Tcyx = np.pad(frames_Tcyx, ((0, 0), (0, 0), (1, 1), (1, 0)))
         frames_Tcyx[:, 0, 1:-1, 0] = values["vel_in"]
-    return _resized(frames_Tcyx, grid)
+    return _resize(frames_Tcyx, grid)
 
 
-def _resized(frames_Tcyx: Array, grid: int) -> Array:
+def _resize(frames_Tcyx: Array, grid: int) -> Array:
     """Resize linearly with aligned corners; to the last bit as torch does it."""
     if frames_Tcyx.shape[2:] == (grid, grid):
         return frames_Tcyx

@@ -118,16 +118,16 @@ def _contents(path: Path) -> str:
     """Return the names at the top level of a container, in parentheses, for a sentence."""
     if h5py.is_hdf5(path):
         with open_hdf5(path) as file:
-            return f" (HDF5 with: {_shown(list(file))})"
+            return f" (HDF5 with: {_list_some(list(file))})"
     if load := arrays.loader(path):
         shapes = [f"{name} {array.dtype} {array.shape}" for name, array in load().items()]
-        return f" (arrays: {_shown(shapes).strip()})"
+        return f" (arrays: {_list_some(shapes).strip()})"
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
-            return f" (zip with: {_shown(archive.namelist())}; unpack it first)"
+            return f" (zip with: {_list_some(archive.namelist())}; unpack it first)"
     return ""
 
 
-def _shown(names: Sequence[str]) -> str:
+def _list_some(names: Sequence[str]) -> str:
     shown = ", ".join(names[:SHOWN_KEYS]) + (", ..." if len(names) > SHOWN_KEYS else "")
     return shown or "nothing"

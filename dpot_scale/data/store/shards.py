@@ -74,10 +74,10 @@ class View:
         Raises:
             UNREADABLE: the file is missing or not what it was.
         """
-        rows = _shifted(rows, self.first_trajectory)
-        frames = _shifted(frames, self.first_frame)
+        rows = _shift(rows, self.first_trajectory)
+        frames = _shift(frames, self.first_frame)
         parts = [
-            _sliced(files.array(self.file, array.name), array.axes, self.spatial_axes, rows, frames)
+            _slice(files.array(self.file, array.name), array.axes, self.spatial_axes, rows, frames)
             for array in self.arrays
         ]
         fields_NTCs = np.concatenate(parts, axis=2) if len(parts) > 1 else parts[0]
@@ -139,7 +139,7 @@ class OpenFiles(threading.local):
         if file.endswith(os.sep):
             check_regular(Path(file + name))
             return np.load(file + name, mmap_mode="r", allow_pickle=False)
-        opened = self._opened(file)
+        opened = self._open(file)
         if name not in opened.arrays:
             array = opened.content[name]
             if not isinstance(array, h5py.Dataset):
@@ -149,7 +149,7 @@ class OpenFiles(threading.local):
 
     def file(self, path: str) -> h5py.File:
         """Return an HDF5 file, opened for reading."""
-        return self._opened(path).content
+        return self._open(path).content
 
     def check_uncut(self, file: str) -> None:
         """Refuse data read from a file that was cut while open: HDF5 fills the gap with zeros.
@@ -159,7 +159,7 @@ class OpenFiles(threading.local):
         """
         if file.endswith(os.sep):
             return  # mapped anew for each read, which fails if it is too short
-        opened = self._opened(file)
+        opened = self._open(file)
         size = os.fstat(opened.descriptor).st_size
         if size < opened.size:
             raise OSError(f"cut from {opened.size:,} to {size:,} bytes while it was open")
@@ -171,7 +171,7 @@ class OpenFiles(threading.local):
                 opened.content.close()
         self._files.clear()
 
-    def _opened(self, path: str) -> "_OpenFile":
+    def _open(self, path: str) -> "_OpenFile":
         key = (os.getpid(), path)
         if key not in self._files:
             if len(self._files) >= OPEN_FILES:
@@ -195,11 +195,11 @@ class _OpenFile:
         return cls(content, descriptor, os.fstat(descriptor).st_size)
 
 
-def _shifted(part: slice, by: int) -> slice:
+def _shift(part: slice, by: int) -> slice:
     return slice(part.start + by, part.stop + by)
 
 
-def _sliced(
+def _slice(
     array: h5py.Dataset | Array,
     axes: Sequence[str],
     spatial_axes: Sequence[str],

@@ -177,9 +177,11 @@ def _repetitions(places: list[list[str]]) -> list[str]:
     superfluous = sum(len(same) - 1 for same in repeated)
     sentences = []
     if leaked:
-        sentences.append(f"{tests} test trajectories are also in the train split{_shown(leaked)}")
+        sentences.append(
+            f"{tests} test trajectories are also in the train split{_list_some(leaked)}"
+        )
     if repeated:
-        sentences.append(f"{superfluous} trajectories repeat another one{_shown(repeated)}")
+        sentences.append(f"{superfluous} trajectories repeat another one{_list_some(repeated)}")
     return sentences
 
 
@@ -187,6 +189,6 @@ def _splits(places: list[str]) -> set[str]:
     return {place.split()[0] for place in places}
 
 
-def _shown(groups: list[list[str]]) -> str:
+def _list_some(groups: list[list[str]]) -> str:
     shown = "; ".join(" = ".join(same[:SHOWN_TRAJECTORIES]) for same in groups[:SHOWN_TRAJECTORIES])
     return f" ({shown}{'; ...' if len(groups) > SHOWN_TRAJECTORIES else ''})"
