@@ -28,7 +28,7 @@ from dpot_scale.scaling.journal import Journal
 from dpot_scale.scaling.plan import Trial, plan
 from dpot_scale.tracking.spool import SPOOL, newest_record, read_metrics
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
 
 REPOSITORY = Path(__file__).parents[2]
 STEPS = 160  # long enough to be caught in the middle
@@ -62,7 +62,7 @@ class Submission:
             )
 
     def ended(self) -> tuple[int, str]:
-        code = self.process.wait(timeout=200)
+        code = self.process.wait(timeout=300)
         return code, self.log.read_text()
 
 
@@ -106,7 +106,7 @@ class Home:
 
 
 def wait_until(happened: Callable[[], bool], driver: Submission) -> None:
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 240
     while not happened():
         assert driver.process.poll() is None, driver.log.read_text()
         assert time.monotonic() < deadline, driver.log.read_text()
@@ -383,7 +383,7 @@ def test_as_a_ray_job_on_a_busy_cluster(
 
 def accepted(home: Path, command: list[str]) -> Submission:
     """Submit a job until the cluster takes it: its agent starts some time after its dashboard."""
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 180
     while True:
         job = Submission(home, command, PYTHONUNBUFFERED="1", **AUTHENTICATION)
         while job.process.poll() is None and "submitted successfully" not in job.log.read_text():
@@ -409,7 +409,7 @@ def free_ports(number: int) -> list[int]:
 
 
 def wait_for_dashboard(port: int, head: "subprocess.Popen[IO[bytes]]", log: Path) -> None:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 180
     while True:
         with socket.socket() as probe:
             if probe.connect_ex(("127.0.0.1", port)) == 0:

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from multiprocessing.context import ForkServerContext
 from multiprocessing.queues import Queue
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
@@ -361,11 +362,18 @@ def open_many(barrier: Barrier, results: "Queue[list[str | None]]", folder: Path
     results.put(found)
 
 
+def forking() -> ForkServerContext:
+    """Make processes from one that has imported MLflow, which takes seconds."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["mlflow.store.tracking.sqlalchemy_store"])
+    return context
+
+
 def test_processes_that_open_one_fresh_database_at_once_all_get_their_runs(tmp_path: Path) -> None:
-    spawned = multiprocessing.get_context("spawn")
-    barrier, results = spawned.Barrier(4), spawned.Queue()
+    forked = forking()
+    barrier, results = forked.Barrier(4), forked.Queue()
     processes = [
-        spawned.Process(target=open_many, args=(barrier, results, tmp_path)) for _ in range(4)
+        forked.Process(target=open_many, args=(barrier, results, tmp_path)) for _ in range(4)
     ]
     for process in processes:
         process.start()
@@ -380,8 +388,8 @@ def test_processes_that_open_one_fresh_database_at_once_all_get_their_runs(tmp_p
 
 
 def test_a_database_whose_maker_was_killed_half_way_is_made_anew(tmp_path: Path) -> None:
-    spawned = multiprocessing.get_context("spawn")
-    process = spawned.Process(target=opened, args=(tmp_path / "killed", at(tmp_path)))
+    forked = forking()
+    process = forked.Process(target=opened, args=(tmp_path / "killed", at(tmp_path)))
     process.start()
     wait_for(lambda: any(path.stat().st_size for path in tmp_path.glob(".mlflow.db_*/mlflow.db")))
     process.kill()
