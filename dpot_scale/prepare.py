@@ -1,7 +1,6 @@
 """Entry: make datasets, by generating them or from published files, and look after them."""
 
 import argparse
-import math
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -9,7 +8,7 @@ from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
 
-from dpot_scale.config.arguments import Entry
+from dpot_scale.config.arguments import Entry, positive_number
 from dpot_scale.config.load import load_suite, presets
 from dpot_scale.config.places import in_home
 from dpot_scale.data.importers.collection import import_all
@@ -36,11 +35,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     _add_generate(entry)
     _add_import(entry)
-    for name, text, run in (
-        ("list", "show which datasets there are", _list),
-        ("verify", "check checksums, shapes, values and repeated trajectories", _verify),
+    for name, text, look in (
+        ("list", "show which datasets there are", list_datasets),
+        ("verify", "check checksums, shapes, values and repeated trajectories", verify_datasets),
     ):
-        entry.add_command(name, text, run).add_argument(
+        entry.add_command(name, text, partial(_show, look)).add_argument(
             "folder",
             type=Path,
             nargs="?",
@@ -82,15 +81,8 @@ def _import(options: argparse.Namespace) -> int:
     return 1 if outcome.problems else 0
 
 
-def _list(options: argparse.Namespace) -> int:
-    return _show(list_datasets(in_home(options.folder)))
-
-
-def _verify(options: argparse.Namespace) -> int:
-    return _show(verify_datasets(in_home(options.folder)))
-
-
-def _show(overview: Overview) -> int:
+def _show(look: Callable[[Path], Overview], options: argparse.Namespace) -> int:
+    overview = look(in_home(options.folder))
     print_line(overview.table())
     for note in overview.notes:
         print_line(f"note: {note}")
@@ -121,7 +113,7 @@ def _add_generate(entry: Entry) -> None:
     )
     command.add_argument(
         "--scale",
-        type=_positive,
+        type=positive_number,
         default=1.0,
         metavar="FACTOR",
         help="multiply the number of trajectories; the suite is then called SUITE-xFACTOR",
@@ -169,13 +161,6 @@ def _add_import(entry: Entry) -> None:
         choices=["paper"],
         help="paper: reproduce the reference's preprocessing with its quirks (docs/data.md)",
     )
-
-
-def _positive(text: str) -> float:
-    number = float(text)
-    if not 0 < number < math.inf:
-        raise argparse.ArgumentTypeError(f"{text!r} must be positive")
-    return number
 
 
 def _dataset_name(text: str) -> str:

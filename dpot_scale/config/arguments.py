@@ -5,6 +5,8 @@ one function that does what the entry, or the command that was given, is for.
 """
 
 import argparse
+import contextlib
+import math
 import re
 import sys
 import textwrap
@@ -152,6 +154,16 @@ class Entry(Parser):
         if words[0] not in known and not words[0].startswith("-"):
             hint = config_hint(words[0]) or nearest(words[0], known)
             self.error(f"there is no command {words[0]!r}{hint}; choose from: {choices}")
+
+
+def positive_number(text: str) -> float:
+    """Return the number that an argument stands for: the `type` of an argparse option."""
+    number = math.nan
+    with contextlib.suppress(ValueError):
+        number = float(text)
+    if not 0 < number < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is no positive number")
+    return number
 
 
 class _HelpFormatter(argparse.HelpFormatter):

@@ -1,10 +1,10 @@
 """The one way in which entries have commands, options and help."""
 
-from argparse import Namespace
+from argparse import ArgumentTypeError, Namespace
 
 import pytest
 
-from dpot_scale.config.arguments import Entry, add_config_arguments
+from dpot_scale.config.arguments import Entry, add_config_arguments, positive_number
 
 WORDS = {"plan": "print it", "run": "do it"}
 
@@ -70,3 +70,10 @@ def test_the_help_wraps_paragraphs_and_keeps_lists(
     shown = capsys.readouterr().out
     assert "\n  as it is   here\nThe end.\n" in shown
     assert max(map(len, shown.splitlines())) < 60
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "inf", "nan", "many"])
+def test_what_is_no_positive_number_is_refused(text: str) -> None:
+    assert positive_number("2.5") == 2.5
+    with pytest.raises(ArgumentTypeError, match=f"'{text}' is no positive number"):
+        positive_number(text)
