@@ -3,7 +3,7 @@
 `python docs/config_reference.py` writes the page anew; a test compares it with the classes.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -44,26 +44,28 @@ def page() -> str:
         sections = schema.get("$defs", {})
         chapters = list(_sections(schema, sections, places))
         is_run = kind == "run"
-        parts.append(_chapter(f"## A {kind}", schema, places, [] if is_run else None))
+        parts.append(_chapter(f"## A {kind}", schema, places, _deciding([]) if is_run else None))
         for keys, name in chapters:
             if name == ModelConfig.__name__:
                 parts += _families(keys, places)
             else:
-                path = keys.split(".") if is_run else None
-                parts.append(_chapter(f"### `{keys}`", sections[name], places, path))
+                decides = _deciding(keys.split(".")) if is_run else None
+                parts.append(_chapter(f"### `{keys}`", sections[name], places, decides))
     return "\n".join(parts)
 
 
 def _families(keys: str, places: dict[str, str]) -> Iterator[str]:
     """Yield the chapters on the models of each family, the default one first."""
     for family in sorted(FAMILIES, key=lambda name: name != DEFAULT_FAMILY):
-        schema = _schema(config_class({"family": family}))
+        config = config_class({"family": family})
+        schema = _schema(config)
         sections = schema.get("$defs", {})
         chapters = list(_sections(schema, sections, places, f"{keys}."))
         of_family = "" if family == DEFAULT_FAMILY else f" of the family {family}"
-        yield _chapter(f"### `{keys}`{of_family}", schema, places, keys.split("."))
+        decides = set(config.dimension_names()).__contains__  # all that counts of a model
+        yield _chapter(f"### `{keys}`{of_family}", schema, places, decides)
         for path, name in chapters:
-            yield _chapter(f"### `{path}`", sections[name], places, path.split("."))
+            yield _chapter(f"### `{path}`", sections[name], places, lambda _: True)
 
 
 def undescribed() -> list[str]:
@@ -128,30 +130,36 @@ def _entries(field: Schema) -> list[Schema]:
     return [entry for entry in entries if isinstance(entry, dict)]
 
 
-def _chapter(heading: str, section: Schema, places: dict[str, str], path: list[str] | None) -> str:
+def _chapter(
+    heading: str, section: Schema, places: dict[str, str], decides: Callable[[str], bool] | None
+) -> str:
     """Return the table of a section.
 
     Args:
         heading: The heading above it.
         section: The schema of the section.
         places: Of each class, the heading of its chapter.
-        path: The keys of a run that lead to the section; None if it is no part of a run.
+        decides: Whether a key is part of a run's identity; None if the section is of no run.
     """
     lines = [heading, "", section["description"].partition("\n\n")[0], ""]
-    columns = ["key", "value", "default", *["identity"] * (path is not None), "meaning"]
+    columns = ["key", "value", "default", *["identity"] * (decides is not None), "meaning"]
     lines += [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
     for key, field in section["properties"].items():
         cells = [f"`{key}`", _value(field, places)]
         cells.append("**required**" if key in section.get("required", ()) else _default(field))
-        if path is not None:
-            cells.append("yes" if _decides_numbers([*path, key]) and "$ref" not in field else "")
+        if decides is not None:
+            cells.append("yes" if decides(key) and "$ref" not in field else "")
         cells.append(" ".join(field.get("description", "").split()).replace("|", "\\|"))
         lines.append(f"| {' | '.join(cells)} |".replace("|  |", "| |").replace("|  |", "| |"))
     return "\n".join(lines) + "\n"
 
 
-def _decides_numbers(path: list[str]) -> bool:
-    """Return whether a key of a run is part of its identity."""
+def _deciding(path: list[str]) -> Callable[[str], bool]:
+    """Return a function that says which keys of a section decide the identity of a run."""
+    return lambda key: _is_in_identity([*path, key])
+
+
+def _is_in_identity(path: list[str]) -> bool:
     left_out: Any = LEFT_OUT
     for key in path:
         if left_out is True or key not in left_out:

@@ -1,5 +1,6 @@
 """docs/config.md tells of every config key, and is what its script writes today."""
 
+import re
 import runpy
 import sys
 from pathlib import Path
@@ -9,6 +10,8 @@ from typing import Literal
 import pytest
 
 from dpot_scale.config.base import Section
+from dpot_scale.config.identity import Contents, identity
+from dpot_scale.config.load import load_run
 from dpot_scale.config.model import FAMILIES, ModelConfig
 
 SCRIPT = Path(__file__).parents[2] / "docs" / "config_reference.py"
@@ -30,6 +33,39 @@ def test_a_key_stands_with_its_values_its_default_its_identity_and_its_meaning()
         "| `log_every` | whole number ≥ 1 | `10` | | Steps per logged point of a curve. |" in page
     )
     assert "| `lr` | number > 0 | `0.001` | yes | Peak learning rate. |" in page
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "seed=7",
+        "output=elsewhere",
+        "model.width=96",
+        "model.horizon=2",
+        "data.root=there",
+        "data.strides=[1,2]",
+        "objective.noise=0.1",
+        "optim.lr=1",
+        "batch.micro_batch=1",
+        "batch.global_batch=8",
+        "engine.compile=true",
+        "engine.spectral_dtype=float32",
+        "evaluation.every=3",
+        "checkpoint.keep=4",
+        "tracking.log_every=1",
+    ],
+)
+def test_a_key_with_yes_under_identity_makes_another_run(override: str) -> None:
+    *sections, key = override.partition("=")[0].split(".")
+    heading = f"### `{'.'.join(sections)}`" if sections else "## A run"
+    _, _, chapter = REFERENCE["page"]().partition(f"{heading}\n")
+    row = re.search(rf"^\| `{key}` \|[^|]*\|[^|]*\|([^|]*)\|", chapter, re.M)
+    assert row is not None
+    before, after = (
+        identity(load_run("quickstart", overrides), Contents(datasets={}))
+        for overrides in ([], [override])
+    )
+    assert (before != after) == (row[1].strip() == "yes")
 
 
 class Heads(Section):
