@@ -37,7 +37,7 @@ from dpot_scale.scaling.endings import (
 )
 from dpot_scale.scaling.journal import Event, Journal
 from dpot_scale.scaling.plan import Trial, plan, plan_table
-from dpot_scale.scaling.progress import Progress
+from dpot_scale.scaling.progress import TrialProgress
 from dpot_scale.scaling.stopping import ask_to_stop, let_run
 from dpot_scale.scaling.worker import TrialTask, train_trial
 from dpot_scale.tracking.mlflow_run import MlflowRun, record_life
@@ -101,7 +101,7 @@ class Controller:
     def _run_all(self, trials: Sequence[Trial], at_a_time: int) -> dict[str, str]:
         with (
             ThreadPoolExecutor(at_a_time) as pool,
-            closing(Progress(trials, self.say)) as progress,
+            closing(TrialProgress(trials, self.say)) as progress,
             closing(Signals()) as signals,
         ):
             running = {pool.submit(self._run_trial, trial): trial for trial in trials}
@@ -123,7 +123,7 @@ class Controller:
         return ended.failures
 
     def _collect(
-        self, running: dict[Future[None], Trial], ended: Ended, progress: Progress
+        self, running: dict[Future[None], Trial], ended: Ended, progress: TrialProgress
     ) -> None:
         """Wait a moment for trials that end, and say how they did."""
         done, _ = wait(running, timeout=POLL_SECONDS, return_when=FIRST_COMPLETED)
@@ -133,7 +133,7 @@ class Controller:
             progress.finish(trial, ended.add(trial, future.exception()))
 
     def _stop_all(
-        self, running: dict[Future[None], Trial], ended: Ended, progress: Progress
+        self, running: dict[Future[None], Trial], ended: Ended, progress: TrialProgress
     ) -> None:
         """Let what trains save and end; what has not begun is left for the next submission."""
         self._stopping.set()

@@ -11,7 +11,7 @@ from dpot_scale.tracking.spool import SPOOL, newest_record
 LINE_SECONDS = 15.0  # between two lines about one trial where there is no terminal
 
 
-class Progress:
+class TrialProgress:
     """Shows the trials that train.
 
     Args:

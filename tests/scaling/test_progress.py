@@ -9,7 +9,7 @@ from dpot_scale.config.load import load_sweep
 from dpot_scale.config.places import anchored
 from dpot_scale.scaling import progress as progress_module
 from dpot_scale.scaling.plan import Trial, plan
-from dpot_scale.scaling.progress import LINE_SECONDS, Progress
+from dpot_scale.scaling.progress import LINE_SECONDS, TrialProgress
 from dpot_scale.tracking import names
 from dpot_scale.tracking.spool import SPOOL
 
@@ -47,7 +47,7 @@ def test_a_line_for_each_trial_that_has_recorded_something(
     trials: list[Trial], clock: Clock
 ) -> None:
     said: list[str] = []
-    progress = Progress(trials, said.append)
+    progress = TrialProgress(trials, said.append)
     progress.update()
     assert said == [], "nothing is recorded yet"
     first, second = trials
@@ -62,7 +62,7 @@ def test_a_line_for_each_trial_that_has_recorded_something(
 
 def test_a_line_comes_once_for_a_step_and_not_too_often(trials: list[Trial], clock: Clock) -> None:
     said: list[str] = []
-    progress = Progress(trials[:1], said.append)
+    progress = TrialProgress(trials[:1], said.append)
     record(trials[0], 1)
     progress.update()
     record(trials[0], 2)
@@ -78,7 +78,7 @@ def test_a_line_comes_once_for_a_step_and_not_too_often(trials: list[Trial], clo
 
 def test_a_trial_that_ended_is_shown_no_longer(trials: list[Trial], clock: Clock) -> None:
     said: list[str] = []
-    progress = Progress(trials, said.append)
+    progress = TrialProgress(trials, said.append)
     progress.finish(trials[0], "finished")
     record(trials[0], 1)
     progress.update()

@@ -44,15 +44,13 @@ def parts_of(sources: Sequence[Source], name: str) -> list[Part]:
         parts += [Part(source, "train", 0, train), Part(source, "test", train, test)]
     missing = {"train", "test"} - {part.split for part in parts}
     if missing:
+        first = sources[0].path
+        place = first if len(sources) == 1 else first.parent
         raise DataError(
-            f"{_folder(sources)} holds no {' and no '.join(sorted(missing))} files of dataset "
+            f"{place} holds no {' and no '.join(sorted(missing))} files of dataset "
             f"{name}; import its train and test files together"
         )
     return sorted(parts, key=lambda part: part.split == "test")
-
-
-def _folder(sources: Sequence[Source]) -> Path:
-    return sources[0].path if len(sources) == 1 else sources[0].path.parent
 
 
 def _test_trajectories(source: Source, name: str) -> int:

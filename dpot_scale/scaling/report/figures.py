@@ -42,11 +42,11 @@ def _draw_mean(axis: Axes, group: Sequence[Finished], windows: int, color: str) 
         ("one step", [entry.result.mean_one_step_rel_l2 for entry in group], "s"),
     ):
         law = fit_power_law(sizes, errors)
+        fill, style = (color, "-") if kind == "rollout" else ("white", "--")
         label = f"{kind}, {windows:,} windows"
-        axis.plot(sizes, errors, marker, color=color, ms=5, label=label, mfc=_fill(kind, color))
+        axis.plot(sizes, errors, marker, color=color, ms=5, label=label, mfc=fill)
         if law is not None:
             line = np.geomspace(min(sizes), max(sizes), 50)
-            style = "-" if kind == "rollout" else "--"
             axis.plot(
                 line,
                 law.predict(line),
@@ -63,10 +63,6 @@ def _draw_mean(axis: Axes, group: Sequence[Finished], windows: int, color: str) 
             xytext=(4, 5),
             fontsize=8,
         )
-
-
-def _fill(kind: str, color: str) -> str:
-    return color if kind == "rollout" else "white"
 
 
 def _draw_datasets(axis: Axes, group: Sequence[Finished]) -> None:
