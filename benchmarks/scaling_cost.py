@@ -420,7 +420,7 @@ def surroundings(folder: Path) -> float:
     loops: list[float] = []
     own_clock, wall = time.thread_time, time.perf_counter
     with (
-        timing(health.Health, "signalled", wall, spent),
+        timing(health.Health, "vote", wall, spent),
         timing(meter.Meter, "add", wall, spent),
         timing(meter.Meter, "reduce", wall, spent),
         timing(tracker.Tracker, "log", wall, spent),
