@@ -1,9 +1,11 @@
 """What there is to run: `python -m dpot_scale`."""
 
 import sys
+from collections.abc import Sequence
 
 from dpot_scale.config.sentences import nearest
 from dpot_scale.errors import USER_ERROR_EXIT_CODE
+from dpot_scale.terminal import print_error, print_line
 
 ENTRIES = {
     "prepare": "make datasets: solve equations, import published files, list and verify",
@@ -14,8 +16,9 @@ ENTRIES = {
 }
 
 
-def main(arguments: list[str]) -> int:
-    """Print the entries; a word that was to be one is answered with the command."""
+def main(argv: Sequence[str] | None = None) -> int:
+    """Print the entries; a word that was meant as one is answered with the command."""
+    arguments = sys.argv[1:] if argv is None else argv
     if arguments and not arguments[0].startswith("-"):
         word, *rest = arguments
         hint = (
@@ -23,12 +26,12 @@ def main(arguments: list[str]) -> int:
             if word in ENTRIES
             else f"one of: {', '.join(ENTRIES)}{nearest(word, ENTRIES)}"
         )
-        sys.stderr.write(f"error: {word!r} is no argument of dpot_scale; run {hint}\n")
+        print_error(f"{word!r} is no argument of dpot_scale; run {hint}")
         return USER_ERROR_EXIT_CODE
     lines = [f"  python -m dpot_scale.{name:<10}{text}" for name, text in ENTRIES.items()]
-    sys.stdout.write("\n".join([*lines, "", "Each says more with --help."]) + "\n")
+    print_line("\n".join([*lines, "", "Each says more with --help."]))
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

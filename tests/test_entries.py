@@ -1,5 +1,7 @@
 """All entries: what needs nothing that loads for seconds is answered without it."""
 
+import importlib
+import inspect
 import subprocess
 import sys
 from pathlib import Path
@@ -76,6 +78,13 @@ def test_a_mistake_is_one_sentence_at_once(
     assert lines[0].startswith("error: ")
     assert sentence in lines[0]
     assert imported == set()
+
+
+@pytest.mark.parametrize("entry", [*ENTRIES, "__main__"])
+def test_every_entry_is_called_alike(entry: str) -> None:
+    main = importlib.import_module(f"dpot_scale.{entry}").main
+    signature = inspect.signature(main)
+    assert str(signature).startswith("(argv: collections.abc.Sequence[str] | None = None) -> int")
 
 
 @pytest.mark.parametrize("entry", ENTRIES)
