@@ -37,10 +37,9 @@ TESTED_ELSEWHERE = {
     "engine/fairscale.py": "engine/test_zero.py",
     "engine/start.py": "engine/test_zero.py",
     # What every family offers is tested for each.
-    "models/dpot/family.py": "models/dpot/test_config.py",
-    "models/families.py": "models/dpot/test_config.py",
-    "models/family.py": "models/dpot/test_config.py",
-    "models/forecaster.py": "forecasting/test_rollout.py",
+    "models/dpot/family.py": "models/test_family.py",  # as every family
+    "models/families.py": "models/test_family.py",
+    "models/forecaster.py": "models/test_family.py",
     # Whole runs, as real processes.
     "evaluation/weights.py": "test_evaluate.py",
     "runs/resolved.py": "test_train.py",

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from dpot_scale.config.load import load_suite, load_sweep
+from dpot_scale.config.model import FAMILIES
 from dpot_scale.data.generation.equations import SOLVERS
 from dpot_scale.data.generation.suite import generate_suite
 from dpot_scale.data.importers.formats import FORMATS
@@ -20,6 +21,7 @@ from dpot_scale.scaling.plan import plan
 from dpot_scale.scaling.report.write import RESULTS
 
 PAGES = Path(__file__).parents[2] / "docs" / "how-to"
+TOY = Path(__file__).parents[1] / "end_to_end" / "toy_family"
 
 
 def block(page: str, language: str) -> str:
@@ -99,3 +101,23 @@ def test_the_results_of_sweeps_are_compared(
         "noise-1e-4  W64  2,048 windows: 0.4000",
         "noise-5e-4  W64  2,048 windows: 0.2000",
     ]
+
+
+def test_the_family_is_the_one_that_is_tested() -> None:
+    text = (PAGES / "model-family.md").read_text(encoding="utf-8")
+    shown = dict(re.findall(r"^`(\w+\.py)`:\n.*?^```python\n(.*?)^```", text, re.M | re.S))
+    assert shown.keys() == {"config.py", "family.py", "network.py"}
+    for name, code in shown.items():
+        assert code == (TOY / name).read_text(encoding="utf-8")
+
+
+def test_two_families_have_a_plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(TOY.parent))
+    monkeypatch.setitem(FAMILIES, "toy", "toy_family")
+    (tmp_path / "families.yaml").write_text(block("model-family.md", "yaml"))
+    trials = plan(load_sweep(str(tmp_path / "families.yaml")))
+    assert {trial.label: trial.run.model.family for trial in trials} == {
+        "debug": "dpot",
+        "toy": "toy",
+    }
+    assert len({trial.run.model.grid for trial in trials}) == 1

@@ -1,7 +1,6 @@
 """The config of one DPOT, with the named sizes. No torch here."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, Literal
 
 from pydantic import (
@@ -10,7 +9,6 @@ from pydantic import (
     ValidationInfo,
     field_validator,
     model_serializer,
-    model_validator,
 )
 from pydantic_core import PydanticCustomError
 
@@ -48,7 +46,6 @@ SIZES: dict[SizeName, Size] = {
     "L": Size(width=1536, depth=24, heads=16, mlp_ratio=4, out_layer_dim=128),
     "H": Size(width=2048, depth=27, heads=8, mlp_ratio=4, out_layer_dim=128),
 }
-DIMENSIONS_OF_SIZE = tuple(field.name for field in fields(Size))
 # Of a dimension that is not set apart: that of the named size.
 OF_SIZE: Any = Field(default=None, validate_default=True)
 
@@ -56,8 +53,8 @@ OF_SIZE: Any = Field(default=None, validate_default=True)
 class DPOTConfig(ModelConfig):
     """One DPOT: a named size, each dimension of which can be set apart.
 
-    `model_dump` leaves out the dimensions that are not set apart, so that another size takes effect
-    where it is laid over a saved config.
+    `model_dump` leaves out the dimensions that are those of the size, so that another size takes
+    effect where it is laid over a saved config.
     """
 
     family: Literal["dpot"] = "dpot"
@@ -87,15 +84,7 @@ class DPOTConfig(ModelConfig):
 
     abbreviations: ClassVar[tuple[str, ...]] = ("size",)
 
-    @model_validator(mode="before")
-    @classmethod
-    def _without_empty_dimensions(cls, values: object) -> object:
-        """Take null, as older configs say it, for a dimension that is not set apart."""
-        if not isinstance(values, Mapping):
-            return values
-        return {k: v for k, v in values.items() if v is not None or k not in DIMENSIONS_OF_SIZE}
-
-    @field_validator(*DIMENSIONS_OF_SIZE, mode="before")
+    @field_validator("width", "depth", "heads", "mlp_ratio", "out_layer_dim", mode="before")
     @classmethod
     def _take_from_size(cls, value: object, info: ValidationInfo) -> object:
         size = info.data.get("size", cls.model_fields["size"].default)
@@ -129,9 +118,9 @@ class DPOTConfig(ModelConfig):
     def _leave_out_the_dimensions_of_the_size(
         self, serialize: SerializerFunctionWrapHandler
     ) -> dict[str, Any]:
-        set_apart = self.model_fields_set
+        of_size = asdict(SIZES[self.size])
         values: dict[str, Any] = serialize(self)
-        return {k: v for k, v in values.items() if k not in DIMENSIONS_OF_SIZE or k in set_apart}
+        return {k: v for k, v in values.items() if k not in of_size or v != of_size[k]}
 
     @property
     def latent_grid(self) -> int:

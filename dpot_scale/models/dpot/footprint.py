@@ -20,7 +20,7 @@ def footprint(
     temporal = config.history * config.width**2
     return Footprint(
         parameters=count.total,
-        largest_parameter=temporal,
+        largest_parameter=temporal,  # of all sizes but debug
         block=count.blocks // config.depth,
         block_matrix=config.mlp_ratio * config.width**2,
         vector=config.width,

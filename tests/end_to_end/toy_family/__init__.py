@@ -1,0 +1,1 @@
+"""A family of small models: residual convolutions on the grid."""

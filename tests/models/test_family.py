@@ -1,0 +1,175 @@
+"""What every family promises: its formulas are those of its network."""
+
+import importlib
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from dpot_scale.checkpoints.weights import load_model
+from dpot_scale.checkpoints.weights_file import save_model
+from dpot_scale.config.model import FAMILIES, ModelConfig, config_class
+from dpot_scale.errors import DataError
+from dpot_scale.models.families import family_of
+from dpot_scale.models.family import BLOCKS, KEEP_ALL, Family, Recompute
+from dpot_scale.models.forecaster import Forecaster
+
+# Where the registry of the package ends, the one of the tests goes on.
+TOY = Path(__file__).parents[1] / "end_to_end"
+SHAPE = {"grid": 16, "channels": 3, "history": 4, "horizon": 2}
+# What makes the default model of a family small, where it is not.
+SMALL = {"dpot": {"size": "debug"}}
+
+
+@pytest.fixture(params=[*FAMILIES, "toy"])
+def model(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> ModelConfig:
+    """A small model of a family, for small frames."""
+    monkeypatch.syspath_prepend(str(TOY))
+    monkeypatch.setitem(FAMILIES, "toy", "toy_family")
+    described = {"family": request.param, **SHAPE, **SMALL.get(request.param, {})}
+    return config_class(described).model_validate(described)
+
+
+@pytest.fixture
+def family(model: ModelConfig) -> Family[Any]:
+    return family_of(model)
+
+
+@pytest.fixture
+def network(model: ModelConfig, family: Family[Any]) -> Forecaster:
+    return drawn(model, KEEP_ALL)
+
+
+def drawn(model: ModelConfig, recompute: Recompute) -> Forecaster:
+    torch.manual_seed(0)
+    return family_of(model).network(model, recompute, "float32")
+
+
+def frames(model: ModelConfig, windows: int = 2) -> Tensor:
+    generator = torch.Generator().manual_seed(1)
+    shape = (windows, model.history, model.channels, *[model.grid] * model.space_dims)
+    return torch.randn(shape, generator=generator)
+
+
+def kept_bytes(network: Forecaster, given: Tensor) -> int:
+    """What the graph of a forward keeps, without the parameters."""
+    weights = {parameter.untyped_storage().data_ptr() for parameter in network.parameters()}
+    kept: dict[int, Tensor] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        kept.setdefault(tensor.untyped_storage().data_ptr(), tensor)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        network(given)
+    return sum(t.untyped_storage().nbytes() for at, t in kept.items() if at not in weights)
+
+
+def test_its_name_is_that_of_the_registry(model: ModelConfig) -> None:
+    assert type(model).model_fields["family"].default == model.family
+    assert model.family in (*FAMILIES, "toy")
+
+
+def test_a_saved_config_is_the_same_config(model: ModelConfig) -> None:
+    saved = model.model_dump(mode="json")
+    assert type(model).model_validate(saved) == model
+    described = type(model).model_validate(model.dimensions())
+    assert described.dimensions() == model.dimensions()
+
+
+def test_a_forecast_has_the_shape_of_the_frames(model: ModelConfig, network: Forecaster) -> None:
+    found = network.bfloat16()(frames(model)).frames
+    space = [model.grid] * model.space_dims
+    assert found.shape == (2, model.horizon, model.channels, *space)
+    assert found.dtype == torch.float32
+    with pytest.raises(DataError, match="the model takes frames of shape"):
+        network(frames(model)[:, 1:])
+
+
+def test_every_parameter_is_counted_in_its_component(
+    model: ModelConfig, family: Family[Any], network: Forecaster
+) -> None:
+    counted = dict.fromkeys(family.components, 0)
+    for key, tensor in network.state_dict().items():
+        (component,) = (
+            name
+            for name, prefixes in family.components.items()
+            if any(key.startswith(prefix) for prefix in prefixes)
+        )
+        counted[component] += tensor.numel()
+        assert not tensor.is_complex()
+    assert family.parameters(model).components == counted
+    assert counted[BLOCKS] == sum(p.numel() for p in network.blocks.parameters())
+
+
+def test_flops_are_those_that_torch_counts(
+    model: ModelConfig, family: Family[Any], network: Forecaster
+) -> None:
+    """Within a factor: a network may merge products, and torch sees no Fourier transform."""
+    windows = 4
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        network(frames(model, windows))
+    flops = family.flops(model, KEEP_ALL)
+    assert 0.5 < counter.get_total_flops() / (windows * flops.forward) < 1.5
+    assert flops.recomputed == 0
+    assert 0 < family.flops(model, Recompute(blocks="full")).recomputed < flops.forward
+
+
+def test_the_footprint_is_that_of_the_network(
+    model: ModelConfig, family: Family[Any], network: Forecaster
+) -> None:
+    found = family.footprint(model, KEEP_ALL, "fp32", "float32")
+    sizes = [parameter.numel() for parameter in network.parameters()]
+    block = [parameter.numel() for parameter in network.blocks[0].parameters()]
+    assert (found.parameters, found.block) == (sum(sizes), sum(block))
+    assert max(block) <= found.largest_parameter <= max(sizes)
+    assert found.block_matrix == max(block)
+    assert 0 < found.vector <= found.block_matrix
+    one, three = (kept_bytes(network, frames(model, windows)) for windows in (1, 3))
+    assert 0.5 < found.per_window / ((three - one) / 2) < 2
+    assert found.fixed == pytest.approx(one - (three - one) / 2, rel=0.1, abs=0.02 * one)
+    less = family.footprint(model, Recompute(blocks="full"), "bf16", "bfloat16")
+    assert less.per_window < found.per_window
+
+
+@pytest.mark.parametrize("blocks", ["full", "every_k", "selective"])
+def test_recomputed_blocks_change_no_gradient(model: ModelConfig, blocks: str) -> None:
+    found, expected = (
+        drawn(model, recompute) for recompute in (Recompute(blocks=blocks), KEEP_ALL)
+    )
+    for network in (found, expected):
+        network(frames(model)).frames.square().sum().backward()
+    for (name, one), other in zip(found.named_parameters(), expected.parameters(), strict=True):
+        torch.testing.assert_close(one.grad, other.grad, rtol=0, atol=0, msg=name)
+    assert kept_bytes(found, frames(model)) <= kept_bytes(expected, frames(model))
+
+
+def test_its_blocks_are_of_the_class_it_names(family: Family[Any], network: Forecaster) -> None:
+    module, _, name = family.block.rpartition(".")
+    expected = getattr(importlib.import_module(module), name)
+    assert {type(block) for block in network.blocks} == {expected}
+
+
+def test_an_export_comes_back(tmp_path: Path, model: ModelConfig, network: Forecaster) -> None:
+    save_model(tmp_path / "model.safetensors", model, network.state_dict())
+    loaded = load_model(tmp_path / "model.safetensors")
+    assert loaded.config.dimensions() == model.dimensions()
+    torch.testing.assert_close(loaded(frames(model)), network.eval()(frames(model)))
+
+
+def test_a_price_needs_no_torch(model: ModelConfig) -> None:
+    program = (
+        "import sys; from dpot_scale.config.model import FAMILIES, config_class; "
+        "from dpot_scale.models.families import family_of; "
+        "from dpot_scale.models.family import KEEP_ALL; "
+        f"FAMILIES['toy'] = 'toy_family'; sys.path.insert(0, {str(TOY)!r}); "
+        f"model = config_class({{'family': {model.family!r}}})(); family = family_of(model); "
+        "family.parameters(model); family.flops(model, KEEP_ALL); "
+        "family.footprint(model, KEEP_ALL, 'bf16', 'float32'); sys.exit('torch' in sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)
