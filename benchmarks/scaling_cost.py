@@ -3,7 +3,7 @@
     python benchmarks/scaling_cost.py step            # time and memory as the case grows
     python benchmarks/scaling_cost.py communication   # numbers sent per step under ZeRO-3
     python benchmarks/scaling_cost.py checkpoint      # saving and loading the training state
-    python benchmarks/scaling_cost.py overhead        # Ray and the sweep; tracking, health, metrics
+    python benchmarks/scaling_cost.py overhead        # Ray and the sweep; tracking, votes, metrics
 
 Every measurement runs in fresh processes, two of them where it says so, each with one thread. A
 growth is fitted as a power of the executed FLOPs or of the parameters.
@@ -213,7 +213,7 @@ def overhead_table() -> None:
                 flush=True,
             )
         shares = [surroundings(folder / f"alone{run}") for run in range(PAIRS)]
-    print(f"\ntracking, health and metrics: {statistics.median(shares):.2%} of the loop")
+    print(f"\ntracking, votes and metrics: {statistics.median(shares):.2%} of the loop")
 
 
 def measured(case: Case) -> Measured:
@@ -407,20 +407,20 @@ def written(path: Path, text: str) -> Path:
 
 
 def surroundings(folder: Path) -> float:
-    """Return the share of a training loop that tracking, health and metrics take, on one rank.
+    """Return the share of a training loop that tracking, votes and metrics take, on one rank.
 
     What the loop waits for, and the CPU time of the thread that sends to MLflow.
     """
     from dpot_scale.runs.resolved import identify
     from dpot_scale.runs.run import run_training
     from dpot_scale.tracking import mirror, tracker
-    from dpot_scale.training import health, loop, meter
+    from dpot_scale.training import loop, meter, watch
 
     spent: list[float] = []  # seconds of each call
     loops: list[float] = []
     own_clock, wall = time.thread_time, time.perf_counter
     with (
-        timing(health.Health, "vote", wall, spent),
+        timing(watch.Watch, "vote", wall, spent),
         timing(meter.Meter, "add", wall, spent),
         timing(meter.Meter, "reduce", wall, spent),
         timing(tracker.Tracker, "log", wall, spent),

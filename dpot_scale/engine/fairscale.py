@@ -24,6 +24,24 @@ from dpot_scale.models.family import Recompute
 from dpot_scale.models.forecaster import Forecast
 
 
+class _WithZeroGradient(torch.autograd.Function):
+    """Returns frames, and gives the logits, which no loss looks at, a gradient of zero.
+
+    DistributedDataParallel demands a gradient of every parameter; it would search for those without
+    one parameter by parameter, on the host. DeepSpeed puts zeros there, too.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, frames_BTCs: Tensor, logits: Tensor) -> Tensor:  # noqa: ANN401 - torch's
+        ctx.save_for_backward(logits)
+        return frames_BTCs.view_as(frames_BTCs)
+
+    @staticmethod
+    def backward(ctx: Any, gradient_BTCs: Tensor) -> tuple[Tensor, Tensor]:  # noqa: ANN401
+        (logits,) = ctx.saved_tensors
+        return gradient_BTCs, torch.zeros_like(logits)
+
+
 class FairscaleEngine:
     """A model that trains: each rank has the whole model and a part of the optimizer's state.
 
@@ -44,10 +62,7 @@ class FairscaleEngine:
             model = family_of(config.model).network(
                 config.model, Recompute.of(config.engine), "float32"
             )
-        # The head that tells datasets apart has no gradient.
-        self._model = nn.parallel.DistributedDataParallel(
-            model.to(world.device), find_unused_parameters=True
-        )
+        self._model = nn.parallel.DistributedDataParallel(model.to(world.device))
         optim = config.optim
         self._optimizer = OSS(
             self._model.parameters(),
@@ -65,8 +80,10 @@ class FairscaleEngine:
         """Forecast, as the model does. Collective in the backward pass of the last micro step."""
         last = self._micro_step == self._accumulation_steps - 1
         self._model.require_backward_grad_sync = last  # as `no_sync` does around a forward
-        output: Forecast = self._model(frames_BTCs)
-        return output
+        frames, logits = self._model(frames_BTCs)
+        if logits is not None:
+            frames = _WithZeroGradient.apply(frames, logits)  # type: ignore[no-untyped-call]
+        return Forecast(frames, logits)
 
     def train(self) -> None:
         """Put the model in training mode."""

@@ -96,10 +96,9 @@ class ZeroEngine:
             # Where the optimizer is offloaded, DeepSpeed would add the next gradients to these.
             averaged = getattr(self._engine.optimizer, "averaged_gradients", {})
             averaged.update(dict.fromkeys(averaged))
-        return Update(
-            torch.as_tensor(norm, dtype=torch.float32, device=self.world.device),
-            torch.full((), applied, device=self.world.device),
-        )
+        if not isinstance(norm, Tensor):
+            norm = torch.full((), norm, device=self.world.device)
+        return Update(norm.float(), torch.full((), applied, device=self.world.device))
 
     def save_shards(self, folder: Path) -> None:
         """Write this rank's part of the whole training state under `folder`. Collective.

@@ -259,7 +259,7 @@ def try_out(config: RunConfig) -> None:
     if limit := os.environ.get(LIMIT_VARIABLE):
         _limit_memory(int(limit), world)
     engine = start_engine(config, world)
-    batches = itertools.cycle(_batches(config, world))
+    batches = itertools.cycle(random_batches(config, world))
     schedule = Schedule.of(config)
     for step in range(STEPS):
         rates = schedule.at(step)
@@ -275,7 +275,7 @@ def _limit_memory(limit: int, world: World) -> None:
         resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
 
 
-def _batches(config: RunConfig, world: World) -> list[Batch]:
+def random_batches(config: RunConfig, world: World) -> list[Batch]:
     """Return as many random batches as the data stream keeps in memory at a time."""
     model, windows = config.model, config.batch.settled_micro_batch
     assembler = Assembler(model, config.data, world.device)

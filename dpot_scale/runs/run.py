@@ -38,8 +38,8 @@ from dpot_scale.tracking.mlflow_run import MlflowRun, record_life
 from dpot_scale.tracking.spool import SPOOL
 from dpot_scale.tracking.tracker import Tracker
 from dpot_scale.training.console import Console
-from dpot_scale.training.health import StopReason, never
 from dpot_scale.training.loop import Trainer
+from dpot_scale.training.watch import Verdict, never
 
 
 class TrainingStoppedError(UserError):
@@ -142,8 +142,8 @@ def _train(
             size = {names.PARAMETERS: run.parameters.total}
             _record(size, TrainState(), config, world, tracker)
         try:
-            stop, state = trainer.fit(state)
-            _raise_unless_finished(stop, state, config, trainer.meter.skipped_in_a_row)
+            verdict, state = trainer.fit(state)
+            _raise_unless_finished(verdict, state, config, trainer.meter.skipped_in_a_row)
             if not evaluator.latest:  # the attempt before ended between last checkpoint and result
                 _record(evaluator(), state, config, world, tracker)
         finally:
@@ -221,14 +221,14 @@ def _open_stream(
 
 
 def _raise_unless_finished(
-    stop: StopReason, state: TrainState, config: RunConfig, skipped: int
+    verdict: Verdict, state: TrainState, config: RunConfig, skipped: int
 ) -> None:
-    if stop is StopReason.SIGNAL:
+    if verdict is Verdict.STOPPED:
         raise TrainingStoppedError(
             f"run {config.name} was stopped at step {state.step} of {config.steps} and saved; "
             f"start it again to continue{_how_to_start()}"
         )
-    if stop is StopReason.DIVERGED:
+    if verdict is Verdict.DIVERGED:
         steps = "its last step" if skipped == 1 else f"each of its last {skipped} steps"
         clipping = "a lower " if config.optim.gradient_clipping else ""
         raise TrainingDivergedError(

@@ -41,7 +41,7 @@ from dpot_scale.scaling.progress import TrialProgress
 from dpot_scale.scaling.stopping import ask_to_stop, let_run
 from dpot_scale.scaling.worker import TrialTask, train_trial
 from dpot_scale.tracking.mlflow_run import MlflowRun, record_life
-from dpot_scale.training.health import Signals
+from dpot_scale.training.watch import Signals
 
 POLL_SECONDS = 0.5
 # How long an interrupt waits for trials to save: a checkpoint of the largest on a slow disk.

@@ -23,7 +23,7 @@ def train_trial(task: TrialTask) -> dict[str, Any] | None:
     # Imported in the worker: the module is also imported by the driver, which trains nothing.
     from dpot_scale.runs.resolved import identify
     from dpot_scale.runs.run import TrainingStoppedError, run_training
-    from dpot_scale.training.health import never
+    from dpot_scale.training.watch import never
 
     run = task["run"]
     told_to_stop = listen(run.directory) if get_context().get_world_rank() == 0 else never

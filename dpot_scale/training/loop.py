@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -17,18 +18,24 @@ from dpot_scale.engine.collectives import on_every_rank, raise_on_all
 from dpot_scale.engine.engine import Engine, Rates, Update
 from dpot_scale.engine.runtime import World
 from dpot_scale.errors import DataError, SharedDataError
-from dpot_scale.tracking.names import LEARNING_RATE
 from dpot_scale.tracking.spool import SPOOL
 from dpot_scale.tracking.tracker import Tracker
 from dpot_scale.training.console import Console
-from dpot_scale.training.health import Health, StopReason, never
 from dpot_scale.training.meter import Meter
 from dpot_scale.training.objective import training_loss
 from dpot_scale.training.schedule import Schedule
+from dpot_scale.training.watch import Findings, Verdict, Watch, never
 
 # So many skipped steps in a row end a run; one that is resumed counts anew. fp16 needs up to 17 by
 # design: it starts with a loss scale of 2^16 and halves it after each overflow but the first.
 MAX_SKIPPED_IN_A_ROW = 20
+
+
+class _Unreadable(NamedTuple):
+    """Why this rank's stream ended."""
+
+    error: DataError
+    since: TrainState  # before the step in which it did
 
 
 @dataclass(kw_only=True)
@@ -47,14 +54,14 @@ class Trainer:
     told_to_stop: Callable[[], bool] = never
     meter: Meter = field(init=False)  # of the newest `fit`
     _schedule: Schedule = field(init=False)
-    _unreadable: DataError | None = field(default=None, init=False)  # of this rank's stream
+    _unreadable: "_Unreadable | None" = field(default=None, init=False)
     _saved_step: int = field(default=-1, init=False)
     _saved: float = field(default_factory=time.monotonic, init=False)  # when, by this rank's clock
 
     def __post_init__(self) -> None:
         self._schedule = Schedule.of(self.config)
 
-    def fit(self, state: TrainState) -> tuple[StopReason, TrainState]:
+    def fit(self, state: TrainState) -> tuple[Verdict, TrainState]:
         """Train from `state` to the last step, or until a rank has a reason to stop.
 
         Collective: every rank calls it with the same state. The final state is committed to disk
@@ -64,40 +71,54 @@ class Trainer:
         Raises:
             SharedDataError: a rank cannot read its data; raised on all ranks.
         """
-        micro_batches = self.stream.start(state.step)
-        meter = self.meter = Meter(self.world, lambda: self.stream.wait_seconds)
+        batches = self.stream.start(state.step)
+        self.meter = Meter(self.world, lambda: self.stream.wait_seconds)
         self._saved_step = state.step
-        stop = None
-        with closing(Health(self.world, self.told_to_stop)) as health:
-            while stop is None and state.step < self.config.steps:
+        verdict = Verdict.FINISHED if state.step == self.config.steps else Verdict.CONTINUE
+        with closing(Watch(self.world, self.told_to_stop)) as watch:
+            while verdict is Verdict.CONTINUE:
                 rates = self._schedule.at(state.step)
-                loss, update = self._train_step(micro_batches, rates)
-                vote = health.vote(
-                    unreadable=self._unreadable is not None, save_due=self._save_due()
-                )
-                if vote.unreadable:
-                    self._refuse_data(state, rates)
-                meter.add(loss, update, self.config.batch.global_batch)
+                loss, update = self._train_step(batches, state, rates)
+                self.meter.add(loss, update, self.config.batch.global_batch, rates.lr)
                 state = state.after_step()
-                saving = vote.save_due or self._due(self.config.checkpoint.every, state.step)
-                saving = saving or self.config.checkpoint.is_milestone(state.step)
-                if vote.signalled:
-                    stop = StopReason.SIGNAL
-                # Nothing is saved before it was seen to be finite. And a checkpoint ends a log
-                # interval, so a resumed run logs the losses of an uninterrupted one.
-                if saving or stop or self._due(self.config.tracking.log_every, state.step):
-                    stop = self._log(state, rates) or stop
-                if stop is StopReason.SIGNAL and not meter.loss_is_finite:
-                    stop = None  # after the next step, which may be saved
-                if stop is None:
-                    with meter.paused():
-                        saving = saving and meter.loss_is_finite
-                        self._evaluate_and_save(state, rates, saving=saving)
-            if stop is StopReason.SIGNAL:  # a second SIGTERM must not end what the first began
+                found = watch.vote(
+                    save_due=self._save_due(),
+                    unreadable_since=self._unreadable and self._unreadable.since.step,
+                    settle=self._something_is_due(state),
+                )
+                if found.unreadable_since is not None:
+                    self._refuse_data(state, TrainState(step=found.unreadable_since))
+                verdict = self._do_what_is_due(state, found)
+            if verdict is Verdict.STOPPED:  # a second SIGTERM must not end what the first began
                 self._save(state)
-        return stop or StopReason.FINISHED, state
+        return verdict, state
 
-    def _evaluate_and_save(self, state: TrainState, rates: Rates, *, saving: bool) -> None:
+    def _do_what_is_due(self, state: TrainState, found: Findings) -> Verdict:
+        """Log, evaluate and save after a step; return whether to go on. Collective.
+
+        Nothing is saved before it was seen to be finite. And a checkpoint ends a log interval, so a
+        resumed run logs the losses of an uninterrupted one.
+        """
+        saving = found.save_due or self._checkpoint_is_due(state)
+        logging = self._due(self.config.tracking.log_every, state.step)
+        if (saving or logging or found.signalled) and self._log(state):
+            return Verdict.DIVERGED
+        if found.signalled and self.meter.loss_is_finite:  # else after a step that may be saved
+            return Verdict.STOPPED
+        with self.meter.paused():
+            self._evaluate_and_save(state, saving=saving and self.meter.loss_is_finite)
+        return Verdict.FINISHED if state.step == self.config.steps else Verdict.CONTINUE
+
+    def _something_is_due(self, state: TrainState) -> bool:
+        """Return whether a step ends in something for which the ranks must know everything."""
+        others = (self.config.tracking.log_every, self.config.evaluation.every)
+        return self._checkpoint_is_due(state) or any(self._due(n, state.step) for n in others)
+
+    def _checkpoint_is_due(self, state: TrainState) -> bool:
+        checkpoint = self.config.checkpoint
+        return self._due(checkpoint.every, state.step) or checkpoint.is_milestone(state.step)
+
+    def _evaluate_and_save(self, state: TrainState, *, saving: bool) -> None:
         """Do what is due after a step. Collective.
 
         A checkpoint comes after the evaluation, so that a resumed run lacks no point of a curve; at
@@ -111,7 +132,7 @@ class Trainer:
             try:
                 scores = self.evaluate()
             except SharedDataError:
-                self._save_unsaved(state, rates)
+                self._save_unsaved(state)
                 raise
             self._report(scores, state)
         if saving and not is_last:
@@ -126,13 +147,15 @@ class Trainer:
         seconds = 60 * self.config.checkpoint.minutes
         return self.world.is_main and 0 < seconds <= time.monotonic() - self._saved
 
-    def _train_step(self, micro_batches: Iterator[Batch], rates: Rates) -> tuple[Tensor, Update]:
+    def _train_step(
+        self, batches: Iterator[Batch], state: TrainState, rates: Rates
+    ) -> tuple[Tensor, Update]:
         def next_batch() -> Batch:
-            return self._next_batch(micro_batches)
+            return self._next_batch(batches, state)
 
         return train_step(self.engine, next_batch, self.config, self.world, rates)
 
-    def _next_batch(self, micro_batches: Iterator[Batch]) -> Batch:
+    def _next_batch(self, batches: Iterator[Batch], state: TrainState) -> Batch:
         """Return the next micro-batch; one without numbers once the data cannot be read.
 
         The other ranks are in the same step, whose collectives need this rank: only after it do
@@ -140,42 +163,41 @@ class Trainer:
         """
         if self._unreadable is None:
             try:
-                return next(micro_batches)
+                return next(batches)
             except DataError as error:
-                self._unreadable = error
+                self._unreadable = _Unreadable(error, state)
         return self.stream.void_batch()
 
-    def _refuse_data(self, state: TrainState, rates: Rates) -> None:
+    def _refuse_data(self, now: TrainState, since: TrainState) -> None:
         """Save and stop, with the sentence of the rank that cannot read its data. Collective.
 
-        No rank has applied the step in which this was found: the loss of that rank is NaN.
+        No rank has applied the steps that were made since: the loss of that rank is NaN.
         """
-        self._save_unsaved(state, rates)
+        self.meter.undo(now.step - since.step)
+        self._save_unsaved(since)
         problem = None
         if self._unreadable is not None:
             problem = DataError(
-                f"{self._unreadable}; the run stopped after step {state.step}: mend the data and "
-                "start it again to continue"
+                f"{self._unreadable.error}; the run stopped after step {since.step}: mend the data "
+                "and start it again to continue"
             )
         raise_on_all(problem, self.world)
 
-    def _save_unsaved(self, state: TrainState, rates: Rates) -> None:
+    def _save_unsaved(self, state: TrainState) -> None:
         """Save what bad data are about to end, unless it is saved already or broken. Collective."""
-        diverged = self._log(state, rates) if self.meter.pending else None
-        if diverged is None and self.meter.loss_is_finite and state.step != self._saved_step:
+        diverged = self.meter.pending and self._log(state)
+        if not diverged and self.meter.loss_is_finite and state.step != self._saved_step:
             self._save(state)
 
-    def _log(self, state: TrainState, rates: Rates) -> StopReason | None:
+    def _log(self, state: TrainState) -> bool:
         """Record the steps since the last log; return whether the run diverged. Collective."""
-        metrics = self.meter.reduce(self.train_flops_per_window)
-        metrics[LEARNING_RATE] = rates.lr
-        self._report(metrics, state)
+        self._report(self.meter.reduce(self.train_flops_per_window), state)
         # What the meter found is of all ranks, so all come to the same answer.
         skipped = self.meter.skipped_in_a_row
-        diverged = skipped >= MAX_SKIPPED_IN_A_ROW
-        if state.step == self.config.steps:
-            diverged |= skipped == state.step or not self.meter.loss_is_finite
-        return StopReason.DIVERGED if diverged else None
+        if skipped >= MAX_SKIPPED_IN_A_ROW:
+            return True
+        is_last = state.step == self.config.steps
+        return is_last and (skipped == state.step or not self.meter.loss_is_finite)
 
     def _due(self, every: int, step: int) -> bool:
         """Return whether something done every so many steps, and at the end, is due now."""

@@ -2,9 +2,11 @@
 
 import re
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 import psutil
 import torch
@@ -14,11 +16,24 @@ from dpot_scale.engine.collectives import mean_over_ranks, sum_over_ranks
 from dpot_scale.engine.engine import Update
 from dpot_scale.engine.runtime import World
 from dpot_scale.tracking import names
+from dpot_scale.training.watch import LATE
 
 GIB = 2**30
+MOST_UNDONE = 1 + LATE  # the void step, and those until the ranks know of it
 
 # Dense bf16 peaks of the data sheets, FLOP/s, by a part of the device name.
 PEAK_FLOPS_PER_SECOND = {"H200": 989e12, "H100": 989e12, "A100": 312e12}
+
+
+class _Totals(NamedTuple):
+    """Of the steps since the last `reduce`."""
+
+    sums: Tensor  # of the losses, the norms and the number of applied steps
+    in_a_row: Tensor  # how many of the newest steps were skipped, across intervals
+    newest_loss: Tensor
+    steps: int = 0
+    windows: int = 0
+    lr: float = 0.0  # of the newest step
 
 
 class Meter:
@@ -37,23 +52,34 @@ class Meter:
         self.skipped_in_a_row = 0
         self.loss_is_finite = True
         self._wait_seconds = wait_seconds
-        self._in_a_row = torch.zeros((), device=world.device)
-        self._restart()
+        self._totals: _Totals
+        self._before: deque[_Totals] = deque(maxlen=MOST_UNDONE)
+        self._restart(torch.zeros((), device=world.device))
 
-    def add(self, loss: Tensor, update: Update, windows: int) -> None:
-        """Count one step: its mean loss on this rank, what it did, its windows."""
+    def add(self, loss: Tensor, update: Update, windows: int, lr: float) -> None:
+        """Count one step: its mean loss on this rank, what it did, its windows, its rate."""
+        before = self._totals
         values = torch.stack([loss.detach(), update.grad_norm, torch.ones_like(loss)])
-        # Chosen, not multiplied: those of a skipped step may be NaN.
-        self._sums += values.where(update.applied, 0)
-        self._in_a_row = (self._in_a_row + 1).where(update.applied.logical_not(), 0)
-        self._newest_loss = loss.detach()
-        self._steps += 1
-        self._windows += windows
+        self._before.append(before)
+        self._totals = _Totals(
+            # Chosen, not multiplied: those of a skipped step may be NaN.
+            before.sums + values.where(update.applied, 0),
+            (before.in_a_row + 1).where(update.applied.logical_not(), 0),
+            loss.detach(),
+            before.steps + 1,
+            before.windows + windows,
+            lr,
+        )
+
+    def undo(self, steps: int) -> None:
+        """Forget the newest steps, at most `MOST_UNDONE` and none before the last `reduce`."""
+        for _ in range(steps):
+            self._totals = self._before.pop()
 
     @property
     def pending(self) -> bool:
         """Return whether steps were counted since the last `reduce`."""
-        return self._steps > 0
+        return self._totals.steps > 0
 
     def reduce(self, train_flops_per_window: float) -> dict[str, float]:
         """Return the metrics since the last call, averaged over steps and ranks.
@@ -62,11 +88,12 @@ class Meter:
         absent if none did. `train/skipped_steps` is how many did not, of this interval alone, as
         all else is: the sum of a curve is the number of the run.
         """
-        assert self._steps > 0
+        totals = self._totals
+        assert totals.steps > 0
         seconds = time.perf_counter() - self._started
         waited = self._wait_seconds() - self._waited
-        counts = torch.stack([self._in_a_row, self._newest_loss.isfinite().logical_not()])
-        local = torch.cat([self._sums, counts, torch.tensor([waited], device=counts.device)])
+        counts = torch.stack([totals.in_a_row, totals.newest_loss.isfinite().logical_not()])
+        local = torch.cat([totals.sums, counts, torch.tensor([waited], device=counts.device)])
         loss, grad_norm, applied, in_a_row, broken, waited_everywhere = mean_over_ranks(
             local, self.world
         ).tolist()
@@ -75,17 +102,18 @@ class Meter:
         if applied:
             metrics = {names.LOSS: loss / applied, names.GRADIENT_NORM: grad_norm / applied}
         metrics |= {
-            names.SKIPPED_STEPS: self._steps - applied,
-            names.WINDOWS_PER_SECOND: self._windows / seconds,
-            names.STEP_SECONDS: seconds / self._steps,
+            names.LEARNING_RATE: totals.lr,
+            names.SKIPPED_STEPS: totals.steps - applied,
+            names.WINDOWS_PER_SECOND: totals.windows / seconds,
+            names.STEP_SECONDS: seconds / totals.steps,
             names.DATA_WAIT_FRACTION: waited_everywhere / seconds,
             names.PEAK_GIB: peak_memory_gib(self.world),
         }
-        flops_per_second = self._windows * train_flops_per_window / seconds
+        flops_per_second = totals.windows * train_flops_per_window / seconds
         metrics[names.MODEL_TFLOPS_PER_SECOND] = flops_per_second / 1e12
         if (peak := device_peak(self.world.device)) is not None:
             metrics[names.MFU] = flops_per_second / (peak * self.world.world_size)
-        self._restart()
+        self._restart(totals.in_a_row)
         return metrics
 
     @contextmanager
@@ -95,10 +123,10 @@ class Meter:
         yield
         self._started += time.perf_counter() - before
 
-    def _restart(self) -> None:
-        self._sums = torch.zeros(3, device=self.world.device)
-        self._steps = 0
-        self._windows = 0
+    def _restart(self, in_a_row: Tensor) -> None:
+        zero = torch.zeros((), device=self.world.device)
+        self._totals = _Totals(torch.zeros(3, device=self.world.device), in_a_row, zero)
+        self._before.clear()
         self._waited = self._wait_seconds()
         self._started = time.perf_counter()
 

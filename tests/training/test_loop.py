@@ -25,8 +25,8 @@ from dpot_scale.models.forecaster import Forecast
 from dpot_scale.tracking.spool import SPOOL, read_metrics
 from dpot_scale.tracking.tracker import Tracker
 from dpot_scale.training.console import Console
-from dpot_scale.training.health import StopReason
 from dpot_scale.training.loop import MAX_SKIPPED_IN_A_ROW, Trainer
+from dpot_scale.training.watch import Verdict
 
 STEPS = 6
 
@@ -139,7 +139,7 @@ class Loop:
         self.evaluated.append(len(self.engine.seen) - 1)
         return {"eval/mean/rel_l2": 1.0}
 
-    def fit(self, step: int = 0) -> tuple[StopReason, TrainState]:
+    def fit(self, step: int = 0) -> tuple[Verdict, TrainState]:
         try:
             return self.trainer.fit(TrainState(step=step))
         finally:
@@ -168,7 +168,7 @@ def loop(tiny_yaml: Path, tmp_path: Path, world: World) -> Callable[..., Loop]:
 
 def test_everything_is_done_at_the_end(loop: Callable[..., Loop]) -> None:
     made = loop("tracking.log_every=100")
-    assert made.fit() == (StopReason.FINISHED, TrainState(step=STEPS))
+    assert made.fit() == (Verdict.FINISHED, TrainState(step=STEPS))
     assert (list(made.losses), made.evaluated, made.saves.steps) == ([STEPS], [STEPS], [STEPS])
 
 
@@ -214,7 +214,7 @@ def test_held_out_data_that_cannot_be_read_lose_no_training(loop: Callable[..., 
 
 def test_nothing_is_left_to_do(loop: Callable[..., Loop]) -> None:
     made = loop()
-    assert made.fit(step=STEPS)[0] is StopReason.FINISHED
+    assert made.fit(step=STEPS)[0] is Verdict.FINISHED
     assert (made.losses, made.evaluated, made.saves.steps) == ({}, [], [])
 
 
@@ -267,7 +267,7 @@ def test_a_signal_stops_after_the_step_and_saves(log_every: int, loop: Callable[
             os.kill(os.getpid(), signal.SIGTERM)
 
     made.engine.at_step = kill_at_third
-    assert made.fit() == (StopReason.SIGNAL, TrainState(step=3))
+    assert made.fit() == (Verdict.STOPPED, TrainState(step=3))
     assert made.saves.steps == [3]
     assert max(made.losses) == 3
     assert signal.getsignal(signal.SIGTERM) is handler
@@ -303,7 +303,7 @@ def test_a_run_that_is_told_to_stop_saves(loop: Callable[..., Loop]) -> None:
     """As a worker of Ray is, whose training gets no signals."""
     made = loop("tracking.log_every=100")
     made.trainer.told_to_stop = lambda: len(made.engine.seen) > 3
-    assert made.fit() == (StopReason.SIGNAL, TrainState(step=3))
+    assert made.fit() == (Verdict.STOPPED, TrainState(step=3))
     assert made.saves.steps == [3]
     assert max(made.losses) == 3
 
@@ -317,7 +317,7 @@ def test_a_second_sigterm_does_not_end_the_last_save(loop: Callable[..., Loop]) 
         made.saves.save(made.engine, state)
 
     made.trainer.save = save_slowly
-    assert made.fit()[0] is StopReason.SIGNAL
+    assert made.fit()[0] is Verdict.STOPPED
     assert made.saves.steps == [1]
 
 
@@ -337,7 +337,7 @@ def test_handlers_are_given_back_when_the_loop_fails(loop: Callable[..., Loop]) 
 def test_what_is_not_finite_is_never_saved(loop: Callable[..., Loop]) -> None:
     made = loop("tracking.log_every=100", "checkpoint.every=1")
     made.engine.breaks = range(3, STEPS)
-    assert made.fit()[0] is StopReason.DIVERGED
+    assert made.fit()[0] is Verdict.DIVERGED
     assert list(made.losses) == made.saves.steps == [1, 2, 3]
 
 
@@ -345,7 +345,7 @@ def test_a_signal_waits_for_a_step_that_may_be_saved(loop: Callable[..., Loop]) 
     made = loop()
     made.engine.breaks = [2, 3]
     made.engine.at_step = lambda step: os.kill(os.getpid(), signal.SIGTERM) if step == 2 else None
-    assert made.fit() == (StopReason.SIGNAL, TrainState(step=5))
+    assert made.fit() == (Verdict.STOPPED, TrainState(step=5))
     assert made.saves.steps == [5]
 
 
@@ -353,7 +353,7 @@ def test_skipped_steps_are_counted_and_left_out_of_means(loop: Callable[..., Loo
     each, together, straight = (loop(f"tracking.log_every={every}") for every in (1, 3, 1))
     for made in (each, together):
         made.engine.overflows = [1, 2, 5]  # the last one too: its loss is finite
-        assert made.fit()[0] is StopReason.FINISHED
+        assert made.fit()[0] is Verdict.FINISHED
         assert made.saves.steps == [STEPS]
         assert all(math.isfinite(v) for curve in made.curves.values() for v in curve.values())
     straight.fit()
@@ -370,7 +370,7 @@ def test_skipped_steps_are_counted_and_left_out_of_means(loop: Callable[..., Loo
 def test_an_interval_without_an_update_has_no_loss(loop: Callable[..., Loop]) -> None:
     made = loop("tracking.log_every=3")
     made.engine.overflows = range(3)
-    assert made.fit()[0] is StopReason.FINISHED
+    assert made.fit()[0] is Verdict.FINISHED
     assert made.losses.keys() == made.curves["train/grad_norm"].keys() == {6}
     assert made.curves["train/skipped_steps"] == {3: 3, 6: 0}
     assert made.curves["train/lr"].keys() == {3, 6}
@@ -384,7 +384,7 @@ def test_many_skipped_steps_in_a_row_end_a_run(
     made = loop(f"tracking.log_every={log_every}", "windows=240")
     made.engine.overflows = range(5, 60)
     stop, state = made.fit()
-    assert (stop, state.step) == (StopReason.DIVERGED, end)
+    assert (stop, state.step) == (Verdict.DIVERGED, end)
     assert made.trainer.meter.skipped_in_a_row == end - 5 >= MAX_SKIPPED_IN_A_ROW
     assert made.saves.steps == []
 
@@ -393,13 +393,13 @@ def test_a_few_skipped_steps_in_a_row_end_nothing(loop: Callable[..., Loop]) -> 
     """As fp16 needs them at its start."""
     made = loop("windows=160")
     made.engine.overflows = set(range(39)) - {MAX_SKIPPED_IN_A_ROW - 1}
-    assert made.fit()[0] is StopReason.FINISHED
+    assert made.fit()[0] is Verdict.FINISHED
 
 
 def test_a_run_that_never_changed_a_weight_is_not_finished(loop: Callable[..., Loop]) -> None:
     made = loop()
     made.engine.overflows = range(STEPS)
-    assert made.fit()[0] is StopReason.DIVERGED
+    assert made.fit()[0] is Verdict.DIVERGED
 
 
 def test_the_logged_loss_is_the_mean_over_steps_and_micro_steps(

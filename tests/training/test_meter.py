@@ -32,9 +32,11 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return made
 
 
-def add(meter: Meter, loss: float, grad_norm: float) -> None:
+def add(meter: Meter, loss: float, grad_norm: float, lr: float = 1e-3) -> None:
     norm = torch.tensor(grad_norm)
-    meter.add(torch.tensor(loss, requires_grad=True), Update(norm, norm.isfinite()), windows=8)
+    meter.add(
+        torch.tensor(loss, requires_grad=True), Update(norm, norm.isfinite()), windows=8, lr=lr
+    )
 
 
 def test_means_and_speed_of_an_interval(clock: Clock) -> None:
@@ -87,6 +89,22 @@ def test_skipped_steps_are_counted_and_left_out_of_means(clock: Clock) -> None:
     clock.now += 1.0
     assert meter.reduce(1.0)["train/skipped_steps"] == 0
     assert meter.skipped_in_a_row == 0
+
+
+def test_void_steps_are_forgotten(clock: Clock) -> None:
+    meter = Meter(ALONE, lambda: 0.0)
+    add(meter, 1.0, 10.0, lr=0.1)
+    add(meter, math.nan, math.nan, lr=0.2)
+    add(meter, math.nan, math.nan, lr=0.3)
+    meter.undo(2)
+    clock.now += 4.0
+    found = meter.reduce(1.0)
+    assert (found["train/loss"], found["train/lr"]) == (1.0, 0.1)
+    assert (found["train/skipped_steps"], found["perf/step_seconds"]) == (0, 4.0)
+    assert (meter.skipped_in_a_row, meter.loss_is_finite) == (0, True)
+    add(meter, math.nan, math.nan)
+    meter.undo(1)
+    assert not meter.pending
 
 
 def test_evaluations_do_not_count_as_training_time(clock: Clock) -> None:

@@ -1,0 +1,131 @@
+"""What ends a run or asks for a checkpoint: the ranks find out together, and never wait."""
+
+import enum
+import signal
+import threading
+from collections import deque
+from collections.abc import Callable
+from types import FrameType
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch import distributed as dist
+
+from dpot_scale.engine.runtime import World
+
+# So many steps after it was begun the result of a vote is read, unless it is needed at once. Until
+# then the ranks have exchanged it, in the background.
+LATE = 1
+NEVER = 2**62  # later than any step
+
+
+class Verdict(enum.Enum):
+    """Whether a run goes on after a step, and if not, why it ends."""
+
+    CONTINUE = "continue"
+    FINISHED = "finished"
+    STOPPED = "stopped by a signal"
+    DIVERGED = "diverged"
+
+
+class Findings(NamedTuple):
+    """What any of the ranks has found."""
+
+    signalled: bool = False  # it was told to stop
+    save_due: bool = False  # the time between two checkpoints is over by its clock
+    unreadable_since: int | None = None  # the steps that were made before its data ended
+
+
+def never() -> bool:
+    """Tell nobody to stop."""
+    return False
+
+
+class Signals:
+    """Remembers that Ctrl-C or SIGTERM asked this process to stop, until it is closed.
+
+    A second Ctrl-C ends the process at once. A second SIGTERM does not: where a scheduler signals
+    all processes, the deepspeed launcher passes its own on to the ranks.
+    """
+
+    def __init__(self) -> None:
+        self.received = False
+        # Only the main thread may set handlers.
+        in_main_thread = threading.current_thread() is threading.main_thread()
+        watched = (signal.SIGINT, signal.SIGTERM) if in_main_thread else ()
+        self._previous = {number: signal.signal(number, self._remember) for number in watched}
+
+    def close(self) -> None:
+        """Give the signals back to whoever handled them before."""
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def _remember(self, number: int, _frame: FrameType | None) -> None:
+        self.received = True
+        if number == signal.SIGINT:
+            signal.signal(number, self._previous[signal.SIGINT])
+
+
+class Watch:
+    """Makes one rank's finding everybody's.
+
+    A signal is only remembered: leaving the loop on one rank alone would leave the others waiting
+    in a collective. Votes travel through a process group of their own, on the host: they neither
+    wait for the device nor come between the collectives of a step.
+
+    Args:
+        world: The ranks.
+        told_to_stop: Whether somebody else wants this rank to stop. A worker of Ray needs it: it
+            trains outside the main thread, where no signal arrives.
+    """
+
+    def __init__(self, world: World, told_to_stop: Callable[[], bool] = never) -> None:
+        self._told_to_stop = told_to_stop
+        self._signals = Signals()
+        self._group = dist.new_group(backend="gloo") if world.world_size > 1 else None
+        self._votes: deque[tuple[dist.Work, Tensor]] = deque()  # begun and not read
+
+    def vote(
+        self, *, save_due: bool = False, unreadable_since: int | None = None, settle: bool = False
+    ) -> Findings:
+        """Vote after a step; return what was found `LATE` steps ago. Collective.
+
+        Args:
+            save_due: Whether this rank wants a checkpoint.
+            unreadable_since: How many steps were made before this rank could not read its data.
+            settle: Whether to wait for what is found now; the same on every rank. It is waited for
+                as well where the older vote found something.
+        """
+        signalled = self._signals.received or self._told_to_stop()
+        found = Findings(signalled, save_due, unreadable_since)
+        if self._group is None:
+            return found
+        self._begin(found, self._group)
+        found = Findings()
+        while len(self._votes) > (0 if settle or found != Findings() else LATE):
+            found = self._read(found)
+        return found
+
+    def close(self) -> None:
+        """Give the signals back to whoever handled them before."""
+        self._signals.close()
+        if self._group is not None and not self._votes:
+            dist.destroy_process_group(self._group)
+
+    def _begin(self, found: Findings, group: dist.ProcessGroup) -> None:
+        since = NEVER if found.unreadable_since is None else found.unreadable_since
+        largest = torch.tensor([int(found.signalled), int(found.save_due), NEVER - since])
+        work = dist.all_reduce(largest, dist.ReduceOp.MAX, group=group, async_op=True)
+        assert work is not None
+        self._votes.append((work, largest))
+
+    def _read(self, older: Findings) -> Findings:
+        """Return the findings of the oldest vote that is not read, together with those before."""
+        work, largest = self._votes.popleft()
+        work.wait()
+        signalled, save_due, before_never = largest.tolist()
+        since = older.unreadable_since
+        if since is None and before_never:
+            since = NEVER - before_never
+        return Findings(older.signalled or signalled > 0, older.save_due or save_due > 0, since)

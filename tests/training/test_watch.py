@@ -1,0 +1,97 @@
+"""A signal is remembered, a second Ctrl-C ends the process, and what one rank finds all learn."""
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dpot_scale.engine.runtime import World, start_world
+from dpot_scale.training.watch import Findings, Watch
+
+
+@pytest.fixture(scope="module")
+def world() -> World:
+    return start_world()
+
+
+@pytest.fixture
+def watch(world: World) -> Iterator[Watch]:
+    made = Watch(world)
+    yield made
+    made.close()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_is_remembered(number: signal.Signals, watch: Watch) -> None:
+    assert not watch.vote().signalled
+    os.kill(os.getpid(), number)
+    assert watch.vote().signalled
+    assert watch.vote().signalled, "and not forgotten"
+
+
+def test_handlers_are_given_back(world: World) -> None:
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    watch = Watch(world)
+    assert signal.getsignal(signal.SIGTERM) != before[1]
+    os.kill(os.getpid(), signal.SIGTERM)
+    watch.close()
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
+
+
+def test_a_second_sigterm_is_the_launchers(watch: Watch) -> None:
+    for _ in range(3):
+        os.kill(os.getpid(), signal.SIGTERM)
+    assert watch.vote().signalled
+
+
+def test_a_second_interrupt_ends_the_process(watch: Watch) -> None:
+    os.kill(os.getpid(), signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_outside_the_main_thread_signals_are_left_alone(world: World) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    found: list[object] = []
+
+    def in_thread() -> None:
+        watch = Watch(world)
+        found.extend([signal.getsignal(signal.SIGTERM), watch.vote().signalled])
+        watch.close()
+
+    thread = threading.Thread(target=in_thread)
+    thread.start()
+    thread.join()
+    assert found == [before, False]
+
+
+def findings(world: World) -> dict[str, list[Findings]]:
+    """What the watch of rank 0 says, step by step, where rank 1 has something to say."""
+    said: dict[str, list[Findings]] = {}
+    is_other = world.rank == 1
+    with closing(Watch(world)) as watch:
+        # A wish for a checkpoint, in the second step alone.
+        wishes = [is_other and step == 1 for step in range(4)]
+        said["late"] = [watch.vote(save_due=wish) for wish in wishes]
+        said["settled"] = [watch.vote(save_due=is_other, settle=True)]
+    with closing(Watch(world)) as watch:
+        ends = [None, 1 if is_other else None, 1 if is_other else 2]
+        said["data"] = [watch.vote(unreadable_since=since) for since in ends]
+    with closing(Watch(world, lambda: is_other)) as watch:
+        said["told"] = [watch.vote(), watch.vote()]
+    return said
+
+
+@pytest.mark.distributed
+def test_what_one_rank_finds_all_know_a_step_later_or_at_once_where_it_matters(ranks: Any) -> None:
+    said = ranks.run(Path(__file__), "findings")
+    nothing, save = Findings(), Findings(save_due=True)
+    assert said["late"] == [nothing, nothing, save, nothing]
+    assert said["settled"] == [save]
+    assert said["data"] == [nothing, nothing, Findings(unreadable_since=1)]
+    assert said["told"] == [nothing, Findings(signalled=True)]
