@@ -178,7 +178,7 @@ def verify(checkpoint: Checkpoint, names: Iterable[str] | None = None) -> list[s
 
     Args:
         checkpoint: The checkpoint.
-        names: Of its files, those to read; None for all.
+        names: The files to read; None for all.
     """
     files = checkpoint.marker.files
     names = files if names is None else names

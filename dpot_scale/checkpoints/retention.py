@@ -12,9 +12,9 @@ def removable(steps: Iterable[int], newest: int, config: CheckpointConfig) -> se
     because they were damaged, so they must not count among the newest.
 
     Args:
-        steps: Of all committed checkpoints.
+        steps: The steps of all committed checkpoints.
         newest: The step of the one that was just committed.
-        config: How many to keep.
+        config: The rules of what to keep.
     """
     steps = set(steps)
     until_now = sorted(step for step in steps if step <= newest)

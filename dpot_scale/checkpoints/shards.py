@@ -129,9 +129,9 @@ def _of_stage_2(
     """Stages 1 and 2 lay the parameters of a group end to end and cut that into a part per rank.
 
     Args:
-        shapes: Of the parameters of each group.
-        parts: Of each rank, its part of each group.
-        paddings: Of each group, what follows each parameter; None for nothing.
+        shapes: The shapes of the parameters of each group.
+        parts: For each rank, its part of each group.
+        paddings: For each group, the values that follow each parameter; None for none.
     """
     found: dict[str, Master] = {}
     for group, of_group in enumerate(shapes):
@@ -151,8 +151,8 @@ def _of_stage_3(
     """Stage 3 cuts each parameter into a part per rank; a rank lays its parts end to end.
 
     Args:
-        shapes: Of the parameters of each group.
-        groups: Of each rank, its parts of all parameters, in several tensors.
+        shapes: The shapes of the parameters of each group.
+        groups: For each rank, its parts of all parameters, in several tensors.
     """
     found: dict[str, Master] = {}
     start = 0

@@ -59,7 +59,7 @@ class CheckpointStore:
     Args:
         directory: Where the checkpoints lie; on a disk that all ranks share.
         config: Which of them to keep.
-        identity: Of the run; a checkpoint of another one is refused.
+        identity: The identity of the run; a checkpoint of another one is refused.
         world: The ranks.
         model: What the marker says of the model: its dimensions.
         contents: What the run reads beside its config, by its name for people; a checkpoint of

@@ -182,9 +182,9 @@ def add_config_arguments(
     """Add the arguments of every entry: --config, --print-config and overrides.
 
     Args:
-        parser: Of the entry.
-        kind: Of its config.
-        example: An override.
+        parser: The parser of the entry.
+        kind: The kind of its config: a run or a sweep.
+        example: An override, for the help.
         sought_first: The config that the entry itself seeks where none is given, in words;
             `config` is then None.
     """

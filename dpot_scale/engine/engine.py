@@ -84,7 +84,7 @@ def require_fit(parameters: Mapping[str, Tensor], shapes: Mapping[str, tuple[int
 
     Args:
         parameters: The weights.
-        shapes: Of the parameters of the model.
+        shapes: The shapes of the parameters of the model.
 
     Raises:
         CheckpointError: names or shapes differ.

@@ -49,7 +49,7 @@ def start_world(seed: int = 0) -> World:
     group that exists already, as in a Ray Train worker, and alone as a world of one.
 
     Args:
-        seed: Of Python, numpy and torch, shifted by the rank.
+        seed: The seed of Python, numpy and torch, shifted by the rank.
     """
     local_rank = int(os.environ.setdefault("LOCAL_RANK", "0"))  # zero.Init reads it too
     device = torch.device("cpu")

@@ -141,8 +141,8 @@ class Family(Protocol[M]):
         Args:
             model: The model.
             recompute: Which blocks run a second time.
-            dtype: Of parameters and activations.
-            spectral_dtype: Of Fourier transforms, unless `dtype` is more precise.
+            dtype: The precision of parameters and activations.
+            spectral_dtype: The precision of Fourier transforms, unless `dtype` is higher.
         """
 
     def network(

@@ -62,7 +62,7 @@ def run_training(
     checkpoints, figures, the weights in fp32 and the result. A finished run returns at once.
 
     Args:
-        run: As `identify` returns it.
+        run: The run, as `identify` returns it.
         opens_mlflow_run: Whether the main rank opens and closes the MLflow run, if
             `tracking.mlflow_uri` is set. If not, a driver does, and the metrics go to its run.
         told_to_stop: Asked after each step: whether the run is to save and end, as a signal to a

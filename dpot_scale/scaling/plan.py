@@ -153,10 +153,10 @@ def _begun(config: RunConfig, contents: Contents, known: str, prefix: str) -> st
     """Return the name under which a trial was begun when identities were found otherwise.
 
     Args:
-        config: Of the trial.
+        config: The config of the trial.
         contents: What it reads.
         known: Its identity now.
-        prefix: Of its name.
+        prefix: The beginning of its name, before the identity.
     """
     for begun in sorted(config.output.glob(f"{prefix}*/{RUN_CONFIG}")):
         with suppress(ConfigError):  # of a trial that no longer says what it is

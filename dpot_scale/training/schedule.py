@@ -16,7 +16,7 @@ class Schedule:
 
     Args:
         optim: Learning rate and schedule.
-        windows: Of the whole run.
+        windows: The windows of the whole run.
         global_batch: Windows per step.
     """
 

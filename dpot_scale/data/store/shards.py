@@ -239,8 +239,8 @@ def write_shard(
 
     Args:
         path: Where.
-        info: Of the dataset.
-        shape: Of the fields, without constant channels.
+        info: The description of the dataset.
+        shape: The shape of the fields, without constant channels.
         pieces: Trajectory, first frame and consecutive frames (T, C, *space), in any order.
         constants: For each trajectory, its constant channels (C, *space).
         parameters: For each trajectory.

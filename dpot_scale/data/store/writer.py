@@ -158,7 +158,7 @@ class StoreWriter:
             digest: SHA-256 of the file, or of what a folder holds.
             blocks: All its frames for once, to look at: pairs of a first frame, 0 where a
                 trajectory begins, and frames (T, C, *space) of one trajectory.
-            parameters: As in `append`.
+            parameters: N values of each parameter, as `append` takes them.
         """
         pending = self._pending[split]
         pending.parameters += [_parameters_of(parameters, i) for i in range(view.trajectories)]

@@ -84,7 +84,7 @@ class Assembler:
         Args:
             windows: Where the frames are stored.
             frames_BTCxy: Room for them.
-            positions: Of the windows in the training stream.
+            positions: The positions of the windows in the training stream.
 
         Raises:
             DataError: a shard is missing or damaged, or holds values that are not finite.

@@ -89,9 +89,9 @@ class WeightedMixture:
     none repeats before all have been seen.
 
     Args:
-        windows: Of each dataset.
+        windows: The windows of each dataset.
         weights: Relative frequency of each dataset in the stream.
-        seed: Of all permutations.
+        seed: The seed of all permutations.
 
     Raises:
         ConfigError: a weight is too small to appear once in a block.
@@ -141,9 +141,9 @@ class RepeatMixture:
     trajectories, and the window is drawn anew, uniformly, each time.
 
     Args:
-        windows: Of each dataset.
+        windows: The windows of each dataset.
         weights: How often an epoch has each trajectory; whole numbers.
-        seed: Of all draws.
+        seed: The seed of all draws.
     """
 
     def __init__(

@@ -165,8 +165,8 @@ class Block(nn.Module):
     """x + MLP(norm2(mixer(norm1(x)))): the mixer holds the only other residual.
 
     Args:
-        config: Of the model.
-        spectral_dtype: Of the Fourier part, if it is more precise than the parameters.
+        config: The config of the model.
+        spectral_dtype: The precision of the Fourier part, unless that of the parameters is higher.
         mix_again: Whether the backward runs all but the MLP a second time.
     """
 

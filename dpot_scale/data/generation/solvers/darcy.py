@@ -85,7 +85,7 @@ def solution(a_Nxy: Tensor, source_Nxy: Tensor, contrast: float) -> Tensor:
 
     Args:
         a_Nxy: Positive.
-        source_Nxy: Of the same shape.
+        source_Nxy: The source term, in the shape of the medium.
         contrast: A bound of the largest a of a trajectory over its smallest.
     """
     grid = a_Nxy.shape[-1]

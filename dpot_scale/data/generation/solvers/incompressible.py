@@ -52,7 +52,7 @@ class Vessel:
         viscosity_N: Kinematic, of each trajectory.
         solid_Nxy: True in the cells of an obstacle.
         is_open: Whether there are an inlet and an outlet.
-        lid_speed: Of the upper wall.
+        lid_speed: The speed of the upper wall.
     """
 
     size: tuple[float, float]
