@@ -16,7 +16,7 @@ from dpot_scale.config.base import PositiveInt
 from dpot_scale.config.model import ModelConfig
 
 NORM_GROUPS = 8
-# In 3D the last axis keeps at most this many Fourier modes (PAPER section 1).
+# In 3D the last axis keeps at most this many Fourier modes, as in the published 3D model.
 LAST_AXIS_MODES_3D = 8
 # Up to this many latent points per axis of a 2D field its Fourier transform is two products with
 # small matrices, which need no complex numbers. Mixer, forward and backward, against torch.fft
@@ -37,7 +37,7 @@ class Size:
     out_layer_dim: int
 
 
-# PAPER section 1; `debug` is ours. L has 16 heads, as the released weights have.
+# Hao et al. 2024; `debug` is ours. L has 16 heads, as the released weights have.
 SIZES: dict[SizeName, Size] = {
     "debug": Size(width=64, depth=4, heads=4, mlp_ratio=1, out_layer_dim=16),
     "Ti": Size(width=512, depth=4, heads=4, mlp_ratio=1, out_layer_dim=32),

@@ -1,7 +1,7 @@
 """Parameters and FLOPs of a DPOT, by formula. No torch here, so plans stay cheap.
 
 FLOPs are 2 x multiply-accumulates of the matrix products; elementwise work is left out. Those of a
-window are the published ones (PAPER section 1): of the formula as it is written, without the
+window are the published ones (Hao et al. 2024): of the formula as it is written, without the
 transforms. `executed_forward_flops` counts what the code runs instead, to compare its time with the
 matrix ceiling of a machine.
 """

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class DPOTFamily:
-    """A Fourier mixer over the patches of a field, whose frames are first aggregated (PAPER 1)."""
+    """A Fourier mixer over patches of a field whose frames are aggregated (Hao et al. 2024)."""
 
     config = DPOTConfig
     components: Mapping[str, tuple[str, ...]] = {

@@ -1,4 +1,4 @@
-"""DPOT for fields in two and three dimensions (PAPER section 1).
+"""DPOT for fields in two and three dimensions (Hao et al. 2024).
 
 Legend: B windows, T history frames, C fields, s the space axes of the grid (h those of the latent
 grid), E width. Names inside the state dict are those of the released weights.

@@ -15,7 +15,7 @@ from dpot_scale.models.dpot.config import MATRIX_POINTS
 
 
 class SpectralMixer(nn.Module):
-    """v + irfft(f(rfft(v))): the global mixer of a DPOT block (PAPER section 1, step 4).
+    """v + irfft(f(rfft(v))): the global mixer of a DPOT block (Hao et al. 2024).
 
     Complex weights are real pairs, since ZeRO partitions real parameters only.
 

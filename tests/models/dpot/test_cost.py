@@ -16,7 +16,7 @@ from dpot_scale.models.dpot.cost import (
 from dpot_scale.models.dpot.network import DPOT
 from dpot_scale.models.family import KEEP_ALL, Recompute
 
-PUBLISHED = {  # PAPER section 1: parameters, forward GFLOP per window
+PUBLISHED = {  # of the public code: parameters, forward GFLOP per window
     "Ti": (7_534_643, 3.8),
     "S": (30_801_459, 15.0),
     "M": (122_125_875, 61.9),
