@@ -34,7 +34,6 @@ TESTED_ELSEWHERE = {
     "data/importers/matlab.py": "data/importers/test_fno.py",
     # Engines are compared with each other.
     "engine/engine.py": "engine/test_zero.py",
-    "engine/fairscale.py": "engine/test_zero.py",
     "engine/start.py": "engine/test_zero.py",
     # What every family offers is tested for each.
     "models/dpot/family.py": "models/test_family.py",  # as every family
