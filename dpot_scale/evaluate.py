@@ -11,7 +11,7 @@ from pathlib import Path
 from dpot_scale.checkpoints.source import SOURCE, config_of, no_weights
 from dpot_scale.config.arguments import Entry, add_config_arguments
 from dpot_scale.config.load import DEFAULT, dump, is_preset, load_run
-from dpot_scale.config.places import anchored_run, in_home, results_home
+from dpot_scale.config.places import in_home, resolve_run_paths, results_home
 from dpot_scale.errors import exits_cleanly
 from dpot_scale.evaluation.inputs import DATA_ROOT, name_of_scores, require_data
 from dpot_scale.evaluation.scores import score_table
@@ -53,7 +53,7 @@ def _evaluate(options: argparse.Namespace) -> int:
     if options.print_config:
         print_line(dump(config))
         return 0
-    config = anchored_run(config, results_home())
+    config = resolve_run_paths(config, results_home())
     if not options.source.exists():
         raise no_weights(options.source)
     # What was read from a file may name a place of another machine or time: nothing is made there.

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from dpot_scale.config.arguments import Entry, add_config_arguments
 from dpot_scale.config.load import dump, load_sweep
-from dpot_scale.config.places import anchored, results_home
+from dpot_scale.config.places import resolve_sweep_paths, results_home
 from dpot_scale.errors import exits_cleanly
 from dpot_scale.runs.folder import require_kind
 from dpot_scale.scaling.journal import require_same_sweep
@@ -41,7 +41,7 @@ def _execute(options: argparse.Namespace) -> int:
     if options.print_config:
         print_line(dump(sweep))
         return 0
-    sweep = anchored(sweep, results_home())
+    sweep = resolve_sweep_paths(sweep, results_home())
     trials = plan(sweep)
     if options.command == "plan":
         print_line(plan_table(sweep, trials))

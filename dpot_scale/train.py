@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from dpot_scale.config.arguments import Entry, add_config_arguments
 from dpot_scale.config.load import dump, load_run
-from dpot_scale.config.places import anchored_run, results_home
+from dpot_scale.config.places import resolve_run_paths, results_home
 from dpot_scale.config.run import RunConfig
 from dpot_scale.errors import exits_cleanly, speaks_for_all
 from dpot_scale.evaluation.scores import score_table
@@ -40,7 +40,7 @@ def _train(options: argparse.Namespace) -> int:
     if options.print_config:
         lines = dump(config)
     else:
-        config = anchored_run(config, results_home())
+        config = resolve_run_paths(config, results_home())
         lines = _summary(_result(config), config)
     if speaks_for_all():
         print_line(lines)

@@ -10,7 +10,7 @@ import pytest
 
 from dpot_scale.__main__ import ENTRIES
 from dpot_scale.config.load import load_sweep
-from dpot_scale.config.places import anchored
+from dpot_scale.config.places import resolve_sweep_paths
 from dpot_scale.evaluation.scores import DatasetScore
 from dpot_scale.runs.result import TrainingResult, save_result
 from dpot_scale.scaling.plan import plan
@@ -103,7 +103,7 @@ def test_the_package_lists_its_entries() -> None:
 
 
 def test_a_finished_sweep_is_shown_without_ray(tmp_path: Path) -> None:
-    sweep = anchored(load_sweep("quickstart", [f"run.output={tmp_path}"]), Path.cwd())
+    sweep = resolve_sweep_paths(load_sweep("quickstart", [f"run.output={tmp_path}"]), Path.cwd())
     trials = plan(sweep)
     for number, trial in enumerate(trials, 1):
         trial.run.directory.mkdir(parents=True)

@@ -49,7 +49,7 @@ def load_run(source: str, overrides: Sequence[str] = ()) -> RunConfig:
     _require_kind("run", raw, source)
     _apply(raw, overrides)
     _inline(raw)
-    return validated(RunConfig, raw, source, overrides)
+    return validate(RunConfig, raw, source, overrides)
 
 
 def load_sweep(source: str, overrides: Sequence[str] = ()) -> SweepConfig:
@@ -60,18 +60,18 @@ def load_sweep(source: str, overrides: Sequence[str] = ()) -> SweepConfig:
     raw = _read("sweep", source)
     _require_kind("sweep", raw, source)
     if isinstance(raw.get("run"), dict):
-        raw["run"] = _extended("run", raw["run"])
+        raw["run"] = _extend("run", raw["run"])
         # A trial is named after its model and length, so the shared part needs no name.
         raw["run"].setdefault("name", raw.get("name", source))
     _apply(raw, overrides)
     _complete_ladder(raw)
     _inline(raw.get("run"))
-    return validated(SweepConfig, raw, source, overrides)
+    return validate(SweepConfig, raw, source, overrides)
 
 
 def load_suite(source: str) -> SuiteConfig:
     """Return the data suite that a preset name or YAML path describes."""
-    return validated(SuiteConfig, _read("suite", source), source)
+    return validate(SuiteConfig, _read("suite", source), source)
 
 
 def _require_kind(kind: Kind, raw: Raw, source: str) -> None:
@@ -89,7 +89,7 @@ def _require_kind(kind: Kind, raw: Raw, source: str) -> None:
         )
 
 
-def validated(model: type[S], raw: Raw, source: str, overrides: Sequence[str] = ()) -> S:
+def validate(model: type[S], raw: Raw, source: str, overrides: Sequence[str] = ()) -> S:
     """Return the config that a raw mapping describes, with overrides applied to it before.
 
     Raises:
@@ -138,12 +138,12 @@ def _read(kind: Kind, source: str, extended_by: tuple[Path, ...] = ()) -> Raw:
     path = path.resolve()
     if path in extended_by:
         raise ConfigError(f"config file {path} extends itself; name another in its `extends`")
-    return _extended(kind, _read_yaml(path), (*extended_by, path))
+    return _extend(kind, _read_yaml(path), (*extended_by, path))
 
 
 def _read_yaml(path: Path) -> Raw:
     try:
-        raw = _parsed(path.read_text(encoding="utf-8"))
+        raw = _parse(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"cannot read config file {path}: {error.strerror}") from error
     except UnicodeDecodeError as error:
@@ -158,7 +158,7 @@ def _read_yaml(path: Path) -> Raw:
     return raw
 
 
-def _parsed(text: str) -> object:
+def _parse(text: str) -> object:
     """Return what a YAML text says.
 
     Raises:
@@ -172,15 +172,15 @@ def _parsed(text: str) -> object:
         raise ValueError(" ".join(str(error).split())) from error
 
 
-def _extended(kind: Kind, raw: Raw, extended_by: tuple[Path, ...] = ()) -> Raw:
+def _extend(kind: Kind, raw: Raw, extended_by: tuple[Path, ...] = ()) -> Raw:
     """Lay `raw` over the config that its `extends` names, if it names one."""
     if "extends" not in raw:
         return raw
     base = str(raw["extends"])
-    return _merged(_read(kind, base, extended_by), {k: v for k, v in raw.items() if k != "extends"})
+    return _merge(_read(kind, base, extended_by), {k: v for k, v in raw.items() if k != "extends"})
 
 
-def _merged(base: Raw, top: Mapping[str, Any]) -> Raw:
+def _merge(base: Raw, top: Mapping[str, Any]) -> Raw:
     """Return `base` with `top` laid over it, mapping by mapping.
 
     Mixture weights, ladders, strategies, suites and lengths are replaced as a whole: two have no
@@ -194,7 +194,7 @@ def _merged(base: Raw, top: Mapping[str, Any]) -> Raw:
         elif key == "model":
             merged[key] = laid_over(below, value)
         else:
-            merged[key] = _merged(below, value)
+            merged[key] = _merge(below, value)
     return merged
 
 
@@ -219,7 +219,7 @@ def _keys_and_value(override: str) -> tuple[list[str], Any]:
         hint = config_hint(override)
         raise ConfigError(f"override {override!r} is not of the form key.sub=value{hint}")
     try:
-        return key.split("."), _parsed(text)
+        return key.split("."), _parse(text)
     except ValueError as error:
         raise ConfigError(f"the value of override {override!r} is not valid YAML") from error
 

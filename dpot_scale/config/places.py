@@ -45,15 +45,15 @@ def in_home(path: Path) -> Path:
     return results_home() / path
 
 
-def anchored(sweep: SweepConfig, home: Path) -> SweepConfig:
+def resolve_sweep_paths(sweep: SweepConfig, home: Path) -> SweepConfig:
     """Return the sweep with absolute paths: Ray's workers have a working directory of their own.
 
     What is written lies under `home`; files that are only read are sought from here.
     """
-    return sweep.model_copy(update={"run": anchored_run(sweep.run, home)})
+    return sweep.model_copy(update={"run": resolve_run_paths(sweep.run, home)})
 
 
-def anchored_run(run: RunConfig, home: Path) -> RunConfig:
+def resolve_run_paths(run: RunConfig, home: Path) -> RunConfig:
     """Return the run with absolute paths, so that its saved config means the same anywhere."""
     tracking, uri = run.tracking, run.tracking.mlflow_uri
     if uri is not None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dpot_scale.config.identity import Contents, identity
-from dpot_scale.config.load import load_run, validated
+from dpot_scale.config.load import load_run, validate
 from dpot_scale.config.places import RUN_CONFIG, TRIALS
 from dpot_scale.config.run import RunConfig
 from dpot_scale.config.sweep import SweepConfig
@@ -52,7 +52,7 @@ def plan(sweep: SweepConfig) -> tuple[Trial, ...]:
     """
     contents = read_contents(sweep.run, sweep.directory)
     trials = [
-        _named_trial(sweep, contents, label, windows)
+        _plan_trial(sweep, contents, label, windows)
         for windows in sweep.windows
         for label in sweep.ladder
     ]
@@ -101,15 +101,15 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.1f} min" if seconds >= 120 else f"{seconds:.0f} s"
 
 
-def _named_trial(sweep: SweepConfig, contents: Contents, label: str, windows: int) -> Trial:
+def _plan_trial(sweep: SweepConfig, contents: Contents, label: str, windows: int) -> Trial:
     """Return a trial; a mistake in it is said to be its own."""
     try:
-        return _trial(sweep, contents, label, windows)
+        return _price_trial(sweep, contents, label, windows)
     except ConfigError as error:
         raise ConfigError(f"trial {label}: {error}") from error
 
 
-def _trial(sweep: SweepConfig, contents: Contents, label: str, windows: int) -> Trial:
+def _price_trial(sweep: SweepConfig, contents: Contents, label: str, windows: int) -> Trial:
     run = _run(sweep, contents, label, windows)
     workers = sweep.resources.workers
     on_gpu = sweep.resources.gpus_per_worker == 1  # auto is settled when the cluster is known
@@ -139,9 +139,9 @@ def _run(sweep: SweepConfig, contents: Contents, label: str, windows: int) -> Ru
         "windows": windows,
         "output": trials_directory(sweep),
     }
-    config = validated(RunConfig, values, f"sweep {sweep.name}")
+    config = validate(RunConfig, values, f"sweep {sweep.name}")
     known = identity(config, contents)
-    name = _begun(config, contents, known, f"{label}_w{windows}_")
+    name = _find_begun(config, contents, known, f"{label}_w{windows}_")
     return Run(
         config=config.model_copy(update={"name": name or f"{label}_w{windows}_{known[:6]}"}),
         contents=contents,
@@ -149,7 +149,7 @@ def _run(sweep: SweepConfig, contents: Contents, label: str, windows: int) -> Ru
     )
 
 
-def _begun(config: RunConfig, contents: Contents, known: str, prefix: str) -> str | None:
+def _find_begun(config: RunConfig, contents: Contents, known: str, prefix: str) -> str | None:
     """Return the name under which a trial was begun when identities were found otherwise.
 
     Args:

@@ -7,7 +7,7 @@ import yaml
 
 from dpot_scale.config.load import dump, load_run, load_suite, load_sweep, presets
 from dpot_scale.config.model import laid_over
-from dpot_scale.config.places import anchored
+from dpot_scale.config.places import resolve_sweep_paths
 from dpot_scale.config.strategy import read_strategy
 from dpot_scale.data.catalog import CATALOG
 from dpot_scale.errors import ConfigError
@@ -97,7 +97,7 @@ def test_overrides_reach_every_level_and_leave_the_rest() -> None:
 def test_a_trial_that_is_shorter_than_its_warm_up_is_one_sentence(tmp_path: Path) -> None:
     sweep = load_sweep("quickstart", ["run.optim.warmup.windows=64", "windows=[32]"])
     with pytest.raises(ConfigError, match=r"optim\.warmup\.windows=64 is longer than the run"):
-        plan(anchored(sweep, tmp_path))
+        plan(resolve_sweep_paths(sweep, tmp_path))
 
 
 def test_what_a_file_extends_is_sought_beside_it(tmp_path: Path) -> None:

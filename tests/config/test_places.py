@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from dpot_scale.config.load import load_sweep
-from dpot_scale.config.places import absolute_uri, anchored, results_home
+from dpot_scale.config.places import absolute_uri, resolve_sweep_paths, results_home
 from dpot_scale.config.sweep import SweepConfig
 
 
@@ -14,7 +14,7 @@ def test_results_lie_below_home_and_inputs_here(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     overrides = ["run.engine.nvme_path=nvme", "run.initialize_from=model.safetensors"]
-    sweep = anchored(load_sweep("quickstart", overrides), Path("/results"))
+    sweep = resolve_sweep_paths(load_sweep("quickstart", overrides), Path("/results"))
     assert sweep.directory == Path("/results/runs/quickstart-sweep")
     assert sweep.run.data.root == Path("/results/data/quickstart")
     assert sweep.run.tracking.mlflow_uri == "sqlite:////results/mlflow.db"
@@ -24,9 +24,9 @@ def test_results_lie_below_home_and_inputs_here(
 
 def test_names_of_presets_and_absolute_paths_stay() -> None:
     sweep = load_sweep("quickstart", ["run.output=/elsewhere"])
-    placed = anchored(sweep, Path("/results"))
+    placed = resolve_sweep_paths(sweep, Path("/results"))
     assert placed.run.output == Path("/elsewhere")
-    assert anchored(placed, Path("/other")) == placed
+    assert resolve_sweep_paths(placed, Path("/other")) == placed
     assert SweepConfig.model_validate(placed.model_dump()) == placed
 
 

@@ -22,7 +22,7 @@ from mlflow.tracking import MlflowClient
 
 from dpot_scale.checkpoints.store import MARKER
 from dpot_scale.config.load import load_sweep
-from dpot_scale.config.places import anchored
+from dpot_scale.config.places import resolve_sweep_paths
 from dpot_scale.runs.result import read_result
 from dpot_scale.scaling.journal import Journal
 from dpot_scale.scaling.plan import Trial, plan
@@ -75,7 +75,7 @@ class Home:
         self.config.write_text(SWEEP.format(run=run, windows=4 * STEPS))
         # What is read is absolute in the run's config; what is written must come to lie here.
         self.overrides = ["run.output=runs", "run.data.root=data"]
-        self.sweep = anchored(load_sweep(str(self.config), self.overrides), folder)
+        self.sweep = resolve_sweep_paths(load_sweep(str(self.config), self.overrides), folder)
         self.trials = plan(self.sweep)
         self.journal = Journal(self.sweep.directory)
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from dpot_scale.config.load import load_run, load_suite, load_sweep, presets
-from dpot_scale.config.places import anchored, anchored_run
+from dpot_scale.config.places import resolve_run_paths, resolve_sweep_paths
 from dpot_scale.runs.resolved import identify
 from dpot_scale.scaling.plan import plan
 
@@ -22,14 +22,14 @@ IDS = json.loads(Path(__file__).with_name("ids.json").read_text())
 @pytest.mark.parametrize("command", IDS["runs"])
 def test_run(command: str, tmp_path: Path) -> None:
     preset, *overrides = command.split()
-    run = anchored_run(load_run(preset, overrides), tmp_path)
+    run = resolve_run_paths(load_run(preset, overrides), tmp_path)
     assert identify(run).identity == IDS["runs"][command]
 
 
 @pytest.mark.parametrize("command", IDS["trials"])
 def test_trials(command: str, tmp_path: Path) -> None:
     preset, *overrides = command.split()
-    trials = plan(anchored(load_sweep(preset, overrides), tmp_path))
+    trials = plan(resolve_sweep_paths(load_sweep(preset, overrides), tmp_path))
     assert [trial.id for trial in trials] == IDS["trials"][command]
 
 

@@ -8,7 +8,7 @@ import pytest
 from dpot_scale import sweep as sweep_entry
 from dpot_scale import train as train_entry
 from dpot_scale.config.load import dump, load_run, load_sweep, presets
-from dpot_scale.config.places import anchored, anchored_run
+from dpot_scale.config.places import resolve_run_paths, resolve_sweep_paths
 from dpot_scale.config.run import RunConfig
 from dpot_scale.data.info import DatasetInfo
 from dpot_scale.data.store.dataset import SPLITS
@@ -34,7 +34,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 def begun_run(output: Path, *overrides: str) -> RunConfig:
     """A run as it lies before its first checkpoint."""
-    run = anchored_run(load_run("quickstart", [f"output={output}", *overrides]), output)
+    run = resolve_run_paths(load_run("quickstart", [f"output={output}", *overrides]), output)
     run.directory.mkdir(parents=True)
     (run.directory / "config.yaml").write_text(dump(run))
     (run.directory / SPOOL).touch()
@@ -46,7 +46,9 @@ def begun_run(output: Path, *overrides: str) -> RunConfig:
 def test_a_run_in_the_folder_of_a_sweep(
     made: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    sweep = anchored(load_sweep("quickstart", ["name=mine", f"run.output={tmp_path}"]), tmp_path)
+    sweep = resolve_sweep_paths(
+        load_sweep("quickstart", ["name=mine", f"run.output={tmp_path}"]), tmp_path
+    )
     with hold_sweep(sweep):
         if made == "journal":
             Journal(sweep.directory).record("Ti", "started", attempt=1)
@@ -119,7 +121,9 @@ def test_no_two_presets_share_a_folder() -> None:
 def test_a_run_in_the_place_of_all_trials(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    sweep = anchored(load_sweep("quickstart", ["name=mine", f"run.output={tmp_path}"]), tmp_path)
+    sweep = resolve_sweep_paths(
+        load_sweep("quickstart", ["name=mine", f"run.output={tmp_path}"]), tmp_path
+    )
     with hold_sweep(sweep):
         Journal(sweep.directory).record("Ti", "started", attempt=1)
     before = contents(tmp_path)

@@ -7,7 +7,7 @@ import pytest
 from ray.exceptions import RaySystemError
 
 from dpot_scale.config.load import load_sweep
-from dpot_scale.config.places import anchored
+from dpot_scale.config.places import resolve_sweep_paths
 from dpot_scale.errors import ConfigError
 from dpot_scale.scaling.controller import Controller
 from dpot_scale.scaling.endings import TrialInterruptedError
@@ -20,7 +20,7 @@ NO_SERVICES = ["run.tracking.mlflow_uri=null", "run.data.suite=null"]
 
 @pytest.fixture
 def controller(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Controller:
-    sweep = anchored(load_sweep("quickstart", NO_SERVICES), tmp_path)
+    sweep = resolve_sweep_paths(load_sweep("quickstart", NO_SERVICES), tmp_path)
     sweep.directory.mkdir(parents=True)
     monkeypatch.setattr(Controller, "_wait_for_room", lambda *_: None)
     trials = plan(sweep)[:3]

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from dpot_scale.config.load import load_sweep
-from dpot_scale.config.places import anchored
+from dpot_scale.config.places import resolve_sweep_paths
 from dpot_scale.errors import ConfigError
 from dpot_scale.scaling.controller import Controller
 from dpot_scale.scaling.driver import run_sweep
@@ -22,7 +22,7 @@ NO_SERVICES = ["run.tracking.mlflow_uri=null", "run.data.suite=null"]
 def test_mlflow_tells_a_bug_from_an_interrupt(
     error: BaseException, status: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sweep = anchored(load_sweep("quickstart", NO_SERVICES), tmp_path)
+    sweep = resolve_sweep_paths(load_sweep("quickstart", NO_SERVICES), tmp_path)
     told: list[str] = []
 
     def fail(_: Controller) -> None:

@@ -7,7 +7,7 @@ from ray.exceptions import RayActorError, RayTaskError
 from ray.train.v2.api.exceptions import WorkerGroupError
 
 from dpot_scale.config.load import load_sweep
-from dpot_scale.config.places import anchored
+from dpot_scale.config.places import resolve_sweep_paths
 from dpot_scale.errors import ConfigError, DiskError
 from dpot_scale.scaling.endings import Ended, TrialInterruptedError, diagnose
 from dpot_scale.scaling.plan import Trial, plan
@@ -17,7 +17,7 @@ DIED = "a worker died: killed, out of memory, or crashed"
 
 @pytest.fixture
 def trial(tmp_path: Path) -> Trial:
-    return plan(anchored(load_sweep("quickstart"), tmp_path))[0]
+    return plan(resolve_sweep_paths(load_sweep("quickstart"), tmp_path))[0]
 
 
 def failed(*causes: Exception) -> WorkerGroupError:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from dpot_scale.config.load import load_sweep
-from dpot_scale.config.places import anchored
+from dpot_scale.config.places import resolve_sweep_paths
 from dpot_scale.scaling import progress as progress_module
 from dpot_scale.scaling.plan import Trial, plan
 from dpot_scale.scaling.progress import LINE_SECONDS, TrialProgress
@@ -31,7 +31,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 @pytest.fixture
 def trials(tmp_path: Path) -> list[Trial]:
-    trials = plan(anchored(load_sweep("quickstart"), tmp_path))[:2]
+    trials = plan(resolve_sweep_paths(load_sweep("quickstart"), tmp_path))[:2]
     for trial in trials:
         trial.run.directory.mkdir(parents=True)
     return trials

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from dpot_scale.config.load import load_sweep
-from dpot_scale.config.places import SWEEP_CONFIG, anchored
+from dpot_scale.config.places import SWEEP_CONFIG, resolve_sweep_paths
 from dpot_scale.errors import UserError
 from dpot_scale.scaling.journal import Journal, hold_sweep
 from dpot_scale.scaling.plan import plan
@@ -18,7 +18,7 @@ def states(text: str) -> dict[str, list[str]]:
 
 
 def test_every_state(tmp_path: Path) -> None:
-    sweep = anchored(load_sweep("quickstart"), tmp_path)
+    sweep = resolve_sweep_paths(load_sweep("quickstart"), tmp_path)
     trials = plan(sweep)
     first, second, third, fourth = (trial.id for trial in trials)
     with pytest.raises(UserError, match="no sweep was started in"):

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from dpot_scale.config.load import load_sweep
-from dpot_scale.config.places import anchored
+from dpot_scale.config.places import resolve_sweep_paths
 from dpot_scale.config.sweep import SweepConfig
 from dpot_scale.evaluation.scores import DatasetScore
 from dpot_scale.runs.result import TrainingResult, save_result
@@ -21,7 +21,7 @@ PERSISTENCE = {"ns": 0.4, "dr": 0.2}
 
 
 def planned(tmp_path: Path, *overrides: str) -> tuple[SweepConfig, tuple[Trial, ...]]:
-    sweep = anchored(load_sweep("quickstart", overrides), tmp_path)
+    sweep = resolve_sweep_paths(load_sweep("quickstart", overrides), tmp_path)
     return sweep, plan(sweep)
 
 
