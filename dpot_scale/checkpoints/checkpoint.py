@@ -50,7 +50,7 @@ def _inside(name: str) -> str:
 
 
 class Marker(Record):
-    """What makes a folder a checkpoint: the state, by whom it was saved, and its files."""
+    """The record that makes a folder a checkpoint: the state, who saved it, and its files."""
 
     format: PositiveInt = 2
     step: Annotated[int, Field(ge=0)]
@@ -79,7 +79,7 @@ class Marker(Record):
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """A folder that was committed, and what its marker says."""
+    """A committed folder and the content of its marker."""
 
     folder: Path
     marker: Marker

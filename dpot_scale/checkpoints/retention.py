@@ -1,4 +1,4 @@
-"""Which checkpoints of a run stay."""
+"""Decides which checkpoints of a run are kept."""
 
 from collections.abc import Iterable
 

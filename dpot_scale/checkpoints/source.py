@@ -1,4 +1,4 @@
-"""What weights belong to and what is wrong with them, as far as it can be told without torch."""
+"""Finds the config that weights belong to, and says what is wrong with weights, without torch."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -26,7 +26,7 @@ def config_of(source: Path) -> Path | None:
 
 
 def no_weights(path: Path) -> CheckpointError:
-    """Return what to say of a path at which there are no weights."""
+    """Return the error for a path at which there are no weights."""
     if not path.exists():
         problem = "does not exist"
     else:

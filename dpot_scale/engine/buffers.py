@@ -1,4 +1,4 @@
-"""What DeepSpeed may hold for a while, in elements: one function of the model and the device.
+"""The sizes of DeepSpeed's buffers, in elements, from the model and the device.
 
 On a GPU the sizes serve speed and only keep the largest models in bounds. On CPU they serve memory:
 what one block needs suffices to keep the cores busy, and larger messages are not faster. No torch

@@ -1,4 +1,4 @@
-"""What ranks do together: where one cannot go on, all raise the same sentence, and none waits."""
+"""Collective calls: an error on one rank is raised on all of them, so that none waits for it."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -32,15 +32,15 @@ def raise_on_all(error: UserError | None, world: World) -> None:
 
 
 def on_every_rank(act: Callable[[], T], world: World, place: Path) -> T:
-    """Act on this rank, as the others do, and return what comes of it. Collective.
+    """Call `act` on every rank and return its result. Collective.
 
     Args:
-        act: Has no collectives in it that a rank might miss by failing.
+        act: The function. It must call no collective, which a rank could miss by failing.
         world: The ranks.
-        place: Where it reads or writes, for the sentence.
+        place: The file or folder that it reads or writes, for the sentence.
 
     Raises:
-        UserError: what kept one rank from it, on all.
+        UserError: on all ranks, the error of the first rank that failed.
     """
     problem: UserError | None = None
     try:
@@ -54,14 +54,14 @@ def on_every_rank(act: Callable[[], T], world: World, place: Path) -> T:
 
 
 def on_main(act: Callable[[], object], world: World, place: Path) -> None:
-    """Act on the main rank alone; what keeps it from it is raised on all. Collective."""
+    """Call `act` on the main rank; its error is raised on all ranks. Collective."""
     on_every_rank(lambda: act() if world.is_main else None, world, place)
 
 
 def from_main(find: Callable[[], T], world: World, place: Path) -> T:
-    """Return on every rank what the main rank finds. Collective.
+    """Call `find` on the main rank and return its result on every rank. Collective.
 
-    What one rank sees of a disk, another may not see yet.
+    On a shared disk, one rank may not see yet what another has written.
     """
     found = [on_every_rank(lambda: find() if world.is_main else None, world, place)]
     dist.broadcast_object_list(found)

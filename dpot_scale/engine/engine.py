@@ -1,4 +1,4 @@
-"""What the training loop, the evaluation and the micro-batch probe know of an engine."""
+"""The interface of an engine, by which the loop, the evaluation and the probes know it."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ class Rates:
 
 
 class Update(NamedTuple):
-    """What a step did, on the device: nobody waits to know it. The same on every rank."""
+    """The outcome of a step, kept on the device so that nothing waits. Equal on every rank."""
 
     grad_norm: Tensor  # of the global gradient before clipping
     applied: Tensor  # bool; False: that norm is not finite, and no weight or moment has changed

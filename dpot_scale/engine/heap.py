@@ -1,4 +1,4 @@
-"""What the C library does with memory that a CPU worker frees: keep it for speed or return it."""
+"""Lets the C library keep the memory that a CPU worker frees, for speed, or return it."""
 
 import contextlib
 import ctypes

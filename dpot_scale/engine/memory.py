@@ -1,4 +1,4 @@
-"""What one rank needs, in bytes, by formula. No torch here, so plans stay cheap."""
+"""The memory of one rank, in bytes, by formula. No torch here, so plans stay cheap."""
 
 from dataclasses import dataclass
 
@@ -70,7 +70,7 @@ def estimate_memory(
     micro_batch: int,
     on_gpu: bool = False,
 ) -> MemoryEstimate:
-    """Return what a rank needs to train.
+    """Return the estimated memory of one rank.
 
     Args:
         model: The model.
@@ -126,7 +126,7 @@ def _reduces_all_at_once(strategy: Strategy) -> bool:
 def _passing(
     footprint: Footprint, strategy: Strategy, sizes: Buffers, world_size: int, activations: int
 ) -> int:
-    """Return what a step needs beside its activations, at the moment that needs the most."""
+    """Return the transient bytes at the peak of a step, besides its activations."""
     parameters = footprint.parameters
     share = -(-parameters // world_size)
     compute, gradient = ELEMENT_BYTES[strategy.dtype], ELEMENT_BYTES[strategy.gradient_dtype]
@@ -144,7 +144,7 @@ def _passing(
 
 
 def _holes(parameters: int, strategy: Strategy, activations: int) -> int:
-    """Return what freed blocks leave in the heap of a process that keeps them."""
+    """Return the bytes of the holes that freed blocks leave in a heap that keeps them."""
     weights = ELEMENT_BYTES[strategy.dtype] * parameters
     if strategy.stage == 3:
         return HOLES + int(ACTIVATION_HOLES_3 * activations + PARAMETER_HOLES_3 * weights)
@@ -152,7 +152,7 @@ def _holes(parameters: int, strategy: Strategy, activations: int) -> int:
 
 
 def _offloaded(state: dict[str, int], strategy: Strategy, *, on_gpu: bool) -> int:
-    """Return what is not in the memory of the device; on CPU only a disk is elsewhere."""
+    """Return the bytes outside the memory of the device; on CPUs these are on a disk."""
     elsewhere = {"cpu", "nvme"} if on_gpu else {"nvme"}
     optimizer = state["masters"] + state["moments"] + state["gradients"]
     return optimizer * (strategy.optimizer_device in elsewhere) + state["parameters"] * (

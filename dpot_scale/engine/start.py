@@ -1,4 +1,4 @@
-"""Which engine a run trains with."""
+"""Starts the engine that a run trains with."""
 
 from dpot_scale.config.run import RunConfig
 from dpot_scale.config.strategy import Json
@@ -15,7 +15,7 @@ def start_engine(config: RunConfig, world: World, deepspeed_config: Json | None 
     Args:
         config: The run, its micro-batch settled.
         world: The ranks.
-        deepspeed_config: What DeepSpeed gets, where the run is resolved; else it is found here.
+        deepspeed_config: The complete DeepSpeed config; None to derive it here.
 
     Raises:
         ConfigError: the config is wrong, or this machine lacks what it needs.

@@ -1,4 +1,4 @@
-"""What an evaluation reads and where its scores go, as far as it is settled without torch."""
+"""Checks the data of an evaluation and names the folder of its scores, without torch."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""What every family of models offers. The rest of the package knows a model by this alone.
+"""The interface of a family, by which alone the rest of the package knows a model.
 
 No torch here: plans price models that are never built.
 """

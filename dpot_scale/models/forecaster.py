@@ -1,4 +1,4 @@
-"""What the network of every family is and gives.
+"""The base of the networks of all families, and their output.
 
 Legend: B windows, T history frames, C fields, s the space axes.
 """

@@ -1,4 +1,4 @@
-"""What a run prints: a header, then a live bar on a terminal or plain lines elsewhere."""
+"""Prints a run: a header, then a live bar on a terminal or plain lines elsewhere."""
 
 from collections.abc import Mapping
 

@@ -1,4 +1,4 @@
-"""What training minimises: noise injection, unroll and masked relative L2 (PAPER section 2).
+"""The training loss: noise injection, unroll and masked relative L2 (PAPER section 2).
 
 Legend: B windows, T frames, C fields, s any number of space axes.
 """
