@@ -18,7 +18,6 @@ def _no_bool(value: object) -> object:
 
 # Not strict: YAML reads 1e-3 as text.
 NO_BOOL = BeforeValidator(_no_bool)  # behind a range, or the reference does not see the range
-Int = Annotated[int, NO_BOOL]
 Float = Annotated[float, Field(allow_inf_nan=False), NO_BOOL]
 PositiveInt = Annotated[int, Field(ge=1), NO_BOOL]
 NonNegativeInt = Annotated[int, Field(ge=0), NO_BOOL]
@@ -27,7 +26,8 @@ NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False), NO_BOOL]
 Fraction = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False), NO_BOOL]
 # numpy takes 32 bits, and a rank is added
 Seed = Annotated[int, Field(ge=0, lt=2**31), NO_BOOL]
-Name = Annotated[str, Field(pattern=r"^\w[\w.\-]*$")]  # of a folder; never "." or ".."
+FOLDER_NAME = r"\w[\w.\-]*"  # never "." or ".."
+Name = Annotated[str, Field(pattern=f"^{FOLDER_NAME}$")]
 STRICT = ConfigDict(extra="forbid")  # about unknown keys
 
 

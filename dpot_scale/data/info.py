@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
-from dpot_scale.config.base import STRICT, PositiveFloat, PositiveInt
+from dpot_scale.config.base import FOLDER_NAME, STRICT, PositiveFloat, PositiveInt
 
 MASK = "mask"  # the channel that is 0 inside obstacles and 1 in the fluid
 
@@ -36,4 +36,4 @@ class DatasetInfo:
 
 def is_dataset_name(text: str) -> bool:
     """Return whether a text can name a dataset, which is also the name of its folder."""
-    return re.fullmatch(r"\w[\w.\-]*", text) is not None
+    return re.fullmatch(FOLDER_NAME, text) is not None

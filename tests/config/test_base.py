@@ -3,11 +3,19 @@
 import pytest
 from pydantic import ValidationError
 
-from dpot_scale.config.base import Float, Int, Name, PositiveFloat, Section, Seed, content_hash
+from dpot_scale.config.base import (
+    Float,
+    Name,
+    NonNegativeInt,
+    PositiveFloat,
+    Section,
+    Seed,
+    content_hash,
+)
 
 
 class Example(Section):
-    whole: Int = 0
+    whole: NonNegativeInt = 0
     number: Float = 0.0
     rate: PositiveFloat = 1.0
     seed: Seed = 0
