@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from dpot_scale.config.load import dump, load_run, load_suite, load_sweep, presets
-from dpot_scale.config.model import laid_over
+from dpot_scale.config.model import FAMILIES, laid_over
 from dpot_scale.config.places import resolve_sweep_paths
 from dpot_scale.config.strategy import read_strategy
 from dpot_scale.data.catalog import CATALOG
@@ -225,6 +225,25 @@ def test_an_unknown_family_is_one_sentence() -> None:
         load_run("quickstart", ["model.family=dpt"])
     with pytest.raises(ConfigError, match=r"ladder.Ti.family=dpt: must be 'dpot' \(did you mean"):
         load_sweep("quickstart", ["ladder.Ti.family=dpt"])
+
+
+def test_a_family_on_the_command_line_drops_the_size_of_the_one_below(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "end_to_end"))
+    monkeypatch.setitem(FAMILIES, "toy", "toy_family")
+    overrides = ["model.width=3", "model.family=toy", "model.grid=32"]  # in any order
+    model = load_run("quickstart", overrides).model
+    assert model.model_dump() == {
+        "family": "toy", "space_dims": 2, "grid": 32, "channels": 2, "history": 10, "horizon": 1,
+        "width": 3, "depth": 2,
+    }  # fmt: skip
+    sweep = load_sweep("quickstart", ["run.model.family=toy", "ladder={a: {width: 4}}"])
+    assert sweep.ladder["a"].dimensions() == model.dimensions() | {"grid": 64, "width": 4}
+    with pytest.raises(ConfigError, match=r"unknown key 'model.widht' \(did you mean 'width'\?\)"):
+        load_run("quickstart", ["model.family=toy", "model.widht=3"])
+    with pytest.raises(ConfigError, match=r"unknown key 'model.size'"):
+        load_run("quickstart", ["model.family=toy", "model.size=S"])
 
 
 def test_what_another_family_has_not_is_dropped_below_it() -> None:

@@ -19,7 +19,7 @@ from dpot_scale.models.families import family_of
 from dpot_scale.models.family import BLOCKS, KEEP_ALL, Family, Recompute
 from dpot_scale.models.forecaster import Forecaster
 
-# Where the registry of the package ends, the one of the tests goes on.
+# The folder of the toy, a family that the package does not list.
 TOY = Path(__file__).parents[1] / "end_to_end"
 SHAPE = {"grid": 16, "channels": 3, "history": 4, "horizon": 2}
 # What makes the default model of a family small, where it is not.
