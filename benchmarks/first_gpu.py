@@ -439,12 +439,12 @@ def device_parts() -> None:
     """Use the parts of torch that the loader and the objective stand on."""
     import torch
 
+    from dpot_scale.training.noise import Noise
+
     on_gpu = torch.cuda.is_available()
     device = torch.device("cuda" if on_gpu else "cpu")
-    noise = [torch.empty(4, device=device).normal_(generator=generator) for generator in (
-        torch.Generator(device).manual_seed(1), torch.Generator(device).manual_seed(1)
-    )]  # fmt: skip
-    assert torch.equal(*noise)
+    here, there = (Noise(1, on).draw([7, 2**40], 1, (3, 5)) for on in (torch.device("cpu"), device))
+    assert torch.equal(here, there.cpu())
     pinned = torch.ones(8, pin_memory=on_gpu)
     assert pinned.to(device, non_blocking=True).sum().item() == 8
     norm = torch.nn.GroupNorm(8, 64).to(device, torch.bfloat16)

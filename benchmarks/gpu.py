@@ -39,6 +39,7 @@ from dpot_scale.engine.zero import ZeroEngine
 from dpot_scale.models.dpot.config import DPOTConfig
 from dpot_scale.models.dpot.cost import executed_forward_flops
 from dpot_scale.models.family import TRAIN_PASSES
+from dpot_scale.training.noise import Noise
 from dpot_scale.training.objective import training_loss
 
 GIB = 2**30
@@ -180,8 +181,9 @@ def our_step(engine: ZeroEngine, windows: int, world: World) -> Step:
             windows, frames, model.channels, model.grid, model.grid, device=world.device
         ),
         scored_BC=torch.ones(windows, model.channels, dtype=torch.bool, device=world.device),
+        positions=tuple(range(windows)),
     )
-    noise = [torch.Generator(world.device).manual_seed(window) for window in range(windows)]
+    noise = Noise(0, world.device)
 
     def step() -> None:
         engine.backward(training_loss(engine, batch, ObjectiveConfig(), model.history, noise))

@@ -36,6 +36,7 @@ from dpot_scale.errors import ConfigError, UserError
 from dpot_scale.files import write_whole
 from dpot_scale.runs.resolved import ResolvedRun, resolve
 from dpot_scale.training.loop import train_step
+from dpot_scale.training.noise import Noise
 from dpot_scale.training.schedule import Schedule
 
 # Below `output`, for all runs there; hidden, as it is none of them.
@@ -260,10 +261,10 @@ def try_out(config: RunConfig) -> None:
         _limit_memory(int(limit), world)
     engine = start_engine(config, world)
     batches = itertools.cycle(random_batches(config, world))
-    schedule = Schedule.of(config)
+    schedule, noise = Schedule.of(config), Noise(config.seed, world.device)
     for step in range(STEPS):
         rates = schedule.at(step)
-        _, update = train_step(engine, lambda: next(batches), config, world, rates)
+        _, update = train_step(engine, lambda: next(batches), config, world, rates, noise)
         update.grad_norm.item()  # until the device has come to it
 
 

@@ -6,7 +6,6 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -22,6 +21,7 @@ from dpot_scale.tracking.spool import SPOOL
 from dpot_scale.tracking.tracker import Tracker
 from dpot_scale.training.console import Console
 from dpot_scale.training.meter import Meter
+from dpot_scale.training.noise import Noise
 from dpot_scale.training.objective import training_loss
 from dpot_scale.training.schedule import Schedule
 from dpot_scale.training.watch import Findings, Verdict, Watch, never
@@ -54,12 +54,14 @@ class Trainer:
     told_to_stop: Callable[[], bool] = never
     meter: Meter = field(init=False)  # of the newest `fit`
     _schedule: Schedule = field(init=False)
+    _noise: Noise = field(init=False)
     _unreadable: "_Unreadable | None" = field(default=None, init=False)
     _saved_step: int = field(default=-1, init=False)
     _saved: float = field(default_factory=time.monotonic, init=False)  # when, by this rank's clock
 
     def __post_init__(self) -> None:
         self._schedule = Schedule.of(self.config)
+        self._noise = Noise(self.config.seed, self.world.device)
 
     def fit(self, state: TrainState) -> tuple[Verdict, TrainState]:
         """Train from `state` to the last step, or until a rank has a reason to stop.
@@ -153,7 +155,7 @@ class Trainer:
         def next_batch() -> Batch:
             return self._next_batch(batches, state)
 
-        return train_step(self.engine, next_batch, self.config, self.world, rates)
+        return train_step(self.engine, next_batch, self.config, self.world, rates, self._noise)
 
     def _next_batch(self, batches: Iterator[Batch], state: TrainState) -> Batch:
         """Return the next micro-batch; one without numbers once the data cannot be read.
@@ -219,30 +221,13 @@ def train_step(
     config: RunConfig,
     world: World,
     rates: Rates,
+    noise: Noise,
 ) -> tuple[Tensor, Update]:
     """Make one optimizer update; return the mean loss of this rank and what the step did."""
     loss_sum = torch.zeros((), device=world.device)
     accumulation_steps = config.batch.accumulation_steps(world.world_size)
     for _ in range(accumulation_steps):
-        batch = next_batch()
-        noise = _noise_generators(config, batch)
-        loss = training_loss(engine, batch, config.objective, config.model.history, noise)
+        loss = training_loss(engine, next_batch(), config.objective, config.model.history, noise)
         engine.backward(loss)
         loss_sum += loss.detach()
     return loss_sum / accumulation_steps, engine.step(rates)
-
-
-def _noise_generators(config: RunConfig, batch: Batch) -> list[torch.Generator]:
-    """Return a generator for each window of a micro-batch, a function of its position.
-
-    So resuming needs no saved state, and any number of ranks sees the same noise.
-    """
-    return [
-        torch.Generator(batch.frames_BTCxy.device).manual_seed(_hashed(config.seed, position))
-        for position in batch.positions
-    ]
-
-
-def _hashed(*key: int) -> int:
-    """Return a seed for a key of integers: neighbouring keys give unrelated seeds."""
-    return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> 1)

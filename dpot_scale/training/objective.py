@@ -4,7 +4,6 @@ Legend: B windows, T frames, C fields, s any number of space axes.
 """
 
 import math
-from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -19,18 +18,17 @@ from dpot_scale.forecasting.physical import (
     with_given_channels,
     without_obstacles,
 )
+from dpot_scale.training.noise import Noise
 
 
 def inject_noise(
     batch: Batch,
     history_BTCs: Tensor,
     config: ObjectiveConfig,
-    generators_B: Sequence[torch.Generator],
+    noise: Noise,
+    forward: int = 0,
 ) -> Tensor:
     """Return u + noise * unit(u) * N(0, 1), with the unit of each field over frames and space.
-
-    Each window draws from its own generator, so its noise does not depend on what it is batched
-    with.
 
     The unit `norm` grows with the number of points, so equal noise means a stronger perturbation
     on a finer grid: a published quirk, as is that padding and masks are perturbed (PAPER section
@@ -42,9 +40,7 @@ def inject_noise(
         unit_BC = norm(history_BTCs)
     else:
         unit_BC = _std(history_BTCs) * batch.scored_BC
-    normal_BTCs = torch.empty_like(history_BTCs)
-    for normal_TCs, generator in zip(normal_BTCs, generators_B, strict=True):
-        normal_TCs.normal_(generator=generator)
+    normal_BTCs = noise.draw(batch.positions, forward, history_BTCs.shape[1:])
     return history_BTCs + config.noise * broadcast(unit_BC, history_BTCs) * normal_BTCs
 
 
@@ -53,7 +49,7 @@ def training_loss(
     batch: Batch,
     config: ObjectiveConfig,
     history: int,
-    generators_B: Sequence[torch.Generator],
+    noise: Noise,
 ) -> Tensor:
     """Return the mean loss of a micro-batch, a scalar.
 
@@ -69,10 +65,11 @@ def training_loss(
     history_BTCs = frames_BTCs[:, :history]
     target_BTCs = without_obstacles(frames_BTCs[:, history:], batch)
     loss = frames_BTCs.new_zeros(())
-    for step in range(config.unroll):
-        forecast_BTCs = model(inject_noise(batch, history_BTCs, config, generators_B)).frames
+    for forward in range(config.unroll):
+        noisy_BTCs = inject_noise(batch, history_BTCs, config, noise, forward)
+        forecast_BTCs = model(noisy_BTCs).frames
         horizon = forecast_BTCs.shape[1]
-        step_target_BTCs = target_BTCs[:, step * horizon : (step + 1) * horizon]
+        step_target_BTCs = target_BTCs[:, forward * horizon : (forward + 1) * horizon]
         seen_BTCs = without_obstacles(forecast_BTCs, batch)
         loss = loss + mean_rel_l2(seen_BTCs, step_target_BTCs, marked_BC).mean()
         known_BTCs = with_given_channels(forecast_BTCs, history_BTCs, batch)

@@ -1,10 +1,14 @@
-"""Today's code opens what the first version wrote, and goes on with it: see formats/README.md."""
+"""Today's code opens what the first version wrote, and goes on with it: see formats/README.md.
+
+`python tests/golden/test_formats.py` writes losses/resumed.json anew: see losses/README.md.
+"""
 
 import csv
 import hashlib
 import json
 import runpy
 import shutil
+import tempfile
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -20,13 +24,16 @@ from dpot_scale.data.stream.reader import training_windows
 from dpot_scale.evaluate import main as evaluate
 from dpot_scale.runs.folder import finished_before
 from dpot_scale.runs.resolved import identify
-from dpot_scale.runs.result import read_result
+from dpot_scale.runs.result import TrainingResult, read_result
 from dpot_scale.sweep import main as sweep
 
 FORMATS = Path(__file__).parent / "formats"
 STORE, RUNS = FORMATS / "store", FORMATS / "runs"
 EXPECTED = json.loads((FORMATS / "expected.json").read_text())
 WRITTEN_ON = "torch 2.13.0+cpu, x86_64 AuthenticAMD AVX512"
+STOPPED_AT = 11
+RESUMED = Path(__file__).parent / "losses" / "resumed.json"
+NEAR = 0.01  # relative: with other noise
 ELSEWHERE = 1e-6  # relative: other kernels add up in another order
 TRIALS = ["narrow_w96_5641ef", "wide_w96_b7c438"]
 
@@ -58,19 +65,37 @@ def test_store_is_known_as_that_of_its_recipe() -> None:
     assert missing_datasets(load_suite(str(FORMATS / "suite.yaml")), STORE) == []
 
 
-@pytest.mark.distributed
-def test_checkpoint_resumes_to_the_end_of_the_undisturbed_run(tmp_path: Path) -> None:
-    resumed = shutil.copytree(RUNS / "stopped", tmp_path / "run")
-    training = losses.started(str(resumed / "config.yaml"), [f"data.root={STORE}"], output=tmp_path)
-    found = losses.ended(training, tmp_path)
-    assert "resuming at step 11\n" in (tmp_path / "log").read_text()
-    lines, largest = losses.compare(losses.read(RUNS / "finished"), found)
-    assert largest <= (0 if losses.machine() == WRITTEN_ON else ELSEWHERE), lines
-    result, undisturbed = read_result(resumed), read_result(RUNS / "finished")
+def resume(folder: Path) -> tuple[dict[str, dict[int, float]], TrainingResult]:
+    """Train the stopped run to its end; return its curves and its result."""
+    resumed = shutil.copytree(RUNS / "stopped", folder / "run")
+    training = losses.started(str(resumed / "config.yaml"), [f"data.root={STORE}"], output=folder)
+    curves = losses.ended(training, folder)
+    assert f"resuming at step {STOPPED_AT}\n" in (folder / "log").read_text()
+    result = read_result(resumed)
     assert result is not None
-    assert undisturbed is not None
-    for name, score in undisturbed.evaluation.items():
-        assert dict(result.evaluation[name]) == pytest.approx(dict(score), rel=1e-5)
+    return curves, result
+
+
+@pytest.mark.distributed
+def test_checkpoint_resumes_to_the_end_of_the_run(tmp_path: Path) -> None:
+    """Its noise is another one than that of the first version, so it ends only nearly there."""
+    found, result = resume(tmp_path)
+    golden = json.loads(RESUMED.read_text())
+    undisturbed = losses.read(RUNS / "finished")
+    expected = {
+        key: {step: value for step, value in curve.items() if step <= STOPPED_AT}
+        | {int(step): value for step, value in golden["curves"][key].items()}
+        for key, curve in undisturbed.items()
+    }
+    lines, largest = losses.compare(expected, found)
+    assert largest <= (0 if losses.machine() == WRITTEN_ON else ELSEWHERE), lines
+    last = max(found["train/loss"])
+    assert found["train/loss"][last] == pytest.approx(undisturbed["train/loss"][last], rel=NEAR)
+    finished = read_result(RUNS / "finished")
+    assert finished is not None
+    for name, score in finished.evaluation.items():
+        assert dict(result.evaluation[name]) == pytest.approx(golden["scores"][name], rel=1e-5)
+        assert dict(result.evaluation[name]) == pytest.approx(dict(score), rel=NEAR)
 
 
 def test_checkpoint_holds_the_whole_model() -> None:
@@ -123,3 +148,14 @@ def test_sweep_status_and_report(runs: Path, capsys: pytest.CaptureFixture[str])
     assert sweep(["run", *again]) == 0
     said = capsys.readouterr().out
     assert all(f"{trial}: finished before\n" in said for trial in TRIALS)
+
+
+if __name__ == "__main__":
+    with tempfile.TemporaryDirectory() as temporary:
+        curves, result = resume(Path(temporary))
+    later = {
+        key: {step: value for step, value in curve.items() if step > STOPPED_AT}
+        for key, curve in curves.items()
+    }
+    scores = {name: dict(score) for name, score in result.evaluation.items()}
+    RESUMED.write_text(json.dumps({"curves": later, "scores": scores}, indent=1) + "\n")

@@ -9,13 +9,11 @@ from torch import Tensor
 from dpot_scale.config.run import ObjectiveConfig
 from dpot_scale.data.stream.assembly import Batch, Scale
 from dpot_scale.models.forecaster import Forecast
+from dpot_scale.training.noise import Noise
 from dpot_scale.training.objective import inject_noise, training_loss
 
 HISTORY = 2
-
-
-def generators(*seeds: int) -> list[torch.Generator]:
-    return [torch.Generator().manual_seed(seed) for seed in seeds]
+NOISE = Noise(0, torch.device("cpu"))
 
 
 def batch_of(
@@ -24,6 +22,7 @@ def batch_of(
     *,
     scale: Scale | None = None,
     counted: Tensor | None = None,
+    positions: Sequence[int] = (),
 ) -> Batch:
     windows, _, channels = frames.shape[:3]
     return Batch(
@@ -31,12 +30,13 @@ def batch_of(
         scored_BC=torch.tensor([scored or [True] * channels] * windows),
         scale=scale,
         counted_Bxy=counted,
+        positions=tuple(positions or range(windows)),
     )
 
 
-def noisy(frames: Tensor, noise: float, *seeds: int, **options: str) -> Tensor:
+def noisy(frames: Tensor, noise: float, *positions: int, **options: str) -> Tensor:
     config = ObjectiveConfig.model_validate({"noise": noise, **options})
-    return inject_noise(batch_of(frames), frames, config, generators(*seeds))
+    return inject_noise(batch_of(frames, positions=positions), frames, config, NOISE)
 
 
 class RepeatLast:
@@ -61,7 +61,7 @@ def test_a_field_that_is_zero_everywhere_is_left_out_of_the_loss() -> None:
     frames[1, HISTORY] = 0.0  # both: this window adds nothing
     frames.requires_grad_()
     config = ObjectiveConfig(noise=0)
-    loss = training_loss(RepeatLast(), batch_of(frames), config, HISTORY, generators(0))
+    loss = training_loss(RepeatLast(), batch_of(frames), config, HISTORY, NOISE)
     assert loss.item() == pytest.approx((0.5 + 0 + 0.5) / 3)
     (gradient,) = torch.autograd.grad(loss, frames)
     assert bool(gradient.isfinite().all())
@@ -71,7 +71,7 @@ def test_a_field_that_is_zero_everywhere_is_left_out_of_the_loss() -> None:
 def test_a_zero_target_does_not_hide_numbers_that_are_not_finite() -> None:
     frames = torch.full((1, HISTORY + 1, 1, 4, 4), torch.nan)
     config = ObjectiveConfig(noise=0)
-    assert training_loss(RepeatLast(), batch_of(frames), config, HISTORY, []).isnan()
+    assert training_loss(RepeatLast(), batch_of(frames), config, HISTORY, NOISE).isnan()
 
 
 def test_a_field_that_is_zero_outside_obstacles_is_left_out() -> None:
@@ -82,7 +82,7 @@ def test_a_field_that_is_zero_outside_obstacles_is_left_out() -> None:
     frames[:, HISTORY, 1] = 2.0
     config = ObjectiveConfig(noise=0)
     batch = batch_of(frames, counted=counted)
-    loss = training_loss(RepeatLast(), batch, config, HISTORY, generators(0))
+    loss = training_loss(RepeatLast(), batch, config, HISTORY, NOISE)
     assert loss.item() == pytest.approx(1 / 2)
 
 
@@ -108,18 +108,16 @@ def test_noise_in_standard_deviations_does_not_grow_with_the_grid(points: int) -
 def test_noise_in_standard_deviations_leaves_masks_alone() -> None:
     frames = torch.rand(1, 4, 2, 8, 8)
     config = ObjectiveConfig(noise=0.1, noise_unit="std")
-    found = inject_noise(batch_of(frames, [True, False]), frames, config, generators(0))
+    found = inject_noise(batch_of(frames, [True, False]), frames, config, NOISE)
     assert torch.equal(found[:, :, 1], frames[:, :, 1])
     assert not torch.equal(found[:, :, 0], frames[:, :, 0])
 
 
-def test_no_noise_changes_nothing_and_draws_nothing() -> None:
+def test_no_noise_changes_nothing_and_draws_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     frames = torch.rand(1, 2, 1, 4, 4)
-    (generator,) = generators(0)
-    before = generator.get_state()
+    monkeypatch.setattr(Noise, "draw", None)
     config = ObjectiveConfig(noise=0)
-    assert torch.equal(inject_noise(batch_of(frames), frames, config, [generator]), frames)
-    assert torch.equal(generator.get_state(), before)
+    assert torch.equal(inject_noise(batch_of(frames), frames, config, NOISE), frames)
 
 
 def test_the_noise_of_a_window_does_not_depend_on_its_batch() -> None:
@@ -132,7 +130,7 @@ def test_the_noise_of_a_window_does_not_depend_on_its_batch() -> None:
 def test_a_forecast_that_is_right_costs_nothing() -> None:
     frames = torch.rand(2, 1, 1, 4, 4).expand(-1, HISTORY + 1, -1, -1, -1)
     loss = training_loss(
-        RepeatLast(), batch_of(frames, [True]), ObjectiveConfig(noise=0), HISTORY, generators(0, 1)
+        RepeatLast(), batch_of(frames, [True]), ObjectiveConfig(noise=0), HISTORY, NOISE
     )
     assert loss.item() == 0
 
@@ -142,7 +140,7 @@ def test_the_loss_is_the_mean_over_unrolled_forwards() -> None:
     frames = torch.ones(1, HISTORY + 2, 1, 4, 4)
     model = RepeatLast(factor=2.0)
     config = ObjectiveConfig(noise=0, unroll=2)
-    loss = training_loss(model, batch_of(frames, [True]), config, HISTORY, generators(0))
+    loss = training_loss(model, batch_of(frames, [True]), config, HISTORY, NOISE)
     assert loss.item() == pytest.approx((1 + 3) / 2)
     assert model.seen[1][0, :, 0, 0, 0].tolist() == [1.0, 2.0], "the forecast is fed back"
 
@@ -151,7 +149,7 @@ def test_each_forward_is_compared_with_its_own_frames() -> None:
     frames = torch.arange(1.0, HISTORY + 5).view(1, -1, 1, 1, 1).expand(-1, -1, -1, 2, 2)
     config = ObjectiveConfig(noise=0, unroll=2)
     batch = batch_of(frames, [True])
-    loss = training_loss(RepeatLast(horizon=2), batch, config, HISTORY, generators(0))
+    loss = training_loss(RepeatLast(horizon=2), batch, config, HISTORY, NOISE)
     # Forecast 2 of 3, 4, then 2 of 5, 6.
     first, second = (1 + 4) ** 0.5 / 5, (9 + 16) ** 0.5 / 61**0.5
     assert loss.item() == pytest.approx((first + second) / 2)
@@ -161,7 +159,7 @@ def test_noise_is_drawn_anew_at_every_forward() -> None:
     frames = torch.ones(1, HISTORY + 2, 1, 4, 4)
     model = RepeatLast()
     config = ObjectiveConfig(noise=0.1, unroll=2)
-    training_loss(model, batch_of(frames, [True]), config, HISTORY, generators(0))
+    training_loss(model, batch_of(frames, [True]), config, HISTORY, NOISE)
     first, second = model.seen
     assert not torch.equal(first[:, 1] - 1, second[:, 0] - 1)
     assert torch.equal(frames, torch.ones_like(frames)), "targets stay clean"
@@ -175,7 +173,7 @@ def test_padding_is_supervised_only_where_asked(supervised: bool, expected: floa
     frames[:, :HISTORY, 0] = 0.0
     config = ObjectiveConfig(noise=0, supervise_padding=supervised)
     batch = batch_of(frames, [True, False])
-    loss = training_loss(RepeatLast(), batch, config, HISTORY, generators(0))
+    loss = training_loss(RepeatLast(), batch, config, HISTORY, NOISE)
     assert loss.item() == pytest.approx(expected)
 
 
@@ -196,7 +194,7 @@ def test_the_loss_is_in_physical_units() -> None:
     config = ObjectiveConfig(noise=0)
     for model, expected in ((RepeatLast(), 0.0), (Halve(), 2 / 7)):
         batch = batch_of(frames, scale=scale_of([3.0], [2.0]))
-        loss = training_loss(model, batch, config, HISTORY, generators(0))
+        loss = training_loss(model, batch, config, HISTORY, NOISE)
         assert loss.item() == pytest.approx(expected)
 
 
@@ -208,7 +206,7 @@ def test_points_inside_obstacles_count_in_no_norm() -> None:
     counted[:, 0] = False
     config = ObjectiveConfig(noise=0)
     batch = batch_of(frames, counted=counted)
-    loss = training_loss(RepeatLast(), batch, config, HISTORY, generators(0))
+    loss = training_loss(RepeatLast(), batch, config, HISTORY, NOISE)
     assert loss.item() == pytest.approx(1 / 2)
 
 
@@ -216,5 +214,5 @@ def test_a_mask_is_not_forecast_but_stays_in_the_unrolled_history() -> None:
     frames = torch.ones(1, HISTORY + 2, 2, 4, 4)
     model = Halve()
     config = ObjectiveConfig(noise=0, unroll=2)
-    training_loss(model, batch_of(frames, [True, False]), config, HISTORY, generators(0))
+    training_loss(model, batch_of(frames, [True, False]), config, HISTORY, NOISE)
     assert model.seen[1][0, -1, :, 0, 0].tolist() == [0.5, 1.0]

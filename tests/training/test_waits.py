@@ -28,6 +28,7 @@ from dpot_scale.tracking.tracker import Tracker
 from dpot_scale.training.console import Console
 from dpot_scale.training.loop import Trainer, train_step
 from dpot_scale.training.meter import Meter
+from dpot_scale.training.noise import Noise
 from dpot_scale.training.schedule import Schedule
 
 STEPS = 3
@@ -148,11 +149,12 @@ def test_a_step_waits_for_nothing_but_what_deepspeed_does(
 def test_a_step_on_a_gpu_does_not_synchronise(name: str, tiny_yaml: Path, world: World) -> None:
     config = load_run(str(tiny_yaml), [*ENGINES[name], "optim.gradient_clipping=1"])
     engine, schedule = start_engine(config, world), Schedule.of(config)
+    noise = Noise(config.seed, world.device)
     batches, meter = random_batches(config, world), Meter(world, lambda: 0.0)
 
     def step(number: int) -> None:
         rates = schedule.at(number)
-        loss, update = train_step(engine, lambda: batches[0], config, world, rates)
+        loss, update = train_step(engine, lambda: batches[0], config, world, rates, noise)
         meter.add(loss, update, config.batch.global_batch, rates.lr)
 
     step(0)  # makes the state of the optimizer
