@@ -188,7 +188,7 @@ def _merge(base: Raw, top: Mapping[str, Any]) -> Raw:
     """
     merged = dict(base)
     for key, value in top.items():
-        below = merged.get(key)
+        below = merged.pop(key, None)  # what is laid over comes last, behind another spelling
         if not isinstance(value, dict) or not isinstance(below, dict) or key in REPLACED_WHOLE:
             merged[key] = value
         elif key == "model":
@@ -209,7 +209,9 @@ def _apply(raw: Raw, overrides: Sequence[str]) -> None:
             section.clear()
             section |= kept
         if parents and parents[-1] in LENGTHS:
-            section.clear()
+            value, last = {last: value}, parents[-1]
+            section = _section_of(raw, parents[:-1], override)
+        section.pop(last, None)  # the newest comes last, behind another spelling of it
         section[last] = value
 
 

@@ -28,7 +28,7 @@ class Length(Section):
         return self
 
     @model_serializer
-    def _given(self) -> dict[str, float | None]:
+    def _given(self) -> dict[str, int | float | None]:
         """Return what was given alone, so that the other can be laid over it."""
         return {"share": self.share} if self.windows is None else {"windows": self.windows}
 

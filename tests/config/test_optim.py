@@ -30,3 +30,28 @@ def test_shares_are_read_as_older_configs_spell_them(tmp_path: Path) -> None:
     assert (optim.warmup, optim.decay) == (Length(share=0.1), Length(share=0.3))
     optim = load_run(str(newer)).optim
     assert (optim.warmup, optim.decay) == (Length(windows=64), Length(share=0.3))
+
+
+def test_of_two_spellings_of_a_length_the_one_given_last_counts(tmp_path: Path) -> None:
+    newer, older = tmp_path / "newer.yaml", tmp_path / "older.yaml"
+    newer.write_text("extends: quickstart\noptim: {warmup: {share: 0.1}}\n")
+    older.write_text(f"extends: {newer}\noptim: {{warmup_fraction: 0.3}}\n")
+    newest = tmp_path / "newest.yaml"
+    newest.write_text(f"extends: {older}\noptim: {{warmup: {{windows: 32}}}}\n")
+    given = {
+        (older, "optim.warmup.windows=64"): Length(windows=64),
+        (older, "optim.warmup={share: 0.4}"): Length(share=0.4),
+    }
+    for (path, override), warmup in given.items():
+        assert load_run(str(path), [override]).optim.warmup == warmup
+    assert load_run(str(newest)).optim.warmup == Length(windows=32)
+    assert load_run(str(newest), ["optim.warmup_fraction=0.5"]).optim.warmup == Length(share=0.5)
+    overrides = ["optim.warmup_fraction=0.4", "optim.warmup.windows=8"]
+    assert load_run(str(newer), overrides).optim.warmup == Length(windows=8)
+    assert load_run(str(newer), overrides[::-1]).optim.warmup == Length(share=0.4)
+
+
+def test_a_length_is_saved_as_it_was_given() -> None:
+    assert repr(Length(windows=8).model_dump(mode="json")) == "{'windows': 8}"
+    assert repr(Length(share=0.5).model_dump(mode="json")) == "{'share': 0.5}"
+    assert repr(Length(share=1).model_dump(mode="json")) == "{'share': 1.0}"
