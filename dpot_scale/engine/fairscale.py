@@ -1,8 +1,8 @@
 """A model under FairScale's OSS and torch's DistributedDataParallel, in fp32.
 
 It computes the same as `ZeroEngine` and shares no code with DeepSpeed, so where the two agree, a
-cluster trains as it should. Only the state of the optimizer is sharded. FairScale is unmaintained,
-so it is imported late.
+cluster trains as it should. Only the state of the optimizer is sharded. On a GPU, OSS waits for the
+device once in each step. FairScale is unmaintained, so it is imported late.
 """
 
 from collections.abc import Iterator, Mapping

@@ -98,7 +98,10 @@ class ZeroEngine:
             averaged.update(dict.fromkeys(averaged))
         if not isinstance(norm, Tensor):
             norm = torch.full((), norm, device=self.world.device)
-        return Update(norm.float(), torch.full((), applied, device=self.world.device))
+        return Update(
+            norm.to(self.world.device, torch.float32),  # it is on the host where state is offloaded
+            torch.full((), applied, device=self.world.device),
+        )
 
     def save_shards(self, folder: Path) -> None:
         """Write this rank's part of the whole training state under `folder`. Collective.

@@ -55,7 +55,7 @@ class Trainer:
     meter: Meter = field(init=False)  # of the newest `fit`
     _schedule: Schedule = field(init=False)
     _noise: Noise = field(init=False)
-    _unreadable: "_Unreadable | None" = field(default=None, init=False)
+    _unreadable: _Unreadable | None = field(default=None, init=False)
     _saved_step: int = field(default=-1, init=False)
     _saved: float = field(default_factory=time.monotonic, init=False)  # when, by this rank's clock
 
