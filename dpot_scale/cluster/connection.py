@@ -4,6 +4,7 @@ import contextlib
 import logging
 import os
 import secrets
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,29 @@ def connect(cpus: int, **own: Any) -> None:  # noqa: ANN401 - options of Ray
         raise refused() from error
     except ConnectionError as error:
         raise (no_client() if is_client() else no_cluster()) from error
+
+
+@contextlib.contextmanager
+def connection(cpus: int, **own: Any) -> Iterator[None]:  # noqa: ANN401 - options of Ray
+    """Connect for a block: leave the cluster at its end, and end one that was started here.
+
+    A connection that there is already is used, and left to whoever made it.
+
+    Args:
+        cpus: As `connect` takes them.
+        own: As `connect` takes them.
+
+    Raises:
+        UserError: there is no cluster at RAY_ADDRESS, or it refuses this process.
+    """
+    if ray.is_initialized():
+        yield
+        return
+    connect(cpus, **own)
+    try:
+        yield
+    finally:
+        ray.shutdown()
 
 
 def _start_or_join(own: dict[str, Any], quiet: dict[str, Any]) -> None:

@@ -10,7 +10,7 @@ from functools import partial
 
 import ray
 
-from dpot_scale.cluster.connection import connect
+from dpot_scale.cluster.connection import connection
 from dpot_scale.config.data import GeneratedDataset
 from dpot_scale.data.generation.workers import Workers, frame_values, solve
 from dpot_scale.data.store.writer import SHARD_BYTES
@@ -28,10 +28,7 @@ def ray_tasks(say: Callable[[str], None]) -> Iterator[Workers]:
     Raises:
         UserError: there is no cluster at RAY_ADDRESS, or it refuses this process.
     """
-    was_connected = ray.is_initialized()
-    if not was_connected:
-        connect(cpus=1)
-    try:
+    with connection(cpus=1):
         resources = ray.cluster_resources()
         gpus = int(resources.get("GPU", 0))
         number = gpus or int(resources["CPU"])
@@ -41,9 +38,6 @@ def ray_tasks(say: Callable[[str], None]) -> Iterator[Workers]:
         yield Workers(
             lambda part: task.remote(part).future(), number, partial(_part_size, workers=number)
         )
-    finally:
-        if not was_connected:
-            ray.shutdown()
 
 
 def _part_size(recipe: GeneratedDataset, *, workers: int) -> int:

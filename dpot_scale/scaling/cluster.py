@@ -12,7 +12,7 @@ from typing import Any
 import ray
 from ray.util.placement_group import placement_group, remove_placement_group
 
-from dpot_scale.cluster.connection import connect
+from dpot_scale.cluster.connection import connection
 from dpot_scale.config.sweep import ResourcesConfig
 from dpot_scale.errors import ConfigError, UserError
 from dpot_scale.scaling.plan import duration
@@ -39,7 +39,7 @@ class Cluster:
 
 
 @contextmanager
-def connected(resources: ResourcesConfig) -> Iterator[Cluster]:
+def join_cluster(resources: ResourcesConfig) -> Iterator[Cluster]:
     """Connect to the running cluster, or start one here that ends with the block.
 
     Raises:
@@ -52,24 +52,26 @@ def connected(resources: ResourcesConfig) -> Iterator[Cluster]:
     logging.getLogger("ray.train").setLevel(logging.ERROR)
     # Ray's own handler would end the driver before it can say what it was doing.
     before = signal.getsignal(signal.SIGTERM)
-    connect(resources.cpus_per_worker * resources.workers, object_store_memory=OBJECT_STORE_BYTES)
-    signal.signal(signal.SIGTERM, before)
-    try:
-        there = ray.cluster_resources()
-        settled = settle(resources, there)
-        needed = {key: n * settled.workers for key, n in worker_resources(settled).items()}
-        for key, amount in needed.items():
-            # Ray would wait for ever for what nobody will add.
-            if there.get(key, 0) < amount:
-                raise ConfigError(
-                    f"a trial needs {amount:g} {key} ({settled.workers} workers), but the "
-                    f"cluster has {there.get(key, 0):g}; lower resources.workers or start a "
-                    "larger cluster"
-                )
-        trials = min(int(there[key] // amount) for key, amount in needed.items())
-        yield Cluster(resources=settled, trials=trials)
-    finally:
-        ray.shutdown()
+    cpus = resources.cpus_per_worker * resources.workers
+    with connection(cpus, object_store_memory=OBJECT_STORE_BYTES):
+        signal.signal(signal.SIGTERM, before)
+        yield _measure(resources)
+
+
+def _measure(resources: ResourcesConfig) -> Cluster:
+    """Return what the connected cluster means for the trials."""
+    there = ray.cluster_resources()
+    settled = settle(resources, there)
+    needed = {key: n * settled.workers for key, n in worker_resources(settled).items()}
+    for key, amount in needed.items():
+        # Ray would wait for ever for what nobody will add.
+        if there.get(key, 0) < amount:
+            raise ConfigError(
+                f"a trial needs {amount:g} {key} ({settled.workers} workers), but the cluster has "
+                f"{there.get(key, 0):g}; lower resources.workers or start a larger cluster"
+            )
+    trials = min(int(there[key] // amount) for key, amount in needed.items())
+    return Cluster(resources=settled, trials=trials)
 
 
 def settle(resources: ResourcesConfig, there: Mapping[str, float]) -> ResourcesConfig:

@@ -24,7 +24,7 @@ from dpot_scale.config.sweep import ResourcesConfig, SweepConfig
 from dpot_scale.runs.outcome import run_artifacts
 from dpot_scale.runs.result import read_result
 from dpot_scale.scaling.cluster import (
-    connected,
+    join_cluster,
     wait_for_room,
     worker_environment,
     worker_resources,
@@ -86,7 +86,7 @@ class Controller:
                 self.say(f"{trial.id}: finished before")
         if not unfinished:
             return {}
-        with connected(self.sweep.resources) as cluster:
+        with join_cluster(self.sweep.resources) as cluster:
             self._settle(cluster.resources)
             return self._run_all(unfinished, min(cluster.trials, len(unfinished)))
 
