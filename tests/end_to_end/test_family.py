@@ -1,10 +1,13 @@
 """A family that the package does not know: a folder, and a line in the registry.
 
-Nothing else names it, yet it trains, stops, resumes, is scored, and exported.
+Nothing else names it, yet it trains, stops, resumes, is scored, exported and swept with a DPOT.
 """
 
+import csv
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,6 +28,18 @@ pytestmark = pytest.mark.timeout(400)
 HERE = Path(__file__).parent
 STEPS = 24
 TOY = ["model.family=toy", "model.width=6", "model.depth=3"]
+SWEEP = """
+name: families
+run:
+  extends: {run}
+  output: {folder}
+  evaluation: {{every: 0}}
+ladder:
+  dpot: {{}}
+  toy: {{family: toy, width: 6}}
+windows: [16]
+resources: {{workers: 1}}
+"""
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -112,3 +127,23 @@ def test_its_weights_are_exported(
     torch.testing.assert_close(dpot_scale.load_model(ours).state_dict(), expected, rtol=0, atol=0)
     assert weights(["export", str(ours), "--out", str(tmp_path / "toy.pth")]) == 2
     assert "the released .pth format holds a dpot" in capsys.readouterr().err
+
+
+@pytest.mark.ray
+def test_two_families_in_one_sweep(tmp_path: Path, tiny_yaml: Path, undisturbed: Any) -> None:
+    config = tmp_path / "sweep.yaml"
+    config.write_text(SWEEP.format(run=tiny_yaml, folder=tmp_path))
+    ran = subprocess.run(
+        [sys.executable, "-m", "dpot_scale.sweep", "run", "--config", str(config)],
+        cwd=HERE.parents[1],
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    report = (tmp_path / "families" / "report.md").read_text()
+    assert "2 of 2 trials finished" in report
+    with (tmp_path / "families" / "results.csv").open(newline="") as file:
+        parameters = {row["size"]: int(row["parameters"]) for row in csv.DictReader(file)}
+    assert parameters["toy"] == 6 * 8 + 6 + 2 * (9 * 36 + 6) + 6 * 2 + 2
+    assert parameters.keys() == {"dpot", "toy"}
