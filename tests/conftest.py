@@ -56,6 +56,12 @@ tracking: {{log_every: 1}}
 """
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Give each of several workers one core: most tests are of one process with one thread."""
+    if config.getoption("numprocesses", None):
+        os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Where several processes share the tests, let files that start others come first.
 
