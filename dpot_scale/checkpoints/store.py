@@ -8,6 +8,7 @@ import json
 import logging
 import shutil
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -97,7 +98,8 @@ class CheckpointStore:
             on_main(lambda: self._commit(folder, state, census), self.world, folder)
         except UserError:
             if self.world.is_main:
-                _remove(folder)  # what lacks a file only takes space
+                with suppress(OSError):  # what lacks a file only takes space
+                    _remove(folder)
             raise
         on_main(partial(self._prune, state.step), self.world, self.directory)
 
@@ -187,15 +189,15 @@ class CheckpointStore:
 
     def _check_belongs(self, checkpoint: Checkpoint) -> None:
         folder, marker = checkpoint.folder, checkpoint.marker
+        changed = changed_content(marker.contents, self.contents)
+        if changed is not None:
+            raise CheckpointError(f"{folder} was trained with {changed}")
         # One without an identity belongs to the config that lies beside it, which was compared.
         if marker.identity and marker.identity != self.identity:
             raise CheckpointError(
                 f"{folder} was made with another config ({marker.identity}, this run has "
                 f"{self.identity}): restore that config, or choose another `name`"
             )
-        changed = changed_content(marker.contents, self.contents)
-        if changed is not None:
-            raise CheckpointError(f"{folder} was trained with {changed}")
         made = _workers(marker.world_size, marker.device)
         here = _workers(self.world.world_size, self.world.device.type)
         if made != here:
@@ -224,5 +226,6 @@ def _remove(folder: Path) -> None:
         folder.unlink()  # a user keeps it elsewhere
     if not folder.is_dir():
         return
-    (folder / MARKER).unlink(missing_ok=True)
+    if has_marker(folder):
+        (folder / MARKER).unlink()
     shutil.rmtree(folder, ignore_errors=True)

@@ -113,6 +113,16 @@ def test_saving_a_step_again_replaces_it(tmp_path: Path, world: World) -> None:
     assert engine.value == 77
 
 
+def test_a_folder_in_the_place_of_a_marker_is_debris(tmp_path: Path, world: World) -> None:
+    save_steps(tmp_path, world, 1, 2)
+    marker = tmp_path / "step_000002" / MARKER
+    marker.unlink()
+    marker.mkdir()
+    assert_restores(tmp_path, world, 1)
+    save_steps(tmp_path, world, 2)
+    assert_restores(tmp_path, world, 2)
+
+
 def newest(directory: Path) -> Checkpoint:
     found = newest_intact(directory)
     assert found is not None
@@ -452,6 +462,12 @@ def test_other_data_are_refused(tmp_path: Path, world: World) -> None:
     for now in ({"a": "1", "b": "3"}, {"a": "1"}, {"a": "1", "b": "2", "c": "4"}):
         with pytest.raises(CheckpointError, match=r"with another [bc] \(.*: restore what it was"):
             store(**now).restore(Counter())
+    # The identity differs, too, as other data are another run: the sentence names the data.
+    other = CheckpointStore(
+        tmp_path, config=KEEP, identity="other", world=world, contents={"a": "1", "b": "3"}
+    )
+    with pytest.raises(CheckpointError, match=r"another b \(2, now 3\)"):
+        other.restore(Counter())
 
 
 class Writer:
