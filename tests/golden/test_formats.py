@@ -1,4 +1,4 @@
-"""Today's code opens what the first version wrote, and goes on with it: see formats/README.md.
+"""Today's code opens what earlier versions wrote, and goes on with it: see formats/README.md.
 
 `python tests/golden/test_formats.py` writes losses/resumed.json anew: see losses/README.md.
 """
@@ -15,6 +15,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from dpot_scale.checkpoints.checkpoint import committed, verify
 from dpot_scale.checkpoints.weights import load_model, read
 from dpot_scale.config.load import load_run, load_suite
 from dpot_scale.data.generation.suite import missing_datasets
@@ -22,6 +23,7 @@ from dpot_scale.data.store.dataset import SPLITS, open_store
 from dpot_scale.data.store.verify import verify_dataset
 from dpot_scale.data.stream.reader import training_windows
 from dpot_scale.evaluate import main as evaluate
+from dpot_scale.runs.contents import recorded
 from dpot_scale.runs.folder import finished_before
 from dpot_scale.runs.resolved import identify
 from dpot_scale.runs.result import TrainingResult, read_result
@@ -110,6 +112,32 @@ def test_finished_run_is_finished(runs: Path) -> None:
     result = finished_before(identify(config))
     assert result is not None
     assert (result.steps, result.parameters, result.world_size) == (24, 2839, 1)
+
+
+@pytest.mark.parametrize("name", ["finished", "stopped"])
+def test_a_run_of_the_second_version_is_that_run(name: str, tmp_path: Path) -> None:
+    runs = shutil.copytree(FORMATS / "second", tmp_path / "runs")
+    config = load_run(str(runs / name / "config.yaml"), [f"output={runs}", f"data.root={STORE}"])
+    run = identify(config)
+    result = finished_before(run)  # refuses a folder of another run
+    assert recorded(runs / name) == run.contents.record()
+    if name == "finished":
+        assert result is not None
+        assert (result.identity, result.steps) == (run.identity, 24)
+        return
+    assert result is None
+    (checkpoint,) = committed(runs / name / "checkpoints")
+    assert verify(checkpoint) == []
+    assert (checkpoint.marker.identity, checkpoint.state.step) == (run.identity, STOPPED_AT)
+    assert checkpoint.marker.contents == run.contents.record()
+
+
+@pytest.mark.parametrize("source", ["finished", "finished/model.safetensors", "stopped"])
+def test_weights_of_the_second_version_are_a_whole_model(source: str) -> None:
+    weights = read(FORMATS / "second" / source)
+    assert weights.model.family == "dpot"
+    assert sum(tensor.numel() for tensor in weights.state.values()) == 2839
+    load_model(FORMATS / "second" / source)
 
 
 def test_exported_weights_forecast_as_they_did() -> None:
