@@ -80,10 +80,11 @@ class FairscaleEngine:
         """Forecast, as the model does. Collective in the backward pass of the last micro step."""
         last = self._micro_step == self._accumulation_steps - 1
         self._model.require_backward_grad_sync = last  # as `no_sync` does around a forward
-        frames, logits = self._model(frames_BTCs)
-        if logits is not None:
-            frames = _WithZeroGradient.apply(frames, logits)  # type: ignore[no-untyped-call]
-        return Forecast(frames, logits)
+        forecast: Forecast = self._model(frames_BTCs)
+        if forecast.logits is None:
+            return forecast
+        frames = _WithZeroGradient.apply(*forecast)  # type: ignore[no-untyped-call]
+        return Forecast(frames, forecast.logits)
 
     def train(self) -> None:
         """Put the model in training mode."""

@@ -14,6 +14,8 @@ def rel_l2(forecast_BTCs: Tensor, target_BTCs: Tensor) -> Tensor:
 
     ||forecast - target|| / (||target|| + 1e-8), as in training and evaluation of the paper.
     """
+    # Frames of another shape would be broadcast, and an error of nothing be learned.
+    assert forecast_BTCs.shape == target_BTCs.shape, (forecast_BTCs.shape, target_BTCs.shape)
     error_BC = norm(forecast_BTCs - target_BTCs)
     return error_BC / (norm(target_BTCs) + NORM_FLOOR)
 

@@ -25,8 +25,8 @@ def in_physical_units(model: Model, batch: Batch) -> Model:
 
     def physical(frames_BTCs: Tensor) -> Forecast:
         mean, std = broadcast(scale.mean_BC, frames_BTCs), broadcast(scale.std_BC, frames_BTCs)
-        forecast_BTCs, logits = model((frames_BTCs - mean) / std)
-        return Forecast(forecast_BTCs * std + mean, logits)
+        forecast = model((frames_BTCs - mean) / std)
+        return Forecast(forecast.frames * std + mean, forecast.logits)
 
     return physical
 

@@ -17,6 +17,12 @@ def test_rel_l2_is_per_window_and_field_over_frames_and_space() -> None:
     assert rel_l2(forecast, target).tolist() == [[pytest.approx(0.5), 0.0]]
 
 
+@pytest.mark.parametrize("shape", [(2, 1, 1, 4, 4), (2, 2, 3, 4, 4), (1, 1, 3, 4, 4)])
+def test_frames_of_another_shape_are_not_compared(shape: tuple[int, ...]) -> None:
+    with pytest.raises(AssertionError):
+        rel_l2(torch.ones(shape), torch.ones(2, 1, 3, 4, 4))
+
+
 def test_an_all_zero_target_gives_a_finite_error() -> None:
     error = rel_l2(torch.ones(1, 1, 1, 4), torch.zeros(1, 1, 1, 4))
     assert error.item() == pytest.approx(2 / 1e-8)

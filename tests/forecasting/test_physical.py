@@ -1,11 +1,22 @@
 """A model of normalised fields as one of physical fields."""
 
+import pytest
 import torch
 from torch import Tensor
 
 from dpot_scale.data.stream.assembly import Batch, Scale
 from dpot_scale.forecasting.physical import in_physical_units
 from dpot_scale.models.forecaster import Forecast
+
+
+def test_a_model_that_returns_bare_frames_is_not_taken_apart() -> None:
+    frames = torch.ones(2, 2, 2, 4, 4)  # of two windows, as a forecast is of frames and logits
+    scored = torch.ones(2, 2, dtype=torch.bool)
+    batch = Batch(
+        frames_BTCxy=frames, scored_BC=scored, scale=Scale(scored.float(), scored.float())
+    )
+    with pytest.raises(AttributeError, match="frames"):
+        in_physical_units(lambda frames: frames[:, -1:], batch)(frames)  # type: ignore[arg-type, return-value]
 
 
 def test_a_model_sees_normalised_fields_and_forecasts_physical_ones() -> None:
