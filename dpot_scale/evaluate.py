@@ -25,7 +25,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Score the weights that the command line names."""
     entry = Entry(
         "evaluate",
-        "Score DPOT weights on the held-out trajectories of stored datasets: relative L2 errors of "
+        "Score weights on the held-out trajectories of stored datasets: relative L2 errors of "
         "the rollout and of single steps, beside those of repeating the last frame.",
         _evaluate,
     )

@@ -16,7 +16,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one of the commands; the exit code is 2 for a file that cannot be used."""
     entry = Entry(
         "weights",
-        "Look into DPOT weights files and convert them. Every key is accounted for, and no code in "
+        "Look into weights files and convert them. Every key is accounted for, and no code in "
         "a file is ever run.",
     )
     inspect = entry.add_command("inspect", "print architecture, parameters and keys", _inspect)

@@ -61,6 +61,10 @@ def config_class(raw: object) -> type[ModelConfig]:
     if package is None:
         return ModelConfig
     found: type[ModelConfig] = import_module(f"{package}.family").FAMILY.config
+    own = found.model_fields["family"].default
+    assert own == name, (
+        f"the registry calls {package} {name!r}, and its config calls itself {own!r}"
+    )
     return found
 
 

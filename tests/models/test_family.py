@@ -75,6 +75,12 @@ def test_its_name_is_that_of_the_registry(model: ModelConfig) -> None:
     assert model.family in (*FAMILIES, "toy")
 
 
+def test_a_family_under_another_name_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(FAMILIES, "other", FAMILIES["dpot"])
+    with pytest.raises(AssertionError, match="'other', and its config calls itself 'dpot'"):
+        config_class({"family": "other"})
+
+
 def test_a_saved_config_is_the_same_config(model: ModelConfig) -> None:
     saved = model.model_dump(mode="json")
     assert type(model).model_validate(saved) == model
