@@ -1,4 +1,4 @@
-"""The training loss: noise injection, unroll and masked relative L2 (PAPER section 2).
+"""The training loss: noise injection, unroll and masked relative L2 (Hao et al. 2024).
 
 Legend: B windows, T frames, C fields, s any number of space axes.
 """
@@ -31,8 +31,8 @@ def inject_noise(
     """Return u + noise * unit(u) * N(0, 1), with the unit of each field over frames and space.
 
     The unit `norm` grows with the number of points, so equal noise means a stronger perturbation
-    on a finer grid: a published quirk, as is that padding and masks are perturbed (PAPER section
-    2). The unit `std` does not, and is zero where a channel is no field.
+    on a finer grid: a published quirk, as is that padding and masks are perturbed. The unit `std`
+    does not, and is zero where a channel is no field.
     """
     if config.noise == 0:
         return history_BTCs

@@ -6,7 +6,7 @@ from dpot_scale.config.optim import OptimConfig
 from dpot_scale.config.run import RunConfig
 from dpot_scale.engine.engine import Rates
 
-# One-cycle momentum cycling (PAPER section 2): beta1 is low where the learning rate is high.
+# One-cycle momentum cycling (Hao et al. 2024): beta1 is low where the learning rate is high.
 MAX_BETA1 = 0.95
 MIN_BETA1 = 0.85
 
