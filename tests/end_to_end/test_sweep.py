@@ -10,10 +10,9 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
 
 import psutil
 import pytest
@@ -284,10 +283,26 @@ class Cluster:
 
 @pytest.fixture
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    """A Ray cluster that ends with the test."""
-    ports = free_ports(4)
+    """A Ray cluster that ends with the test.
+
+    On a busy machine its parts wait for each other for longer than the minute that Ray gives them.
+    """
+    for _ in range(3):
+        ports = free_ports(4)
+        folder = tmp_path_factory.mktemp("ray")
+        head = started_head(ports, folder)
+        try:
+            if has_dashboard(ports[1], head, folder.parent / "ray.log"):
+                yield Cluster(f"127.0.0.1:{ports[0]}", f"http://127.0.0.1:{ports[1]}")
+                return
+        finally:
+            head.terminate()
+            head.wait(timeout=60)
+    pytest.fail((folder.parent / "ray.log").read_text())
+
+
+def started_head(ports: Sequence[int], folder: Path) -> "subprocess.Popen[bytes]":
     # Its folder holds sockets, whose paths must be short.
-    folder = tmp_path_factory.mktemp("ray")
     command = ["ray", "start", "--head", "--block", "--num-cpus=2", "--disable-usage-stats"]
     command += ["--node-ip-address=127.0.0.1", "--dashboard-host=127.0.0.1"]
     command += [f"--port={ports[0]}", f"--dashboard-port={ports[1]}"]
@@ -296,18 +311,12 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     command += [f"--dashboard-agent-listen-port={ports[3]}"]
     command += ["--num-gpus=2"]  # which its workers must not seek where they are given none
     with (folder.parent / "ray.log").open("w") as log:
-        head = subprocess.Popen(
+        return subprocess.Popen(
             [script("ray"), *command[1:]],
             env=os.environ | AUTHENTICATION,
             stdout=log,
             stderr=log,
         )
-    try:
-        wait_for_dashboard(ports[1], head, folder.parent / "ray.log")
-        yield Cluster(f"127.0.0.1:{ports[0]}", f"http://127.0.0.1:{ports[1]}")
-    finally:
-        head.terminate()
-        head.wait(timeout=60)
 
 
 # Takes both CPUs of the cluster at its first argument until it is ended. Its workers have the
@@ -408,12 +417,13 @@ def free_ports(number: int) -> list[int]:
     return ports
 
 
-def wait_for_dashboard(port: int, head: "subprocess.Popen[IO[bytes]]", log: Path) -> None:
+def has_dashboard(port: int, head: "subprocess.Popen[bytes]", log: Path) -> bool:
+    """Wait for the dashboard of a cluster; return False if the cluster ends instead."""
     deadline = time.monotonic() + 180
-    while True:
+    while head.poll() is None:
         with socket.socket() as probe:
             if probe.connect_ex(("127.0.0.1", port)) == 0:
-                return
-        assert head.poll() is None, log.read_text()
+                return True
         assert time.monotonic() < deadline, log.read_text()
         time.sleep(0.2)
+    return False
