@@ -1,11 +1,13 @@
 """The command line of sweeps: mistakes are one sentence before anything is spent."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from dpot_scale.config.load import load_sweep
-from dpot_scale.config.places import JOURNAL
+from dpot_scale.config.load import dump, load_sweep
+from dpot_scale.config.places import JOURNAL, RUN_CONFIG
+from dpot_scale.runs.contents import record
 from dpot_scale.scaling.journal import Journal
 from dpot_scale.scaling.plan import plan
 from dpot_scale.sweep import main
@@ -71,6 +73,25 @@ def test_the_folder_of_a_sweep_of_another_config(
     assert said.startswith(f"error: {sweep.directory} holds a sweep of another config (see ")
     assert f"which started {started}; restore that config, or choose another `name`" in said
     assert [file.name for file in sweep.directory.iterdir()] == [JOURNAL]
+
+
+@pytest.mark.parametrize("command", ["run", "status", "report"])
+def test_a_sweep_of_data_that_changed_since_is_refused(
+    command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What its trials found on other data is never taken for what they would find on these."""
+    sweep = load_sweep("quickstart", [f"run.output={tmp_path}"])
+    trial = plan(sweep)[0]
+    trial.run.directory.mkdir(parents=True)
+    (trial.run.directory / RUN_CONFIG).write_text(dump(trial.run))
+    name, digest = next(iter(trial.contents.datasets.items()))
+    old = replace(trial.contents, datasets={**trial.contents.datasets, name: "0123456789ab"})
+    for folder in (sweep.directory, trial.run.directory):
+        record(folder, old)
+    Journal(sweep.directory).record(trial.id, "started", attempt=1)
+    said = mistake([command, f"run.output={tmp_path}"], capsys)
+    assert said.startswith(f"error: {sweep.directory} holds a sweep that was begun with another ")
+    assert f"dataset {name} (0123456789ab, now {digest}): restore what it was, or" in said
 
 
 def test_a_sweep_may_get_more_trials(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

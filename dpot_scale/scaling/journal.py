@@ -10,11 +10,13 @@ from typing import Literal
 
 from pydantic import ValidationError
 
+from dpot_scale.config.identity import changed_content
 from dpot_scale.config.places import JOURNAL, SWEEP_CONFIG
 from dpot_scale.config.record import Record, read_record
 from dpot_scale.config.sweep import SweepConfig
 from dpot_scale.errors import ConfigError, RecordError, UserError
 from dpot_scale.files import cannot_write, held, is_held
+from dpot_scale.runs.contents import recorded
 from dpot_scale.scaling.plan import Trial
 
 LOCK = ".lock"
@@ -98,8 +100,12 @@ def require_same_sweep(sweep: SweepConfig, trials: Sequence[Trial]) -> None:
     """Make sure that a sweep has planned what was started in its folder; it may plan more.
 
     Raises:
-        ConfigError: a trial was started there that is not among these.
+        ConfigError: a trial was started there that is not among these, or the sweep read other data
+            or weights when it was started.
     """
+    difference = changed_content(recorded(sweep.directory), trials[0].contents.record())
+    if difference is not None:
+        raise ConfigError(f"{sweep.directory} holds a sweep that was begun with {difference}")
     started = {entry.trial for entry in Journal(sweep.directory).entries()}
     if others := sorted(started - {trial.id for trial in trials}):
         raise ConfigError(

@@ -8,14 +8,14 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from dpot_scale.config.identity import Contents, identity
+from dpot_scale.config.identity import Contents, changed_content, identity
 from dpot_scale.config.load import load_run, validate
 from dpot_scale.config.places import RUN_CONFIG, TRIALS
 from dpot_scale.config.run import RunConfig
 from dpot_scale.config.sweep import SweepConfig
 from dpot_scale.engine.memory import GIB, MIB
 from dpot_scale.errors import ConfigError
-from dpot_scale.runs.contents import read_contents
+from dpot_scale.runs.contents import read_contents, recorded
 from dpot_scale.runs.resolved import Run, resolve
 from dpot_scale.terminal import table
 
@@ -159,6 +159,8 @@ def _find_begun(config: RunConfig, contents: Contents, known: str, prefix: str) 
         prefix: The beginning of its name, before the identity.
     """
     for begun in sorted(config.output.glob(f"{prefix}*/{RUN_CONFIG}")):
+        if changed_content(recorded(begun.parent), contents.record()):
+            continue
         with suppress(ConfigError):  # of a trial that no longer says what it is
             if identity(load_run(str(begun)), contents) == known:
                 return begun.parent.name

@@ -6,11 +6,13 @@ from pathlib import Path
 
 import pytest
 
+from dpot_scale.config.identity import Contents
 from dpot_scale.config.load import dump, load_sweep, presets
 from dpot_scale.engine.memory import GIB, estimate_memory
 from dpot_scale.errors import ConfigError
 from dpot_scale.models.dpot.cost import count_flops, count_parameters
 from dpot_scale.models.family import KEEP_ALL
+from dpot_scale.runs.contents import record
 from dpot_scale.scaling.plan import RAY_WORKER, duration, plan, plan_table
 
 
@@ -145,3 +147,6 @@ def test_a_trial_keeps_the_name_under_which_it_was_begun(tmp_path: Path) -> None
     assert again[1].id == second.id, "nobody knows what that folder holds"
     other = plan(load_sweep("quickstart", [f"run.output={tmp_path}", "run.seed=1"]))
     assert other[0].id not in (first.id, again[0].id)
+    read = dict.fromkeys(first.contents.datasets, "0123456789ab")
+    record(again[0].run.directory, Contents(datasets=read))
+    assert plan(sweep)[0].id == first.id, "it was begun with other data"
