@@ -48,14 +48,16 @@ def diagnose(error: Exception) -> tuple[str, bool]:
         if found is not None:
             return str(found), True
     # Whichever Ray notices first: the dead worker, or one that waits for it in a collective.
-    if any(isinstance(c, RayActorError) or _lost_a_peer(c) for c in failures.values()):
+    if any(isinstance(c, RayActorError) or _tells_of_death(c) for c in (*failures.values(), error)):
         return "a worker died: killed, out of memory, or crashed", False
     shown = str(next(iter(failures.values()), error)).strip().splitlines()
     return (shown[-1] if shown else type(error).__name__), False
 
 
-def _lost_a_peer(cause: Exception) -> bool:
-    return any(library in str(cause) for library in ("gloo/transport", "NCCL error"))
+def _tells_of_death(cause: Exception) -> bool:
+    """Return whether an error speaks of a process that is gone: one's own, or a peer's."""
+    signs = ("gloo/transport", "NCCL error", "worker process has died")
+    return any(sign in str(cause) for sign in signs)
 
 
 def _user_error(error: BaseException | None) -> UserError | None:

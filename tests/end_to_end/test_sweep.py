@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -282,27 +283,21 @@ class Cluster:
 
 
 @pytest.fixture
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    """A Ray cluster that ends with the test.
-
-    On a busy machine its parts wait for each other for longer than the minute that Ray gives them.
-    """
-    for _ in range(3):
-        ports = free_ports(4)
-        folder = tmp_path_factory.mktemp("ray")
-        head = started_head(ports, folder)
+def cluster(tmp_path: Path) -> Iterator[Cluster]:
+    """A Ray cluster that ends with the test."""
+    ports, log = free_ports(4), tmp_path / "ray.log"
+    # Its folder holds sockets, whose paths may have a hundred characters.
+    with tempfile.TemporaryDirectory(prefix="ray", ignore_cleanup_errors=True) as folder:
+        head = started_head(ports, folder, log)
         try:
-            if has_dashboard(ports[1], head, folder.parent / "ray.log"):
-                yield Cluster(f"127.0.0.1:{ports[0]}", f"http://127.0.0.1:{ports[1]}")
-                return
+            wait_for_dashboard(ports[1], head, log)
+            yield Cluster(f"127.0.0.1:{ports[0]}", f"http://127.0.0.1:{ports[1]}")
         finally:
             head.terminate()
             head.wait(timeout=60)
-    pytest.fail((folder.parent / "ray.log").read_text())
 
 
-def started_head(ports: Sequence[int], folder: Path) -> "subprocess.Popen[bytes]":
-    # Its folder holds sockets, whose paths must be short.
+def started_head(ports: Sequence[int], folder: str, log: Path) -> "subprocess.Popen[bytes]":
     command = ["ray", "start", "--head", "--block", "--num-cpus=2", "--disable-usage-stats"]
     command += ["--node-ip-address=127.0.0.1", "--dashboard-host=127.0.0.1"]
     command += [f"--port={ports[0]}", f"--dashboard-port={ports[1]}"]
@@ -310,12 +305,12 @@ def started_head(ports: Sequence[int], folder: Path) -> "subprocess.Popen[bytes]
     # The agent takes the jobs, and goes without where another cluster has its usual port.
     command += [f"--dashboard-agent-listen-port={ports[3]}"]
     command += ["--num-gpus=2"]  # which its workers must not seek where they are given none
-    with (folder.parent / "ray.log").open("w") as log:
+    with log.open("w") as file:
         return subprocess.Popen(
             [script("ray"), *command[1:]],
             env=os.environ | AUTHENTICATION,
-            stdout=log,
-            stderr=log,
+            stdout=file,
+            stderr=file,
         )
 
 
@@ -417,13 +412,12 @@ def free_ports(number: int) -> list[int]:
     return ports
 
 
-def has_dashboard(port: int, head: "subprocess.Popen[bytes]", log: Path) -> bool:
-    """Wait for the dashboard of a cluster; return False if the cluster ends instead."""
+def wait_for_dashboard(port: int, head: "subprocess.Popen[bytes]", log: Path) -> None:
     deadline = time.monotonic() + 180
-    while head.poll() is None:
+    while True:
         with socket.socket() as probe:
             if probe.connect_ex(("127.0.0.1", port)) == 0:
-                return True
+                return
+        assert head.poll() is None, log.read_text()
         assert time.monotonic() < deadline, log.read_text()
         time.sleep(0.2)
-    return False

@@ -49,10 +49,18 @@ def test_a_mistake_of_the_user_is_final_wherever_it_stands(cause: Exception) -> 
         RayActorError(),
         RuntimeError("[../gloo/transport/tcp/pair.cc:538] Connection closed by peer"),
         RuntimeError("NCCL error: remote process exited"),
+        RuntimeError(
+            "The actor is dead because its worker process has died. Worker exit type: ..."
+        ),
     ],
 )
 def test_a_worker_that_died_may_be_tried_again(cause: Exception) -> None:
     assert diagnose(failed(RuntimeError("it saw something else"), cause)) == (DIED, False)
+
+
+def test_a_death_may_be_told_of_by_ray_alone() -> None:
+    error = RuntimeError("The actor is dead because its worker process has died.")
+    assert diagnose(error) == (DIED, False)
 
 
 @pytest.mark.parametrize(
