@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 
 BITS = 16  # of a word for one number, which so has one of 65,536 values, up to 4.3
+# Drawn at once on a CPU: few enough for its cache, enough to outweigh the start of its threads.
+CPU_NUMBERS = 10 * 4 * 128**2
 # The hash is lowbias32 by Chris Wellons (https://nullprogram.com/blog/2018/07/31/), with a key at
 # its beginning and another one in its middle. The multipliers are as signed as torch's integers.
 FIRST_MULTIPLIER = 0x7FEB352D
@@ -44,8 +46,9 @@ class Noise:
         """
         drawn_BN = torch.empty(len(positions), prod(shape), device=self.device)
         keys_B2 = self._keys(positions, forward)
-        # What one window takes on the way fits into the cache of a CPU.
-        at_once = 1 if self.device.type == "cpu" else len(positions)
+        at_once = len(positions)
+        if self.device.type == "cpu":
+            at_once = max(1, CPU_NUMBERS // prod(shape))
         for some_BN, some_B2 in zip(
             torch.split(drawn_BN, at_once), torch.split(keys_B2, at_once), strict=True
         ):
