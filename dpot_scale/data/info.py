@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
-from dpot_scale.config.base import FOLDER_NAME, STRICT, PositiveFloat, PositiveInt
+from dpot_scale.config.base import FOLDER_NAME, STRICT, Float, PositiveFloat, PositiveInt
 
 MASK = "mask"  # the channel that is 0 inside obstacles and 1 in the fluid
 
@@ -22,11 +22,16 @@ class DatasetInfo:
     spatial_axes: tuple[str, ...]
     grid: tuple[PositiveInt, ...]
     domain_length: tuple[PositiveFloat, ...]  # in the equation's unit
-    frame_interval: PositiveFloat  # in the equation's time
+    frame_interval: (
+        PositiveFloat  # in the equation's time; where trajectories differ, the usual one
+    )
     boundary: str
     origin: Literal["generated", "imported"]
     source: str  # the recipe, or the file it was imported from
     staggering: str = ""  # which points the channels are at, where they differ
+    fluid_mask: str = ""  # the channel that is 0 in obstacles and 1 in the fluid, if there is one
+    # Of the points of each axis, where the source gives them. Empty: points of equal distance.
+    coordinates: tuple[tuple[Float, ...], ...] = ()
 
     @property
     def constant(self) -> tuple[bool, ...]:

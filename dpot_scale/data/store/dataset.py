@@ -6,7 +6,7 @@ folder beside its place, flushed to disk, given its `index.json` and renamed: wh
 a hidden name, holds no dataset.
 
 A linked dataset has no shards of its own: its index names parts of published files, which are read
-as they lie. `linked.h5` holds what those files do not, masks and parameters.
+as they lie. `linked.h5` holds what lies beside their frames, such as parameters.
 """
 
 from bisect import bisect_right
@@ -23,16 +23,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dpot_scale.data.info import DatasetInfo
+from dpot_scale.data.store.beside import CONSTANTS, INTERVAL, PARAMETERS, SERIES, TIMES
 from dpot_scale.data.store.index import read_index
-from dpot_scale.data.store.shards import (
-    CONSTANTS,
-    FIELDS,
-    PARAMETERS,
-    REAL,
-    UNREADABLE,
-    OpenFiles,
-    Shard,
-)
+from dpot_scale.data.store.shards import FIELDS, REAL, UNREADABLE, OpenFiles, Shard
 from dpot_scale.data.store.statistics import Statistics
 from dpot_scale.errors import DataError
 from dpot_scale.files import held, reason
@@ -41,7 +34,7 @@ INDEX = "index.json"
 LINKED = "linked.h5"
 SPLITS: tuple["Split", ...] = ("train", "test")
 
-Split = Literal["train", "test"]
+Split = Literal["train", "valid", "test"]
 Array = NDArray[Any]
 
 
@@ -70,9 +63,20 @@ class DatasetStore:
         """Return how many trajectories a split holds."""
         return self._ends[split][-1] if self._ends[split] else 0
 
-    def num_frames(self, split: Split) -> int:
-        """Return how many frames each trajectory of a split has; 0 for an empty split."""
-        return self.shards[split][0].frames if self.shards[split] else 0
+    def num_frames(self, split: Split, trajectory: int = 0) -> int:
+        """Return how many frames a trajectory of a split has; 0 for an empty split.
+
+        Mostly all have as many as the first one; `lengths` says whether they do.
+        """
+        return self._place(split, trajectory)[0].frames if self.shards[split] else 0
+
+    def lengths(self, split: Split) -> list[tuple[int, int]]:
+        """Return how many consecutive trajectories have how many frames, in order."""
+        runs: list[tuple[int, int]] = []
+        for shard in self.shards[split]:
+            same = runs.pop()[0] if runs and runs[-1][1] == shard.frames else 0
+            runs.append((same + shard.trajectories, shard.frames))
+        return runs
 
     def read(
         self,
@@ -160,6 +164,43 @@ class DatasetStore:
             except UNREADABLE as error:
                 raise self._unreadable(path, error) from error
         return {name: np.concatenate(parts) for name, parts in found.items()}
+
+    def series(self, split: Split, trajectory: int) -> dict[str, Array]:
+        """Return what a trajectory has one number of for each frame, (T,) of each name.
+
+        Raises:
+            DataError: a file is missing or damaged.
+        """
+        shard, row = self._place(split, trajectory)
+        path, group, first = self.folder / shard.file, SERIES, row * shard.frames
+        if shard.view is not None:  # for all trajectories of the split, one after the other
+            path, group = self.folder / LINKED, f"{split}/{SERIES}"
+            number = bisect_right(self._ends[split], trajectory)
+            first += sum(s.trajectories * s.frames for s in self.shards[split][:number])
+        try:
+            found = self._files.file(str(path)).get(group, {})
+            own = {
+                name: np.asarray(values[first : first + shard.frames])
+                for name, values in found.items()
+            }
+            for values in own.values():
+                _check(values, (shard.frames,))
+        except UNREADABLE as error:
+            raise self._unreadable(path, error) from error
+        return own
+
+    def times(self, split: Split, trajectory: int) -> Array:
+        """Return the time of each frame of a trajectory; evenly spaced frames begin at 0.
+
+        Raises:
+            DataError: a file is missing or damaged.
+        """
+        series = self.series(split, trajectory)
+        if TIMES in series:
+            return series[TIMES]
+        intervals = self.parameters(split).get(INTERVAL)
+        interval = self.info.frame_interval if intervals is None else intervals[trajectory]
+        return np.arange(self.num_frames(split, trajectory)) * float(interval)
 
     def close(self) -> None:
         """Close the files of this thread."""

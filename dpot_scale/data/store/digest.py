@@ -7,6 +7,7 @@ from dpot_scale.data.store.index import StoredIndex
 
 # Of an imported dataset: what its values mean. Names and places do not count.
 MEANING = ("equation", "channels", "scored", "grid", "domain_length", "frame_interval")
+MEANING_SINCE = ("coordinates",)  # of format 2, where an index says them
 
 
 def recipe_digest(recipe: str) -> str:
@@ -28,4 +29,5 @@ def dataset_digest(index: StoredIndex) -> str:
         for shard in of_split
     ]
     info = asdict(index.info)
-    return content_hash({"shards": shards} | {key: info[key] for key in MEANING})
+    since = {key: info[key] for key in MEANING_SINCE if info[key]}  # others keep their digest
+    return content_hash({"shards": shards} | {key: info[key] for key in MEANING} | since)

@@ -8,8 +8,8 @@ from typing import Literal, Self
 from pydantic import ValidationError, model_validator
 from pydantic_core import from_json
 
-from dpot_scale.config.base import Section
-from dpot_scale.config.record import Record, read_record
+from dpot_scale.config.base import PositiveInt, Section
+from dpot_scale.config.record import FIRST_FORMAT, Record, read_record
 from dpot_scale.config.sentences import sentence
 from dpot_scale.data.info import DatasetInfo
 from dpot_scale.data.store.shards import TRAJECTORY, Shard, View
@@ -22,11 +22,12 @@ class Splits(Section):
     """The shards of each split, in the order of their trajectories."""
 
     train: tuple[Shard, ...]
+    valid: tuple[Shard, ...] = ()
     test: tuple[Shard, ...]
 
-    def by_name(self) -> dict[Literal["train", "test"], tuple[Shard, ...]]:
+    def by_name(self) -> dict[Literal["train", "valid", "test"], tuple[Shard, ...]]:
         """Return the shards of each split."""
-        return {"train": self.train, "test": self.test}
+        return {"train": self.train, "valid": self.valid, "test": self.test}
 
 
 class Description(Section):
@@ -46,8 +47,12 @@ class Description(Section):
 
 
 class StoredIndex(Record, Description):
-    """The description of a dataset, its statistics, and its shards."""
+    """The description of a dataset, its statistics, and its shards.
 
+    Since format 2 trajectories differ in length, from shard to shard, and there is a split `valid`.
+    """
+
+    format: PositiveInt = 2
     statistics: Statistics
     splits: Splits
 
@@ -63,7 +68,7 @@ class StoredIndex(Record, Description):
                 for problem in _shard_problems(shard, self.info):
                     yield f"splits.{split}.{number}: {problem}"
             lengths = {shard.frames for shard in shards}
-            if len(lengths) > 1:
+            if len(lengths) > 1 and self.format == FIRST_FORMAT:
                 yield f"splits.{split}: frames differ, from {min(lengths)} to {max(lengths)}"
 
 
@@ -102,19 +107,32 @@ def validate_info(info: DatasetInfo) -> DatasetInfo:
 
 
 def _info_problems(info: DatasetInfo) -> Iterator[str]:
-    channels, axes = len(info.channels), len(info.spatial_axes)
+    channels = len(info.channels)
     if len(set(info.channels)) != channels or not channels:
         yield "info.channels must be names, each once"
     if len(info.scored) != channels:
         yield f"info.scored has {len(info.scored)} values for {channels} channels"
     if not any(info.scored):
         yield "info.scored must mark at least one channel as a field"
+    constant = [
+        name for name, scored in zip(info.channels, info.scored, strict=False) if not scored
+    ]
+    if info.fluid_mask and info.fluid_mask not in constant:
+        yield f"info.fluid_mask={info.fluid_mask!r} is no channel that info.scored leaves out"
+    yield from _axis_problems(info)
+
+
+def _axis_problems(info: DatasetInfo) -> Iterator[str]:
+    axes = len(info.spatial_axes)
     if len(set(info.spatial_axes)) != axes or not axes:
         yield "info.spatial_axes must be names, each once"
     for name in ("grid", "domain_length"):
         values = getattr(info, name)
         if len(values) != axes:
             yield f"info.{name} has {len(values)} values for {axes} spatial axes"
+    points = tuple(len(of_axis) for of_axis in info.coordinates)
+    if points and points != info.grid:
+        yield f"info.coordinates are of {points} points, and info.grid is {info.grid}"
 
 
 def _shard_problems(shard: Shard, info: DatasetInfo) -> Iterator[str]:
@@ -133,6 +151,8 @@ def _view_problems(shard: Shard, view: View, info: DatasetInfo) -> Iterator[str]
             yield f"{name} is {said!r} here and {viewed!r} in its view"
     if view.spatial_axes != info.spatial_axes:
         yield f"view.spatial_axes is {view.spatial_axes}, and {info.spatial_axes} in info"
+    if view.grid not in ((), info.grid):
+        yield f"view.grid is {view.grid}, and {info.grid} in info"
     if not view.arrays:
         yield "view.arrays is empty"
     if any(len(set(array.axes)) != len(array.axes) for array in view.arrays):

@@ -23,6 +23,7 @@ LIST_HEADER = (
 VERIFY_HEADER = ("name", "trajectories", "range of each channel", "state")
 GIB = 2**30
 MIB = 2**20
+SHOWN_LENGTHS = 3
 
 
 @dataclass
@@ -57,7 +58,7 @@ def list_datasets(root: Path) -> Overview:
                 name,
                 info.equation,
                 "x".join(str(points) for points in info.grid),
-                "/".join(str(n) for n in sorted({store.num_frames(split) for split in SPLITS})),
+                _lengths(store),
                 ",".join(info.channels),
                 *(str(store.num_trajectories(split)) for split in SPLITS),
                 f"{size / GIB:.1f} GiB" if size >= GIB else f"{size / MIB:.1f} MiB",
@@ -102,6 +103,14 @@ def _stores(root: Path, problems: list[str]) -> Iterator[tuple[str, DatasetStore
             problems.append(str(error))
         else:
             yield name, store
+
+
+def _lengths(store: DatasetStore) -> str:
+    """Return how many frames trajectories have: 20, 20/40, or 12 to 60 where there are more."""
+    lengths = sorted({frames for split in SPLITS for _, frames in store.lengths(split)} or {0})
+    if len(lengths) > SHOWN_LENGTHS:
+        return f"{lengths[0]} to {lengths[-1]}"
+    return "/".join(map(str, lengths))
 
 
 def _ranges(store: DatasetStore, found: Verification) -> str:

@@ -1,7 +1,7 @@
 """Files that hold trajectories: shards of our own, and views of published files as they lie.
 
-A shard is HDF5 with `fields` (N, T, C, *space) in float32, contiguous, and `constants`
-(N, C, *space) for channels that do not change in time, which are geometry masks.
+A shard is HDF5 with `fields` (N, T, C, *space) in float32, contiguous, and what lies beside them.
+Its trajectories are equally long.
 
 A view is a published file (HDF5, or a folder of .npy) whose arrays can be sliced in place. It names
 the axes of each array; a window comes out in the layout of a shard.
@@ -10,7 +10,7 @@ the axes of each array; a window comes out in the layout of a shard.
 import hashlib
 import os
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
@@ -21,12 +21,12 @@ from numpy.typing import NDArray
 
 from dpot_scale.config.base import STRICT, NonNegativeInt, PositiveInt
 from dpot_scale.data.info import DatasetInfo
+from dpot_scale.data.store.beside import Beside
 from dpot_scale.files import NO_LOCKS, check_regular, sha256
 
 FIELDS = "fields"
-CONSTANTS = "constants"
-PARAMETERS = "parameters"
 TRAJECTORY, TIME, CHANNEL = "trajectory", "time", "channel"
+COLUMN = "column"  # of a tensor, whose rows are the channel axis: together they are its channels
 REAL = "fiub"  # NumPy's kinds of numbers that a field can be of
 OPEN_FILES = 256  # of a process; a dataset may link to thousands
 # What h5py and NumPy raise where a file is missing, damaged or not what it should be.
@@ -42,7 +42,8 @@ class ViewedArray:
     __pydantic_config__ = STRICT
 
     name: str
-    axes: tuple[str, ...]  # "trajectory", "time", "channel", space axes; others have one point
+    # "trajectory", "time", "channel", "column" and space axes; others have one point.
+    axes: tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -58,6 +59,9 @@ class View:
     frames: PositiveInt
     first_trajectory: NonNegativeInt = 0
     first_frame: NonNegativeInt = 0
+    grid: tuple[
+        PositiveInt, ...
+    ] = ()  # where an array lacks a space axis, along which it is constant
 
     def part(self, first: int, trajectories: int, frames: int) -> "View":
         """Return the view of some of the trajectories, and of their first frames."""
@@ -77,7 +81,11 @@ class View:
         rows = _shift(rows, self.first_trajectory)
         frames = _shift(frames, self.first_frame)
         parts = [
-            _slice(files.array(self.file, array.name), array.axes, self.spatial_axes, rows, frames)
+            self._on_grid(
+                _slice(
+                    files.array(self.file, array.name), array.axes, self.spatial_axes, rows, frames
+                )
+            )
             for array in self.arrays
         ]
         fields_NTCs = np.concatenate(parts, axis=2) if len(parts) > 1 else parts[0]
@@ -87,6 +95,11 @@ class View:
             raise ValueError(f"{found} trajectories and frames where there were {wanted}")
         files.check_uncut(self.file)
         return fields_NTCs
+
+    def _on_grid(self, values_NTCs: Array) -> Array:
+        if not self.grid:
+            return values_NTCs
+        return np.broadcast_to(values_NTCs, (*values_NTCs.shape[:3], *self.grid))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -207,7 +220,7 @@ def _slice(
     frames: slice,
 ) -> Array:
     """Return a part of an array as (N, T, C, *space); an axis that it lacks has one value."""
-    wanted = (TRAJECTORY, TIME, CHANNEL, *spatial_axes)
+    wanted = (TRAJECTORY, TIME, CHANNEL, COLUMN, *spatial_axes)
     parts: dict[str, slice] = {TRAJECTORY: rows, TIME: frames}
     for axis, points in zip(axes, array.shape, strict=True):
         if axis not in wanted and points != 1:
@@ -219,6 +232,7 @@ def _slice(
     values = values.transpose([kept.index(axis) for axis in wanted if axis in kept])
     missing = [i for i, axis in enumerate(wanted) if axis not in kept]
     values = np.expand_dims(values, missing)
+    values = values.reshape(*values.shape[:2], -1, *values.shape[4:])
     # A field that is the same in all trajectories or frames.
     repeated = [
         (part.stop - part.start) if i in missing else size
@@ -232,8 +246,7 @@ def write_shard(
     info: DatasetInfo,
     shape: tuple[int, ...],
     pieces: Iterable[tuple[int, int, Array]],
-    constants: Sequence[Array],
-    parameters: Sequence[Mapping[str, Any]],
+    beside: Beside,
 ) -> None:
     """Write a shard of `shape` (N, T, C, *space).
 
@@ -242,29 +255,16 @@ def write_shard(
         info: The description of the dataset.
         shape: The shape of the fields, without constant channels.
         pieces: Trajectory, first frame and consecutive frames (T, C, *space), in any order.
-        constants: For each trajectory, its constant channels (C, *space).
-        parameters: For each trajectory.
+        beside: What the trajectories have beside their frames.
     """
     with open_hdf5(path, "w") as shard:
         fields = shard.create_dataset(FIELDS, shape, dtype=np.float32)
         for row, first, frames in pieces:
             fields[row, first : first + len(frames)] = frames
         shard.attrs.update(_attributes(info))
-        write_beside(shard, info, constants, parameters)
-
-
-def write_beside(
-    group: h5py.Group,
-    info: DatasetInfo,
-    constants: Sequence[Array],
-    parameters: Sequence[Mapping[str, Any]],
-) -> None:
-    """Write the constant channels and the parameters of trajectories."""
-    if not all(info.scored):
-        group.create_dataset(CONSTANTS, data=np.stack(constants))
-    for name in parameters[0]:
-        values = np.asarray([of_trajectory[name] for of_trajectory in parameters])
-        group.create_dataset(f"{PARAMETERS}/{name}", data=values)
+        beside.write(shard, info)
+        for axis, points in zip(info.spatial_axes, info.coordinates, strict=False):
+            shard.create_dataset(f"coordinates/{axis}", data=points)
 
 
 def _attributes(info: DatasetInfo) -> dict[str, Any]:

@@ -13,15 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dpot_scale.data.info import DatasetInfo
+from dpot_scale.data.store.beside import Beside
 from dpot_scale.data.store.dataset import INDEX, LINKED, SPLITS, Split, partial_folder
 from dpot_scale.data.store.index import validate_info
-from dpot_scale.data.store.shards import (
-    Shard,
-    View,
-    open_hdf5,
-    write_beside,
-    write_shard,
-)
+from dpot_scale.data.store.shards import Shard, View, open_hdf5, write_shard
 from dpot_scale.data.store.written import PROGRESS, Written, read_progress
 from dpot_scale.errors import DataError, DiskError
 from dpot_scale.files import cannot_write, flush_to_disk, reason, sha256, write_whole
@@ -34,11 +29,10 @@ Array = NDArray[Any]
 
 @dataclass
 class _Pending:
-    """Trajectories of a split that are not in a shard yet, with their constants and parameters."""
+    """Trajectories of a split that are not in a shard yet; they are equally long."""
 
     fields: list[Array] = field(default_factory=list)  # (T, C, *space); none of a linked dataset
-    constants: list[Array] = field(default_factory=list)  # (C, *space)
-    parameters: list[Mapping[str, Any]] = field(default_factory=list)
+    beside: Beside = field(default_factory=Beside)
 
     @property
     def nbytes(self) -> int:
@@ -104,9 +98,19 @@ class StoreWriter:
         return self._written.trajectories(split)
 
     def append(
-        self, split: Split, fields: Array, parameters: Mapping[str, Array] | None = None
+        self,
+        split: Split,
+        fields: Array,
+        parameters: Mapping[str, Array] | None = None,
+        series: Mapping[str, Array] | None = None,
     ) -> None:
-        """Add trajectories (N, T, C, *space), and N values of each parameter.
+        """Add trajectories (N, T, C, *space). Those of another call may be longer or shorter.
+
+        Args:
+            split: The split that they belong to.
+            fields: The trajectories.
+            parameters: N values of each name.
+            series: (N, T) values of each name, one for each frame.
 
         Raises:
             DataError: the shape does not fit the description, a value is not finite, or a mask
@@ -116,10 +120,12 @@ class StoreWriter:
             self._flush("train")  # so that the moments have seen just what is safe on disk
         for i, trajectory in enumerate(fields):
             stored = self._check(split, 0, trajectory)
+            if self._pending[split].fields and len(self._pending[split].fields[0]) != len(stored):
+                self._flush(split)
             pending = self._pending[split]
+            pending.beside.constants.append(self._constants(split, stored))
             pending.fields.append(self._varying(stored))
-            pending.constants.append(self._constants(split, stored))
-            pending.parameters.append(_parameters_of(parameters, i))
+            pending.beside.add(i, parameters, series)
             if pending.nbytes >= self.shard_bytes:
                 self._flush(split)
 
@@ -129,6 +135,7 @@ class StoreWriter:
         pieces: Iterable[Array],
         frames: int,
         parameters: Mapping[str, Array] | None = None,
+        series: Mapping[str, Array] | None = None,
     ) -> None:
         """Add one trajectory that is too large to hold, in pieces (T, C, *space), as one shard.
 
@@ -137,8 +144,7 @@ class StoreWriter:
         """
         for earlier in SPLITS[: SPLITS.index(split) + 1]:
             self._flush(earlier)
-        pending = self._pending[split]
-        pending.parameters.append(_parameters_of(parameters, 0))
+        self._pending[split].beside.add(0, parameters, series)
         shape = (1, frames, int((~self._constant).sum()), *self.info.grid)
         self._write(split, shape, self._check_pieces(split, pieces))
 
@@ -149,6 +155,7 @@ class StoreWriter:
         digest: str,
         blocks: Iterable[tuple[int, Array]],
         parameters: Mapping[str, Array],
+        series: Mapping[str, Array] | None = None,
     ) -> None:
         """Add the trajectories of a view, whose file has the SHA-256 `digest`, without a copy.
 
@@ -158,14 +165,16 @@ class StoreWriter:
             digest: SHA-256 of the file, or of what a folder holds.
             blocks: All its frames for once, to look at: pairs of a first frame, 0 where a
                 trajectory begins, and frames (T, C, *space) of one trajectory.
-            parameters: N values of each parameter, as `append` takes them.
+            parameters: N values of each name, as `append` takes them.
+            series: (N, T) values of each name, as `append` takes them.
         """
-        pending = self._pending[split]
-        pending.parameters += [_parameters_of(parameters, i) for i in range(view.trajectories)]
+        beside = self._pending[split].beside
+        for number in range(view.trajectories):
+            beside.add(number, parameters, series)
         for first, frames in blocks:
             stored = self._check(split, first, frames)
             if first == 0:
-                pending.constants.append(self._constants(split, stored))
+                beside.constants.append(self._constants(split, stored))
         self._written.shards[split].append(
             Shard(
                 file=view.file,
@@ -237,7 +246,7 @@ class StoreWriter:
         for piece in pieces:
             stored = self._check(split, first, piece)
             if first == 0:
-                self._pending[split].constants.append(self._constants(split, stored))
+                self._pending[split].beside.constants.append(self._constants(split, stored))
             yield 0, first, self._varying(stored)
             first += len(piece)
 
@@ -246,13 +255,6 @@ class StoreWriter:
         fields = self._pending[split].fields
         if not fields:
             return
-        frames = {len(trajectory) for trajectory in fields}
-        frames |= {shard.frames for shard in self._written.shards[split]}
-        if len(frames) > 1:
-            raise DataError(
-                f"dataset {self.info.name}: the {split} trajectories differ in length, "
-                f"{min(frames)} to {max(frames)} frames"
-            )
         pieces = ((row, 0, trajectory) for row, trajectory in enumerate(fields))
         self._write(split, (len(fields), *fields[0].shape), pieces)
 
@@ -261,9 +263,8 @@ class StoreWriter:
     ) -> None:
         file = f"{split}/shard-{len(self._written.shards[split]):05d}.h5"
         path = self._partial / file
-        pending = self._pending[split]
         try:
-            write_shard(path, self.info, shape, pieces, pending.constants, pending.parameters)
+            write_shard(path, self.info, shape, pieces, self._pending[split].beside)
             flush_to_disk(path)
             self._written.shards[split].append(
                 Shard(file=file, trajectories=shape[0], frames=shape[1], sha256=sha256(path))
@@ -289,16 +290,11 @@ class StoreWriter:
             raise self._cannot_write(error) from error
 
     def _write_linked(self) -> None:
-        """Write the parameters of linked trajectories, which their published files lack."""
+        """Write what lies beside linked trajectories, for all of a split together."""
         if not any(shard.view for shards in self._written.shards.values() for shard in shards):
             return
         with open_hdf5(self._partial / LINKED, "w") as file:
             for split, pending in self._pending.items():
-                if pending.parameters:
-                    group = file.create_group(split)
-                    write_beside(group, self.info, pending.constants, pending.parameters)
+                if pending.beside.parameters:
+                    pending.beside.write(file.create_group(split), self.info)
         flush_to_disk(self._partial / LINKED)
-
-
-def _parameters_of(parameters: Mapping[str, Array] | None, trajectory: int) -> dict[str, Any]:
-    return {name: values[trajectory] for name, values in (parameters or {}).items()}

@@ -7,7 +7,7 @@ from typing import Any
 
 from dpot_scale.config.record import FORMAT_KEY, read_record
 from dpot_scale.data.info import DatasetInfo
-from dpot_scale.data.store.dataset import SPLITS, Split
+from dpot_scale.data.store.dataset import Split
 from dpot_scale.data.store.index import StoredIndex
 from dpot_scale.data.store.shards import Shard
 from dpot_scale.data.store.statistics import Moments
@@ -18,7 +18,7 @@ PROGRESS = "progress.json"
 
 
 def _no_shards() -> dict[Split, list[Shard]]:
-    return {split: [] for split in SPLITS}
+    return {"train": [], "valid": [], "test": []}
 
 
 @dataclass

@@ -89,7 +89,8 @@ def use(store: DatasetStore) -> Iterator[np.ndarray]:
     for split in SPLITS:
         store.parameters(split)
         for number in range(store.num_trajectories(split)):
-            yield store.read(split, number, 0, store.num_frames(split))
+            yield store.read(split, number, 0, store.num_frames(split, number))
+            store.times(split, number)
     if store.num_trajectories("test"):
         window = Window(store, "test", Cut(0, 0, 1))
         assembler.batch([window], assembler.empty(1, store.num_frames("test")))
@@ -98,12 +99,18 @@ def use(store: DatasetStore) -> Iterator[np.ndarray]:
 @pytest.fixture
 def own(describe, coded, tmp_path: Path) -> DatasetStore:
     """Two shards for training, each field with a mask."""
-    info = replace(describe(NAME, ("u", "v", "mask")), scored=(True, True, False))
+    info = replace(
+        describe(NAME, ("u", "v", "mask")),
+        scored=(True, True, False),
+        fluid_mask="mask",
+        coordinates=((0.0, 0.1, 0.3, 1.0), (0.0, 1.0, 2.0, 3.0)),
+    )
     fields = coded(0, 5, FRAMES, 3, GRID)
     fields[:, :, 2] = 1
+    times = np.array([[0, 1, 2, 4, 8.0]] * 5)
     with StoreWriter(tmp_path, info, shard_bytes=2 * fields[0].nbytes) as writer:
-        writer.append("train", fields[:4], {"seed": np.arange(4)})
-        writer.append("test", fields[4:], {"seed": np.arange(1)})
+        writer.append("train", fields[:4], {"seed": np.arange(4)}, {"time": times[:4]})
+        writer.append("test", fields[4:], {"seed": np.arange(1)}, {"time": times[4:]})
     return open_store(tmp_path, NAME)
 
 
@@ -183,8 +190,9 @@ def test_what_is_no_json_is_no_index(text: str, own: DatasetStore) -> None:
         (("info", "frame_interval"), 0, "info.frame_interval=0: must be more than 0"),
         (("statistics", "std"), [1, -1, 1], "statistics.std.1=-1: must be at least 0"),
         (("splits", "train", 1, "file"), "../a.h5", "splits.train.1: file='../a.h5' does not lie"),
-        (("splits", "train", 0, "frames"), 6, "splits.train: frames differ, from 5 to 6"),
         (("splits", "test"), 5, "splits.test=5: must be a list"),
+        (("info", "fluid_mask"), "u", "info.fluid_mask='u' is no channel that info.scored leaves"),
+        (("info", "coordinates"), [[0, 1], [0]], "info.coordinates are of (2, 1) points, and "),
         (("info", "pt"), 5, "it has info.pt, which this version does not know"),
     ],
 )
@@ -195,6 +203,17 @@ def test_the_sentence_names_the_field(
     (own.folder / INDEX).write_text(json.dumps(replaced(index, place, value)))
     with pytest.raises(DataError, match=re.escape(sentence)):
         read_index(own.folder / INDEX)
+
+
+def test_trajectories_of_the_first_format_are_equally_long(own: DatasetStore) -> None:
+    index = json.loads((own.folder / INDEX).read_text())
+    index["splits"]["train"][0]["frames"] = 6
+    (own.folder / INDEX).write_text(json.dumps(index | {"format": 1}))
+    with pytest.raises(DataError, match=re.escape("splits.train: frames differ, from 5 to 6")):
+        read_index(own.folder / INDEX)
+    (own.folder / INDEX).write_text(json.dumps(index))
+    with pytest.raises(DataError, match=r"it holds float32 \(.*where index.json says .* \(3, 6"):
+        open_store(own.folder.parent, NAME).check_largest()
 
 
 def test_verify_does_not_count_to_a_number_that_is_wrong(linked: DatasetStore) -> None:

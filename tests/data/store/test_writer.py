@@ -68,7 +68,6 @@ def test_parameters_are_kept_beside_their_trajectories(tmp_path: Path, coded, de
         (np.zeros((1, 2, 2, 4, 4)), "do not have C"),
         (np.full((1, 2, 1, 4, 4), np.nan), "train trajectory 2 holds NaN .* in frame 0"),
         (np.full((1, 2, 1, 4, 4), 1e300), "train trajectory 2 holds NaN or infinite values"),
-        (np.zeros((1, 3, 1, 4, 4)), "differ in length, 2 to 3 frames"),
     ],
 )
 def test_what_does_not_fit_is_refused_and_leaves_nothing(
@@ -79,10 +78,20 @@ def test_what_does_not_fit_is_refused_and_leaves_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_shards_of_different_length_are_refused(tmp_path: Path, coded, describe) -> None:
-    with pytest.raises(DataError, match="differ in length"):
-        write(tmp_path, describe("a"), coded(0, 1, 2, 1, 4), coded(1, 1, 3, 1, 4), shard_bytes=1)
-    assert stored_names(tmp_path) == []
+@pytest.mark.parametrize("shard_bytes", [1, 2**20])
+def test_trajectories_of_different_length_are_in_shards_of_their_own(
+    shard_bytes: int, tmp_path: Path, coded, describe
+) -> None:
+    blocks = [coded(0, 2, 3, 1, 4), coded(2, 1, 5, 1, 4), coded(3, 2, 3, 1, 4)]
+    write(tmp_path, describe("a"), *blocks, shard_bytes=shard_bytes)
+    store = open_store(tmp_path, "a")
+    assert store.lengths("train") == [(2, 3), (1, 5), (2, 3)]
+    assert store.lengths("test") == []
+    rows = [trajectory for block in blocks for trajectory in block]
+    assert [store.num_frames("train", row) for row in range(5)] == [3, 3, 5, 3, 3]
+    for row, expected in enumerate(rows):
+        np.testing.assert_array_equal(store.read("train", row, 0, len(expected)), expected)
+    assert store.statistics.mean == pytest.approx([np.concatenate(rows).mean()])
 
 
 def test_a_bad_frame_is_named(tmp_path: Path, coded, describe) -> None:
