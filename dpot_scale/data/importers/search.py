@@ -6,6 +6,7 @@ from pathlib import Path
 
 from dpot_scale.data.importers.cfdbench_cases import CASE
 from dpot_scale.data.store.dataset import INDEX
+from dpot_scale.data.store.folders import walk
 from dpot_scale.errors import DataError, UserError
 
 
@@ -31,16 +32,24 @@ def find_files(paths: Sequence[Path]) -> tuple[list[Path], list[DataError]]:
         if not below and not unreadable:
             raise UserError(f"there is no file to import in {path}")
         found += below
-    return found, unreadable
+    return _each_once(found), unreadable
+
+
+def _each_once(files: Sequence[Path]) -> list[Path]:
+    """Return files without links to one of them; of several links to a file the first is kept."""
+    by_place: dict[str, Path] = {}
+    for file in sorted(files, key=Path.is_symlink):
+        by_place.setdefault(os.path.realpath(file), file)
+    return [file for file in dict.fromkeys(files) if by_place[os.path.realpath(file)] == file]
 
 
 def _walk(path: Path, note: Callable[[OSError], None]) -> Iterator[Path]:
     """Yield the files below a folder, without hidden ones and those of our own datasets."""
-    for folder, subfolders, names in os.walk(path, onerror=note):
+    for folder, subfolders, names in walk(path, note):
         if INDEX in names:
             subfolders.clear()
             continue
-        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
+        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
         if CASE in names:  # of CFDBench: the arrays beside it belong to it
             names = [CASE]
-        yield from (Path(folder) / name for name in sorted(names) if not name.startswith("."))
+        yield from (folder / name for name in names if not name.startswith("."))

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from dpot_scale.data.info import DatasetInfo
 from dpot_scale.data.store.beside import CONSTANTS, INTERVAL, PARAMETERS, SERIES, TIMES
+from dpot_scale.data.store.folders import walk
 from dpot_scale.data.store.index import read_index
 from dpot_scale.data.store.shards import FIELDS, REAL, UNREADABLE, OpenFiles, Shard
 from dpot_scale.data.store.statistics import Statistics
@@ -292,13 +293,15 @@ def stored_names(root: Path) -> list[str]:
 
 
 def dataset_folders(folder: Path) -> list[Path]:
-    """Return the folder itself if it is a dataset, and all datasets below it, sorted."""
-    indices = [path.relative_to(folder) for path in folder.rglob(INDEX)]
-    return sorted(folder / index.parent for index in indices if not _is_hidden(index))
+    """Return the folder itself if it is a dataset, and all datasets below it, sorted.
 
-
-def _is_hidden(path: Path) -> bool:
-    return any(part.startswith(".") for part in path.parts)
+    A link to a dataset counts as one, beside the dataset that it leads to.
+    """
+    found = [folder] if (folder / INDEX).is_file() else []
+    for here, subfolders, _ in walk(folder):
+        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
+        found += [here / name for name in subfolders if (here / name / INDEX).is_file()]
+    return sorted(found)
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from dpot_scale.data.store.dataset import SPLITS, DatasetStore, dataset_folders, read_store
+from dpot_scale.data.store.folders import walk
 from dpot_scale.data.store.verify import Verification, verify_dataset
 from dpot_scale.errors import DataError, UserError
 from dpot_scale.terminal import table
@@ -52,7 +53,12 @@ def list_datasets(root: Path) -> Overview:
     overview = Overview(LIST_HEADER)
     for name, store in _stores(root, overview.problems):
         info = store.info
-        size = sum(file.stat().st_size for file in store.folder.rglob("*") if file.is_file())
+        size = sum(
+            (folder / name).stat().st_size
+            for folder, _, names in walk(store.folder)
+            for name in names
+            if (folder / name).is_file()
+        )
         overview.rows.append(
             (
                 name,

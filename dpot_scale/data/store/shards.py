@@ -13,6 +13,7 @@ import threading
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any, Self
 
 import h5py
@@ -22,7 +23,8 @@ from numpy.typing import NDArray
 from dpot_scale.config.base import STRICT, NonNegativeInt, PositiveInt
 from dpot_scale.data.info import DatasetInfo
 from dpot_scale.data.store.beside import Beside
-from dpot_scale.files import NO_LOCKS, check_regular, sha256
+from dpot_scale.errors import DataError
+from dpot_scale.files import check_regular, sha256
 
 FIELDS = "fields"
 TRAJECTORY, TIME, CHANNEL = "trajectory", "time", "channel"
@@ -30,7 +32,10 @@ COLUMN = "column"  # of a tensor, whose rows are the channel axis: together they
 REAL = "fiub"  # NumPy's kinds of numbers that a field can be of
 OPEN_FILES = 256  # of a process; a dataset may link to thousands
 # What h5py and NumPy raise where a file is missing, damaged or not what it should be.
-UNREADABLE = (OSError, RuntimeError, ValueError, LookupError, AttributeError, TypeError)
+UNREADABLE = (
+    *(OSError, RuntimeError, ValueError, LookupError, AttributeError, TypeError),
+    *(ArithmeticError, SyntaxError, TokenError),  # of the header of a .npy file
+)
 
 Array = NDArray[Any]
 
@@ -116,21 +121,42 @@ class Shard:
 
 
 def open_hdf5(path: Path | str, mode: str = "r") -> h5py.File:
-    """Return an HDF5 file, locked as HDF5 does where the file system has locks.
+    """Return an HDF5 file, opened without HDF5's lock.
+
+    What is read does not change, and who writes holds the lock of the folder of datasets. HDF5's
+    own lock fails on some parallel file systems, and where another program reads the same file.
 
     Raises:
-        OSError: it cannot be opened.
+        DataError: it is locked nevertheless, or it is being written.
+        OSError: it cannot be opened for another reason.
     """
     if mode == "r":
         check_regular(Path(path))
     try:
-        return h5py.File(path, mode)
+        return _open_hdf5(path, mode)
     except OSError as error:
-        without = error.errno in NO_LOCKS and "unable to lock file" in str(error)
-        # Opened a second time, a file that is open without a lock must be opened without one.
-        if not (without or "file locking flag values don't match" in str(error)):
-            raise
-        return h5py.File(path, mode, locking=False)
+        if "unable to lock file" in str(error):
+            raise DataError(
+                f"cannot lock {path} ({os.strerror(error.errno or 0)}): another program has it "
+                "open, or its file system has no locks; set HDF5_USE_FILE_LOCKING=FALSE"
+            ) from error
+        if "file is already open for" in str(error):
+            raise DataError(
+                f"{path} is being written, or the program that wrote it was killed; wait until it "
+                f"is complete, or run `h5clear --status {path}`"
+            ) from error
+        raise
+
+
+def _open_hdf5(path: Path | str, mode: str) -> h5py.File:
+    """Return a file; one that this process has open with a lock is opened in the same way."""
+    for locking in (False, "best-effort"):
+        try:
+            return h5py.File(path, mode, locking=locking)
+        except OSError as error:
+            if "flag values don't match" not in str(error):
+                raise
+    return h5py.File(path, mode, locking=True)
 
 
 class OpenFiles(threading.local):

@@ -4,11 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from dpot_scale.data.importers import search
 from dpot_scale.data.importers.cfdbench_cases import CASE
+from dpot_scale.data.importers.formats import recognise
 from dpot_scale.data.importers.search import find_files
+from dpot_scale.data.store import folders
 from dpot_scale.data.store.dataset import INDEX
-from dpot_scale.errors import UserError
+from dpot_scale.errors import DataError, UserError
 
 
 def make(folder: Path, *files: str) -> None:
@@ -50,16 +51,49 @@ def test_a_folder_that_may_not_be_read_is_named_and_the_others_are_taken(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make(tmp_path, "a/1.h5", "b/2.h5")
-    walk = search.os.walk
+    walk = folders.os.walk
 
-    def without_b(path, onerror):
-        for folder, subfolders, files in walk(path, onerror=onerror):
+    def without_b(path, onerror, **options):
+        for folder, subfolders, files in walk(path, onerror=onerror, **options):
             if Path(folder).name == "b":  # as root reads everything, the error is made here
                 onerror(PermissionError(13, "Permission denied", folder))
             else:
                 yield folder, subfolders, files
 
-    monkeypatch.setattr(search.os, "walk", without_b)
+    monkeypatch.setattr(folders.os, "walk", without_b)
     found, unreadable = find_files([tmp_path])
     assert found == [tmp_path / "a" / "1.h5"]
     assert [str(error) for error in unreadable] == [f"cannot read {tmp_path}/b: Permission denied"]
+
+
+def test_links_to_folders_on_other_disks_are_followed(tmp_path: Path) -> None:
+    make(tmp_path / "disk1", "a.h5")
+    make(tmp_path / "disk2", "b.h5", "more/c.h5")
+    downloads = tmp_path / "downloads"
+    downloads.mkdir()
+    (downloads / "train").symlink_to(tmp_path / "disk1")
+    (downloads / "test").symlink_to(tmp_path / "disk2")
+    (downloads / "single.h5").symlink_to(tmp_path / "disk1" / "a.h5")
+    assert names(downloads) == ["test/b.h5", "test/more/c.h5", "train/a.h5"]
+    (downloads / "train").unlink()
+    assert names(downloads) == ["single.h5", "test/b.h5", "test/more/c.h5"]
+
+
+def test_links_in_a_circle_end_and_no_file_is_taken_twice(tmp_path: Path) -> None:
+    make(tmp_path, "a/1.h5", "b/2.h5")
+    for link, target in (("a/up", ".."), ("a/b", "../b"), ("b/a", "../a"), ("b/self", ".")):
+        (tmp_path / link).symlink_to(target)
+    (tmp_path / "z.h5").symlink_to("a/1.h5")
+    assert names(tmp_path) == ["a/1.h5", "b/2.h5"]
+    assert names(tmp_path, tmp_path / "a", tmp_path / "a" / "1.h5") == ["a/1.h5", "a/b/2.h5"]
+
+
+def test_a_link_that_leads_nowhere_is_a_file_that_cannot_be_read(tmp_path: Path) -> None:
+    make(tmp_path, "1.h5")
+    (tmp_path / "gone.h5").symlink_to(tmp_path / "absent")
+    (tmp_path / "circle.h5").symlink_to("circle.h5")
+    found = names(tmp_path)
+    assert found == ["1.h5", "circle.h5", "gone.h5"]
+    for name in found[1:]:
+        with pytest.raises(DataError, match=rf"cannot read {tmp_path / name}: "):
+            recognise(tmp_path / name)

@@ -41,3 +41,28 @@ def test_a_folder_without_a_dataset_is_a_mistake(tmp_path: Path) -> None:
         list_datasets(tmp_path)
     with pytest.raises(UserError, match="absent does not exist; make one with"):
         verify_datasets(tmp_path / "absent")
+
+
+def test_a_dataset_that_is_a_link_is_seen(make_store, tmp_path: Path) -> None:
+    """On another disk, or beside itself under a second name; links in a circle end."""
+    make_store("a")
+    home = tmp_path / "home"
+    (home / "more").mkdir(parents=True)
+    (home / "far").symlink_to(tmp_path / "a")
+    (home / "more" / "far").symlink_to(tmp_path / "a")
+    (home / "more" / "back").symlink_to(home)
+    listed, verified = list_datasets(home), verify_datasets(home)
+    assert [row[0] for row in listed.rows] == ["far", "more/far"]
+    assert [(row[0], row[-1]) for row in verified.rows] == [("far", "ok"), ("more/far", "ok")]
+    (alone,) = list_datasets(home / "far").rows
+    assert alone[1:] == listed.rows[0][1:] == list_datasets(tmp_path / "a").rows[0][1:]
+
+
+def test_a_split_that_lies_on_another_disk_counts(make_store, tmp_path: Path) -> None:
+    folder = make_store("a").folder
+    before = list_datasets(folder).rows
+    (tmp_path / "disk").mkdir()
+    (folder / "train").rename(tmp_path / "disk" / "train")
+    (folder / "train").symlink_to(tmp_path / "disk" / "train")
+    assert list_datasets(folder).rows == before
+    assert verify_datasets(folder).problems == []

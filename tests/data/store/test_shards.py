@@ -2,7 +2,11 @@
 
 import multiprocessing
 import os
+import shutil
+import subprocess
+import sys
 import threading
+from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -10,10 +14,13 @@ import h5py
 import numpy as np
 import pytest
 
+from dpot_scale.data.importers.formats import recognise
 from dpot_scale.data.store.dataset import (
     DatasetStore,
     open_store,
 )
+from dpot_scale.data.store.shards import open_hdf5
+from dpot_scale.data.store.verify import verify_dataset
 from dpot_scale.errors import DataError
 
 
@@ -85,3 +92,91 @@ def test_an_open_store_survives_a_fork(make_store) -> None:
     assert ours.recv() == expected
     child.join()
     assert store.read("train", 1, 0, 2).tolist() == expected
+
+
+HOLD = (
+    "import fcntl, sys, h5py; file = open(sys.argv[1], 'r+'); "
+    "fcntl.flock(file, fcntl.LOCK_EX); print('held', flush=True); sys.stdin.read()"
+)
+
+
+@pytest.fixture
+def held_by_another() -> Iterator[Callable[[Path], None]]:
+    """Lock a file as HDF5 does in a process that writes to it."""
+    holders = []
+
+    def hold(file: Path) -> None:
+        holder = subprocess.Popen(
+            [sys.executable, "-c", HOLD, str(file)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
+        holders.append(holder)
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == b"held\n"
+
+    yield hold
+    for holder in holders:
+        holder.communicate()
+
+
+def test_a_file_that_another_program_has_locked_is_read(make_store, held_by_another) -> None:
+    store = make_store()
+    held_by_another(store.folder / store.shards["train"][0].file)
+    assert store.read("train", 0, 0, 2).shape == (2, 1, 4, 4)
+    assert verify_dataset(store).problems == []
+
+
+READ = """
+import sys
+from dpot_scale.data.importers.formats import recognise
+from dpot_scale.data.store.dataset import open_store
+from dpot_scale.errors import DataError
+from pathlib import Path
+file = Path(sys.argv[1])
+root = file.parents[2]
+for read in (lambda: recognise(file), lambda: open_store(root, 'coded').read('train', 0, 0, 1)):
+    try:
+        read()
+    except DataError as error:
+        print(error)
+"""
+
+
+def test_a_lock_that_the_user_asks_for_is_no_damage(make_store, held_by_another) -> None:
+    """HDF5 obeys its variable before what the program says."""
+    store = make_store()
+    file = store.folder / store.shards["train"][0].file
+    held_by_another(file)
+    done = subprocess.run(
+        [sys.executable, "-c", READ, str(file)],
+        env=os.environ | {"HDF5_USE_FILE_LOCKING": "TRUE"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    sentences = done.stdout.splitlines()
+    assert len(sentences) == 2, done.stderr
+    for sentence in sentences:
+        assert sentence.startswith(f"cannot lock {file} (Resource temporarily unavailable)")
+        assert "set HDF5_USE_FILE_LOCKING=FALSE" in sentence
+        assert "again" not in sentence
+
+
+def test_a_file_that_is_open_with_a_lock_in_this_process_is_read(make_store) -> None:
+    store = make_store()
+    file = store.folder / store.shards["train"][0].file
+    with h5py.File(file, "r", locking=True):
+        assert store.read("train", 0, 0, 2).shape == (2, 1, 4, 4)
+
+
+def test_a_file_that_is_being_written_is_no_damage(tmp_path: Path) -> None:
+    """Its writer, or one that was killed, has left a mark in it."""
+    file = tmp_path / "a.h5"
+    with h5py.File(file, "w", libver="latest") as content:
+        content["data"] = np.zeros(3)
+    with h5py.File(file, "r+", libver="latest"):
+        shutil.copy(file, tmp_path / "b.h5")
+    for read in (open_hdf5, recognise):
+        with pytest.raises(DataError, match=rf"{tmp_path / 'b.h5'} is being written.*h5clear"):
+            read(tmp_path / "b.h5")
