@@ -72,7 +72,7 @@ class Evaluator:
         world: World,
     ) -> None:
         for store in stores.values():
-            _lead_frames(store, config, model_config.history)
+            _held_out(store, config, model_config.history)
         self._model = model
         self._rest = (stores, config, model_config, data_config, world)
         self.latest: dict[str, DatasetEvaluation] = {}
@@ -121,21 +121,24 @@ def _evaluate_dataset(
     data_config: DataConfig,
     world: World,
 ) -> DatasetEvaluation:
-    lead_frames = _lead_frames(store, config, model_config.history)
+    held_out = _held_out(store, config, model_config.history)
+    lead_frames, trajectories = max(held_out.values()), len(held_out)
     assembler = Assembler(model_config, data_config, world.device)
-    trajectories = min(config.trajectories, store.num_trajectories("test"))
     columns = 4 + 2 * lead_frames
     sums = torch.zeros(2 * columns + 1, dtype=torch.float64)
     examples: list[tuple[Array, Array]] = []
-    for indices, weights_B in _shares(trajectories, config.batch, world):
+    for indices, weights_B in _shares(list(held_out), config.batch, world):
         windows = [Window(store, "test", Cut(index, start=0, stride=1)) for index in indices]
         room = assembler.empty(len(windows), model_config.history + lead_frames)
         batch = _read_together(assembler, windows, room, world)
-        forecasts = _forecast(model, batch, model_config)
-        errors = torch.column_stack(_errors(forecasts, batch.scored_BC))
+        exists_BL = _exists([held_out[index] for index in indices], lead_frames, world.device)
+        forecasts = _forecast(model, batch, model_config, exists_BL)
+        errors = torch.column_stack(_errors(forecasts, batch.scored_BC, exists_BL))
         sums += weights_B @ errors.double().cpu()
-        fields = len(store.info.channels)
-        examples.append((_first(forecasts.truth, fields), _first(forecasts.rollout, fields)))
+        fields, leads = len(store.info.channels), held_out[indices[0]]
+        examples.append(
+            (_first(forecasts.truth, leads, fields), _first(forecasts.rollout, leads, fields))
+        )
     totals = sum_over_ranks(sums, world).numpy()
     with np.errstate(invalid="ignore"):  # NaN where no trajectory has a field that counts
         means = totals[:columns] / (trajectories - totals[columns:-1])
@@ -179,7 +182,13 @@ class _Forecasts(NamedTuple):
     one_step_persistence: Tensor
 
 
-def _forecast(model: Model, batch: Batch, config: ModelConfig) -> _Forecasts:
+def _exists(leads: Sequence[int], most: int, device: torch.device) -> Tensor:
+    """Return (B, L): whether a trajectory, with so many frames to forecast, has one at a lead."""
+    leads_B1 = torch.tensor(leads, device=device)[:, None]
+    return torch.arange(most, device=device) < leads_B1
+
+
+def _forecast(model: Model, batch: Batch, config: ModelConfig, exists_BL: Tensor) -> _Forecasts:
     frames_BTCs, history, horizon = batch.frames_BTCxy, config.history, config.horizon
     history_BTCs, truth_BLCs = frames_BTCs[:, :history], frames_BTCs[:, history:]
     leads = truth_BLCs.shape[1]
@@ -191,7 +200,17 @@ def _forecast(model: Model, batch: Batch, config: ModelConfig) -> _Forecasts:
         persistence=persistence(history_BTCs, leads),
         one_step_persistence=teacher_forced_persistence(frames_BTCs, history, horizon),
     )
-    return _Forecasts(*[without_obstacles(frames_BLCs, batch) for frames_BLCs in forecasts])
+    return _Forecasts(
+        *[_up_to_its_end(without_obstacles(frames, batch), exists_BL) for frames in forecasts]
+    )
+
+
+def _up_to_its_end(frames_BLCs: Tensor, exists_BL: Tensor) -> Tensor:
+    """Return frames with zeros after the end of a trajectory, which count in no error."""
+    if exists_BL.all():
+        return frames_BLCs
+    exists = exists_BL.view(*exists_BL.shape, *[1] * (frames_BLCs.ndim - 2))
+    return frames_BLCs.where(exists, 0)  # a forecast that went astray may be infinite
 
 
 def _of_fields(model: Model, batch: Batch) -> Model:
@@ -205,8 +224,13 @@ def _of_fields(model: Model, batch: Batch) -> Model:
     return forecast
 
 
-def _errors(forecasts: _Forecasts, scored_BC: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _errors(
+    forecasts: _Forecasts, scored_BC: Tensor, exists_BL: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
     """Return the scores of each trajectory, which of them do not count, and what was left out.
+
+    A frame after the end of a trajectory is zero in the truth and in every forecast. So it adds
+    nothing to the error of a rollout, and at its lead time the trajectory does not count.
 
     Returns:
         (B, 4 + 2 L): the four scores, then rollout and persistence per lead time; 0 where no field
@@ -235,35 +259,45 @@ def _errors(forecasts: _Forecasts, scored_BC: Tensor) -> tuple[Tensor, Tensor, T
         _per_lead(forecasts.persistence, truth, scored_BC),
     ]
     has_none = torch.cat([has_score_B1] * 4 + [has_score_BL] * 2, dim=1).logical_not()
-    left_out_BLC = scored_BC[:, None] & counted_BLC.logical_not()
+    left_out_BLC = scored_BC[:, None] & exists_BL[:, :, None] & counted_BLC.logical_not()
     return torch.cat(scores, dim=1), has_none, left_out_BLC.sum((1, 2))
 
 
-def _lead_frames(store: DatasetStore, config: EvaluationConfig, history: int) -> int:
-    """Return how many frames are forecast."""
-    available = store.num_frames("test") - history
-    wanted = config.rollout_frames or available
-    if not 1 <= wanted <= available:
+def _held_out(store: DatasetStore, config: EvaluationConfig, history: int) -> dict[int, int]:
+    """Return the trajectories that are forecast, and how many frames of each.
+
+    Each is forecast to its end, or to `rollout_frames`. One that ends with the history is not.
+    """
+    lengths = [frames for run, frames in store.lengths("test") for _ in range(run)]
+    longest = max(lengths, default=0)
+    if longest < history + (config.rollout_frames or 1):
         raise DataError(
-            f"dataset {store.info.name} stores {store.num_frames('test')} test frames, but "
+            f"dataset {store.info.name} stores {longest} test frames, but "
             f"model.history={history} plus evaluation.rollout_frames="
             f"{config.rollout_frames or 1} are needed"
         )
-    return wanted
+    most = config.rollout_frames or longest
+    leads = {
+        index: min(most, frames - history)
+        for index, frames in enumerate(lengths)
+        if frames > history
+    }
+    return dict(list(leads.items())[: config.trajectories])
 
 
-def _shares(trajectories: int, batch: int, world: World) -> list[tuple[list[int], Tensor]]:
+def _shares(indices: Sequence[int], batch: int, world: World) -> list[tuple[list[int], Tensor]]:
     """Return this rank's batches of trajectory indices, with a weight (0 or 1) for each.
 
     Under ZeRO-3 a forward is a collective, so every rank gets equally many, equally large
     batches; those past the end repeat the last trajectory with weight 0.
     """
+    trajectories = len(indices)
     batch = min(batch, math.ceil(trajectories / world.world_size))
     shares = []
     for first in range(0, trajectories, batch * world.world_size):
         positions = [first + i * world.world_size + world.rank for i in range(batch)]
         weights_B = torch.tensor([float(p < trajectories) for p in positions], dtype=torch.float64)
-        shares.append(([min(p, trajectories - 1) for p in positions], weights_B))
+        shares.append(([indices[min(p, trajectories - 1)] for p in positions], weights_B))
     return shares
 
 
@@ -276,6 +310,6 @@ def _per_lead(forecast_BTCs: Tensor, truth_BTCs: Tensor, scored_BC: Tensor) -> T
     return torch.stack(per_frame, dim=1)
 
 
-def _first(frames_BTCs: Tensor, fields: int) -> Array:
-    example: Array = frames_BTCs[0, :, :fields].float().cpu().numpy()
+def _first(frames_BTCs: Tensor, leads: int, fields: int) -> Array:
+    example: Array = frames_BTCs[0, :leads, :fields].float().cpu().numpy()
     return example

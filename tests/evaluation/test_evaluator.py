@@ -228,6 +228,44 @@ def test_fewer_trajectories_and_frames(stores: Stores, config: RunConfig, world:
     assert found.score.rel_l2 < everything.score.rel_l2
 
 
+@pytest.mark.parametrize("batch", [1, 2, 8])
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_a_trajectory_counts_up_to_its_end(
+    batch: int, ranks: int, config: RunConfig, world: World, tmp_path: Path
+) -> None:
+    """Each has the scores that it has alone; one without a frame to forecast has none."""
+    history, lengths = config.model.history, (9, 0, 5, 7)
+    noise = np.random.default_rng(0)
+    tests = [noise.normal(size=(1, history + n - 4, 1, 16, 16)) for n in lengths if n]
+    tests.insert(1, noise.normal(size=(1, history, 1, 16, 16)))
+    with StoreWriter(tmp_path, described("mixed", h=True)) as writer:
+        for trajectory in tests:
+            writer.append("test", trajectory)
+    alone = []
+    for number, trajectory in enumerate(tests):
+        if trajectory.shape[1] > history:
+            with StoreWriter(tmp_path, described(f"alone_{number}", h=True)) as writer:
+                writer.append("test", trajectory)
+            one = {"one": open_store(tmp_path, f"alone_{number}")}
+            alone.append(scored(Repeat(1.5), one, config, world)["one"])
+    mixed = {"mixed": open_store(tmp_path, "mixed")}
+    worlds = [
+        World(rank=r, local_rank=r, world_size=ranks, device=world.device) for r in range(ranks)
+    ]
+    found = [scored(Repeat(1.5), mixed, config, w, batch=batch)["mixed"] for w in worlds]
+    for name in ("rel_l2", "one_step_rel_l2", "persistence_rel_l2"):
+        total = sum(getattr(share.score, name) for share in found)
+        assert total == pytest.approx(np.mean([getattr(one.score, name) for one in alone]))
+    for lead in range(5 if ranks == 1 else 0):  # pretended ranks do not add up who counts
+        at_lead = [one.rel_l2_L[lead] for one in alone if len(one.rel_l2_L) > lead]
+        assert found[0].rel_l2_L[lead] == pytest.approx(np.mean(at_lead), rel=1e-5), lead
+    assert found[0].rel_l2_L.shape == (5,)
+    assert found[0].score.zero_targets == 0
+    np.testing.assert_allclose(found[0].example_truth_LCs, tests[0][0, history:], rtol=1e-6)
+    if ranks == 2:
+        assert found[1].example_truth_LCs.shape[0] == 1, "the shorter one ends after a frame"
+
+
 class Trained:
     """An engine as the evaluator needs it."""
 

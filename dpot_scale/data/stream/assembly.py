@@ -81,6 +81,8 @@ class Assembler:
     ) -> Batch:
         """Return windows as a batch whose frames are put into `frames_BTCxy`.
 
+        Where a trajectory ends before its window does, its last frame stands for those to come.
+
         Args:
             windows: Where the frames are stored.
             frames_BTCxy: Room for them.
@@ -91,8 +93,9 @@ class Assembler:
         """
         for window, frames_TCxy in zip(windows, frames_BTCxy, strict=True):
             fields_TCxy = _resized(self._read(window, len(frames_TCxy)), self.model.grid)
-            fields = fields_TCxy.shape[1]
-            frames_TCxy[:, :fields] = fields_TCxy
+            stored, fields = fields_TCxy.shape[:2]
+            frames_TCxy[:stored, :fields] = fields_TCxy
+            frames_TCxy[stored:, :fields] = fields_TCxy[-1]
             frames_TCxy[:, fields:] = PADDING_VALUE
         scored_BC = self._per_channel([window.store.info.scored for window in windows], False)
         return Batch(
@@ -104,9 +107,10 @@ class Assembler:
         )
 
     def _read(self, window: Window, frames: int) -> Tensor:
-        """Return a window as it is stored, (T, C, *space), on the device."""
+        """Return a window as it is stored, (T, C, *space), on the device, up to its last frame."""
         store, (trajectory, start, stride) = window.store, window.cut
-        spanned = (frames - 1) * stride + 1
+        left = store.num_frames(window.split, trajectory) - start
+        spanned = min((frames - 1) * stride + 1, left)
         host_TCxy = self._room((spanned, len(store.info.channels), *store.info.grid))
         frames_TCxy = host_TCxy.numpy()
         store.read(window.split, trajectory, start, spanned, out=frames_TCxy)

@@ -6,11 +6,11 @@ same stream. Two laws are known. `weighted` is that of the paper, `repeat` that 
 
 import zlib
 from bisect import bisect_right
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import accumulate
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,18 +32,24 @@ class Cut(NamedTuple):
 
 @dataclass(frozen=True)
 class Windows:
-    """All windows of a dataset: of every trajectory, every stride and every start."""
+    """All windows of trajectories of equal length: of each one, every stride and every start."""
 
     trajectories: int
     starts: Mapping[int, int]  # stride -> how many windows a trajectory has
+    first: int = 0  # of the trajectories
 
     @classmethod
     def of(
-        cls, trajectories: int, stored_frames: int, frames: int, strides: tuple[int, ...] = (1,)
-    ) -> "Windows":
+        cls,
+        trajectories: int,
+        stored_frames: int,
+        frames: int,
+        strides: tuple[int, ...] = (1,),
+        first: int = 0,
+    ) -> Self:
         """Return the windows of `frames` frames in trajectories of `stored_frames`."""
         starts = {stride: max(0, stored_frames - (frames - 1) * stride) for stride in strides}
-        return cls(trajectories, starts)
+        return cls(trajectories, starts, first)
 
     @property
     def per_trajectory(self) -> int:
@@ -57,9 +63,48 @@ class Windows:
         trajectory, start = divmod(index, self.per_trajectory)
         for stride, starts in self.starts.items():
             if start < starts:
-                return Cut(trajectory, start, stride)
+                return Cut(self.first + trajectory, start, stride)
             start -= starts
         raise AssertionError("the starts of all strides are the windows of a trajectory")
+
+    def drawn(self, trajectory: int, chance: float) -> Cut:
+        """Return a window of one of the trajectories, for a chance in [0, 1)."""
+        return self[trajectory * self.per_trajectory + int(chance * self.per_trajectory)]
+
+
+class UnequalWindows:
+    """The windows of trajectories that differ in length. Those that are too short have none.
+
+    Args:
+        runs: The windows of consecutive trajectories of equal length, in order.
+    """
+
+    def __init__(self, runs: Sequence[Windows]) -> None:
+        self._runs = [run for run in runs if len(run)]
+        self._ends = list(accumulate(len(run) for run in self._runs))
+        self._last = list(accumulate(run.trajectories for run in self._runs))
+
+    @property
+    def trajectories(self) -> int:
+        """Return how many trajectories have a window."""
+        return self._last[-1] if self._last else 0
+
+    def __len__(self) -> int:
+        return self._ends[-1] if self._ends else 0
+
+    def __getitem__(self, index: int) -> Cut:
+        number = bisect_right(self._ends, index)
+        run = self._runs[number]
+        return run[index - (self._ends[number] - len(run))]
+
+    def drawn(self, trajectory: int, chance: float) -> Cut:
+        """Return a window of one of the trajectories that have some, for a chance in [0, 1)."""
+        number = bisect_right(self._last, trajectory)
+        run = self._runs[number]
+        return run.drawn(trajectory - (self._last[number] - run.trajectories), chance)
+
+
+DatasetWindows = Windows | UnequalWindows
 
 
 class Mixture(Protocol):
@@ -69,7 +114,7 @@ class Mixture(Protocol):
         """Return the dataset at a position of the stream, and its window."""
 
 
-def open_mixture(windows: Mapping[str, Windows], config: DataConfig, seed: int) -> Mixture:
+def open_mixture(windows: Mapping[str, DatasetWindows], config: DataConfig, seed: int) -> Mixture:
     """Return the mixture that a config describes.
 
     Raises:
@@ -98,7 +143,7 @@ class WeightedMixture:
     """
 
     def __init__(
-        self, windows: Mapping[str, Windows], weights: Mapping[str, float], seed: int
+        self, windows: Mapping[str, DatasetWindows], weights: Mapping[str, float], seed: int
     ) -> None:
         assert windows.keys() == weights.keys()
         self.names = sorted(windows)  # the stream does not depend on the order in a config
@@ -147,7 +192,7 @@ class RepeatMixture:
     """
 
     def __init__(
-        self, windows: Mapping[str, Windows], weights: Mapping[str, float], seed: int
+        self, windows: Mapping[str, DatasetWindows], weights: Mapping[str, float], seed: int
     ) -> None:
         assert windows.keys() == weights.keys()
         self.names = sorted(windows)
@@ -171,8 +216,7 @@ class RepeatMixture:
         dataset = bisect_right(self._ends, visit) - 1
         windows = self._windows[dataset]
         trajectory = (visit - self._ends[dataset]) // self._repeats[dataset]
-        of_trajectory = int(chances[offset] * windows.per_trajectory)
-        return self.names[dataset], windows[trajectory * windows.per_trajectory + of_trajectory]
+        return self.names[dataset], windows.drawn(trajectory, chances[offset])
 
     def _drawn_epoch(self, epoch: int) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
         """Return, for each offset of an epoch, a visit and a chance in [0, 1) for its window."""

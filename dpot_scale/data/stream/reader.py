@@ -19,7 +19,7 @@ from torch import Tensor
 from dpot_scale.config.run import BatchConfig
 from dpot_scale.data.store.dataset import DatasetStore
 from dpot_scale.data.stream.assembly import Assembler, Batch, Window
-from dpot_scale.data.stream.mixture import Mixture, Windows
+from dpot_scale.data.stream.mixture import DatasetWindows, Mixture, UnequalWindows, Windows
 from dpot_scale.errors import DataError
 
 PREFETCHED_BATCHES = 2
@@ -27,26 +27,34 @@ PREFETCHED_BATCHES = 2
 
 def training_windows(
     stores: Mapping[str, DatasetStore], frames: int, strides: tuple[int, ...] = (1,)
-) -> dict[str, Windows]:
+) -> dict[str, DatasetWindows]:
     """Return the training windows of `frames` frames of each dataset.
 
-    A stride for which the trajectories of a dataset are too short is not used there.
+    A stride for which a trajectory is too short is not used there.
 
     Raises:
-        DataError: the trajectories of a dataset are too short for every stride.
+        DataError: all trajectories of a dataset are too short for every stride.
     """
     windows = {}
     for name, store in stores.items():
-        stored = store.num_frames("train")
-        windows[name] = Windows.of(store.num_trajectories("train"), stored, frames, strides)
+        windows[name] = _windows_of(store, frames, strides)
         if len(windows[name]) == 0:
             needed = (frames - 1) * min(strides) + 1
+            stored = max((length for _, length in store.lengths("train")), default=0)
             raise DataError(
                 f"dataset {name} stores {stored} frames, but a training window of model.history "
                 f"+ objective.unroll x model.horizon = {frames} frames with a stride of "
                 f"{min(strides)} needs {needed}"
             )
     return windows
+
+
+def _windows_of(store: DatasetStore, frames: int, strides: tuple[int, ...]) -> DatasetWindows:
+    runs, first = [], 0
+    for trajectories, stored in store.lengths("train"):
+        runs.append(Windows.of(trajectories, stored, frames, strides, first))
+        first += trajectories
+    return runs[0] if len(runs) == 1 else UnequalWindows(runs)
 
 
 @dataclass(frozen=True, slots=True)

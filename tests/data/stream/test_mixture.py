@@ -1,6 +1,7 @@
 """Both mixtures: weights honoured, nothing repeated early, a pure function of the position."""
 
 from collections import Counter
+from itertools import accumulate
 
 import pytest
 from hypothesis import given, settings
@@ -13,6 +14,7 @@ from dpot_scale.data.stream.mixture import (
     Cut,
     Mixture,
     RepeatMixture,
+    UnequalWindows,
     WeightedMixture,
     Windows,
     open_mixture,
@@ -148,6 +150,72 @@ def test_the_windows_of_a_dataset_are_all_that_fit(
         for start in range(stored)
         if start + (frames - 1) * stride < stored
     }
+
+
+runs = st.lists(st.tuples(st.integers(1, 3), st.integers(1, 12)), min_size=1, max_size=5)
+
+
+def unequal(lengths: list[tuple[int, int]], frames: int, strides: list[int]) -> UnequalWindows:
+    firsts = [0, *accumulate(trajectories for trajectories, _ in lengths)]
+    return UnequalWindows(
+        [
+            Windows.of(trajectories, stored, frames, tuple(strides), first)
+            for first, (trajectories, stored) in zip(firsts, lengths, strict=False)
+        ]
+    )
+
+
+@given(
+    lengths=runs,
+    frames=st.integers(1, 6),
+    strides=st.lists(st.integers(1, 4), min_size=1, max_size=3, unique=True),
+)
+def test_the_windows_of_trajectories_of_any_length_are_all_that_fit(
+    lengths: list[tuple[int, int]], frames: int, strides: list[int]
+) -> None:
+    windows = unequal(lengths, frames, strides)
+    found = [windows[i] for i in range(len(windows))]
+    stored = [length for trajectories, length in lengths for _ in range(trajectories)]
+    expected = {
+        Cut(trajectory, start, stride)
+        for trajectory, length in enumerate(stored)
+        for stride in strides
+        for start in range(length)
+        if start + (frames - 1) * stride < length
+    }
+    assert len(found) == len(expected)
+    assert set(found) == expected
+    assert windows.trajectories == len({cut.trajectory for cut in expected})
+    chances = [0.0, 0.3, 0.999]
+    drawn = {windows.drawn(n, chance) for n in range(windows.trajectories) for chance in chances}
+    assert drawn <= expected
+    assert {cut.trajectory for cut in drawn} == {cut.trajectory for cut in expected}
+
+
+@few
+@given(lengths=runs, seed=st.integers(0, 2**31))
+def test_equal_lengths_give_the_stream_of_equal_windows(
+    lengths: list[tuple[int, int]], seed: int
+) -> None:
+    """However the trajectories lie in shards, under either law."""
+    runs = [(trajectories, 9) for trajectories, _ in lengths]
+    equal = {"a": Windows.of(sum(n for n, _ in runs), 9, 4, (1, 2))}
+    for law in (WeightedMixture, RepeatMixture):
+        one = law(equal, {"a": 2.0}, seed)
+        other = law({"a": unequal(runs, 4, [1, 2])}, {"a": 2.0}, seed)
+        assert [one.locate(i) for i in range(200)] == [other.locate(i) for i in range(200)]
+
+
+@few
+@given(lengths=runs, seed=st.integers(0, 2**31))
+def test_a_trajectory_without_a_window_is_never_visited(
+    lengths: list[tuple[int, int]], seed: int
+) -> None:
+    lengths = [*lengths, (2, 3), (1, 7)]
+    mixture = RepeatMixture({"a": unequal(lengths, 4, [1])}, {"a": 3}, seed)
+    stored = [length for trajectories, length in lengths for _ in range(trajectories)]
+    seen = Counter(mixture.locate(i)[1].trajectory for i in range(mixture.epoch_length))
+    assert seen == {n: 3 for n, length in enumerate(stored) if length >= 4}
 
 
 @pytest.mark.parametrize(

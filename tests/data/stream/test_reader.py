@@ -11,7 +11,8 @@ import torch
 
 from dpot_scale.config.data import DataConfig
 from dpot_scale.config.run import BatchConfig
-from dpot_scale.data.store.dataset import DatasetStore
+from dpot_scale.data.store.dataset import DatasetStore, open_store
+from dpot_scale.data.store.writer import StoreWriter
 from dpot_scale.data.stream.assembly import Assembler, Batch
 from dpot_scale.data.stream.mixture import WeightedMixture, Windows
 from dpot_scale.data.stream.reader import (
@@ -123,6 +124,21 @@ def test_a_stride_is_left_out_where_trajectories_are_too_short(stores) -> None:
     windows = training_windows(stores, FRAMES, strides=(1, 2, 3))
     assert windows["a"].starts == {1: 4, 2: 2, 3: 0}
     assert {windows["a"][i].stride for i in range(len(windows["a"]))} == {1, 2}
+
+
+def test_windows_are_cut_where_they_fit(tmp_path, describe, coded) -> None:
+    """Of trajectories of 2, 5 and 3 frames: none, three and one of three frames."""
+    with StoreWriter(tmp_path, describe("c")) as writer:
+        for first, trajectories, frames in ((0, 2, 2), (2, 1, 5), (3, 2, 3)):
+            writer.append("train", coded(first, trajectories, frames, 1, 4))
+    stores = {"c": open_store(tmp_path, "c")}
+    assert len(training_windows(stores, FRAMES)["c"]) == 3 + 2
+    seen = windows_at(stores, range(1), world_size=1, micro_batch=12)
+    codes = {tuple(window[:, 0, 0, 0].tolist()) for window in seen.values()}
+    starts = [2000, 2010, 2020, 3000, 4000]
+    assert codes == {(start, start + 10, start + 20) for start in starts}
+    with pytest.raises(DataError, match=r"dataset c stores 5 frames, but .* needs 6"):
+        training_windows(stores, 6)
 
 
 def test_an_error_of_the_reader_reaches_the_consumer(stores) -> None:
