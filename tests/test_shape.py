@@ -38,7 +38,6 @@ TESTED_ELSEWHERE = {
     # What every family offers is tested for each.
     "models/dpot/family.py": "models/test_family.py",  # as every family
     "models/families.py": "models/test_family.py",
-    "models/forecaster.py": "models/test_family.py",
     # Whole runs, as real processes.
     "evaluation/weights.py": "test_evaluate.py",
     "runs/resolved.py": "test_train.py",

@@ -6,6 +6,9 @@ import pytest
 import torch
 
 from dpot_scale.checkpoints.weights import load_model
+from dpot_scale.checkpoints.weights_file import save_model
+from dpot_scale.models.dpot.config import DPOTConfig
+from dpot_scale.models.dpot.network import DPOT
 from dpot_scale.weights import main
 
 RELEASED = Path(__file__).parent / "golden" / "official_format_small.pth"
@@ -27,6 +30,23 @@ def test_there_and_back(tmp_path):
     first, last = load_model(RELEASED), load_model(released)
     assert load_model(ours).config == first.config == last.config
     torch.testing.assert_close(last.state_dict(), first.state_dict(), rtol=0, atol=0)
+
+
+def test_a_residual_stays_an_export_of_ours(tmp_path, capsys):
+    ours, again, released = (
+        tmp_path / name for name in ("a.safetensors", "b.safetensors", "c.pth")
+    )
+    config = DPOTConfig(size="debug", grid=16, patch=4, target="residual")
+    save_model(ours, config, DPOT(config).state_dict())
+    assert main(["import", str(ours), "--out", str(again)]) == 0
+    assert load_model(again).config.target == "residual"
+    assert main(["inspect", str(ours)]) == 0
+    assert ["target", "residual"] in [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert main(["export", str(ours), "--out", str(released)]) == 2
+    errors = capsys.readouterr().err
+    assert errors.startswith("error: the released .pth format does not know model.target=residual")
+    assert len(errors.splitlines()) == 1
+    assert not released.exists()
 
 
 @pytest.mark.parametrize("command", ["inspect", "import", "export"])

@@ -151,7 +151,8 @@ def model_of(dimensions: object, path: Path) -> ModelConfig:
     """Return the model that has the dimensions which a weights file or a marker names.
 
     Args:
-        dimensions: What `ModelConfig.dimensions` said; that of the first format names no family.
+        dimensions: What `ModelConfig.dimensions` said; the first format names no family, and older
+            ones lack younger fields.
         path: Where they were read.
 
     Raises:
@@ -169,6 +170,7 @@ def model_of(dimensions: object, path: Path) -> ModelConfig:
             CheckpointError,
         )
     known = set(found.dimension_names())
+    dimensions = {**found.younger, **dimensions}
     if unknown := sorted(dimensions.keys() - known):
         raise with_unknown(unknown, path, CheckpointError)
     if missing := sorted(known - dimensions.keys()):

@@ -37,13 +37,19 @@ class ModelConfig(Section):
     """Frames that the model sees."""
     horizon: PositiveInt = 1
     """Frames that the model predicts per forward."""
+    target: Literal["frame", "residual"] = "frame"
+    """What the network gives. frame: each forecast frame. residual: what is added to the last known
+    frame, in units of the standard deviation of each field of a window over its history and points;
+    the last layer starts at zero, so a fresh model forecasts the last known frame."""
 
     # Fields that only stand for the values of others, as the name of a size does.
     abbreviations: ClassVar[tuple[str, ...]] = ()
+    # Fields that a description on disk may lack, since they are younger, and what that means.
+    younger: ClassVar[Mapping[str, object]] = {"target": "frame"}
 
     @classmethod
     def dimension_names(cls) -> list[str]:
-        """Return the fields that decide the shape of each parameter, the family among them."""
+        """Return the fields that decide parameters and forecasts, the family among them."""
         return [name for name in cls.model_fields if name not in cls.abbreviations]
 
     def dimensions(self) -> dict[str, object]:

@@ -11,6 +11,9 @@ from torch import Tensor, nn
 from dpot_scale.config.model import ModelConfig
 from dpot_scale.errors import DataError
 
+# Keeps the standardisation of a constant field finite (the published value).
+STD_FLOOR = 1e-6
+
 
 class Forecast(NamedTuple):
     """A forecast, and a guess of the dataset where a family makes one.
@@ -22,11 +25,23 @@ class Forecast(NamedTuple):
     logits: Tensor | None = None  # (B, datasets), fp32
 
 
+class Moments(NamedTuple):
+    """Mean and standard deviation of each field of each window, over its frames and points."""
+
+    mean_B1C1: Tensor  # (B, 1, C, *ones), fp32
+    std_B1C1: Tensor  # alike; more than zero
+
+
 class Forecaster(nn.Module):
     """Maps `history` frames of a field to the next `horizon` frames.
 
-    Parameters may have any float dtype; frames are cast to it on entry. No parameter is complex
-    and none is used outside the module that owns it, because ZeRO partitions them.
+    A family writes `predict`; here its output becomes the forecast that `model.target` says.
+    Parameters may have any float dtype; frames are cast to it on entry. No parameter is complex and
+    none is used outside the module that owns it, because ZeRO partitions them.
+
+    Args:
+        config: Describes it completely.
+        normalize: Whether the network takes and gives standardised fields.
 
     Attributes:
         config: Describes it completely.
@@ -35,13 +50,51 @@ class Forecaster(nn.Module):
 
     blocks: nn.ModuleList
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, *, normalize: bool = False) -> None:
         super().__init__()
         self.config = config
+        self._normalize = normalize
 
     def forward(self, frames_BTCs: Tensor) -> Forecast:
-        """Forecast from frames of shape (B, history, C, *space)."""
+        """Forecast from frames of shape (B, history, C, *space).
+
+        The statistics of a window, and the sum with its last frame, are of fp32 frames: a network
+        in half precision that predicts no change gives the last frame exactly.
+
+        Raises:
+            DataError: the frames have another shape.
+        """
+        self.require_shape(frames_BTCs)
+        residual = self.config.target == "residual"
+        if not (residual or self._normalize):
+            return self.predict(frames_BTCs, None)
+        frames_BTCs = frames_BTCs.float()
+        moments, centred_BTCs = _centred(frames_BTCs)
+        if self._normalize:
+            output = self.predict(centred_BTCs / moments.std_B1C1, moments)
+        else:
+            output = self.predict(frames_BTCs, None)
+        origin_BTCs = frames_BTCs[:, -1:] if residual else moments.mean_B1C1
+        return output._replace(frames=output.frames * moments.std_B1C1 + origin_BTCs)
+
+    def predict(self, frames_BTCs: Tensor, moments: Moments | None) -> Forecast:
+        """Return what the network makes of frames of shape (B, history, C, *space).
+
+        Args:
+            frames_BTCs: The history, which is standardised where the network asked for that.
+            moments: By which it was standardised; None if it was not.
+        """
         raise NotImplementedError
+
+    def ends_in(self, layer: nn.Module) -> None:
+        """Take note of the last layer, as soon as it is made.
+
+        It starts at zero if the target is `residual`: a fresh model forecasts the last known frame.
+        """
+        if self.config.target == "residual":
+            for parameter in layer.parameters():
+                # ZeRO-3 has cut it up already; each rank holds a part.
+                nn.init.zeros_(getattr(parameter, "ds_tensor", parameter))
 
     def compile_blocks(self) -> None:
         """Compile the blocks with torch.compile when they first run.
@@ -65,3 +118,14 @@ class Forecaster(nn.Module):
                 f"the model takes frames of shape (B, T, C, *space) = (B, "
                 f"{', '.join(map(str, expected))}), got {tuple(frames_BTCs.shape)}"
             )
+
+
+def _centred(frames_BTCs: Tensor) -> tuple[Moments, Tensor]:
+    """Return the moments of fp32 frames, and the frames without their mean."""
+    over = (1, *range(3, frames_BTCs.ndim))
+    points = frames_BTCs[0, :, 0].numel()
+    mean_B1C1 = frames_BTCs.mean(over, keepdim=True)
+    centred_BTCs = frames_BTCs - mean_B1C1
+    # Not `std`, which takes seven times as long on CPU.
+    norm_B1C1 = torch.linalg.vector_norm(centred_BTCs, dim=over, keepdim=True)
+    return Moments(mean_B1C1, norm_B1C1 / (points - 1) ** 0.5 + STD_FLOOR), centred_BTCs

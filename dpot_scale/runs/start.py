@@ -28,8 +28,9 @@ def first_state(config: RunConfig, engine: Engine, checkpoints: CheckpointStore)
         source, world = config.initialize_from, checkpoints.world
         found = from_main(partial(find, source), world, source)
         weights = on_every_rank(partial(read_found, found), world, found)
-        if not have_same_shapes(weights.model, config.model):
-            require_agreement(weights.model, config.model)
+        # What the output means is not seen in the shapes.
+        unseen = ["target"] if have_same_shapes(weights.model, config.model) else None
+        require_agreement(weights.model, config.model, unseen)
         engine.load_parameters(weights.state)
     return state or TrainState()
 

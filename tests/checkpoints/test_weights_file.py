@@ -85,6 +85,7 @@ def described(**changes: object) -> dict[str, str]:
         ),
         (described(heads=5), "heads=5: Input should be a divisor of width=32"),
         (described(width="wide"), "describes no dpot: width='wide'"),
+        (described(target="change"), "describes no dpot: target='change'"),
         (described(depth=2), r"missing: blocks.1.norm1.weight \(32,\)"),
     ],
 )
@@ -94,9 +95,18 @@ def test_an_export_that_describes_another_model_is_refused(tmp_path, model, meta
         read(path)
 
 
+def test_an_export_from_before_a_field_existed_means_what_it_meant(tmp_path, model):
+    dimensions = SMALL.dimensions()
+    del dimensions["target"]
+    path = export_with(
+        tmp_path / "model.safetensors", model, {"format": "2", "model": json.dumps(dimensions)}
+    )
+    assert read(path).model.target == "frame"
+
+
 def test_an_export_of_the_first_version_is_read(tmp_path, model):
     dimensions = SMALL.dimensions()
-    del dimensions["family"]
+    del dimensions["family"], dimensions["target"]
     path = export_with(
         tmp_path / "model.safetensors", model, {"architecture": json.dumps(dimensions)}
     )

@@ -36,7 +36,7 @@ run:
   evaluation: {{every: 0}}
 ladder:
   dpot: {{}}
-  toy: {{family: toy, width: 6}}
+  toy: {{family: toy, width: 6, target: residual}}
 windows: [16]
 resources: {{workers: 1}}
 """

@@ -117,6 +117,20 @@ def test_several_forwards_per_backward(engine: str, results: Results) -> None:
     assert_same_training(results[engine], results["plain_unrolled"])
 
 
+@pytest.mark.parametrize("engine", [*STAGES, "fairscale"])
+def test_a_residual_starts_at_zero_and_trains_as_plain_torch_does(
+    engine: str, results: Results
+) -> None:
+    """Unrolled and recomputed."""
+    plain = results["plain_residual"]
+    assert [name for name, weight in plain["initial"].items() if not weight.any()][-2:] == [
+        "out_layer.4.weight",
+        "out_layer.4.bias",
+    ]
+    assert_same_weights(results[f"{engine}_residual"]["initial"], plain["initial"], **EXACT)
+    assert_same_training(results[f"{engine}_residual"], plain)
+
+
 def test_stage_3_holds_a_share(results: Results, ranks: Any) -> None:
     counts = results["partition"]
     assert counts["held"] == 0
@@ -163,6 +177,12 @@ def test_bf16_starts_and_learns_as_fp32_does(engine: str, results: Results) -> N
     assert end < 0.97 * start
     assert start - end == pytest.approx(in_fp32[0] - in_fp32[-1], rel=0.05)
     assert end != in_fp32[-1]
+
+
+@pytest.mark.parametrize("engine", BF16[:-1])
+def test_a_fresh_residual_in_bf16_is_the_last_frame(engine: str, results: Results) -> None:
+    case = results[f"{engine}_fresh"]
+    assert torch.equal(case["frames"], case["last"])
 
 
 @pytest.mark.parametrize(

@@ -40,6 +40,8 @@ Result = dict[str, Any]
 MODEL = DPOTConfig(
     width=24, depth=2, heads=3, out_layer_dim=5, grid=16, patch=4, channels=2, history=3, modes=3
 )
+# Whose last layer starts at zero, and whose second forward depends on the statistics of the first.
+RESIDUAL = MODEL.model_copy(update={"target": "residual", "normalize": True})
 OPTIM = OptimConfig(
     lr=3e-3,
     betas=(0.9, 0.95),
@@ -55,7 +57,14 @@ SCHEDULE = Schedule(OPTIM, windows=STEPS * GLOBAL_BATCH, global_batch=GLOBAL_BAT
 FAIRSCALE = "fairscale"  # stands for the other engine, among the names of strategies
 
 
-def config(deepspeed: str, *, micro_batch: int = 2, seed: int = 0, **engine: object) -> RunConfig:
+def config(
+    deepspeed: str,
+    *,
+    model: DPOTConfig = MODEL,
+    micro_batch: int = 2,
+    seed: int = 0,
+    **engine: object,
+) -> RunConfig:
     """The config of a run; `engine` are other keys of its section."""
     if deepspeed == FAIRSCALE:
         deepspeed, engine = "zero0_fp32", {"kind": "fairscale", **engine}
@@ -63,7 +72,7 @@ def config(deepspeed: str, *, micro_batch: int = 2, seed: int = 0, **engine: obj
         name="test",
         seed=seed,
         windows=GLOBAL_BATCH * STEPS,
-        model=MODEL,
+        model=model,
         data=DataConfig(weights={"unused": 1}),
         optim=OPTIM,
         batch=BatchConfig(global_batch=GLOBAL_BATCH, micro_batch=micro_batch),
@@ -122,10 +131,10 @@ def loss_of(model, windows_BTCs: torch.Tensor, unroll: int) -> torch.Tensor:
 
 
 @cache
-def train_plain(unroll: int = 1) -> Result:
+def train_plain(unroll: int = 1, described: DPOTConfig = MODEL) -> Result:
     """Train with nothing but torch in this process."""
     torch.manual_seed(0)
-    model = DPOT(MODEL)
+    model = DPOT(described)
     optimizer = torch.optim.Adam(
         model.parameters(), eps=OPTIM.eps, weight_decay=OPTIM.weight_decay, foreach=False
     )
@@ -173,6 +182,14 @@ def train_afresh(
     initial = whole_weights(engine)
     trained = train(engine, world, unroll=unroll)
     return {"initial": initial, **trained, "weights": whole_weights(engine)}
+
+
+def fresh(world: World, folder: Path, deepspeed: str) -> Result:
+    """Forecast with the first weights of a residual model."""
+    engine = start_engine(config(deepspeed, model=RESIDUAL), world)
+    history = 300 + windows(0)[:, : MODEL.history]
+    with torch.no_grad():
+        return {"frames": engine(history).frames, "last": history[:, -1:]}
 
 
 def resume(world: World, folder: Path, deepspeed: str) -> Result:
@@ -359,6 +376,12 @@ CASES: dict[str, Callable[[World, Path], Any]] = {
         f"{name}_exported": partial(exported, deepspeed=FP32.get(name, name))
         for name in (*FP32, *BF16)
     },
+    "plain_residual": lambda *_: train_plain(unroll=2, described=RESIDUAL),
+    **{
+        f"{name}_residual": partial(train_afresh, deepspeed=json, model=RESIDUAL, unroll=2, **FULL)
+        for name, json in FP32.items()
+    },
+    **{f"{name}_fresh": partial(fresh, deepspeed=name) for name in BF16},
     "partition": partition,
     "nvme": refusal,
 }

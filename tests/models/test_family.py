@@ -97,6 +97,34 @@ def test_a_forecast_has_the_shape_of_the_frames(model: ModelConfig, network: For
         network(frames(model)[:, 1:])
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_fresh_residual_is_persistence(model: ModelConfig, dtype: torch.dtype) -> None:
+    residual = drawn(model.model_copy(update={"target": "residual"}), KEEP_ALL).to(dtype)
+    given = 300 + frames(model)
+    found = residual(given).frames
+    assert torch.equal(found, given[:, -1:].expand_as(found))
+
+
+def test_a_residual_is_added_to_the_last_frame_in_units_of_the_deviation(
+    model: ModelConfig, network: Forecaster
+) -> None:
+    """The network is that of another target, with the same weights but those of its last layer."""
+    residual = drawn(model.model_copy(update={"target": "residual"}), KEEP_ALL)
+    zero = [key for key, value in residual.state_dict().items() if not value.any()]
+    drawn_to_zero = [key for key, value in network.state_dict().items() if not value.any()]
+    (layer,) = {key.rpartition(".")[0] for key in zero if key not in drawn_to_zero}
+    weights = network.state_dict()
+    for key, value in residual.state_dict().items():
+        assert key.startswith(layer) or torch.equal(value, weights[key]), key
+    residual.load_state_dict(weights)
+    given = 3 + 0.5 * frames(model)
+    std = given.double().transpose(1, 2).flatten(2).std(dim=2) + 1e-6
+    std = std.view(len(given), 1, model.channels, *[1] * model.space_dims)
+    expected = given[:, -1:] + std * network(given).frames.double()
+    found = residual(given).frames
+    torch.testing.assert_close(found.double(), expected, rtol=1e-6, atol=1e-6)
+
+
 def test_every_parameter_is_counted_in_its_component(
     model: ModelConfig, family: Family[Any], network: Forecaster
 ) -> None:
@@ -161,11 +189,17 @@ def test_its_blocks_are_of_the_class_it_names(family: Family[Any], network: Fore
     assert {type(block) for block in network.blocks} == {expected}
 
 
-def test_an_export_comes_back(tmp_path: Path, model: ModelConfig, network: Forecaster) -> None:
+@pytest.mark.parametrize("target", ["frame", "residual"])
+def test_an_export_comes_back(
+    tmp_path: Path, model: ModelConfig, network: Forecaster, target: str
+) -> None:
+    model = model.model_copy(update={"target": target})
+    expected = drawn(model, KEEP_ALL).eval()
+    expected.load_state_dict(network.state_dict())
     save_model(tmp_path / "model.safetensors", model, network.state_dict())
     loaded = load_model(tmp_path / "model.safetensors")
     assert loaded.config.dimensions() == model.dimensions()
-    torch.testing.assert_close(loaded(frames(model)), network.eval()(frames(model)))
+    torch.testing.assert_close(loaded(frames(model)), expected(frames(model)))
 
 
 def test_a_price_needs_no_torch(model: ModelConfig) -> None:

@@ -17,11 +17,9 @@ from dpot_scale.models.dpot.layers import (
 )
 from dpot_scale.models.dpot.spectral import SpectralMixer
 from dpot_scale.models.family import KEEP_ALL, Recompute, SpectralDtype
-from dpot_scale.models.forecaster import Forecast, Forecaster
+from dpot_scale.models.forecaster import Forecast, Forecaster, Moments
 from dpot_scale.models.recompute import repeated, runners
 
-# Keeps the standardisation of a constant field finite (the published value).
-STD_FLOOR = 1e-6
 SPECTRAL_DTYPES: dict[SpectralDtype, torch.dtype] = {
     "float32": torch.float32,
     "bfloat16": torch.bfloat16,
@@ -31,8 +29,8 @@ SPECTRAL_DTYPES: dict[SpectralDtype, torch.dtype] = {
 class DPOT(Forecaster):
     """Maps `history` frames of a field to the next `horizon` frames and to dataset logits.
 
-    Parameters may have any float dtype. Frames are cast to it on entry, the statistics of
-    `normalize` stay in fp32, and the Fourier part in `spectral_dtype` if that is more precise.
+    Parameters may have any float dtype. Frames are cast to it on entry, and the Fourier part stays
+    in `spectral_dtype` if that is more precise.
     """
 
     def __init__(
@@ -42,7 +40,7 @@ class DPOT(Forecaster):
         recompute: Recompute = KEEP_ALL,
         spectral_dtype: SpectralDtype = "float32",
     ) -> None:
-        super().__init__(config)
+        super().__init__(config, normalize=config.normalize)
         self.config: DPOTConfig = config
         self.patch_embed = PatchEmbedding(config)
         self.pos_embed = nn.Parameter(
@@ -59,37 +57,23 @@ class DPOT(Forecaster):
         self._run_blocks = runners(self.blocks, recompute)
         self.cls_head = _dataset_head(config)
         self.out_layer = _output_layers(config)
+        self.ends_in(self.out_layer[-1])
 
-    def forward(self, frames_BTCs: Tensor) -> Forecast:
-        """Forecast from frames of shape (B, history, C, *space), in fp32.
+    def predict(self, frames_BTCs: Tensor, moments: Moments | None) -> Forecast:
+        """Predict from frames of shape (B, history, C, *space), in fp32.
 
-        Raises:
-            DataError: the frames have another shape.
+        The moments of standardised frames enter as two latent features.
         """
-        self.require_shape(frames_BTCs)
-        if self.config.normalize:
-            return self._forward_normalized(frames_BTCs)
-        return self._decode(self._encode(frames_BTCs))
+        z_BhE = self._encode(frames_BTCs)
+        return self._decode(z_BhE if moments is None else self._with_features(z_BhE, moments))
 
-    def _forward_normalized(self, frames_BTCs: Tensor) -> Forecast:
-        """Forecast the standardised field; its mean and scale enter as two latent features."""
-        over = (1, *range(3, frames_BTCs.ndim))
-        frames_BTCs = frames_BTCs.float()
-        points = frames_BTCs[0, :, 0].numel()
-        mean_B1C1 = frames_BTCs.mean(over, keepdim=True)
-        centred_BTCs = frames_BTCs - mean_B1C1
-        # Not `std`, which takes seven times as long on CPU.
-        norm_B1C1 = torch.linalg.vector_norm(centred_BTCs, dim=over, keepdim=True)
-        std_B1C1 = norm_B1C1 / (points - 1) ** 0.5 + STD_FLOOR
-        z_BhE = self._encode(centred_BTCs / std_B1C1)
-
-        statistics_B2C = torch.cat([mean_B1C1.flatten(1), std_B1C1.flatten(1)], dim=1)
-        statistics_B2C = statistics_B2C.to(z_BhE.dtype)
+    def _with_features(self, z_BhE: Tensor, moments: Moments) -> Tensor:
+        """Return sigma z + mu, two linear functions of the moments per latent channel."""
+        statistics_B2C = torch.cat([moment.flatten(1) for moment in moments], dim=1).to(z_BhE.dtype)
         per_channel = (len(z_BhE), *[1] * self.config.space_dims, self.config.width)
         sigma_B1E = self.scale_feats_sigma(statistics_B2C).view(per_channel)
         mu_B1E = self.scale_feats_mu(statistics_B2C).view(per_channel)
-        output = self._decode(torch.addcmul(mu_B1E, sigma_B1E, z_BhE))
-        return output._replace(frames=output.frames * std_B1C1 + mean_B1C1)
+        return torch.addcmul(mu_B1E, sigma_B1E, z_BhE)
 
     def _encode(self, frames_BTCs: Tensor) -> Tensor:
         """Return the latent state (B, *latent, E).

@@ -39,6 +39,8 @@ ARG_NAMES = {
     "num_datasets": "n_class",
     "time_aggregation": "time_agg",
 }
+# The shapes say these. Of all others a file says nothing: they have their defaults.
+IN_SHAPES = ("family", "space_dims")
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -62,13 +64,14 @@ def write_released(file: Path | BinaryIO, config: ModelConfig, state: Mapping[st
     """Write weights as a released file, which the public implementation reads.
 
     Raises:
-        ConfigError: they are not those of a DPOT.
+        ConfigError: they are not those of a DPOT, or the format does not know an option of it.
     """
     if not isinstance(config, DPOTConfig):
         raise ConfigError(
             f"the released .pth format holds a dpot, and these are the weights of a "
             f"{config.family}: name a .safetensors file"
         )
+    _require_known(config)
     args = {public: getattr(config, ours) for ours, public in ARG_NAMES.items()}
     args |= {"model": "DPOT", "act": ACTIVATION, "normalize": int(config.normalize)}
     torch.save(
@@ -79,6 +82,21 @@ def write_released(file: Path | BinaryIO, config: ModelConfig, state: Mapping[st
         },
         file,
     )
+
+
+def _require_known(config: DPOTConfig) -> None:
+    """Refuse a model with an option that the public implementation lacks."""
+    said, fields = config.dimensions(), DPOTConfig.model_fields
+    unknown = [
+        f"model.{name}={said[name]}"
+        for name in said.keys() - {*ARG_NAMES, *IN_SHAPES}
+        if said[name] != fields[name].default
+    ]
+    if unknown:
+        raise ConfigError(
+            f"the released .pth format does not know {', '.join(sorted(unknown))}, without which "
+            "these weights forecast something else: name a .safetensors file"
+        )
 
 
 def _contents(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -116,7 +134,7 @@ def _dimensions(args: Mapping[str, Any], shapes: Shapes) -> dict[str, object]:
     heads) do no harm. `modes` and the time aggregation only the args can know.
     """
     defaults = DPOTConfig().dimensions()
-    del defaults["family"], defaults["time_aggregation"]
+    counted = [name for name in (*ARG_NAMES, "space_dims") if name != "time_aggregation"]
 
     def settle(name: str, *seen: Iterable[float]) -> float:
         said = (args.get(ARG_NAMES.get(name, "")), *chain(*seen), defaults[name])
@@ -126,7 +144,7 @@ def _dimensions(args: Mapping[str, Any], shapes: Shapes) -> dict[str, object]:
     def sizes(pattern: str, axis: int) -> Iterator[int]:
         return (s[axis] for s in _matching(shapes, pattern) if -len(s) <= axis < len(s))
 
-    found = {name: settle(name) for name in defaults}
+    found = {name: settle(name) for name in counted}
     convolutions = [shape for shape in _matching(shapes, "*.[024].weight") if len(shape) > 2]
     found["space_dims"] = settle("space_dims", (len(shape) - 2 for shape in convolutions))
     found["width"] = settle("width", sizes("blocks.*.norm?.weight", 0), sizes("pos_embed", 1))

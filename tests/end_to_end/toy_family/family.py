@@ -22,7 +22,7 @@ KERNEL = 3  # points along an axis
 
 
 class ToyFamily:
-    """Frames as channels, residual convolutions on the grid, and a change of the last frame."""
+    """Frames as channels, and residual convolutions on the grid."""
 
     config = ToyConfig
     components: Mapping[str, tuple[str, ...]] = {

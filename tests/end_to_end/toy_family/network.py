@@ -7,14 +7,14 @@ from torch import Tensor, nn
 from torch.nn.functional import gelu
 
 from dpot_scale.models.family import Recompute
-from dpot_scale.models.forecaster import Forecast, Forecaster
+from dpot_scale.models.forecaster import Forecast, Forecaster, Moments
 from dpot_scale.models.recompute import runners
 from toy_family.config import ToyConfig
 from toy_family.family import KERNEL
 
 
 class Toy(Forecaster):
-    """Forecasts the change of the last frame."""
+    """Residual convolutions on the grid, between two linear layers at each point."""
 
     def __init__(self, config: ToyConfig, recompute: Recompute) -> None:
         super().__init__(config)
@@ -24,17 +24,17 @@ class Toy(Forecaster):
             Block(config.width, config.space_dims) for _ in range(config.depth)
         )
         self.head = Pointwise(config.width, outputs)
+        self.ends_in(self.head)
         self._run_blocks = runners(self.blocks, recompute)
 
-    def forward(self, frames_BTCs: Tensor) -> Forecast:
-        """Forecast from frames of shape (B, history, C, *space)."""
-        self.require_shape(frames_BTCs)
+    def predict(self, frames_BTCs: Tensor, moments: Moments | None) -> Forecast:
+        """Predict from frames of shape (B, history, C, *space)."""
+        del moments  # it takes the frames as they are
         x_BEs = self.lift(frames_BTCs.flatten(1, 2))
         for run_block in self._run_blocks:
             x_BEs = run_block(x_BEs)
-        change = self.head(x_BEs).float()
-        change_BTCs = change.unflatten(1, (self.config.horizon, self.config.channels))
-        return Forecast(frames_BTCs[:, -1:].float() + change_BTCs)
+        output_BFs = self.head(x_BEs).float()
+        return Forecast(output_BFs.unflatten(1, (self.config.horizon, self.config.channels)))
 
 
 class Pointwise(nn.Linear):

@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,10 @@ GOLDEN = Path(__file__).parents[2] / "golden"
 SMALL = DPOTConfig(size="debug", width=32, depth=2, grid=16, patch=4, channels=2, history=3)
 
 
-def golden_model(golden, weights):
+def golden_model(golden, target="frame"):
+    weights = golden.get("state_dict")
+    if weights is None:
+        weights = read(GOLDEN / "official_format_small.pth").state
     config = golden["config"]
     model = DPOT(
         DPOTConfig(
@@ -31,6 +35,7 @@ def golden_model(golden, weights):
             num_datasets=config["n_cls"],
             time_aggregation=config["time_agg"],
             normalize=config["normalize"],
+            target=target,
         )
     )
     model.load_state_dict(weights)
@@ -62,10 +67,7 @@ def summed_rel_l2(forecast, target, mask):
 )
 def test_agrees_with_the_public_implementation(name, compiled):
     golden = torch.load(GOLDEN / f"{name}.pt", weights_only=True)
-    weights = golden.get("state_dict")
-    if weights is None:
-        weights = read(GOLDEN / "official_format_small.pth").state
-    model = golden_model(golden, weights)
+    model = golden_model(golden)
     if compiled:
         model.compile_blocks()
     frames = ours(golden["input"]).requires_grad_()
@@ -91,6 +93,40 @@ def test_agrees_with_the_public_implementation(name, compiled):
         assert frames.grad.norm().item() == pytest.approx(
             float(golden["input_grad_norm"]), rel=1e-5
         )
+
+
+RESIDUAL = json.loads((GOLDEN / "dpot_residual.json").read_text())
+
+
+@pytest.mark.parametrize("name", RESIDUAL)
+def test_a_residual_forecasts_what_it_did(name):
+    golden, expected = torch.load(GOLDEN / f"{name}.pt", weights_only=True), RESIDUAL[name]
+    model = golden_model(golden, "residual")
+    frames, target = ours(golden["input"]), ours(golden["target"])
+    forecast = model(frames).frames
+    loss = summed_rel_l2(forecast, target, torch.ones_like(target))
+    loss.backward()
+    step = forecast.numel() // len(expected["forecast"])
+    assert forecast.flatten()[::step].tolist() == pytest.approx(expected["forecast"], 1e-5, 1e-6)
+    assert loss.item() == pytest.approx(expected["loss"], rel=1e-5)
+    norms = {k: p.grad.norm().item() for k, p in model.named_parameters() if p.grad is not None}
+    assert norms == pytest.approx(expected["grad_norms"], rel=1e-4)
+
+
+@pytest.mark.parametrize("name", RESIDUAL)
+def test_a_residual_is_what_the_public_implementation_gives_as_a_change(name):
+    """Of the public forecasts, in fp64: those of standardised frames had their mean added."""
+    golden = torch.load(GOLDEN / f"{name}.pt", weights_only=True)
+    frames, public = ours(golden["input"]).double(), ours(golden["output"]).double()
+    over = (1, *range(3, frames.ndim))
+    std = frames.std(over, keepdim=True) + 1e-6
+    change = public - frames.mean(over, keepdim=True)
+    if not golden["config"]["normalize"]:
+        change = std * public
+    found = golden_model(golden, "residual")(frames.float()).frames
+    torch.testing.assert_close(
+        found.double(), frames[:, -1:] + change, rtol=1e-6, atol=2e-6, check_dtype=False
+    )
 
 
 @pytest.mark.parametrize("space_dims", [2, 3])

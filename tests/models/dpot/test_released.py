@@ -8,9 +8,10 @@ import torch
 import dpot_scale
 from dpot_scale.checkpoints.weights import load_model, read
 from dpot_scale.checkpoints.weights_file import Weights, save_released
-from dpot_scale.errors import CheckpointError
+from dpot_scale.errors import CheckpointError, ConfigError
 from dpot_scale.models.dpot.config import DPOTConfig
 from dpot_scale.models.dpot.network import DPOT
+from dpot_scale.models.dpot.released import ARG_NAMES, IN_SHAPES
 
 GOLDEN = Path(__file__).parents[2] / "golden"
 RELEASED = GOLDEN / "official_format_small.pth"
@@ -110,6 +111,18 @@ def test_what_is_written_is_read_back(tmp_path, config):
     del content["args"].n_channels, content["args"].n_class
     found = read(written(path, content)).model
     assert found.dimensions() == model.config.dimensions()
+
+
+def test_a_model_that_the_format_does_not_know_is_refused(tmp_path):
+    """It has a place for some options; of any other a file would say nothing."""
+    config = DPOTConfig(size="debug", grid=32, target="residual")
+    path = tmp_path / "model.pth"
+    with pytest.raises(ConfigError, match=r"format does not know model\.target=residual, without"):
+        save_released(path, Weights(config, DPOT(config).state_dict()))
+    assert not list(tmp_path.iterdir())
+    # All that a file has a place for, or whose shapes say it: what is written is read back, above.
+    known = {*ARG_NAMES, *IN_SHAPES}
+    assert set(DPOTConfig.dimension_names()) - known == {"target"}
 
 
 class Attack:
