@@ -56,6 +56,11 @@ class ModelConfig(Section):
         """Return the values of these fields, all of them: `model_dump` may leave some out."""
         return {name: getattr(self, name) for name in self.dimension_names()}
 
+    def own_width(self) -> int | None:
+        """Return the width that rates may follow; None where the family has no field `width`."""
+        width: int | None = getattr(self, "width", None)
+        return width
+
 
 def config_class(raw: object) -> type[ModelConfig]:
     """Return the class of the configs of the family that a raw mapping names.

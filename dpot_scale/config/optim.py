@@ -9,6 +9,7 @@ from dpot_scale.config.base import (
     NonNegativeFloat,
     NonNegativeInt,
     PositiveFloat,
+    PositiveInt,
     Section,
 )
 
@@ -45,6 +46,9 @@ class OptimConfig(Section):
 
     lr: PositiveFloat = 1e-3
     """Peak learning rate."""
+    reference_width: PositiveInt | None = None
+    """Width of the model that the learning rate is meant for; another one gets it times
+    reference_width / width, so that a ladder of sizes needs one rate. null: any width."""
     betas: tuple[Fraction, Fraction] = (0.9, 0.9)
     """Adam's decay rates of the first and second moment."""
     eps: PositiveFloat = 1e-8
@@ -68,6 +72,17 @@ class OptimConfig(Section):
     cycle_momentum: bool = False
     """Whether beta1 goes 0.95 -> 0.85 -> 0.95 as the learning rate rises and falls, as in the
     paper; `one_cycle` only."""
+
+    def for_width(self, width: int) -> Self:
+        """Return the optimizer of a model of a width: hidden matrices need rates of 1 / width.
+
+        Yang and Hu, Feature Learning in Infinite-Width Neural Networks, 2021; Everett et al.,
+        Scaling Exponents Across Parameterizations and Optimizers, 2024.
+        """
+        if self.reference_width is None:
+            return self
+        factor = self.reference_width / width
+        return self.model_copy(update={"lr": self.lr * factor})
 
     @model_validator(mode="before")
     @classmethod

@@ -260,6 +260,15 @@ class RunConfig(Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def _rates_can_follow_the_width(self) -> Self:
+        if self.optim.reference_width is not None and self.model.own_width() is None:
+            raise ValueError(
+                f"optim.reference_width={self.optim.reference_width} makes the learning rate "
+                f"follow model.width, and a {self.model.family} has none: set it to null"
+            )
+        return self
+
     @property
     def steps(self) -> int:
         """Optimizer steps of the whole run."""

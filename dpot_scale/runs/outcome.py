@@ -26,6 +26,7 @@ from dpot_scale.terminal import align
 from dpot_scale.tracking import names
 from dpot_scale.tracking.spool import SPOOL, read_metrics
 from dpot_scale.training.meter import peak_memory_gib
+from dpot_scale.training.schedule import Schedule
 
 FIGURES = "figures"
 DEEPSPEED_CONFIG = "deepspeed.json"  # as DeepSpeed got it
@@ -62,6 +63,7 @@ def header(run: ResolvedRun) -> str:
                 f"{run.world_size} ranks x {run.accumulation_steps} accumulated",
             ),
             ("length", f"{config.windows:,} windows = {config.steps:,} steps"),
+            ("rates", _rates(config)),
             (
                 "engine",
                 f"{sharding} on {run.world_size} x {device}, "
@@ -71,6 +73,15 @@ def header(run: ResolvedRun) -> str:
             ("data", ", ".join(f"{name} x {weight:g}" for name, weight in weights)),
         ]
     )
+
+
+def _rates(config: RunConfig) -> str:
+    """Return the peak learning rate, and where it comes from."""
+    given, reference = config.optim.lr, config.optim.reference_width
+    peak = f"peak learning rate {Schedule.of(config).optim.lr:.4g}"
+    if reference is None:
+        return peak
+    return f"{peak} = {given:g} x {reference} / {config.model.own_width()}, by the width"
 
 
 def require_same_layout(run: ResolvedRun) -> None:

@@ -1,9 +1,16 @@
 """The config of a run: what its sections accept, and what they mean."""
 
+import sys
+from types import SimpleNamespace
+from typing import Literal
+
 import pytest
 
 from dpot_scale.config.load import load_run, load_sweep
+from dpot_scale.config.model import FAMILIES, ModelConfig
 from dpot_scale.errors import ConfigError
+from dpot_scale.scaling.plan import plan
+from dpot_scale.train import main
 
 
 def test_a_batch_that_does_not_divide_shows_the_arithmetic() -> None:
@@ -49,3 +56,49 @@ def test_a_secret_in_the_address_of_mlflow_is_refused_and_not_repeated(uri: str)
 )
 def test_an_address_of_mlflow_without_a_secret_is_taken(uri: str) -> None:
     assert load_run("quickstart", [f"tracking.mlflow_uri={uri}"]).tracking.mlflow_uri == uri
+
+
+NO_WIDTH = (
+    "optim.reference_width=128 makes the learning rate follow model.width, and a flat has none: "
+    "set it to null"
+)
+
+
+class FlatConfig(ModelConfig):
+    """A family of models that no width describes."""
+
+    family: Literal["flat"] = "flat"
+    points: int = 3
+
+
+@pytest.fixture
+def flat(monkeypatch: pytest.MonkeyPatch) -> None:
+    family = SimpleNamespace(FAMILY=SimpleNamespace(config=FlatConfig))
+    monkeypatch.setitem(sys.modules, "flat.family", family)
+    monkeypatch.setitem(FAMILIES, "flat", "flat")
+
+
+@pytest.mark.usefixtures("flat")
+def test_a_rate_cannot_follow_a_width_that_is_none(capsys: pytest.CaptureFixture[str]) -> None:
+    """Found before any data are made."""
+    overrides = ["model.family=flat", "optim.reference_width=128"]
+    assert main(["--config", "quickstart", *overrides]) == 2
+    assert capsys.readouterr().err == f"error: config quickstart: {NO_WIDTH}\n"
+    assert (
+        load_run("quickstart", [*overrides, "optim.reference_width=null"]).model.own_width() is None
+    )
+
+
+@pytest.mark.usefixtures("flat")
+def test_in_a_ladder_it_is_found_by_the_plan() -> None:
+    overrides = ["ladder.flat={family: flat}", "run.optim.reference_width=128"]
+    with pytest.raises(
+        ConfigError, match=f"^trial flat: config sweep quickstart-sweep: {NO_WIDTH}"
+    ):
+        plan(load_sweep("quickstart", overrides))
+
+
+@pytest.mark.parametrize("width", ["0", "-1", "true", "1.5"])
+def test_a_width_of_reference_is_a_positive_number(width: str) -> None:
+    with pytest.raises(ConfigError, match=r"optim\.reference_width="):
+        load_run("quickstart", [f"optim.reference_width={width}"])

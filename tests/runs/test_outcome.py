@@ -9,7 +9,7 @@ from dpot_scale.config.load import load_run
 from dpot_scale.config.places import CHECKPOINTS, MARKER
 from dpot_scale.errors import CheckpointError
 from dpot_scale.runs.contents import recorded
-from dpot_scale.runs.outcome import DEEPSPEED_CONFIG, require_same_layout, write_configs
+from dpot_scale.runs.outcome import DEEPSPEED_CONFIG, header, require_same_layout, write_configs
 from dpot_scale.runs.resolved import ResolvedRun, identify, resolve
 
 MINE = {"zero_optimization": {"stage": 3, "sub_group_size": 1000}}
@@ -82,6 +82,26 @@ def test_its_configs_say_what_it_is(tmp_path: Path) -> None:
     assert load_run(str(run.config.directory / "config.yaml")) == run.config
     assert json.loads((run.config.directory / DEEPSPEED_CONFIG).read_text()) == run.deepspeed
     assert recorded(run.config.directory) == run.source.contents.record()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        ([], "peak learning rate 0.003"),
+        (["optim.reference_width=64"], "peak learning rate 0.003 = 0.003 x 64 / 64, by the width"),
+        (
+            ["optim.reference_width=64", "model.width=192"],
+            "peak learning rate 0.001 = 0.003 x 64 / 192, by the width",
+        ),
+    ],
+)
+def test_the_header_says_at_which_rate_the_model_learns(
+    overrides: list[str], said: str, tmp_path: Path
+) -> None:
+    lines = header(resolved(tmp_path, *overrides)).splitlines()
+    assert [line.split(maxsplit=1) for line in lines if line.startswith("rates")] == [
+        ["rates", said]
+    ]
 
 
 def test_where_deepspeed_does_not_train_nothing_says_that_it_does(tmp_path: Path) -> None:

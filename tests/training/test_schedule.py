@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from dpot_scale.config.load import load_run
 from dpot_scale.config.optim import Length, OptimConfig
 from dpot_scale.training.schedule import Schedule
 
@@ -88,6 +89,20 @@ def test_every_step_of_every_schedule_is_in_range(
         rates = Schedule(optim, windows=total_steps, global_batch=1).at(step)
         assert 0 <= rates.lr <= optim.lr * (1 + 1e-12)
         assert 0.8 < rates.betas[0] <= 0.95
+
+
+@pytest.mark.parametrize("schedule", ["one_cycle", "cosine", "warmup_stable_decay"])
+@pytest.mark.parametrize(("width", "factor"), [(64, 2.0), (128, 1.0), (256, 0.5), (48, 128 / 48)])
+def test_the_rate_of_another_width_is_its_share(schedule: str, width: int, factor: float) -> None:
+    given = ["model.heads=1", f"model.width={width}", f"optim.schedule={schedule}"]
+    plain = Schedule.of(load_run("quickstart", given))
+    found = Schedule.of(load_run("quickstart", [*given, "optim.reference_width=128"]))
+    assert found.total_steps == plain.total_steps
+    for step in range(plain.total_steps):
+        assert found.at(step).lr == pytest.approx(factor * plain.at(step).lr, rel=1e-12)
+        assert found.at(step).betas == plain.at(step).betas
+    if factor == 1:
+        assert [found.at(step) for step in range(256)] == [plain.at(step) for step in range(256)]
 
 
 @pytest.mark.parametrize("schedule", ["one_cycle", "cosine", "warmup_stable_decay"])
