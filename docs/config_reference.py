@@ -8,14 +8,19 @@ from pathlib import Path
 from typing import Any
 
 from dpot_scale.config.base import Section
-from dpot_scale.config.data import SuiteConfig
+from dpot_scale.config.data import ArrayLayout, SuiteConfig
 from dpot_scale.config.identity import LEFT_OUT
 from dpot_scale.config.model import DEFAULT_FAMILY, FAMILIES, ModelConfig, config_class
 from dpot_scale.config.run import RunConfig
 from dpot_scale.config.sweep import SweepConfig
 
 PAGE = Path(__file__).with_name("config.md")
-KINDS: dict[str, type[Section]] = {"run": RunConfig, "sweep": SweepConfig, "suite": SuiteConfig}
+KINDS: dict[str, type[Section]] = {
+    "run": RunConfig,
+    "sweep": SweepConfig,
+    "suite": SuiteConfig,
+    "layout": ArrayLayout,
+}
 INTRODUCTION = """\
 # Every config key
 

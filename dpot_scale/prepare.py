@@ -9,17 +9,28 @@ from functools import partial
 from pathlib import Path
 
 from dpot_scale.config.arguments import Entry, positive_number
-from dpot_scale.config.load import load_suite, presets
+from dpot_scale.config.data import ArrayLayout
+from dpot_scale.config.load import load_layout, load_suite, presets
 from dpot_scale.config.places import in_home
 from dpot_scale.data.importers.collection import import_all
 from dpot_scale.data.importers.formats import FORMATS
 from dpot_scale.data.importers.importing import Options
 from dpot_scale.data.info import is_dataset_name
 from dpot_scale.data.store.overview import Overview, list_datasets, verify_datasets
-from dpot_scale.errors import exits_cleanly
+from dpot_scale.errors import UserError, exits_cleanly
 from dpot_scale.terminal import print_error, print_line
 
 DEFAULT_ROOT = Path("data")
+# Of the options for plain arrays that are keys of an `ArrayLayout`, what they say.
+LAYOUT_FLAGS = {
+    "channels": "names of the channels (default: c0, c1, ..., or after the arrays)",
+    "dt": "time between frames (default: 1)",
+    "domain": "lengths of the space axes (default: 1 each)",
+    "arrays": "which arrays to read from files that hold several (default: those that --channels "
+    "names, or the only one with these axes)",
+    "test_share": "share of the trajectories for the test, the last ones (default: the files whose "
+    "names or folders say test, or 0.1)",
+}
 
 
 @exits_cleanly
@@ -71,14 +82,24 @@ def _generate(options: argparse.Namespace) -> int:
 
 def _import(options: argparse.Namespace) -> int:
     root = in_home(options.out)
-    outcome = import_all(
-        options.paths, Options(root, options.name, options.link, options.compat == "paper")
-    )
+    how = Options(root, options.name, options.link, options.compat == "paper", _layout(options))
+    outcome = import_all(options.paths, how)
     if outcome.files > 1 or outcome.problems:
         print_line(
             f"{outcome.imported} of {outcome.files} files are in {root}, {outcome.problems} failed"
         )
     return 1 if outcome.problems else 0
+
+
+def _layout(options: argparse.Namespace) -> ArrayLayout | None:
+    """Return what plain arrays are, if the command line says it."""
+    flags = {key: getattr(options, key) for key in LAYOUT_FLAGS}
+    said = {key: value for key, value in flags.items() if value is not None}
+    if options.layout is not None:
+        return load_layout(options.layout, said)
+    if said:
+        raise UserError(f"--{next(iter(said)).replace('_', '-')} needs --layout")
+    return None
 
 
 def _show(look: Callable[[Path], Overview], options: argparse.Namespace) -> int:
@@ -161,6 +182,27 @@ def _add_import(entry: Entry) -> None:
         choices=["paper"],
         help="paper: reproduce the reference's preprocessing with its quirks (docs/data.md)",
     )
+    _add_layout(command)
+
+
+def _add_layout(command: argparse.ArgumentParser) -> None:
+    layout = command.add_argument_group(
+        "plain arrays",
+        "of your own in .npy, .npz, .pt or HDF5 (docs/data.md); all but --layout may also be keys "
+        "of its YAML file",
+    )
+    layout.add_argument(
+        "--layout",
+        metavar="AXES_OR_YAML",
+        help="the axes in order, for example NTXYC: N trajectories, T frames, C channels, X, Y and "
+        "Z space; or a YAML file with the key `layout`",
+    )
+    names: Callable[[str], list[str]] = partial(str.split, sep=",")
+    layout.add_argument("--channels", type=names, metavar="A,B", help=LAYOUT_FLAGS["channels"])
+    layout.add_argument("--dt", metavar="TIME", help=LAYOUT_FLAGS["dt"])
+    layout.add_argument("--domain", type=names, metavar="X,Y", help=LAYOUT_FLAGS["domain"])
+    layout.add_argument("--arrays", type=names, metavar="A,B", help=LAYOUT_FLAGS["arrays"])
+    layout.add_argument("--test-share", metavar="SHARE", help=LAYOUT_FLAGS["test_share"])
 
 
 def _dataset_name(text: str) -> str:

@@ -1,4 +1,4 @@
-"""Which data: the mixture of a run, and the suites that are generated."""
+"""Which data: the mixture of a run, suites that are generated, the meaning of plain arrays."""
 
 from pathlib import Path
 from typing import Annotated, Literal, Self
@@ -77,6 +77,64 @@ class SuiteConfig(Section):
             for name, recipe in self.datasets.items()
         }
         return self.model_copy(update={"name": f"{self.name}-x{factor:g}", "datasets": datasets})
+
+
+SPACE_AXES = "XYZ"
+AXES = f"NTC{SPACE_AXES}"  # trajectories, frames, channels, space
+
+
+class ArrayLayout(Section):
+    """What the axes and channels of plain arrays are: for `prepare import --layout`."""
+
+    layout: Annotated[str, Field(pattern=f"^[{AXES}]+$")]
+    """The axes of an array in its order: N trajectories, T frames, C channels, X, Y and Z space. N,
+    T and C may be missing where there is only one."""
+    arrays: tuple[str, ...] = ()
+    """Names of the arrays to read, whose channels are put together, in a file that holds several.
+    Default: the arrays that `channels` names, or the only one with the axes of `layout`."""
+    channels: tuple[Name, ...] = ()
+    """Names of the channels. Default: `c0`, `c1` and so on, or after the arrays."""
+    dt: PositiveFloat = 1.0
+    """Time from one frame to the next, in the equation's unit."""
+    domain: tuple[PositiveFloat, ...] = ()
+    """Lengths of the space axes x, y and z. Default: 1 each."""
+    equation: str = "unknown"
+    """The equation, in words."""
+    boundary: str = "unknown"
+    """What holds at the boundary, in words, for example periodic."""
+    test_share: Annotated[float, Field(gt=0, lt=1), NO_BOOL] | None = None
+    """Share of the trajectories, the last ones, for the test. Default: the files whose names or
+    folders say `test`, or a tenth where none does."""
+
+    @property
+    def space_axes(self) -> str:
+        """Return the letters of the space axes that there are: XY or XYZ."""
+        return "".join(axis for axis in SPACE_AXES if axis in self.layout)
+
+    @property
+    def lengths(self) -> tuple[float, ...]:
+        """Return the length of each space axis."""
+        return self.domain or (1.0,) * len(self.space_axes)
+
+    @model_validator(mode="after")
+    def _axes_are_those_of_a_field(self) -> Self:
+        if len(set(self.layout)) < len(self.layout):
+            raise ValueError(f"layout={self.layout} names an axis twice")
+        if self.space_axes not in ("XY", "XYZ"):
+            raise ValueError(
+                f"layout={self.layout} has the space axes {self.space_axes or 'none'}; fields have "
+                "X and Y, or X, Y and Z"
+            )
+        if len(self.lengths) != len(self.space_axes):
+            raise ValueError(
+                f"domain={list(self.domain)} gives {len(self.domain)} lengths; layout="
+                f"{self.layout} has the {len(self.space_axes)} space axes {self.space_axes}"
+            )
+        for key in ("arrays", "channels"):
+            names = getattr(self, key)
+            if len(set(names)) < len(names):
+                raise ValueError(f"{key}={list(names)} names one twice")
+        return self
 
 
 class DataConfig(Section):

@@ -12,7 +12,7 @@ import yaml
 from pydantic import ValidationError
 
 from dpot_scale.config.base import Section
-from dpot_scale.config.data import SuiteConfig
+from dpot_scale.config.data import ArrayLayout, SuiteConfig
 from dpot_scale.config.model import laid_over
 from dpot_scale.config.run import RunConfig
 from dpot_scale.config.sentences import nearest, sentence
@@ -72,6 +72,18 @@ def load_sweep(source: str, overrides: Sequence[str] = ()) -> SweepConfig:
 def load_suite(source: str) -> SuiteConfig:
     """Return the data suite that a preset name or YAML path describes."""
     return validate(SuiteConfig, _read("suite", source), source)
+
+
+def load_layout(source: str, flags: Mapping[str, Any]) -> ArrayLayout:
+    """Return what plain arrays are.
+
+    Args:
+        source: Their axes, as NTXYC, or the path of a YAML file.
+        flags: Values of other keys, which replace those of the file.
+    """
+    raw = {"layout": source.upper()} if is_preset(source) else _read_yaml(Path(source))
+    place = "of --layout" if is_preset(source) else source
+    return validate(ArrayLayout, raw | dict(flags), place)
 
 
 def _require_kind(kind: Kind, raw: Raw, source: str) -> None:

@@ -1,6 +1,6 @@
 """Opens the datasets of a config, and checks before any training that they suit the model."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from dpot_scale.config.data import DataConfig
 from dpot_scale.config.model import ModelConfig
@@ -40,6 +40,23 @@ def open_datasets(
         _check_fits(store.info, model)
         store.check_largest()
     return stores
+
+
+def stretched(stores: Mapping[str, DatasetStore], model: ModelConfig) -> str:
+    """Return which datasets a model sees stretched, in one line; empty if none.
+
+    Their grids, which the store keeps as they are, have another number of points along each axis.
+    """
+    grids = {name: store.info.grid for name, store in stores.items()}
+    named = [
+        f"{name} ({' x '.join(map(str, grid))})"
+        for name, grid in grids.items()
+        if len(set(grid)) > 1
+    ]
+    if not named:
+        return ""
+    square = " x ".join([str(model.grid)] * model.space_dims)
+    return f"stretched to {square} points, each axis by its own factor: {', '.join(named)}"
 
 
 def _check_fits(info: DatasetInfo, model: ModelConfig) -> None:

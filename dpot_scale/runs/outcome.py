@@ -43,8 +43,13 @@ DECIDES_FILES = (
 )
 
 
-def header(run: ResolvedRun) -> str:
-    """Return what a run is, in a few aligned lines."""
+def header(run: ResolvedRun, stretched: str) -> str:
+    """Return what a run is, in a few aligned lines.
+
+    Args:
+        run: The run.
+        stretched: Which datasets the model sees stretched; empty if none.
+    """
     config, batch = run.config, run.config.batch
     device = "cuda" if run.on_gpu else "cpu"
     engine = config.engine
@@ -71,6 +76,7 @@ def header(run: ResolvedRun) -> str:
             ),
             ("memory", run.memory.describe()),
             ("data", ", ".join(f"{name} x {weight:g}" for name, weight in weights)),
+            *([("grid", stretched)] if stretched else []),
         ]
     )
 

@@ -14,7 +14,7 @@ from dpot_scale.checkpoints.checkpoint import TrainState
 from dpot_scale.checkpoints.store import CheckpointStore
 from dpot_scale.config.places import CHECKPOINTS
 from dpot_scale.config.run import EvaluationConfig, RunConfig
-from dpot_scale.data.datasets import open_datasets
+from dpot_scale.data.datasets import open_datasets, stretched
 from dpot_scale.data.store.dataset import DatasetStore
 from dpot_scale.data.stream.assembly import Assembler
 from dpot_scale.data.stream.mixture import open_mixture
@@ -137,7 +137,7 @@ def _train(
             train_flops_per_window=run.flops.training,
             told_to_stop=told_to_stop,
         )
-        console.start(header(run), first_step=state.step)
+        console.start(header(run, stretched(stores, config.model)), first_step=state.step)
         if state.step == 0:  # so that runs can be plotted against their size
             size = {names.PARAMETERS: run.parameters.total}
             _record(size, TrainState(), config, world, tracker)

@@ -1,15 +1,14 @@
-"""Plain arrays in .npy, .pt and pickle files, read without running anything that they contain."""
+"""Plain arrays in .npy, .npz, .pt and pickle files, read without running what they contain."""
 
 import pickle
 import zipfile
 from collections.abc import Callable, Mapping
 from functools import cache, partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from dpot_scale.data.importers import npz
 from dpot_scale.errors import DataError
 
 NUMPY = b"\x93NUMPY"
@@ -24,11 +23,11 @@ PICKLED_ARRAY = {
     *((f"numpy.{core}.numeric", "_frombuffer") for core in ("core", "_core")),
 }
 
-Arrays = Mapping[str, NDArray[Any]]  # by name, "" for a bare one
+Arrays = Mapping[str, npz.ArrayLike]  # by name, "" for a bare one
 
 
 def loader(path: Path) -> Callable[[], Arrays] | None:
-    """Return a function that loads the arrays of a file; None if it is no .npy, .pt or pickle.
+    """Return a function that loads the arrays of a file; None if it is of none of these kinds.
 
     Each call maps the file into memory anew where it can be mapped: pages that have been read count
     as memory of the process as long as the file is mapped. Others are read as a whole, once.
@@ -39,6 +38,8 @@ def loader(path: Path) -> Callable[[], Arrays] | None:
         start = file.read(len(NUMPY))
     if start == NUMPY:
         return partial(_numpy, path)
+    if npz.is_npz(path):
+        return partial(npz.members, path)
     if _is_torch_zip(path):
         return partial(_torch, path, mapped=True)
     if start[:1] == PICKLE and len(start) > 1 and start[1] in PROTOCOLS:

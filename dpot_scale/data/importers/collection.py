@@ -43,7 +43,7 @@ def import_all(paths: Sequence[Path], options: Options) -> Outcome:
         UserError: there is no file, or one name was given for several datasets.
     """
     files, unreadable = find_files(paths)
-    datasets, unknown = recognise_files(files, paper=options.paper)
+    datasets, unknown = recognise_files(files, paper=options.paper, only=options.only)
     problems: list[UserError] = [*unreadable, *unknown]
     if options.name and len(datasets) > 1:
         raise UserError(

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dpot_scale.data.importers import arrays, matlab
+from dpot_scale.data.importers.npz import ArrayLike
 from dpot_scale.data.importers.source import Source, frame_interval
 from dpot_scale.data.store.shards import open_hdf5
 from dpot_scale.errors import DataError
@@ -67,7 +68,7 @@ def _recognise_5(path: Path) -> list[Source]:
 def _recognise_converted(path: Path, load: Callable[[], arrays.Arrays]) -> list[Source]:
     """Return u of a file that holds nothing else; frames last, as in the original."""
     found = list(load().values())
-    if len(found) != 1 or found[0].ndim != 4:
+    if len(found) != 1 or len(found[0].shape) != 4:
         return []
     shape, kind = found[0].shape, found[0].dtype
     if shape[1] != shape[2] or kind.kind != "f":
@@ -75,7 +76,8 @@ def _recognise_converted(path: Path, load: Callable[[], arrays.Arrays]) -> list[
             f"{path} holds {kind} of shape {shape}; expected floating-point vorticity "
             "(N, x, y, T), frames last"
         )
-    read = partial(_read_frames_last, lambda: next(iter(load().values())))
+    (name,) = load()
+    read = partial(_read_frames_last, lambda: load()[name])
     return [_source(path, _Header(shape, kind.itemsize, None), "converted", read, ("x", "y"))]
 
 
@@ -179,7 +181,7 @@ def _header_5(path: Path) -> _Header | None:
     return _Header(shape, BYTES_PER_VALUE[kind], times)
 
 
-def _read_frames_last(load: Callable[[], NDArray[Any]], rows: slice, frames: slice) -> NDArray[Any]:
+def _read_frames_last(load: Callable[[], ArrayLike], rows: slice, frames: slice) -> NDArray[Any]:
     """Read u (N, x, y, T) as (N, T, 1, x, y), a copy of what may be mapped."""
     fields_NTxy = np.array(load()[rows, :, :, frames].transpose(0, 3, 1, 2), order="C")
     return fields_NTxy[:, :, None]

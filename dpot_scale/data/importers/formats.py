@@ -48,17 +48,21 @@ FORMATS: dict[str, Format] = {
     "HDF5 that the reference's own preprocessing wrote": reference.recognise,
 }
 
+PLAIN_ARRAYS = "docs/data.md, Plain arrays"
 LFS_POINTER = b"version https://git-lfs"
 ZIP = b"PK\x03\x04"
 SHOWN_KEYS = 6
 
 
-def recognise(path: Path, *, paper: bool = False) -> Sequence[Source | DataError]:
+def recognise(
+    path: Path, *, paper: bool = False, only: Format | None = None
+) -> Sequence[Source | DataError]:
     """Return what a published file holds, without reading its fields.
 
     Args:
         path: The file. For a CFDBench case it is the case.json.
         paper: Whether to read it as the reference's preprocessing does.
+        only: The format that it must be of. None: any known one.
 
     Returns:
         The sources in the file, and a DataError for each part of it that cannot be used.
@@ -68,15 +72,18 @@ def recognise(path: Path, *, paper: bool = False) -> Sequence[Source | DataError
     """
     _check_readable(path)
     try:
-        for recognised_by in FORMATS.values():
+        for recognised_by in FORMATS.values() if only is None else (only,):
             if found := recognised_by(path, paper=paper):
                 return [_not_empty(source) for source in found]
         contents = _contents(path)
     except DAMAGE as error:
         raise DataError(f"{path} is damaged ({error}); download it again") from error
+    if only is not None:
+        raise DataError(f"{path} is no .npy, .npz, .pt or HDF5 file, of which --layout speaks")
     raise DataError(
         f"{path} is of no known format{contents}; "
-        "`python -m dpot_scale.prepare import --help` lists them"
+        "`python -m dpot_scale.prepare import --help` lists them; plain arrays of any program are "
+        f"imported with --layout (see {PLAIN_ARRAYS})"
     )
 
 

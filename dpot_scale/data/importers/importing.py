@@ -6,8 +6,10 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from dpot_scale.config.data import ArrayLayout
 from dpot_scale.data.catalog import CATALOG, CatalogEntry
-from dpot_scale.data.importers.formats import recognise
+from dpot_scale.data.importers import plain
+from dpot_scale.data.importers.formats import Format, recognise
 from dpot_scale.data.importers.source import Source
 from dpot_scale.data.importers.splits import Part, datasets_of, parts_of
 from dpot_scale.data.importers.transfer import Progress, SourceError, copy, link
@@ -40,17 +42,25 @@ class Options:
     name: str | None = None  # of the dataset; needed where the content allows several
     link: bool = False  # refer to the files instead of copying them
     paper: bool = False  # as the reference's preprocessing
+    layout: ArrayLayout | None = None  # of plain arrays, which all files are then
+
+    @property
+    def only(self) -> Format | None:
+        """Return the format that files must be of; None where any known one will do."""
+        if self.layout is None:
+            return None
+        return partial(plain.recognise, layout=self.layout, name=self.name)
 
 
 def recognise_files(
-    files: Sequence[Path], *, paper: bool
+    files: Sequence[Path], *, paper: bool, only: Format | None = None
 ) -> tuple[list[list[Source]], list[DataError]]:
     """Return the datasets in files, and an error for each file that cannot be used."""
     sources: list[Source] = []
     problems: list[DataError] = []
     for file in files:
         try:
-            for found in recognise(file, paper=paper):
+            for found in recognise(file, paper=paper, only=only):
                 if isinstance(found, Source):
                     sources.append(found)
                 else:
@@ -249,6 +259,9 @@ def _info(sources: Sequence[Source], name: str, origin: str) -> DatasetInfo:
 def _origin(digests: dict[Path, str], options: Options, left_out: int) -> str:
     """Return the text that says where a dataset comes from; see `_identity`."""
     ways = (", as in the paper" if options.paper else "") + (", linked" if options.link else "")
+    if options.layout is not None:
+        said = options.layout.model_dump(mode="json", exclude_defaults=True)
+        ways += "".join(f", {key} {value}" for key, value in said.items())
     ways += f"{WITHOUT}{left_out} that were damaged" if left_out else ""
     paths = list(digests)
     if len(paths) == 1:

@@ -52,6 +52,7 @@ class Source:
     constant: tuple[str, ...] = ()  # channels that do not change in time, which are not scored
     views: tuple[View, ...] = ()  # where the file can be sliced as it lies
     split: Split | None = None  # where the publisher says it
+    test_share: float | None = None  # of the trajectories, where the user says it
     # This source under a name, where what it holds follows from the name that the user gives.
     named: "Callable[[str], Source] | None" = None
     # The dataset of several files, and what puts them in order and gives each its split.

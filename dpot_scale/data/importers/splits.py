@@ -29,40 +29,52 @@ class Part:
 def parts_of(sources: Sequence[Source], name: str) -> list[Part]:
     """Return the trajectories of a dataset's sources, train split first.
 
-    A source without a split of its own gives its last trajectories to the test.
+    Sources without a split of their own give the last of all their trajectories to the test.
 
     Raises:
         DataError: nothing is left for one of the splits.
     """
-    parts: list[Part] = []
-    for source in sources:
-        if source.split is not None:
-            parts.append(Part(source, source.split, 0, source.trajectories))
-            continue
-        test = _test_trajectories(source, name)
-        train = source.trajectories - test
-        parts += [Part(source, "train", 0, train), Part(source, "test", train, test)]
+    parts = [Part(s, s.split, 0, s.trajectories) for s in sources if s.split is not None]
+    parts += _divided([source for source in sources if source.split is None], name)
     missing = {"train", "test"} - {part.split for part in parts}
     if missing:
-        first = sources[0].path
-        place = first if len(sources) == 1 else first.parent
         raise DataError(
-            f"{place} holds no {' and no '.join(sorted(missing))} files of dataset "
+            f"{_place(sources)} holds no {' and no '.join(sorted(missing))} files of dataset "
             f"{name}; import its train and test files together"
         )
     return sorted(parts, key=lambda part: part.split == "test")
 
 
-def _test_trajectories(source: Source, name: str) -> int:
-    entry = CATALOG.get(name)
-    share = entry.test_share if entry else OWN_TEST_SHARE
-    test = max(1, round(share * source.trajectories))
-    if test >= source.trajectories:
+def _divided(sources: Sequence[Source], name: str) -> list[Part]:
+    parts, left = [], 0
+    if sources:
+        left = sum(s.trajectories for s in sources) - _test_trajectories(sources, name)
+    for source in sources:
+        train = min(left, source.trajectories)
+        left -= train
+        parts += [
+            Part(source, "train", 0, train),
+            Part(source, "test", train, source.trajectories - train),
+        ]
+    return [part for part in parts if part.trajectories]
+
+
+def _test_trajectories(sources: Sequence[Source], name: str) -> int:
+    entry, trajectories = CATALOG.get(name), sum(source.trajectories for source in sources)
+    share = sources[0].test_share or (entry.test_share if entry else OWN_TEST_SHARE)
+    test = max(1, round(share * trajectories))
+    if test >= trajectories:
+        noun = "trajectory" if trajectories == 1 else "trajectories"
         raise DataError(
-            f"{source.path} holds {source.trajectories} trajectory; a training and a test split "
+            f"{_place(sources)} holds {trajectories} {noun}; a training and a test split "
             "need at least 2"
         )
     return test
+
+
+def _place(sources: Sequence[Source]) -> Path:
+    first = sources[0].path
+    return first if len(sources) == 1 else first.parent
 
 
 def datasets_of(sources: Sequence[Source]) -> tuple[list[list[Source]], list[DataError]]:

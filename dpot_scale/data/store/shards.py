@@ -3,8 +3,8 @@
 A shard is HDF5 with `fields` (N, T, C, *space) in float32, contiguous, and what lies beside them.
 Its trajectories are equally long.
 
-A view is a published file (HDF5, or a folder of .npy) whose arrays can be sliced in place. It names
-the axes of each array; a window comes out in the layout of a shard.
+A view is a published file (HDF5, a .npy or a folder of .npy) whose arrays can be sliced in place.
+It names the axes of each array; a window comes out in the layout of a shard.
 """
 
 import hashlib
@@ -27,6 +27,7 @@ from dpot_scale.errors import DataError
 from dpot_scale.files import check_regular, sha256
 
 FIELDS = "fields"
+NPY = ".npy"  # as every view of NumPy's files ends, if it is not of a folder
 TRAJECTORY, TIME, CHANNEL = "trajectory", "time", "channel"
 COLUMN = "column"  # of a tensor, whose rows are the channel axis: together they are its channels
 REAL = "fiub"  # NumPy's kinds of numbers that a field can be of
@@ -57,7 +58,7 @@ class View:
 
     __pydantic_config__ = STRICT
 
-    file: str  # HDF5, or a folder of .npy
+    file: str  # HDF5, a .npy or a folder of .npy
     arrays: tuple[ViewedArray, ...]  # their channels in order
     spatial_axes: tuple[str, ...]
     trajectories: PositiveInt
@@ -87,7 +88,7 @@ class View:
         frames = _shift(frames, self.first_frame)
         parts = [
             self._on_grid(
-                _slice(
+                sliced(
                     files.array(self.file, array.name), array.axes, self.spatial_axes, rows, frames
                 )
             )
@@ -170,12 +171,12 @@ class OpenFiles(threading.local):
         self._files: dict[tuple[int, str], _OpenFile] = {}
 
     def array(self, file: str, name: str) -> h5py.Dataset | Array:
-        """Return an array of an HDF5 file or of a folder of .npy, not yet read.
+        """Return an array of an HDF5 file, of a .npy or of a folder of .npy, not yet read.
 
         Raises:
             OSError, LookupError, ValueError: there is none.
         """
-        if file.endswith(os.sep):
+        if _is_numpy(file):
             check_regular(Path(file + name))
             return np.load(file + name, mmap_mode="r", allow_pickle=False)
         opened = self._open(file)
@@ -196,7 +197,7 @@ class OpenFiles(threading.local):
         Raises:
             OSError: it is shorter than when it was opened.
         """
-        if file.endswith(os.sep):
+        if _is_numpy(file):
             return  # mapped anew for each read, which fails if it is too short
         opened = self._open(file)
         size = os.fstat(opened.descriptor).st_size
@@ -234,11 +235,16 @@ class _OpenFile:
         return cls(content, descriptor, os.fstat(descriptor).st_size)
 
 
+def _is_numpy(file: str) -> bool:
+    """Return whether a view is of NumPy's files, which are known by their names, and not HDF5."""
+    return file.endswith(os.sep) or (file.endswith(NPY) and not h5py.is_hdf5(file))
+
+
 def _shift(part: slice, by: int) -> slice:
     return slice(part.start + by, part.stop + by)
 
 
-def _slice(
+def sliced(
     array: h5py.Dataset | Array,
     axes: Sequence[str],
     spatial_axes: Sequence[str],
