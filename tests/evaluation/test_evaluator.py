@@ -23,6 +23,8 @@ from dpot_scale.evaluation.evaluator import (
 )
 from dpot_scale.evaluation.scores import score_table
 from dpot_scale.forecasting.physical import Model
+from dpot_scale.models.families import family_of
+from dpot_scale.models.family import KEEP_ALL
 from dpot_scale.models.forecaster import Forecast
 
 Stores = dict[str, DatasetStore]
@@ -74,6 +76,22 @@ def test_a_model_that_is_persistence_scores_as_persistence(
         assert found.score.one_step_rel_l2 == found.score.persistence_one_step_rel_l2 > 0, name
         assert found.score.one_step_rel_l2 < found.score.rel_l2, name
         np.testing.assert_array_equal(found.rel_l2_L, found.persistence_rel_l2_L)
+
+
+@pytest.mark.parametrize("normalize", ["none", "dataset"])
+@pytest.mark.parametrize("mask_points", [False, True])
+def test_a_fresh_residual_scores_as_persistence(
+    normalize: str, mask_points: bool, stores: Stores, config: RunConfig, world: World
+) -> None:
+    data = config.data.model_copy(update={"normalize": normalize, "mask_points": mask_points})
+    model = config.model.model_copy(update={"target": "residual"})
+    residual = config.model_copy(update={"model": model, "data": data})
+    network = family_of(model).network(model, KEEP_ALL, "float32")
+    for name, found in scored(network, stores, residual, world).items():
+        score = found.score
+        assert score.rel_l2 == pytest.approx(score.persistence_rel_l2, rel=1e-5), name
+        expected = score.persistence_one_step_rel_l2
+        assert score.one_step_rel_l2 == pytest.approx(expected, rel=1e-5), name
 
 
 def test_scores_are_means_over_real_fields_and_trajectories(

@@ -8,6 +8,8 @@ from torch import Tensor
 
 from dpot_scale.config.run import ObjectiveConfig
 from dpot_scale.data.stream.assembly import Batch, Scale
+from dpot_scale.models.dpot.config import DPOTConfig
+from dpot_scale.models.dpot.network import DPOT
 from dpot_scale.models.forecaster import Forecast
 from dpot_scale.training.noise import Noise
 from dpot_scale.training.objective import inject_noise, training_loss
@@ -216,3 +218,39 @@ def test_a_mask_is_not_forecast_but_stays_in_the_unrolled_history() -> None:
     config = ObjectiveConfig(noise=0, unroll=2)
     training_loss(model, batch_of(frames, [True, False]), config, HISTORY, NOISE)
     assert model.seen[1][0, -1, :, 0, 0].tolist() == [0.5, 1.0]
+
+
+@pytest.mark.parametrize("options", [{}, {"supervise_padding": True}, {"noise": 0.1}])
+@pytest.mark.parametrize("normalize", [False, True])
+def test_a_fresh_residual_learns_beside_fields_that_do_not_change(
+    normalize: bool, options: dict[str, object]
+) -> None:
+    """A window in which nothing moves is forecast exactly: an error of zero has a gradient."""
+    torch.manual_seed(0)
+    model = DPOT(
+        DPOTConfig.model_validate(
+            {"size": "debug", "width": 16, "depth": 1, "heads": 1, "grid": 8, "patch": 4}
+            | {"channels": 3, "history": HISTORY, "target": "residual", "normalize": normalize}
+        )
+    )
+    growth = 1.0 + torch.arange(HISTORY + 2.0).view(-1, 1, 1, 1)
+    frames = growth * torch.randn(3, 1, 3, 8, 8)
+    frames[:, :, 2] = 1.0  # padding
+    frames[0] = frames[0, :1].clone()  # steady
+    frames[1, :, 1] = 4.0
+    counted = torch.ones(3, 8, 8, dtype=torch.bool)
+    counted[:, 2:4, 2:4] = False
+    scale = Scale(torch.zeros(3, 3), torch.ones(3, 3))
+    batch = batch_of(frames, [True, True, False], scale=scale, counted=counted)
+    config = ObjectiveConfig.model_validate({"noise": 0, "unroll": 2, **options})
+    adam = torch.optim.Adam(model.parameters(), lr=1e-2)
+    losses = []
+    for _ in range(20):
+        adam.zero_grad()
+        loss = training_loss(model, batch, config, HISTORY, NOISE)
+        loss.backward()  # type: ignore[no-untyped-call]
+        for name, parameter in model.named_parameters():
+            assert parameter.grad is None or parameter.grad.isfinite().all(), name
+        adam.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.9 * losses[0]
