@@ -19,7 +19,8 @@ from dpot_scale.config.record import (
     require_format,
     with_unknown,
 )
-from dpot_scale.errors import CheckpointError
+from dpot_scale.downloads import check_download
+from dpot_scale.errors import CheckpointError, DataError
 from dpot_scale.files import cannot_write, replacing
 from dpot_scale.models.dpot.released import read_released, write_released
 from dpot_scale.models.families import count_parameters, described, family_of
@@ -117,10 +118,13 @@ def read_weights_file(path: Path) -> Weights:
 def _is_safetensors(path: Path) -> bool:
     """Tell the format by its content: eight bytes of length, then JSON."""
     try:
+        check_download(path)
         with path.open("rb") as file:
             return file.read(9)[8:] == b"{"
     except OSError as error:
         raise CheckpointError(f"cannot read {path}: {error}") from error
+    except DataError as error:
+        raise CheckpointError(str(error)) from error
 
 
 def _read_export(path: Path) -> tuple[ModelConfig, dict[str, Tensor]]:

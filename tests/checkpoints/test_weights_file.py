@@ -141,3 +141,10 @@ def test_a_description_that_breaks_the_parser_is_one_sentence(tmp_path, model, t
     path = export_with(tmp_path / "m.safetensors", model, {"architecture": text})
     with pytest.raises(CheckpointError, match="its 'architecture' is not JSON"):
         load_model(path)
+
+
+def test_a_web_page_in_place_of_weights(tmp_path: Path) -> None:
+    file = tmp_path / "model_Ti.pth"
+    file.write_text("<!DOCTYPE html><html><title>Sign in</title></html>")
+    with pytest.raises(CheckpointError, match=rf"{file} is a web page: the download failed \(Sign"):
+        read(file)

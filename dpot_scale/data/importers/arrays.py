@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from dpot_scale.data.importers import npz
+from dpot_scale.data.importers.source import DAMAGE
 from dpot_scale.errors import DataError
 
 NUMPY = b"\x93NUMPY"
@@ -50,7 +51,7 @@ def loader(path: Path) -> Callable[[], Arrays] | None:
 def _numpy(path: Path) -> Arrays:
     try:
         return {"": np.load(path, mmap_mode="r", allow_pickle=False)}
-    except (ValueError, EOFError) as error:
+    except DAMAGE as error:
         raise DataError(
             f"{path} is damaged, or holds objects instead of numbers ({error}); store one array of "
             "numbers with numpy.save"

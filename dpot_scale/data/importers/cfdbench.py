@@ -30,7 +30,7 @@ from dpot_scale.data.importers.cfdbench_cases import (
     read_case,
 )
 from dpot_scale.data.importers.cfdbench_masks import fluid_mask, reference_frames
-from dpot_scale.data.importers.source import DAMAGE, Source
+from dpot_scale.data.importers.source import DAMAGE, Source, unusable
 from dpot_scale.data.info import MASK
 from dpot_scale.data.store.dataset import Split
 from dpot_scale.data.store.shards import TIME, View, ViewedArray
@@ -62,10 +62,8 @@ def _recognise_case(path: Path, folder: PurePosixPath, *, paper: bool) -> Source
     except DataError as error:
         return error
     except DAMAGE as error:
-        return DataError(
-            f"the CFDBench case {place_of(path, folder)} is damaged or incomplete ({error}); "
-            "download it again"
-        )
+        case = f"the CFDBench case {place_of(path, folder)}"
+        return unusable(case, error, "is damaged or incomplete")
 
 
 def _source(case: Case, *, paper: bool) -> Source:

@@ -2,6 +2,7 @@
 
 import io
 import json
+import math
 import zipfile
 from collections.abc import Callable, Mapping
 from contextlib import closing
@@ -12,6 +13,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dpot_scale.downloads import check_download
 from dpot_scale.errors import DataError
 from dpot_scale.files import check_regular
 
@@ -99,6 +101,13 @@ def _open(path: Path, folder: PurePosixPath, name: str) -> IO[bytes]:
         return archive.open(str(folder / name))  # keeps the file open by itself
 
 
+def _size(path: Path, folder: PurePosixPath, name: str) -> int:
+    if path.is_dir():
+        return (path / name).stat().st_size
+    with zipfile.ZipFile(path) as archive:
+        return archive.getinfo(str(folder / name)).file_size
+
+
 def read_case(path: Path, folder: PurePosixPath) -> Case:
     """Return a case from its case.json and the headers of its arrays.
 
@@ -125,6 +134,8 @@ def read_case(path: Path, folder: PurePosixPath) -> Case:
 
 def _header(path: Path, folder: PurePosixPath, name: str) -> tuple[tuple[int, ...], Any]:
     """Return the shape and type of a .npy file without reading its values."""
+    if path.is_dir():
+        check_download(path / name)
     with _open(path, folder, name) as file:
         version = np.lib.format.read_magic(file)
         read = {
@@ -136,6 +147,8 @@ def _header(path: Path, folder: PurePosixPath, name: str) -> tuple[tuple[int, ..
         shape, in_fortran_order, kind = read(file)
     if in_fortran_order:
         raise ValueError(f"{name} is in Fortran order")
+    if math.prod(shape) * kind.itemsize > _size(path, folder, name):
+        raise ValueError(f"{name} is shorter than an array of shape {shape}")
     return shape, kind
 
 

@@ -17,8 +17,9 @@ from dpot_scale.data.importers import (
     reference,
     the_well,
 )
-from dpot_scale.data.importers.source import DAMAGE, Source
+from dpot_scale.data.importers.source import DAMAGE, Source, unusable
 from dpot_scale.data.store.shards import open_hdf5
+from dpot_scale.downloads import check_download
 from dpot_scale.errors import DataError
 from dpot_scale.files import check_regular
 
@@ -49,8 +50,8 @@ FORMATS: dict[str, Format] = {
 }
 
 PLAIN_ARRAYS = "docs/data.md, Plain arrays"
-LFS_POINTER = b"version https://git-lfs"
 ZIP = b"PK\x03\x04"
+PACKED = {b"\x1f\x8b": "gzip", b"\xfd7zXZ": "xz", b"BZh": "bzip2", b"\x28\xb5\x2f\xfd": "zstd"}
 SHOWN_KEYS = 6
 
 
@@ -77,7 +78,7 @@ def recognise(
                 return [_not_empty(source) for source in found]
         contents = _contents(path)
     except DAMAGE as error:
-        raise DataError(f"{path} is damaged ({error}); download it again") from error
+        raise unusable(path, error) from error
     if only is not None:
         raise DataError(f"{path} is no .npy, .npz, .pt or HDF5 file, of which --layout speaks")
     raise DataError(
@@ -96,29 +97,18 @@ def _not_empty(found: Source | DataError) -> Source | DataError:
 def _check_readable(path: Path) -> None:
     try:
         check_regular(path)
+        check_download(path)
         with path.open("rb") as file:
-            start = file.read(len(LFS_POINTER))
+            start = file.read(len(ZIP))
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror}") from error
-    if not start:
-        raise DataError(f"{path} is empty; download it again")
-    if start == LFS_POINTER:
-        raise DataError(
-            f"{path} is a git-lfs pointer, not the data; run `git lfs pull` where it was cloned"
-        )
     if start.startswith(ZIP) and not zipfile.is_zipfile(path):
         raise DataError(f"{path} is a truncated zip file; download it again")
     if h5py.is_hdf5(path):
-        _check_hdf5(path)
-
-
-def _check_hdf5(path: Path) -> None:
-    try:
-        open_hdf5(path).close()
-    except OSError as error:
-        raise DataError(
-            f"{path} is a truncated or damaged HDF5 file ({error}); download it again"
-        ) from error
+        try:
+            open_hdf5(path).close()
+        except OSError as error:
+            raise unusable(path, error, "is a truncated or damaged HDF5 file") from error
 
 
 def _contents(path: Path) -> str:
@@ -132,7 +122,10 @@ def _contents(path: Path) -> str:
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
             return f" (zip with: {_list_some(archive.namelist())}; unpack it first)"
-    return ""
+    with path.open("rb") as file:
+        start = file.read(max(map(len, PACKED)))
+    packed = next((name for mark, name in PACKED.items() if start.startswith(mark)), "")
+    return packed and f" ({packed}; unpack it first)"
 
 
 def _list_some(names: Sequence[str]) -> str:

@@ -4,7 +4,9 @@ Each format has a module that looks at the content of a file and returns its sou
 after that is the same for all formats: names, splits, checks and writing.
 """
 
+import errno
 import math
+import os
 import zipfile
 import zlib
 from collections.abc import Callable, Mapping, Sequence
@@ -157,6 +159,17 @@ def frame_interval(times: Array, frames: int, path: Path) -> float:
 def cell_extent(centres: Array) -> float:
     """Return the length of an axis from the centres of its equal cells."""
     return rounded(float(centres[-1] - centres[0]) * len(centres) / (len(centres) - 1))
+
+
+def unusable(place: Path | str, error: Exception, damage: str = "is damaged") -> DataError:
+    """Return the error for a file that could not be read.
+
+    Another download helps where its content is damaged or a part of it is missing, and not where
+    the system refused to read.
+    """
+    if isinstance(error, OSError) and error.errno not in (None, errno.ENOENT):
+        return DataError(f"cannot read {place}: {os.strerror(error.errno)}")
+    return DataError(f"{place} {damage} ({error}); download it again")
 
 
 def rounded(value: float) -> float:

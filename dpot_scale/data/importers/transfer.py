@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from dpot_scale.data.importers.source import DAMAGE, Array, Source, overlapping
+from dpot_scale.data.importers.source import DAMAGE, Array, Source, overlapping, unusable
 from dpot_scale.data.importers.splits import Part
 from dpot_scale.data.store.shards import REAL
 from dpot_scale.data.store.writer import StoreWriter
@@ -104,9 +104,7 @@ def _read(source: Source, rows: slice, frames: slice) -> Array:
     except DataError as error:
         raise SourceError(source, str(error)) from error
     except DAMAGE as error:
-        raise SourceError(
-            source, f"{source.place} is damaged ({error}); download it again"
-        ) from error
+        raise SourceError(source, str(unusable(source.place, error))) from error
     if fields.dtype.kind not in REAL:
         raise SourceError(source, f"{source.place} holds {fields.dtype}, not real numbers")
     return fields

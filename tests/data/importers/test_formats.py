@@ -1,5 +1,7 @@
 """A file is recognised by its content, and what is no data file is named for what it is."""
 
+import contextlib
+import errno
 import shutil
 from pathlib import Path
 
@@ -7,6 +9,7 @@ import h5py
 import numpy as np
 import pytest
 
+from dpot_scale.data.importers import formats
 from dpot_scale.data.importers.formats import recognise
 from dpot_scale.errors import DataError
 
@@ -51,7 +54,8 @@ def test_hdf5_of_another_kind_is_not_taken_for_ours(tmp_path: Path) -> None:
         (b"", "is empty"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "git-lfs pointer"),
         (b"\x89HDF\r\n\x1a\n" + bytes(88), "truncated or damaged HDF5"),
-        (b"<html>not found</html>", "is of no known format; `python -m dpot_scale.prepare import"),
+        (b"<html>not found</html>", "is a web page: the download failed"),
+        (b"\x1f\x8b\x08" + bytes(90), r"is of no known format \(gzip; unpack it first\); `python"),
         (bytes(1000), "is of no known format"),
     ],
 )
@@ -67,3 +71,45 @@ def test_a_truncated_download(tmp_path: Path) -> None:
     cut.write_bytes(SHALLOW_WATER.read_bytes()[:500_000])
     with pytest.raises(DataError, match=r"truncated or damaged HDF5 file .* download it again"):
         recognise(cut)
+
+
+@pytest.mark.parametrize("name", ["a.mat", "a.hdf5", "a.pt", "a.npy", "164687"])
+def test_a_web_page_in_place_of_data(name: str, tmp_path: Path) -> None:
+    file = tmp_path / name
+    file.write_text("<!DOCTYPE html>\n<html><head><title>404 Not Found</title></head></html>")
+    with pytest.raises(DataError, match=rf"^{file} is a web page: the download failed \(404 Not F"):
+        recognise(file)
+    file.write_text('{"status": "ERROR", "message": "no such file"}')
+    with pytest.raises(DataError, match=r"is a web page: the download failed \(no such file; ERR"):
+        recognise(file)
+
+
+def test_what_the_system_does_not_let_read_is_not_downloaded_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A broken disk, too many open files, a file that may not be read."""
+
+    def fail(path: Path, *, paper: bool) -> None:
+        raise OSError(errno.EIO, "Can't synchronously read data (file read failed)", str(path))
+
+    monkeypatch.setattr(formats, "FORMATS", {"broken": fail})
+    with pytest.raises(DataError, match=rf"^cannot read {SHALLOW_WATER}: Input/output error$"):
+        recognise(SHALLOW_WATER)
+
+
+def test_a_damaged_header_of_npy_is_a_sentence(tmp_path: Path) -> None:
+    """Whatever byte of it is damaged: NumPy raises errors of many kinds."""
+    np.save(tmp_path / "good.npy", np.zeros((3, 4, 4, 5), np.float32))
+    content = (tmp_path / "good.npy").read_bytes()
+    file = tmp_path / "a.npy"
+    for position in range(6, 128):
+        for byte in (0, 10, *b"'({,9x", 200, 255):
+            damaged = bytearray(content)
+            damaged[position] = byte
+            file.write_bytes(damaged)
+            with contextlib.suppress(DataError):  # a few changes give another sound header
+                recognise(file)
+    for header in (b"{'descr': '<f4', (", b"{'descr':\n  ", b"(" * 500, b"'a' 'b"):
+        file.write_bytes(content[:8] + len(header).to_bytes(2, "little") + header)
+        with pytest.raises(DataError, match=rf"{file} is damaged, or holds objects"):
+            recognise(file)
