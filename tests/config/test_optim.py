@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from dpot_scale.config.load import load_run
-from dpot_scale.config.optim import Length
+from dpot_scale.config.optim import Length, OptimConfig
 
 
 @pytest.mark.parametrize("preset", ["quickstart", "paper_ti"])  # the latter names its warm-up
@@ -55,3 +55,12 @@ def test_a_length_is_saved_as_it_was_given() -> None:
     assert repr(Length(windows=8).model_dump(mode="json")) == "{'windows': 8}"
     assert repr(Length(share=0.5).model_dump(mode="json")) == "{'share': 0.5}"
     assert repr(Length(share=1).model_dump(mode="json")) == "{'share': 1.0}"
+
+
+def test_every_rate_follows_the_width_and_nothing_else_does() -> None:
+    given = OptimConfig(reference_width=128).model_dump()
+    found = OptimConfig(reference_width=128).for_width(512).model_dump()
+    changed = {name for name, value in given.items() if found[name] != value}
+    assert changed == {name for name in given if name == "lr" or name.endswith("_lr")}
+    assert {name: found[name] for name in changed} == {name: given[name] / 4 for name in changed}
+    assert OptimConfig().for_width(512) == OptimConfig()
