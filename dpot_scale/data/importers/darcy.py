@@ -2,10 +2,15 @@
 
 A trajectory has two frames of one channel, the coefficient and then the solution: with a history
 and a horizon of one frame, the model maps one to the other.
+
+neuraloperator keeps pairs of other equations in files of the same layout, for example those of
+Navier-Stokes. A file is Darcy flow if its inputs are true or false, or its name says so; of any
+other one the user must say what it is.
 """
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -16,7 +21,11 @@ from numpy.typing import NDArray
 
 from dpot_scale.data.importers import arrays, matlab
 from dpot_scale.data.importers.source import Source
-from dpot_scale.data.importers.splits import by_folder_or_name, train_before_valid
+from dpot_scale.data.importers.splits import (
+    by_folder_or_name,
+    name_without_split,
+    train_before_valid,
+)
 from dpot_scale.data.store.dataset import Split
 from dpot_scale.data.store.shards import open_hdf5
 from dpot_scale.errors import DataError
@@ -25,6 +34,7 @@ from dpot_scale.errors import DataError
 PDEBENCH = ("nu", "tensor")
 MATLAB = ("coeff", "sol")
 NEURALOPERATOR = ("x", "y")
+DARCY = "darcy"  # in names of files and datasets
 # The FNO authors train on one file and test on the other.
 SMOOTH: dict[str, Split] = {"smooth1": "train", "smooth2": "test"}
 
@@ -70,9 +80,29 @@ def _recognise_tensors(path: Path, load: Callable[[], arrays.Arrays]) -> list[So
         return []
     shapes = [found[name].shape for name in NEURALOPERATOR]
     read = partial(_read_pairs, lambda: tuple(load()[name] for name in NEURALOPERATOR))
-    name = f"darcy_{shapes[0][-1]}"
     split = by_folder_or_name(Path(path.name))
-    return [_source(path, "neuraloperator", name, shapes, read, split)]
+    if DARCY in path.name.lower() or found["x"].dtype.kind == "b":
+        name = f"{DARCY}_{shapes[0][-1]}"
+        return [_source(path, "neuraloperator", name, shapes, read, split)]
+    if not _are_pairs(*shapes):
+        return []
+    darcy = _source(path, "neuraloperator", "", shapes, read, split)
+    pairs = replace(
+        darcy,
+        format="pairs x, y",
+        candidates=(),
+        equation="unknown",
+        channels=("input_output",),
+        boundary="unknown",
+        collection=f"pairs {name_without_split(path)}" if split else None,
+    )
+    return [replace(pairs, named=lambda name: darcy if DARCY in name.lower() else pairs)]
+
+
+def _are_pairs(first: tuple[int, ...], second: tuple[int, ...]) -> bool:
+    """Return whether two shapes are (N, x, y) both, the second perhaps with a channel."""
+    fit = second[:1] + second[-2:] == first and len(first) == 3
+    return fit and math.prod(first) == math.prod(second)
 
 
 def _source(
@@ -84,8 +114,7 @@ def _source(
     split: Split | None,
 ) -> Source:
     coefficient, solution = shapes
-    is_pair = solution[:1] + solution[-2:] == coefficient and len(coefficient) == 3
-    if not is_pair or math.prod(solution) != math.prod(coefficient):
+    if not _are_pairs(coefficient, solution):
         raise DataError(
             f"{path}: the coefficient has shape {coefficient}, the solution {solution}; expected "
             "(N, x, y) both, or (N, 1, x, y) for the solution"

@@ -3,11 +3,13 @@
 Two containers, told apart by their content: MATLAB v5, u (N, x, y, T); and MATLAB v7.3, which is
 HDF5 with all axes reversed, u (T, y, x, N). Undoing the reversal as a whole gives the physical
 orientation. The reference exchanges x and y instead, which mirrors the flow: read as (x, y), its
-vorticity is advected in the wrong direction. People also convert u to .npy, .pt or a pickle.
+vorticity is advected in the wrong direction. People also convert u to .npy, .npz, .pt or a pickle,
+which may hold any other field: what they are, their names or the user must say.
 """
 
+import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -27,6 +29,7 @@ TIMES = "t"
 DARCY = {"coeff", "sol"}  # the arrays of another problem in the same container
 BYTES_PER_VALUE = {"single": 4, "double": 8}  # MATLAB's floating-point classes
 DOMAIN_LENGTH = 1.0
+SAYS_FNO = re.compile(r"(?<![a-z])ns(?![a-z])|ns2d|navier|vorticity|fno")  # in a name
 
 
 @dataclass(frozen=True)
@@ -78,7 +81,15 @@ def _recognise_converted(path: Path, load: Callable[[], arrays.Arrays]) -> list[
         )
     (name,) = load()
     read = partial(_read_frames_last, lambda: load()[name])
-    return [_source(path, _Header(shape, kind.itemsize, None), "converted", read, ("x", "y"))]
+    fno = _source(path, _Header(shape, kind.itemsize, None), "converted", read, ("x", "y"))
+    fno = replace(fno, says_name=SAYS_FNO.search(path.name.lower()) is not None)
+
+    def named(own: str) -> Source:
+        if fno.says_name or own in fno.candidates:
+            return fno
+        return replace(fno, equation="unknown", channels=("c0",), boundary="unknown")
+
+    return [replace(fno, named=named)]
 
 
 def _source(

@@ -14,6 +14,7 @@ from dpot_scale.data.importers import (
     fno,
     pdearena,
     pdebench,
+    pdebench_incompressible,
     reference,
     the_well,
 )
@@ -38,13 +39,16 @@ class Format(Protocol):
 
 
 FORMATS: dict[str, Format] = {
-    "FNO Navier-Stokes .mat (v5 or v7.3), or u alone as .npy, .pt or .pkl": fno.recognise,
+    "FNO Navier-Stokes .mat (v5 or v7.3), or u alone as .npy, .npz, .pt or .pkl": fno.recognise,
     "PDEBench diffusion-reaction, shallow water, compressible flow in 2D and 3D": (
         pdebench.recognise
     ),
+    "PDEBench incompressible flow": pdebench_incompressible.recognise,
     "PDEArena Navier-Stokes (also conditioned), shallow water NetCDF": pdearena.recognise,
     "CFDBench cavity, tube, cylinder, dam: folders or zip files": cfdbench.recognise,
-    "Darcy flow of PDEBench, FNO (.mat) or neuraloperator (.pt)": darcy.recognise,
+    "Darcy flow of PDEBench, FNO (.mat) or neuraloperator (.pt), and its other pairs x, y": (
+        darcy.recognise
+    ),
     "The Well's HDF5": the_well.recognise,
     "HDF5 that the reference's own preprocessing wrote": reference.recognise,
 }

@@ -187,7 +187,7 @@ def _remaining(parts: Sequence[Part], writer: StoreWriter) -> Iterator[Part]:
 
 
 def _only_candidate(source: Source) -> str:
-    if len(source.candidates) == 1:
+    if len(source.candidates) == 1 and source.says_name:
         return source.candidates[0]
     fitting = "".join(f"{candidate}, or " for candidate in source.candidates)
     raise DataError(

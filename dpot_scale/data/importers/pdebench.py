@@ -1,4 +1,4 @@
-"""PDEBench files: diffusion-reaction, radial dam break, compressible flow and Darcy flow.
+"""PDEBench files: diffusion-reaction, radial dam break and compressible flow.
 
 Diffusion-reaction and dam break: one HDF5 group per seed, `0000` to `0999`, with `data` and
 `grid/{t,x,y}`. Two fields are those of diffusion-reaction, stored (T, y, x, C) and turned here; one

@@ -5,7 +5,6 @@ where there is only one. Files whose names differ only in the words train, valid
 dataset, and so are all files for which the user gives one name.
 """
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -21,13 +20,16 @@ from dpot_scale.data.catalog import CATALOG
 from dpot_scale.data.importers import arrays
 from dpot_scale.data.importers.npz import ArrayLike
 from dpot_scale.data.importers.source import Source, file_view, sliced_in_place
-from dpot_scale.data.importers.splits import SPLIT_WORDS, by_folder_or_name, train_before_valid
+from dpot_scale.data.importers.splits import (
+    by_folder_or_name,
+    name_without_split,
+    train_before_valid,
+)
 from dpot_scale.data.info import is_dataset_name
 from dpot_scale.data.store.shards import CHANNEL, NPY, REAL, TIME, TRAJECTORY, open_hdf5, sliced
 from dpot_scale.errors import DataError
 
 NAMES = {"N": TRAJECTORY, "T": TIME, "C": CHANNEL} | {axis: axis.lower() for axis in SPACE_AXES}
-SPLIT_WORD = re.compile(rf"(^|[^a-z])({'|'.join(SPLIT_WORDS)})[a-z]*", re.IGNORECASE)
 SHOWN_ARRAYS = 8
 
 Load = Callable[[], Mapping[str, ArrayLike]]
@@ -176,7 +178,7 @@ def _source(
     reading: Mapping[str, Any],
 ) -> Source:
     """Return the source of some arrays; `reading` says how they are read."""
-    name = name or _name_of(path)
+    name = name or name_without_split(path)
     can_be_named = is_dataset_name(name) and name not in CATALOG
     return Source(
         **reading,
@@ -215,15 +217,6 @@ def _channels(path: Path, chosen: Sequence[_Chosen], layout: ArrayLayout) -> tup
             f"{', '.join(layout.channels)}"
         )
     return layout.channels or tuple(names)
-
-
-def _name_of(path: Path) -> str:
-    """Return the name of a file without the words of splits; of a numbered file, its folder's."""
-    name = SPLIT_WORD.sub("", path.stem).strip("_.- ")
-    if name and not name.isdecimal():
-        return name
-    folders = (folder.name for folder in path.absolute().parents)
-    return next(folder for folder in folders if folder.lower() not in SPLIT_WORDS)
 
 
 def _arrange(sources: Sequence[Source], *, by_name: bool) -> list[Source]:

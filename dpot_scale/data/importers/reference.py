@@ -59,7 +59,7 @@ def recognise(path: Path, *, paper: bool) -> list[Source]:
     )
     name = _named_by(path, names)
     source = partial(_source, path, layout, value_bytes, (name,) if name else names)
-    return [source(name) if name else replace(source(None), named=source)]
+    return [source(name) if name else replace(source(None), says_name=False, named=source)]
 
 
 def _layout(shape: tuple[int, ...]) -> _Layout | None:

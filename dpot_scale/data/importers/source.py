@@ -37,6 +37,8 @@ class Source:
     format: str  # for people
     member: str = ""  # of a container with several
     candidates: tuple[str, ...]  # names that the content allows
+    # Whether the file says what it is: if not, the user must, even if one candidate is left.
+    says_name: bool = True
     equation: str  # where the name is not in the catalogue
     channels: tuple[str, ...]
     grid: tuple[int, ...]

@@ -14,6 +14,7 @@ from dpot_scale.errors import DataError
 OWN_TEST_SHARE = 0.1  # of a dataset with a name that the catalogue does not have
 SPLIT_WORDS: dict[str, Split] = {"test": "test", "train": "train", "valid": "train"}
 SPLIT_WORD = re.compile(rf"(?<![a-z])({'|'.join(SPLIT_WORDS)})")  # not that of "latest"
+ANY_SPLIT_WORD = re.compile(rf"(^|[^a-z])({'|'.join(SPLIT_WORDS)})[a-z]*", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -120,6 +121,15 @@ def by_folder_or_name(path: Path) -> Split | None:
             return SPLIT_WORDS[folder.lower()]
     in_name = SPLIT_WORD.search(path.name.lower())
     return SPLIT_WORDS[in_name[0]] if in_name else None
+
+
+def name_without_split(path: Path) -> str:
+    """Return the name of a file without words of splits; of a numbered file, that of its folder."""
+    name = ANY_SPLIT_WORD.sub("", path.stem).strip("_.- ")
+    if name and not name.isdecimal():
+        return name
+    folders = (folder.name for folder in path.absolute().parents)
+    return next(folder for folder in folders if folder.lower() not in SPLIT_WORDS)
 
 
 def train_before_valid(sources: Sequence[Source]) -> list[Source]:

@@ -1,16 +1,21 @@
 """The file format of the released weights: {args: Namespace, model, optimizer} in a pickle.
 
-Nothing but tensors, plain containers and `argparse.Namespace` is ever unpickled.
+Nothing but tensors, plain containers, `argparse.Namespace`, numbers of NumPy and paths is ever
+unpickled.
 """
 
 import argparse
+import codecs
+import pathlib
+import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from fnmatch import fnmatch
 from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -41,6 +46,31 @@ ARG_NAMES = {
 }
 # The shapes say these. Of all others a file says nothing: they have their defaults.
 IN_SHAPES = ("family", "space_dims")
+
+# What the args of a training script are made of, by the names that each version of NumPy and
+# Python gives it in a pickle. A path is only kept: no class here touches the file system.
+_SCALAR: Callable[..., Any] = np.float64(0).__reduce__()[0]  # type: ignore[assignment]
+_RECONSTRUCT: Callable[..., Any] = np.zeros(0).__reduce__()[0]  # type: ignore[assignment]
+_KNOWN: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
+    argparse.Namespace,
+    (codecs.encode, "_codecs.encode"),  # of the bytes of a number, in protocol 2
+    np.dtype,
+    np.ndarray,
+    *(type(np.dtype(kind)) for kind in (*"?bBhHiIlLqQefd", "U")),
+    *((_SCALAR, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
+    *((_RECONSTRUCT, f"numpy.{core}.multiarray._reconstruct") for core in ("core", "_core")),
+    *(
+        (pure, f"{module}.{name}")
+        for module in ("pathlib", "pathlib._local")
+        for pure, name in (
+            (pathlib.PurePosixPath, "PosixPath"),
+            (pathlib.PurePosixPath, "PurePosixPath"),
+            (pathlib.PureWindowsPath, "WindowsPath"),
+            (pathlib.PureWindowsPath, "PureWindowsPath"),
+        )
+    ),
+]
+_REFUSED = re.compile(r"Unsupported (?:global: GLOBAL|class) (\S+)")  # in what torch says
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -101,12 +131,14 @@ def _require_known(config: DPOTConfig) -> None:
 
 def _contents(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     try:
-        with torch.serialization.safe_globals([argparse.Namespace]):
+        with torch.serialization.safe_globals(_KNOWN):
             content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged or hostile pickle may raise anything
+        refused = _REFUSED.search(str(error))
+        named = f": it names {refused[1]}, which could run code" if refused else ""
         raise CheckpointError(
             f"{path} is neither a safetensors file nor a released weights file of tensors and "
-            "args only; nothing else in it was loaded"
+            f"args only{named}; nothing else in it was loaded"
         ) from error
     if not isinstance(content, dict) or not {"args", "model"} <= content.keys():
         raise CheckpointError(f"{path} is no released weights file: it must hold args and model")
@@ -119,7 +151,16 @@ def _contents(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         raise CheckpointError(f"{path}: model must map parameter names to tensors")
     if all(key.startswith(PREFIX) for key in state):
         state = {key.removeprefix(PREFIX): tensor for key, tensor in state.items()}
-    return args, dict(state)
+    return {key: _plain(value) for key, value in args.items()}, dict(state)
+
+
+def _plain(value: object) -> object:
+    """Return a number of NumPy or torch as one of Python, and a path as text."""
+    if isinstance(value, pathlib.PurePath):
+        return str(value)
+    if isinstance(value, np.generic | np.ndarray | Tensor) and value.ndim == 0:
+        return value.item()
+    return value
 
 
 def _is_state_dict(items: Iterable[tuple[object, object]]) -> bool:

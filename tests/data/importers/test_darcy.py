@@ -82,6 +82,60 @@ def test_the_older_container_of_torch_reads_the_same(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("shape", [(4, 5, 6), (3, 5, 5), (4, 5), ()])
 def test_a_solution_that_does_not_fit_its_coefficient(shape: tuple[int, ...], tmp_path) -> None:
-    torch.save({"x": torch.zeros(4, 5, 5), "y": torch.zeros(shape)}, tmp_path / "odd.pt")
-    with pytest.raises(DataError, match=r"odd\.pt: the coefficient has shape .*4, 5, 5"):
-        recognise(tmp_path / "odd.pt")
+    for name, coefficient in (("darcy_odd.pt", 0.0), ("odd.pt", False)):
+        x = torch.full((4, 5, 5), coefficient)
+        torch.save({"x": x, "y": torch.zeros(shape)}, tmp_path / name)
+        with pytest.raises(DataError, match=r"odd\.pt: the coefficient has shape .*4, 5, 5"):
+            recognise(tmp_path / name)
+
+
+def write_navier_stokes(folder: Path) -> np.ndarray:
+    """neuraloperator's pairs of vorticity: the same layout and keys as its Darcy flow."""
+    pairs_N2xy = np.random.default_rng(0).standard_normal((6, 2, 8, 8)).astype(np.float32)
+    for split, part in (("train", slice(0, 4)), ("test", slice(4, 6))):
+        x, y = (torch.from_numpy(pairs_N2xy[part, i].copy()) for i in range(2))
+        torch.save({"x": x, "y": y}, folder / f"nsforcing_{split}_8.pt")
+    return pairs_N2xy
+
+
+def test_pairs_of_another_equation_need_a_name(tmp_path: Path, import_files, stored) -> None:
+    pairs_N2xy = write_navier_stokes(tmp_path)
+    (source,) = recognise(tmp_path / "nsforcing_test_8.pt")
+    assert "Darcy" not in source.describe()
+    with pytest.raises(DataError, match=r"does not tell which dataset .*--name: a name of your"):
+        import_files(tmp_path / "data", *tmp_path.glob("*.pt"))
+    imported = import_files(tmp_path / "data", *tmp_path.glob("*.pt"), name="ns_pairs")
+    assert (imported.train, imported.test) == (4, 2)
+    info = open_store(tmp_path / "data", "ns_pairs").info
+    assert (info.equation, info.channels) == ("unknown", ("input_output",))
+    assert info.boundary == "unknown"
+    test = stored(tmp_path / "data", "ns_pairs", "test")
+    np.testing.assert_array_equal(test, pairs_N2xy[4:, :, None])
+
+
+@pytest.mark.parametrize("save", [np.savez, torch.save])
+def test_any_other_pairs_need_a_name_too(save, tmp_path: Path, import_files) -> None:
+    x, y = np.ones((4, 5, 5)), np.zeros((4, 1, 5, 5))
+    file = tmp_path / "mine.pt"
+    if save is np.savez:
+        with file.open("wb") as content:
+            np.savez(content, x=x, y=y)
+    else:
+        torch.save({"x": torch.from_numpy(x), "y": torch.from_numpy(y)}, file)
+    with pytest.raises(DataError, match="does not tell which dataset it is"):
+        import_files(tmp_path / "data", file)
+    # The user may say that they are Darcy flow.
+    import_files(tmp_path / "data", file, name="my_darcy")
+    assert open_store(tmp_path / "data", "my_darcy").info.equation == "steady Darcy flow"
+
+
+def test_x_and_y_that_are_no_pairs_of_fields_are_of_no_known_format(tmp_path: Path) -> None:
+    np.savez(tmp_path / "table.npz", x=np.ones((100, 7)), y=np.ones(100))
+    with pytest.raises(DataError, match=r"of no known format \(arrays: x float64 \(100, 7\), y"):
+        recognise(tmp_path / "table.npz")
+
+
+def test_a_file_that_says_darcy_in_its_name_is_darcy(tmp_path: Path, import_files) -> None:
+    x = torch.from_numpy(pairs(20)[0])
+    torch.save({"x": x, "y": x}, tmp_path / "my_Darcy.pt")
+    assert import_files(tmp_path / "data", tmp_path / "my_Darcy.pt").folder.name == "darcy_5"

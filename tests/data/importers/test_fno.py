@@ -299,13 +299,35 @@ def test_conversions_read_as_the_original(
     source = recognise(tmp_path / "download")
     assert source.describe().startswith("FNO Navier-Stokes, converted: 2 trajectories of 20 frames")
     assert source.frame_bytes == 64 * 64 * u.itemsize
-    run_import(tmp_path / "download", tmp_path)
+    with pytest.raises(DataError, match=r"does not tell which dataset .*: ns2d_fno_1e-5, or a"):
+        run_import(tmp_path / "download", tmp_path)
+    run_import(tmp_path / "download", tmp_path, "ns2d_fno_1e-5")
     run_import(V5, tmp_path / "original")
     for split in ("train", "test"):
         np.testing.assert_array_equal(
             stored(tmp_path, "ns2d_fno_1e-5", split),
             stored(tmp_path / "original", "ns2d_fno_1e-5", split),
         )
+
+
+@pytest.mark.parametrize(
+    ("file", "name", "equation"),
+    [
+        ("NavierStokes_V1e-5_N1200_T20.npy", None, "Navier-Stokes, vorticity, viscosity 1e-5"),
+        ("ns_V1e-5.npz", None, "Navier-Stokes, vorticity, viscosity 1e-5"),
+        ("my_vorticity.npy", "mine", "Navier-Stokes, vorticity"),
+        ("waves.npy", "waves", "unknown"),
+    ],
+)
+def test_a_bare_array_is_what_its_name_says(
+    file: str, name: str | None, equation: str, tmp_path: Path
+) -> None:
+    """Any field may be (N, x, y, T): it is not taken for vorticity unless something says so."""
+    u = scipy.io.loadmat(V5)["u"]
+    (np.savez if file.endswith(".npz") else np.save)(tmp_path / file, u)
+    info = open_store(tmp_path, run_import(tmp_path / file, tmp_path, name).folder.name).info
+    assert info.equation == equation
+    assert info.channels == (("c0",) if equation == "unknown" else ("vorticity",))
 
 
 class Evil:

@@ -121,6 +121,13 @@ def test_a_folder_that_says_nothing_needs_a_name(tmp_path: Path, import_files) -
     assert open_store(tmp_path / "out", "other").info.channels == ("c0",)
 
 
+def test_a_shape_that_fits_one_dataset_alone_needs_a_name_too(tmp_path: Path, import_files) -> None:
+    """(101 frames, 2 channels) may be anything, not only diffusion-reaction."""
+    write_data(tmp_path / "mine.hdf5", np.zeros((3, 6, 4, 101, 2)))
+    with pytest.raises(DataError, match=r"does not tell which dataset .*: dr_pdb, or a name"):
+        import_files(tmp_path / "out", tmp_path / "mine.hdf5")
+
+
 def test_the_axes_follow_from_a_name_that_the_user_gives(tmp_path: Path, import_files) -> None:
     """Of the sets with this many channels and frames, those of FNO begin with y."""
     fields_NHWTC = np.random.default_rng(0).standard_normal((3, 6, 4, 50, 1))

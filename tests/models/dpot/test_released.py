@@ -1,7 +1,11 @@
 import argparse
+import datetime
+import io
 import pickle
-from pathlib import Path
+import zipfile
+from pathlib import Path, PurePosixPath, PureWindowsPath
 
+import numpy as np
 import pytest
 import torch
 
@@ -144,6 +148,67 @@ def test_no_code_in_a_file_is_run(tmp_path, save, place):
     path = tmp_path / "a.pth"
     save(contents() | {place: Attack(target)}, path)
     assert "nothing else in it was loaded" in refusal(path)
+    assert not target.exists()
+
+
+def save_old(content, path):
+    torch.save(content, path, _use_new_zipfile_serialization=False)
+
+
+def save_as_numpy_1(content, path):
+    """With the names that NumPy 1 pickles its numbers under."""
+    text = pickle.dumps(content["args"], protocol=2)
+    assert b"numpy._core" in text
+    moved = io.BytesIO()
+    torch.save(content, moved)
+    with zipfile.ZipFile(moved) as before, zipfile.ZipFile(path, "w") as after:
+        for name in before.namelist():
+            data = before.read(name)
+            if name.endswith("/data.pkl"):
+                data = data.replace(b"numpy._core.", b"numpy.core.")
+            after.writestr(name, data)
+
+
+@pytest.mark.parametrize("save", [torch.save, save_old, save_as_numpy_1])
+def test_args_of_numpy_s_numbers_and_paths_are_read(tmp_path, save):
+    content = contents()
+    expected = read(written(tmp_path / "plain.pth", content)).model
+    args = content["args"]
+    args.width, args.n_layers = np.int64(args.width), np.int32(args.n_layers)
+    args.mlp_ratio, args.modes = np.float64(args.mlp_ratio), np.array(args.modes)
+    args.T_in, args.normalize = torch.tensor(args.T_in), np.bool_(args.normalize)
+    args.time_agg, args.act = np.str_(expected.time_aggregation), np.str_("gelu")
+    args.lr, args.losses = np.float32(1e-3), np.arange(3.0)
+    args.log_path = Path("runs") / "a"
+    args.data_path, args.root = PurePosixPath("/data"), PureWindowsPath("c:/data")
+    content["best"] = np.float64(0.1)
+    save(content, tmp_path / "a.pth")
+    assert read(tmp_path / "a.pth").model.dimensions() == expected.dimensions()
+
+
+def test_a_path_of_another_system_is_read(tmp_path):
+    content = contents()
+    content["args"].log_path = Path("runs") / "a"
+    moved = io.BytesIO()
+    torch.save(content, moved)
+    with zipfile.ZipFile(moved) as before, zipfile.ZipFile(tmp_path / "a.pth", "w") as after:
+        for name in before.namelist():
+            data = before.read(name)
+            assert name[-9:] != "/data.pkl" or b"cpathlib\nPosixPath\n" in data
+            data = data.replace(b"cpathlib\nPosixPath\n", b"cpathlib._local\nWindowsPath\n")
+            after.writestr(name, data)
+    assert tuple(read(tmp_path / "a.pth").state) == KEYS
+
+
+@pytest.mark.parametrize("save", [torch.save, save_old])
+def test_what_is_refused_is_named(tmp_path, save):
+    target = tmp_path / "attacked"
+    save(contents() | {"epoch": Attack(target)}, tmp_path / "a.pth")
+    assert "it names getattr, which could run code" in refusal(tmp_path / "a.pth")
+    content = contents()
+    content["args"].started = datetime.date(2024, 1, 1)
+    save(content, tmp_path / "b.pth")
+    assert "it names datetime.date, which could run code" in refusal(tmp_path / "b.pth")
     assert not target.exists()
 
 
