@@ -1,5 +1,6 @@
 """The config of one DPOT, with the named sizes. No torch here."""
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, Literal
 
@@ -12,7 +13,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from dpot_scale.config.base import PositiveInt
+from dpot_scale.config.base import NonNegativeInt, PositiveInt
 from dpot_scale.config.model import ModelConfig
 
 NORM_GROUPS = 8
@@ -81,8 +82,12 @@ class DPOTConfig(ModelConfig):
     """How history frames become one. exp_mlp: with learned frequencies in time. mlp: without."""
     normalize: bool = False
     """Whether each sample is standardised per channel before the blocks and restored after them."""
+    skip_frames: NonNegativeInt = 0
+    """Newest frames that the output layer sees at full resolution, beside the latent state, so that
+    details smaller than a patch reach the forecast. 0: none, as published."""
 
     abbreviations: ClassVar[tuple[str, ...]] = ("size",)
+    younger: ClassVar[Mapping[str, object]] = {**ModelConfig.younger, "skip_frames": 0}
 
     @field_validator("width", "depth", "heads", "mlp_ratio", "out_layer_dim", mode="before")
     @classmethod
@@ -113,6 +118,18 @@ class DPOTConfig(ModelConfig):
                 {"name": name, "whole": whole},
             )
         return part
+
+    @field_validator("skip_frames")
+    @classmethod
+    def _skips_known_frames(cls, frames: int, info: ValidationInfo) -> int:
+        history = info.data.get("history", frames)  # absent: it is wrong itself
+        if frames > history:
+            raise PydanticCustomError(
+                "frames_of_history",
+                "Input should be at most history={history}",
+                {"history": history},
+            )
+        return frames
 
     @model_serializer(mode="wrap")
     def _leave_out_the_dimensions_of_the_size(

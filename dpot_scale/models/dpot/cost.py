@@ -34,6 +34,8 @@ def count_parameters(config: DPOTConfig) -> ParameterCount:
         + _dense(config.out_layer_dim, config.out_layer_dim)
         + _dense(config.out_layer_dim, forecast)
     )
+    if config.skip_frames:
+        output += _dense(config.skip_frames * config.channels, config.out_layer_dim)
     return ParameterCount(
         {
             "embedding": _dense((config.channels + config.coordinates) * cell, patch_width)
@@ -89,7 +91,7 @@ def _forward_flops(config: DPOTConfig) -> float:
         latents * config.patch_width * ((config.channels + config.coordinates) * cell + width)
     )
     per_output_point = config.out_layer_dim * (
-        config.out_layer_dim + config.channels * config.horizon
+        config.out_layer_dim + config.channels * (config.horizon + config.skip_frames)
     )
     macs = (
         config.history * (per_frame + latents * width**2)

@@ -29,7 +29,7 @@ class DPOTFamily:
         "time_aggregation": ("time_agg_layer.",),
         "blocks": ("blocks.",),
         "dataset_head": ("cls_head.",),
-        "output": ("out_layer.",),
+        "output": ("out_layer.", "skip."),
         "statistics": ("scale_feats_mu.", "scale_feats_sigma."),
     }
     block = "dpot_scale.models.dpot.network.Block"

@@ -50,12 +50,14 @@ def _per_window(config: DPOTConfig, recompute: Recompute, element: int, spectral
     )
     # The last latent state, before and after the two GELUs, and the gradient of one of them.
     output = latent + element * 5 * config.out_layer_dim * points
+    skipped = element * config.skip_frames * config.channels * points
     # Three spectra; the inputs of both norms, the output of the second, the hidden layer before
     # and after its GELU.
     mixer = spectral * 3 * 2 * config.width * prod(config.kept_modes)
     mlp = (2 + 2 * config.mlp_ratio) * latent
     blocks = _kept_blocks(config.depth, recompute, latent=latent, mixer=mixer, mlp=mlp)
-    return embedding + blocks + output + FP32 * 2 * config.channels * config.horizon * points
+    forecast = FP32 * 2 * config.channels * config.horizon * points
+    return embedding + blocks + output + skipped + forecast
 
 
 def _kept_blocks(depth: int, recompute: Recompute, *, latent: int, mixer: int, mlp: int) -> int:

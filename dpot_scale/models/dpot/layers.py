@@ -106,6 +106,13 @@ def patches(frames_BTCs: Tensor, patch: int) -> Tensor:
     )
 
 
+def pixels(frames_BTCs: Tensor, patch: int) -> Tensor:
+    """Return frames as (B, *latent, c, T C): the values of all frames at each point of a patch."""
+    split = patches(frames_BTCs, patch)
+    dims = frames_BTCs.ndim - 3
+    return split.flatten(3 + dims).flatten(1 + dims, 2 + dims).transpose(-1, -2)
+
+
 def grid_from_patches(x_BhcF: Tensor, patch: int) -> Tensor:
     """Put patches (B, *latent, c, F) in their places: (B, F, *space)."""
     batch, *latent, _, fields = x_BhcF.shape

@@ -14,6 +14,7 @@ from dpot_scale.models.dpot.layers import (
     Pointwise,
     PointwiseRows,
     grid_from_patches,
+    pixels,
 )
 from dpot_scale.models.dpot.spectral import SpectralMixer
 from dpot_scale.models.family import KEEP_ALL, Recompute, SpectralDtype
@@ -57,6 +58,10 @@ class DPOT(Forecaster):
         self._run_blocks = runners(self.blocks, recompute)
         self.cls_head = _dataset_head(config)
         self.out_layer = _output_layers(config)
+        self.skip: Pointwise | None = None
+        if config.skip_frames:
+            seen = config.skip_frames * config.channels
+            self.skip = Pointwise(seen, config.out_layer_dim, config.space_dims)
         self.ends_in(self.out_layer[-1])
 
     def predict(self, frames_BTCs: Tensor, moments: Moments | None) -> Forecast:
@@ -65,7 +70,9 @@ class DPOT(Forecaster):
         The moments of standardised frames enter as two latent features.
         """
         z_BhE = self._encode(frames_BTCs)
-        return self._decode(z_BhE if moments is None else self._with_features(z_BhE, moments))
+        if moments is not None:
+            z_BhE = self._with_features(z_BhE, moments)
+        return self._decode(z_BhE, frames_BTCs)
 
     def _with_features(self, z_BhE: Tensor, moments: Moments) -> Tensor:
         """Return sigma z + mu, two linear functions of the moments per latent channel."""
@@ -89,12 +96,19 @@ class DPOT(Forecaster):
         config = self.config
         return z_BPE.view(-1, *[config.latent_grid] * config.space_dims, config.width)
 
-    def _decode(self, z_BhE: Tensor) -> Forecast:
+    def _decode(self, z_BhE: Tensor, frames_BTCs: Tensor) -> Forecast:
         for run_block in self._run_blocks:
             z_BhE = run_block(z_BhE)
         config = self.config
         logits = self.cls_head(z_BhE.flatten(1, -2).mean(1))
-        forecast_BFs = grid_from_patches(self.out_layer(z_BhE), config.patch).float()
+        to_points, *layers = self.out_layer
+        points_BhcO = to_points(z_BhE)
+        if self.skip is not None:
+            newest_BTCs = frames_BTCs[:, -config.skip_frames :].to(z_BhE.dtype)
+            points_BhcO = points_BhcO + self.skip(pixels(newest_BTCs, config.patch))
+        for layer in layers:
+            points_BhcO = layer(points_BhcO)
+        forecast_BFs = grid_from_patches(points_BhcO, config.patch).float()
         frames = forecast_BFs.view(-1, config.horizon, config.channels, *forecast_BFs.shape[2:])
         return Forecast(frames, logits.float())
 

@@ -15,6 +15,7 @@ from dpot_scale.models.dpot.config import SIZES, DPOTConfig
         (["width=12", "heads=4"], "model.width=12: must be a multiple of 8, the number of norm"),
         (["size=ti"], "model.size=ti: must be 'debug', 'Ti', 'S', 'M', 'L' or 'H' (did you mean"),
         (["size=ti", "heads=0"], "(and 1 more)"),
+        (["skip_frames=11"], "model.skip_frames=11: must be at most history=10"),
     ],
 )
 def test_dimensions_that_do_not_fit_are_refused(overrides, sentence):

@@ -30,6 +30,7 @@ PARTS = {
     "blocks": "blocks",
     "cls_head": "dataset_head",
     "out_layer": "output",
+    "skip": "output",
     "scale_feats_mu": "statistics",
     "scale_feats_sigma": "statistics",
 }
@@ -79,6 +80,7 @@ models = st.builds(
     num_datasets=st.integers(1, 13),
     time_aggregation=st.sampled_from(["exp_mlp", "mlp"]),
     normalize=st.booleans(),
+    skip_frames=st.integers(0, 1),
 )
 
 
@@ -104,14 +106,14 @@ def test_flops_of_a_window_are_those_of_the_formula():
     """The published ones, by hand for one small model in which no two dimensions are equal."""
     arch = DPOTConfig(
             width=48, depth=5, heads=3, mlp_ratio=2, out_layer_dim=7, grid=12, patch=2,
-            channels=3, history=4, horizon=2, num_datasets=11, normalize=True,
+            channels=3, history=4, horizon=2, num_datasets=11, normalize=True, skip_frames=3,
         )  # fmt: skip
     points, latents, modes, features, head = 12 * 12, 6 * 6, 6 * 4, 3 * 2 + 3, 48 // 3
     embedding = 4 * latents * ((3 + 3) * 2 * 2 * features + features * 48)
     aggregation = 4 * latents * 48 * 48
     blocks = 5 * (modes * 2 * 4 * 48 * head + latents * 2 * 48 * 96)
     dataset_head = 2 * 48 * 48 + 48 * 11
-    output = latents * 48 * 7 * 2 * 2 + points * (7 * 7 + 7 * 3 * 2)
+    output = latents * 48 * 7 * 2 * 2 + points * (7 * 7 + 7 * 3 * 2 + 7 * 3 * 3)
     statistics = 2 * 2 * 3 * 48
     macs = embedding + aggregation + blocks + dataset_head + output + statistics
     assert forward_flops(arch) == 2 * macs

@@ -24,8 +24,9 @@ def test_each_way_to_recompute_keeps_less() -> None:
 
 @pytest.mark.parametrize("windows", [1, 4])
 @pytest.mark.parametrize("dtype", ["fp32", "bf16"])
-def test_what_a_forward_keeps(windows: int, dtype: Dtype) -> None:
-    config = DPOTConfig(size="Ti", depth=2, mlp_ratio=3)
+@pytest.mark.parametrize("skip_frames", [0, 4])
+def test_what_a_forward_keeps(windows: int, dtype: Dtype, skip_frames: int) -> None:
+    config = DPOTConfig(size="Ti", depth=2, mlp_ratio=3, skip_frames=skip_frames)
     model = DPOT(config, spectral_dtype="bfloat16").to(
         {"fp32": torch.float32, "bf16": torch.bfloat16}[dtype]
     )

@@ -3,12 +3,20 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.nn.functional import (
+    conv2d,
+    conv3d,
+    conv_transpose2d,
+    conv_transpose3d,
+    gelu,
+)
 
 from dpot_scale.checkpoints.weights import read
 from dpot_scale.errors import DataError
 from dpot_scale.models.dpot.config import DPOTConfig
 from dpot_scale.models.dpot.network import DPOT
 
+CONVOLUTIONS = {2: (conv2d, conv_transpose2d), 3: (conv3d, conv_transpose3d)}
 GOLDEN = Path(__file__).parents[2] / "golden"
 SMALL = DPOTConfig(size="debug", width=32, depth=2, grid=16, patch=4, channels=2, history=3)
 
@@ -127,6 +135,31 @@ def test_a_residual_is_what_the_public_implementation_gives_as_a_change(name):
     torch.testing.assert_close(
         found.double(), frames[:, -1:] + change, rtol=1e-6, atol=2e-6, check_dtype=False
     )
+
+
+@pytest.mark.parametrize("space_dims", [2, 3])
+@pytest.mark.parametrize("normalize", [False, True])
+def test_the_output_layers_see_the_newest_frames_point_by_point(space_dims, normalize):
+    """Against convolutions over the whole grid."""
+    convolution, transposed = CONVOLUTIONS[space_dims]
+    config = SMALL.model_copy(
+        update={"skip_frames": 2, "space_dims": space_dims, "normalize": normalize}
+    )
+    model, frames = DPOT(config), torch.randn(2, 3, 2, *[16] * space_dims)
+    latent = {}
+    model.blocks[-1].register_forward_hook(lambda _, __, z_BhE: latent.update(z=z_BhE))
+    found = model(frames).frames
+
+    over = (1, *range(3, frames.ndim))
+    std = frames.std(over, keepdim=True) + 1e-6 if normalize else torch.ones(())
+    mean = frames.mean(over, keepdim=True) if normalize else torch.zeros(())
+    seen = ((frames - mean) / std)[:, -2:].flatten(1, 2)
+    first, _, second, _, last = model.out_layer
+    x = transposed(latent["z"].movedim(-1, 1), first.weight, first.bias, stride=4)
+    x = x + convolution(seen, model.skip.weight, model.skip.bias)
+    x = convolution(gelu(x), second.weight, second.bias)
+    x = convolution(gelu(x), last.weight, last.bias)
+    torch.testing.assert_close(found, x.unflatten(1, (1, 2)) * std + mean, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("space_dims", [2, 3])

@@ -126,7 +126,7 @@ def test_a_model_that_the_format_does_not_know_is_refused(tmp_path):
     assert not list(tmp_path.iterdir())
     # All that a file has a place for, or whose shapes say it: what is written is read back, above.
     known = {*ARG_NAMES, *IN_SHAPES}
-    assert set(DPOTConfig.dimension_names()) - known == {"target"}
+    assert set(DPOTConfig.dimension_names()) - known == {"target", "skip_frames"}
 
 
 class Attack:
@@ -218,7 +218,7 @@ def test_files_that_hold_something_else_are_refused(tmp_path):
     assert "neither a safetensors file nor a released weights file" in refusal(text)
     empty = tmp_path / "empty.pth"
     empty.touch()
-    assert "neither a safetensors file nor" in refusal(empty)
+    assert "is empty; download it again" in refusal(empty)
     assert "holds no checkpoint; give the folder of a run" in refusal(tmp_path)
     assert "does not exist; give the folder of a run" in refusal(tmp_path / "absent.pth")
     assert "must hold args and model" in refusal(written(tmp_path / "a.pth", torch.zeros(3)))
