@@ -164,7 +164,7 @@ def _is_matlab_7(file: h5py.File) -> bool:
 
     Rewriting a file may lose the classes. u alone could be a velocity.
     """
-    has_classes = any("MATLAB_class" in item.attrs for item in file.values())
+    has_classes = any("MATLAB_class" in item.attrs for item in file.values() if item)
     return has_classes or (FIELD in file and ("a" in file or TIMES in file))
 
 

@@ -12,7 +12,7 @@ from dpot_scale.data.importers import plain
 from dpot_scale.data.importers.formats import Format, recognise
 from dpot_scale.data.importers.source import Source
 from dpot_scale.data.importers.splits import Part, datasets_of, parts_of
-from dpot_scale.data.importers.transfer import Progress, SourceError, copy, link
+from dpot_scale.data.importers.transfer import Progress, SourceError, copy, link, sound_part
 from dpot_scale.data.info import DatasetInfo
 from dpot_scale.data.store.dataset import INDEX, SPLITS, hold_folder, read_store
 from dpot_scale.data.store.shards import digest, files_of
@@ -74,7 +74,7 @@ def recognise_files(
 def import_sound(
     sources: Sequence[Source], options: Options, progress: Progress
 ) -> tuple[Imported | None, list[UserError]]:
-    """Import a dataset, leaving out files that turn out to be damaged.
+    """Import a dataset, leaving out files and trajectories that turn out to be damaged.
 
     Returns:
         The outcome, None if nothing was imported; and the errors.
@@ -87,8 +87,13 @@ def import_sound(
                 sources, options, progress=progress, digests=digests, left_out=len(problems)
             )
         except SourceError as error:
-            problems.append(error)
-            sources = [source for source in sources if source.place != error.source.place]
+            sound, problem = sound_part(error, _frames_of(error.source, options))
+            problems.append(problem)
+            sources = [
+                kept
+                for source in sources
+                if (kept := sound if source.place == error.source.place else source)
+            ]
         except (DataError, DiskError) as error:
             return None, [*problems, error]
         else:
@@ -208,6 +213,10 @@ def _contradiction(source: Source, name: str, entry: CatalogEntry) -> str:
         f"{source.path} cannot be {name} ({entry.equation}): it holds {source.describe()}; names "
         f"that fit: {fitting}; or choose a name of your own"
     )
+
+
+def _frames_of(source: Source, options: Options) -> int:
+    return _frames(source, options.name or _only_candidate(source))
 
 
 def _frames(source: Source, name: str) -> int:

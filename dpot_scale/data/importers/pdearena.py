@@ -35,21 +35,33 @@ LEVEL = "level"
 PACKING = ("scale_factor", "add_offset")
 
 
-def recognise(path: Path, *, paper: bool) -> list[Source]:
+def recognise(path: Path, *, paper: bool) -> list[Source | DataError]:
     """Return the file as a source if it holds smoke, or shallow water on the sphere.
 
+    Of several groups of smoke each is a source, or a DataError.
+
     Raises:
-        DataError: it does, but something is missing or does not fit.
+        DataError: something is missing or does not fit.
     """
     del paper  # the reference reads them in the same layout, in the order of the file system
     if not h5py.is_hdf5(path):
         return []
     with open_hdf5(path) as file:
         if len(file) and file.keys() <= SPLIT_WORDS.keys():
-            return [_smoke_source(path, file, group) for group in file]
+            found = [_smoke_or_error(path, file, group) for group in file]
+            if len(found) == 1 and isinstance(found[0], DataError):
+                raise found[0]
+            return found
         if {*SPHERE, "lat", "lon"} <= file.keys():
             return [_sphere_source(path, file)]
     return []
+
+
+def _smoke_or_error(path: Path, file: h5py.File, group: str) -> Source | DataError:
+    try:
+        return _smoke_source(path, file, group)
+    except DataError as error:
+        return error
 
 
 def _smoke_source(path: Path, file: h5py.File, group: str) -> Source:

@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dpot_scale.data.catalog import CATALOG
+from dpot_scale.data.importers.groups import DATA, grids_of, has_seeds, sound_groups
 from dpot_scale.data.importers.source import (
     Source,
     cell_extent,
@@ -30,8 +31,6 @@ from dpot_scale.data.importers.source import (
 from dpot_scale.data.store.shards import CHANNEL, TIME, TRAJECTORY, open_hdf5
 from dpot_scale.errors import DataError
 
-DATA = "data"
-GRIDS = ("grid/t", "grid/x", "grid/y")
 VELOCITIES = {"Vx": "vx", "Vy": "vy", "Vz": "vz"}
 # In the reference's order, which is another one in three dimensions than in two.
 SCALARS = {2: ("density", "pressure"), 3: ("pressure", "density")}
@@ -70,29 +69,27 @@ KINDS = {
 }
 
 
-def recognise(path: Path, *, paper: bool) -> list[Source]:
+def recognise(path: Path, *, paper: bool) -> list[Source | DataError]:
     """Return the file as a source if its HDF5 groups are the numbers of seeds.
 
+    Groups that are not what they should be are left out and named in a DataError beside the source.
+
     Raises:
-        DataError: they are, but one of them is not what it should be.
+        DataError: they are, but most of them are not what they should be.
     """
     if not h5py.is_hdf5(path):
         return []
     with open_hdf5(path) as file:
-        if len(file) and all(_is_seed(name, item) for name, item in file.items()):
-            return [_seeds_source(path, file, paper=paper)]
+        if has_seeds(file):
+            groups, left_out = sound_groups(path, file)
+            return [_seeds_source(path, file, groups, paper=paper), *left_out]
         if {"Vx", "Vy", *SCALARS[2]} <= file.keys():
             return [_flow_source(path, file)]
     return []
 
 
-def _is_seed(name: str, item: h5py.HLObject) -> bool:
-    return name.isdigit() and isinstance(item, h5py.Group)
-
-
-def _seeds_source(path: Path, file: h5py.File, *, paper: bool) -> Source:
-    groups = sorted(file, key=int)
-    shape = _common_shape(path, file, groups)
+def _seeds_source(path: Path, file: h5py.File, groups: Sequence[str], *, paper: bool) -> Source:
+    shape = file[groups[0]][DATA].shape
     if len(shape) != 4 or shape[-1] not in KINDS:
         raise DataError(
             f"{path}: {DATA} of group {groups[0]} has shape {shape}; expected (T, space, space, C) "
@@ -102,7 +99,7 @@ def _seeds_source(path: Path, file: h5py.File, *, paper: bool) -> Source:
     # The reference keeps the order of the file.
     spatial_axes = kind.axes[1:3] if paper else ("x", "y")
     size = dict(zip(kind.axes, shape, strict=True))
-    times, x, y = _grids(path, file[groups[0]])
+    times, x, y = grids_of(file[groups[0]])
     extent = _domain_length(path, {"x": x, "y": y}, size)
     views = [
         file_view(
@@ -128,31 +125,6 @@ def _seeds_source(path: Path, file: h5py.File, *, paper: bool) -> Source:
         value_bytes=file[groups[0]][DATA].dtype.itemsize,
         parameters={"seed": np.array([int(group) for group in groups])},
     )
-
-
-def _common_shape(path: Path, file: h5py.File, groups: list[str]) -> tuple[int, ...]:
-    """Return the shape that the data of all groups have."""
-    shapes = {}
-    for group in groups:
-        data = file[group].get(DATA)
-        if not isinstance(data, h5py.Dataset):
-            raise DataError(f"{path}: group {group} holds no {DATA}; download it again")
-        shapes[data.shape] = group
-    if len(shapes) > 1:
-        (first, of_first), (second, of_second), *_ = shapes.items()
-        raise DataError(
-            f"{path}: the groups differ in shape, {of_first} has {first}, {of_second} has {second}"
-        )
-    (shape,) = shapes
-    return tuple(shape)
-
-
-def _grids(path: Path, group: h5py.Group) -> list[NDArray[Any]]:
-    """Return the times, x and y of a group."""
-    for name in GRIDS:
-        if not isinstance(group.get(name), h5py.Dataset):
-            raise DataError(f"{path}: group {group.name.strip('/')} has no {name}")
-    return [np.asarray(group[name], dtype=np.float64) for name in GRIDS]
 
 
 def _domain_length(

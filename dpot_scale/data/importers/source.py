@@ -9,8 +9,8 @@ import math
 import os
 import zipfile
 import zlib
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -77,6 +77,30 @@ class Source:
         """Return the file and the member in it, for messages."""
         return self.path / self.member
 
+    def name_of(self, row: int) -> str:
+        """Return the name of a trajectory, for messages: of its group, or its number from 0."""
+        for view, first, last in overlapping(self.views, slice(row, row + 1)):
+            group = view.arrays[0].name.rpartition("/")[0]
+            if view.trajectories == 1 and last - first == 1 and group:
+                return f"group {group}"
+        return f"trajectory {row}"
+
+    def without(self, rows: Collection[int]) -> "Source":
+        """Return the source without some of its trajectories."""
+        kept = [row for row in range(self.trajectories) if row not in rows]
+        return replace(
+            self,
+            trajectories=len(kept),
+            read=partial(_read_kept, self.read, kept),
+            aligned_to=1,
+            parameters={key: values[kept] for key, values in self.parameters.items()},
+            views=tuple(
+                view.part(first, last - first, view.frames)
+                for part in _consecutive(kept)
+                for view, first, last in overlapping(self.views, part)
+            ),
+        )
+
     @property
     def frame_bytes(self) -> int:
         """Return the size of a frame in the file."""
@@ -128,6 +152,23 @@ def read_views(views: Sequence[View], rows: slice, frames: slice) -> Array:
     finally:
         files.close()
     return np.concatenate(parts) if len(parts) > 1 else parts[0]
+
+
+def _read_kept(read: Read, kept: Sequence[int], rows: slice, frames: slice) -> Array:
+    """Return a part of the trajectories that were kept."""
+    parts = [read(part, frames) for part in _consecutive(kept[rows])]
+    return np.concatenate(parts) if len(parts) > 1 else parts[0]
+
+
+def _consecutive(rows: Sequence[int]) -> list[slice]:
+    """Return ascending numbers as slices of consecutive ones."""
+    slices: list[slice] = []
+    for row in rows:
+        if slices and slices[-1].stop == row:
+            slices[-1] = slice(slices[-1].start, row + 1)
+        else:
+            slices.append(slice(row, row + 1))
+    return slices
 
 
 def overlapping(views: Sequence[View], rows: slice) -> list[tuple[View, int, int]]:

@@ -1,7 +1,10 @@
 """Passes a source to the writer block by block, so that large files need little memory."""
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+import numpy as np
 
 from dpot_scale.data.importers.source import DAMAGE, Array, Source, overlapping, unusable
 from dpot_scale.data.importers.splits import Part
@@ -11,17 +14,19 @@ from dpot_scale.errors import DataError
 
 BLOCK_BYTES = 64 * 2**20  # read at once
 LARGEST_BLOCK_BYTES = 2**28
+SHOWN_ROWS = 5  # that are left out
 LONG_BYTES = 2**27  # a larger trajectory is copied piece by piece, into a shard of its own
 
 Progress = Callable[[Path, int], None]  # the file that is being read, and bytes read since
 
 
 class SourceError(DataError):
-    """A file that cannot be used, among those of a dataset."""
+    """A file that cannot be used, among those of a dataset; or a trajectory of it."""
 
-    def __init__(self, source: Source, message: str) -> None:
+    def __init__(self, source: Source, message: str, row: int | None = None) -> None:
         super().__init__(message)
         self.source = source
+        self.row = row
 
 
 def copy(writer: StoreWriter, part: Part, frames: int, progress: Progress) -> None:
@@ -36,13 +41,30 @@ def copy(writer: StoreWriter, part: Part, frames: int, progress: Progress) -> No
     if _is_long(source, frames):
         length = 1
     for rows in _blocks(part.first, part.first + part.trajectories, length):
-        parameters = {key: values[rows] for key, values in source.parameters.items()}
         if _is_long(source, frames):
+            parameters = {key: values[rows] for key, values in source.parameters.items()}
             pieces = (piece for _, piece in _pieces(source, rows.start, frames))
-            writer.append_long(part.split, pieces, frames, parameters)
+            with _refused(source, rows.start):
+                writer.append_long(part.split, pieces, frames, parameters)
         else:
-            writer.append(part.split, _read(source, rows, slice(0, frames)), parameters)
+            fields = _read(source, rows, slice(0, frames))
+            for row, trajectory in zip(range(rows.start, rows.stop), fields, strict=True):
+                one = slice(row, row + 1)
+                parameters = {key: values[one] for key, values in source.parameters.items()}
+                with _refused(source, row):
+                    writer.append(part.split, trajectory[None], parameters)
         progress(source.path, (rows.stop - rows.start) * source.frames * source.frame_bytes)
+
+
+@contextmanager
+def _refused(source: Source, row: int) -> Iterator[None]:
+    """Name the trajectory that the writer refuses."""
+    try:
+        yield
+    except SourceError:
+        raise
+    except DataError as error:
+        raise SourceError(source, f"{source.place}: {error}", row) from error
 
 
 def link(writer: StoreWriter, part: Part, frames: int, digest: str, progress: Progress) -> None:
@@ -66,6 +88,46 @@ def link(writer: StoreWriter, part: Part, frames: int, digest: str, progress: Pr
         writer.link(part.split, linked, digest, pieces, parameters)
         progress(source.path, len(rows) * source.frames * source.frame_bytes)
         before += len(rows)
+
+
+def sound_part(error: SourceError, frames: int) -> tuple[Source | None, SourceError]:
+    """Return the source of an error without its bad trajectories, and an error that names them.
+
+    They hold values that are not finite, or cannot be read. If half of them or more are bad, or the
+    file cannot be read trajectory by trajectory, nothing is left of it.
+    """
+    source = error.source
+    bad = _bad_rows(source, frames)
+    if error.row is not None:
+        bad[error.row] = str(error)
+    if not bad or 2 * len(bad) >= source.trajectories:
+        return None, error
+    names = [source.name_of(row) for row in sorted(bad)]
+    shown = ", ".join(names[:SHOWN_ROWS]) + (", ..." if len(names) > SHOWN_ROWS else "")
+    return source.without(set(bad)), SourceError(
+        source,
+        f"{source.place}: {len(bad)} of {source.trajectories} trajectories left out ({shown}): "
+        f"{bad[min(bad)].removeprefix(f'{source.place}: ')}",
+    )
+
+
+def _bad_rows(source: Source, frames: int) -> dict[int, str]:
+    """Return which trajectories cannot be read or are not finite, with a sentence on each."""
+    bad: dict[int, str] = {}
+    for row in range(source.trajectories):
+        try:
+            for first, piece in _pieces(source, row, frames):
+                finite = np.isfinite(piece).all(axis=tuple(range(1, piece.ndim)))
+                if not finite.all():
+                    frame = first + int(finite.argmin())
+                    bad[row] = f"{source.name_of(row)} holds NaN or infinite values, first in "
+                    bad[row] += f"frame {frame}"
+                    break
+        except SourceError as error:
+            if not source.views:  # not read trajectory by trajectory
+                return {}
+            bad[row] = str(error)
+    return bad
 
 
 def block_length(trajectory_bytes: int, aligned_to: int = 1) -> int:

@@ -7,10 +7,12 @@ A view is a published file (HDF5, a .npy or a folder of .npy) whose arrays can b
 It names the axes of each array; a window comes out in the layout of a shard.
 """
 
+import fcntl
 import hashlib
 import os
 import threading
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tokenize import TokenError
@@ -31,6 +33,8 @@ NPY = ".npy"  # as every view of NumPy's files ends, if it is not of a folder
 TRAJECTORY, TIME, CHANNEL = "trajectory", "time", "channel"
 COLUMN = "column"  # of a tensor, whose rows are the channel axis: together they are its channels
 REAL = "fiub"  # NumPy's kinds of numbers that a field can be of
+# What HDF5 says where a file cannot be locked, and where this process has it open in another way.
+NOT_SO = ("unable to lock file", "flag values don't match")
 OPEN_FILES = 256  # of a process; a dataset may link to thousands
 # What h5py and NumPy raise where a file is missing, damaged or not what it should be.
 UNREADABLE = (
@@ -150,14 +154,24 @@ def open_hdf5(path: Path | str, mode: str = "r") -> h5py.File:
 
 
 def _open_hdf5(path: Path | str, mode: str) -> h5py.File:
-    """Return a file; one that this process has open with a lock is opened in the same way."""
-    for locking in (False, "best-effort"):
+    """Return a file without a lock where it is read, and where it cannot be locked.
+
+    HDF5 takes a lock and gives it back at once: it lets no other library of this process open a
+    file that was opened without one.
+    """
+    for locking in (None, False, True):
         try:
-            return h5py.File(path, mode, locking=locking)
+            file = h5py.File(path, mode, locking=locking)
         except OSError as error:
-            if "flag values don't match" not in str(error):
+            if not any(words in str(error) for words in NOT_SO):
                 raise
-    return h5py.File(path, mode, locking=True)
+            refused = error
+        else:
+            if mode == "r":
+                with suppress(OSError):  # no locks there
+                    fcntl.flock(file.id.get_vfd_handle(), fcntl.LOCK_UN)
+            return file
+    raise refused
 
 
 class OpenFiles(threading.local):

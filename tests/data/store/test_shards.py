@@ -163,11 +163,23 @@ def test_a_lock_that_the_user_asks_for_is_no_damage(make_store, held_by_another)
         assert "again" not in sentence
 
 
-def test_a_file_that_is_open_with_a_lock_in_this_process_is_read(make_store) -> None:
+@pytest.mark.parametrize("locking", [None, True, "best-effort"])
+def test_a_file_that_is_open_with_a_lock_in_this_process_is_read(locking, make_store) -> None:
     store = make_store()
     file = store.folder / store.shards["train"][0].file
-    with h5py.File(file, "r", locking=True):
+    with h5py.File(file, "r", locking=locking):
         assert store.read("train", 0, 0, 2).shape == (2, 1, 4, 4)
+
+
+def test_a_file_that_is_read_is_not_locked(make_store) -> None:
+    """Neither for other libraries of this process nor for other programs."""
+    store = make_store()
+    file = store.folder / store.shards["train"][0].file
+    store.read("train", 0, 0, 2)
+    with h5py.File(file) as again:
+        assert again["fields"].shape == (3, 6, 1, 4, 4)
+    program = "import h5py, sys; h5py.File(sys.argv[1], 'r+').close()"
+    subprocess.run([sys.executable, "-c", program, str(file)], check=True)
 
 
 def test_a_file_that_is_being_written_is_no_damage(tmp_path: Path) -> None:
