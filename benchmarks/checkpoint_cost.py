@@ -51,7 +51,7 @@ def row(config: RunConfig, world: World, folder: Path, saves: int) -> str:
     model = config.model
     frames = torch.randn(1, model.history, model.channels, model.grid, model.grid)
     engine.backward(engine(frames).frames.square().mean())
-    engine.step(Rates(lr=1e-3, betas=(0.9, 0.9)))  # the moments exist from now on
+    engine.step(Rates(lr=1e-3, betas=(0.9, 0.9), muon_lr=0.02))  # the moments exist from now on
     store = CheckpointStore(folder, config=CheckpointConfig(), identity="x", world=world)
     seconds: dict[bool, list[float]] = {False: [], True: []}
     for step in range(1, 2 * saves + 3):

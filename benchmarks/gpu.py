@@ -50,7 +50,7 @@ COPY_BYTES = 2**30
 WARMUP_STEPS, TIMED_STEPS = 5, 20
 PROFILED_STEPS, WATCHED_STEPS = 3, 2
 
-RATES = Rates(lr=1e-3, betas=(0.9, 0.9))
+RATES = Rates(lr=1e-3, betas=(0.9, 0.9), muon_lr=0.02)
 
 Step = Callable[[], object]
 

@@ -28,7 +28,7 @@ from dpot_scale.models.dpot.config import DPOTConfig
 from dpot_scale.runs.run import peak_memory_gib  # the import brings what a training has loaded
 
 STEPS = 3
-RATES = Rates(lr=1e-3, betas=(0.9, 0.9))
+RATES = Rates(lr=1e-3, betas=(0.9, 0.9), muon_lr=0.02)
 WINDOWS = {"debug": 1, "Ti": 4, "S": 4, "M": 2, "L": 1, "H": 1}  # per rank
 STRATEGIES = ["zero0_fp32", "zero1_bf16", "zero2_bf16", "zero3_bf16", "zero3_bf16_lean"]
 # Name -> options of the engine.

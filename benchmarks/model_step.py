@@ -43,7 +43,7 @@ CEILING_SHAPE = (1024, 1024, 4096)
 # AdamW of a 500M model takes 16 bytes for each parameter, which a laptop may not have.
 STEP_SIZES = ("Ti", "S", "M")
 
-RATES = Rates(lr=1e-3, betas=(0.9, 0.9))
+RATES = Rates(lr=1e-3, betas=(0.9, 0.9), muon_lr=0.02)
 
 Step = Callable[[], object]
 

@@ -42,13 +42,20 @@ class Length(Section):
 
 
 class OptimConfig(Section):
-    """Adam and its schedule. One-cycle with momentum cycling is the paper's."""
+    """The optimizer and its schedule. Adam with one-cycle and momentum cycling is the paper's."""
 
+    kind: Literal["adam", "muon"] = "adam"
+    """adam: for all parameters. muon: for the matrices of the blocks, whose updates are made
+    orthogonal; Adam for all others."""
     lr: PositiveFloat = 1e-3
-    """Peak learning rate."""
+    """Peak learning rate of Adam."""
+    muon_lr: PositiveFloat = 0.02
+    """Peak learning rate of Muon, which rises and falls as `lr` does; `muon` only."""
+    muon_momentum: Fraction = 0.95
+    """Decay rate of the mean of gradients that Muon makes orthogonal; `muon` only."""
     reference_width: PositiveInt | None = None
-    """Width of the model that the learning rate is meant for; another one gets it times
-    reference_width / width, so that a ladder of sizes needs one rate. null: any width."""
+    """Width of the model that the learning rates are meant for; another one gets them times
+    reference_width / width, so that a ladder of sizes needs no others. null: any width."""
     betas: tuple[Fraction, Fraction] = (0.9, 0.9)
     """Adam's decay rates of the first and second moment."""
     eps: PositiveFloat = 1e-8
@@ -56,7 +63,7 @@ class OptimConfig(Section):
     weight_decay: NonNegativeFloat = 1e-6
     """Weight decay, coupled or decoupled as `decoupled_weight_decay` says."""
     decoupled_weight_decay: bool = False
-    """true: AdamW. false: Adam with coupled L2, as in the paper."""
+    """true: AdamW. false: Adam with coupled L2, as in the paper. That of Muon is decoupled."""
     gradient_clipping: NonNegativeFloat = 0.0
     """Largest norm of the gradient; larger ones are scaled down to it. 0: no clipping."""
     schedule: Literal["one_cycle", "cosine", "warmup_stable_decay"] = "one_cycle"
@@ -76,13 +83,15 @@ class OptimConfig(Section):
     def for_width(self, width: int) -> Self:
         """Return the optimizer of a model of a width: hidden matrices need rates of 1 / width.
 
+        The best rates of Muon were found to fall so, too.
+
         Yang and Hu, Feature Learning in Infinite-Width Neural Networks, 2021; Everett et al.,
         Scaling Exponents Across Parameterizations and Optimizers, 2024.
         """
         if self.reference_width is None:
             return self
         factor = self.reference_width / width
-        return self.model_copy(update={"lr": self.lr * factor})
+        return self.model_copy(update={"lr": factor * self.lr, "muon_lr": factor * self.muon_lr})
 
     @model_validator(mode="before")
     @classmethod

@@ -269,6 +269,24 @@ class RunConfig(Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def _muon_can_be_run(self) -> Self:
+        if self.optim.kind != "muon":
+            return self
+        if self.engine.kind == "fairscale":
+            raise ValueError(
+                "optim.kind=muon needs engine.kind=deepspeed: fairscale splits matrices among "
+                "ranks where nothing can put them together"
+            )
+        strategy = self.engine.deepspeed
+        if strategy.optimizer_device == "nvme" or strategy.replaces_optimizer:
+            raise ValueError(
+                "optim.kind=muon updates masters on the device or in the memory of the host, by "
+                f"itself, and {strategy.name} asks for something else: choose another "
+                "engine.deepspeed, as zero3_bf16_offload"
+            )
+        return self
+
     @property
     def steps(self) -> int:
         """Optimizer steps of the whole run."""

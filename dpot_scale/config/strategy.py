@@ -108,6 +108,14 @@ class Strategy(Section):
         return self.optimizer_device != "none" or self.parameter_device != "none"
 
     @property
+    def replaces_optimizer(self) -> bool:
+        """Whether DeepSpeed updates a part of the masters by an Adam of its own."""
+        zero = section(self.settings, "zero_optimization")
+        offload = section(zero, "offload_optimizer")
+        part = offload.get("super_offload", False) or offload.get("ratio", 1) < 1
+        return bool(part or "zenflow" in zero)
+
+    @property
     def lean(self) -> bool:
         """Whether it gives up speed or precision to save memory."""
         return self.offload or (self.dtype != "fp32" and self.gradient_dtype == self.dtype)

@@ -15,8 +15,9 @@ from dpot_scale.models.forecaster import Forecast
 class Rates:
     """The numbers of one update that change from step to step."""
 
-    lr: float
+    lr: float  # of Adam
     betas: tuple[float, float]
+    muon_lr: float
 
 
 class Update(NamedTuple):

@@ -28,9 +28,14 @@ def effective_deepspeed_config(config: RunConfig, world_size: int, *, on_gpu: bo
         "train_micro_batch_size_per_gpu": config.batch.settled_micro_batch,
         "gradient_accumulation_steps": config.batch.accumulation_steps(world_size),
         "gradient_clipping": config.optim.gradient_clipping,
-        "optimizer": _optimizer(config.optim, from_torch=not (on_gpu and strategy.offload)),
     }
-    if strategy.offload and not on_gpu:
+    is_ours = config.optim.kind == "muon"  # and DeepSpeed gets it as an object
+    if is_ours:
+        effective["zero_allow_untested_optimizer"] = True
+    else:
+        from_torch = not (on_gpu and strategy.offload)
+        effective["optimizer"] = _adam(config.optim, from_torch=from_torch)
+    if strategy.offload and (is_ours or not on_gpu):
         effective["zero_force_ds_cpu_optimizer"] = False  # torch's is as fast, and is there
     zero = effective.setdefault("zero_optimization", {"stage": 0})
     _set_nvme_path(zero, config.engine, strategy)
@@ -61,7 +66,7 @@ def _set_nvme_path(zero: Json, engine: EngineConfig, strategy: Strategy) -> None
             zero[offload]["nvme_path"] = str(engine.nvme_path)
 
 
-def _optimizer(optim: OptimConfig, *, from_torch: bool) -> Json:
+def _adam(optim: OptimConfig, *, from_torch: bool) -> Json:
     """Return Adam as DeepSpeed spells it: torch's, or DeepSpeed's for the host of a GPU."""
     params: Json = {
         "lr": optim.lr,

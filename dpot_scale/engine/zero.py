@@ -16,6 +16,8 @@ from dpot_scale.config.run import RunConfig
 from dpot_scale.config.strategy import Json
 from dpot_scale.engine.engine import Rates, Update, require_fit, with_nan_gradient
 from dpot_scale.engine.heap import tune_heap
+from dpot_scale.engine.matrices import layouts
+from dpot_scale.engine.muon import MATRICES, Muon, split_matrices
 from dpot_scale.engine.runtime import World, quiet_deepspeed
 from dpot_scale.engine.shards import SHARDS, errors_at_the_end, fairscale_file
 from dpot_scale.errors import CheckpointError, ConfigError
@@ -82,7 +84,10 @@ class ZeroEngine:
         assert self._micro_step == self._accumulation_steps
         self._micro_step = 0
         for group in self._engine.optimizer.param_groups:
-            group["lr"], group["betas"] = rates.lr, rates.betas
+            if group.get(MATRICES):
+                group["lr"] = rates.muon_lr
+            else:
+                group["lr"], group["betas"] = rates.lr, rates.betas
         if self.stage == 0:
             norm = self._replicated_gradient_norm()
             applied = norm.isfinite()
@@ -153,19 +158,32 @@ class ZeroEngine:
         import deepspeed
 
         model = self._build()
-        parameters = list(model.parameters())
+        parameters = dict(model.named_parameters())
         if self.world.device.type == "cuda":
-            parameters.sort(key=_ends_unaligned)
+            parameters = dict(sorted(parameters.items(), key=lambda item: _ends_unaligned(item[1])))
+        muon = self._muon(parameters) if self.config.optim.kind == "muon" else None
         with quiet_deepspeed():
             engine, *_ = deepspeed.initialize(
-                model=model, model_parameters=parameters, config=self.deepspeed_config
+                model=model,
+                optimizer=muon,
+                model_parameters=None if muon else list(parameters.values()),
+                config=self.deepspeed_config,
             )
+        if muon:
+            muon.place(layouts(engine.optimizer, muon.matrices, self.stage, self.world))
         if self.stage in (1, 2):
             # DeepSpeed examines every gradient by itself, in thousands of kernels, before it takes
             # the norm, which says the same.
             engine.optimizer.check_overflow = lambda **_: None
         _let_skip(engine.optimizer)
         return engine
+
+    def _muon(self, parameters: Mapping[str, nn.Parameter]) -> Muon:
+        matrices, others = split_matrices(parameters, family_of(self.config.model))
+        # Half precision is fast and precise enough, where a device has products of it.
+        is_fast = self.world.device.type == "cuda" and self.compute_dtype != torch.float32
+        dtype = torch.bfloat16 if is_fast else torch.float32
+        return Muon(matrices, others, self.config.optim, dtype)
 
     def _build(self) -> Forecaster:
         """Build the model; under stage 3 it never exists whole on a rank."""

@@ -95,6 +95,7 @@ class Footprint:
 
     # In elements.
     parameters: int  # of the whole model
+    matrices: int  # those of them that a family names as matrices
     largest_parameter: int
     block: int  # parameters of one block
     block_matrix: int  # the largest parameter of a block
@@ -121,6 +122,13 @@ class Family(Protocol[M]):
         """How the keys of each component begin in the state dict; `blocks` is one component.
 
         Every key belongs to one component.
+        """
+
+    @property
+    def matrices(self) -> tuple[str, ...]:
+        """Patterns, as of files, of the names of parameters that are matrices in the blocks.
+
+        Or stacks of matrices, over the first axes. Axes of size 1 may follow the last two.
         """
 
     @property

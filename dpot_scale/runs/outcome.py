@@ -83,11 +83,15 @@ def header(run: ResolvedRun, stretched: str) -> str:
 
 def _rates(config: RunConfig) -> str:
     """Return the peak learning rate, and where it comes from."""
-    given, reference = config.optim.lr, config.optim.reference_width
-    peak = f"peak learning rate {Schedule.of(config).optim.lr:.4g}"
+    reference, settled = config.optim.reference_width, Schedule.of(config).optim
+    rates = [("peak learning rate", config.optim.lr, settled.lr)]
+    if config.optim.kind == "muon":
+        rates.append(("of Muon", config.optim.muon_lr, settled.muon_lr))
     if reference is None:
-        return peak
-    return f"{peak} = {given:g} x {reference} / {config.model.own_width()}, by the width"
+        return ", ".join(f"{name} {rate:.4g}" for name, _, rate in rates)
+    share = f"{reference} / {config.model.own_width()}"
+    found = ", ".join(f"{name} {rate:.4g} = {given:g} x {share}" for name, given, rate in rates)
+    return f"{found}, by the width"
 
 
 def require_same_layout(run: ResolvedRun) -> None:

@@ -36,22 +36,27 @@ class Schedule:
 
     def at(self, step: int) -> Rates:
         """Return the rates of the update that follows `step` finished ones."""
-        return Rates(self._lr(step), self._betas(step))
-
-    def _lr(self, step: int) -> float:
         optim = self.optim
-        first, last = optim.lr * optim.initial_lr_ratio, optim.lr * optim.final_lr_ratio
+        return Rates(
+            lr=self._lr(step, optim.lr),
+            betas=self._betas(step),
+            muon_lr=self._lr(step, optim.muon_lr),
+        )
+
+    def _lr(self, step: int, peak: float) -> float:
+        optim = self.optim
+        first, last = peak * optim.initial_lr_ratio, peak * optim.final_lr_ratio
         if optim.schedule == "one_cycle":
-            return self._one_cycle(step, first, optim.lr, last)
+            return self._one_cycle(step, first, peak, last)
         if step < self._warmup:
-            return _linear(first, optim.lr, step / self._warmup)
+            return _linear(first, peak, step / self._warmup)
         decay = self.total_steps - self._warmup
         if optim.schedule == "warmup_stable_decay":
             decay = min(decay, self._decay)
         progress = (step - (self.total_steps - decay)) / max(decay - 1, 1)
         if optim.schedule == "cosine":
-            return _cosine(optim.lr, last, progress)
-        return _linear(optim.lr, last, max(progress, 0.0))
+            return _cosine(peak, last, progress)
+        return _linear(peak, last, max(progress, 0.0))
 
     def _betas(self, step: int) -> tuple[float, float]:
         optim = self.optim

@@ -1,11 +1,14 @@
 """The config of a run: what its sections accept, and what they mean."""
 
+import json
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Literal
 
 import pytest
 
+from dpot_scale.config.identity import Contents, identity
 from dpot_scale.config.load import load_run, load_sweep
 from dpot_scale.config.model import FAMILIES, ModelConfig
 from dpot_scale.errors import ConfigError
@@ -102,3 +105,39 @@ def test_in_a_ladder_it_is_found_by_the_plan() -> None:
 def test_a_width_of_reference_is_a_positive_number(width: str) -> None:
     with pytest.raises(ConfigError, match=r"optim\.reference_width="):
         load_run("quickstart", [f"optim.reference_width={width}"])
+
+
+MUON = ["optim.kind=muon"]
+
+
+def test_fairscale_has_no_muon() -> None:
+    fairscale = ["engine.kind=fairscale", "engine.deepspeed=zero0_fp32"]
+    with pytest.raises(ConfigError, match=r"optim\.kind=muon needs engine\.kind=deepspeed"):
+        load_run("quickstart", [*MUON, *fairscale])
+
+
+@pytest.mark.parametrize(
+    "zero",
+    [
+        {"stage": 3, "offload_optimizer": {"device": "nvme", "nvme_path": "/nvme"}},
+        {"stage": 3, "offload_optimizer": {"device": "cpu", "ratio": 0.5}},
+        {"stage": 3, "offload_optimizer": {"device": "cpu", "super_offload": True}},
+        {"stage": 2, "offload_optimizer": {"device": "cpu"}, "zenflow": {"topk_ratio": 0.1}},
+    ],
+)
+def test_muon_is_refused_where_deepspeed_updates_masters_itself(
+    zero: dict[str, object], tmp_path: Path
+) -> None:
+    path = tmp_path / "special.json"
+    path.write_text(json.dumps({"zero_optimization": zero}))
+    load_run("quickstart", [f"engine.deepspeed={path}"])
+    with pytest.raises(ConfigError, match=r"special\.json asks for something else"):
+        load_run("quickstart", [f"engine.deepspeed={path}", *MUON])
+
+
+def test_muon_changes_the_identity_of_a_run_and_its_fields_alone_do_not() -> None:
+    contents = Contents(datasets={})
+    adam, muon = (identity(load_run("quickstart", o), contents) for o in ([], MUON))
+    assert adam != muon
+    spelled = ["optim.kind=adam", "optim.muon_lr=0.02", "optim.muon_momentum=0.95"]
+    assert identity(load_run("quickstart", spelled), contents) == adam

@@ -32,7 +32,7 @@ def test_a_key_stands_with_its_values_its_default_its_identity_and_its_meaning()
     assert (
         "| `log_every` | whole number ≥ 1 | `10` | | Steps per logged point of a curve. |" in page
     )
-    assert "| `lr` | number > 0 | `0.001` | yes | Peak learning rate. |" in page
+    assert "| `lr` | number > 0 | `0.001` | yes | Peak learning rate of Adam. |" in page
 
 
 @pytest.mark.parametrize(

@@ -84,6 +84,19 @@ def test_adam_is_torchs_except_on_the_host_of_a_gpu(name: str) -> None:
     assert ("torch_adam" in on_gpu["optimizer"]["params"]) is not offload
 
 
+@pytest.mark.parametrize("on_gpu", [True, False])
+def test_muon_is_no_optimizer_of_deepspeed(on_gpu: bool) -> None:
+    for name in NAMES:
+        if name == "zero3_bf16_nvme":
+            continue
+        run = load_run("quickstart", [f"engine.deepspeed={name}", "optim.kind=muon"])
+        effective = effective_deepspeed_config(run, 1, on_gpu=on_gpu)
+        assert "optimizer" not in effective
+        assert effective["zero_allow_untested_optimizer"]
+        offload = read_strategy(name).offload
+        assert effective.get("zero_force_ds_cpu_optimizer", True) is not offload
+
+
 def test_the_disk_is_named_by_the_run() -> None:
     config = effective_deepspeed_config(run_with("zero3_bf16_nvme"), 1, on_gpu=True)
     assert config["zero_optimization"]["offload_optimizer"]["nvme_path"] == "/nvme"

@@ -1,4 +1,7 @@
-"""ZeRO on two gloo ranks equals plain torch: zero_ranks.py trains what is compared here."""
+"""ZeRO on two gloo ranks equals plain torch, with Adam and with Muon.
+
+zero_ranks.py and muon_ranks.py train what is compared here.
+"""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,16 +21,16 @@ from dpot_scale.training.loop import MAX_SKIPPED_IN_A_ROW
 
 pytestmark = [pytest.mark.distributed, pytest.mark.timeout(290)]
 
-SCRIPT = Path(__file__).with_name("zero_ranks.py")
 STAGES = ["zero0", "zero1", "zero2", "zero3"]
 # The order of summation is all that differs; Adam divides by small numbers.
 CLOSE = {"rtol": 1e-5, "atol": 1e-6}
 
 
 class Results:
-    """What the cases of zero_ranks.py return on rank 0, by name; each runs when it is asked for."""
+    """What the cases of a script return on rank 0, by name; each runs when it is asked for."""
 
-    def __init__(self, ranks: Any, folder: Path) -> None:
+    def __init__(self, script: str, ranks: Any, folder: Path) -> None:
+        self.script = Path(__file__).with_name(script)
         self.ranks = ranks
         self.folder = folder
         self.found: dict[str, Any] = {}
@@ -37,9 +40,10 @@ class Results:
         if name in self.failed:
             raise self.failed[name]
         if name not in self.found:
-            (self.folder / name).mkdir()
+            folder = self.folder / name
+            folder.mkdir()
             try:
-                self.found[name] = self.ranks.run(SCRIPT, "run_case", name, str(self.folder / name))
+                self.found[name] = self.ranks.run(self.script, "run_case", name, str(folder))
             except Exception as error:
                 self.failed[name] = error
                 raise
@@ -48,7 +52,12 @@ class Results:
 
 @pytest.fixture(scope="module")
 def results(ranks: Any, tmp_path_factory: pytest.TempPathFactory) -> Results:
-    return Results(ranks, tmp_path_factory.mktemp("zero"))
+    return Results("zero_ranks.py", ranks, tmp_path_factory.mktemp("zero"))
+
+
+@pytest.fixture(scope="module")
+def muon(ranks: Any, tmp_path_factory: pytest.TempPathFactory) -> Results:
+    return Results("muon_ranks.py", ranks, tmp_path_factory.mktemp("muon"))
 
 
 def assert_same_training(found: dict[str, Any], expected: dict[str, Any]) -> None:
@@ -219,6 +228,62 @@ def test_one_process_reads_what_the_ranks_saved(engine: str, results: Results) -
     assert list(case["together"]) == list(case["whole"])
     assert not any(weight.requires_grad for weight in case["together"].values())
     assert case["foreign"] == []
+
+
+MUON = [*STAGES, *BF16[:-1], "zero2_bf16_offload"]
+
+
+@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("model", ["square", "wide"])
+def test_muon_equals_plain_torch(stage: str, model: str, muon: Results) -> None:
+    found, plain = muon[f"{stage}_{model}"], muon[f"plain_{model}"]
+    assert min(plain["norms"]) > 0.05, "clipping must have an effect"
+    assert_same_training(found, plain)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_accumulation_changes_nothing_with_muon(stage: str, muon: Results) -> None:
+    assert_same_training(muon[f"{stage}_accumulated"], muon["plain_square"])
+
+
+@pytest.mark.parametrize("way", ["recomputed", "compiled", "offloaded", "gpu_sizes"])
+def test_muon_is_the_same_however_it_is_run(way: str, muon: Results) -> None:
+    assert_same_training(muon[f"zero3_{way}"], muon["zero3_square"])
+
+
+@pytest.mark.parametrize("strategy", [*BF16[:-1], "zero2_bf16_offload"])
+def test_muon_in_bf16_learns_as_in_fp32(strategy: str, muon: Results) -> None:
+    assert muon[strategy]["losses"] == pytest.approx(muon["zero3_square"]["losses"], rel=0.05)
+
+
+@pytest.mark.parametrize("strategy", MUON)
+def test_a_step_that_is_not_finite_leaves_no_trace_in_muon(strategy: str, muon: Results) -> None:
+    case = muon[f"{strategy}_skip"]
+    assert case["applied"] == [False] * 4
+    assert not case["changed"]
+    assert case["losses"] == case["straight"]["losses"]
+    assert_same_weights(case["weights"], case["straight"]["weights"], **EXACT)
+
+
+@pytest.mark.parametrize("strategy", MUON)
+def test_resume_of_muon_is_bit_equal(strategy: str, muon: Results) -> None:
+    case = muon[f"{strategy}_resume"]
+    assert case["resumed"]["losses"] == case["straight"]["losses"]
+    assert_same_weights(case["resumed"]["weights"], case["straight"]["weights"], **EXACT)
+
+
+@pytest.mark.parametrize("strategy", MUON)
+def test_one_process_reads_what_muon_has_saved(strategy: str, muon: Results) -> None:
+    case = muon[f"{strategy}_exported"]
+    assert_same_weights(case["together"], case["whole"], **EXACT)
+    assert case["foreign"] == []
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_muon_starts_from_whole_weights(stage: str, muon: Results) -> None:
+    case, plain = muon[f"{stage}_started"], muon["zero0_started"]
+    assert_same_weights(case["loaded"], plain["loaded"], **EXACT)
+    torch.testing.assert_close(case["losses"], plain["losses"], **CLOSE)
 
 
 def test_spectral_dtype_reaches_the_model(results: Results) -> None:

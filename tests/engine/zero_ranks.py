@@ -61,6 +61,7 @@ def config(
     deepspeed: str,
     *,
     model: DPOTConfig = MODEL,
+    optim: OptimConfig = OPTIM,
     micro_batch: int = 2,
     seed: int = 0,
     **engine: object,
@@ -74,7 +75,7 @@ def config(
         windows=GLOBAL_BATCH * STEPS,
         model=model,
         data=DataConfig(weights={"unused": 1}),
-        optim=OPTIM,
+        optim=optim,
         batch=BatchConfig(global_batch=GLOBAL_BATCH, micro_batch=micro_batch),
         engine=EngineConfig.model_validate({"deepspeed": strategy(deepspeed), **engine}),
     )
@@ -192,24 +193,24 @@ def fresh(world: World, folder: Path, deepspeed: str) -> Result:
         return {"frames": engine(history).frames, "last": history[:, -1:]}
 
 
-def resume(world: World, folder: Path, deepspeed: str) -> Result:
+def resume(world: World, folder: Path, deepspeed: str, **options) -> Result:
     """Save after three steps, continue; load into a fresh engine, continue again."""
-    engine = start_engine(config(deepspeed), world)
+    engine = start_engine(config(deepspeed, **options), world)
     store = CheckpointStore(folder, config=CheckpointConfig(), identity="hash", world=world)
     train(engine, world, steps=range(3))
     store.save(engine, TrainState(step=3))
     straight = train(engine, world, steps=range(3, STEPS))
     straight["weights"] = whole_weights(engine)
-    resumed_engine = start_engine(config(deepspeed, seed=1), world)
+    resumed_engine = start_engine(config(deepspeed, seed=1, **options), world)
     state = store.restore(resumed_engine)
     resumed = train(resumed_engine, world, steps=range(3, STEPS))
     resumed["weights"] = whole_weights(resumed_engine)
     return {"straight": straight, "resumed": resumed, "state": state}
 
 
-def exported(world: World, folder: Path, deepspeed: str) -> Result:
+def exported(world: World, folder: Path, deepspeed: str, **options) -> Result:
     """Save a trained engine and put its shards together again, as one process does."""
-    engine = start_engine(config(deepspeed), world)
+    engine = start_engine(config(deepspeed, **options), world)
     train(engine, world, steps=range(2))
     engine.save_shards(folder)
     dist.barrier()
@@ -220,10 +221,10 @@ def exported(world: World, folder: Path, deepspeed: str) -> Result:
     }
 
 
-def initialize_from(world: World, folder: Path, deepspeed: str) -> Result:
+def initialize_from(world: World, folder: Path, deepspeed: str, **options) -> Result:
     """Load the weights that plain torch has trained into an engine drawn from another seed."""
     weights = train_plain()["weights"]
-    engine = start_engine(config(deepspeed, seed=1), world)
+    engine = start_engine(config(deepspeed, seed=1, **options), world)
     before = whole_weights(engine)
     engine.load_parameters(weights)
     engine.eval()
@@ -294,10 +295,10 @@ def state_of(engine: Engine) -> list[torch.Tensor]:
     return [tensor.detach().clone().view(-1).view(torch.uint8) for tensor in state]
 
 
-def skip(world: World, folder: Path, deepspeed: str) -> Result:
+def skip(world: World, folder: Path, deepspeed: str, **options) -> Result:
     """Train, and once more with steps between that one micro-batch of one rank spoils."""
-    straight = train_afresh(world, folder, deepspeed, micro_batch=1)
-    engine = start_engine(config(deepspeed, micro_batch=1), world)
+    straight = train_afresh(world, folder, deepspeed, micro_batch=1, **options)
+    engine = start_engine(config(deepspeed, micro_batch=1, **options), world)
     losses, applied, changed = [], [], False
     for step, how in enumerate(["infinite loss", "nan", "inf", "-inf", ""]):
         before = state_of(engine)

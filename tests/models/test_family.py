@@ -3,6 +3,7 @@
 import importlib
 import subprocess
 import sys
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from dpot_scale.checkpoints.weights import load_model
 from dpot_scale.checkpoints.weights_file import save_model
 from dpot_scale.config.model import FAMILIES, ModelConfig, config_class
+from dpot_scale.engine.muon import as_stack
 from dpot_scale.errors import DataError
 from dpot_scale.models.families import family_of
 from dpot_scale.models.family import BLOCKS, KEEP_ALL, Family, Recompute
@@ -163,6 +165,13 @@ def test_the_footprint_is_that_of_the_network(
     assert (found.parameters, found.block) == (sum(sizes), sum(block))
     assert max(block) <= found.largest_parameter <= max(sizes)
     assert found.block_matrix == max(block)
+    matrices = [
+        parameter
+        for name, parameter in network.named_parameters()
+        if any(fnmatchcase(name, pattern) for pattern in family.matrices)
+    ]
+    assert found.matrices == sum(parameter.numel() for parameter in matrices)
+    assert all(min(as_stack(parameter.shape)[1:]) > 1 for parameter in matrices)
     assert 0 < found.vector <= found.block_matrix
     one, three = (kept_bytes(network, frames(model, windows)) for windows in (1, 3))
     assert 0.5 < found.per_window / ((three - one) / 2) < 2

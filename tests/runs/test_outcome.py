@@ -93,12 +93,18 @@ def test_its_configs_say_what_it_is(tmp_path: Path) -> None:
             ["optim.reference_width=64", "model.width=192"],
             "peak learning rate 0.001 = 0.003 x 64 / 192, by the width",
         ),
+        (["optim.kind=muon"], "peak learning rate 0.003, of Muon 0.02"),
+        (
+            ["optim.kind=muon", "optim.reference_width=64", "model.width=128"],
+            "peak learning rate 0.0015 = 0.003 x 64 / 128, of Muon 0.01 = 0.02 x 64 / 128, by the "
+            "width",
+        ),
     ],
 )
 def test_the_header_says_at_which_rate_the_model_learns(
     overrides: list[str], said: str, tmp_path: Path
 ) -> None:
-    lines = header(resolved(tmp_path, *overrides)).splitlines()
+    lines = header(resolved(tmp_path, *overrides), "").splitlines()
     assert [line.split(maxsplit=1) for line in lines if line.startswith("rates")] == [
         ["rates", said]
     ]

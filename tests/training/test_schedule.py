@@ -100,9 +100,18 @@ def test_the_rate_of_another_width_is_its_share(schedule: str, width: int, facto
     assert found.total_steps == plain.total_steps
     for step in range(plain.total_steps):
         assert found.at(step).lr == pytest.approx(factor * plain.at(step).lr, rel=1e-12)
+        assert found.at(step).muon_lr == pytest.approx(factor * plain.at(step).muon_lr, rel=1e-12)
         assert found.at(step).betas == plain.at(step).betas
     if factor == 1:
         assert [found.at(step) for step in range(256)] == [plain.at(step) for step in range(256)]
+
+
+@pytest.mark.parametrize("schedule", ["one_cycle", "cosine", "warmup_stable_decay"])
+def test_the_rate_of_muon_rises_and_falls_as_that_of_adam(schedule: str) -> None:
+    optim = OptimConfig.model_validate({"schedule": schedule, "lr": 1e-3, "muon_lr": 0.05})
+    for step in range(50):
+        rates = Schedule(optim, windows=50, global_batch=1).at(step)
+        assert rates.muon_lr == pytest.approx(50 * rates.lr, rel=1e-12)
 
 
 @pytest.mark.parametrize("schedule", ["one_cycle", "cosine", "warmup_stable_decay"])

@@ -125,6 +125,8 @@ OF_DEEPSPEED = {
     "zero2_bf16": {"is_invalid_grad_norm": 2},
     "zero3_bf16": {"is_invalid_grad_norm": 1},
 }
+# Muon's and Adam's.
+OF_TWO_GROUPS = {"zero2_bf16": {"is_invalid_grad_norm": 3}}
 ENGINES = {
     "zero0": ["engine.deepspeed=zero0_fp32"],
     "fairscale": ["engine.deepspeed=zero0_fp32", "engine.kind=fairscale"],
@@ -132,13 +134,18 @@ ENGINES = {
 }
 
 
-@pytest.mark.parametrize("name", ENGINES)
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [*((name, "adam") for name in ENGINES), *((n, "muon") for n in ENGINES if n != "fairscale")],
+)
 def test_a_step_waits_for_nothing_but_what_deepspeed_does(
-    name: str, waits: Callable[..., Counter[str]]
+    name: str, kind: str, waits: Callable[..., Counter[str]]
 ) -> None:
     options = [*ENGINES[name], "optim.gradient_clipping=1", "batch.micro_batch=2"]
+    options += [f"optim.kind={kind}"]
     few, many = waits(STEPS, *options), waits(2 * STEPS, *options)
-    per_step = {place: count * STEPS for place, count in OF_DEEPSPEED.get(name, {}).items()}
+    places = OF_DEEPSPEED.get(name, {}) | (OF_TWO_GROUPS.get(name, {}) if kind == "muon" else {})
+    per_step = {place: count * STEPS for place, count in places.items()}
     assert many - few == Counter(per_step)
     assert few.keys() - per_step, "a log does wait"
 

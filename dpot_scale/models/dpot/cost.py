@@ -50,6 +50,12 @@ def count_parameters(config: DPOTConfig) -> ParameterCount:
     )
 
 
+def count_matrices(config: DPOTConfig) -> int:
+    """Return the parameters of the matrices of all blocks: those of its mixers and MLPs."""
+    spectral = 2 * 2 * config.width * (config.width // config.heads)
+    return int(config.depth * (spectral + 2 * config.mlp_ratio * config.width**2))
+
+
 def count_flops(config: DPOTConfig, recompute: Recompute) -> Flops:
     """Return the FLOPs of one window."""
     again = recompute.repeated(config.depth) / config.depth

@@ -32,6 +32,7 @@ class DPOTFamily:
         "output": ("out_layer.", "skip."),
         "statistics": ("scale_feats_mu.", "scale_feats_sigma."),
     }
+    matrices = ("blocks.*.filter.w[12]", "blocks.*.mlp.*.weight")
     block = "dpot_scale.models.dpot.network.Block"
 
     def parameters(self, model: DPOTConfig) -> ParameterCount:

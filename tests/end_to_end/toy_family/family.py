@@ -30,6 +30,7 @@ class ToyFamily:
         "blocks": ("blocks.",),
         "output": ("head.",),
     }
+    matrices = ()  # its kernels are of several points
     block = "toy_family.network.Block"
 
     def parameters(self, model: ToyConfig) -> ParameterCount:
@@ -66,6 +67,7 @@ class ToyFamily:
         frames = (model.history + 2 * model.horizon) * model.channels * points
         return Footprint(
             parameters=count.total,
+            matrices=0,
             largest_parameter=max(kernels, count.components["embedding"]),
             block=count.blocks // model.depth,
             block_matrix=kernels,

@@ -1,0 +1,182 @@
+"""Where whole matrices lie in the flat masters of ZeRO, and how split ones are put together.
+
+A stage of ZeRO lays parameters end to end and cuts them into pieces without regard to their shape.
+What needs whole matrices asks a `Layout`, which brings the pieces of each to one rank and back.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from math import prod
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch import distributed as dist
+
+from dpot_scale.engine.runtime import World
+
+
+class Piece(NamedTuple):
+    """Consecutive numbers of a parameter in a master."""
+
+    parameter: int
+    start: int  # in the parameter
+    place: int  # in the master
+    size: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """The pieces of parameters in one master of each rank."""
+
+    shapes: Mapping[int, tuple[int, ...]]
+    """Of the parameters, by their number."""
+    pieces: Sequence[Sequence[Piece]]
+    """For each rank."""
+    world: World
+    _owners: dict[int, int] = field(init=False, default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Choose for each split parameter one of the ranks that hold it: the least busy one."""
+        holders: dict[int, list[int]] = {}
+        for rank, of_rank in enumerate(self.pieces):
+            for piece in of_rank:
+                if not self._is_whole(piece):
+                    holders.setdefault(piece.parameter, []).append(rank)
+        load = [0] * len(self.pieces)
+        for parameter in sorted(holders, key=lambda one: (-prod(self.shapes[one]), one)):
+            owner = min(holders[parameter], key=load.__getitem__)
+            load[owner] += prod(self.shapes[parameter])
+            self._owners[parameter] = owner
+
+    def apply(self, change: Callable[[Tensor], Tensor], flat: Tensor) -> None:
+        """Replace each parameter by what `change` makes of it, in place.
+
+        Collective if one is split.
+
+        Args:
+            change: From the whole parameter, on the device of this rank, to one of its shape.
+            flat: Numbers of all pieces of this rank, as they lie in the master.
+        """
+        for piece in self.pieces[self.world.rank]:
+            if self._is_whole(piece):
+                part = flat[piece.place :][: piece.size]
+                whole = part.to(self.world.device).view(self.shapes[piece.parameter])
+                part.copy_(change(whole).view(-1))
+        if self._owners:
+            self._apply_to_split(change, flat)
+
+    def _is_whole(self, piece: Piece) -> bool:
+        return piece.size == prod(self.shapes[piece.parameter])
+
+    def _apply_to_split(self, change: Callable[[Tensor], Tensor], flat: Tensor) -> None:
+        rank, ranks = self.world.rank, range(len(self.pieces))
+        sent = [self._on_the_way(rank, owner) for owner in ranks]
+        received = [self._on_the_way(holder, rank) for holder in ranks]
+        sent_sizes, received_sizes = (
+            [sum(piece.size for piece in of_rank) for of_rank in pieces]
+            for pieces in (sent, received)
+        )
+        mine = [flat[p.place :][: p.size] for of_owner in sent for p in of_owner]
+        there = torch.cat([flat[:0], *mine]).to(self.world.device)
+        here = there.new_empty(sum(received_sizes))
+        dist.all_to_all_single(here, there, received_sizes, sent_sizes)
+        self._change_owned(change, here, [p for of_holder in received for p in of_holder])
+        dist.all_to_all_single(there, here, sent_sizes, received_sizes)
+        for part, changed in zip(mine, torch.split(there, [len(p) for p in mine]), strict=True):
+            part.copy_(changed)
+
+    def _on_the_way(self, holder: int, owner: int) -> list[Piece]:
+        """Return the pieces that a rank holds of the split parameters that another one owns."""
+        return [p for p in self.pieces[holder] if self._owners.get(p.parameter) == owner]
+
+    def _change_owned(
+        self, change: Callable[[Tensor], Tensor], here: Tensor, pieces: Sequence[Piece]
+    ) -> None:
+        """Change the parameters that this rank owns, whose pieces lie end to end in `here`."""
+        parts: dict[int, list[tuple[int, Tensor]]] = {}
+        for piece, part in zip(pieces, torch.split(here, [p.size for p in pieces]), strict=True):
+            parts.setdefault(piece.parameter, []).append((piece.start, part))
+        for parameter, of_parameter in parts.items():
+            whole = here.new_empty(prod(self.shapes[parameter]))
+            for start, part in of_parameter:
+                whole[start : start + len(part)] = part
+            changed = change(whole.view(self.shapes[parameter])).view(-1)
+            for start, part in of_parameter:
+                part.copy_(changed[start : start + len(part)])
+
+
+def layouts(
+    optimizer: Any,  # noqa: ANN401 - DeepSpeed is untyped
+    parameters: Sequence[nn.Parameter],
+    stage: int,
+    world: World,
+) -> dict[Tensor, Layout]:
+    """Return where parameters lie in each master that holds pieces of them. Collective.
+
+    Args:
+        optimizer: The optimizer of DeepSpeed's engine, whose first group is `parameters`.
+        parameters: All parameters of that group.
+        stage: Of ZeRO.
+        world: The ranks.
+    """
+    shapes = {n: tuple(getattr(p, "ds_shape", p.shape)) for n, p in enumerate(parameters)}
+    found = _PIECES[stage](optimizer, parameters, world.rank)
+    by_rank: list[Any] = [None] * world.world_size
+    dist.all_gather_object(by_rank, list(found.values()))
+    return {
+        master: Layout(shapes=shapes, pieces=pieces, world=world)
+        for master, pieces in zip(found, zip(*by_rank, strict=True), strict=True)
+    }
+
+
+Masters = dict[Tensor, list[Piece]]
+
+
+def _of_stage_0(_: Any, parameters: Sequence[nn.Parameter], rank: int) -> Masters:  # noqa: ANN401
+    """Every rank updates all parameters themselves."""
+    del rank
+    return {p: [Piece(n, 0, 0, p.numel())] for n, p in enumerate(parameters)}
+
+
+def _of_stage_2(
+    optimizer: Any,  # noqa: ANN401
+    parameters: Sequence[nn.Parameter],
+    rank: int,
+) -> Masters:
+    """Stages 1 and 2 have one master for a group: DeepSpeed notes at each parameter where."""
+    del rank
+    (master,) = optimizer.param_groups[0]["params"]
+    pieces = []
+    for number, parameter in enumerate(parameters):
+        mapping = parameter._hp_mapping  # type: ignore[attr-defined]
+        if mapping is not None:
+            start, place = mapping.lp_fragment_address.start, mapping.hp_fragment_address.start
+            pieces.append(Piece(number, start, place, mapping.hp_fragment_address.numel))
+    return {master: pieces}
+
+
+def _of_stage_3(
+    optimizer: Any,  # noqa: ANN401
+    parameters: Sequence[nn.Parameter],
+    rank: int,
+) -> Masters:
+    """Stage 3 cuts each parameter into a part per rank, and a group into several masters."""
+    numbers: dict[nn.Parameter, int] = {p: number for number, p in enumerate(parameters)}
+    found: Masters = {}
+    for group, master in zip(
+        optimizer.fp16_groups, optimizer.fp32_partitioned_groups_flat, strict=True
+    ):
+        if group[0] not in numbers:
+            continue
+        place, found[master] = 0, []
+        for parameter in group:
+            padded = parameter.partition_numel()
+            size = min(padded, parameter.ds_numel - rank * padded)  # the last part is padded
+            if size > 0:
+                found[master].append(Piece(numbers[parameter], rank * padded, place, size))
+            place += padded
+    return found
+
+
+_PIECES = (_of_stage_0, _of_stage_2, _of_stage_2, _of_stage_3)
