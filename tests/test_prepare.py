@@ -305,9 +305,10 @@ def test_list_is_a_table(generated, tmp_path, capsys) -> None:
     assert main(["list", str(generated)]) == 0
     header, first, second, third = capsys.readouterr().out.splitlines()
     assert header.split() == [
-        "name", "equation", "grid", "frames", "channels", "train", "test", "size", "origin"
+        "name", "equation", "grid", "frames", "channels", "train", "valid", "test", "size",
+        "origin",
     ]  # fmt: skip
-    assert first.split()[:7] == ["dr_small", "reaction_diffusion", "8x8", "4", "u,v", "3", "2"]
+    assert first.split()[:8] == ["dr_small", "reaction_diffusion", "8x8", "4", "u,v", "3", "0", "2"]
     assert second.split()[0] == "published/swe_pdb"
     assert second.split()[-1] == "imported"
     assert third.split()[-1] == "generated"

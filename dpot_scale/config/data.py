@@ -9,6 +9,7 @@ from dpot_scale.config.base import (
     NO_BOOL,
     Float,
     Name,
+    NonNegativeInt,
     PositiveFloat,
     PositiveInt,
     Section,
@@ -25,6 +26,8 @@ class GeneratedDataset(Section):
     """Trajectories in the training split."""
     test: PositiveInt
     """Trajectories in the test split."""
+    valid: NonNegativeInt = 0
+    """Trajectories in the valid split, by which sweeps choose."""
     grid: PositiveInt
     """Stored points per axis."""
     frames: PositiveInt
@@ -33,6 +36,10 @@ class GeneratedDataset(Section):
     """Time from one frame to the next, in the equation's unit."""
     parameters: dict[str, Float] = Field(default={})
     """Parameters of the equation, such as viscosity. Without one: the solver's default."""
+
+    def trajectories(self) -> dict[Literal["train", "valid", "test"], int]:
+        """Return how many trajectories each split has."""
+        return {"train": self.train, "valid": self.valid, "test": self.test}
 
     @model_validator(mode="after")
     def _steady_problems_have_two_frames(self) -> Self:
@@ -66,12 +73,12 @@ class SuiteConfig(Section):
         return f"{dataset.equation}, suite seed {self.seed}, recipe {content}"
 
     def scaled(self, factor: float) -> Self:
-        """Return the suite with a multiple of its trajectories, at least one each, and a name."""
+        """Return the suite with a multiple of its trajectories, at least one where it has some."""
         datasets = {
             name: recipe.model_copy(
                 update={
-                    "train": max(1, round(recipe.train * factor)),
-                    "test": max(1, round(recipe.test * factor)),
+                    split: max(1, round(number * factor)) if number else 0
+                    for split, number in recipe.trajectories().items()
                 }
             )
             for name, recipe in self.datasets.items()

@@ -7,7 +7,7 @@ from dpot_scale.config.model import ModelConfig
 from dpot_scale.data.generation.suite import generate_suite, missing_datasets
 from dpot_scale.data.info import DatasetInfo
 from dpot_scale.data.store.dataset import DatasetStore, open_store
-from dpot_scale.errors import ConfigError
+from dpot_scale.errors import ConfigError, DataError
 
 
 def open_datasets(
@@ -57,6 +57,21 @@ def stretched(stores: Mapping[str, DatasetStore], model: ModelConfig) -> str:
         return ""
     square = " x ".join([str(model.grid)] * model.space_dims)
     return f"stretched to {square} points, each axis by its own factor: {', '.join(named)}"
+
+
+def require_training(stores: Mapping[str, DatasetStore]) -> None:
+    """Make sure that there is something to train on in each dataset.
+
+    Raises:
+        DataError: a dataset is for evaluation alone.
+    """
+    for name, store in stores.items():
+        if store.is_for_evaluation:
+            raise DataError(
+                f"dataset {name} is for evaluation alone, it has no training trajectories: leave "
+                f"it out of data.weights and score a model on it with `python -m "
+                f"dpot_scale.evaluate`, or import its training files together with the others"
+            )
 
 
 def _check_fits(info: DatasetInfo, model: ModelConfig) -> None:

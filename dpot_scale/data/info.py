@@ -6,7 +6,7 @@ from typing import Literal
 
 from dpot_scale.config.base import FOLDER_NAME, STRICT, Float, PositiveFloat, PositiveInt
 
-MASK = "mask"  # the channel that is 0 inside obstacles and 1 in the fluid
+MASK = "mask"  # what CFDBench and our solvers call their fluid mask
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -18,7 +18,7 @@ class DatasetInfo:
     name: str
     equation: str
     channels: tuple[str, ...]
-    scored: tuple[bool, ...]  # per channel; a geometry mask is input but not scored
+    scored: tuple[bool, ...]  # per channel; what is the same in all frames is an input alone
     spatial_axes: tuple[str, ...]
     grid: tuple[PositiveInt, ...]
     domain_length: tuple[PositiveFloat, ...]  # in the equation's unit
@@ -35,8 +35,16 @@ class DatasetInfo:
 
     @property
     def constant(self) -> tuple[bool, ...]:
-        """Return, per channel, whether it is the same in all frames: a geometry mask."""
+        """Return, per channel, whether it is the same in all frames: a coefficient or a mask."""
         return tuple(not scored for scored in self.scored)
+
+    @property
+    def coefficient(self) -> tuple[bool, ...]:
+        """Return, per channel, whether it is constant and in a unit of its own: no fluid mask."""
+        return tuple(
+            not scored and channel != self.fluid_mask
+            for channel, scored in zip(self.channels, self.scored, strict=True)
+        )
 
 
 def is_dataset_name(text: str) -> bool:

@@ -17,7 +17,8 @@ Model = Callable[[Tensor], Forecast]
 def in_physical_units(model: Model, batch: Batch) -> Model:
     """Return a model that takes and returns physical frames, and normalises them in between.
 
-    So losses, noise and scores mean the same with and without `data.normalize`.
+    So losses, noise and scores mean the same with and without `data.normalize`, and a coefficient
+    never reaches the model in its own unit.
     """
     scale = batch.scale
     if scale is None:
@@ -32,7 +33,7 @@ def in_physical_units(model: Model, batch: Batch) -> Model:
 
 
 def with_given_channels(forecast_BTCs: Tensor, history_BTCs: Tensor, batch: Batch) -> Tensor:
-    """Return a forecast with the masks and padding of the last known frame."""
+    """Return a forecast with the coefficients, masks and padding of the last known frame."""
     is_field = broadcast(batch.scored_BC, forecast_BTCs)
     return torch.where(is_field, forecast_BTCs, history_BTCs[:, -1:])
 

@@ -14,7 +14,7 @@ from dpot_scale.checkpoints.checkpoint import TrainState
 from dpot_scale.checkpoints.store import CheckpointStore
 from dpot_scale.config.places import CHECKPOINTS
 from dpot_scale.config.run import EvaluationConfig, RunConfig
-from dpot_scale.data.datasets import open_datasets, stretched
+from dpot_scale.data.datasets import open_datasets, require_training, stretched
 from dpot_scale.data.store.dataset import DatasetStore
 from dpot_scale.data.stream.assembly import Assembler
 from dpot_scale.data.stream.mixture import open_mixture
@@ -198,13 +198,15 @@ def _open_stores(config: RunConfig) -> tuple[dict[str, DatasetStore], UserError 
     """Return the datasets, or why this rank, if not all, cannot have them or its first weights."""
     try:
         require_source(config)
-        return open_datasets(config.data, config.model, progress=print_line), None
+        stores = open_datasets(config.data, config.model, progress=print_line)
+        require_training(stores)
     except UserError as error:
         if announced_world_size() == 1:
             raise
         if not speaks_for_all():  # the main rank may find nothing wrong on its machine
             error = type(error)(f"on {socket.gethostname()}: {error}")
         return {}, error
+    return stores, None
 
 
 def _open_stream(

@@ -32,7 +32,8 @@ def inject_noise(
 
     The unit `norm` grows with the number of points, so equal noise means a stronger perturbation
     on a finer grid: a published quirk, as is that padding and masks are perturbed. The unit `std`
-    does not, and is zero where a channel is no field.
+    does not, and is zero where a channel is no field. Coefficients are known exactly: they are
+    never perturbed.
     """
     if config.noise == 0:
         return history_BTCs
@@ -40,6 +41,8 @@ def inject_noise(
         unit_BC = norm(history_BTCs)
     else:
         unit_BC = _std(history_BTCs) * batch.scored_BC
+    if batch.coefficient_BC is not None:
+        unit_BC = unit_BC.masked_fill(batch.coefficient_BC, 0)
     normal_BTCs = noise.draw(batch.positions, forward, history_BTCs.shape[1:])
     return history_BTCs + config.noise * broadcast(unit_BC, history_BTCs) * normal_BTCs
 
@@ -61,7 +64,7 @@ def training_loss(
     """
     frames_BTCs = batch.frames_BTCxy
     model = in_physical_units(model, batch)
-    marked_BC = torch.ones_like(batch.scored_BC) if config.supervise_padding else batch.scored_BC
+    marked_BC = _supervised(batch) if config.supervise_padding else batch.scored_BC
     history_BTCs = frames_BTCs[:, :history]
     target_BTCs = without_obstacles(frames_BTCs[:, history:], batch)
     loss = frames_BTCs.new_zeros(())
@@ -75,6 +78,13 @@ def training_loss(
         known_BTCs = with_given_channels(forecast_BTCs, history_BTCs, batch)
         history_BTCs = torch.cat([history_BTCs, known_BTCs], dim=1)[:, -history:]
     return loss / config.unroll
+
+
+def _supervised(batch: Batch) -> Tensor:
+    """Return (B, C): all channels but coefficients. Padding and masks count, as in the paper."""
+    if batch.coefficient_BC is None:
+        return torch.ones_like(batch.scored_BC)
+    return ~batch.coefficient_BC
 
 
 def _std(frames_BTCs: Tensor) -> Tensor:

@@ -38,12 +38,13 @@ def _coded(first: int, trajectories: int, frames: int, channels: int, grid: int)
 
 @pytest.fixture
 def make_store(tmp_path: Path) -> MakeStore:
-    """Write a dataset under tmp_path; test trajectories are numbered on from the train ones."""
+    """Write a dataset under tmp_path; its trajectories are numbered: train, test, valid."""
 
     def make(
         name: str = "coded",
         *,
         train: int = 3,
+        valid: int = 0,
         test: int = 2,
         frames: int = 6,
         channels: tuple[str, ...] = ("h",),
@@ -53,6 +54,7 @@ def make_store(tmp_path: Path) -> MakeStore:
         info = _describe(name, channels, grid)
         with StoreWriter(tmp_path, info, shard_bytes=shard_bytes) as writer:
             writer.append("train", _coded(0, train, frames, len(channels), grid))
+            writer.append("valid", _coded(train + test, valid, frames, len(channels), grid))
             writer.append("test", _coded(train, test, frames, len(channels), grid))
         return open_store(tmp_path, name)
 

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from dpot_scale.config.load import load_run
-from dpot_scale.data.datasets import open_datasets, stretched
+from dpot_scale.data.datasets import open_datasets, require_training, stretched
 from dpot_scale.errors import ConfigError, DataError
 
 
@@ -50,3 +50,10 @@ def test_a_grid_that_is_not_square_is_said_to_be_stretched(tiny_yaml: Path) -> N
         "channel (96 x 32), layer (128 x 384)"
     )
     assert stretched({"square": stores["square"]}, model) == ""
+
+
+def test_there_must_be_something_to_train_on(make_store) -> None:
+    sentence = "dataset b is for evaluation alone, it has no training trajectories: leave it out"
+    require_training({"a": make_store("a")})
+    with pytest.raises(DataError, match=sentence):
+        require_training({"a": make_store("c"), "b": make_store("b", train=0)})

@@ -24,6 +24,7 @@ def batch_of(
     *,
     scale: Scale | None = None,
     counted: Tensor | None = None,
+    coefficients: Sequence[bool] | None = None,
     positions: Sequence[int] = (),
 ) -> Batch:
     windows, _, channels = frames.shape[:3]
@@ -32,6 +33,7 @@ def batch_of(
         scored_BC=torch.tensor([scored or [True] * channels] * windows),
         scale=scale,
         counted_Bxy=counted,
+        coefficient_BC=None if coefficients is None else torch.tensor([coefficients] * windows),
         positions=tuple(positions or range(windows)),
     )
 
@@ -113,6 +115,27 @@ def test_noise_in_standard_deviations_leaves_masks_alone() -> None:
     found = inject_noise(batch_of(frames, [True, False]), frames, config, NOISE)
     assert torch.equal(found[:, :, 1], frames[:, :, 1])
     assert not torch.equal(found[:, :, 0], frames[:, :, 0])
+
+
+@pytest.mark.parametrize("unit", ["norm", "std"])
+def test_coefficients_are_not_perturbed(unit: str) -> None:
+    frames = torch.rand(1, 4, 3, 8, 8)
+    config = ObjectiveConfig.model_validate({"noise": 0.1, "noise_unit": unit})
+    batch = batch_of(frames, [True, False, True], coefficients=[False, True, False])
+    found = inject_noise(batch, frames, config, NOISE)
+    assert torch.equal(found[:, :, 1], frames[:, :, 1])
+    without = inject_noise(batch_of(frames, [True, False, True]), frames, config, NOISE)
+    assert torch.equal(found[:, :, ::2], without[:, :, ::2]), "fields have the noise of before"
+
+
+@pytest.mark.parametrize("supervise_padding", [True, False])
+def test_coefficients_are_never_forecast(supervise_padding: bool) -> None:
+    frames = torch.ones(1, HISTORY + 1, 2, 4, 4)
+    frames[:, :, 1] = 6e5
+    config = ObjectiveConfig(noise=0, supervise_padding=supervise_padding)
+    batch = batch_of(frames, [True, False], coefficients=[False, True])
+    loss = training_loss(RepeatLast(factor=3.0), batch, config, HISTORY, NOISE)
+    assert loss.item() == pytest.approx(2)
 
 
 def test_no_noise_changes_nothing_and_draws_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,12 +14,13 @@ from dpot_scale.data.generation.equations import solver_of
 from dpot_scale.data.generation.solvers.solver import Solver
 from dpot_scale.data.generation.workers import Part, Workers, pieces, threads
 from dpot_scale.data.info import MASK, DatasetInfo
-from dpot_scale.data.store.dataset import INDEX, Split, hold_folder, open_store
+from dpot_scale.data.store.dataset import INDEX, Split, counted, hold_folder, open_store
 from dpot_scale.data.store.writer import StoreWriter
 from dpot_scale.errors import ConfigError, DataError
 
-# Seeds of one suite seed; the upper half is for test trajectories.
+# Seeds of one suite seed; the upper half is for test trajectories, its end for valid ones.
 SEEDS_PER_SUITE = 1_000_000
+FIRST_VALID = 750_000
 SECONDS_BETWEEN_LINES = 30.0  # about the progress of a large dataset
 
 
@@ -63,7 +64,7 @@ def generate_suite(
 def _outcome(info: DatasetInfo, recipe: GeneratedDataset, seconds: float) -> str:
     grid = " x ".join(str(points) for points in info.grid)
     return (
-        f"generated {info.name}: {recipe.train} train and {recipe.test} test trajectories of "
+        f"generated {info.name}: {counted(recipe.trajectories())} trajectories of "
         f"{recipe.frames} frames at {grid} in {seconds:.1f} s"
     )
 
@@ -116,17 +117,14 @@ def _info(name: str, suite: SuiteConfig) -> DatasetInfo:
         solver = solver_of(recipe)
     except ConfigError as error:
         raise ConfigError(f"dataset {name}: {error}") from None
-    if max(recipe.train, recipe.test) > SEEDS_PER_SUITE // 2:
-        raise ConfigError(
-            f"dataset {name}: train={recipe.train}, test={recipe.test}; a suite has seeds for "
-            f"{SEEDS_PER_SUITE // 2} trajectories of each split"
-        )
+    _check_seeds(name, recipe)
     axes = ("x", "y", "z")[: len(solver.domain_length)]
     return DatasetInfo(
         name=name,
         equation=recipe.equation,
         channels=solver.channels,
         scored=tuple(channel != MASK for channel in solver.channels),
+        fluid_mask=MASK if MASK in solver.channels else "",
         spatial_axes=axes,
         grid=(recipe.grid,) * len(axes),
         domain_length=solver.domain_length,
@@ -138,12 +136,25 @@ def _info(name: str, suite: SuiteConfig) -> DatasetInfo:
     )
 
 
+def _check_seeds(name: str, recipe: GeneratedDataset) -> None:
+    half, quarter = SEEDS_PER_SUITE // 2, SEEDS_PER_SUITE - FIRST_VALID
+    most = {"train": half, "valid": quarter, "test": quarter if recipe.valid else half}
+    for split, number in recipe.trajectories().items():
+        if number > most[split]:
+            raise ConfigError(
+                f"dataset {name}: {split}={number}; a suite has seeds for {most[split]} "
+                f"trajectories of the {split} split"
+            )
+
+
 def _seeds(suite_seed: int, recipe: GeneratedDataset) -> dict[Split, range]:
-    """Return the seeds of each split. A larger training split does not change the test split."""
+    """Return the seeds of each split. A larger split does not change the others."""
     first = suite_seed * SEEDS_PER_SUITE
     first_test = first + SEEDS_PER_SUITE // 2
+    first_valid = first + FIRST_VALID
     return {
         "train": range(first, first + recipe.train),
+        "valid": range(first_valid, first_valid + recipe.valid),
         "test": range(first_test, first_test + recipe.test),
     }
 

@@ -93,6 +93,7 @@ def _source(case: Case, *, paper: bool) -> Source:
         parameters=_parameters(case, starts),
         spatial_axes=("y", "x"),
         constant=(MASK,),
+        fluid_mask=MASK,
         views=() if case.is_packed or paper else _views(case, starts),
         collection=name,
         arrange=partial(_arrange, paper=paper),
@@ -175,7 +176,7 @@ def _arrange(sources: Sequence[Source], *, paper: bool) -> list[Source]:
     """Return the cases in the reference's order, each with its split.
 
     The cases of each problem are shuffled with the reference's seed. The tenth that it puts aside
-    for development, and uses nowhere, goes to the training.
+    for development, and uses nowhere, is the valid split.
     """
     arranged = []
     for problem in PROBLEMS:
@@ -185,10 +186,12 @@ def _arrange(sources: Sequence[Source], *, paper: bool) -> list[Source]:
         share = PROBLEMS[problem].share
         train, dev = share(0.8 * len(keys)), share(0.1 * len(keys))
         for position, key in enumerate(keys):
-            if position < train + (0 if paper else dev):
+            if position < train:
                 arranged.append(_in_split(cases[key], "train"))
             elif position >= train + dev:
                 arranged.append(_in_split(cases[key], "test"))
+            elif not paper:
+                arranged.append(_in_split(cases[key], "valid"))
     return arranged
 
 

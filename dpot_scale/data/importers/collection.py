@@ -17,6 +17,7 @@ from dpot_scale.data.importers.importing import (
 from dpot_scale.data.importers.progress import ByteProgress
 from dpot_scale.data.importers.search import find_files
 from dpot_scale.data.importers.source import Source
+from dpot_scale.data.store.dataset import counted
 from dpot_scale.errors import UserError
 from dpot_scale.terminal import print_error, print_line
 
@@ -92,8 +93,9 @@ def _sentence(imported: Imported, origin: str, seconds: float, options: Options)
         return f"{imported.folder} already holds {origin}; nothing to do"
     return (
         f"{'linked' if options.link else 'imported'} {origin} as {imported.folder}: "
-        f"{imported.train} train and {imported.test} test trajectories of {imported.frames} "
-        f"frames in {seconds:.1f} s"
+        f"{counted(imported.trajectories())} trajectories of {imported.frames} frames in "
+        f"{seconds:.1f} s"
+        f"{'' if imported.train else '; it is for evaluation alone'}"
     )
 
 

@@ -14,7 +14,7 @@ from dpot_scale.data.importers.source import Source
 from dpot_scale.data.importers.splits import Part, datasets_of, parts_of
 from dpot_scale.data.importers.transfer import Progress, SourceError, copy, link, sound_part
 from dpot_scale.data.info import DatasetInfo
-from dpot_scale.data.store.dataset import INDEX, SPLITS, hold_folder, read_store
+from dpot_scale.data.store.dataset import INDEX, SPLITS, Split, hold_folder, read_store
 from dpot_scale.data.store.shards import digest, files_of
 from dpot_scale.data.store.writer import StoreWriter
 from dpot_scale.errors import DataError, DiskError, UserError
@@ -29,9 +29,14 @@ class Imported:
     folder: Path
     is_new: bool  # False: the same files had been imported before
     files: int
-    train: int  # trajectories
+    train: int  # trajectories; none in a dataset for evaluation alone
+    valid: int
     test: int
     frames: int
+
+    def trajectories(self) -> dict[Split, int]:
+        """Return how many trajectories each split has."""
+        return {"train": self.train, "valid": self.valid, "test": self.test}
 
 
 @dataclass(frozen=True)
@@ -131,7 +136,7 @@ def import_dataset(
     sources = [source.named(name) if source.named else source for source in sources]
     if options.link:
         _check_linkable(sources)
-    parts = parts_of(sources, name)
+    parts = parts_of(sources, name, paper=options.paper, needs_train=left_out > 0)
     frames = _frames(sources[0], name)
     folder = options.root / name
     with hold_folder(options.root):
@@ -149,6 +154,7 @@ def import_dataset(
         is_new=is_new,
         files=len(_paths(sources)),
         train=counts["train"],
+        valid=counts["valid"],
         test=counts["test"],
         frames=frames,
     )
@@ -262,6 +268,7 @@ def _info(sources: Sequence[Source], name: str, origin: str) -> DatasetInfo:
         origin="imported",
         source=origin,
         staggering=source.staggering,
+        fluid_mask=source.fluid_mask,
     )
 
 

@@ -113,6 +113,7 @@ def _source(
         boundary="unknown",
         value_bytes=value_bytes,
         constant=(MASK,) if MASK in channels else (),
+        fluid_mask=MASK if MASK in channels else "",
         split=by_folder_or_name(path),
         collection=name or str(_folder(path)),
         arrange=train_before_valid,

@@ -54,6 +54,7 @@ class Source:
     spatial_axes: tuple[str, ...] = ("x", "y")
     staggering: str = ""
     constant: tuple[str, ...] = ()  # channels that do not change in time, which are not scored
+    fluid_mask: str = ""  # the one of them that is known to be 0 in obstacles and 1 in the fluid
     views: tuple[View, ...] = ()  # where the file can be sliced as it lies
     split: Split | None = None  # where the publisher says it
     test_share: float | None = None  # of the trajectories, where the user says it
@@ -108,7 +109,7 @@ class Source:
 
     @property
     def scored(self) -> tuple[bool, ...]:
-        """Return, per channel, whether it is a field and not a geometry mask."""
+        """Return, per channel, whether it is a field and not a coefficient or a mask."""
         return tuple(channel not in self.constant for channel in self.channels)
 
 

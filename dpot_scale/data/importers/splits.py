@@ -8,11 +8,11 @@ from pathlib import Path
 
 from dpot_scale.data.catalog import CATALOG
 from dpot_scale.data.importers.source import Source
-from dpot_scale.data.store.dataset import Split
+from dpot_scale.data.store.dataset import SPLITS, Split
 from dpot_scale.errors import DataError
 
 OWN_TEST_SHARE = 0.1  # of a dataset with a name that the catalogue does not have
-SPLIT_WORDS: dict[str, Split] = {"test": "test", "train": "train", "valid": "train"}
+SPLIT_WORDS: dict[str, Split] = {"test": "test", "train": "train", "valid": "valid"}
 SPLIT_WORD = re.compile(rf"(?<![a-z])({'|'.join(SPLIT_WORDS)})")  # not that of "latest"
 ANY_SPLIT_WORD = re.compile(rf"(^|[^a-z])({'|'.join(SPLIT_WORDS)})[a-z]*", re.IGNORECASE)
 
@@ -27,23 +27,37 @@ class Part:
     trajectories: int
 
 
-def parts_of(sources: Sequence[Source], name: str) -> list[Part]:
-    """Return the trajectories of a dataset's sources, train split first.
+def parts_of(
+    sources: Sequence[Source], name: str, *, paper: bool = False, needs_train: bool = False
+) -> list[Part]:
+    """Return the trajectories of a dataset's sources, split by split.
 
-    Sources without a split of their own give the last of all their trajectories to the test.
+    Sources without a split of their own give the last of all their trajectories to the test; a
+    single one is for the test.
+
+    Args:
+        sources: The files of the dataset, in order.
+        name: The dataset.
+        paper: Whether valid files are trained on, as in the reference.
+        needs_train: Whether a dataset for evaluation alone is refused.
 
     Raises:
-        DataError: nothing is left for one of the splits.
+        DataError: nothing is left for a split that is needed.
     """
-    parts = [Part(s, s.split, 0, s.trajectories) for s in sources if s.split is not None]
+    parts = [Part(s, _split(s.split, paper), 0, s.trajectories) for s in sources if s.split]
     parts += _divided([source for source in sources if source.split is None], name)
-    missing = {"train", "test"} - {part.split for part in parts}
+    needed: set[Split] = {"train", "test"} if needs_train else {"test"}
+    missing = needed - {part.split for part in parts}
     if missing:
         raise DataError(
             f"{_place(sources)} holds no {' and no '.join(sorted(missing))} files of dataset "
             f"{name}; import its train and test files together"
         )
-    return sorted(parts, key=lambda part: part.split == "test")
+    return sorted(parts, key=lambda part: SPLITS.index(part.split))
+
+
+def _split(published: Split, paper: bool) -> Split:
+    return "train" if paper and published == "valid" else published
 
 
 def _divided(sources: Sequence[Source], name: str) -> list[Part]:
@@ -63,14 +77,7 @@ def _divided(sources: Sequence[Source], name: str) -> list[Part]:
 def _test_trajectories(sources: Sequence[Source], name: str) -> int:
     entry, trajectories = CATALOG.get(name), sum(source.trajectories for source in sources)
     share = sources[0].test_share or (entry.test_share if entry else OWN_TEST_SHARE)
-    test = max(1, round(share * trajectories))
-    if test >= trajectories:
-        noun = "trajectory" if trajectories == 1 else "trajectories"
-        raise DataError(
-            f"{_place(sources)} holds {trajectories} {noun}; a training and a test split "
-            "need at least 2"
-        )
-    return test
+    return max(1, min(round(share * trajectories), trajectories - 1))
 
 
 def _place(sources: Sequence[Source]) -> Path:
@@ -112,10 +119,7 @@ def _misfit(source: Source, usual: tuple[int, tuple[int, ...], float]) -> DataEr
 
 
 def by_folder_or_name(path: Path) -> Split | None:
-    """Return the split that a path names: test files are for the test, valid files for training.
-
-    The reference trains on the validation files too.
-    """
+    """Return the split that a path names."""
     for folder in reversed(path.parts[-4:-1]):
         if folder.lower() in SPLIT_WORDS:
             return SPLIT_WORDS[folder.lower()]

@@ -1,9 +1,9 @@
 """The store: one folder per dataset, sharded HDF5 files and an index that commits them.
 
-`<root>/<name>/{train,test}/shard-00000.h5` holds `fields` (N, T, C, *space) in float32, contiguous
-in time and uncompressed, so a window is one contiguous read. A dataset is written to a hidden
-folder beside its place, flushed to disk, given its `index.json` and renamed: what has no index, or
-a hidden name, holds no dataset.
+`<root>/<name>/{train,valid,test}/shard-00000.h5` holds `fields` (N, T, C, *space) in float32,
+contiguous in time and uncompressed, so a window is one contiguous read. A dataset is written to a
+hidden folder beside its place, flushed to disk, given its `index.json` and renamed: what has no
+index, or a hidden name, holds no dataset.
 
 A linked dataset has no shards of its own: its index names parts of published files, which are read
 as they lie. `linked.h5` holds what lies beside their frames, such as parameters.
@@ -33,7 +33,8 @@ from dpot_scale.files import held, reason
 
 INDEX = "index.json"
 LINKED = "linked.h5"
-SPLITS: tuple["Split", ...] = ("train", "test")
+# To learn from, to choose by, and to report: what was chosen by a split says nothing on it.
+SPLITS: tuple["Split", ...] = ("train", "valid", "test")
 
 Split = Literal["train", "valid", "test"]
 Array = NDArray[Any]
@@ -59,6 +60,16 @@ class DatasetStore:
             split: list(accumulate(shard.trajectories for shard in shards))
             for split, shards in self.shards.items()
         }
+
+    @property
+    def is_for_evaluation(self) -> bool:
+        """Return whether there is nothing to train on."""
+        return not self.shards["train"]
+
+    @property
+    def described_split(self) -> Split:
+        """Return the split that the statistics are of: the first one with trajectories."""
+        return next((split for split in SPLITS if self.shards[split]), "train")
 
     def num_trajectories(self, split: Split) -> int:
         """Return how many trajectories a split holds."""
@@ -156,7 +167,9 @@ class DatasetStore:
         """
         own = [self.folder / shard.file for shard in self.shards[split] if shard.view is None]
         linked = self.folder / LINKED
-        groups = [(path, PARAMETERS) for path in own] or [(linked, f"{split}/{PARAMETERS}")]
+        groups = [(path, PARAMETERS) for path in own]
+        if len(own) < len(self.shards[split]):
+            groups.append((linked, f"{split}/{PARAMETERS}"))
         found: dict[str, list[Array]] = defaultdict(list)
         for path, group in groups:
             try:
@@ -302,6 +315,12 @@ def dataset_folders(folder: Path) -> list[Path]:
         subfolders[:] = [name for name in subfolders if not name.startswith(".")]
         found += [here / name for name in subfolders if (here / name / INDEX).is_file()]
     return sorted(found)
+
+
+def counted(trajectories: Mapping[Split, int]) -> str:
+    """Return the number of trajectories of each split that has some: `3 train and 2 test`."""
+    *most, last = [f"{number} {split}" for split, number in trajectories.items() if number]
+    return f"{', '.join(most)} and {last}" if most else last
 
 
 @contextmanager

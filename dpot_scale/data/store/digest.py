@@ -1,6 +1,7 @@
 """Digests of stored datasets: twelve digits, which are equal for equal data in any place."""
 
 from dataclasses import asdict
+from itertools import compress
 
 from dpot_scale.config.base import content_hash
 from dpot_scale.data.store.index import StoredIndex
@@ -30,4 +31,7 @@ def dataset_digest(index: StoredIndex) -> str:
     ]
     info = asdict(index.info)
     since = {key: info[key] for key in MEANING_SINCE if info[key]}  # others keep their digest
+    coefficients = list(compress(index.info.channels, index.info.coefficient))
+    if coefficients:  # which the first versions showed to models as they are
+        since["coefficients"] = coefficients
     return content_hash({"shards": shards} | {key: info[key] for key in MEANING} | since)

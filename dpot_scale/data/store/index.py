@@ -11,11 +11,13 @@ from pydantic_core import from_json
 from dpot_scale.config.base import PositiveInt, Section
 from dpot_scale.config.record import FIRST_FORMAT, Record, read_record
 from dpot_scale.config.sentences import sentence
-from dpot_scale.data.info import DatasetInfo
+from dpot_scale.data.info import MASK, DatasetInfo
 from dpot_scale.data.store.shards import TRAJECTORY, Shard, View
 from dpot_scale.data.store.statistics import Statistics
 from dpot_scale.errors import DataError
 from dpot_scale.files import check_regular
+
+CFDBENCH = ["u", "v", MASK]  # its channels
 
 
 class Splits(Section):
@@ -49,12 +51,29 @@ class Description(Section):
 class StoredIndex(Record, Description):
     """The description of a dataset, its statistics, and its shards.
 
-    Since format 2 trajectories differ in length, from shard to shard, and there is a split `valid`.
+    Since format 2 trajectories differ in length, from shard to shard, there is a split `valid`, and
+    the description says which channel is a fluid mask.
     """
 
     format: PositiveInt = 2
     statistics: Statistics
     splits: Splits
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_format_1(cls, raw: object) -> object:
+        """Find the fluid mask of an index that does not say it: our solvers' and CFDBench's."""
+        match raw:
+            case {
+                "format": 1,
+                "info": {"channels": [*channels], "scored": [*scored], **others},
+                **rest,
+            }:
+                is_known = others.get("origin") == "generated" or channels == CFDBENCH
+                if is_known and (MASK, False) in zip(channels, scored, strict=False):
+                    info = {**others, "channels": channels, "scored": scored, "fluid_mask": MASK}
+                    return {**rest, "format": 1, "info": info}
+        return raw
 
     def _problems(self) -> Iterator[str]:
         yield from super()._problems()

@@ -16,8 +16,7 @@ LIST_HEADER = (
     "grid",
     "frames",
     "channels",
-    "train",
-    "test",
+    *SPLITS,
     "size",
     "origin",
 )

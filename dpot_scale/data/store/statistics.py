@@ -13,7 +13,10 @@ Array = NDArray[Any]
 
 @dataclass(frozen=True, slots=True)
 class Statistics:
-    """Mean and standard deviation of each channel, over all points of the training split."""
+    """Mean and standard deviation of each channel, over all points of the training split.
+
+    Of a dataset without one: of its first split.
+    """
 
     __pydantic_config__ = STRICT
 

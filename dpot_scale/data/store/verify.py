@@ -18,6 +18,8 @@ from dpot_scale.errors import DataError
 
 SHOWN_TRAJECTORIES = 5  # of each kind of problem
 PIECE_BYTES = 64 * 2**20
+# Pairs of splits without a trajectory in common.
+LEAKS = (("valid", "train"), ("test", "train"), ("test", "valid"))
 STATISTICS_TOLERANCE = 1e-5  # of the standard deviation
 # Datasets that repeat themselves as they are published.
 KNOWN_REPETITIONS = {
@@ -47,12 +49,11 @@ def verify_dataset(store: DatasetStore) -> Verification:
     places: dict[str, list[str]] = defaultdict(list)  # digest of a trajectory -> where it is
     moments = Moments()
     digests: dict[str, str] = {}
+    _look_for_splits(store, found)
     for split in SPLITS:
-        if not store.shards[split]:
-            found.problems.append(f"the {split} split is empty")
         for number in _readable(store, split, found, digests):
             place = f"{split} {number}"
-            seen = moments if split == "train" else Moments()
+            seen = moments if split == store.described_split else Moments()
             try:
                 places[_look_at(store, split, number, found, seen)].append(place)
             except DataError as error:
@@ -66,6 +67,13 @@ def verify_dataset(store: DatasetStore) -> Verification:
         except DataError as error:
             found.problems.append(str(error))
     return found
+
+
+def _look_for_splits(store: DatasetStore, found: Verification) -> None:
+    if not store.shards["test"]:
+        found.problems.append("the test split is empty")
+    if store.is_for_evaluation:
+        found.notes.append("it is for evaluation alone: there is no trajectory to train on")
 
 
 def _readable(
@@ -155,7 +163,7 @@ def _statistics_problems(store: DatasetStore, moments: Moments) -> list[str]:
         if distance > STATISTICS_TOLERANCE * max(std, abs(mean)):
             problems.append(
                 f"the index gives {channel} a mean of {stated_mean:.6g} and a deviation of "
-                f"{stated_std:.6g}, the train split has {mean:.6g} and {std:.6g}"
+                f"{stated_std:.6g}, the {store.described_split} split has {mean:.6g} and {std:.6g}"
             )
     return problems
 
@@ -170,16 +178,17 @@ def _report_repetitions(store: DatasetStore, places: list[list[str]], found: Ver
 
 
 def _repetitions(places: list[list[str]]) -> list[str]:
-    """Say which trajectories are there more than once, and which of them leak into the test."""
+    """Say which trajectories are there more than once, and which leak into another split."""
     repeated = [same for same in places if len(same) > 1]
-    leaked = [same for same in repeated if _splits(same) == {"train", "test"}]
-    tests = sum(place.startswith("test") for same in leaked for place in same)
     superfluous = sum(len(same) - 1 for same in repeated)
     sentences = []
-    if leaked:
-        sentences.append(
-            f"{tests} test trajectories are also in the train split{_list_some(leaked)}"
-        )
+    for held_out, seen in LEAKS:
+        leaked = [same for same in repeated if {held_out, seen} <= _splits(same)]
+        count = sum(place.startswith(held_out) for same in leaked for place in same)
+        if leaked:
+            sentences.append(
+                f"{count} {held_out} trajectories are also in the {seen} split{_list_some(leaked)}"
+            )
     if repeated:
         sentences.append(f"{superfluous} trajectories repeat another one{_list_some(repeated)}")
     return sentences

@@ -40,7 +40,7 @@ class _Pending:
 
 
 class StoreWriter:
-    """Writes one dataset, the training split first.
+    """Writes one dataset: the training split, then the valid split if there is one, then the test.
 
     Use it as a context manager: leaving it without an exception commits the dataset.
 
@@ -78,6 +78,7 @@ class StoreWriter:
         self._partial = partial_folder(root, info.name)
         self._written = Written(info)
         self._pending = {split: _Pending() for split in SPLITS}
+        self._split: Split = "train"  # the newest one; none before it gets more
 
     def __enter__(self) -> Self:
         left = read_progress(self._partial, self.info) if self._resume else None
@@ -86,8 +87,7 @@ class StoreWriter:
         else:
             self._written = left
         try:
-            for split in SPLITS:
-                (self._partial / split).mkdir(parents=True, exist_ok=True)
+            self._partial.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             root = self._partial.parent
             raise DataError(f"cannot write to {root}: {reason(self._partial, error)}") from error
@@ -113,11 +113,10 @@ class StoreWriter:
             series: (N, T) values of each name, one for each frame.
 
         Raises:
-            DataError: the shape does not fit the description, a value is not finite, or a mask
-                changes in time.
+            DataError: the shape does not fit the description, a value is not finite, a constant
+                channel changes in time, or later splits were begun.
         """
-        if split == "test":
-            self._flush("train")  # so that the moments have seen just what is safe on disk
+        self._begin(split)
         for i, trajectory in enumerate(fields):
             stored = self._check(split, 0, trajectory)
             if self._pending[split].fields and len(self._pending[split].fields[0]) != len(stored):
@@ -142,8 +141,8 @@ class StoreWriter:
         Raises:
             DataError: as `append` does.
         """
-        for earlier in SPLITS[: SPLITS.index(split) + 1]:
-            self._flush(earlier)
+        self._begin(split)
+        self._flush(split)
         self._pending[split].beside.add(0, parameters, series)
         shape = (1, frames, int((~self._constant).sum()), *self.info.grid)
         self._write(split, shape, self._check_pieces(split, pieces))
@@ -168,6 +167,7 @@ class StoreWriter:
             parameters: N values of each name, as `append` takes them.
             series: (N, T) values of each name, as `append` takes them.
         """
+        self._begin(split)
         beside = self._pending[split].beside
         for number in range(view.trajectories):
             beside.add(number, parameters, series)
@@ -202,6 +202,17 @@ class StoreWriter:
         elif not self._resume or isinstance(error, Exception):
             shutil.rmtree(self._partial, ignore_errors=True)
 
+    def _begin(self, split: Split) -> None:
+        """Go on to a split, so that the moments have seen just what is safe on disk."""
+        if SPLITS.index(split) < SPLITS.index(self._split):
+            raise DataError(
+                f"dataset {self.info.name}: {split} trajectories are written before those of the "
+                f"{self._split} split"
+            )
+        if split != self._split:
+            self._flush(self._split)
+            self._split = split
+
     def _check(self, split: Split, first: int, frames: Array) -> Array:
         """Return frames (T, C, *space) in float32; values too large for it count as infinite."""
         expected = (len(self.info.channels), *self.info.grid)
@@ -218,7 +229,7 @@ class StoreWriter:
                 f"dataset {self.info.name}: {self._place(split)} holds NaN or infinite values, "
                 f"first in frame {first + int(finite.argmin())} (both counted from 0)"
             )
-        if split == "train":
+        if not any(self.written(earlier) for earlier in SPLITS[: SPLITS.index(split)]):
             self._written.moments.add(stored)
         return stored
 
@@ -235,7 +246,8 @@ class StoreWriter:
         constants = frames[:, self._constant]
         if not (constants == constants[:1]).all():
             raise DataError(
-                f"dataset {self.info.name}: {self._place(split)} has a mask that changes in time"
+                f"dataset {self.info.name}: {self._place(split)} has a constant channel that "
+                "changes in time"
             )
         return np.asarray(constants[0])
 
@@ -264,6 +276,7 @@ class StoreWriter:
         file = f"{split}/shard-{len(self._written.shards[split]):05d}.h5"
         path = self._partial / file
         try:
+            path.parent.mkdir(exist_ok=True)
             write_shard(path, self.info, shape, pieces, self._pending[split].beside)
             flush_to_disk(path)
             self._written.shards[split].append(

@@ -23,7 +23,7 @@ def _no_shards() -> dict[Split, list[Shard]]:
 
 @dataclass
 class Written:
-    """The shards of a dataset that are on the disk, and the moments of their training split."""
+    """The shards of a dataset that are on the disk, and the moments of the first split."""
 
     info: DatasetInfo
     shards: dict[Split, list[Shard]] = field(default_factory=_no_shards)

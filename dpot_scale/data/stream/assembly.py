@@ -13,11 +13,14 @@ from torch.nn import functional
 
 from dpot_scale.config.data import DataConfig
 from dpot_scale.config.model import ModelConfig
-from dpot_scale.data.info import MASK
+from dpot_scale.data.info import DatasetInfo
 from dpot_scale.data.store.dataset import DatasetStore, Split
 from dpot_scale.data.stream.mixture import Cut
 
 PADDING_VALUE = 1.0  # of channels that a dataset lacks, as published
+
+# Of a mean: a smaller deviation is the rounding of single precision, not a change in space.
+SMALLEST_DEVIATION = 1e-6
 
 INTERPOLATION = {2: "bilinear", 3: "trilinear"}
 
@@ -30,15 +33,16 @@ class Batch:
     """
 
     frames_BTCxy: Tensor
-    scored_BC: Tensor  # bool: a real field, not padding or a geometry mask
+    scored_BC: Tensor  # bool: a real field; not padding, a coefficient or a mask
     scale: "Scale | None" = None  # with which the model sees the frames; None: as they are
     counted_Bxy: Tensor | None = None  # bool: points outside obstacles; None: all points count
+    coefficient_BC: Tensor | None = None  # bool: given, constant in time; None: no channel is
     positions: tuple[int, ...] = ()  # of its windows in the training stream; held-out: none
 
 
 @dataclass(frozen=True)
 class Scale:
-    """Of each field: the model sees (u - mean) / std. Zero and one where a channel is no field."""
+    """Of each channel: the model sees (u - mean) / std. Zero and one where it sees u itself."""
 
     mean_BC: Tensor
     std_BC: Tensor
@@ -97,12 +101,17 @@ class Assembler:
             frames_TCxy[:stored, :fields] = fields_TCxy
             frames_TCxy[stored:, :fields] = fields_TCxy[-1]
             frames_TCxy[:, fields:] = PADDING_VALUE
-        scored_BC = self._per_channel([window.store.info.scored for window in windows], False)
+        infos = [window.store.info for window in windows]
+        scored_BC = self._per_channel([info.scored for info in infos], False)
+        coefficient_BC = self._per_channel([info.coefficient for info in infos], False)
+        has_coefficients = bool(coefficient_BC.any())
+        is_scaled = has_coefficients or self.data.normalize == "dataset"
         return Batch(
             frames_BTCxy=frames_BTCxy,
             scored_BC=self._moved(scored_BC),
-            scale=self._scale(windows, scored_BC) if self.data.normalize == "dataset" else None,
-            counted_Bxy=self._counted(windows, frames_BTCxy) if self.data.mask_points else None,
+            scale=self._scale(windows, scored_BC, coefficient_BC) if is_scaled else None,
+            counted_Bxy=self._counted(infos, frames_BTCxy) if self.data.mask_points else None,
+            coefficient_BC=self._moved(coefficient_BC) if has_coefficients else None,
             positions=tuple(positions),
         )
 
@@ -130,21 +139,25 @@ class Assembler:
             self._host[shape] = torch.empty(shape)
         return self._host[shape]
 
-    def _scale(self, windows: Sequence[Window], scored_BC: Tensor) -> Scale:
-        """Return the statistics of each window's dataset."""
+    def _scale(self, windows: Sequence[Window], scored_BC: Tensor, coefficient_BC: Tensor) -> Scale:
+        """Return the statistics of each window's dataset.
+
+        Fields have theirs where the config asks for it. Coefficients always have: they come in any
+        unit, a density of 6e5 beside a pressure of 1, and the model forecasts none of them.
+        """
         mean_BC = self._per_channel([window.store.statistics.mean for window in windows], 0.0)
         std_BC = self._per_channel([window.store.statistics.std for window in windows], 1.0)
-        mean_BC = mean_BC.where(scored_BC, 0.0)
+        is_field_BC = scored_BC & (self.data.normalize == "dataset")
         # A field that never changes has nothing to be divided by.
-        std_BC = std_BC.where(scored_BC & (std_BC > 0), 1.0)
-        return Scale(self._moved(mean_BC), self._moved(std_BC))
+        scale_BC = std_BC.where(is_field_BC & (std_BC > 0), 1.0)
+        scale_BC = _coefficient_scale(mean_BC, std_BC).where(coefficient_BC, scale_BC)
+        mean_BC = mean_BC.where(is_field_BC | coefficient_BC, 0.0)
+        return Scale(self._moved(mean_BC), self._moved(scale_BC))
 
-    def _counted(self, windows: Sequence[Window], frames_BTCxy: Tensor) -> Tensor:
+    def _counted(self, infos: Sequence[DatasetInfo], frames_BTCxy: Tensor) -> Tensor:
         """Return (B, *space): whether a point lies outside obstacles."""
-        names = [window.store.info.channels for window in windows]
-        is_mask_BC = self._moved(
-            self._per_channel([[name == MASK for name in of_one] for of_one in names], False)
-        )
+        is_mask = [[name == info.fluid_mask for name in info.channels] for info in infos]
+        is_mask_BC = self._moved(self._per_channel(is_mask, False))
         is_mask_BCxy = is_mask_BC.view(*is_mask_BC.shape, *[1] * self.model.space_dims)
         return ~(is_mask_BCxy & (frames_BTCxy[:, 0] == 0)).any(1)
 
@@ -159,6 +172,16 @@ class Assembler:
         """Return values on the device; the host does not wait for what that has to do before."""
         pinned = values.pin_memory() if self.device.type == "cuda" else values
         return pinned.to(self.device, non_blocking=True)
+
+
+def _coefficient_scale(mean_BC: Tensor, std_BC: Tensor) -> Tensor:
+    """Return what coefficients are divided by; of one that is the same everywhere, its size.
+
+    Another trajectory may have another value everywhere, which must not come out huge.
+    """
+    size_BC = mean_BC.abs()
+    varies_BC = std_BC > SMALLEST_DEVIATION * size_BC
+    return std_BC.where(varies_BC, size_BC.where(size_BC > 0, 1.0))
 
 
 def _resized(frames_TCxy: Tensor, grid: int) -> Tensor:

@@ -64,7 +64,7 @@ def test_every_equation_is_generated_as_its_recipe_says(tmp_path: Path) -> None:
     assert stored_names(tmp_path) == sorted(recipes)
     for name, recipe in recipes.items():
         store = open_store(tmp_path, name)
-        assert [store.num_trajectories(split) for split in SPLITS] == [4, 2]
+        assert [store.num_trajectories(split) for split in SPLITS] == [4, 0, 2]
         dims = 3 if name.endswith("3d") else 2
         shape = (4, recipe.frames, len(store.info.channels), *[8] * dims)
         assert trajectories(tmp_path, "train", name).shape == shape
@@ -72,16 +72,18 @@ def test_every_equation_is_generated_as_its_recipe_says(tmp_path: Path) -> None:
         assert store.info.spatial_axes == ("x", "y", "z")[:dims]
         scored = dict(zip(store.info.channels, store.info.scored, strict=True))
         assert scored == {channel: channel != "mask" for channel in store.info.channels}
+        assert store.info.fluid_mask == ("mask" if "mask" in scored else "")
+        assert not any(store.info.coefficient)
     assert [line.split()[1] for line in lines] == [f"{name}:" for name in recipes]
 
 
 @pytest.mark.parametrize("equation", SOLVERS)
 def test_no_two_trajectories_are_equal(equation: str, tmp_path: Path) -> None:
     """Above all not one of the training and one of the test split."""
-    recipe = recipe_of(equation, train=20, test=10)
+    recipe = recipe_of(equation, train=20, valid=5, test=10)
     generate_suite(SuiteConfig(name="s", datasets={"dr": recipe}), tmp_path, progress=silent)
-    both = [trajectories(tmp_path, split) for split in SPLITS]
-    assert len({row.tobytes() for split in both for row in split}) == 30
+    splits = [trajectories(tmp_path, split) for split in SPLITS]
+    assert len({row.tobytes() for split in splits for row in split}) == 35
 
 
 def test_what_an_interrupted_generation_left_is_kept(
@@ -110,7 +112,7 @@ def test_what_an_interrupted_generation_left_is_kept(
     generate_suite(suite, tmp_path, progress=silent, workers=partial(failing, 99))
     assert [(seeds.start, len(seeds)) for seeds in solved[:3]] == [(0, 2), (2, 2), (4, 2)]
     generate_suite(suite, tmp_path / "at once", progress=silent)
-    for split in SPLITS:
+    for split in ("train", "test"):
         np.testing.assert_array_equal(
             trajectories(tmp_path, split), trajectories(tmp_path / "at once", split)
         )
@@ -188,9 +190,39 @@ def test_an_unknown_parameter_is_refused_before_anything_is_made(tmp_path: Path)
     assert not (tmp_path / "new").exists()
 
 
-@pytest.mark.parametrize("changes", [{"train": 500_001}, {"test": 500_001}])
-def test_splits_that_would_share_seeds_are_refused(changes: dict[str, Any], tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="seeds for 500000 trajectories of each split"):
+def test_a_valid_split_is_optional_and_changes_nothing_else(tmp_path: Path) -> None:
+    lines: list[str] = []
+    without, with_valid = suite_of(), suite_of(valid=3)
+    assert without.recipe("dr") == suite_of(valid=0).recipe("dr") != with_valid.recipe("dr")
+    generate_suite(without, tmp_path / "without", progress=silent)
+    generate_suite(with_valid, tmp_path / "with", progress=lines.append)
+    assert "4 train, 3 valid and 2 test trajectories" in lines[-1]
+    assert open_store(tmp_path / "with", "dr").num_trajectories("valid") == 3
+    for split in ("train", "test"):
+        np.testing.assert_array_equal(
+            trajectories(tmp_path / "with", split), trajectories(tmp_path / "without", split)
+        )
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        (
+            {"train": 500_001},
+            "train=500001; a suite has seeds for 500000 trajectories of",
+        ),
+        ({"test": 500_001}, "test=500001; a suite has seeds for 500000 trajectories of"),
+        (
+            {"valid": 250_001},
+            "valid=250001; a suite has seeds for 250000 trajectories of",
+        ),
+        ({"valid": 1, "test": 250_001}, "test=250001; a suite has seeds for 250000 trajectories"),
+    ],
+)
+def test_splits_that_would_share_seeds_are_refused(
+    changes: dict[str, Any], sentence: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match=f"dataset dr: {sentence}"):
         generate_suite(suite_of(**changes), tmp_path, progress=silent)
 
 

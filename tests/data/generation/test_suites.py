@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from dpot_scale.config.data import SuiteConfig
 from dpot_scale.config.load import load_suite, presets
 from dpot_scale.data.catalog import CATALOG
 from dpot_scale.data.generation.equations import solver_of
@@ -63,7 +64,7 @@ def test_a_multiple_of_a_suite_has_its_own_name_and_folder(
     assert main(["generate", "--suite", "tiny.yaml"]) == 0
     assert main(["generate", "--suite", "tiny.yaml", "--scale", "1.5"]) == 0
     assert "1 datasets of suite tiny-x1.5" in capsys.readouterr().out
-    for folder, counts in (("tiny", [4, 1]), ("tiny-x1.5", [6, 2])):
+    for folder, counts in (("tiny", [4, 0, 1]), ("tiny-x1.5", [6, 0, 2])):
         root = tmp_path / "data" / folder
         assert stored_names(root) == ["dr"]
         store = open_store(root, "dr")
@@ -72,7 +73,10 @@ def test_a_multiple_of_a_suite_has_its_own_name_and_folder(
 
 def test_no_split_is_scaled_to_nothing() -> None:
     recipe = load_suite("paper").scaled(1e-6).datasets["swe_pdb_generated"]
-    assert (recipe.train, recipe.test) == (1, 1)
+    assert (recipe.train, recipe.valid, recipe.test) == (1, 0, 1)
+    with_valid = recipe.model_copy(update={"valid": 5})
+    suite = SuiteConfig(name="s", datasets={"a": with_valid})
+    assert suite.scaled(0.01).datasets["a"].valid == 1
 
 
 @pytest.mark.parametrize("factor", ["0", "-1", "nan", "inf", "many"])

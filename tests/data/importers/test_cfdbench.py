@@ -14,7 +14,7 @@ from dpot_scale.data.importers.cfdbench_masks import fluid_mask
 from dpot_scale.data.importers.formats import recognise
 from dpot_scale.data.importers.importing import recognise_files
 from dpot_scale.data.importers.source import Source
-from dpot_scale.data.store.dataset import open_store
+from dpot_scale.data.store.dataset import SPLITS, open_store
 from dpot_scale.errors import DataError
 from dpot_scale.prepare import main
 
@@ -162,15 +162,18 @@ def test_paper_mode_makes_the_reference_s_bytes(split: str) -> None:
 
 @pytest.mark.parametrize("problem", ["cavity", "cylinder", "tube"])
 def test_the_splits_are_the_reference_s(problem: str) -> None:
-    """By default the cases that it puts aside are trained on."""
+    """By default the cases that it puts aside are the valid split."""
     expected = REFERENCE["cfdbench_split"][problem]
     paper = sources_of(*WITHOUT_DAM, paper=True)
     assert case_names(paper, problem, "train") == expected["train"]
     assert case_names(paper, problem, "test") == expected["test"]
     ours = sources_of(*WITHOUT_DAM)
     left_out = {"cavity/geo/case0135"}  # of another grid
-    trained = [name for name in expected["train"] + expected["dev"] if name not in left_out]
+    trained = [name for name in expected["train"] if name not in left_out]
     assert case_names(ours, problem, "train") == trained
+    valid = [name for name in expected["dev"] if name not in left_out]
+    assert case_names(ours, problem, "valid") == valid
+    assert case_names(paper, problem, "valid") == []
     assert case_names(ours, problem, "test") == expected["test"]
 
 
@@ -283,5 +286,5 @@ def test_a_bad_case_is_one_sentence_and_the_others_are_imported(
     assert "tube/bc/case0000" in error
     assert re.search(sentence, error)
     store = open_store(tmp_path / "data", "cfdbench")
-    assert store.num_trajectories("train") + store.num_trajectories("test") == 14
+    assert sum(store.num_trajectories(split) for split in SPLITS) == 14
     assert captured.out.splitlines()[-1].endswith("1 failed")

@@ -219,7 +219,6 @@ def with_nan(u: np.ndarray) -> np.ndarray:
         ({"lam": small(), "phi": small()}, "without an array u, .* it holds: lam, phi"),
         ({"u": small()[0]}, r"u has shape \(4, 4, 20\); .* 4 axes"),
         ({"u": small().astype(np.int32)}, "u holds int32, not floating-point"),
-        ({"u": small(1)}, "holds 1 trajectory; a training and a test split"),
         ({"u": small(), "t": np.arange(1, 5)}, "has 4 times for 20 frames"),
         ({"u": small(), "t": np.arange(20) ** 2}, "not evenly spaced"),
         ({"u": with_nan(small())}, "train trajectory 2 holds NaN .* first in frame 13"),

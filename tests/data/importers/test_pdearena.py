@@ -28,7 +28,7 @@ def smoke(path: Path, group: str) -> np.ndarray:
 
 def test_the_standard_set(tmp_path: Path, import_files, stored) -> None:
     imported = import_files(tmp_path, STANDARD)
-    assert (imported.folder.name, imported.train, imported.test) == ("ns2d_pda", 1, 1)
+    assert (imported.folder.name, imported.valid, imported.test) == ("ns2d_pda", 1, 1)
     info = open_store(tmp_path, "ns2d_pda").info
     assert info.channels == ("smoke", "vx", "vy")
     assert (info.spatial_axes, info.domain_length) == (("x", "y"), (32.0, 32.0))
@@ -87,7 +87,7 @@ def test_files_are_in_an_order_of_their_own_with_the_validation_last(tmp_path: P
         (names[3], "test"),
         (names[2], "train"),
         (names[1], "train"),
-        (names[0], "train"),
+        (names[0], "valid"),
     ]
 
 
@@ -147,16 +147,19 @@ def test_shallow_water_on_the_sphere(tmp_path: Path, import_files, stored, write
     for seed, split in enumerate(("train", "train", "valid", "test")):
         write_sphere(release / split / f"seed={seed}" / "run0001" / "output.nc", seed=seed)
     imported = import_files(tmp_path / "data", release)
-    assert (imported.folder.name, imported.train, imported.test) == ("sw2d_pda", 3, 1)
+    assert (imported.folder.name, imported.trajectories()) == (
+        "sw2d_pda",
+        {"train": 2, "valid": 1, "test": 1},
+    )
     info = open_store(tmp_path / "data", "sw2d_pda").info
     assert info.channels == ("u", "v", "div", "vor", "pres")
     assert (info.spatial_axes, info.frame_interval) == (("lat", "lon"), 6.0)
-    train = stored(tmp_path / "data", "sw2d_pda", "train")
-    for row, (split, seed) in enumerate((("train", 0), ("train", 1), ("valid", 2))):
+    for row, split, seed in ((0, "train", 0), (1, "train", 1), (0, "valid", 2)):
+        found = stored(tmp_path / "data", "sw2d_pda", split)[row]
         with h5py.File(release / split / f"seed={seed}" / "run0001" / "output.nc") as file:
             for channel, name in enumerate(info.channels):
                 expected = file[name][()].reshape(6, 6, 8)
-                np.testing.assert_array_equal(train[row, :, channel], expected)
+                np.testing.assert_array_equal(found[:, channel], expected)
 
 
 @pytest.mark.parametrize(

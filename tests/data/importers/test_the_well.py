@@ -21,7 +21,7 @@ def release(tmp_path: Path, write_well) -> Path:
 
 def test_fields_become_channels(release: Path, tmp_path: Path, import_files, stored) -> None:
     imported = import_files(tmp_path / "out", release)
-    assert (imported.folder.name, imported.train, imported.test) == ("porous_flow", 4, 2)
+    assert (imported.folder.name, imported.train, imported.test) == ("porous_flow", 2, 2)
     info = open_store(tmp_path / "out", "porous_flow").info
     assert info.channels == ("density", "velocity_x", "velocity_y", "permeability")
     assert info.scored == (True, True, True, False)
@@ -38,20 +38,40 @@ def test_fields_become_channels(release: Path, tmp_path: Path, import_files, sto
 def test_a_field_without_time_is_stored_once(release: Path, tmp_path: Path, import_files) -> None:
     import_files(tmp_path / "out", release)
     with h5py.File(tmp_path / "out" / "porous_flow" / "train" / "shard-00000.h5") as shard:
-        assert shard["fields"].shape == (4, 5, 3, 6, 4)
-        assert shard["constants"].shape == (4, 1, 6, 4)
+        assert shard["fields"].shape == (2, 5, 3, 6, 4)
+        assert shard["constants"].shape == (2, 1, 6, 4)
 
 
-def test_the_valid_files_are_trained_on_last(release: Path, tmp_path: Path, import_files, stored):
-    import_files(tmp_path / "out", release)
-    train = stored(tmp_path / "out", "porous_flow", "train")
-    for rows, file in (
-        (slice(0, 2), "train/porous_flow_alpha_0"),
-        (slice(2, 4), "valid/porous_fl"),
-    ):
-        (path,) = release.glob(f"{file}*")
+def test_the_valid_files_are_a_split_and_in_the_paper_trained_on_last(
+    release: Path, tmp_path: Path, import_files, stored
+) -> None:
+    imported = import_files(tmp_path / "ours", release)
+    assert imported.trajectories() == {"train": 2, "valid": 2, "test": 2}
+    imported = import_files(tmp_path / "paper", release, paper=True)
+    assert imported.trajectories() == {"train": 4, "valid": 0, "test": 2}
+    trained = stored(tmp_path / "paper", "porous_flow", "train")
+    for split, rows in (("train", slice(0, 2)), ("valid", slice(2, 4))):
+        (path,) = (release / split).iterdir()
         with h5py.File(path) as content:
-            np.testing.assert_array_equal(train[rows, :, 0], content["t0_fields/density"][()])
+            density = content["t0_fields/density"][()]
+        np.testing.assert_array_equal(trained[rows, :, 0], density)
+        ours = stored(tmp_path / "ours", "porous_flow", split)
+        np.testing.assert_array_equal(ours[:, :, 0], density)
+
+
+def test_a_mask_of_unknown_meaning_is_a_coefficient(
+    release: Path, tmp_path: Path, import_files
+) -> None:
+    """As that of helmholtz_staircase, where 6.5 % of the points are 1."""
+    for path in release.glob("*/*.hdf5"):
+        with h5py.File(path, "r+") as file:
+            file.move("t0_fields/permeability", "t0_fields/mask")
+            file["t0_fields/mask"][...] = np.arange(24).reshape(6, 4) == 7
+    import_files(tmp_path / "out", release)
+    info = open_store(tmp_path / "out", "porous_flow").info
+    assert info.channels[-1] == "mask"
+    assert info.fluid_mask == ""
+    assert info.coefficient == (False, False, False, True)
 
 
 def test_a_field_of_all_trajectories_is_given_to_each(tmp_path: Path, write_well) -> None:

@@ -1,5 +1,6 @@
 """The digest of a dataset: of its recipe if it was generated, else of its values."""
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -43,6 +44,29 @@ def test_imported_data_are_their_values_and_what_these_mean(digest_of: Callable[
         digest_of("another field", channels=("w",)),
     ]
     assert len({digest, *others}) == 5
+
+
+def test_a_coefficient_is_another_input_than_a_fluid_mask(
+    tmp_path: Path, describe: Callable[..., DatasetInfo]
+) -> None:
+    """Datasets with a fluid mask alone keep the digest that they always had."""
+    digests = {}
+    for meaning in ("mask", ""):
+        info = replace(
+            describe("a", ("u", "v", "mask")),
+            scored=(True, True, False),
+            origin="imported",
+            fluid_mask=meaning,
+        )
+        with StoreWriter(tmp_path / f"as {meaning}", info) as writer:
+            writer.append("train", np.ones((1, 2, 3, 4, 4)))
+        index = tmp_path / f"as {meaning}" / "a" / INDEX
+        digests[meaning] = dataset_digest(read_index(index))
+        content = json.loads(index.read_text())
+        del content["format"], content["info"]["fluid_mask"], content["info"]["coordinates"]
+        index.write_text(json.dumps(content))
+        assert dataset_digest(read_index(index)) == digests["mask"], "of the first format"
+    assert digests[""] != digests["mask"]
 
 
 def test_generated_data_are_their_recipe(digest_of: Callable[..., str]) -> None:

@@ -256,3 +256,26 @@ def test_one_field_is_not_taken_for_two(kind: str, request: pytest.FixtureReques
     claimed = open_store(store.folder.parent, NAME)
     with pytest.raises(DataError, match=r"it holds float32 \(.* says real numbers \(.*, 3, 4, 4\)"):
         claimed.check_largest()
+
+
+@pytest.mark.parametrize(
+    ("origin", "channels", "expected"),
+    [
+        ("generated", ["u", "v", "mask"], "mask"),
+        ("generated", ["smoke", "mask"], "mask"),
+        ("imported", ["u", "v", "mask"], "mask"),  # of CFDBench
+        ("imported", ["pressure_re", "pressure_im", "mask"], ""),  # of helmholtz_staircase
+        ("generated", ["u", "density"], ""),
+    ],
+)
+def test_which_mask_an_index_of_the_first_format_means(
+    origin: str, channels: list[str], expected: str, make_store
+) -> None:
+    path = make_store(channels=tuple(channels)).folder / INDEX
+    index = json.loads(path.read_text())
+    del index["format"], index["info"]["fluid_mask"], index["info"]["coordinates"]
+    index["info"] |= {"origin": origin, "scored": [True] * (len(channels) - 1) + [False]}
+    path.write_text(json.dumps(index))
+    info = read_index(path).info
+    assert info.fluid_mask == expected
+    assert info.coefficient[-1] == (expected == "")

@@ -14,7 +14,10 @@ def test_a_row_says_what_the_index_says(make_store, tmp_path: Path) -> None:
     make_store("a", frames=7)
     listed = list_datasets(tmp_path)
     assert [row[0] for row in listed.rows] == ["a", "b"]
-    assert listed.rows[1][1:7] == ("none", "4x4", "6", "u,v", "3", "2")
+    assert listed.header[:8] == (
+        "name", "equation", "grid", "frames", "channels", "train", "valid", "test"
+    )  # fmt: skip
+    assert listed.rows[1][1:8] == ("none", "4x4", "6", "u,v", "3", "0", "2")
     assert listed.problems == []
     (alone,) = list_datasets(tmp_path / "b").rows
     assert alone == listed.rows[1]

@@ -109,3 +109,21 @@ def test_an_empty_split(tmp_path: Path, coded, describe) -> None:
     with StoreWriter(tmp_path, describe("a")) as writer:
         writer.append("train", coded(0, 1, 2, 1, 4))
     assert verify_dataset(open_store(tmp_path, "a")).problems == ["the test split is empty"]
+
+
+def test_data_for_evaluation_alone_are_noted(make_store) -> None:
+    store = make_store(train=0, test=2)
+    found = verify_dataset(store)
+    assert found.problems == []
+    assert found.notes == ["it is for evaluation alone: there is no trajectory to train on"]
+
+
+def test_trajectories_that_two_splits_share(tmp_path: Path, coded, describe) -> None:
+    with StoreWriter(tmp_path, describe("a")) as writer:
+        for split, first in (("train", 0), ("valid", 1), ("test", 2)):
+            writer.append(split, coded(first, 2, 2, 1, 4))
+    assert verify_dataset(open_store(tmp_path, "a")).problems == [
+        "1 valid trajectories are also in the train split (train 1 = valid 0)",
+        "1 test trajectories are also in the valid split (valid 1 = test 0)",
+        "2 trajectories repeat another one (train 1 = valid 0; valid 1 = test 0)",
+    ]

@@ -14,6 +14,7 @@ from dpot_scale.data.info import DatasetInfo
 from dpot_scale.data.store import writer as writer_module
 from dpot_scale.data.store.dataset import (
     INDEX,
+    SPLITS,
     dataset_folders,
     open_store,
     stored_names,
@@ -164,3 +165,30 @@ def test_numbers_of_numpy_are_stored_as_plain_ones(describe, coded, tmp_path: Pa
     with StoreWriter(tmp_path, info) as writer:
         writer.append("train", coded(0, 1, 2, 1, 4))
     assert open_store(tmp_path, "a").info == describe("a")
+
+
+def test_three_splits_in_order(make_store, coded) -> None:
+    store = make_store(train=3, valid=2, test=2, frames=6)
+    assert [store.num_trajectories(split) for split in SPLITS] == [3, 2, 2]
+    np.testing.assert_array_equal(store.read("valid", 1, 0, 6), coded(6, 1, 6, 1, 4)[0])
+    assert store.described_split == "train"
+    assert store.statistics.mean[0] == pytest.approx(coded(0, 3, 6, 1, 4).mean())
+    assert not store.is_for_evaluation
+
+
+def test_a_split_is_not_gone_back_to(tmp_path: Path, coded, describe) -> None:
+    sentence = "train trajectories are written before those of the test split"
+    with StoreWriter(tmp_path, describe("a")) as writer:
+        writer.append("test", coded(0, 1, 2, 1, 4))
+        with pytest.raises(DataError, match=sentence):
+            writer.append("train", coded(1, 1, 2, 1, 4))
+
+
+def test_the_statistics_of_data_for_evaluation_are_those_of_their_first_split(
+    make_store, coded
+) -> None:
+    store = make_store(train=0, test=2)
+    assert store.is_for_evaluation
+    assert store.described_split == "test"
+    assert store.statistics.mean[0] == pytest.approx(coded(0, 2, 6, 1, 4).mean())
+    assert make_store("both", train=0, valid=1, test=2).described_split == "valid"

@@ -10,12 +10,15 @@ import torch
 from torch.nn import functional
 
 from dpot_scale.config.data import DataConfig
+from dpot_scale.data.info import DatasetInfo
 from dpot_scale.data.store.dataset import DatasetStore, open_store
 from dpot_scale.data.store.writer import StoreWriter
 from dpot_scale.data.stream.assembly import Assembler, Batch, Window
 from dpot_scale.data.stream.mixture import Cut
 from dpot_scale.errors import DataError
+from dpot_scale.forecasting.physical import in_physical_units
 from dpot_scale.models.dpot.config import DPOTConfig
+from dpot_scale.models.forecaster import Forecast
 
 CPU = torch.device("cpu")
 FRAMES = 3
@@ -82,7 +85,9 @@ def test_three_space_dimensions(describe, tmp_path: Path) -> None:
 @pytest.fixture
 def obstacle(describe, tmp_path: Path) -> DatasetStore:
     """One trajectory of a field and a mask that is 0 in a corner; v is the same everywhere."""
-    info = replace(describe("obstacle", ("u", "v", "mask")), scored=(True, True, False))
+    info = replace(
+        describe("obstacle", ("u", "v", "mask")), scored=(True, True, False), fluid_mask="mask"
+    )
     fields = np.random.default_rng(0).random((2, FRAMES, 3, 4, 4), dtype=np.float32)
     fields[:, :, 1] = 7
     fields[:, :, 2] = 1
@@ -98,6 +103,8 @@ def test_a_mask_is_given_and_not_scored(obstacle) -> None:
     assert bool((batch.frames_BTCxy[0, :, 2, :2, :2] == 0).all())
     assert float(batch.frames_BTCxy[0, :, 2].sum()) == FRAMES * 12
     assert batch.counted_Bxy is None
+    assert batch.coefficient_BC is None
+    assert batch.scale is None, "a fluid mask is shown as it is"
 
 
 def test_points_inside_obstacles_do_not_count_where_asked(obstacle, stores) -> None:
@@ -123,6 +130,78 @@ def test_statistics_of_each_dataset_come_with_its_windows(obstacle, stores) -> N
     stds = [[found.std[0], 1, 1, 1], [other.std[0], 1, 1, 1]]
     torch.testing.assert_close(scale.mean_BC, torch.tensor(means))
     torch.testing.assert_close(scale.std_BC, torch.tensor(stds))
+
+
+def store_with(root: Path, info: DatasetInfo, *values: np.ndarray | float) -> DatasetStore:
+    """Two trajectories of a field of noise, and channels that are the same in all frames."""
+    noise = np.random.default_rng(0)
+    fields = np.empty((2, FRAMES, len(info.channels), 4, 4), dtype=np.float32)
+    fields[:, :, 0] = noise.standard_normal((2, FRAMES, 4, 4))
+    for channel, of_channel in enumerate(values, start=1):
+        fields[:, :, channel] = of_channel
+    with StoreWriter(root, info) as writer:
+        writer.append("train", fields)
+    return open_store(root, info.name)
+
+
+@pytest.fixture
+def acoustic(describe, tmp_path: Path) -> DatasetStore:
+    """Pressure and, constant in time, a density of 1 with inclusions of 6e5."""
+    density = np.where(np.eye(4) > 0, 6e5, 1.0)
+    info = replace(describe("acoustic", ("pressure", "density")), scored=(True, False))
+    return store_with(tmp_path, info, density)
+
+
+@pytest.mark.parametrize("normalize", ["none", "dataset"])
+def test_a_coefficient_never_reaches_the_model_in_its_own_unit(
+    normalize: str, acoustic, stores
+) -> None:
+    """And a published dataset in the same batch is seen as it is, to the last bit."""
+    windows = ((acoustic, Cut(0, 0, 1)), (stores["b"], Cut(0, 0, 1)))
+    batch = assembled(*windows, grid=4, channels=3, normalize=normalize)
+    assert batch.coefficient_BC is not None
+    assert batch.coefficient_BC.tolist() == [[False, True, False], [False, False, False]]
+    assert float(batch.frames_BTCxy[0, 0, 1].max()) == 6e5, "physical, as all of a batch"
+    seen: list[torch.Tensor] = []
+
+    def model(frames_BTCs: torch.Tensor) -> Forecast:
+        seen.append(frames_BTCs)
+        return Forecast(frames_BTCs[:, -1:], torch.empty(0))
+
+    forecast = in_physical_units(model, batch)(batch.frames_BTCxy).frames
+    torch.testing.assert_close(forecast, batch.frames_BTCxy[:, -1:], rtol=1e-5, atol=0.1)
+    density = seen[0][0, :, 1]
+    assert float(density.mean()) == pytest.approx(0, abs=1e-6)
+    assert float(density.std(correction=0)) == pytest.approx(1)
+    if normalize == "none":
+        assert torch.equal(seen[0][1], batch.frames_BTCxy[1])
+        assert torch.equal(seen[0][0, :, 0], batch.frames_BTCxy[0, :, 0])
+
+
+def test_a_coefficient_that_is_the_same_everywhere_is_of_order_one(
+    describe, tmp_path: Path
+) -> None:
+    """Also in a trajectory that has another value, whatever rounding left of a deviation."""
+    info = replace(
+        describe("even", ("u", "density", "zero", "near")), scored=(True, False, False, False)
+    )
+    near = 1e5 + np.float32(0.0078125) * (np.arange(16).reshape(4, 4) == 5)
+    store = store_with(tmp_path, info, 6e5, 0.0, near)
+    scale = assembled((store, Cut(0, 0, 1)), grid=4, channels=4).scale
+    assert scale is not None
+    torch.testing.assert_close(scale.mean_BC, torch.tensor([[0, 6e5, 0, 1e5]]))
+    torch.testing.assert_close(scale.std_BC, torch.tensor([[1, 6e5, 1, 1e5]]))
+
+
+def test_a_mask_of_unknown_meaning_hides_no_points(describe, tmp_path: Path) -> None:
+    """It is an input like any other coefficient."""
+    info = replace(describe("helmholtz", ("pressure", "mask")), scored=(True, False))
+    store = store_with(tmp_path, info, (np.arange(16).reshape(4, 4) == 5).astype(np.float32))
+    batch = assembled((store, Cut(0, 0, 1)), grid=4, channels=2, mask_points=True)
+    assert batch.counted_Bxy is not None
+    assert bool(batch.counted_Bxy.all())
+    assert batch.coefficient_BC is not None
+    assert batch.coefficient_BC.tolist() == [[False, True]]
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
