@@ -247,6 +247,7 @@ def write_ours(root: Path, name: str) -> DatasetStore:
         equation=entry.equation,
         channels=entry.channels,
         scored=tuple(channel != "mask" for channel in entry.channels),
+        fluid_mask="mask" if "mask" in entry.channels else "",
         spatial_axes=("x", "y"),
         grid=(entry.grid, entry.grid),
         domain_length=(1.0, 1.0),

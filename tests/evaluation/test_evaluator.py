@@ -1,5 +1,6 @@
 """Scores: of a model that is persistence, on any number of ranks, and as a table."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -201,7 +202,7 @@ class Blind:
 def test_points_inside_obstacles_count_where_asked(
     mask_points: bool, config: RunConfig, world: World, tmp_path: Path
 ) -> None:
-    info = described("obstacle", u=True, mask=False)
+    info = replace(described("obstacle", u=True, mask=False), fluid_mask="mask")
     fields = np.full((1, 9, 2, 16, 16), 5.0)
     fields[:, :, 1] = 1
     fields[:, :, 1, :4] = 0

@@ -223,6 +223,9 @@ def _arrange(sources: Sequence[Source], *, by_name: bool) -> list[Source]:
     """Return the files in order, with their splits if the paths of some say that they are tests."""
     splits = {source.path: by_folder_or_name(source.path) for source in sources}
     ordered = train_before_valid(sources)
-    if not by_name or "test" not in splits.values():
+    if not by_name:
         return ordered
+    if "test" not in splits.values():
+        valid = {path for path, split in splits.items() if split == "valid"}
+        return [replace(s, split="valid") if s.path in valid else s for s in ordered]
     return [replace(source, split=splits[source.path] or "train") for source in ordered]
