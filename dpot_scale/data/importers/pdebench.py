@@ -32,6 +32,7 @@ from dpot_scale.data.store.shards import CHANNEL, TIME, TRAJECTORY, open_hdf5
 from dpot_scale.errors import DataError
 
 VELOCITIES = {"Vx": "vx", "Vy": "vy", "Vz": "vz"}
+ONE_DIMENSION = {"tensor", "Vx"}  # beside the coordinates
 # In the reference's order, which is another one in three dimensions than in two.
 SCALARS = {2: ("density", "pressure"), 3: ("pressure", "density")}
 
@@ -75,7 +76,8 @@ def recognise(path: Path, *, paper: bool) -> list[Source | DataError]:
     Groups that are not what they should be are left out and named in a DataError beside the source.
 
     Raises:
-        DataError: they are, but most of them are not what they should be.
+        DataError: they are, but most of them are not what they should be; or the file is of one
+            space dimension.
     """
     if not h5py.is_hdf5(path):
         return []
@@ -85,6 +87,11 @@ def recognise(path: Path, *, paper: bool) -> list[Source | DataError]:
             return [_seeds_source(path, file, groups, paper=paper), *left_out]
         if {"Vx", "Vy", *SCALARS[2]} <= file.keys():
             return [_flow_source(path, file)]
+        if "x-coordinate" in file and "y-coordinate" not in file and ONE_DIMENSION & file.keys():
+            raise DataError(
+                f"{path} holds PDEBench's data of one space dimension; only two and three are "
+                "imported"
+            )
     return []
 
 

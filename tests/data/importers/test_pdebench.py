@@ -365,3 +365,14 @@ def test_bad_flow_is_one_sentence_and_leaves_nothing(
         run_import(bad, tmp_path / "data")
     assert str(bad) in str(caught.value)
     assert left_over(tmp_path / "data") == []
+
+
+@pytest.mark.parametrize("fields", [("tensor",), ("Vx", "density", "pressure")])
+def test_data_of_one_space_dimension_are_called_that(fields: tuple[str, ...], tmp_path) -> None:
+    path = tmp_path / "1D.hdf5"
+    with h5py.File(path, "w") as file:
+        for name in fields:
+            file[name] = np.zeros((4, 5, 16), np.float32)
+        file["x-coordinate"], file["t-coordinate"] = np.arange(16.0), np.arange(6.0)
+    with pytest.raises(DataError, match=r"1D\.hdf5 holds PDEBench's data of one space dimension"):
+        recognise(path)
