@@ -82,7 +82,8 @@ def _generate(options: argparse.Namespace) -> int:
 
 def _import(options: argparse.Namespace) -> int:
     root = in_home(options.out)
-    how = Options(root, options.name, options.link, options.compat == "paper", _layout(options))
+    paper = options.compat == "paper"
+    how = Options(root, options.name, options.link, paper, _layout(options), options.tensors)
     outcome = import_all(options.paths, how)
     if outcome.files > 1 or outcome.problems:
         print_line(
@@ -176,6 +177,11 @@ def _add_import(entry: Entry) -> None:
         "--link",
         action="store_true",
         help="refer to the files where they lie instead of copying them; they must stay there",
+    )
+    command.add_argument(
+        "--tensors",
+        action="store_true",
+        help="of The Well: import tensor fields too, each component as a channel",
     )
     command.add_argument(
         "--compat",

@@ -7,6 +7,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
+from dpot_scale.data.importers.agreement import remarks
 from dpot_scale.data.importers.importing import (
     Imported,
     Options,
@@ -44,7 +45,9 @@ def import_all(paths: Sequence[Path], options: Options) -> Outcome:
         UserError: there is no file, or one name was given for several datasets.
     """
     files, unreadable = find_files(paths)
-    datasets, unknown = recognise_files(files, paper=options.paper, only=options.only)
+    datasets, unknown = recognise_files(
+        files, paper=options.paper, only=options.only, tensors=options.tensors
+    )
     problems: list[UserError] = [*unreadable, *unknown]
     if options.name and len(datasets) > 1:
         raise UserError(
@@ -72,6 +75,8 @@ def _import_one(sources: Sequence[Source], options: Options) -> tuple[int, list[
     if len(paths) > 1:
         origin = f"{len(paths)} files below {os.path.commonpath(paths)}"
     print_line(f"{origin}: {_describe(sources)}")
+    for remark in remarks(sources):
+        print_line(f"note: {remark}")
     with closing(ByteProgress(total_bytes(sources), len(paths))) as progress:
         imported, problems = import_sound(sources, options, progress)
     if imported is None:
@@ -85,7 +90,11 @@ def _describe(sources: Sequence[Source]) -> str:
         return sources[0].describe()
     formats = sorted({source.format for source in sources})
     trajectories = sum(source.trajectories for source in sources)
-    return f"{', '.join(formats)}: {trajectories} trajectories of {sources[0].frames} frames"
+    frames = [source.frames for source in sources]
+    return (
+        f"{', '.join(formats)}: {trajectories} trajectories of {_range(min(frames), max(frames))} "
+        "frames"
+    )
 
 
 def _sentence(imported: Imported, origin: str, seconds: float, options: Options) -> str:
@@ -93,10 +102,14 @@ def _sentence(imported: Imported, origin: str, seconds: float, options: Options)
         return f"{imported.folder} already holds {origin}; nothing to do"
     return (
         f"{'linked' if options.link else 'imported'} {origin} as {imported.folder}: "
-        f"{counted(imported.trajectories())} trajectories of {imported.frames} frames in "
-        f"{seconds:.1f} s"
+        f"{counted(imported.trajectories())} trajectories of "
+        f"{_range(imported.shortest, imported.frames)} frames in {seconds:.1f} s"
         f"{'' if imported.train else '; it is for evaluation alone'}"
     )
+
+
+def _range(least: int, most: int) -> str:
+    return str(most) if least == most else f"{least} to {most}"
 
 
 def _print_all(problems: Sequence[UserError]) -> None:

@@ -9,9 +9,10 @@ from pathlib import Path
 from dpot_scale.config.data import ArrayLayout
 from dpot_scale.data.catalog import CATALOG, CatalogEntry
 from dpot_scale.data.importers import plain
+from dpot_scale.data.importers.agreement import completed, datasets_of, usual_interval
 from dpot_scale.data.importers.formats import Format, recognise
 from dpot_scale.data.importers.source import Source
-from dpot_scale.data.importers.splits import Part, datasets_of, parts_of
+from dpot_scale.data.importers.splits import Part, parts_of
 from dpot_scale.data.importers.transfer import Progress, SourceError, copy, link, sound_part
 from dpot_scale.data.info import DatasetInfo
 from dpot_scale.data.store.dataset import INDEX, SPLITS, Split, hold_folder, read_store
@@ -32,7 +33,8 @@ class Imported:
     train: int  # trajectories; none in a dataset for evaluation alone
     valid: int
     test: int
-    frames: int
+    frames: int  # of the longest trajectory
+    shortest: int  # frames
 
     def trajectories(self) -> dict[Split, int]:
         """Return how many trajectories each split has."""
@@ -48,6 +50,7 @@ class Options:
     link: bool = False  # refer to the files instead of copying them
     paper: bool = False  # as the reference's preprocessing
     layout: ArrayLayout | None = None  # of plain arrays, which all files are then
+    tensors: bool = False  # each component of a tensor as a channel
 
     @property
     def only(self) -> Format | None:
@@ -58,7 +61,7 @@ class Options:
 
 
 def recognise_files(
-    files: Sequence[Path], *, paper: bool, only: Format | None = None
+    files: Sequence[Path], *, paper: bool, only: Format | None = None, tensors: bool = False
 ) -> tuple[list[list[Source]], list[DataError]]:
     """Return the datasets in files, and an error for each file that cannot be used."""
     sources: list[Source] = []
@@ -67,7 +70,7 @@ def recognise_files(
         try:
             for found in recognise(file, paper=paper, only=only):
                 if isinstance(found, Source):
-                    sources.append(found)
+                    sources.append(found.with_tensors or found if tensors else found)
                 else:
                     problems.append(found)
         except DataError as error:
@@ -136,16 +139,17 @@ def import_dataset(
     sources = [source.named(name) if source.named else source for source in sources]
     if options.link:
         _check_linkable(sources)
+    sources = completed(sources)
     parts = parts_of(sources, name, paper=options.paper, needs_train=left_out > 0)
-    frames = _frames(sources[0], name)
+    lengths = [_frames(source, name) for source in sources]
     folder = options.root / name
     with hold_folder(options.root):
         digests = {} if digests is None else digests
         _add_digests(digests, sources, progress)
-        info = _info(sources, name, _origin(digests, options, left_out))
+        info = _info(sources, name, _origin(digests, options, left_out, sources[0]))
         is_new = not (folder / INDEX).exists()
         if is_new:
-            _write(parts, frames, info, options, digests, progress)
+            _write(parts, info, options, digests, progress)
         else:
             _check_origin(folder, info, sources)
     counts = {split: sum(p.trajectories for p in parts if p.split == split) for split in SPLITS}
@@ -156,13 +160,13 @@ def import_dataset(
         train=counts["train"],
         valid=counts["valid"],
         test=counts["test"],
-        frames=frames,
+        frames=max(lengths),
+        shortest=min(lengths),
     )
 
 
 def _write(
     parts: Sequence[Part],
-    frames: int,
     info: DatasetInfo,
     options: Options,
     digests: dict[Path, str],
@@ -170,6 +174,7 @@ def _write(
 ) -> None:
     with StoreWriter(options.root, info, resume=not options.link) as writer:
         for part in _remaining(parts, writer):
+            frames = _frames(part.source, info.name)
             try:
                 if options.link:
                     link(writer, part, frames, digests[part.source.path], progress)
@@ -263,18 +268,20 @@ def _info(sources: Sequence[Source], name: str, origin: str) -> DatasetInfo:
         spatial_axes=source.spatial_axes,
         grid=source.grid,
         domain_length=source.domain_length,
-        frame_interval=source.frame_interval,
+        frame_interval=usual_interval(sources),
         boundary=source.boundary,
         origin="imported",
         source=origin,
         staggering=source.staggering,
         fluid_mask=source.fluid_mask,
+        coordinates=source.coordinates,
     )
 
 
-def _origin(digests: dict[Path, str], options: Options, left_out: int) -> str:
+def _origin(digests: dict[Path, str], options: Options, left_out: int, first: Source) -> str:
     """Return the text that says where a dataset comes from; see `_identity`."""
     ways = (", as in the paper" if options.paper else "") + (", linked" if options.link else "")
+    ways += ", with tensors" if first.tensors else ""
     if options.layout is not None:
         said = options.layout.model_dump(mode="json", exclude_defaults=True)
         ways += "".join(f", {key} {value}" for key, value in said.items())

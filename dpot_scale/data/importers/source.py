@@ -55,11 +55,18 @@ class Source:
     staggering: str = ""
     constant: tuple[str, ...] = ()  # channels that do not change in time, which are not scored
     fluid_mask: str = ""  # the one of them that is known to be 0 in obstacles and 1 in the fluid
+    coordinates: tuple[tuple[float, ...], ...] = ()  # of the points of each axis, where it has them
+    intervals: Array | None = None  # (N,), where trajectories differ in their time step
+    series: Mapping[str, Array] = field(default_factory=dict)  # (N, T) numbers of each
+    notes: tuple[str, ...] = ()  # what a user should know of it
     views: tuple[View, ...] = ()  # where the file can be sliced as it lies
     split: Split | None = None  # where the publisher says it
     test_share: float | None = None  # of the trajectories, where the user says it
     # This source under a name, where what it holds follows from the name that the user gives.
     named: "Callable[[str], Source] | None" = None
+    with_tensors: "Source | None" = None  # this source and its tensors, where it has some
+    tensors: bool = False  # whether they are among its channels
+    folder: str = ""  # that the dataset is named after, where files of several give one name
     # The dataset of several files, and what puts them in order and gives each its split.
     collection: str | None = None
     arrange: "Callable[[Sequence[Source]], list[Source]] | None" = None
@@ -95,6 +102,8 @@ class Source:
             read=partial(_read_kept, self.read, kept),
             aligned_to=1,
             parameters={key: values[kept] for key, values in self.parameters.items()},
+            series={key: values[kept] for key, values in self.series.items()},
+            intervals=None if self.intervals is None else self.intervals[kept],
             views=tuple(
                 view.part(first, last - first, view.frames)
                 for part in _consecutive(kept)
@@ -131,14 +140,19 @@ def file_view(
     spatial_axes: tuple[str, ...],
     trajectories: int,
     frames: int,
+    grid: tuple[int, ...] = (),
 ) -> View:
-    """Return the view of an HDF5 file, from the names and axes of its arrays."""
+    """Return the view of an HDF5 file, from the names and axes of its arrays.
+
+    `grid` is needed where an array lacks an axis of space, along which it is constant.
+    """
     return View(
         file=str(path.absolute()),
         arrays=tuple(ViewedArray(name, axes) for name, axes in arrays),
         spatial_axes=spatial_axes,
         trajectories=trajectories,
         frames=frames,
+        grid=grid,
     )
 
 

@@ -1,7 +1,6 @@
-"""Decides which files make up a dataset, in which order, and what belongs to the test split."""
+"""Decides in which order the files of a dataset are, and what belongs to which split."""
 
 import re
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -83,39 +82,6 @@ def _test_trajectories(sources: Sequence[Source], name: str) -> int:
 def _place(sources: Sequence[Source]) -> Path:
     first = sources[0].path
     return first if len(sources) == 1 else first.parent
-
-
-def datasets_of(sources: Sequence[Source]) -> tuple[list[list[Source]], list[DataError]]:
-    """Return the sources of each dataset, in order and with their splits; and an error per misfit.
-
-    The files of a dataset must agree in everything but their number of trajectories. A misfit is a
-    file that differs from most; it is left out.
-    """
-    groups: dict[str, list[Source]] = {}
-    for source in sources:
-        key = source.collection or f"{source.path} {source.candidates}"
-        groups.setdefault(key, []).append(source)
-    datasets, problems = [], []
-    for group in groups.values():
-        first = group[0]
-        arranged = first.arrange(group) if first.arrange else group
-        usual = Counter(map(_shape, arranged)).most_common(1)[0][0]
-        problems += [_misfit(source, usual) for source in arranged if _shape(source) != usual]
-        datasets.append([source for source in arranged if _shape(source) == usual])
-    return datasets, problems
-
-
-def _shape(source: Source) -> tuple[int, tuple[int, ...], float]:
-    return source.frames, source.grid, source.frame_interval
-
-
-def _misfit(source: Source, usual: tuple[int, tuple[int, ...], float]) -> DataError:
-    frames, grid, interval = usual
-    return DataError(
-        f"{source.place} is left out of dataset {source.collection}: {source.describe()} every "
-        f"{source.frame_interval:g}, where most files have {frames} frames at "
-        f"{' x '.join(map(str, grid))} every {interval:g}"
-    )
 
 
 def by_folder_or_name(path: Path) -> Split | None:

@@ -1,11 +1,12 @@
 """Datasets in The Well's HDF5 layout.
 
-`t0_fields` holds scalars (N, T, *space), `t1_fields` vectors (N, T, *space, D), each array with the
-attributes `sample_varying` and `time_varying`; `dimensions` the axes. Folders train, valid and test
-give the splits. Tensors (`t2_fields`) and `scalars` are not read.
+`t0_fields` holds scalars (N, T, *space), `t1_fields` vectors (N, T, *space, D), `t2_fields` tensors
+(N, T, *space, D, D), each array with the attributes `sample_varying`, `time_varying` and
+`dim_varying`; an axis along which an array does not vary is absent. `dimensions` holds the axes and
+the times, `scalars` numbers. Folders train, valid and test give the splits.
 """
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -15,23 +16,25 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from dpot_scale.data.importers.source import (
-    Source,
-    cell_extent,
-    file_view,
-    frame_interval,
-    read_views,
-    sliced_in_place,
+from dpot_scale.data.importers.axes import Axis, Times, axis_of, times_of, usual_step
+from dpot_scale.data.importers.source import Source, file_view, read_views, sliced_in_place
+from dpot_scale.data.importers.splits import SPLIT_WORDS, train_before_valid, with_split
+from dpot_scale.data.importers.well_fields import (
+    SCALARS,
+    TENSORS,
+    VECTORS,
+    Field,
+    Numbers,
+    fields_of,
+    numbers_of,
 )
-from dpot_scale.data.importers.splits import train_before_valid, with_split
 from dpot_scale.data.info import is_dataset_name
-from dpot_scale.data.store.shards import CHANNEL, TIME, TRAJECTORY, View, open_hdf5
+from dpot_scale.data.store.beside import TIMES
+from dpot_scale.data.store.shards import TIME, TRAJECTORY, View, open_hdf5
 from dpot_scale.errors import DataError
 
-GROUPS = {"t0_fields", "t1_fields", "dimensions"}
-TENSORS = "t2_fields"
-
-Named = tuple[str, tuple[str, ...]]  # an array and its axes
+GROUPS = {SCALARS, VECTORS, "dimensions"}
+DATA = "data"  # the folder of the folders of splits
 
 
 def recognise(path: Path, *, paper: bool) -> list[Source]:
@@ -47,80 +50,97 @@ def recognise(path: Path, *, paper: bool) -> list[Source]:
         if not file.keys() >= GROUPS:
             return []
         try:
-            return [_source(path, file)]
+            source = _source(path, file, tensors=False)
+            if TENSORS in file and len(file[TENSORS]):
+                source = replace(source, with_tensors=_source(path, file, tensors=True))
         except KeyError as error:
             raise DataError(f"{path} is not quite in The Well's layout ({error})") from error
+    return [source]
 
 
-def _source(path: Path, file: h5py.File) -> Source:
-    spatial_axes = tuple(_text(axis) for axis in file["dimensions"].attrs["spatial_dims"])
-    varying: list[Named] = []
-    constant: list[Named] = []
-    channels: dict[str, list[str]] = {"varying": [], "constant": []}
-    for name, axes in _fields(path, file, spatial_axes):
-        kind = "varying" if TIME in axes else "constant"
-        (varying if TIME in axes else constant).append((name, axes))
-        channels[kind] += _channels(file[name], axes, spatial_axes)
-    if not varying:
-        raise DataError(f"{path} has no field that changes in time")
-    shape = dict(zip(varying[0][1], file[varying[0][0]].shape, strict=True))
-    points = {axis: np.asarray(file["dimensions"][axis]) for axis in spatial_axes}
-    view = partial(
-        file_view,
-        path,
-        spatial_axes=spatial_axes,
-        trajectories=int(file.attrs["n_trajectories"]),
-        frames=shape[TIME],
-    )
+def _source(path: Path, file: h5py.File, *, tensors: bool) -> Source:
     name = _text(file.attrs["dataset_name"])
     if not is_dataset_name(name):
         raise DataError(f"{path} calls its dataset {name!r}, which cannot be the name of a folder")
+    axes = _axes(path, file)
+    sizes = {
+        TRAJECTORY: int(file.attrs["n_trajectories"]),
+        TIME: file["dimensions"][TIME].shape[-1],
+    }
+    sizes |= {axis: len(found.coordinates) for axis, found in axes.items()}
+    fields = list(fields_of(path, file, sizes, tensors=tensors))
+    varying = [field for field in fields if field.varies_in_time]
+    constant = [field for field in fields if not field.varies_in_time]
+    if not varying:
+        raise DataError(f"{path} has no field that changes in time")
+    times = times_of(file["dimensions"][TIME], sizes[TRAJECTORY], sizes[TIME], path)
+    numbers = numbers_of(file, sizes)
+    folder = _folder(path)
+    label = folder if folder.startswith(name) and is_dataset_name(folder) else name
+    view = _view(path, varying, sizes)
     source = Source(
-        **sliced_in_place([view(arrays=varying)]),
+        **sliced_in_place([view]),
         path=path,
-        format=f"The Well, {name}{_left_out(file)}",
-        candidates=(name,),
+        format=f"The Well, {name}{'' if tensors else _left_out(file)}",
+        candidates=(label,),
         equation=name,
-        channels=(*channels["varying"], *channels["constant"]),
-        grid=tuple(shape[axis] for axis in spatial_axes),
-        domain_length=tuple(cell_extent(values) for values in points.values()),
-        frame_interval=frame_interval(file["dimensions"]["time"], shape[TIME], path),
+        channels=tuple(channel for field in varying + constant for channel in field.channels),
+        grid=tuple(sizes[axis] for axis in axes),
+        domain_length=tuple(axis.length for axis in axes.values()),
+        coordinates=tuple(axis.coordinates for axis in axes.values()),
+        frame_interval=usual_step(times.intervals),
+        intervals=times.intervals,
         boundary=_boundary(file),
-        value_bytes=file[varying[0][0]].dtype.itemsize,
-        constant=tuple(channels["constant"]),
-        collection=name,
+        value_bytes=max(file[field.name].dtype.itemsize for field in varying),
+        constant=tuple(channel for field in constant for channel in field.channels),
+        parameters=numbers.parameters,
+        series=numbers.series | ({} if times.uneven is None else {TIMES: times.uneven}),
+        notes=_notes(file, axes, times, numbers, tensors=tensors),
+        tensors=tensors,
+        folder=folder,
+        collection=label,
         arrange=train_before_valid,
     )
     if constant:
-        source = replace(
-            source, read=partial(_read_both, view(arrays=varying), view(arrays=constant))
-        )
+        both = partial(_read_both, view, _view(path, constant, sizes))
+        source = replace(source, read=both)
     return with_split(source)
 
 
-def _fields(path: Path, file: h5py.File, spatial_axes: tuple[str, ...]) -> Iterator[Named]:
-    """Yield the arrays of scalars and vectors with their axes."""
-    for group, extra in (("t0_fields", ()), ("t1_fields", (CHANNEL,))):
-        for name, array in file[group].items():
-            axes = (
-                *((TRAJECTORY,) if array.attrs["sample_varying"] else ()),
-                *((TIME,) if array.attrs["time_varying"] else ()),
-                *spatial_axes,
-                *extra,
+def _axes(path: Path, file: h5py.File) -> dict[str, Axis]:
+    """Return the axes of space, which are those of all trajectories."""
+    axes = {}
+    for name in map(_text, file["dimensions"].attrs["spatial_dims"]):
+        points = np.asarray(file["dimensions"][name], dtype=np.float64)
+        rows = points.reshape(-1, points.shape[-1]) if points.ndim else points.reshape(1, 1)
+        axes[name] = axis_of(rows[0], f"axis {name} of {path}")
+        if not np.allclose(rows, rows[0], rtol=1e-6, atol=1e-6 * axes[name].length):
+            raise DataError(
+                f"axis {name} of {path} differs from trajectory to trajectory; a dataset has one "
+                "grid, so store such trajectories in files of their own"
             )
-            if array.ndim != len(axes) or not all(array.attrs.get("dim_varying", [True])):
-                raise DataError(
-                    f"{path}: {group}/{name} of shape {array.shape} does not have the axes "
-                    f"{', '.join(axes)}"
-                )
-            yield f"{group}/{name}", axes
+    return axes
 
 
-def _channels(
-    array: h5py.Dataset, axes: tuple[str, ...], spatial_axes: tuple[str, ...]
-) -> list[str]:
-    name = array.name.rpartition("/")[2]
-    return [f"{name}_{axis}" for axis in spatial_axes] if CHANNEL in axes else [name]
+def _view(path: Path, fields: Sequence[Field], sizes: dict[str, int]) -> View:
+    spatial_axes = tuple(axis for axis in sizes if axis not in {TRAJECTORY, TIME})
+    is_short = any(field.lacks_an_axis(spatial_axes) for field in fields)
+    return file_view(
+        path,
+        [(field.name, field.axes) for field in fields],
+        spatial_axes=spatial_axes,
+        trajectories=sizes[TRAJECTORY],
+        frames=sizes[TIME],
+        grid=tuple(sizes[axis] for axis in spatial_axes) if is_short else (),
+    )
+
+
+def _folder(path: Path) -> str:
+    """Return the name of the folder of a dataset: that of its splits, or of its files."""
+    for folder in path.absolute().parents:
+        if folder.name.lower() not in {*SPLIT_WORDS, DATA}:
+            return folder.name
+    return ""
 
 
 def _left_out(file: h5py.File) -> str:
@@ -128,8 +148,44 @@ def _left_out(file: h5py.File) -> str:
     return f" (without its tensors {', '.join(tensors)})" if tensors else ""
 
 
+def _notes(
+    file: h5py.File, axes: dict[str, Axis], times: Times, numbers: Numbers, *, tensors: bool
+) -> tuple[str, ...]:
+    """Return what a user should know, a line each; the same for like files."""
+    notes = [
+        f"axis {name} is not uniform: {len(axis.coordinates)} {axis.points} over a length of "
+        f"{axis.length:g}; the model sees the points as they are stored, and their coordinates are "
+        "in the index"
+        for name, axis in axes.items()
+        if axis.points
+    ]
+    if times.uneven is not None:
+        notes.append("frames are not evenly spaced in time; the time of each is kept")
+    if not tensors and len(file.get(TENSORS, ())):
+        notes.append(
+            f"--tensors would import each component of {', '.join(file[TENSORS])} as a channel"
+        )
+    if numbers.left_out:
+        names = ", ".join(numbers.left_out)
+        notes.append(f"left out, being neither a number of a trajectory nor of a frame: {names}")
+    return tuple(notes)
+
+
 def _boundary(file: h5py.File) -> str:
-    return ", ".join(file.get("boundary_conditions", ())) or "unknown"
+    """Return the kind of boundary of each axis, as `x periodic, y wall`."""
+    conditions = file.get("boundary_conditions", {})
+    return ", ".join(sorted(_condition(name, conditions[name]) for name in conditions)) or "unknown"
+
+
+def _condition(name: str, group: h5py.Group) -> str:
+    axes = "".join(map(_text, np.atleast_1d(group.attrs.get("associated_dims", []))))
+    if not axes or "bc_type" not in group.attrs:
+        return name
+    mask = np.asarray(group["mask"]) if "mask" in group else np.ones(1)
+    said = f"{axes} {_text(group.attrs['bc_type']).lower()}"
+    if mask.ndim != 1 or len(mask) < 2 or bool(mask[0]) == bool(mask[-1]):
+        return said
+    return f"{said} at its {'start' if mask[0] else 'end'}"
 
 
 def _read_both(varying: View, constant: View, rows: slice, frames: slice) -> NDArray[Any]:

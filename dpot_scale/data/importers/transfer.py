@@ -42,18 +42,24 @@ def copy(writer: StoreWriter, part: Part, frames: int, progress: Progress) -> No
         length = 1
     for rows in _blocks(part.first, part.first + part.trajectories, length):
         if _is_long(source, frames):
-            parameters = {key: values[rows] for key, values in source.parameters.items()}
             pieces = (piece for _, piece in _pieces(source, rows.start, frames))
             with _refused(source, rows.start):
-                writer.append_long(part.split, pieces, frames, parameters)
+                writer.append_long(part.split, pieces, frames, *_beside(source, rows, frames))
         else:
             fields = _read(source, rows, slice(0, frames))
             for row, trajectory in zip(range(rows.start, rows.stop), fields, strict=True):
-                one = slice(row, row + 1)
-                parameters = {key: values[one] for key, values in source.parameters.items()}
+                beside = _beside(source, slice(row, row + 1), frames)
                 with _refused(source, row):
-                    writer.append(part.split, trajectory[None], parameters)
+                    writer.append(part.split, trajectory[None], *beside)
         progress(source.path, (rows.stop - rows.start) * source.frames * source.frame_bytes)
+
+
+def _beside(source: Source, rows: slice, frames: int) -> tuple[dict[str, Array], dict[str, Array]]:
+    """Return the parameters and the series of some trajectories."""
+    return (
+        {name: values[rows] for name, values in source.parameters.items()},
+        {name: values[rows, :frames] for name, values in source.series.items()},
+    )
 
 
 @contextmanager
@@ -80,12 +86,10 @@ def link(writer: StoreWriter, part: Part, frames: int, digest: str, progress: Pr
         source.views, slice(part.first, part.first + part.trajectories)
     ):
         rows = range(part.first + before, part.first + before + last - first)
-        parameters = {
-            key: values[rows.start : rows.stop] for key, values in source.parameters.items()
-        }
         pieces = (piece for row in rows for piece in _pieces(source, row, frames))
         linked = view.part(first, last - first, frames)
-        writer.link(part.split, linked, digest, pieces, parameters)
+        beside = _beside(source, slice(rows.start, rows.stop), frames)
+        writer.link(part.split, linked, digest, pieces, *beside)
         progress(source.path, len(rows) * source.frames * source.frame_bytes)
         before += len(rows)
 

@@ -1,6 +1,6 @@
 """Imports of whole datasets, and small files in the layouts that no genuine file is here for."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import h5py
@@ -17,11 +17,16 @@ Write = Callable[..., Path]
 
 
 def _import_files(
-    root: Path, *paths: Path, name: str | None = None, link: bool = False, paper: bool = False
+    root: Path,
+    *paths: Path,
+    name: str | None = None,
+    link: bool = False,
+    paper: bool = False,
+    tensors: bool = False,
 ) -> Imported:
     """Import what must be one sound dataset."""
     files, _ = find_files(paths)
-    datasets, problems = recognise_files(files, paper=paper)
+    datasets, problems = recognise_files(files, paper=paper, tensors=tensors)
     assert problems == []
     (sources,) = datasets
     return import_dataset(sources, Options(root, name, link, paper), progress=lambda *_: None)
@@ -83,38 +88,74 @@ def _write_sphere(path: Path, *, seed: int = 0, frames: int = 6, **attributes: o
 
 
 def _write_well(
-    path: Path, *, seed: int = 0, trajectories: int = 2, frames: int = 5, constant: bool = True
+    path: Path,
+    *,
+    seed: int = 0,
+    trajectories: int = 2,
+    frames: int = 5,
+    constant: bool = True,
+    name: str = "porous_flow",
+    grid: tuple[int, ...] = (6, 4),
+    scalar: str = "density",
+    times: np.ndarray | None = None,
+    points: Mapping[str, np.ndarray] | None = None,
+    scalars: Mapping[str, tuple[object, bool, bool]] | None = None,
+    walls: tuple[str, ...] = (),
 ) -> Path:
-    """Write a file in The Well's layout: a scalar, a vector, a tensor and a field without time."""
-    grid, noise = (6, 4), np.random.default_rng(seed)
+    """Write a file in The Well's layout: a scalar, a vector, a tensor and a field without time.
+
+    Args:
+        path: Where. The folders above it give its split and its dataset.
+        seed: Of the values.
+        trajectories: N.
+        frames: T.
+        constant: Whether there is a field without time.
+        name: The dataset, in the attributes.
+        grid: Points of each axis.
+        scalar: The name of the scalar field.
+        times: (T,) or (N, T); None: 0.1 apart.
+        points: The coordinates of axes that are not cells of a unit length.
+        scalars: Values of each name, whether they differ by trajectory, and whether in time.
+        walls: The axes between walls; the others are periodic.
+    """
+    noise, axes, rank = np.random.default_rng(seed), "xyz"[: len(grid)], len(grid)
     fields = {
-        "t0_fields/density": ((trajectories, frames, *grid), True, True),
-        "t1_fields/velocity": ((trajectories, frames, *grid, 2), True, True),
-        "t2_fields/stress": ((trajectories, frames, *grid, 2, 2), True, True),
+        f"t0_fields/{scalar}": ((trajectories, frames, *grid), True, True),
+        "t1_fields/velocity": ((trajectories, frames, *grid, rank), True, True),
+        "t2_fields/stress": ((trajectories, frames, *grid, rank, rank), True, True),
     }
     if constant:
         fields["t0_fields/permeability"] = ((trajectories, *grid), True, False)
     path.parent.mkdir(parents=True, exist_ok=True)
     with h5py.File(path, "w") as file:
         file.attrs.update(
-            dataset_name="porous_flow",
+            dataset_name=name,
             grid_type="cartesian",
-            n_spatial_dims=2,
+            n_spatial_dims=rank,
             n_trajectories=trajectories,
             simulation_parameters=["alpha"],
         )
         for group in ("t0_fields", "t1_fields", "t2_fields", "scalars", "dimensions"):
             file.create_group(group)
-        for name, (shape, sample_varying, time_varying) in fields.items():
-            file[name] = noise.standard_normal(shape).astype(np.float32)
-            file[name].attrs["dim_varying"] = [True, True]
-            file[name].attrs["sample_varying"] = sample_varying
-            file[name].attrs["time_varying"] = time_varying
-        file["dimensions"].attrs["spatial_dims"] = ["x", "y"]
-        file["dimensions/time"] = np.arange(frames, dtype=np.float32) * np.float32(0.1)
-        for axis, points in zip("xy", grid, strict=True):
-            file[f"dimensions/{axis}"] = (np.arange(points, dtype=np.float32) + 0.5) / points
-        file.create_group("boundary_conditions/x_periodic").attrs["bc_type"] = "PERIODIC"
+        for field, (shape, sample_varying, time_varying) in fields.items():
+            file[field] = noise.standard_normal(shape).astype(np.float32)
+            file[field].attrs["dim_varying"] = [True] * rank
+            file[field].attrs["sample_varying"] = sample_varying
+            file[field].attrs["time_varying"] = time_varying
+        for key, (values, sample_varying, time_varying) in (scalars or {}).items():
+            file[f"scalars/{key}"] = values
+            file[f"scalars/{key}"].attrs["sample_varying"] = sample_varying
+            file[f"scalars/{key}"].attrs["time_varying"] = time_varying
+        file["dimensions"].attrs["spatial_dims"] = list(axes)
+        even = np.arange(frames, dtype=np.float32) * np.float32(0.1)
+        file["dimensions/time"] = even if times is None else times
+        for axis, count in zip(axes, grid, strict=True):
+            cells = (np.arange(count, dtype=np.float32) + 0.5) / count
+            file[f"dimensions/{axis}"] = (points or {}).get(axis, cells)
+            kind = "wall" if axis in walls else "periodic"
+            group = file.create_group(f"boundary_conditions/{axis}_{kind}")
+            group.attrs.update(associated_dims=[axis], bc_type=kind.upper())
+            group["mask"] = np.arange(count) % (count - 1) == 0
     return path
 
 
