@@ -39,6 +39,14 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]], *, left: int = 1
     )
 
 
+def duration(seconds: float) -> str:
+    """Return a time for people: 40 s, 3 min, 2.5 h, 4 d."""
+    for unit, length in (("d", 86400.0), ("h", 3600.0)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.1f} {unit}"
+    return f"{seconds / 60:.1f} min" if seconds >= 120 else f"{seconds:.0f} s"
+
+
 class Bars:
     """Live bars, each with a name, on a terminal; in a pipe or a file there are none.
 

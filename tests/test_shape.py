@@ -25,6 +25,7 @@ TESTED_ELSEWHERE = {
     "config/record.py": "golden/test_versions.py",
     "config/sweep.py": "config/test_load.py",
     "data/generation/equations.py": "data/generation/test_suites.py",
+    "data/generation/solved.py": "data/generation/test_suite.py",
     "data/generation/solvers/euler.py": "data/generation/solvers/test_compressible.py",
     "data/generation/solvers/finite_volume.py": "data/generation/solvers/test_shallow_water.py",
     "data/generation/solvers/solver.py": "data/generation/test_suites.py",

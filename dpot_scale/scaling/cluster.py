@@ -15,7 +15,7 @@ from ray.util.placement_group import placement_group, remove_placement_group
 from dpot_scale.cluster.connection import connection
 from dpot_scale.config.sweep import ResourcesConfig
 from dpot_scale.errors import ConfigError, UserError
-from dpot_scale.scaling.plan import duration
+from dpot_scale.terminal import duration
 
 # Only small control messages pass through Ray: metrics and checkpoints go to disk.
 OBJECT_STORE_BYTES = 100 * 2**20

@@ -17,7 +17,7 @@ from dpot_scale.engine.memory import GIB, MIB
 from dpot_scale.errors import ConfigError
 from dpot_scale.runs.contents import read_contents, recorded
 from dpot_scale.runs.resolved import Run, resolve
-from dpot_scale.terminal import table
+from dpot_scale.terminal import duration, table
 
 # Seconds for Ray to start the workers of a trial and for those to import torch and DeepSpeed, to
 # evaluate and to save (measured on two cores); no more than that on a cluster.
@@ -91,14 +91,6 @@ def plan_table(sweep: SweepConfig, trials: Sequence[Trial]) -> str:
         f"(assuming {resources.assumed_flops_per_second:.1e} FLOP/s per worker)"
         f"{'' if kind else unsettled}"
     )
-
-
-def duration(seconds: float) -> str:
-    """Return a time for people: 40 s, 3 min, 2.5 h, 4 d."""
-    for unit, length in (("d", 86400.0), ("h", 3600.0)):
-        if seconds >= 2 * length:
-            return f"{seconds / length:.1f} {unit}"
-    return f"{seconds / 60:.1f} min" if seconds >= 120 else f"{seconds:.0f} s"
 
 
 def _plan_trial(sweep: SweepConfig, contents: Contents, label: str, windows: int) -> Trial:

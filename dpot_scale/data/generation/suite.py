@@ -1,8 +1,8 @@
 """Generates the datasets of a suite once; the seed of the suite decides every number."""
 
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, closing
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +11,12 @@ from numpy.typing import NDArray
 
 from dpot_scale.config.data import GeneratedDataset, SuiteConfig
 from dpot_scale.data.generation.equations import solver_of
+from dpot_scale.data.generation.progress import SolvingProgress
+from dpot_scale.data.generation.solved import SolvedParts
 from dpot_scale.data.generation.solvers.solver import Solver
-from dpot_scale.data.generation.workers import Part, Workers, pieces, threads
+from dpot_scale.data.generation.workers import Part, Solved, Workers, pieces, threads
 from dpot_scale.data.info import MASK, DatasetInfo
+from dpot_scale.data.store.cost import write_cost
 from dpot_scale.data.store.dataset import INDEX, Split, counted, hold_folder, open_store
 from dpot_scale.data.store.writer import StoreWriter
 from dpot_scale.errors import ConfigError, DataError
@@ -21,7 +24,6 @@ from dpot_scale.errors import ConfigError, DataError
 # Seeds of one suite seed; the upper half is for test trajectories, its end for valid ones.
 SEEDS_PER_SUITE = 1_000_000
 FIRST_VALID = 750_000
-SECONDS_BETWEEN_LINES = 30.0  # about the progress of a large dataset
 
 
 def generate_suite(
@@ -92,18 +94,37 @@ def _generate(
     workers: Workers,
     progress: Callable[[str], None],
 ) -> None:
-    said, solver = time.monotonic(), solver_of(recipe)
+    seeds, solver, parts = _seeds(seed, recipe), solver_of(recipe), SolvedParts(root, info)
     with StoreWriter(root, info, resume=True) as writer:
-        for split, seeds in _seeds(seed, recipe).items():
-            missing = seeds[writer.written(split) :]  # what an interrupted generation left behind
-            some_seeds = list(pieces(missing, workers.part_size(recipe)))
-            parts = (Part(recipe, some) for some in some_seeds)
-            for some, fields_NTC in zip(some_seeds, workers.solve_all(parts), strict=True):
-                writer.append(split, fields_NTC, _parameters(some, solver))
-                if time.monotonic() - said > SECONDS_BETWEEN_LINES:
-                    said = time.monotonic()
-                    done = seeds.index(some[-1]) + 1
-                    progress(f"{info.name}: {done} of {len(seeds)} {split} trajectories")
+        # What an interrupted generation left behind is not solved again.
+        missing = {split: of_split[writer.written(split) :] for split, of_split in seeds.items()}
+        total = sum(map(len, seeds.values()))
+        unsolved = sum(len(some) - parts.number_of(some) for some in missing.values())
+        with closing(SolvingProgress(info.name, total, total - unsolved, progress)) as shown:
+            for split, of_split in missing.items():
+                for some, solved in _solved(recipe, of_split, parts, workers):
+                    writer.append(split, solved.fields, _parameters(some, solver))
+                    if solved.seconds:
+                        parts.add(some, solved, seeds[split][: writer.written(split)])
+                        shown.add(len(some))
+    seconds = {
+        split: [parts.seconds.get(seed) for seed in some] for split, some in seeds.items() if some
+    }
+    write_cost(root / info.name, seconds)
+    parts.remove()
+
+
+def _solved(
+    recipe: GeneratedDataset, seeds: range, parts: SolvedParts, workers: Workers
+) -> Iterator[tuple[range, Solved]]:
+    """Yield consecutive trajectories with their seeds; those that were kept without a cost."""
+    for some, kept in parts.cut(seeds):
+        if kept is not None:
+            yield some, Solved(kept, ())
+            continue
+        some_seeds = list(pieces(some, workers.part_size(recipe)))
+        to_solve = (Part(recipe, of_part) for of_part in some_seeds)
+        yield from zip(some_seeds, workers.solve_all(to_solve), strict=True)
 
 
 def _parameters(seeds: range, solver: Solver) -> dict[str, NDArray[Any]]:

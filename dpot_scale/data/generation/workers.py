@@ -5,11 +5,13 @@ A part depends only on its recipe and its seeds, so parts may run anywhere and i
 
 import math
 import os
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -32,22 +34,32 @@ class Part:
     seeds: range
 
 
-def solve(part: Part) -> NDArray[np.float32]:
-    """Return the trajectories (N, T, C, *space) of a part, solved on a GPU if there is one."""
+class Solved(NamedTuple):
+    """The trajectories of a part, and what they cost."""
+
+    fields: NDArray[np.float32]  # (N, T, C, *space)
+    seconds: tuple[float, ...]  # of each; those that were solved together cost the same
+
+
+def solve(part: Part) -> Solved:
+    """Return the trajectories of a part, solved on a GPU if there is one."""
     recipe = part.recipe
     solver = solver_of(recipe)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    solved = [
-        solver.solve(
+    solved: list[torch.Tensor] = []
+    seconds: list[float] = []
+    for some in pieces(part.seeds, solved_together(recipe)):
+        started = time.perf_counter()
+        fields_NTC = solver.solve(
             some,
             grid=recipe.grid,
             frames=recipe.frames,
             frame_interval=recipe.frame_interval,
             device=device,
         )
-        for some in pieces(part.seeds, solved_together(recipe))
-    ]
-    return torch.cat([fields_NTC.cpu() for fields_NTC in solved]).numpy()
+        solved.append(fields_NTC.cpu())
+        seconds += [(time.perf_counter() - started) / len(some)] * len(some)
+    return Solved(torch.cat(solved).numpy(), tuple(seconds))
 
 
 def solved_together(recipe: GeneratedDataset) -> int:
@@ -77,13 +89,13 @@ class Workers:
         part_size: How many trajectories a part has.
     """
 
-    start: Callable[[Part], Future[NDArray[np.float32]]]
+    start: Callable[[Part], Future[Solved]]
     number: int
     part_size: Callable[[GeneratedDataset], int]
 
-    def solve_all(self, parts: Iterable[Part]) -> Iterator[NDArray[np.float32]]:
+    def solve_all(self, parts: Iterable[Part]) -> Iterator[Solved]:
         """Yield the trajectories of each part, in order. Few finished parts are kept in memory."""
-        started: deque[Future[NDArray[np.float32]]] = deque()
+        started: deque[Future[Solved]] = deque()
         for part in parts:
             started.append(self.start(part))
             if len(started) > self.number:

@@ -7,9 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from dpot_scale.evaluation.scores import DatasetScore
-from dpot_scale.scaling.plan import duration
 from dpot_scale.scaling.report.results import Finished
-from dpot_scale.terminal import table
+from dpot_scale.terminal import duration, table
 
 TRIAL_HEADER = (
     "size",

@@ -2,6 +2,8 @@
 
 import multiprocessing
 import os
+import re
+import shutil
 import signal
 import time
 from collections.abc import Iterator
@@ -15,15 +17,21 @@ import numpy as np
 import pytest
 
 from dpot_scale.config.data import GeneratedDataset, SuiteConfig
+from dpot_scale.data.generation import solved as solved_module
 from dpot_scale.data.generation import suite as suite_module
 from dpot_scale.data.generation import workers as workers_module
 from dpot_scale.data.generation.equations import SOLVERS
+from dpot_scale.data.generation.solved import SolvedParts
 from dpot_scale.data.generation.solvers.obstacle import problem_of
 from dpot_scale.data.generation.solvers.shallow_water import ShallowWater
 from dpot_scale.data.generation.suite import generate_suite
-from dpot_scale.data.generation.workers import Part, Workers
+from dpot_scale.data.generation.workers import Part, Solved, Workers
+from dpot_scale.data.store.cost import COST, read_cost
 from dpot_scale.data.store.dataset import SPLITS, Split, open_store, stored_names
+from dpot_scale.data.store.digest import dataset_digest
+from dpot_scale.data.store.index import read_index
 from dpot_scale.data.store.shards import sha256
+from dpot_scale.data.store.verify import verify_dataset
 from dpot_scale.data.store.writer import StoreWriter
 from dpot_scale.errors import ConfigError, DataError
 
@@ -252,6 +260,98 @@ def test_a_killed_generation_starts_again(tmp_path: Path) -> None:
     generate_suite(suite_of(), tmp_path, progress=silent)
     assert trajectories(tmp_path, "train").shape == (4, 3, 2, 8, 8)
     assert not (tmp_path / ".dr.partial").exists()
+
+
+LARGE: dict[str, Any] = {"train": 40, "test": 3}
+
+
+def _generate_and_keep_all(root: Path) -> None:
+    workers_module.VALUES_TOGETHER = 1
+    solved_module.SECONDS_BETWEEN_SAVES = 0.0
+    solve = workers_module.solve
+
+    def slowly(part: Part) -> Solved:
+        time.sleep(0.05)
+        return solve(part)
+
+    workers_module.solve = slowly
+    generate_suite(suite_of(**LARGE), root, progress=silent)
+
+
+@pytest.mark.parametrize("shard_bytes", [2**28, 8 * 3 * 2 * 8**2 * 4])
+def test_a_killed_generation_continues(
+    shard_bytes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where no shard was complete: what was solved is not solved again, and is the same."""
+    root = tmp_path / "killed"
+    child = multiprocessing.get_context("spawn").Process(
+        target=_generate_and_keep_all, args=(root,)
+    )
+    child.start()
+    while len(list(root.glob(".dr.*.solved/*.npy"))) < 8:
+        assert child.is_alive()
+        time.sleep(0.01)
+    os.kill(child.pid or 0, signal.SIGKILL)
+    child.join()
+    solved: list[int] = []
+    solve = workers_module.solve
+
+    def noted(part: Part) -> Solved:
+        solved.extend(part.seeds)
+        return solve(part)
+
+    monkeypatch.setattr(workers_module, "solve", noted)
+    monkeypatch.setattr(suite_module, "StoreWriter", partial(StoreWriter, shard_bytes=shard_bytes))
+    lines: list[str] = []
+    generate_suite(suite_of(**LARGE), root, progress=lines.append)
+    assert re.fullmatch(r"dr: \d+ of 43 trajectories are solved already", lines[0])
+    kept = int(lines[0].split()[1])
+    assert kept >= 8
+    assert len(solved) == len(set(solved)) == 43 - kept
+    cost = read_cost(root / "dr")
+    assert cost is not None
+    assert {split: len(seconds) for split, seconds in cost.seconds.items()} == LARGE
+    assert all(second for seconds in cost.seconds.values() for second in seconds)
+    generate_suite(suite_of(**LARGE), tmp_path / "at once", progress=silent)
+    digests = [
+        sorted(sha256(path) for path in folder.rglob("*.h5"))
+        for folder in (root, tmp_path / "at once")
+    ]
+    assert digests[0] == digests[1]
+    assert {path.name for path in root.iterdir()} == {".lock", "dr"}
+
+
+def test_what_another_recipe_solved_is_not_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(solved_module, "SECONDS_BETWEEN_SAVES", 0.0)
+    monkeypatch.setattr(SolvedParts, "remove", lambda _: None)
+    generate_suite(suite_of(), tmp_path / "a", progress=silent)
+    (folder,) = (tmp_path / "a").glob(".dr.*.solved")
+    assert list(folder.glob("*.npy"))
+    monkeypatch.undo()
+    shutil.copytree(folder, tmp_path / "b" / folder.name)
+    changed = suite_of(parameters={"offset": 0.1})
+    generate_suite(changed, tmp_path / "b", progress=silent)
+    generate_suite(changed, tmp_path / "c", progress=silent)
+    both = [trajectories(tmp_path / folder, "train") for folder in ("b", "c")]
+    np.testing.assert_array_equal(*both)
+    assert not list((tmp_path / "b").glob(".dr.*"))
+
+
+def test_the_cost_of_a_dataset_is_no_part_of_it(tmp_path: Path) -> None:
+    generate_suite(suite_of(), tmp_path, progress=silent)
+    cost = read_cost(tmp_path / "dr")
+    assert cost is not None
+    assert {split: len(seconds) for split, seconds in cost.seconds.items()} == {
+        "train": 4,
+        "test": 2,
+    }
+    before = dataset_digest(read_index(tmp_path / "dr" / "index.json"))
+    (tmp_path / "dr" / COST).unlink()
+    assert read_cost(tmp_path / "dr") is None
+    assert dataset_digest(read_index(tmp_path / "dr" / "index.json")) == before
+    assert verify_dataset(open_store(tmp_path, "dr")).problems == []
 
 
 def _generate_and_report(root: Path, together: Any, made: Any) -> None:

@@ -1,5 +1,6 @@
 """The workers that solve the parts of datasets."""
 
+import time
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import pytest
 import torch
 
 from dpot_scale.config.data import GeneratedDataset, SuiteConfig
+from dpot_scale.data.generation import workers
 from dpot_scale.data.generation.suite import generate_suite
 from dpot_scale.data.generation.workers import Part, Workers, pieces, solve
 
@@ -28,9 +30,9 @@ def test_parts_are_taken_in_order_and_few_of_them_wait() -> None:
         future.set_result(np.array(part.seeds))
         return future
 
-    workers = Workers(start, 2, lambda _: 1)
+    two = Workers(start, 2, lambda _: 1)
     taken = []
-    for seeds in workers.solve_all(Part(RECIPE, range(n, n + 1)) for n in range(9)):
+    for seeds in two.solve_all(Part(RECIPE, range(n, n + 1)) for n in range(9)):
         waiting -= 1
         taken.append(seeds.item())
     assert taken == list(range(9))
@@ -53,4 +55,13 @@ def test_pieces_cover_all_seeds_once() -> None:
 def test_trajectories_do_not_depend_on_their_parts(part_size: int) -> None:
     whole = solve(Part(RECIPE, range(4)))
     parts = [solve(Part(RECIPE, seeds)) for seeds in pieces(range(4), part_size)]
-    np.testing.assert_array_equal(np.concatenate(parts), whole)
+    np.testing.assert_array_equal(np.concatenate([part.fields for part in parts]), whole.fields)
+
+
+def test_the_cost_of_a_part_is_shared_by_its_trajectories(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workers, "VALUES_TOGETHER", 3 * 2 * 8**2)
+    started = time.perf_counter()
+    a, b, c, d = solve(Part(RECIPE, range(4))).seconds
+    elapsed = time.perf_counter() - started
+    assert 0 < a == b == c
+    assert 0 < a + b + c + d < elapsed
