@@ -10,6 +10,7 @@ communication = 8 bytes per parameter / bandwidth: two gathers in bf16, one redu
 import argparse
 from typing import Literal
 
+from dpot_scale.config.optim import OptimConfig
 from dpot_scale.config.run import EngineConfig
 from dpot_scale.config.strategy import read_strategy
 from dpot_scale.engine.memory import GIB, estimate_memory
@@ -50,6 +51,7 @@ def row(size: Literal["L", "H"], gpus: int, mfu: float, price: float) -> str:
     memory = estimate_memory(
         arch,
         EngineConfig(deepspeed=read_strategy("zero3_bf16"), activation_checkpointing="full"),
+        OptimConfig(),
         world_size=gpus,
         micro_batch=MICRO_BATCH,
         on_gpu=True,

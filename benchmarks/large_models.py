@@ -104,7 +104,9 @@ def row(size: str, launcher: str, folder: Path) -> str:
     assert result is not None
     metrics = read_metrics(directory / SPOOL)
     config = load_run(str(folder / "run.yaml"), [f"model.size={size}"])
-    estimate = estimate_memory(config.model, config.engine, world_size=WORKERS, micro_batch=1)
+    estimate = estimate_memory(
+        config.model, config.engine, config.optim, world_size=WORKERS, micro_batch=1
+    )
     losses = ", ".join(f"{loss:.3f}" for loss in metrics["train/loss"].values())
     return (
         f"| {size} | {launcher} | {result.peak_memory_gib:.2f} "

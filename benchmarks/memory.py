@@ -6,6 +6,7 @@ The last column is the fastest step of the first process: in CPU seconds, which 
 that other programs take, or on a GPU by the clock on the wall.
 
     python benchmarks/memory.py [--sizes Ti S M] [--strategies NAME ...] [--recompute NAME ...]
+        [--optimizers adam muon]
 """
 
 import argparse
@@ -18,6 +19,7 @@ import torch
 from torch import multiprocessing
 
 from dpot_scale.config.data import DataConfig
+from dpot_scale.config.optim import OptimConfig
 from dpot_scale.config.run import BatchConfig, EngineConfig, RunConfig
 from dpot_scale.config.strategy import read_strategy
 from dpot_scale.engine.engine import Rates
@@ -25,7 +27,8 @@ from dpot_scale.engine.memory import GIB, estimate_memory
 from dpot_scale.engine.runtime import start_world
 from dpot_scale.engine.start import start_engine
 from dpot_scale.models.dpot.config import DPOTConfig
-from dpot_scale.runs.run import peak_memory_gib  # the import brings what a training has loaded
+from dpot_scale.runs import run  # noqa: F401 - what a training has loaded takes memory, too
+from dpot_scale.training.meter import peak_memory_gib
 
 STEPS = 3
 RATES = Rates(lr=1e-3, betas=(0.9, 0.9), muon_lr=0.02)
@@ -54,20 +57,26 @@ def main() -> None:
     parser.add_argument("--sizes", nargs="+", choices=WINDOWS, default=["Ti", "S", "M"])
     parser.add_argument("--strategies", nargs="+", default=STRATEGIES)
     parser.add_argument("--recompute", nargs="+", choices=RECOMPUTE, default=["none", "full"])
+    parser.add_argument("--optimizers", nargs="+", choices=["adam", "muon"], default=["adam"])
     parser.add_argument("--ranks", type=int, default=2)
     parser.add_argument("--windows", type=int, help=f"per rank; default {WINDOWS}")
     args = parser.parse_args()
-    print("| size | windows | strategy | recompute | GiB | estimate | error | step s |")
-    print("|---|--:|---|---|--:|--:|--:|--:|", flush=True)
-    for size, strategy, recompute in product(args.sizes, args.strategies, args.recompute):
-        config = run_config(size, strategy, recompute, args.windows or WINDOWS[size], args.ranks)
+    print("| size | windows | strategy | recompute | optimizer | GiB | estimate | error | step s |")
+    print("|---|--:|---|---|---|--:|--:|--:|--:|", flush=True)
+    for size, strategy, recompute, optimizer in product(
+        args.sizes, args.strategies, args.recompute, args.optimizers
+    ):
+        windows = args.windows or WINDOWS[size]
+        config = run_config(size, strategy, recompute, optimizer, windows, args.ranks)
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
         multiprocessing.spawn(measure, (args.ranks, port, config), nprocs=args.ranks)
 
 
-def run_config(size: str, strategy: str, recompute: str, windows: int, ranks: int) -> RunConfig:
+def run_config(
+    size: str, strategy: str, recompute: str, optimizer: str, windows: int, ranks: int
+) -> RunConfig:
     """Return a run of three steps."""
     batch = windows * ranks
     return RunConfig(
@@ -75,6 +84,7 @@ def run_config(size: str, strategy: str, recompute: str, windows: int, ranks: in
         windows=batch * STEPS,
         model=DPOTConfig(size=size),
         data=DataConfig(weights={"unused": 1}),
+        optim=OptimConfig.model_validate({"kind": optimizer}),
         batch=BatchConfig(global_batch=batch, micro_batch=windows),
         engine=EngineConfig.model_validate(
             {"deepspeed": read_strategy(strategy), **RECOMPUTE[recompute]}
@@ -111,6 +121,7 @@ def measure(rank: int, ranks: int, port: int, config: RunConfig) -> None:
         memory = estimate_memory(
             model,
             config.engine,
+            config.optim,
             world_size=ranks,
             micro_batch=config.batch.micro_batch,
             on_gpu=world.device.type == "cuda",
@@ -118,8 +129,8 @@ def measure(rank: int, ranks: int, port: int, config: RunConfig) -> None:
         expected = ranks * memory.total / GIB
         print(
             f"| {model.size} | {config.batch.micro_batch} | {config.engine.deepspeed.name} "
-            f"| {config.name} | {found:.2f} | {expected:.2f} | {expected / found - 1:+.0%} "
-            f"| {min(seconds):.2f} |",
+            f"| {config.name} | {config.optim.kind} | {found:.2f} | {expected:.2f} "
+            f"| {expected / found - 1:+.0%} | {min(seconds):.2f} |",
             flush=True,
         )
 

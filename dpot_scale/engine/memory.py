@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from dpot_scale.config.model import ModelConfig
+from dpot_scale.config.optim import OptimConfig
 from dpot_scale.config.run import EngineConfig
 from dpot_scale.config.strategy import ELEMENT_BYTES, Dtype, Strategy
 from dpot_scale.engine.buffers import Buffers, fit_buffers
@@ -17,6 +18,8 @@ GIB = 2**30
 # takes about as much.
 PROCESS = 500 * MIB
 KERNELS: dict[Dtype, int] = {"fp32": 0, "bf16": 70 * MIB, "fp16": 70 * MIB}
+# Matrices that there are at a time while one of them is made orthogonal.
+MATRICES_PASSING = 5
 # What the C library keeps of freed blocks (engine/heap.py): always; for each byte that a forward
 # keeps for its backward; for each byte of a parameter, below stage 3 and under it, where parameters
 # come and go. Fitted to the rows of benchmarks/memory_2026-11.md.
@@ -32,7 +35,7 @@ class MemoryEstimate:
     process: int  # interpreter, libraries, device context
     parameters: int  # the shard, or all of them, in the compute dtype
     masters: int  # fp32
-    moments: int  # Adam's two, fp32
+    moments: int  # Adam's two, of matrices Muon's one, fp32
     gradients: int  # between micro steps
     buffers: int  # allocated once, for gradients under reduction
     activations: int  # what a forward keeps for its backward
@@ -65,6 +68,7 @@ class MemoryEstimate:
 def estimate_memory(
     model: ModelConfig,
     engine: EngineConfig,
+    optim: OptimConfig,
     *,
     world_size: int,
     micro_batch: int,
@@ -75,13 +79,15 @@ def estimate_memory(
     Args:
         model: The model.
         engine: How it is sharded and recomputed.
+        optim: What is kept for each parameter.
         world_size: Ranks the state is spread over.
         micro_batch: Windows per forward.
         on_gpu: Decides the sizes of buffers, and whether the host is somewhere else.
     """
     strategy = engine.deepspeed
     footprint = footprint_of(model, engine)
-    state = _state(footprint.parameters, strategy, world_size)
+    matrices = footprint.matrices if optim.kind == "muon" else 0
+    state = _state(footprint.parameters, matrices, strategy, world_size)
     sizes = fit_buffers(footprint, on_gpu=on_gpu)
     activations = micro_batch * footprint.per_window + footprint.fixed
     return MemoryEstimate(
@@ -89,19 +95,20 @@ def estimate_memory(
         **state,
         buffers=_buffers(strategy, sizes),
         activations=activations,
-        passing=_passing(footprint, strategy, sizes, world_size, activations),
+        passing=_passing(footprint, matrices, strategy, sizes, world_size, activations),
         holes=0 if on_gpu or strategy.lean else _holes(footprint.parameters, strategy, activations),
         offloaded=_offloaded(state, strategy, on_gpu=on_gpu),
     )
 
 
-def _state(parameters: int, strategy: Strategy, world_size: int) -> dict[str, int]:
-    share = -(-parameters // world_size)
+def _state(parameters: int, matrices: int, strategy: Strategy, world_size: int) -> dict[str, int]:
+    """Return the bytes that last. `matrices` are those of the parameters that Muon updates."""
+    share, others = -(-parameters // world_size), -(-(parameters - matrices) // world_size)
     stage, compute = strategy.stage, ELEMENT_BYTES[strategy.dtype]
     return {
         "parameters": compute * (share if stage == 3 else parameters),
         "masters": FP32 * share if stage else 0,  # stage 0 updates the parameters themselves
-        "moments": 2 * FP32 * (share if stage else parameters),
+        "moments": FP32 * (share + others if stage else 2 * parameters - matrices),
         "gradients": ELEMENT_BYTES[strategy.gradient_dtype] * (share if stage >= 2 else parameters),
     }
 
@@ -124,7 +131,12 @@ def _reduces_all_at_once(strategy: Strategy) -> bool:
 
 
 def _passing(
-    footprint: Footprint, strategy: Strategy, sizes: Buffers, world_size: int, activations: int
+    footprint: Footprint,
+    matrices: int,
+    strategy: Strategy,
+    sizes: Buffers,
+    world_size: int,
+    activations: int,
 ) -> int:
     """Return the transient bytes at the peak of a step, besides its activations."""
     parameters = footprint.parameters
@@ -139,6 +151,12 @@ def _passing(
         in_blocks = 0
         # All gradients, flat, to be reduced; or those of the share, to be applied.
         in_update = FP32 * (parameters if _reduces_all_at_once(strategy) else share)
+    if matrices:
+        in_update += FP32 * (
+            MATRICES_PASSING * footprint.block_matrix
+            # At stage 3 every matrix is put together: its pieces leave and come.
+            + (2 * min(sizes.chunk, matrices // world_size) if strategy.stage == 3 else 0)
+        )
     # All but the blocks' activations are still there at the end; none are in the update.
     return max(in_blocks, footprint.end_of_backward - activations, in_update - activations)
 

@@ -94,6 +94,7 @@ def resolve(run: Run, *, world_size: int, on_gpu: bool, micro_batch: int = 1) ->
         memory=estimate_memory(
             model,
             config.engine,
+            config.optim,
             world_size=world_size,
             micro_batch=config.batch.settled_micro_batch,
             on_gpu=on_gpu,

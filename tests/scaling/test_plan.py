@@ -40,6 +40,7 @@ def test_a_worker_of_ray_holds_more_than_a_rank_and_its_gpu_does_not() -> None:
             rank = estimate_memory(
                 trial.run.model,
                 trial.run.engine,
+                trial.run.optim,
                 world_size=sweep.resources.workers,
                 micro_batch=trial.run.batch.settled_micro_batch,
                 on_gpu=gpus > 0,
