@@ -82,8 +82,15 @@ def _generate(options: argparse.Namespace) -> int:
 
 def _import(options: argparse.Namespace) -> int:
     root = in_home(options.out)
-    paper = options.compat == "paper"
-    how = Options(root, options.name, options.link, paper, _layout(options), options.tensors)
+    how = Options(
+        root,
+        options.name,
+        options.link,
+        options.compat == "paper",
+        _layout(options),
+        options.tensors,
+        Path(options.layout) if options.layout else None,
+    )
     outcome = import_all(options.paths, how)
     if outcome.files > 1 or outcome.problems:
         print_line(

@@ -110,6 +110,15 @@ def test_the_header_says_at_which_rate_the_model_learns(
     ]
 
 
+def test_the_header_says_which_grids_are_stretched(tmp_path: Path) -> None:
+    run, said = (
+        resolved(tmp_path),
+        "stretched to 64 x 64 points, each axis by its own factor: a (8 x 4)",
+    )
+    assert f"\ngrid    {said}" in header(run, said)
+    assert "\ngrid" not in header(run, "")
+
+
 def test_where_deepspeed_does_not_train_nothing_says_that_it_does(tmp_path: Path) -> None:
     run = resolved(tmp_path, "engine.kind=fairscale", "engine.deepspeed=zero0_fp32")
     write_configs(run)

@@ -44,7 +44,9 @@ def import_all(paths: Sequence[Path], options: Options) -> Outcome:
     Raises:
         UserError: there is no file, or one name was given for several datasets.
     """
-    files, unreadable = find_files(paths)
+    found, unreadable = find_files(paths)
+    said_by = options.layout_file and options.layout_file.resolve()
+    files = [file for file in found if file.resolve() != said_by]
     datasets, unknown = recognise_files(
         files, paper=options.paper, only=options.only, tensors=options.tensors
     )

@@ -51,6 +51,7 @@ class Options:
     paper: bool = False  # as the reference's preprocessing
     layout: ArrayLayout | None = None  # of plain arrays, which all files are then
     tensors: bool = False  # each component of a tensor as a channel
+    layout_file: Path | None = None  # that says the layout, and may lie among the files
 
     @property
     def only(self) -> Format | None:

@@ -106,6 +106,13 @@ def test_a_yaml_file_says_the_same_and_flags_replace_its_keys(tmp_path: Path) ->
     assert (info.channels, info.frame_interval, info.boundary) == (("a", "b"), 0.5, "periodic")
 
 
+def test_the_yaml_file_may_lie_among_the_arrays(tmp_path: Path, capsys) -> None:
+    save(tmp_path / "heat.npy", turned("NTXYC"))
+    (tmp_path / "heat.yaml").write_text("layout: NTXYC\n")
+    assert run(tmp_path, "--layout", tmp_path / "heat.yaml", "--out", tmp_path / "data") == 0
+    assert capsys.readouterr().err == ""
+
+
 def test_channels_may_be_arrays_of_their_own(tmp_path: Path, stored) -> None:
     u, v = (turned("NTCXY")[:, :, i] for i in range(2))
     np.savez(tmp_path / "flow.npz", v=v, u=u, p=u, t=np.arange(4.0))
@@ -179,6 +186,12 @@ def test_without_a_name_files_are_datasets_of_their_own(tmp_path: Path) -> None:
         save(tmp_path / name, turned("NTXYC"))
     assert run(*tmp_path.glob("*.npy"), "--layout", "NTXYC", "--out", tmp_path / "data") == 0
     assert sorted(path.name for path in (tmp_path / "data").glob("[!.]*")) == ["heat", "wave"]
+
+
+def test_one_trajectory_is_for_evaluation(tmp_path: Path, stored) -> None:
+    save(tmp_path / "heat.npy", turned("TXYC"))
+    assert run(tmp_path / "heat.npy", "--layout", "TXYC", "--out", tmp_path) == 0
+    np.testing.assert_array_equal(stored(tmp_path, "heat", "test"), FIELDS_NTCXY[:1])
 
 
 def test_a_file_called_like_a_published_dataset_is_not_taken_for_it(tmp_path, capsys) -> None:
