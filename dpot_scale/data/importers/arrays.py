@@ -1,6 +1,7 @@
 """Plain arrays in .npy, .npz, .pt and pickle files, read without running what they contain."""
 
 import pickle
+import re
 import zipfile
 from collections.abc import Callable, Mapping
 from functools import cache, partial
@@ -12,6 +13,7 @@ from dpot_scale.data.importers import npz
 from dpot_scale.data.importers.source import DAMAGE
 from dpot_scale.errors import DataError
 
+PAGE = "docs/data.md, Plain arrays"  # says how to import any
 NUMPY = b"\x93NUMPY"
 PICKLE = b"\x80"  # protocol 2 and later; also the older container of torch
 PROTOCOLS = range(2, 6)
@@ -23,6 +25,8 @@ PICKLED_ARRAY = {
     *((f"numpy.{core}.multiarray", "_reconstruct") for core in ("core", "_core")),
     *((f"numpy.{core}.numeric", "_frombuffer") for core in ("core", "_core")),
 }
+
+REFUSED = re.compile(r"GLOBAL (\S+)")  # in errors of unpicklers
 
 Arrays = Mapping[str, npz.ArrayLike]  # by name, "" for a bare one
 
@@ -70,7 +74,7 @@ class _ArrayUnpickler(pickle.Unpickler):
 
     def find_class(self, module: str, name: str) -> object:
         if (module, name) not in PICKLED_ARRAY:
-            raise pickle.UnpicklingError(f"{module}.{name}")
+            raise pickle.UnpicklingError(f"GLOBAL {module}.{name}")  # in torch's words
         return super().find_class(module, name)
 
 
@@ -80,7 +84,7 @@ def _pickle(path: Path) -> Arrays:
         with path.open("rb") as file:
             content = _ArrayUnpickler(file).load()
     except Exception as error:  # a damaged pickle raises whatever comes up
-        raise _more_than_arrays(path) from error
+        raise _more_than_arrays(path, error) from error
     return {"": content} if isinstance(content, np.ndarray) else _torch(path, mapped=False)
 
 
@@ -90,7 +94,7 @@ def _torch(path: Path, *, mapped: bool) -> Arrays:
     try:
         content = torch.load(path, weights_only=True, map_location="cpu", mmap=mapped)
     except Exception as error:  # as above
-        raise _more_than_arrays(path) from error
+        raise _more_than_arrays(path, error) from error
     tensors = content if isinstance(content, dict) else {"": content}
     try:
         return {str(name): tensor.numpy() for name, tensor in tensors.items()}
@@ -100,8 +104,10 @@ def _torch(path: Path, *, mapped: bool) -> Arrays:
         ) from error
 
 
-def _more_than_arrays(path: Path) -> DataError:
+def _more_than_arrays(path: Path, error: Exception) -> DataError:
+    refused = REFUSED.search(str(error))
+    named = f" (it names {refused[1]})" if refused else ""
     return DataError(
-        f"{path} is damaged, or a pickle that is more than plain arrays, which is not opened "
-        "because it could run anything; store its arrays with numpy.save or torch.save"
+        f"{path} is damaged, or a pickle that is more than plain arrays{named}, which is not "
+        "opened because it could run anything; store its arrays with numpy.save or torch.save"
     )

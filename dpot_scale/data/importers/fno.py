@@ -77,7 +77,8 @@ def _recognise_converted(path: Path, load: Callable[[], arrays.Arrays]) -> list[
     if shape[1] != shape[2] or kind.kind != "f":
         raise DataError(
             f"{path} holds {kind} of shape {shape}; expected floating-point vorticity "
-            "(N, x, y, T), frames last"
+            "(N, x, y, T), frames last, or --layout, which says what the axes are (see "
+            f"{arrays.PAGE})"
         )
     (name,) = load()
     read = partial(_read_frames_last, lambda: load()[name])

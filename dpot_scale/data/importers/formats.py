@@ -53,7 +53,6 @@ FORMATS: dict[str, Format] = {
     "HDF5 that the reference's own preprocessing wrote": reference.recognise,
 }
 
-PLAIN_ARRAYS = "docs/data.md, Plain arrays"
 ZIP = b"PK\x03\x04"
 PACKED = {b"\x1f\x8b": "gzip", b"\xfd7zXZ": "xz", b"BZh": "bzip2", b"\x28\xb5\x2f\xfd": "zstd"}
 SHOWN_KEYS = 6
@@ -88,7 +87,7 @@ def recognise(
     raise DataError(
         f"{path} is of no known format{contents}; "
         "`python -m dpot_scale.prepare import --help` lists them; plain arrays of any program are "
-        f"imported with --layout (see {PLAIN_ARRAYS})"
+        f"imported with --layout (see {arrays.PAGE})"
     )
 
 

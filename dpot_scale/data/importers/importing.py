@@ -8,7 +8,7 @@ from pathlib import Path
 
 from dpot_scale.config.data import ArrayLayout
 from dpot_scale.data.catalog import CATALOG, CatalogEntry
-from dpot_scale.data.importers import plain
+from dpot_scale.data.importers import arrays, plain
 from dpot_scale.data.importers.agreement import completed, datasets_of, usual_interval
 from dpot_scale.data.importers.formats import Format, recognise
 from dpot_scale.data.importers.source import Source
@@ -207,9 +207,10 @@ def _only_candidate(source: Source) -> str:
     if len(source.candidates) == 1 and source.says_name:
         return source.candidates[0]
     fitting = "".join(f"{candidate}, or " for candidate in source.candidates)
+    other = "" if source.says_name else f"; other arrays: with --layout (see {arrays.PAGE})"
     raise DataError(
         f"the content of {source.path} does not tell which dataset it is ({source.describe()}); "
-        f"say it with --name: {fitting}a name of your own"
+        f"say it with --name: {fitting}a name of your own{other}"
     )
 
 
