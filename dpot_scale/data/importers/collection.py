@@ -19,6 +19,7 @@ from dpot_scale.data.importers.progress import ByteProgress
 from dpot_scale.data.importers.search import find_files
 from dpot_scale.data.importers.source import Source
 from dpot_scale.data.store.dataset import counted
+from dpot_scale.data.store.suspect import shortened
 from dpot_scale.errors import UserError
 from dpot_scale.terminal import print_error, print_line
 
@@ -84,6 +85,8 @@ def _import_one(sources: Sequence[Source], options: Options) -> tuple[int, list[
     if imported is None:
         return 0, problems
     print_line(_sentence(imported, origin, time.perf_counter() - started, options))
+    for sentence in shortened(list(imported.suspect)):
+        print_line(f"warning: {imported.folder}: {sentence}")
     return imported.files, problems
 
 

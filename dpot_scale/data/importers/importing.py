@@ -35,6 +35,7 @@ class Imported:
     test: int
     frames: int  # of the longest trajectory
     shortest: int  # frames
+    suspect: tuple[str, ...] = ()  # what no solver computes in a new dataset, one sentence each
 
     def trajectories(self) -> dict[Split, int]:
         """Return how many trajectories each split has."""
@@ -150,8 +151,9 @@ def import_dataset(
         info = _info(sources, name, _origin(digests, options, left_out, sources[0]))
         is_new = not (folder / INDEX).exists()
         if is_new:
-            _write(parts, info, options, digests, progress)
+            suspect = _write(parts, info, options, digests, progress)
         else:
+            suspect = []
             _check_origin(folder, info, sources)
     counts = {split: sum(p.trajectories for p in parts if p.split == split) for split in SPLITS}
     return Imported(
@@ -163,6 +165,7 @@ def import_dataset(
         test=counts["test"],
         frames=max(lengths),
         shortest=min(lengths),
+        suspect=tuple(suspect),
     )
 
 
@@ -172,7 +175,8 @@ def _write(
     options: Options,
     digests: dict[Path, str],
     progress: Progress,
-) -> None:
+) -> list[str]:
+    """Write the dataset and return what no solver computes in it."""
     with StoreWriter(options.root, info, resume=not options.link) as writer:
         for part in _remaining(parts, writer):
             frames = _frames(part.source, info.name)
@@ -185,6 +189,7 @@ def _write(
                 raise
             except DataError as error:
                 raise SourceError(part.source, f"{part.source.place}: {error}") from error
+    return writer.suspect
 
 
 def total_bytes(sources: Sequence[Source]) -> int:

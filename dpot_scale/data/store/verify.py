@@ -14,6 +14,7 @@ from dpot_scale.data.store.authenticity import check_authenticity
 from dpot_scale.data.store.dataset import SPLITS, DatasetStore, Split
 from dpot_scale.data.store.shards import FIELDS, Shard, digest, open_hdf5
 from dpot_scale.data.store.statistics import Moments
+from dpot_scale.data.store.suspect import TrajectoryCheck, shortened
 from dpot_scale.errors import DataError
 
 SHOWN_TRAJECTORIES = 5  # of each kind of problem
@@ -37,6 +38,7 @@ class Verification:
     maximum_C: NDArray[Any] = field(default_factory=lambda: np.empty(0))
     problems: list[str] = field(default_factory=list)  # one sentence each
     notes: list[str] = field(default_factory=list)  # what is worth knowing, but no fault
+    suspect: list[str] = field(default_factory=list)  # trajectories with what no solver computes
 
 
 def verify_dataset(store: DatasetStore) -> Verification:
@@ -66,6 +68,7 @@ def verify_dataset(store: DatasetStore) -> Verification:
             found.problems += check_authenticity(store)
         except DataError as error:
             found.problems.append(str(error))
+    found.problems += shortened(found.suspect)
     return found
 
 
@@ -131,6 +134,7 @@ def _look_at(
     frame_bytes = 4 * len(store.info.channels) * int(np.prod(store.info.grid))
     length = max(1, PIECE_BYTES // frame_bytes)
     content, not_finite = hashlib.blake2b(digest_size=16), 0
+    check = TrajectoryCheck(store.info.channels, store.info.scored)
     for first in range(0, frames, length):
         piece_TCxy = store.read(split, number, first, min(length, frames - first))
         content.update(np.ascontiguousarray(piece_TCxy).data)
@@ -141,8 +145,11 @@ def _look_at(
             found.minimum_C = np.minimum(found.minimum_C, piece_TCxy.min(axis=space))
             found.maximum_C = np.maximum(found.maximum_C, piece_TCxy.max(axis=space))
             moments.add(piece_TCxy)
+            check.add(piece_TCxy)
     if not_finite:
         found.problems.append(f"{split} {number} holds {not_finite:,} values that are not finite")
+    else:
+        found.suspect += [f"{split} {number} {sentence}" for sentence in check.sentences()]
     return content.hexdigest()
 
 

@@ -17,6 +17,7 @@ from dpot_scale.data.store.beside import Beside
 from dpot_scale.data.store.dataset import INDEX, LINKED, SPLITS, Split, partial_folder
 from dpot_scale.data.store.index import validate_info
 from dpot_scale.data.store.shards import Shard, View, open_hdf5, write_shard
+from dpot_scale.data.store.suspect import TrajectoryCheck
 from dpot_scale.data.store.written import PROGRESS, Written, read_progress
 from dpot_scale.errors import DataError, DiskError
 from dpot_scale.files import cannot_write, flush_to_disk, reason, sha256, write_whole
@@ -77,6 +78,8 @@ class StoreWriter:
         self._constant = np.array(info.constant)
         self._partial = partial_folder(root, info.name)
         self._written = Written(info)
+        self.suspect: list[str] = []  # what no solver computes, once all is written
+        self._checked = "", TrajectoryCheck((), ())
         self._pending = {split: _Pending() for split in SPLITS}
         self._split: Split = "train"  # the newest one; none before it gets more
 
@@ -195,6 +198,7 @@ class StoreWriter:
             try:
                 for split in SPLITS:
                     self._flush(split)
+                self._end_check()
                 self._commit()
             except Exception:
                 shutil.rmtree(self._partial, ignore_errors=True)
@@ -229,12 +233,27 @@ class StoreWriter:
                 f"dataset {self.info.name}: {self._place(split)} holds NaN or infinite values, "
                 f"first in frame {first + int(finite.argmin())} (both counted from 0)"
             )
+        self._look_at(split, first, stored)
         if not any(self.written(earlier) for earlier in SPLITS[: SPLITS.index(split)]):
             self._written.moments.add(stored)
         return stored
 
+    def _look_at(self, split: Split, first: int, frames: Array) -> None:
+        """Look for what no solver computes in published data; those of a solver have none."""
+        if self.info.origin == "imported":
+            if first == 0:
+                self._end_check()
+                check = TrajectoryCheck(self.info.channels, self.info.scored)
+                self._checked = self._place(split), check
+            self._checked[1].add(frames)
+
+    def _end_check(self) -> None:
+        place, check = self._checked
+        self.suspect += [f"{place} {sentence}" for sentence in check.sentences()]
+
     def _place(self, split: Split) -> str:
-        number = self.written(split) + len(self._pending[split].fields)
+        pending = self._pending[split]  # of a linked split with what lies beside all of it
+        number = max(self.written(split) + len(pending.fields), len(pending.beside.constants))
         return f"{split} trajectory {number}"
 
     def _varying(self, frames: Array) -> Array:

@@ -11,6 +11,7 @@ import pytest
 
 from dpot_scale.data.importers.collection import Outcome, import_all
 from dpot_scale.data.importers.importing import Options
+from dpot_scale.data.store.overview import verify_datasets
 from dpot_scale.errors import UserError
 
 UPSTREAM = Path(__file__).parents[2] / "upstream"
@@ -81,3 +82,38 @@ def test_one_name_is_not_for_several_datasets(tmp_path) -> None:
     with pytest.raises(UserError, match="there are 2 datasets to import"):
         import_all(files, Options(tmp_path, name="mine"))
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("link", [False, True])
+def test_what_no_solver_computes_is_said_at_import_and_by_verify(
+    link: bool, tmp_path: Path, write_flow, capsys
+) -> None:
+    file = write_flow(tmp_path / "164691", M=1.0, eta=0.1, zeta=0.1, trajectories=10)
+    with h5py.File(file, "r+") as content:
+        content["pressure"][2, 3, 2, 1] = 2e7
+        for name in ("Vx", "Vy", "density", "pressure"):
+            content[name][9, 2:] = 0
+    import_all([file], Options(tmp_path / "data", link=link))
+    folder = tmp_path / "data" / "ns2d_pdb_M1_eta1e-1_zeta1e-1"
+    warnings = [line for line in capsys.readouterr().out.splitlines() if "warning" in line]
+    assert warnings == [
+        f"warning: {folder}: train trajectory 2 holds 2e+07 in pressure, frame 3, at (2, 1), where "
+        "no value beside it is nearly as large",
+        f"warning: {folder}: test trajectory 0 is zero everywhere in frames 2 to 4, after frames "
+        "that are not",
+    ]
+    problems = verify_datasets(folder).problems
+    assert [problem.partition(": ")[2][:16] for problem in problems] == [
+        "train 2 holds 2e",
+        "test 0 is zero e",
+    ]
+
+
+def test_many_suspect_trajectories_are_few_sentences(tmp_path: Path, write_flow, capsys) -> None:
+    file = write_flow(tmp_path / "164691", M=1.0, eta=0.1, zeta=0.1, trajectories=12)
+    with h5py.File(file, "r+") as content:
+        content["pressure"][:, 3, 2, 1] = 2e7
+    import_all([file], Options(tmp_path / "data"))
+    warnings = [line for line in capsys.readouterr().out.splitlines() if "warning" in line]
+    assert len(warnings) == 6
+    assert warnings[-1].endswith(": 7 more trajectories are like these")
