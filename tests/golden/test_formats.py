@@ -19,7 +19,9 @@ from dpot_scale.checkpoints.checkpoint import committed, verify
 from dpot_scale.checkpoints.weights import load_model, read
 from dpot_scale.config.load import load_run, load_suite
 from dpot_scale.data.generation.suite import missing_datasets
-from dpot_scale.data.store.dataset import open_store
+from dpot_scale.data.store.dataset import INDEX, SPLITS, open_store
+from dpot_scale.data.store.digest import dataset_digest
+from dpot_scale.data.store.index import read_index
 from dpot_scale.data.store.verify import verify_dataset
 from dpot_scale.data.stream.reader import training_windows
 from dpot_scale.evaluate import main as evaluate
@@ -37,6 +39,9 @@ STOPPED_AT = 11
 RESUMED = Path(__file__).parent / "losses" / "resumed.json"
 NEAR = 0.01  # relative: with other noise
 ELSEWHERE = 1e-6  # relative: other kernels add up in another order
+# Of formats/second/store.
+UNEVEN = "2e75c6cc918f"
+UNEVEN_VALUES = "0afdbdc347153c0f00206f2918c1a98457461192c7a94581d30cb5ae3f0ef2a0"
 TRIALS = ["narrow_w96_5641ef", "wide_w96_b7c438"]
 
 losses = SimpleNamespace(
@@ -62,6 +67,29 @@ def test_store_holds_the_same_windows_and_values() -> None:
                 digest.update(store.read(split, trajectory, 0, store.num_frames(split)).tobytes())
             assert digest.hexdigest() == EXPECTED["values"][f"{name} {split}"]
         assert verify_dataset(store).problems == []
+
+
+def test_store_of_the_second_version_holds_trajectories_of_any_length() -> None:
+    store = open_store(FORMATS / "second" / "store", "uneven")
+    assert {split: store.lengths(split) for split in SPLITS} == {
+        "train": [(2, 5), (1, 3)],
+        "valid": [(1, 4)],
+        "test": [(1, 6), (1, 2)],
+    }
+    assert len(training_windows({"uneven": store}, 3)["uneven"]) == 3 + 3 + 1
+    digest = hashlib.sha256()
+    for split in SPLITS:
+        for trajectory in range(store.num_trajectories(split)):
+            frames = store.read(split, trajectory, 0, store.num_frames(split, trajectory))
+            digest.update(frames.tobytes())
+    assert digest.hexdigest() == UNEVEN_VALUES
+    assert verify_dataset(store).problems == []
+    index = read_index(store.folder / INDEX)
+    assert dataset_digest(index) == UNEVEN
+    assert (index.info.fluid_mask, index.info.coordinates[0]) == ("mask", (1 / 6, 0.5, 5 / 6))
+    assert store.times("train", 1).tolist() == [0, 0.5, 2, 4.5, 8]
+    assert store.times("test", 1).tolist() == [0, 0.25]
+    assert store.parameters("train")["frame_interval"].tolist() == [0.25, 0.5, 0.25]
 
 
 def test_store_is_known_as_that_of_its_recipe() -> None:
