@@ -26,6 +26,7 @@ from dpot_scale.data.importers.well_fields import (
     Field,
     Numbers,
     fields_of,
+    frames_of,
     numbers_of,
 )
 from dpot_scale.data.info import is_dataset_name
@@ -65,7 +66,7 @@ def _source(path: Path, file: h5py.File, *, tensors: bool) -> Source:
     axes = _axes(path, file)
     sizes = {
         TRAJECTORY: int(file.attrs["n_trajectories"]),
-        TIME: file["dimensions"][TIME].shape[-1],
+        TIME: frames_of(file),
     }
     sizes |= {axis: len(found.coordinates) for axis, found in axes.items()}
     fields = list(fields_of(path, file, sizes, tensors=tensors))
@@ -110,7 +111,7 @@ def _source(path: Path, file: h5py.File, *, tensors: bool) -> Source:
 def _axes(path: Path, file: h5py.File) -> dict[str, Axis]:
     """Return the axes of space, which are those of all trajectories."""
     axes = {}
-    for name in map(_text, file["dimensions"].attrs["spatial_dims"]):
+    for name in map(_text, np.atleast_1d(file["dimensions"].attrs["spatial_dims"])):
         points = np.asarray(file["dimensions"][name], dtype=np.float64)
         rows = points.reshape(-1, points.shape[-1]) if points.ndim else points.reshape(1, 1)
         axes[name] = axis_of(rows[0], f"axis {name} of {path}")
@@ -178,7 +179,7 @@ def _boundary(file: h5py.File) -> str:
 
 
 def _condition(name: str, group: h5py.Group) -> str:
-    axes = "".join(map(_text, np.atleast_1d(group.attrs.get("associated_dims", []))))
+    axes = " and ".join(map(_text, np.atleast_1d(group.attrs.get("associated_dims", []))))
     if not axes or "bc_type" not in group.attrs:
         return name
     mask = np.asarray(group["mask"]) if "mask" in group else np.ones(1)

@@ -64,11 +64,26 @@ def fields_of(
                 wanted = next(_possible(array, COMPONENTS[group], sizes))
                 raise DataError(
                     f"{path}: {group}/{name} of shape {array.shape} does not have the axes "
-                    f"{', '.join(axis.removeprefix(SAME) for axis in wanted)}"
+                    f"{', '.join(_said(axis, sizes) for axis in wanted)}"
                 )
             space = [axis for axis in sizes if axis not in {TRAJECTORY, TIME}]
             channels = tuple(_channels(name, array, axes, space, rank=int(group[1])))
             yield Field(name=f"{group}/{name}", axes=axes, channels=channels)
+
+
+def frames_of(file: h5py.File) -> int:
+    """Return how many frames the fields have; 0 where none changes in time."""
+    for group in COMPONENTS:
+        for array in file.get(group, {}).values():
+            if array.attrs["time_varying"]:
+                return int(array.shape[1 if array.attrs["sample_varying"] else 0])
+    return 0
+
+
+def _said(axis: str, sizes: dict[str, int]) -> str:
+    """Return an axis and how many points it must have, for a sentence."""
+    points = 1 if axis.startswith(SAME) else sizes.get(axis)
+    return axis.removeprefix(SAME) + ("" if points is None else f" ({points})")
 
 
 def _axes(
@@ -153,7 +168,7 @@ def numbers_of(file: h5py.File, sizes: dict[str, int]) -> Numbers:
         for number in range(values.shape[-1]):
             key = name if values.shape[-1] == 1 else f"{name}_{number}"
             kept[key] = values[..., number]
-    said = map(_text, file.attrs.get("simulation_parameters", ()))
+    said = map(_text, np.atleast_1d(file.attrs.get("simulation_parameters", [])))
     for name in filter(file.attrs.__contains__, said):
         value = np.asarray(file.attrs[name])
         if value.dtype.kind not in REAL or value.size != 1:

@@ -104,6 +104,24 @@ def varying_along_x_alone(file: h5py.File) -> None:
     file["t0_fields/density"].attrs["dim_varying"] = [True, False]
 
 
+def another_count(file: h5py.File) -> None:
+    file.attrs["n_trajectories"] = 3
+
+
+def axis_of_each(file: h5py.File) -> None:
+    del file["dimensions/x"]
+    file["dimensions/x"] = np.stack([np.arange(6.0), 2 * np.arange(6.0)])
+
+
+def no_order(file: h5py.File) -> None:
+    file["dimensions/y"][:] = 1
+
+
+def other_times(file: h5py.File) -> None:
+    del file["dimensions/time"]
+    file["dimensions/time"] = np.arange(4.0)
+
+
 def nothing_varies(file: h5py.File) -> None:
     del file["t0_fields/density"], file["t1_fields/velocity"]
 
@@ -118,7 +136,14 @@ def points_outside(file: h5py.File) -> None:
         (points_outside, "'../../elsewhere', which cannot be the name of a folder"),
         (remove_attribute, "is not quite in The Well's layout .*time_varying"),
         (remove_time, "is not quite in The Well's layout .*time"),
-        (varying_along_x_alone, r"t0_fields/density of shape .* does not have the axes"),
+        (
+            varying_along_x_alone,
+            r"t0_fields/density of shape .* does not have the axes .*, y \(1\)",
+        ),
+        (another_count, r"t0_fields/density of shape .* the axes trajectory \(3\), time \(5\), x"),
+        (axis_of_each, "differs from trajectory to trajectory"),
+        (no_order, "has points that do not lie in order"),
+        (other_times, "has 4 times for 2 trajectories of 5 frames"),
         (nothing_varies, "has no field that changes in time"),
     ],
 )
