@@ -1,4 +1,7 @@
-"""The twelve datasets that Hao et al. pre-train on: their equations, sizes and downloads."""
+"""The twelve datasets that Hao et al. pre-train on: their equations, sizes and downloads.
+
+`published.py` has all that The Well and PDEBench publish.
+"""
 
 from dataclasses import dataclass
 

@@ -115,7 +115,7 @@ THE_WELL: tuple[Published, ...] = (
         (256, 128, 256),
         29,
         100,
-        "a part of a sphere: the axes are log r, theta and phi",
+        "a part of a sphere: the axes are r (uniform in log r), theta and phi",
     ),
     _well("euler_multi_quadrants_openBC", _EULER, (512, 512), 5000, 101, "parameter: gamma"),
     _well("euler_multi_quadrants_periodicBC", _EULER, (512, 512), 5000, 101, "parameter: gamma"),

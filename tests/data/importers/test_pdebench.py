@@ -13,6 +13,7 @@ from dpot_scale.data.importers import transfer
 from dpot_scale.data.importers.formats import recognise as recognise_all
 from dpot_scale.data.importers.importing import Imported, Options, import_dataset
 from dpot_scale.data.importers.source import Source
+from dpot_scale.data.published import PDEBENCH
 from dpot_scale.data.store.dataset import open_store
 from dpot_scale.errors import DataError
 
@@ -365,6 +366,17 @@ def test_bad_flow_is_one_sentence_and_leaves_nothing(
         run_import(bad, tmp_path / "data")
     assert str(bad) in str(caught.value)
     assert left_over(tmp_path / "data") == []
+
+
+@pytest.mark.parametrize("kind", ["rand", "turb"])
+@pytest.mark.parametrize("space", [2, 3])
+def test_flow_is_called_what_the_catalogue_says(
+    kind: str, space: int, tmp_path, write_flow
+) -> None:
+    source = recognise(write_flow(tmp_path / "164692", space=space, kind=kind))
+    (name,) = source.candidates
+    published = {entry.becomes.replace("M...", "M1"): entry for entry in PDEBENCH}
+    assert published[name].fields == source.channels
 
 
 @pytest.mark.parametrize("fields", [("tensor",), ("Vx", "density", "pressure")])
