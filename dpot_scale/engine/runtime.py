@@ -7,7 +7,6 @@ import logging
 import os
 import random
 import sys
-import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ import numpy as np
 import torch
 from torch import distributed as dist
 
-from dpot_scale.files import held
+from dpot_scale.engine.operators import build_operators
 
 # Set to 1 to see what DeepSpeed reports below the level of errors.
 DEBUG_VARIABLE = "DPOT_SCALE_DEBUG"
@@ -130,12 +129,7 @@ def _adopt(device: torch.device) -> None:
     # Imported late because it takes seconds, and after its logger has been quietened.
     with _without_mlflow():
         import deepspeed
-    from deepspeed.comm.torch import build_shm_op
-
-    of_user = Path(tempfile.gettempdir()) / f"dpot_scale_operators_{os.getuid()}.lock"
-    with held(of_user, wait=True):
-        # On first use this compiles: two ranks in one build folder would destroy each other's.
-        build_shm_op()
+    build_operators()
     deepspeed.init_distributed()
     if device.type == "cpu":
         _unlink_shared_buffers()
