@@ -19,9 +19,12 @@ from dpot_scale.data.importers.progress import ByteProgress
 from dpot_scale.data.importers.search import find_files
 from dpot_scale.data.importers.source import Source
 from dpot_scale.data.store.dataset import counted
+from dpot_scale.data.store.published import record_files
 from dpot_scale.data.store.suspect import shortened
 from dpot_scale.errors import UserError
 from dpot_scale.terminal import print_error, print_line
+
+PUBLISHER = "PDEBench"  # in the format of its files
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -84,10 +87,22 @@ def _import_one(sources: Sequence[Source], options: Options) -> tuple[int, list[
         imported, problems = import_sound(sources, options, progress)
     if imported is None:
         return 0, problems
+    for remark in _record_published(imported, sources):
+        print_line(f"note: {remark}")
     print_line(_sentence(imported, origin, time.perf_counter() - started, options))
     for sentence in shortened(list(imported.suspect)):
         print_line(f"warning: {imported.folder}: {sentence}")
     return imported.files, problems
+
+
+def _record_published(imported: Imported, sources: Sequence[Source]) -> list[str]:
+    """Record which files of PDEBench a new dataset was made of; say which are not as published."""
+    if not imported.is_new or PUBLISHER not in sources[0].format:
+        return []
+    try:
+        return record_files(imported.folder, list(dict.fromkeys(s.path for s in sources)))
+    except (OSError, UserError) as error:  # the dataset is complete without the record
+        return [f"the files that it was made of are not recorded: {error}"]
 
 
 def _describe(sources: Sequence[Source]) -> str:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from dpot_scale.data.store.dataset import SPLITS, DatasetStore, dataset_folders, read_store
 from dpot_scale.data.store.folders import walk
+from dpot_scale.data.store.published import look_at_file
 from dpot_scale.data.store.verify import Verification, verify_dataset
 from dpot_scale.errors import DataError, UserError
 from dpot_scale.terminal import table
@@ -21,6 +22,7 @@ LIST_HEADER = (
     "origin",
 )
 VERIFY_HEADER = ("name", "trajectories", "range of each channel", "state")
+FILE_HEADER = ("file", "state")
 GIB = 2**30
 MIB = 2**20
 SHOWN_LENGTHS = 3
@@ -82,6 +84,8 @@ def verify_datasets(root: Path) -> Overview:
     Raises:
         UserError: there is none.
     """
+    if root.is_file():
+        return _verify_file(root)
     overview = Overview(VERIFY_HEADER)
     for name, store in _stores(root, overview.problems):
         found = verify_dataset(store)
@@ -89,6 +93,18 @@ def verify_datasets(root: Path) -> Overview:
         overview.rows.append((name, str(found.trajectories), _ranges(store, found), state))
         overview.problems += [f"{name}: {problem}" for problem in found.problems]
         overview.notes += [f"{name}: {note}" for note in found.notes]
+    return overview
+
+
+def _verify_file(path: Path) -> Overview:
+    """Say whether a file is one that PDEBench published."""
+    try:
+        sentence, is_published = look_at_file(path)
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error}") from error
+    overview = Overview(FILE_HEADER, rows=[(path.name, sentence)])
+    if not is_published:
+        overview.problems.append(f"{path} {sentence}")
     return overview
 
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from dpot_scale.data.store.authenticity import check_authenticity
 from dpot_scale.data.store.dataset import SPLITS, DatasetStore, Split
+from dpot_scale.data.store.published import check_published
 from dpot_scale.data.store.shards import FIELDS, Shard, digest, open_hdf5
 from dpot_scale.data.store.statistics import Moments
 from dpot_scale.data.store.suspect import TrajectoryCheck, shortened
@@ -69,6 +70,12 @@ def verify_dataset(store: DatasetStore) -> Verification:
         except DataError as error:
             found.problems.append(str(error))
     found.problems += shortened(found.suspect)
+    try:
+        problems, notes = check_published(store)
+    except DataError as error:
+        problems, notes = [str(error)], []
+    found.problems += problems
+    found.notes += notes
     return found
 
 
