@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from dpot_scale.checkpoints.source import SOURCE, config_of
@@ -15,7 +16,9 @@ from dpot_scale.config.load import dump, load_run
 from dpot_scale.evaluate import main
 from dpot_scale.evaluation.inputs import name_of_scores
 from dpot_scale.evaluation.scores import SCORES_FILE
+from dpot_scale.prepare import main as prepare
 from dpot_scale.runs.result import read_result
+from dpot_scale.train import main as train
 
 RELEASED = Path(__file__).parent / "golden" / "official_format_small.pth"
 
@@ -90,6 +93,46 @@ def test_released_weights_and_overrides_on_both_sides(
     command = [one, "--config", str(tiny_yaml), "--out", str(tmp_path / "out"), other]
     assert main([str(tmp_path / "model.pth"), *command]) == 0
     assert list(scores_in(tmp_path / "out")) == ["swe_coarse"]
+
+
+@pytest.fixture
+def single(tmp_path: Path) -> Path:
+    """The folder of a dataset that is imported from one trajectory."""
+    fields = np.random.default_rng(0).standard_normal((1, 9, 16, 16, 2)).astype(np.float32)
+    np.save(tmp_path / "vortex.npy", fields)
+    layout = ["--layout", "NTXYC", "--channels", "u,v", "--dt", "0.1", "--domain", "1,1"]
+    command = ["import", str(tmp_path / "vortex.npy"), "--out", str(tmp_path / "single"), *layout]
+    assert prepare(command) == 0
+    return tmp_path / "single"
+
+
+def test_a_single_trajectory_is_for_evaluation_alone(
+    single: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = capsys.readouterr().out
+    assert "vortex: 1 test trajectories of 9 frames in " in said
+    assert said.splitlines()[-1].endswith("; it is for evaluation alone")
+    assert prepare(["verify", str(single)]) == 0
+    note = "note: vortex: it is for evaluation alone: there is no trajectory to train on"
+    assert note in capsys.readouterr().out
+
+
+def test_training_on_data_for_evaluation_is_one_sentence(
+    single: Path, tiny_yaml: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = ["data.weights={vortex: 1}", "data.suite=null", f"data.root={single}"]
+    capsys.readouterr()
+    assert train(["--config", str(tiny_yaml), f"output={tmp_path / 'runs'}", *data]) == 2
+    (sentence,) = capsys.readouterr().err.splitlines()
+    assert sentence.startswith("error: dataset vortex is for evaluation alone")
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.distributed
+def test_data_for_evaluation_alone_are_scored(finished: Any, single: Path, tmp_path: Path) -> None:
+    data = ["data.weights={vortex: 1}", "data.suite=null", f"data.root={single}"]
+    assert main([weights_of(finished), "--out", str(tmp_path / "out"), *data]) == 0
+    assert scores_in(tmp_path / "out")["vortex"]["rel_l2"] > 0
 
 
 @pytest.mark.distributed

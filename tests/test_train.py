@@ -224,6 +224,30 @@ def test_another_config_is_refused_and_leaves_the_unfinished_run_as_it_was(
     assert (tmp_path / "short" / "config.yaml").read_text() == before
 
 
+def test_a_valid_split_is_scored_during_training_and_both_at_its_end(
+    short: list[str], tiny_yaml: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = "{equation: shallow_water, train: 4, valid: 2, test: 2, grid: 8, frames: 9, "
+    (tmp_path / "suite.yaml").write_text(
+        f"name: s\ndatasets:\n  swe_valid: {recipe}frame_interval: 0.2}}\n"
+        f"  swe_coarse: {recipe.replace(' valid: 2,', '')}frame_interval: 0.2}}\n"
+    )
+    data = [f"data.root={tmp_path / 'data'}", f"data.suite={tmp_path / 'suite.yaml'}"]
+    mixture = "data.weights={swe_valid: 1, swe_coarse: 1}"
+    assert main([*short, *data, mixture, "evaluation.every=2"]) == 0
+    printed = capsys.readouterr().out
+    assert "4/4  valid rel_l2  swe_valid 0." in printed
+    result = result_of(tmp_path / "short")
+    assert list(result.evaluation) == ["swe_valid", "swe_coarse"]
+    assert list(result.valid) == ["swe_valid"]
+    curves = read_metrics(tmp_path / "short" / SPOOL)
+    assert (
+        list(curves["valid/swe_valid/rel_l2"]) == list(curves["eval/swe_coarse/rel_l2"]) == [2, 4]
+    )
+    assert list(curves["eval/swe_valid/rel_l2"]) == list(curves["eval/mean/rel_l2"]) == [4]
+    assert curves["valid/swe_valid/rel_l2"][4] == result.valid["swe_valid"].rel_l2
+
+
 def test_a_run_starts_from_given_weights(trained: list[str], tmp_path: Path) -> None:
     """With steps too small to see, it ends where it started."""
     first = tmp_path / "short" / "model.safetensors"

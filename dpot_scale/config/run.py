@@ -148,9 +148,10 @@ class EvaluationConfig(Section):
     """Held-out evaluation during and after training."""
 
     every: NonNegativeInt = 0
-    """Steps between evaluations. 0: only at the end of the run."""
+    """Steps between evaluations. 0: only at the end of the run. A dataset with a valid split is
+    scored on that one during the training, and on both splits at the end."""
     trajectories: PositiveInt = 16
-    """Trajectories per dataset: the first ones of its test split."""
+    """Trajectories per dataset: the first ones of its test split, and of its valid split."""
     rollout_frames: PositiveInt | None = None
     """Frames that a rollout predicts. null: to the end of each trajectory."""
     batch: PositiveInt = 8

@@ -16,14 +16,13 @@ from torch import Tensor
 from dpot_scale.config.data import DataConfig
 from dpot_scale.config.model import ModelConfig
 from dpot_scale.config.run import EvaluationConfig
-from dpot_scale.data.store.dataset import DatasetStore
+from dpot_scale.data.store.dataset import DatasetStore, Split
 from dpot_scale.data.stream.assembly import Assembler, Batch, Window
 from dpot_scale.data.stream.mixture import Cut
 from dpot_scale.engine.collectives import raise_on_all, sum_over_ranks
-from dpot_scale.engine.engine import Engine
 from dpot_scale.engine.runtime import World
 from dpot_scale.errors import DataError
-from dpot_scale.evaluation.scores import ZERO_TARGETS, DatasetScore
+from dpot_scale.evaluation.scores import DatasetScore
 from dpot_scale.forecasting.errors import counted_fields, mean_rel_l2
 from dpot_scale.forecasting.physical import (
     Model,
@@ -38,7 +37,6 @@ from dpot_scale.forecasting.rollout import (
     teacher_forced_persistence,
 )
 from dpot_scale.models.forecaster import Forecast
-from dpot_scale.tracking.names import MEAN, score_key
 
 Array = NDArray[np.float32]
 
@@ -55,36 +53,6 @@ class DatasetEvaluation:
     example_forecast_LCs: Array
 
 
-class Evaluator:
-    """Scores a model during its training and remembers the newest scores.
-
-    Raises:
-        DataError: a dataset holds too few frames to forecast; found before any training.
-    """
-
-    def __init__(
-        self,
-        model: Engine,
-        stores: Mapping[str, DatasetStore],
-        config: EvaluationConfig,
-        model_config: ModelConfig,
-        data_config: DataConfig,
-        world: World,
-    ) -> None:
-        for store in stores.values():
-            _held_out(store, config, model_config.history)
-        self._model = model
-        self._rest = (stores, config, model_config, data_config, world)
-        self.latest: dict[str, DatasetEvaluation] = {}
-
-    def __call__(self) -> dict[str, float]:
-        """Return the scores as metrics. Collective: every rank must call it."""
-        self._model.eval()
-        self.latest = evaluate(self._model, *self._rest)
-        self._model.train()
-        return eval_metrics(self.latest)
-
-
 def evaluate(
     model: Model,
     stores: Mapping[str, DatasetStore],
@@ -92,43 +60,33 @@ def evaluate(
     model_config: ModelConfig,
     data_config: DataConfig,
     world: World,
+    split: Split = "test",
 ) -> dict[str, DatasetEvaluation]:
-    """Score the test split of every dataset. Collective: every rank must call it."""
+    """Score a held-out split of every dataset. Collective: every rank must call it."""
     with torch.no_grad():
         return {
-            name: _evaluate_dataset(model, store, config, model_config, data_config, world)
+            name: _evaluate_dataset(model, store, split, config, model_config, data_config, world)
             for name, store in stores.items()
         }
-
-
-def eval_metrics(evaluations: Mapping[str, DatasetEvaluation]) -> dict[str, float]:
-    """Return the scores as tracked metrics, `eval/<dataset>/<score>`, and their mean."""
-    metrics = {
-        score_key(name, key): float(value)
-        for name, evaluation in evaluations.items()
-        for key, value in evaluation.score
-        if value or key != ZERO_TARGETS
-    }
-    rel_l2s = [evaluation.score.rel_l2 for evaluation in evaluations.values()]
-    return metrics | {score_key(MEAN): float(np.mean(rel_l2s))}
 
 
 def _evaluate_dataset(
     model: Model,
     store: DatasetStore,
+    split: Split,
     config: EvaluationConfig,
     model_config: ModelConfig,
     data_config: DataConfig,
     world: World,
 ) -> DatasetEvaluation:
-    held_out = _held_out(store, config, model_config.history)
+    held_out = forecast_trajectories(store, split, config, model_config.history)
     lead_frames, trajectories = max(held_out.values()), len(held_out)
     assembler = Assembler(model_config, data_config, world.device)
     columns = 4 + 2 * lead_frames
     sums = torch.zeros(2 * columns + 1, dtype=torch.float64)
     examples: list[tuple[Array, Array]] = []
     for indices, weights_B in _shares(list(held_out), config.batch, world):
-        windows = [Window(store, "test", Cut(index, start=0, stride=1)) for index in indices]
+        windows = [Window(store, split, Cut(index, start=0, stride=1)) for index in indices]
         room = assembler.empty(len(windows), model_config.history + lead_frames)
         batch = _read_together(assembler, windows, room, world)
         exists_BL = _exists([held_out[index] for index in indices], lead_frames, world.device)
@@ -263,16 +221,18 @@ def _errors(
     return torch.cat(scores, dim=1), has_none, left_out_BLC.sum((1, 2))
 
 
-def _held_out(store: DatasetStore, config: EvaluationConfig, history: int) -> dict[int, int]:
+def forecast_trajectories(
+    store: DatasetStore, split: Split, config: EvaluationConfig, history: int
+) -> dict[int, int]:
     """Return the trajectories that are forecast, and how many frames of each.
 
     Each is forecast to its end, or to `rollout_frames`. One that ends with the history is not.
     """
-    lengths = [frames for run, frames in store.lengths("test") for _ in range(run)]
+    lengths = [frames for run, frames in store.lengths(split) for _ in range(run)]
     longest = max(lengths, default=0)
     if longest < history + (config.rollout_frames or 1):
         raise DataError(
-            f"dataset {store.info.name} stores {longest} test frames, but "
+            f"dataset {store.info.name} stores {longest} {split} frames, but "
             f"model.history={history} plus evaluation.rollout_frames="
             f"{config.rollout_frames or 1} are needed"
         )

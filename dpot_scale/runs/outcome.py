@@ -1,7 +1,6 @@
 """What a run leaves in its folder: its configs while it trains; weights, figures and its result."""
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -16,8 +15,8 @@ from dpot_scale.engine.collectives import on_every_rank, on_main
 from dpot_scale.engine.engine import Engine
 from dpot_scale.engine.runtime import World
 from dpot_scale.errors import CheckpointError
-from dpot_scale.evaluation.evaluator import DatasetEvaluation
 from dpot_scale.evaluation.figures import save_figures
+from dpot_scale.evaluation.monitor import Monitor
 from dpot_scale.files import write_whole
 from dpot_scale.runs.contents import record
 from dpot_scale.runs.resolved import ResolvedRun
@@ -142,7 +141,7 @@ def keep(
     run: ResolvedRun,
     world: World,
     engine: Engine,
-    evaluations: Mapping[str, DatasetEvaluation],
+    monitor: Monitor,
     seconds: float,
 ) -> TrainingResult:
     """Write weights, figures and, last, the result that marks the run as finished. Collective."""
@@ -165,10 +164,11 @@ def keep(
         windows_per_second=median(metrics[names.WINDOWS_PER_SECOND].values()),
         peak_memory_gib=peak,
         final_train_loss=losses[max(losses)],
-        evaluation={name: evaluation.score for name, evaluation in evaluations.items()},
+        evaluation={name: found.score for name, found in monitor.latest.items()},
+        valid={name: found.score for name, found in monitor.valid.items()},
     )
     figures = config.directory / FIGURES
-    on_main(lambda: save_figures(figures, evaluations), world, figures)
+    on_main(lambda: save_figures(figures, monitor.latest), world, figures)
     on_main(lambda: save_result(config.directory, result), world, config.directory)
     return result
 

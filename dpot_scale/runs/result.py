@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import numpy as np
-from pydantic import ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 from pydantic_core import from_json
 
 from dpot_scale.config.base import PositiveInt
@@ -17,7 +17,7 @@ from dpot_scale.files import write_whole
 class TrainingResult(Record):
     """One finished run."""
 
-    format: PositiveInt = 2
+    format: PositiveInt = 3
     name: str
     identity: str
     datasets: dict[str, str]  # what it was trained on: digests, by name
@@ -31,7 +31,9 @@ class TrainingResult(Record):
     windows_per_second: float
     peak_memory_gib: float  # of all ranks together
     final_train_loss: Score
-    evaluation: dict[str, DatasetScore]
+    evaluation: dict[str, DatasetScore]  # on the test split
+    # On the valid split, of the datasets that have one; since format 3.
+    valid: dict[str, DatasetScore] = Field(default={})
 
     @model_validator(mode="before")
     @classmethod
@@ -46,6 +48,12 @@ class TrainingResult(Record):
     def mean_rel_l2(self) -> float:
         """Rollout error, mean over datasets."""
         return float(np.mean([score.rel_l2 for score in self.evaluation.values()]))
+
+    @property
+    def mean_valid_rel_l2(self) -> float | None:
+        """Rollout error on the valid split, mean over the datasets with one; None without any."""
+        errors = [score.rel_l2 for score in self.valid.values()]
+        return float(np.mean(errors)) if errors else None
 
     @property
     def mean_one_step_rel_l2(self) -> float:

@@ -23,7 +23,7 @@ from dpot_scale.engine.collectives import on_every_rank, on_main, raise_on_all
 from dpot_scale.engine.runtime import World, announced_world_size, start_world, trains_on_gpu
 from dpot_scale.engine.start import start_engine
 from dpot_scale.errors import ConfigError, UserError, speaks_for_all, this_command
-from dpot_scale.evaluation.evaluator import Evaluator
+from dpot_scale.evaluation.monitor import Monitor
 from dpot_scale.runs.agreement import require_agreement_of_ranks
 from dpot_scale.runs.folder import finished_before
 from dpot_scale.runs.lock import only_run_in
@@ -118,7 +118,7 @@ def _train(
         contents=run.source.contents.record(),
     )
     state = first_state(config, engine, checkpoints)
-    evaluator = Evaluator(engine, stores, _evaluation(run), config.model, config.data, world)
+    monitor = Monitor(engine, stores, _evaluation(run), config.model, config.data, world)
     stream = _open_stream(config, world, stores)
     console = Console(is_main=world.is_main, total_steps=config.steps)
     # Not before the checkpoints have accepted the config: a refused one leaves no trace.
@@ -132,7 +132,7 @@ def _train(
             stream=stream,
             tracker=tracker,
             console=console,
-            evaluate=evaluator,
+            evaluate=monitor,
             save=partial(checkpoints.save, engine),
             train_flops_per_window=run.flops.training,
             told_to_stop=told_to_stop,
@@ -144,14 +144,16 @@ def _train(
         try:
             verdict, state = trainer.fit(state)
             _raise_unless_finished(verdict, state, config, trainer.meter.skipped_in_a_row)
-            if not evaluator.latest:  # the attempt before ended between last checkpoint and result
-                _record(evaluator(), state, config, world, tracker)
+            # Of data with a valid split, only that one was scored so far; nothing was, if the
+            # attempt before ended between the last checkpoint and the result.
+            if scores := monitor.report():
+                _record(scores, state, config, world, tracker)
         finally:
             stream.close()
             tracker.close()
             console.close()
         seconds = time.perf_counter() - started
-        return keep(run, world, engine, evaluator.latest, seconds)
+        return keep(run, world, engine, monitor, seconds)
 
 
 def _evaluation(run: ResolvedRun) -> EvaluationConfig:

@@ -1,6 +1,7 @@
 """The keys of all metrics, in the spool of a run and in MLflow.
 
-`train/...` and `perf/...` are recorded every `log_every` steps, `eval/...` after an evaluation.
+`train/...` and `perf/...` are recorded every `log_every` steps, `eval/...` and `valid/...` after an
+evaluation.
 """
 
 from collections.abc import Mapping
@@ -23,14 +24,14 @@ REL_L2 = "rel_l2"  # the score that a terminal shows
 MEAN = "mean"  # in the place of a dataset: over all of them
 
 
-def score_key(dataset: str, score: str = REL_L2) -> str:
-    """Return the key of a held-out score."""
-    return f"eval/{dataset}/{score}"
+def score_key(dataset: str, score: str = REL_L2, split: str = "test") -> str:
+    """Return the key of a held-out score: `eval/...`, or `valid/...` of the valid split."""
+    return f"{'eval' if split == 'test' else split}/{dataset}/{score}"
 
 
-def held_out_errors(metrics: Mapping[str, float]) -> dict[str, float]:
+def held_out_errors(metrics: Mapping[str, float], split: str = "test") -> dict[str, float]:
     """Return dataset -> rel_l2 from a record of an evaluation, with the mean of all."""
-    start, end = score_key("|").split("|")
+    start, end = score_key("|", split=split).split("|")
     return {
         key.removeprefix(start).removesuffix(end): value
         for key, value in metrics.items()

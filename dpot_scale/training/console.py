@@ -33,7 +33,10 @@ class Console:
         elif names.LEARNING_RATE in metrics:
             self.say(f"step {step:>6}/{self._total_steps}  {_training_words(metrics)}")
         else:
-            self.say(f"step {step:>6}/{self._total_steps}  held-out {_evaluation_words(metrics)}")
+            for split, words in (("held-out", "test"), ("valid", "valid")):
+                errors = names.held_out_errors(metrics, words)
+                if errors:
+                    self.say(f"step {step:>6}/{self._total_steps}  {split} {_error_words(errors)}")
 
     def say(self, line: str) -> None:
         """Print one line, above the bar where there is one."""
@@ -58,6 +61,5 @@ def _training_words(metrics: Mapping[str, float]) -> str:
     return "  ".join(words)
 
 
-def _evaluation_words(metrics: Mapping[str, float]) -> str:
-    errors = names.held_out_errors(metrics)
+def _error_words(errors: Mapping[str, float]) -> str:
     return f"{names.REL_L2}  " + "  ".join(f"{name} {error:.4f}" for name, error in errors.items())

@@ -15,13 +15,11 @@ from dpot_scale.data.info import DatasetInfo
 from dpot_scale.data.store.dataset import DatasetStore, open_store
 from dpot_scale.data.store.writer import StoreWriter
 from dpot_scale.engine.runtime import World, start_world
-from dpot_scale.errors import DataError
 from dpot_scale.evaluation.evaluator import (
     DatasetEvaluation,
-    Evaluator,
-    eval_metrics,
     evaluate,
 )
+from dpot_scale.evaluation.monitor import eval_metrics
 from dpot_scale.evaluation.scores import score_table
 from dpot_scale.forecasting.physical import Model
 from dpot_scale.models.families import family_of
@@ -283,49 +281,3 @@ def test_a_trajectory_counts_up_to_its_end(
     np.testing.assert_allclose(found[0].example_truth_LCs, tests[0][0, history:], rtol=1e-6)
     if ranks == 2:
         assert found[1].example_truth_LCs.shape[0] == 1, "the shorter one ends after a frame"
-
-
-class Trained:
-    """An engine as the evaluator needs it."""
-
-    def __init__(self) -> None:
-        self.modes: list[str] = []
-
-    def __call__(self, history: Tensor) -> Forecast:
-        assert not torch.is_grad_enabled()
-        assert self.modes[-1] == "eval"
-        return Forecast(frames=history[:, -1:], logits=torch.empty(0))
-
-    def eval(self) -> None:
-        self.modes.append("eval")
-
-    def train(self) -> None:
-        self.modes.append("train")
-
-
-def test_the_evaluator_remembers_and_returns_to_training(
-    stores: Stores, config: RunConfig, world: World
-) -> None:
-    engine = Trained()
-    evaluator = Evaluator(
-        engine,  # type: ignore[arg-type]
-        stores,
-        config.evaluation,
-        config.model,
-        config.data,
-        world,
-    )
-    assert evaluator.latest == {}
-    metrics = evaluator()
-    assert engine.modes == ["eval", "train"]
-    assert metrics == eval_metrics(evaluator.latest)
-    expected = np.mean([metrics[f"eval/{name}/rel_l2"] for name in stores])
-    assert metrics["eval/mean/rel_l2"] == pytest.approx(expected)
-
-
-def test_too_few_frames_are_found_before_any_training(
-    stores: Stores, config: RunConfig, world: World
-) -> None:
-    wanted = EvaluationConfig(rollout_frames=6)
-    with pytest.raises(DataError, match=r"stores 9 test frames, but model.history=4 plus .*=6"):
-        Evaluator(Trained(), stores, wanted, config.model, config.data, world)  # type: ignore[arg-type]

@@ -50,6 +50,12 @@ def test_means_over_datasets() -> None:
     assert RESULT.mean_one_step_rel_l2 == pytest.approx(0.15)
 
 
+def test_errors_on_the_valid_split() -> None:
+    assert RESULT.mean_valid_rel_l2 is None
+    with_valid = RESULT.model_copy(update={"valid": {"a": score(0.25), "b": score(0.75)}})
+    assert with_valid.mean_valid_rel_l2 == pytest.approx(0.5)
+
+
 def test_no_file_is_an_unfinished_run(tmp_path: Path) -> None:
     assert read_result(tmp_path) is None
     assert read_result(tmp_path / "absent") is None

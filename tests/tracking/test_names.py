@@ -30,3 +30,5 @@ def test_a_held_out_score_is_found_by_its_dataset() -> None:
         "train/loss": 1.0,
     }
     assert names.held_out_errors(record) == {"a": 0.25, "mean": 0.5}
+    assert names.score_key("swe", split="valid") == "valid/swe/rel_l2"
+    assert names.held_out_errors(record | {"valid/a/rel_l2": 0.75}, "valid") == {"a": 0.75}

@@ -3,6 +3,7 @@
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import isfinite
 
 from dpot_scale.runs.result import TrainingResult, read_result
 from dpot_scale.scaling.plan import Trial
@@ -20,6 +21,16 @@ def finished_trials(trials: Sequence[Trial]) -> list[Finished]:
     """Return the trials that have a result, in the order of the plan."""
     results = [(trial, read_result(trial.run.directory)) for trial in trials]
     return [Finished(trial=t, result=r) for t, r in results if r is not None]
+
+
+def chosen_by_valid(finished: Sequence[Finished]) -> Finished | None:
+    """Return the trial with the least error on the valid split; None where no dataset has one.
+
+    What was chosen by the test split would look better on it than on new data.
+    """
+    errors = {number: entry.result.mean_valid_rel_l2 for number, entry in enumerate(finished)}
+    finite = {n: error for n, error in errors.items() if error is not None and isfinite(error)}
+    return finished[min(finite, key=finite.__getitem__)] if finite else None
 
 
 def by_windows(finished: Sequence[Finished]) -> dict[int, list[Finished]]:

@@ -3,6 +3,7 @@
 import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -10,6 +11,7 @@ from dpot_scale.evaluation.scores import DatasetScore
 from dpot_scale.scaling.report.results import Finished
 from dpot_scale.terminal import duration, table
 
+VALID = "valid_rel_l2"  # the column of rollout errors on the valid split; empty without one
 TRIAL_HEADER = (
     "size",
     "parameters",
@@ -66,19 +68,28 @@ def _trial_cells(entry: Finished) -> tuple[str, ...]:
     )
 
 
-def dataset_table(finished: Sequence[Finished], score: str, baseline: str) -> str:
+def dataset_table(
+    finished: Sequence[Finished],
+    score: str,
+    baseline: str,
+    split: Literal["valid", "test"] = "test",
+) -> str:
     """Return one score on each dataset in Markdown: that of persistence, then of each trial.
 
     Args:
         finished: The trials.
         score: A field of `DatasetScore`.
         baseline: The field that holds the same of persistence.
+        split: The held-out split.
     """
-    first = finished[0].result.evaluation
+    evaluations = [
+        entry.result.evaluation if split == "test" else entry.result.valid for entry in finished
+    ]
+    first = evaluations[0]
     rows = [("persistence", "", *_scores(first, baseline))]
     rows += [
-        (entry.trial.label, f"{entry.result.windows:,}", *_scores(entry.result.evaluation, score))
-        for entry in finished
+        (entry.trial.label, f"{entry.result.windows:,}", *_scores(evaluation, score))
+        for entry, evaluation in zip(finished, evaluations, strict=True)
     ]
     return _markdown(("size", "windows", *first), rows)
 
@@ -93,7 +104,7 @@ def write_csv(path: Path, finished: Sequence[Finished]) -> None:
     columns = ("trial", "size", "parameters", "block_parameters", "windows", "train_flops")
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow([*columns, "dataset", "digest", *DatasetScore.model_fields])
+        writer.writerow([*columns, "dataset", "digest", *DatasetScore.model_fields, VALID])
         for entry in finished:
             result = entry.result
             shared = [
@@ -106,7 +117,8 @@ def write_csv(path: Path, finished: Sequence[Finished]) -> None:
             ]
             for name, score in result.evaluation.items():
                 digest = result.datasets.get(name, "")
-                writer.writerow([*shared, name, digest, *score.model_dump().values()])
+                valid = result.valid[name].rel_l2 if name in result.valid else ""
+                writer.writerow([*shared, name, digest, *score.model_dump().values(), valid])
 
 
 def _scores(evaluation: Mapping[str, DatasetScore], key: str) -> tuple[str, ...]:

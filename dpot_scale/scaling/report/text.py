@@ -8,7 +8,7 @@ from math import isfinite
 from dpot_scale.config.sweep import SweepConfig
 from dpot_scale.scaling.plan import Trial
 from dpot_scale.scaling.report.laws import FEWEST_SIZES, fit_power_law
-from dpot_scale.scaling.report.results import Finished, by_windows
+from dpot_scale.scaling.report.results import Finished, by_windows, chosen_by_valid
 from dpot_scale.scaling.report.table import dataset_table, error_table, trial_table
 from dpot_scale.tracking.mlflow_page import review
 
@@ -44,6 +44,7 @@ def conclude(finished: Sequence[Finished]) -> str:
             if falls
             else "The error does not fall with every step in size."
         )
+    sentences += _choice(finished)
     worse = [n for n, s in largest.evaluation.items() if not s.rel_l2 < s.persistence_rel_l2]
     sentences.append(
         f"{group[-1].trial.label} does not beat repeating the last frame on: {', '.join(worse)}."
@@ -53,12 +54,32 @@ def conclude(finished: Sequence[Finished]) -> str:
     return " ".join(sentences)
 
 
+def _choice(finished: Sequence[Finished]) -> list[str]:
+    """Say which trial the valid split chooses, and what the test says of it."""
+    best = chosen_by_valid(finished)
+    if best is None:
+        return []
+    result = best.result
+    return [
+        f"Chosen by the valid split: {best.trial.label} at {result.windows:,} windows, with "
+        f"{result.mean_valid_rel_l2:.3f} there and {result.mean_rel_l2:.3f} on the test split."
+    ]
+
+
 def summarize(sweep: SweepConfig, finished: Sequence[Finished]) -> str:
     """Return for a terminal: the errors beside persistence, and the conclusion."""
     lines = [error_table(finished), "", *textwrap.wrap(conclude(finished), 100), ""]
     lines += [f"report: {sweep.directory / REPORT}", f"figure: {sweep.directory / FIGURE}"]
     lines += review(sweep.directory, sweep.run.tracking, page="experiment")
     return "\n".join(lines)
+
+
+def _valid_table(finished: Sequence[Finished]) -> list[str]:
+    scored = [entry for entry in finished if entry.result.valid]
+    if not scored:
+        return []
+    table = dataset_table(scored, "rel_l2", "persistence_rel_l2", split="valid")
+    return ["## Rollout rel_l2 on the valid split", table]
 
 
 def write_markdown(
@@ -76,6 +97,7 @@ def write_markdown(
         trial_table(finished),
         "## Rollout rel_l2",
         dataset_table(finished, "rel_l2", "persistence_rel_l2"),
+        *_valid_table(finished),
         "## One-step rel_l2",
         dataset_table(finished, "one_step_rel_l2", "persistence_one_step_rel_l2"),
     ]

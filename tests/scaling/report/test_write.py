@@ -25,8 +25,10 @@ def planned(tmp_path: Path, *overrides: str) -> tuple[SweepConfig, tuple[Trial, 
     return sweep, plan(sweep)
 
 
-def finish(trial: Trial, rel_l2: float, *, bad_on: str = "") -> None:
-    """Write a result whose rollout errors are rel_l2 on both datasets."""
+def finish(
+    trial: Trial, rel_l2: float, *, bad_on: str = "", valid_rel_l2: float | None = None
+) -> None:
+    """Write a result whose rollout errors are rel_l2 on both datasets; ns may have a valid one."""
     scores = {
         name: DatasetScore(
             rel_l2=2 * persistence if name == bad_on else rel_l2,
@@ -51,6 +53,9 @@ def finish(trial: Trial, rel_l2: float, *, bad_on: str = "") -> None:
         peak_memory_gib=1.5,
         final_train_loss=rel_l2,
         evaluation=scores,
+        valid={"ns": scores["ns"].model_copy(update={"rel_l2": valid_rel_l2})}
+        if valid_rel_l2 is not None
+        else {},
     )
     trial.run.directory.mkdir(parents=True)
     save_result(trial.run.directory, result)
@@ -141,6 +146,35 @@ def test_the_csv_holds_every_score(tmp_path: Path) -> None:
     assert {row["digest"] for row in rows} == {"0123456789ab"}
     assert all(float(row["rel_l2"]) == 0.25 for row in rows)
     assert {float(row["persistence_rel_l2"]) for row in rows} == set(PERSISTENCE.values())
+
+
+def test_a_trial_is_chosen_by_the_valid_split_and_never_by_the_test(tmp_path: Path) -> None:
+    sweep, trials = planned(tmp_path)
+    for trial, test, valid in zip(
+        trials, (0.2, 0.1, 0.15, 0.3), (0.3, float("nan"), 0.12, 0.2), strict=True
+    ):
+        finish(trial, test, valid_rel_l2=valid)
+    report = write_report(sweep, trials)
+    best = trials[2]
+    sentence = (
+        f"Chosen by the valid split: {best.label} at {best.run.windows:,} windows, with 0.120 "
+        "there and 0.150 on the test split."
+    )
+    assert sentence in report.markdown
+    assert sentence in " ".join(report.summary.split())
+    table = report.markdown.partition("## Rollout rel_l2 on the valid split")[2].partition("##")[0]
+    assert f"| {best.label} | {best.run.windows:,} | 0.1200 |" in table
+    with (sweep.directory / RESULTS).open() as file:
+        rows = {(row["trial"], row["dataset"]): row for row in csv.DictReader(file)}
+    assert float(rows[best.id, "ns"]["valid_rel_l2"]) == 0.12
+    assert rows[best.id, "dr"]["valid_rel_l2"] == ""
+
+
+def test_without_a_valid_split_nothing_is_chosen(tmp_path: Path) -> None:
+    sweep, trials = planned(tmp_path)
+    for trial, error in zip(trials, (0.2, 0.1, 0.15, 0.3), strict=True):
+        finish(trial, error)
+    assert "valid" not in write_report(sweep, trials).markdown
 
 
 def test_the_note_in_mlflow_has_the_picture_and_fits(tmp_path: Path) -> None:
