@@ -107,7 +107,7 @@ def single(tmp_path: Path) -> Path:
 
 
 def test_a_single_trajectory_is_for_evaluation_alone(
-    single: Path, capsys: pytest.CaptureFixture[str]
+    capsys: pytest.CaptureFixture[str], single: Path
 ) -> None:
     said = capsys.readouterr().out
     assert "vortex: 1 test trajectories of 9 frames in " in said

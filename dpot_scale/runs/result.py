@@ -40,7 +40,8 @@ class TrainingResult(Record):
     def _read_format_1(cls, raw: object) -> object:
         """Accept the first results, which do not say what their datasets held."""
         if isinstance(raw, dict) and raw.get("format", 1) == 1 and "config_hash" in raw:
-            identity = {"identity": raw["config_hash"], "datasets": {}, "format": 2}
+            newest = cls.newest_format()
+            identity = {"identity": raw["config_hash"], "datasets": {}, "format": newest}
             return {key: raw[key] for key in raw if key != "config_hash"} | identity
         return raw
 
