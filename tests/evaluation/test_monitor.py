@@ -13,7 +13,7 @@ from dpot_scale.data.datasets import open_datasets
 from dpot_scale.data.info import DatasetInfo
 from dpot_scale.data.store.dataset import DatasetStore, open_store
 from dpot_scale.data.store.writer import StoreWriter
-from dpot_scale.engine.runtime import World, start_world
+from dpot_scale.engine.runtime import World
 from dpot_scale.errors import DataError
 from dpot_scale.evaluation.monitor import Monitor, eval_metrics
 from dpot_scale.models.forecaster import Forecast
@@ -33,7 +33,7 @@ def stores(config: RunConfig) -> Stores:
 
 @pytest.fixture(scope="module")
 def world() -> World:
-    return start_world()
+    return World(rank=0, local_rank=0, world_size=1, device=torch.device("cpu"))
 
 
 @pytest.fixture
