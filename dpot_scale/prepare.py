@@ -56,7 +56,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             nargs="?",
             default=DEFAULT_ROOT,
             metavar="DIR",
-            help=f"one dataset, or a folder of datasets (default: {DEFAULT_ROOT})",
+            help=f"one dataset, or a folder of datasets (default: {DEFAULT_ROOT}); `verify` also "
+            "takes a download of PDEBench",
         )
     return entry.run(argv)
 

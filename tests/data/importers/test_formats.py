@@ -113,3 +113,11 @@ def test_a_damaged_header_of_npy_is_a_sentence(tmp_path: Path) -> None:
         file.write_bytes(content[:8] + len(header).to_bytes(2, "little") + header)
         with pytest.raises(DataError, match=rf"{file} is damaged, or holds objects"):
             recognise(file)
+
+
+def test_a_web_page_in_place_of_an_array_of_a_case(tmp_path: Path) -> None:
+    (tmp_path / "case.json").write_text('{"vel_in": 1.0}')
+    np.save(tmp_path / "u.npy", np.zeros((20, 4, 4)))
+    (tmp_path / "v.npy").write_text("<html><title>Too many requests</title></html>")
+    (error,) = recognise(tmp_path / "case.json")
+    assert str(error).startswith(f"{tmp_path / 'v.npy'} is a web page: the download failed (Too")
