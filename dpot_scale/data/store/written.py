@@ -63,7 +63,10 @@ def read_progress(folder: Path, info: DatasetInfo) -> Written | None:
         moments = Moments.from_json(state["moments"])
     except (OSError, ValueError, LookupError, TypeError, RecursionError):
         return None
-    if index.info != info:
+    # Importers of the first format put valid trajectories among those to train on: going on from
+    # there would have them in both splits.
+    is_merged = info.origin == "imported" and index.format < StoredIndex.newest_format()
+    if index.info != info or is_merged:
         return None
     shards: dict[Split, list[Shard]] = {
         split: list(shards) for split, shards in index.splits.by_name().items()

@@ -408,3 +408,11 @@ def test_v73_in_chunks_along_the_trajectories(dtype: type, tmp_path: Path) -> No
     train, test = (stored(tmp_path, "ns2d_fno_1e-3", split) for split in ("train", "test"))
     expected = u_NxyT.astype(np.float32).transpose(0, 3, 1, 2)
     np.testing.assert_array_equal(np.concatenate([train, test]), expected)
+
+
+def test_one_trajectory_is_for_evaluation_alone(tmp_path: Path) -> None:
+    imported = run_import(write_v5(tmp_path / "a.mat", u=small(1)), tmp_path)
+    assert imported.trajectories() == {"train": 0, "valid": 0, "test": 1}
+    assert open_store(tmp_path, "ns2d_fno_1e-5").is_for_evaluation
+    expected = small(1).transpose(0, 3, 1, 2)
+    np.testing.assert_array_equal(stored(tmp_path, "ns2d_fno_1e-5", "test"), expected)

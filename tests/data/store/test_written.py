@@ -1,5 +1,6 @@
 """What an interrupted writer leaves, and whether another one may go on with it."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -37,3 +38,16 @@ def test_what_is_of_another_dataset_or_damaged_is_nothing(describe, tmp_path: Pa
     (tmp_path / PROGRESS).write_text((tmp_path / PROGRESS).read_text()[:-20])
     assert read_progress(tmp_path, info) is None
     assert read_progress(tmp_path / "absent", info) is None
+
+
+def test_an_import_that_an_older_version_began_starts_anew(describe, tmp_path: Path) -> None:
+    """It trained on the valid trajectories; a generation had none, and goes on."""
+    written = half_written(describe, tmp_path)
+    for origin, goes_on in (("imported", False), ("generated", True)):
+        info = replace(written.info, origin=origin)
+        state = json.loads((tmp_path / PROGRESS).read_text())
+        state["index"]["info"]["origin"] = origin
+        for version in (1, 2):
+            state["index"]["format"] = version
+            (tmp_path / PROGRESS).write_text(json.dumps(state))
+            assert (read_progress(tmp_path, info) is not None) == (goes_on or version == 2)
