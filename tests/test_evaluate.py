@@ -11,11 +11,13 @@ import pytest
 
 from dpot_scale.checkpoints.source import SOURCE, config_of
 from dpot_scale.checkpoints.weights import read
-from dpot_scale.checkpoints.weights_file import save_released
+from dpot_scale.checkpoints.weights_file import save_released, stream_model
 from dpot_scale.config.load import dump, load_run
 from dpot_scale.evaluate import main
 from dpot_scale.evaluation.inputs import name_of_scores
 from dpot_scale.evaluation.scores import SCORES_FILE
+from dpot_scale.models.families import family_of
+from dpot_scale.models.family import KEEP_ALL
 from dpot_scale.prepare import main as prepare
 from dpot_scale.runs.result import read_result
 from dpot_scale.train import main as train
@@ -128,10 +130,16 @@ def test_training_on_data_for_evaluation_is_one_sentence(
     assert not (tmp_path / "runs").exists()
 
 
-@pytest.mark.distributed
-def test_data_for_evaluation_alone_are_scored(finished: Any, single: Path, tmp_path: Path) -> None:
+def test_data_for_evaluation_alone_are_scored(
+    single: Path, tiny_yaml: Path, tmp_path: Path
+) -> None:
+    model = load_run(str(tiny_yaml)).model
+    network = family_of(model).network(model, KEEP_ALL, "float32")
+    weights = tmp_path / "model.safetensors"
+    stream_model(weights, model, ((name, p.detach()) for name, p in network.named_parameters()))
     data = ["data.weights={vortex: 1}", "data.suite=null", f"data.root={single}"]
-    assert main([weights_of(finished), "--out", str(tmp_path / "out"), *data]) == 0
+    command = [str(weights), "--config", str(tiny_yaml), "--out", str(tmp_path / "out"), *data]
+    assert main([*command, "data.normalize=dataset"]) == 0
     assert scores_in(tmp_path / "out")["vortex"]["rel_l2"] > 0
 
 
