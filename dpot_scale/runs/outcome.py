@@ -88,9 +88,8 @@ def _rates(config: RunConfig) -> str:
         rates.append(("of Muon", config.optim.muon_lr, settled.muon_lr))
     if reference is None:
         return ", ".join(f"{name} {rate:.4g}" for name, _, rate in rates)
-    share = f"{reference} / {config.model.own_width()}"
-    found = ", ".join(f"{name} {rate:.4g} = {given:g} x {share}" for name, given, rate in rates)
-    return f"{found}, by the width"
+    share = f"sqrt({reference} / {config.model.own_width()})"
+    return ", ".join(f"{name} {rate:.4g} = {given:g} x {share}" for name, given, rate in rates)
 
 
 def require_same_layout(run: ResolvedRun) -> None:

@@ -11,12 +11,13 @@ from dpot_scale.config.run import ObjectiveConfig, RunConfig
 from dpot_scale.config.strategy import Json, Strategy
 
 CONTENTS = Contents(datasets={"a": "1"})
-QUICKSTART = load_run("quickstart")
+FIRST = str(Path(__file__).parents[1] / "golden" / "first_quickstart.yaml")  # sets few fields
+RUN = load_run(FIRST)
 BF16 = "engine.deepspeed=zero3_bf16"
 
 
 def identity_of(*overrides: str) -> str:
-    return identity(load_run("quickstart", overrides), CONTENTS)
+    return identity(load_run(FIRST, overrides), CONTENTS)
 
 
 @pytest.mark.parametrize(
@@ -93,8 +94,8 @@ def test_a_size_counts_by_its_dimensions() -> None:
 
 def test_a_model_of_another_family_with_the_same_fields_is_another() -> None:
     def of_family(name: str) -> str:
-        family = create_model(name, __base__=type(QUICKSTART.model), family=(str, name))
-        return identity(QUICKSTART.model_copy(update={"model": family()}), CONTENTS)
+        family = create_model(name, __base__=type(RUN.model), family=(str, name))
+        return identity(RUN.model_copy(update={"model": family()}), CONTENTS)
 
     assert of_family("one") != of_family("other")
 
@@ -136,7 +137,7 @@ def test_other_data_and_another_start_count() -> None:
         Contents(datasets={"a": "1"}, start="3"),
         Contents(datasets={"a": "1"}, start="4"),
     ]
-    found = {identity(QUICKSTART, contents) for contents in (CONTENTS, *others)}
+    found = {identity(RUN, contents) for contents in (CONTENTS, *others)}
     assert len(found) == 1 + len(others)
 
 
@@ -146,16 +147,16 @@ def test_a_new_field_that_has_its_default_changes_no_identity() -> None:
     newer = create_model(
         "Newer", __base__=RunConfig, objective=(objective, objective()), invented=(int, 7)
     )
-    values = QUICKSTART.model_dump()
+    values = RUN.model_dump()
     same = newer.model_validate(values)
     assert dump(same).count("invented") == 2
-    assert identity(same, CONTENTS) == identity(QUICKSTART, CONTENTS)
+    assert identity(same, CONTENTS) == identity(RUN, CONTENTS)
     other = newer.model_validate(values | {"invented": 8})
-    assert identity(other, CONTENTS) != identity(QUICKSTART, CONTENTS)
+    assert identity(other, CONTENTS) != identity(RUN, CONTENTS)
 
 
 def test_what_is_left_out_exists() -> None:
     for key, below in LEFT_OUT.items():
-        section = getattr(QUICKSTART, key)
+        section = getattr(RUN, key)
         for name in below if isinstance(below, set) else ():
             assert name in type(section).model_fields

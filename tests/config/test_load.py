@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from dpot_scale.config.load import dump, load_run, load_suite, load_sweep, presets
+from dpot_scale.config.load import PRESETS, dump, load_run, load_suite, load_sweep, presets
 from dpot_scale.config.model import FAMILIES, laid_over
 from dpot_scale.config.places import resolve_sweep_paths
 from dpot_scale.config.strategy import read_strategy
@@ -163,6 +163,47 @@ def test_paper_presets_follow_the_published_recipe() -> None:
     assert large.data.weights["swe_pdb"] == 15
 
 
+@pytest.mark.parametrize(
+    ("size", "per_gpu", "noise"),
+    [("Ti", 15, 5e-4), ("S", 15, 5e-4), ("M", 20, 5e-4), ("L", 25, 5e-5), ("H", 25, 5e-5)],
+)
+def test_the_paper_presets_have_no_part_of_our_recipe(
+    size: str, per_gpu: int, noise: float
+) -> None:
+    """Hao et al., section 4 and appendix; every field of the recipe, whatever its default is."""
+    run = load_run(f"paper_{size.lower()}")
+    own = {"target": "frame", "skip_frames": 0, "normalize": False}
+    assert run.model.model_dump(include={"size", *own}) == {"size": size, **own}
+    assert run.objective.model_dump() == {
+        "noise": noise, "noise_unit": "norm", "unroll": 1, "supervise_padding": True,
+    }  # fmt: skip
+    # The paper sums the loss over the windows of a GPU, and we average.
+    divided = {"weight_decay": 1e-6 / per_gpu, "eps": 1e-8 / per_gpu}
+    optim = run.optim.model_dump()
+    found = {key: optim.pop(key) for key in divided}
+    assert found == pytest.approx(divided, rel=1e-3)
+    of_muon = {key for key in optim if key.startswith("muon_")}
+    assert {key: value for key, value in optim.items() if key not in of_muon | {"decay"}} == {
+        "kind": "adam", "lr": 1e-3, "reference_width": None, "betas": (0.95, 0.9),
+        "decoupled_weight_decay": False, "gradient_clipping": 0, "schedule": "one_cycle",
+        "warmup": {"share": 0.2}, "initial_lr_ratio": 1e-4, "final_lr_ratio": 1e-8,
+        "cycle_momentum": True,
+    }  # fmt: skip
+    assert (run.data.normalize, run.data.strides, run.data.mask_points) == ("none", (1,), False)
+    assert run.batch.model_dump() == {"global_batch": 8 * per_gpu, "micro_batch": per_gpu}
+
+
+def test_quickstart_has_the_recipe_of_improved() -> None:
+    quickstart, improved = load_run("quickstart"), load_run("improved")
+    assert quickstart.optim == improved.optim
+    assert quickstart.objective == improved.objective
+    file = PRESETS / "run" / "improved.yaml"
+    own = set(yaml.safe_load(file.read_text())["model"])
+    assert own >= {"target", "normalize", "skip_frames"}
+    assert quickstart.model.model_dump(include=own) == improved.model.model_dump(include=own)
+    assert quickstart.data.normalize == improved.data.normalize
+
+
 def test_dump_is_plain_yaml() -> None:
     assert yaml.safe_load(dump(load_run("quickstart")))["model"]["grid"] == 64
 
@@ -236,7 +277,7 @@ def test_a_family_on_the_command_line_drops_the_size_of_the_one_below(
     model = load_run("quickstart", overrides).model
     assert model.model_dump() == {
         "family": "toy", "space_dims": 2, "grid": 32, "channels": 2, "history": 10, "horizon": 1,
-        "width": 3, "depth": 2,
+        "target": "residual", "width": 3, "depth": 2,
     }  # fmt: skip
     sweep = load_sweep("quickstart", ["run.model.family=toy", "ladder={a: {width: 4}}"])
     assert sweep.ladder["a"].dimensions() == model.dimensions() | {"grid": 64, "width": 4}

@@ -7,8 +7,10 @@ import pytest
 from dpot_scale.config.load import load_run
 from dpot_scale.config.optim import Length, OptimConfig
 
+FIRST = str(Path(__file__).parents[1] / "golden" / "first_quickstart.yaml")
 
-@pytest.mark.parametrize("preset", ["quickstart", "paper_ti"])  # the latter names its warm-up
+
+@pytest.mark.parametrize("preset", [FIRST, "paper_ti"])  # the latter names its warm-up
 @pytest.mark.parametrize(
     ("override", "warmup"),
     [
@@ -62,5 +64,5 @@ def test_every_rate_follows_the_width_and_nothing_else_does() -> None:
     found = OptimConfig(reference_width=128).for_width(512).model_dump()
     changed = {name for name, value in given.items() if found[name] != value}
     assert changed == {name for name in given if name == "lr" or name.endswith("_lr")}
-    assert {name: found[name] for name in changed} == {name: given[name] / 4 for name in changed}
+    assert {name: found[name] for name in changed} == {name: given[name] / 2 for name in changed}
     assert OptimConfig().for_width(512) == OptimConfig()

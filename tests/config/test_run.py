@@ -15,9 +15,11 @@ from dpot_scale.errors import ConfigError
 from dpot_scale.scaling.plan import plan
 from dpot_scale.train import main
 
+FIRST = str(Path(__file__).parents[1] / "golden" / "first_quickstart.yaml")  # sets few fields
+
 
 def test_a_batch_that_does_not_divide_shows_the_arithmetic() -> None:
-    batch = load_run("quickstart").batch
+    batch = load_run("quickstart", ["batch.global_batch=16", "batch.micro_batch=8"]).batch
     assert batch.accumulation_steps(world_size=1) == 2
     assert batch.accumulation_steps(world_size=2) == 1
     with pytest.raises(ConfigError, match=r"8 x 3 = 24"):
@@ -107,7 +109,7 @@ def test_a_width_of_reference_is_a_positive_number(width: str) -> None:
         load_run("quickstart", [f"optim.reference_width={width}"])
 
 
-MUON = ["optim.kind=muon"]
+ADAM, MUON = ["optim.kind=adam"], ["optim.kind=muon"]
 
 
 def test_fairscale_has_no_muon() -> None:
@@ -130,14 +132,14 @@ def test_muon_is_refused_where_deepspeed_updates_masters_itself(
 ) -> None:
     path = tmp_path / "special.json"
     path.write_text(json.dumps({"zero_optimization": zero}))
-    load_run("quickstart", [f"engine.deepspeed={path}"])
+    load_run("quickstart", [f"engine.deepspeed={path}", *ADAM])
     with pytest.raises(ConfigError, match=r"special\.json asks for something else"):
         load_run("quickstart", [f"engine.deepspeed={path}", *MUON])
 
 
 def test_muon_changes_the_identity_of_a_run_and_its_fields_alone_do_not() -> None:
     contents = Contents(datasets={})
-    adam, muon = (identity(load_run("quickstart", o), contents) for o in ([], MUON))
+    adam, muon = (identity(load_run(FIRST, o), contents) for o in ([], MUON))
     assert adam != muon
-    spelled = ["optim.kind=adam", "optim.muon_lr=0.02", "optim.muon_momentum=0.95"]
-    assert identity(load_run("quickstart", spelled), contents) == adam
+    spelled = [*ADAM, "optim.muon_lr=0.02", "optim.muon_momentum=0.95"]
+    assert identity(load_run(FIRST, spelled), contents) == adam

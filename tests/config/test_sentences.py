@@ -41,7 +41,10 @@ from dpot_scale.errors import ConfigError
         (["name=-x"], "name=-x: must be only letters"),
         (["name=2020-99-99"], "the value of override 'name=2020-99-99' is not valid YAML"),
         (["data.weights={a: 1, a: 2}"], "is not valid YAML"),
-        (["windows=100"], "windows=100 is not a multiple of batch.global_batch=16"),
+        (
+            ["windows=100", "batch.global_batch=16"],
+            "windows=100 is not a multiple of batch.global_batch=16",
+        ),
         (["model"], "is not of the form key.sub=value"),
         (["name.x=1"], "'name' is a value, not a section"),
         (["optim.lr=[1"], "is not valid YAML"),

@@ -43,4 +43,4 @@ def test_its_config_can_be_loaded(command: str, monkeypatch: pytest.MonkeyPatch)
     if source.endswith(".yaml"):
         source = "quickstart"  # a reader's own file
     assert source in presets(kind)  # type: ignore[arg-type]
-    load(source, [word.replace("$noise", "1e-4") for word in words])
+    load(source, [word.replace("$noise", "0.01") for word in words])

@@ -47,7 +47,7 @@ def test_a_key_stands_with_its_values_its_default_its_identity_and_its_meaning()
         "objective.noise=0.1",
         "optim.lr=1",
         "batch.micro_batch=1",
-        "batch.global_batch=8",
+        "batch.global_batch=16",
         "engine.compile=true",
         "engine.spectral_dtype=float32",
         "evaluation.every=3",

@@ -78,7 +78,7 @@ def test_the_importer_reads_a_file_of_its_layout(
 
 def test_the_ladder_has_a_plan(tmp_path: Path) -> None:
     (tmp_path / "ladder.yaml").write_text(block("sweep.md", "yaml"))
-    for noise in ("1e-4", "5e-4"):
+    for noise in ("0.01", "0.02"):
         overrides = [f"name=noise-{noise}", f"run.objective.noise={noise}"]
         sweep = load_sweep(str(tmp_path / "ladder.yaml"), overrides)
         trials = plan(sweep)
@@ -90,7 +90,7 @@ def test_the_ladder_has_a_plan(tmp_path: Path) -> None:
 def test_the_results_of_sweeps_are_compared(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for noise, error in (("1e-4", 0.2), ("5e-4", 0.1)):
+    for noise, error in (("0.01", 0.2), ("0.02", 0.1)):
         folder = tmp_path / "runs" / f"noise-{noise}"
         folder.mkdir(parents=True)
         rows = [f"W64,2048,{error}", f"W64,2048,{3 * error}"]
@@ -98,8 +98,8 @@ def test_the_results_of_sweeps_are_compared(
     monkeypatch.chdir(tmp_path)
     exec(block("sweep.md", "python"), {})
     assert capsys.readouterr().out.splitlines() == [
-        "noise-1e-4  W64  2,048 windows: 0.4000",
-        "noise-5e-4  W64  2,048 windows: 0.2000",
+        "noise-0.01  W64  2,048 windows: 0.4000",
+        "noise-0.02  W64  2,048 windows: 0.2000",
     ]
 
 

@@ -31,6 +31,8 @@ def run_with(deepspeed: str, world_size: int = 1, size: str = "M") -> RunConfig:
             "batch.micro_batch=2",
             f"windows={12 * world_size}",
             f"model.size={size}",
+            "optim.kind=adam",
+            "optim.decoupled_weight_decay=false",
         ],
     )
 
@@ -102,7 +104,9 @@ def test_the_disk_is_named_by_the_run() -> None:
     assert config["zero_optimization"]["offload_optimizer"]["nvme_path"] == "/nvme"
     with pytest.raises(ConfigError, match=r"zero3_bf16_nvme .*: set engine.nvme_path"):
         effective_deepspeed_config(
-            load_run("quickstart", ["engine.deepspeed=zero3_bf16_nvme"]), 1, on_gpu=True
+            load_run("quickstart", ["engine.deepspeed=zero3_bf16_nvme", "optim.kind=adam"]),
+            1,
+            on_gpu=True,
         )
 
 
@@ -135,9 +139,9 @@ def test_deepspeed_does_not_time_steps_unless_asked(tmp_path: Path) -> None:
 
 
 def test_a_compiled_block_is_gathered_as_a_whole(tmp_path: Path) -> None:
-    overrides = ["engine.compile=true", "engine.deepspeed="]
+    overrides = ["engine.compile=true", "engine.nvme_path=/n", "optim.kind=adam"]
     for name in NAMES:
-        config = load_run("quickstart", [overrides[0], overrides[1] + name, "engine.nvme_path=/n"])
+        config = load_run("quickstart", [*overrides, f"engine.deepspeed={name}"])
         effective = effective_deepspeed_config(config, 1, on_gpu=False)
         leaves = effective["zero_optimization"].get("leaf_module")
         assert leaves == ({"classes": [FAMILY.block]} if name.startswith("zero3") else None)

@@ -13,6 +13,7 @@ from dpot_scale.runs.outcome import DEEPSPEED_CONFIG, header, require_same_layou
 from dpot_scale.runs.resolved import ResolvedRun, identify, resolve
 
 MINE = {"zero_optimization": {"stage": 3, "sub_group_size": 1000}}
+RATES = ["optim.kind=adam", "optim.lr=3e-3", "optim.muon_lr=0.02", "optim.reference_width=null"]
 
 
 def resolved(output: Path, *overrides: str) -> ResolvedRun:
@@ -88,23 +89,23 @@ def test_its_configs_say_what_it_is(tmp_path: Path) -> None:
     ("overrides", "said"),
     [
         ([], "peak learning rate 0.003"),
-        (["optim.reference_width=64"], "peak learning rate 0.003 = 0.003 x 64 / 64, by the width"),
+        (["optim.reference_width=64"], "peak learning rate 0.003 = 0.003 x sqrt(64 / 64)"),
         (
-            ["optim.reference_width=64", "model.width=192"],
-            "peak learning rate 0.001 = 0.003 x 64 / 192, by the width",
+            ["optim.reference_width=64", "model.width=256"],
+            "peak learning rate 0.0015 = 0.003 x sqrt(64 / 256)",
         ),
         (["optim.kind=muon"], "peak learning rate 0.003, of Muon 0.02"),
         (
-            ["optim.kind=muon", "optim.reference_width=64", "model.width=128"],
-            "peak learning rate 0.0015 = 0.003 x 64 / 128, of Muon 0.01 = 0.02 x 64 / 128, by the "
-            "width",
+            ["optim.kind=muon", "optim.reference_width=64", "model.width=256"],
+            "peak learning rate 0.0015 = 0.003 x sqrt(64 / 256), "
+            "of Muon 0.01 = 0.02 x sqrt(64 / 256)",
         ),
     ],
 )
 def test_the_header_says_at_which_rate_the_model_learns(
     overrides: list[str], said: str, tmp_path: Path
 ) -> None:
-    lines = header(resolved(tmp_path, *overrides), "").splitlines()
+    lines = header(resolved(tmp_path, *RATES, *overrides), "").splitlines()
     assert [line.split(maxsplit=1) for line in lines if line.startswith("rates")] == [
         ["rates", said]
     ]
@@ -120,6 +121,7 @@ def test_the_header_says_which_grids_are_stretched(tmp_path: Path) -> None:
 
 
 def test_where_deepspeed_does_not_train_nothing_says_that_it_does(tmp_path: Path) -> None:
-    run = resolved(tmp_path, "engine.kind=fairscale", "engine.deepspeed=zero0_fp32")
+    fairscale = ["engine.kind=fairscale", "engine.deepspeed=zero0_fp32", "optim.kind=adam"]
+    run = resolved(tmp_path, *fairscale)
     write_configs(run)
     assert not (run.config.directory / DEEPSPEED_CONFIG).exists()

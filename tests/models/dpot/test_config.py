@@ -36,7 +36,8 @@ def test_a_dimension_set_apart_replaces_that_of_the_size():
 def test_another_size_takes_effect_over_a_saved_config(size, tmp_path):
     """A saved config leaves out what the size says, and keeps what was set apart."""
     saved = tmp_path / "config.yaml"
-    saved.write_text(dump(load_run("quickstart", ["model.size=S", "model.depth=5"])))
+    overrides = ["model.size=S", "model.depth=5", "model.target=frame", "model.skip_frames=0"]
+    saved.write_text(dump(load_run("quickstart", overrides)))
     assert "width" not in yaml.safe_load(saved.read_text())["model"]
     model = load_run(str(saved), [f"model.size={size}"]).model
     assert model == DPOTConfig(size=size, depth=5, grid=64, channels=2, normalize=True)

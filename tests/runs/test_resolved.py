@@ -1,0 +1,38 @@
+"""What follows from the config of a run, found without torch."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from dpot_scale.config.load import load_run, presets
+from dpot_scale.config.places import resolve_run_paths
+from dpot_scale.runs.resolved import identify, resolve
+
+
+@pytest.mark.parametrize("name", presets("run"))
+def test_every_preset_resolves_for_its_workers(name: str, tmp_path: Path) -> None:
+    """For as many as fill its batch at once, and for one; on CPUs and on GPUs."""
+    run = identify(resolve_run_paths(load_run(name), tmp_path))
+    batch = run.config.batch
+    full = batch.global_batch // batch.settled_micro_batch
+    for world_size in (1, full):
+        for on_gpu in (False, True):
+            resolved = resolve(run, world_size=world_size, on_gpu=on_gpu)
+            assert resolved.accumulation_steps == full // world_size
+            assert resolved.config.windows == run.config.steps * batch.global_batch
+            assert resolved.deepspeed["train_batch_size"] == batch.global_batch
+            assert resolved.train_flops > 0
+            assert resolved.memory.total > 0
+
+
+def test_no_preset_needs_torch_to_resolve() -> None:
+    code = (
+        "import sys; from dpot_scale.config.load import load_run, presets;"
+        "from dpot_scale.runs.resolved import identify, resolve;"
+        "[resolve(identify(load_run(name)), world_size=1, on_gpu=True) for name in presets('run')];"
+        "heavy = {'torch', 'deepspeed', 'ray', 'mlflow'} & set(sys.modules);"
+        "assert not heavy, heavy"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
