@@ -19,7 +19,6 @@ from torch import Tensor, nn
 
 from dpot_scale.config.optim import OptimConfig
 from dpot_scale.engine.matrices import Layout
-from dpot_scale.errors import ConfigError
 from dpot_scale.models.family import Family
 
 # a s + b s^3 + c s^5, applied five times, brings a singular value s of (0, 1] near 1.
@@ -119,20 +118,12 @@ class Muon(torch.optim.Optimizer):
 def split_matrices(
     parameters: Mapping[str, nn.Parameter], family: Family[Any]
 ) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
-    """Return the parameters that a family names as matrices, and all others.
-
-    Raises:
-        ConfigError: it names none.
-    """
+    """Return the parameters that a family names as matrices, and all others."""
     matrices = {
         name
         for name in parameters
         if any(fnmatchcase(name, pattern) for pattern in family.matrices)
     }
-    if not matrices:
-        raise ConfigError(
-            "optim.kind=muon: this family of models has no matrices; set optim.kind=adam"
-        )
     others = [parameter for name, parameter in parameters.items() if name not in matrices]
     return [parameters[name] for name in parameters if name in matrices], others
 

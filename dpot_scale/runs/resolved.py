@@ -71,7 +71,8 @@ def resolve(run: Run, *, world_size: int, on_gpu: bool, micro_batch: int = 1) ->
         micro_batch: Windows per worker per forward where the config says `auto`.
 
     Raises:
-        ConfigError: the batch does not divide among the workers, or the strategy lacks something.
+        ConfigError: the batch does not divide among the workers, the strategy lacks something, or
+            the optimizer does not suit the family.
     """
     config = run.config
     if config.batch.micro_batch == "auto":
@@ -82,6 +83,11 @@ def resolve(run: Run, *, world_size: int, on_gpu: bool, micro_batch: int = 1) ->
             )
         config = config.with_micro_batch(micro_batch)
     model, family = config.model, family_of(config.model)
+    if config.optim.kind == "muon" and not family.matrices:
+        raise ConfigError(
+            f"optim.kind=muon updates matrices, and the family {model.family} names none: set "
+            "optim.kind=adam"
+        )
     return ResolvedRun(
         source=run,
         config=config,

@@ -8,9 +8,8 @@ from dpot_scale.config.optim import OptimConfig
 from dpot_scale.engine.matrices import Layout, Piece
 from dpot_scale.engine.muon import MATRICES, Muon, as_stack, orthogonal, split_matrices
 from dpot_scale.engine.runtime import World
-from dpot_scale.errors import ConfigError
 from dpot_scale.models.dpot.config import DPOTConfig
-from dpot_scale.models.dpot.family import FAMILY, DPOTFamily
+from dpot_scale.models.dpot.family import FAMILY
 from dpot_scale.models.dpot.network import DPOT
 
 ALONE = World(rank=0, local_rank=0, world_size=1, device=torch.device("cpu"))
@@ -79,14 +78,6 @@ def test_muon_updates_the_matrices_of_blocks_alone(space_dims: int) -> None:
     found = {n.split(".", 2)[2] for n, p in parameters.items() if any(p is m for m in matrices)}
     assert found == {"filter.w1", "filter.w2", "mlp.0.weight", "mlp.2.weight"}
     assert len(matrices) == 4 * config.depth
-
-
-def test_a_family_without_matrices_is_refused() -> None:
-    class Other(DPOTFamily):
-        matrices = ()
-
-    with pytest.raises(ConfigError, match=r"has no matrices; set optim\.kind=adam"):
-        split_matrices({"blocks.0.mlp.0.weight": nn.Parameter(torch.zeros(2, 2))}, Other())
 
 
 def test_one_update_of_matrix_and_stack() -> None:

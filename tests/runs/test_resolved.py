@@ -8,6 +8,8 @@ import pytest
 
 from dpot_scale.config.load import load_run, presets
 from dpot_scale.config.places import resolve_run_paths
+from dpot_scale.errors import ConfigError
+from dpot_scale.models.dpot.family import DPOTFamily
 from dpot_scale.runs.resolved import identify, resolve
 
 
@@ -25,6 +27,13 @@ def test_every_preset_resolves_for_its_workers(name: str, tmp_path: Path) -> Non
             assert resolved.deepspeed["train_batch_size"] == batch.global_batch
             assert resolved.train_flops > 0
             assert resolved.memory.total > 0
+
+
+def test_a_family_without_matrices_is_refused_under_muon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(DPOTFamily, "matrices", ())
+    run = identify(load_run("quickstart"))
+    with pytest.raises(ConfigError, match=r"the family dpot names none: set optim\.kind=adam"):
+        resolve(run, world_size=1, on_gpu=False)
 
 
 def test_no_preset_needs_torch_to_resolve() -> None:
