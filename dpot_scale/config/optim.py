@@ -13,6 +13,9 @@ from dpot_scale.config.base import (
     Section,
 )
 
+# How fast the best learning rates fall with the width (benchmarks/recipes.md).
+WIDTH_POWER = 0.25
+
 
 class Length(Section):
     """How long something takes: a number of windows, or a share of the run. One of the two."""
@@ -55,7 +58,7 @@ class OptimConfig(Section):
     """Decay rate of the mean of gradients that Muon makes orthogonal; `muon` only."""
     reference_width: PositiveInt | None = None
     """Width of the model that the learning rates are meant for; another one gets them times
-    sqrt(reference_width / width), so that a ladder of sizes needs no others. null: any width."""
+    (reference_width / width)^(1/4), so that a ladder of sizes needs no others. null: any width."""
     betas: tuple[Fraction, Fraction] = (0.9, 0.9)
     """Adam's decay rates of the first and second moment."""
     eps: PositiveFloat = 1e-8
@@ -84,12 +87,12 @@ class OptimConfig(Section):
         """Return the optimizer of a model of a width: wider ones need lower rates.
 
         Theory has the rate of Adam fall as 1 / width (Yang and Hu, Feature Learning in
-        Infinite-Width Neural Networks, 2021). Over widths of 64 to 512 the square root of that was
-        found to be better, for Adam and for Muon (benchmarks/recipes.md).
+        Infinite-Width Neural Networks, 2021), and that of Muon stay. Over widths of 64 to 512 the
+        best rates of both together were found to fall slowly (benchmarks/recipes.md).
         """
         if self.reference_width is None:
             return self
-        factor = (self.reference_width / width) ** 0.5
+        factor = (self.reference_width / width) ** WIDTH_POWER
         return self.model_copy(update={"lr": factor * self.lr, "muon_lr": factor * self.muon_lr})
 
     @model_validator(mode="before")

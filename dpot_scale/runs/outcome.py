@@ -8,6 +8,7 @@ from typing import Any
 from dpot_scale.checkpoints.checkpoint import committed
 from dpot_scale.checkpoints.weights_file import stream_model
 from dpot_scale.config.load import dump
+from dpot_scale.config.optim import WIDTH_POWER
 from dpot_scale.config.places import CHECKPOINTS, RUN_CONFIG, WEIGHTS
 from dpot_scale.config.run import RunConfig
 from dpot_scale.config.strategy import Json, section
@@ -88,7 +89,7 @@ def _rates(config: RunConfig) -> str:
         rates.append(("of Muon", config.optim.muon_lr, settled.muon_lr))
     if reference is None:
         return ", ".join(f"{name} {rate:.4g}" for name, _, rate in rates)
-    share = f"sqrt({reference} / {config.model.own_width()})"
+    share = f"({reference} / {config.model.own_width()})^{WIDTH_POWER:g}"
     return ", ".join(f"{name} {rate:.4g} = {given:g} x {share}" for name, given, rate in rates)
 
 

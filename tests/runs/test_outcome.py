@@ -89,16 +89,16 @@ def test_its_configs_say_what_it_is(tmp_path: Path) -> None:
     ("overrides", "said"),
     [
         ([], "peak learning rate 0.003"),
-        (["optim.reference_width=64"], "peak learning rate 0.003 = 0.003 x sqrt(64 / 64)"),
+        (["optim.reference_width=64"], "peak learning rate 0.003 = 0.003 x (64 / 64)^0.25"),
         (
-            ["optim.reference_width=64", "model.width=256"],
-            "peak learning rate 0.0015 = 0.003 x sqrt(64 / 256)",
+            ["optim.reference_width=64", "model.width=1024"],
+            "peak learning rate 0.0015 = 0.003 x (64 / 1024)^0.25",
         ),
         (["optim.kind=muon"], "peak learning rate 0.003, of Muon 0.02"),
         (
-            ["optim.kind=muon", "optim.reference_width=64", "model.width=256"],
-            "peak learning rate 0.0015 = 0.003 x sqrt(64 / 256), "
-            "of Muon 0.01 = 0.02 x sqrt(64 / 256)",
+            ["optim.kind=muon", "optim.reference_width=64", "model.width=1024"],
+            "peak learning rate 0.0015 = 0.003 x (64 / 1024)^0.25, "
+            "of Muon 0.01 = 0.02 x (64 / 1024)^0.25",
         ),
     ],
 )
