@@ -41,7 +41,6 @@ TESTED_ELSEWHERE = {
     "models/families.py": "models/test_family.py",
     # Whole runs, as real processes.
     "evaluation/weights.py": "test_evaluate.py",
-    "runs/resolved.py": "test_train.py",
     "runs/run.py": "end_to_end/test_training.py",
     # One report from results with known numbers.
     "scaling/report/figures.py": "scaling/report/test_write.py",
