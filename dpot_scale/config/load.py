@@ -4,6 +4,7 @@ A YAML file may say `extends: NAME_OR_PATH`: its keys are then laid over that ot
 mistake becomes one `ConfigError` that names the key, the value and the nearest known name.
 """
 
+import os
 from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -147,7 +148,7 @@ def _read(kind: Kind, source: str, extended_by: tuple[Path, ...] = ()) -> Raw:
                 f"no {kind} preset is called {source!r}{nearest(source, known)}; "
                 f"give a .yaml file or one of: {', '.join(known)}"
             )
-    path = path.resolve()
+    path = Path(os.path.realpath(path))  # of links in a circle too, which cannot be read
     if path in extended_by:
         raise ConfigError(f"config file {path} extends itself; name another in its `extends`")
     return _extend(kind, _read_yaml(path), (*extended_by, path))

@@ -59,7 +59,7 @@ def resolve_run_paths(run: RunConfig, home: Path) -> RunConfig:
     if uri is not None:
         tracking = tracking.model_copy(update={"mlflow_uri": absolute_uri(uri, home)})
     data = run.data.model_copy(update={"root": home / run.data.root})
-    nvme_path = run.engine.nvme_path and run.engine.nvme_path.resolve()
+    nvme_path = run.engine.nvme_path and _absolute(run.engine.nvme_path)
     engine = run.engine.model_copy(update={"nvme_path": nvme_path})
     return run.model_copy(
         update={
@@ -67,9 +67,14 @@ def resolve_run_paths(run: RunConfig, home: Path) -> RunConfig:
             "data": data,
             "engine": engine,
             "tracking": tracking,
-            "initialize_from": run.initialize_from and run.initialize_from.resolve(),
+            "initialize_from": run.initialize_from and _absolute(run.initialize_from),
         }
     )
+
+
+def _absolute(path: Path) -> Path:
+    """Return where links lead; of links in a circle one of them, which whoever opens it refuses."""
+    return Path(os.path.realpath(path))
 
 
 def absolute_uri(uri: str, base: Path) -> str:

@@ -49,8 +49,8 @@ def import_all(paths: Sequence[Path], options: Options) -> Outcome:
         UserError: there is no file, or one name was given for several datasets.
     """
     found, unreadable = find_files(paths)
-    said_by = options.layout_file and options.layout_file.resolve()
-    files = [file for file in found if file.resolve() != said_by]
+    said_by = options.layout_file and os.path.realpath(options.layout_file)
+    files = [file for file in found if os.path.realpath(file) != said_by]
     datasets, unknown = recognise_files(
         files, paper=options.paper, only=options.only, tensors=options.tensors
     )
@@ -90,6 +90,13 @@ def _import_one(sources: Sequence[Source], options: Options) -> tuple[int, list[
     for remark in _record_published(imported, sources):
         print_line(f"note: {remark}")
     print_line(_sentence(imported, origin, time.perf_counter() - started, options))
+    if imported.is_partial:
+        problems.append(
+            UserError(
+                f"{imported.folder} is without what was damaged when it was imported; to see what, "
+                "remove the folder and import again"
+            )
+        )
     for sentence in shortened(list(imported.suspect)):
         print_line(f"warning: {imported.folder}: {sentence}")
     return imported.files, problems
@@ -119,7 +126,8 @@ def _describe(sources: Sequence[Source]) -> str:
 
 def _sentence(imported: Imported, origin: str, seconds: float, options: Options) -> str:
     if not imported.is_new:
-        return f"{imported.folder} already holds {origin}; nothing to do"
+        part = "a part of " if imported.is_partial else ""
+        return f"{imported.folder} already holds {part}{origin}; nothing to do"
     return (
         f"{'linked' if options.link else 'imported'} {origin} as {imported.folder}: "
         f"{counted(imported.trajectories())} trajectories of "

@@ -12,7 +12,7 @@ from dpot_scale.data.importers import arrays, plain
 from dpot_scale.data.importers.agreement import completed, datasets_of, usual_interval
 from dpot_scale.data.importers.formats import Format, recognise
 from dpot_scale.data.importers.source import Source
-from dpot_scale.data.importers.splits import Part, parts_of
+from dpot_scale.data.importers.splits import Part, has_train, parts_of
 from dpot_scale.data.importers.transfer import Progress, SourceError, copy, link, sound_part
 from dpot_scale.data.info import DatasetInfo
 from dpot_scale.data.store.dataset import INDEX, SPLITS, Split, hold_folder, read_store
@@ -36,6 +36,7 @@ class Imported:
     frames: int  # of the longest trajectory
     shortest: int  # frames
     suspect: tuple[str, ...] = ()  # what no solver computes in a new dataset, one sentence each
+    is_partial: bool = False  # a dataset that had been there, without what was damaged then
 
     def trajectories(self) -> dict[Split, int]:
         """Return how many trajectories each split has."""
@@ -91,10 +92,16 @@ def import_sound(
     """
     problems: list[UserError] = []
     digests: dict[Path, str] = {}
+    for_training = has_train(sources, paper=options.paper)
     while sources:
         try:
             imported = import_dataset(
-                sources, options, progress=progress, digests=digests, left_out=len(problems)
+                sources,
+                options,
+                progress=progress,
+                digests=digests,
+                left_out=len(problems),
+                needs_train=for_training,
             )
         except SourceError as error:
             sound, problem = sound_part(error, _frames_of(error.source, options))
@@ -118,6 +125,7 @@ def import_dataset(
     progress: Progress,
     digests: dict[Path, str] | None = None,
     left_out: int = 0,
+    needs_train: bool = False,
 ) -> Imported:
     """Write the dataset of some sources into the store.
 
@@ -130,6 +138,7 @@ def import_dataset(
         digests: SHA-256 of files, as far as they are known; completed here. They identify the
             dataset, those of damaged files too, so that the same files are the same dataset.
         left_out: How many sources turned out to be damaged.
+        needs_train: Whether a dataset for evaluation alone is refused.
 
     Raises:
         SourceError: a file is damaged or holds values that are not finite. Nothing is left behind.
@@ -142,19 +151,19 @@ def import_dataset(
     if options.link:
         _check_linkable(sources)
     sources = completed(sources)
-    parts = parts_of(sources, name, paper=options.paper, needs_train=left_out > 0)
+    parts = parts_of(sources, name, paper=options.paper, needs_train=needs_train)
     lengths = [_frames(source, name) for source in sources]
     folder = options.root / name
     with hold_folder(options.root):
         digests = {} if digests is None else digests
         _add_digests(digests, sources, progress)
         info = _info(sources, name, _origin(digests, options, left_out, sources[0]))
-        is_new = not (folder / INDEX).exists()
+        is_new, is_partial = not (folder / INDEX).exists(), False
         if is_new:
             suspect = _write(parts, info, options, digests, progress)
         else:
             suspect = []
-            _check_origin(folder, info, sources)
+            is_partial = _check_origin(folder, info, sources)
     counts = {split: sum(p.trajectories for p in parts if p.split == split) for split in SPLITS}
     return Imported(
         folder=folder,
@@ -166,6 +175,7 @@ def import_dataset(
         frames=max(lengths),
         shortest=min(lengths),
         suspect=tuple(suspect),
+        is_partial=is_partial,
     )
 
 
@@ -305,11 +315,16 @@ def _identity(origin: str) -> str:
     return origin.partition(SHA256)[2].partition(WITHOUT)[0]
 
 
-def _check_origin(folder: Path, info: DatasetInfo, sources: Sequence[Source]) -> None:
-    """Refuse a dataset of the same name that was made from other files."""
+def _check_origin(folder: Path, info: DatasetInfo, sources: Sequence[Source]) -> bool:
+    """Refuse a dataset of the same name that was made from other files.
+
+    Returns:
+        Whether it is without something that was damaged.
+    """
     found = read_store(folder).info.source
     if _identity(found) != _identity(info.source):
         raise DataError(
             f"{folder} was made from something else ({found}) than {sources[0].path} "
             f"({info.source}); remove the folder or choose another name with --name"
         )
+    return WITHOUT in found

@@ -55,6 +55,12 @@ def parts_of(
     return sorted(parts, key=lambda part: SPLITS.index(part.split))
 
 
+def has_train(sources: Sequence[Source], *, paper: bool) -> bool:
+    """Return whether `parts_of` gives the train split something."""
+    without = sum(source.trajectories for source in sources if source.split is None)
+    return without > 1 or any(_split(s.split, paper) == "train" for s in sources if s.split)
+
+
 def _split(published: Split, paper: bool) -> Split:
     return "train" if paper and published == "valid" else published
 

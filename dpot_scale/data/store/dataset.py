@@ -9,6 +9,7 @@ A linked dataset has no shards of its own: its index names parts of published fi
 as they lie. `linked.h5` holds what lies beside their frames, such as parameters.
 """
 
+import os
 from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -308,12 +309,13 @@ def stored_names(root: Path) -> list[str]:
 def dataset_folders(folder: Path) -> list[Path]:
     """Return the folder itself if it is a dataset, and all datasets below it, sorted.
 
-    A link to a dataset counts as one, beside the dataset that it leads to.
+    A link to a dataset counts as one, beside the dataset that it leads to; and so does a folder
+    whose index is no file, of which `read_store` says what it is.
     """
-    found = [folder] if (folder / INDEX).is_file() else []
+    found = [folder] if os.path.lexists(folder / INDEX) else []
     for here, subfolders, _ in walk(folder):
         subfolders[:] = [name for name in subfolders if not name.startswith(".")]
-        found += [here / name for name in subfolders if (here / name / INDEX).is_file()]
+        found += [here / name for name in subfolders if os.path.lexists(here / name / INDEX)]
     return sorted(found)
 
 

@@ -16,13 +16,14 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tokenize import TokenError
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
 import h5py
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
-from dpot_scale.config.base import STRICT, NonNegativeInt, PositiveInt
+from dpot_scale.config.base import NO_BOOL, STRICT, NonNegativeInt, PositiveInt
 from dpot_scale.data.info import DatasetInfo
 from dpot_scale.data.store.beside import Beside
 from dpot_scale.errors import DataError
@@ -41,6 +42,8 @@ UNREADABLE = (
     *(OSError, RuntimeError, ValueError, LookupError, AttributeError, TypeError),
     *(ArithmeticError, SyntaxError, TokenError),  # of the header of a .npy file
 )
+
+Count = Annotated[int, Field(ge=1, lt=2**31), NO_BOOL]  # so that windows can be counted in 64 bits
 
 Array = NDArray[Any]
 
@@ -65,8 +68,8 @@ class View:
     file: str  # HDF5, a .npy or a folder of .npy
     arrays: tuple[ViewedArray, ...]  # their channels in order
     spatial_axes: tuple[str, ...]
-    trajectories: PositiveInt
-    frames: PositiveInt
+    trajectories: Count
+    frames: Count
     first_trajectory: NonNegativeInt = 0
     first_frame: NonNegativeInt = 0
     grid: tuple[
@@ -119,8 +122,8 @@ class Shard:
     __pydantic_config__ = STRICT
 
     file: str  # relative to the dataset's folder; of a view, the absolute path
-    trajectories: PositiveInt
-    frames: PositiveInt
+    trajectories: Count
+    frames: Count
     sha256: str
     view: View | None = None
 

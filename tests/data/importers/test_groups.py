@@ -126,3 +126,20 @@ def test_one_bad_trajectory_of_an_array(tmp_path: Path, write_flow, capsys) -> N
     assert (store.num_trajectories("train"), store.num_trajectories("test")) == (8, 1)
     rows = [store.read("train", row, 0, 5)[:, 0] for row in range(8)]
     np.testing.assert_array_equal(rows, expected[:8])
+
+    assert main(["import", str(file), "--out", str(tmp_path / "data")]) == 1
+    captured = capsys.readouterr()
+    assert f"already holds a part of {file}; nothing to do" in captured.out
+    assert "is without what was damaged when it was imported; to see what, remove" in captured.err
+
+
+def test_one_bad_trajectory_of_a_test_split_alone(tmp_path: Path, write_well, capsys) -> None:
+    file = write_well(tmp_path / "flow" / "test" / "a.hdf5", trajectories=3)
+    with h5py.File(file, "r+") as content:
+        content["t0_fields/density"][1, 2, 3, 3] = np.nan
+    assert main(["import", str(file), "--out", str(tmp_path / "data")]) == 1
+    (error,) = capsys.readouterr().err.splitlines()
+    assert f"{file}: 1 of 3 trajectories left out (trajectory 1): " in error
+    store = open_store(tmp_path / "data", "porous_flow")
+    assert store.is_for_evaluation
+    assert store.num_trajectories("test") == 2

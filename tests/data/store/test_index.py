@@ -191,6 +191,8 @@ def test_what_is_no_json_is_no_index(text: str, own: DatasetStore) -> None:
         (("statistics", "std"), [1, -1, 1], "statistics.std.1=-1: must be at least 0"),
         (("splits", "train", 1, "file"), "../a.h5", "splits.train.1: file='../a.h5' does not lie"),
         (("splits", "test"), 5, "splits.test=5: must be a list"),
+        (("splits", "train", 1, "frames"), 2**31, "frames=2147483648: must be less than 21474"),
+        (("splits", "train", 0, "trajectories"), 10**30, "must be less than 2147483648"),
         (("info", "fluid_mask"), "u", "info.fluid_mask='u' is no channel that info.scored leaves"),
         (("info", "coordinates"), [[0, 1], [0]], "info.coordinates are of (2, 1) points, and "),
         (("info", "pt"), 5, "it has info.pt, which this version does not know"),
@@ -218,8 +220,8 @@ def test_trajectories_of_the_first_format_are_equally_long(own: DatasetStore) ->
 
 def test_verify_does_not_count_to_a_number_that_is_wrong(linked: DatasetStore) -> None:
     index = json.loads((linked.folder / INDEX).read_text())
-    index["splits"]["train"][0]["trajectories"] = 10**30
-    index["splits"]["train"][0]["view"]["trajectories"] = 10**30
+    index["splits"]["train"][0]["trajectories"] = 2**31 - 1
+    index["splits"]["train"][0]["view"]["trajectories"] = 2**31 - 1
     (linked.folder / INDEX).write_text(json.dumps(index))
     found = verify_dataset(open_store(linked.folder.parent, NAME))
     assert [problem for problem in found.problems if "published.h5 cannot be read" in problem]
