@@ -258,7 +258,7 @@ def test_a_second_import_of_several_files_is_a_no_op(tmp_path: Path, import_file
 
 
 def test_a_damaged_file_among_others_is_read_once(tmp_path: Path, capsys) -> None:
-    """The import without it is that of the same files: a second one is a no-op."""
+    """The import without it is that of the same files: a second one only says so."""
     source = shutil.copytree(UPSTREAM / "pdearena", tmp_path / "downloads")
     with h5py.File(next(source.glob("*valid*"))) as valid:
         with h5py.File(source / "NavierStokes2D_train_3_0.50000_1.h5", "w") as file:
@@ -277,8 +277,10 @@ def test_a_damaged_file_among_others_is_read_once(tmp_path: Path, capsys) -> Non
     store = open_store(tmp_path / "data", "ns2d_pda")
     assert store.num_trajectories("train") == store.num_trajectories("test") == 1
     assert store.info.source.endswith(", without 2 that were damaged")
-    assert main(command) == 0
-    assert "nothing to do" in capsys.readouterr().out
+    assert main(command) == 1
+    captured = capsys.readouterr()
+    assert "already holds a part of 5 files" in captured.out
+    assert "ns2d_pda is without what was damaged when it was imported" in captured.err
 
 
 @pytest.mark.parametrize(
