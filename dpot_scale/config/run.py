@@ -289,6 +289,12 @@ class RunConfig(Section):
         return self
 
     @property
+    def settled_optim(self) -> OptimConfig:
+        """The optimizer with the peak rates for the width of the model."""
+        width = self.model.own_width()
+        return self.optim if width is None else self.optim.for_width(width)
+
+    @property
     def steps(self) -> int:
         """Optimizer steps of the whole run."""
         return self.windows // self.batch.global_batch

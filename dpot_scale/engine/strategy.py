@@ -34,7 +34,7 @@ def effective_deepspeed_config(config: RunConfig, world_size: int, *, on_gpu: bo
         effective["zero_allow_untested_optimizer"] = True
     else:
         from_torch = not (on_gpu and strategy.offload)
-        effective["optimizer"] = _adam(config.optim, from_torch=from_torch)
+        effective["optimizer"] = _adam(config.settled_optim, from_torch=from_torch)
     if strategy.offload and (is_ours or not on_gpu):
         effective["zero_force_ds_cpu_optimizer"] = False  # torch's is as fast, and is there
     zero = effective.setdefault("zero_optimization", {"stage": 0})

@@ -30,9 +30,11 @@ class Schedule:
     @classmethod
     def of(cls, config: RunConfig) -> "Schedule":
         """Return the schedule of a run, with the rates for the width of its model."""
-        width = config.model.own_width()
-        optim = config.optim if width is None else config.optim.for_width(width)
-        return cls(optim, windows=config.windows, global_batch=config.batch.global_batch)
+        return cls(
+            config.settled_optim,
+            windows=config.windows,
+            global_batch=config.batch.global_batch,
+        )
 
     def at(self, step: int) -> Rates:
         """Return the rates of the update that follows `step` finished ones."""

@@ -76,6 +76,13 @@ def test_deepspeed_accepts_every_strategy_on_every_world(
     assert parsed.optimizer_params["weight_decay"] == run.optim.weight_decay
 
 
+def test_the_rate_is_the_peak_for_the_width_of_the_model() -> None:
+    rates = ["optim.kind=adam", "optim.lr=3e-3", "optim.reference_width=64"]
+    config = load_run("quickstart", [*rates, "model.width=1024"])
+    found = effective_deepspeed_config(config, world_size=1, on_gpu=False)
+    assert found["optimizer"]["params"]["lr"] == pytest.approx(1.5e-3)  # 3e-3 x (64 / 1024)^0.25
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_adam_is_torchs_except_on_the_host_of_a_gpu(name: str) -> None:
     offload = read_strategy(name).offload
