@@ -35,7 +35,7 @@ class Muon(torch.optim.Optimizer):
     A step is collective then: every rank steps the same masters in the same order.
 
     Args:
-        matrices: Parameters whose last two axes, behind which none is longer than 1, are a matrix.
+        matrices: Parameters that are matrices or stacks of them, as `as_stack` reads their shape.
         others: All other parameters.
         optim: Rates, decay and momentum.
         dtype: In which matrices are made orthogonal.
@@ -98,7 +98,7 @@ class Muon(torch.optim.Optimizer):
         if not state:
             state["momentum"] = torch.zeros_like(master, memory_format=torch.contiguous_format)
         momentum = state["momentum"]
-        if self.found_inf is not None:  # of the momentum with itself, the mean is itself
+        if self.found_inf is not None:  # a mean of the momentum with itself changes nothing
             gradient = torch.where(self.found_inf > 0, momentum, gradient)
             rate = lr * (1 - self.found_inf)
         momentum.lerp_(gradient, 1 - beta)

@@ -235,10 +235,11 @@ def _raise_unless_finished(
     if verdict is Verdict.DIVERGED:
         steps = "its last step" if skipped == 1 else f"each of its last {skipped} steps"
         clipping = "a lower " if config.optim.gradient_clipping else ""
+        of_muon = " and optim.muon_lr" if config.optim.kind == "muon" else ""
         raise TrainingDivergedError(
             f"run {config.name} diverged at step {state.step} of {config.steps}: in {steps} the "
             "loss or the gradient was not finite, so the weights were left as they were; start "
-            f"another `name` with what may help: a lower optim.lr, {clipping}"
+            f"another `name` with what may help: a lower optim.lr{of_muon}, {clipping}"
             "optim.gradient_clipping, or an engine.deepspeed of another precision"
         )
 
