@@ -36,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--out",
         type=Path,
         help="of a run or checkpoint, the .safetensors to write in fp32 (default: model_STEP "
-        "beside its config.yaml); of an export, the released .pth",
+        "beside its config.yaml), or a released .pth; of an export, the released .pth",
     )
     return entry.run(argv)
 
@@ -65,7 +65,8 @@ def _write(options: argparse.Namespace, *, released: bool) -> int:
 
     Args:
         options: Where from and where to.
-        released: Whether a file becomes a released .pth, instead of an export of ours.
+        released: Whether a file becomes a released .pth, instead of an export of ours; a run or
+            checkpoint does where `--out` ends so.
     """
     _require_source(options)
     of_run = options.source.is_dir()
@@ -75,13 +76,13 @@ def _write(options: argparse.Namespace, *, released: bool) -> int:
     from dpot_scale.checkpoints.weights_file import save_model, save_released
 
     found, out = find(options.source), options.out
-    if found.is_dir():
+    if released and out is not None and (not of_run or out.suffix == ".pth"):
+        save_released(out, read_found(found))
+    elif found.is_dir():
         out = export(found, out)
     elif out is None:
         print_line(f"{options.source} has ended: its weights are in {found}")
         return 0
-    elif released and not of_run:
-        save_released(out, read_found(found))
     else:
         weights = read_found(found)
         save_model(out, weights.model, weights.state)

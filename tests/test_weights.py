@@ -7,8 +7,10 @@ import torch
 
 from dpot_scale.checkpoints.weights import load_model
 from dpot_scale.checkpoints.weights_file import save_model
+from dpot_scale.config.places import RESULT_FILE, WEIGHTS
 from dpot_scale.models.dpot.config import DPOTConfig
 from dpot_scale.models.dpot.network import DPOT
+from dpot_scale.models.dpot.released import read_released
 from dpot_scale.weights import main
 
 RELEASED = Path(__file__).parent / "golden" / "official_format_small.pth"
@@ -47,6 +49,21 @@ def test_a_residual_stays_an_export_of_ours(tmp_path, capsys):
     assert errors.startswith("error: the released .pth format does not know model.target=residual")
     assert len(errors.splitlines()) == 1
     assert not released.exists()
+
+
+@pytest.mark.parametrize("option", [{"target": "residual"}, {"skip_frames": 2}, {}])
+def test_a_run_is_exported_as_a_released_file_where_that_can_hold_it(tmp_path, capsys, option):
+    run, released = tmp_path / "run", tmp_path / "model.pth"
+    config = DPOTConfig(size="debug", grid=16, patch=4, **option)
+    save_model(run / WEIGHTS, config, DPOT(config).state_dict())
+    (run / RESULT_FILE).write_text("{}")
+    assert main(["export", str(run), "--out", str(released)]) == (2 if option else 0)
+    if option:
+        refused = "error: the released .pth format does not know model."
+        assert capsys.readouterr().err.startswith(refused)
+        assert not released.exists()
+    else:
+        assert read_released(released)[0].dimensions() == config.dimensions()
 
 
 @pytest.mark.parametrize("command", ["inspect", "import", "export"])
