@@ -134,7 +134,7 @@ def read_case(path: Path, folder: PurePosixPath) -> Case:
 
 def _header(path: Path, folder: PurePosixPath, name: str) -> tuple[tuple[int, ...], Any]:
     """Return the shape and type of a .npy file without reading its values."""
-    if path.is_dir():
+    if (path / name).is_file():  # no pipe, and no member of a zip file
         check_download(path / name)
     with _open(path, folder, name) as file:
         version = np.lib.format.read_magic(file)
