@@ -116,17 +116,22 @@ def _in_words(error: OSError | RuntimeError) -> str:
     return " ".join(str(error).split())
 
 
+class NotAFileError(OSError):
+    """A path is a pipe, a socket or a device; `strerror` says which."""
+
+
 def check_regular(path: Path) -> None:
     """Refuse a path that is neither a file nor a folder: opening a pipe may wait for ever.
 
     Raises:
-        OSError: the path is a pipe, a socket or a device, or does not exist.
+        NotAFileError: the path is a pipe, a socket or a device.
+        OSError: it does not exist.
     """
     mode = path.stat().st_mode
     if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
         kinds = {stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket"}
         kind = kinds.get(stat.S_IFMT(mode), "a device")
-        raise OSError(errno.EINVAL, f"it is {kind}, not a file", str(path))
+        raise NotAFileError(errno.EINVAL, f"it is {kind}, not a file", str(path))
 
 
 def sha256(path: Path, progress: Callable[[int], None] | None = None) -> str:

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from dpot_scale.data.store.dataset import Split
 from dpot_scale.data.store.shards import UNREADABLE, OpenFiles, View, ViewedArray
 from dpot_scale.errors import DataError
+from dpot_scale.files import NotAFileError
 
 # What h5py, zipfile and NumPy raise where the content of a file is damaged.
 DAMAGE = (*UNREADABLE, EOFError, zipfile.BadZipFile, zlib.error)
@@ -225,6 +226,8 @@ def unusable(place: Path | str, error: Exception, damage: str = "is damaged") ->
     Another download helps where its content is damaged or a part of it is missing, and not where
     the system refused to read.
     """
+    if isinstance(error, NotAFileError):
+        return DataError(f"cannot read {place}: {error.strerror}")
     if isinstance(error, OSError) and error.errno not in (None, errno.ENOENT):
         return DataError(f"cannot read {place}: {os.strerror(error.errno)}")
     return DataError(f"{place} {damage} ({error}); download it again")
