@@ -43,7 +43,15 @@ BATCH = 16
 # What is laid over the quickstart's recipe. The rest is as in the preset.
 OURS: dict[str, Any] = {
     "extends": "quickstart",
-    "model": {"width": 128, "grid": 16, "patch": 2, "history": 1, "channels": 1},
+    "model": {
+        "width": 128,
+        "grid": 16,
+        "patch": 2,
+        "history": 1,
+        "channels": 1,
+        "target": "frame",
+        "skip_frames": 1,
+    },
     "data": {"suite": None, "weights": {DATASET: 1}},
     "objective": {"noise": 0.0},  # nothing is fed back
     "evaluation": {"trajectories": 50, "batch": 50},
