@@ -225,7 +225,7 @@ def test_a_folder_that_is_no_run_is_answered_with_the_weights_in_it(
     ("name", "message"),
     [
         ("absent.pth", "absent.pth does not exist; give the folder of a run, a checkpoint"),
-        ("text.pth", "neither a safetensors file nor"),
+        ("text.pth", "is a web page: the download failed (text)"),
     ],
 )
 def test_a_file_that_holds_no_weights(

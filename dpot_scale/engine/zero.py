@@ -123,7 +123,8 @@ class ZeroEngine:
             raise CheckpointError(
                 f"{folder} was saved with engine.kind=fairscale: continue the run with that"
             )
-        path, _ = self._engine.load_checkpoint(str(folder), tag=SHARDS)
+        with quiet_deepspeed():  # its optimizer for bf16 prints a line for debugging
+            path, _ = self._engine.load_checkpoint(str(folder), tag=SHARDS)
         if path is None:
             raise CheckpointError(f"{folder} holds no {SHARDS}/ to resume from")
         _let_skip(self._engine.optimizer)  # what was loaded has a loss scaler of its own
