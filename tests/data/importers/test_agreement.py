@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from dpot_scale.data.importers import transfer
 from dpot_scale.data.importers.collection import import_all
 from dpot_scale.data.importers.importing import Options, recognise_files
 from dpot_scale.data.importers.search import find_files
@@ -235,6 +236,19 @@ def test_each_trajectory_of_a_file_may_have_its_own_times(
     store = open_store(tmp_path / "out", "uneven")
     for trajectory in range(2):
         np.testing.assert_array_equal(store.times("train", trajectory), even[trajectory] ** 2)
+
+
+def test_long_trajectories_keep_what_lies_beside_them(
+    tmp_path: Path, release, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each is copied piece by piece, into a shard of its own."""
+    monkeypatch.setattr(transfer, "LONG_BYTES", 1)
+    uneven = np.array([0.0, 0.1, 0.25, 0.7, 2.0])
+    release("porous_flow", times=uneven, scalars={"mach": (np.array([1.0, 2.0]), True, False)})
+    (store,) = import_them(tmp_path / "out", tmp_path / "in").values()
+    assert [shard.trajectories for shard in store.shards["train"]] == [1, 1]
+    assert store.parameters("train")["mach"].tolist() == [1, 2]
+    np.testing.assert_array_equal(store.times("train", 1), uneven)
 
 
 def test_even_files_beside_uneven_ones_have_times_too(
