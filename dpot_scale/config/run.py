@@ -277,7 +277,7 @@ class RunConfig(Section):
         if self.engine.kind == "fairscale":
             raise ValueError(
                 "optim.kind=muon needs engine.kind=deepspeed: fairscale splits matrices among "
-                "ranks where nothing can put them together"
+                "ranks where nothing can put them together; set optim.kind=adam to use fairscale"
             )
         strategy = self.engine.deepspeed
         if strategy.optimizer_device == "nvme" or strategy.replaces_optimizer:
