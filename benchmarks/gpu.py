@@ -1,8 +1,8 @@
 """How fast is an optimizer step on a GPU, how near to its ceiling, and in how much memory?
 
-Every row is a whole step, of noise, forward, loss, backward and Adam, with the whole model on one
-GPU. MFU counts the FLOPs of the folded algebra, without what recomputation repeats, over a product
-of two matrices measured in the same run and precision. The public implementation (a checkout is
+Every row is a whole step, of noise, forward, loss, backward and optimizer, with the whole model on
+one GPU. MFU counts the FLOPs of the folded algebra, without what recomputation repeats and without
+Muon's, over a product of two matrices measured in the same run and precision. The public implementation (a checkout is
 given by --reference) is timed as it is shipped, in fp32 with torch's Adam. `--profile` lists the
 kernels of each row, `--waits` the places where the host waits for the device.
 
@@ -24,11 +24,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import torch
 from model_step import example, loss, reference_model, theirs
 
 from dpot_scale.config.data import DataConfig
+from dpot_scale.config.optim import OptimConfig
 from dpot_scale.config.run import BatchConfig, EngineConfig, ObjectiveConfig, RunConfig
 from dpot_scale.config.strategy import read_strategy
 from dpot_scale.data.stream.assembly import Batch
@@ -63,6 +65,7 @@ class Variant:
     dtype: torch.dtype
     tf32: bool = False
     compile: bool = False
+    optimizer: Literal["adam", "muon"] = "adam"
 
 
 VARIANTS = {
@@ -70,7 +73,10 @@ VARIANTS = {
     "tf32": Variant("zero0_fp32", torch.float32, tf32=True),
     "bf16": Variant("zero1_bf16", torch.bfloat16),
     "bf16_compiled": Variant("zero1_bf16", torch.bfloat16, compile=True),
+    "muon": Variant("zero1_bf16", torch.bfloat16, optimizer="muon"),
+    "muon_compiled": Variant("zero1_bf16", torch.bfloat16, compile=True, optimizer="muon"),
     "zero3": Variant("zero3_bf16", torch.bfloat16),
+    "zero3_muon": Variant("zero3_bf16", torch.bfloat16, optimizer="muon"),
     "zero3_compiled": Variant("zero3_bf16", torch.bfloat16, compile=True),
 }
 
@@ -161,6 +167,7 @@ def configured(size: str, batch: int, variant: Variant, recompute: str) -> RunCo
         windows=batch * (WARMUP_STEPS + TIMED_STEPS),
         model=DPOTConfig.model_validate({"size": size}),
         data=DataConfig(weights={"unused": 1}),
+        optim=OptimConfig(kind=variant.optimizer),
         batch=BatchConfig(global_batch=batch, micro_batch=batch),
         engine=EngineConfig.model_validate(
             {

@@ -172,14 +172,23 @@ def train(recipe: str, size: str, windows: int, seed: int, root: Path) -> Traine
         done = subprocess.run(command, env=one_thread, capture_output=True, text=True)
         if done.returncode:
             raise SystemExit(f"{' '.join(command)}\n{done.stdout}\n{done.stderr}")
-        result = json.loads((Path(folder) / "recipe" / "result.json").read_text())
+        return scored(
+            Path(folder) / "recipe", recipe, size, windows, seed, [*SIZES[size], *overrides]
+        )
+
+
+def scored(
+    directory: Path, recipe: str, size: str, windows: int, seed: int, overrides: Sequence[str]
+) -> Trained:
+    """Return what a finished training came to, with the overrides that its FLOPs depend on."""
+    result = json.loads((directory / "result.json").read_text())
 
     def of(key: str) -> dict[str, float]:
         return {name: float(score[key]) for name, score in result["evaluation"].items()}
 
-    optimizer = muon_flops([*SIZES[size], *overrides]) * result["steps"]
+    flops = result["train_flops"] + muon_flops(overrides) * result["steps"]
     return Trained(
-        recipe, size, windows, seed, result["train_flops"] + optimizer, result["seconds"],
+        recipe, size, windows, seed, flops, result["seconds"],
         of("rel_l2"),
         of("one_step_rel_l2"), of("persistence_rel_l2"), of("persistence_one_step_rel_l2"),
     )  # fmt: skip
