@@ -2,9 +2,10 @@
 
 Every row is a whole step, of noise, forward, loss, backward and optimizer, with the whole model on
 one GPU. MFU counts the FLOPs of the folded algebra, without what recomputation repeats and without
-Muon's, over a product of two matrices measured in the same run and precision. The public implementation (a checkout is
-given by --reference) is timed as it is shipped, in fp32 with torch's Adam. `--profile` lists the
-kernels of each row, `--waits` the places where the host waits for the device.
+Muon's, over a product of two matrices measured in the same run and precision. The public
+implementation (a checkout is given by --reference) is timed as it is shipped, in fp32 with torch's
+Adam. `--profile` lists the kernels of each row, `--waits` the places where the host waits for the
+device.
 
     python benchmarks/gpu.py [--rows Ti:256 M:64] [--variants bf16 zero3] [--reference PATH]
 
