@@ -85,7 +85,7 @@ def _write(options: argparse.Namespace, *, released: bool) -> int:
         return 0
     else:
         weights = read_found(found)
-        save_model(out, weights.model, weights.state)
+        save_model(out, *weights)
     print_line(f"wrote {out}")
     return 0
 

@@ -52,7 +52,7 @@ def _inside(name: str) -> str:
 class Marker(Record):
     """The record that makes a folder a checkpoint: the state, who saved it, and its files."""
 
-    format: PositiveInt = 2
+    format: PositiveInt = 3
     step: Annotated[int, Field(ge=0)]
     world_size: Annotated[int, Field(ge=1)]
     # Of the run; "" in the first ones, which name it by another hash.
@@ -63,6 +63,8 @@ class Marker(Record):
     contents: dict[str, str] = Field(default={})
     # The dimensions of the model; the first ones do not say them.
     model: dict[str, Any] | None = None
+    # What the model is trained on, a `TrainingData`; since format 3.
+    data: dict[str, Any] | None = None
     files: Annotated[dict[Annotated[str, AfterValidator(_inside)], Census], Field(min_length=1)]
 
     @model_validator(mode="before")

@@ -14,11 +14,16 @@ def describe(path: Path, weights: Weights) -> str:
         path: Where they lie.
         weights: What was read there.
     """
-    model, state = weights
+    model, state, data = weights
     family = family_of(model)
     count, flops = family.parameters(model), family.flops(model, KEEP_ALL)
     lines = [f"{path}", "", "architecture"]
     lines += [f"  {name:<20}{value}" for name, value in model.dimensions().items()]
+    if data is not None:
+        lines += ["", "trained on"]
+        lines += [
+            f"  {name:<20}{', '.join(channels.names)}" for name, channels in data.datasets.items()
+        ]
     lines += ["", f"{'parameters':<22}{'number':>15}{'share':>8}"]
     lines += [
         f"  {part:<20}{number:>15,}{number / count.total:>8.1%}"

@@ -35,6 +35,7 @@ from dpot_scale.config.identity import changed_content
 from dpot_scale.config.places import MARKER
 from dpot_scale.config.record import FORMAT_KEY
 from dpot_scale.config.run import CheckpointConfig
+from dpot_scale.data.channels import TrainingData
 from dpot_scale.engine.collectives import from_main, on_every_rank, on_main
 from dpot_scale.engine.runtime import World
 from dpot_scale.errors import CheckpointError, UserError
@@ -63,6 +64,7 @@ class CheckpointStore:
         identity: The identity of the run; a checkpoint of another one is refused.
         world: The ranks.
         model: What the marker says of the model: its dimensions.
+        data: What the marker says of the data that it is trained on.
         contents: What the run reads beside its config, by its name for people; a checkpoint of
             other contents is refused.
     """
@@ -75,6 +77,7 @@ class CheckpointStore:
         identity: str,
         world: World,
         model: Mapping[str, object] | None = None,
+        data: TrainingData | None = None,
         contents: Mapping[str, str] | None = None,
     ) -> None:
         self.directory = directory
@@ -82,6 +85,7 @@ class CheckpointStore:
         self.identity = identity
         self.world = world
         self.model = model
+        self.data = data
         self.contents = dict(contents or {})
 
     def save(self, engine: Sharded, state: TrainState) -> None:
@@ -135,6 +139,7 @@ class CheckpointStore:
             "device": self.world.device.type,
             "contents": self.contents,
             "model": self.model,
+            "data": None if self.data is None else self.data.model_dump(mode="json"),
             "files": {name: entry.model_dump() for name, entry in sorted(census.items())},
         }
         write_whole(folder / MARKER, json.dumps(marker, indent=2))

@@ -21,6 +21,7 @@ from dpot_scale.checkpoints.weights_file import (
 from dpot_scale.config.load import load_run
 from dpot_scale.config.model import ModelConfig
 from dpot_scale.config.places import CHECKPOINTS, RESULT_FILE, RUN_CONFIG, WEIGHTS
+from dpot_scale.data.channels import TrainingData, read_training_data
 from dpot_scale.errors import CheckpointError
 from dpot_scale.models.families import family_of
 from dpot_scale.models.family import KEEP_ALL
@@ -97,7 +98,8 @@ def read_found(found: Path) -> Weights:
     if found.is_file():
         return read_weights_file(found)
     model, tensors = _masters(found)
-    return Weights(model, {name: tensor.read() for name, tensor in tensors.items()})
+    state = {name: tensor.read() for name, tensor in tensors.items()}
+    return Weights(model, state, _data_of(found))
 
 
 def export(checkpoint: Path, out: Path | None = None) -> Path:
@@ -118,7 +120,8 @@ def export(checkpoint: Path, out: Path | None = None) -> Path:
     whole = checkpoint.absolute()
     folder = whole.parents[1] if whole.parent.name == CHECKPOINTS else whole.parent
     path = out or folder / f"model_{whole.name}.safetensors"
-    stream_model(path, model, ((name, tensors[name].read()) for name in shapes_of(model)))
+    state = ((name, tensors[name].read()) for name in shapes_of(model))
+    stream_model(path, model, state, _data_of(checkpoint))
     return path
 
 
@@ -127,6 +130,13 @@ def _masters(checkpoint: Path) -> tuple[ModelConfig, dict[str, Master]]:
     model, tensors = _model_in(checkpoint), masters(checkpoint)
     require_keys(model, {name: tensor.shape for name, tensor in tensors.items()}, checkpoint)
     return model, tensors
+
+
+def _data_of(checkpoint: Path) -> TrainingData | None:
+    """Return what a checkpoint says of its data. Markers before format 3 say nothing."""
+    found = open_checkpoint(checkpoint)
+    raw = None if found is None else found.marker.data
+    return None if raw is None else read_training_data(raw, checkpoint)
 
 
 def _model_in(checkpoint: Path) -> ModelConfig:

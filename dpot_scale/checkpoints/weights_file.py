@@ -19,6 +19,7 @@ from dpot_scale.config.record import (
     require_format,
     with_unknown,
 )
+from dpot_scale.data.channels import TrainingData, read_training_data
 from dpot_scale.downloads import check_download
 from dpot_scale.errors import CheckpointError, DataError
 from dpot_scale.files import cannot_write, replacing
@@ -30,8 +31,10 @@ from dpot_scale.models.family import KEEP_ALL
 MOST_TIMES_HELD = 100
 # The metadata of an export are texts under keys. MODEL_KEY holds the dimensions of the model as
 # JSON; the first format has those of a DPOT under the other key, and does not name the family.
-FORMAT = 2
+# Since format 3 DATA_KEY holds what is known of the data that the model was trained on.
+FORMAT = 3
 MODEL_KEY, FIRST_MODEL_KEY = "model", "architecture"
+DATA_KEY = "data"
 
 
 class Weights(NamedTuple):
@@ -39,10 +42,16 @@ class Weights(NamedTuple):
 
     model: ModelConfig
     state: dict[str, Tensor]
+    data: TrainingData | None = None  # what it was trained on, where that is known
 
 
-def save_model(path: Path, model: ModelConfig, state_dict: Mapping[str, Tensor]) -> None:
-    """Write weights and their model as a safetensors file, all of it or nothing.
+def save_model(
+    path: Path,
+    model: ModelConfig,
+    state_dict: Mapping[str, Tensor],
+    data: TrainingData | None = None,
+) -> None:
+    """Write weights, their model and its data as a safetensors file, all of it or nothing.
 
     Raises:
         CheckpointError: the keys or shapes are not those of the model.
@@ -53,37 +62,46 @@ def save_model(path: Path, model: ModelConfig, state_dict: Mapping[str, Tensor])
     tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in weights.state.items()}
     with replacing(path) as partial:
         try:
-            save_file(tensors, partial, metadata=_metadata(model))
+            save_file(tensors, partial, metadata=_metadata(model, data))
         except SafetensorError as error:
             raise cannot_write(path, RuntimeError(str(error))) from error
 
 
-def stream_model(path: Path, model: ModelConfig, tensors: Iterable[tuple[str, Tensor]]) -> None:
+def stream_model(
+    path: Path,
+    model: ModelConfig,
+    tensors: Iterable[tuple[str, Tensor]],
+    data: TrainingData | None = None,
+) -> None:
     """Write the file that `save_model` writes, in fp32, one tensor at a time.
 
     Args:
         path: The safetensors file, all of which is written or nothing.
         model: Described completely.
         tensors: Its named parameters in fp32 on the CPU, in the order of the state dict.
+        data: What it was trained on, where that is known.
 
     Raises:
         DiskError: the file cannot be written.
     """
     shapes = shapes_of(model)
     with replacing(path) as partial, partial.open("wb") as file:
-        file.write(_safetensors_header(shapes, model))
+        file.write(_safetensors_header(shapes, _metadata(model, data)))
         for (expected, shape), (name, tensor) in zip(shapes.items(), tensors, strict=True):
             assert (name, tuple(tensor.shape), tensor.dtype) == (expected, shape, torch.float32)
             file.write(tensor.contiguous().numpy().data)
 
 
-def _metadata(model: ModelConfig) -> dict[str, str]:
-    return {FORMAT_KEY: str(FORMAT), MODEL_KEY: json.dumps(model.dimensions())}
+def _metadata(model: ModelConfig, data: TrainingData | None) -> dict[str, str]:
+    metadata = {FORMAT_KEY: str(FORMAT), MODEL_KEY: json.dumps(model.dimensions())}
+    return metadata if data is None else metadata | {DATA_KEY: data.model_dump_json()}
 
 
-def _safetensors_header(shapes: Mapping[str, tuple[int, ...]], model: ModelConfig) -> bytes:
+def _safetensors_header(
+    shapes: Mapping[str, tuple[int, ...]], metadata: Mapping[str, str]
+) -> bytes:
     """Return what comes before the fp32 tensors: the length of a JSON text, and the text."""
-    described: dict[str, object] = {"__metadata__": _metadata(model)}
+    described: dict[str, object] = {"__metadata__": metadata}
     end = 0
     for name, shape in shapes.items():
         start, end = end, end + torch.float32.itemsize * prod(shape)
@@ -109,8 +127,7 @@ def read_weights_file(path: Path) -> Weights:
     Raises:
         CheckpointError: the file is neither, or its keys do not account for the whole model.
     """
-    reader = _read_export if _is_safetensors(path) else read_released
-    weights = Weights(*reader(path))
+    weights = _read_export(path) if _is_safetensors(path) else Weights(*read_released(path))
     require_keys(weights.model, _shapes_in(weights.state), path)
     return weights
 
@@ -127,7 +144,7 @@ def _is_safetensors(path: Path) -> bool:
         raise CheckpointError(str(error)) from error
 
 
-def _read_export(path: Path) -> tuple[ModelConfig, dict[str, Tensor]]:
+def _read_export(path: Path) -> Weights:
     try:
         with safe_open(path, framework="pt") as file:
             metadata: dict[str, str] = file.metadata() or {}
@@ -141,7 +158,10 @@ def _read_export(path: Path) -> tuple[ModelConfig, dict[str, Tensor]]:
         raise CheckpointError(
             f"{path} has no {key!r} in its metadata, so it is no export of dpot_scale"
         )
-    return model_of(_from_json(metadata[key], key, path), path), state
+    data = None
+    if DATA_KEY in metadata:
+        data = read_training_data(_from_json(metadata[DATA_KEY], DATA_KEY, path), path)
+    return Weights(model_of(_from_json(metadata[key], key, path), path), state, data)
 
 
 def _from_json(text: str, key: str, path: Path) -> object:

@@ -12,6 +12,7 @@ from dpot_scale.config.optim import WIDTH_POWER
 from dpot_scale.config.places import CHECKPOINTS, RUN_CONFIG, WEIGHTS
 from dpot_scale.config.run import RunConfig
 from dpot_scale.config.strategy import Json, section
+from dpot_scale.data.channels import TrainingData
 from dpot_scale.engine.collectives import on_every_rank, on_main
 from dpot_scale.engine.engine import Engine
 from dpot_scale.engine.runtime import World
@@ -142,11 +143,12 @@ def keep(
     world: World,
     engine: Engine,
     monitor: Monitor,
+    data: TrainingData,
     seconds: float,
 ) -> TrainingResult:
     """Write weights, figures and, last, the result that marks the run as finished. Collective."""
     config = run.config
-    _export(config, world, engine)
+    _export(config, world, engine, data)
     peak = peak_memory_gib(world)
     metrics = read_metrics(config.directory / SPOOL)
     losses = metrics[names.LOSS]
@@ -173,14 +175,14 @@ def keep(
     return result
 
 
-def _export(config: RunConfig, world: World, engine: Engine) -> None:
+def _export(config: RunConfig, world: World, engine: Engine, data: TrainingData) -> None:
     """Write the weights from the main rank. Collective."""
     parameters = engine.full_parameters()
 
     def write() -> None:
         try:
             if world.is_main:
-                stream_model(config.directory / WEIGHTS, config.model, parameters)
+                stream_model(config.directory / WEIGHTS, config.model, parameters, data)
         finally:
             for _ in parameters:  # each is gathered by all ranks, also where the disk is full
                 pass

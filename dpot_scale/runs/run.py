@@ -14,6 +14,7 @@ from dpot_scale.checkpoints.checkpoint import TrainState
 from dpot_scale.checkpoints.store import CheckpointStore
 from dpot_scale.config.places import CHECKPOINTS
 from dpot_scale.config.run import EvaluationConfig, RunConfig
+from dpot_scale.data.channels import training_data
 from dpot_scale.data.datasets import open_datasets, require_training, stretched
 from dpot_scale.data.store.dataset import DatasetStore
 from dpot_scale.data.stream.assembly import Assembler
@@ -109,12 +110,14 @@ def _train(
     config = run.config
     on_main(lambda: require_same_layout(run), world, config.directory)
     engine = start_engine(config, world, run.deepspeed)
+    data = training_data(stores, config.data)
     checkpoints = CheckpointStore(
         config.directory / CHECKPOINTS,
         config=config.checkpoint,
         identity=run.source.identity,
         world=world,
         model=config.model.dimensions(),
+        data=data,
         contents=run.source.contents.record(),
     )
     state = first_state(config, engine, checkpoints)
@@ -153,7 +156,7 @@ def _train(
             tracker.close()
             console.close()
         seconds = time.perf_counter() - started
-        return keep(run, world, engine, monitor, seconds)
+        return keep(run, world, engine, monitor, data, seconds)
 
 
 def _evaluation(run: ResolvedRun) -> EvaluationConfig:

@@ -8,6 +8,7 @@ from safetensors.torch import save_file
 import dpot_scale
 from dpot_scale.checkpoints.weights import load_model, read
 from dpot_scale.checkpoints.weights_file import save_model, stream_model
+from dpot_scale.data.channels import Channels, TrainingData
 from dpot_scale.errors import CheckpointError
 from dpot_scale.models.dpot.config import DPOTConfig
 from dpot_scale.models.dpot.network import DPOT
@@ -37,10 +38,15 @@ def test_an_export_loads_as_the_same_model(tmp_path, model):
 
 def test_a_streamed_export_is_read_as_one_that_was_saved_whole(tmp_path, model):
     saved, streamed = tmp_path / "saved.safetensors", tmp_path / "streamed.safetensors"
-    save_model(saved, model.config, model.state_dict())
-    stream_model(streamed, model.config, model.state_dict().items())
+    channels = Channels(
+        names=("u", "v"), scored=(True, True), mean=(1, 0), std=(0.1, 1), frame_interval=0.5
+    )
+    data = TrainingData(datasets={"flow": channels})
+    save_model(saved, model.config, model.state_dict(), data)
+    stream_model(streamed, model.config, model.state_dict().items(), data)
     found, expected = read(streamed), read(saved)
-    assert found.model == expected.model
+    assert (found.model, found.data) == (expected.model, data)
+    assert expected.data == data
     torch.testing.assert_close(found.state, expected.state, rtol=0, atol=0)
 
 
@@ -77,7 +83,9 @@ def described(**changes: object) -> dict[str, str]:
         ({"architecture": "[]"}, "the dimensions of its model must be a JSON object"),
         ({"format": "two", "model": "{}"}, "its 'format' is not JSON"),
         ({"format": "2", "architecture": "{}"}, "no 'model' in its metadata"),
-        ({"format": "3", "model": "{}"}, r"another version .* \(its format is 3, and this"),
+        ({"format": "4", "model": "{}"}, r"another version .* \(its format is 4, and this"),
+        (described() | {"data": "{"}, "its 'data' is not JSON"),
+        (described() | {"data": "{}"}, r"says nothing usable of the data of its model: datasets"),
         (described(colour=1), r"another version .* \(it has colour, which this version does"),
         (
             described(family="vit"),

@@ -13,14 +13,12 @@ from torch.nn import functional
 
 from dpot_scale.config.data import DataConfig
 from dpot_scale.config.model import ModelConfig
+from dpot_scale.data.channels import channels_of
 from dpot_scale.data.info import DatasetInfo
 from dpot_scale.data.store.dataset import DatasetStore, Split
 from dpot_scale.data.stream.mixture import Cut
 
 PADDING_VALUE = 1.0  # of channels that a dataset lacks, as published
-
-# Of a mean: a smaller deviation is the rounding of single precision, not a change in space.
-SMALLEST_DEVIATION = 1e-6
 
 INTERPOLATION = {2: "bilinear", 3: "trilinear"}
 
@@ -109,7 +107,7 @@ class Assembler:
         return Batch(
             frames_BTCxy=frames_BTCxy,
             scored_BC=self._moved(scored_BC),
-            scale=self._scale(windows, scored_BC, coefficient_BC) if is_scaled else None,
+            scale=self._scale(windows) if is_scaled else None,
             counted_Bxy=self._counted(infos, frames_BTCxy) if self.data.mask_points else None,
             coefficient_BC=self._moved(coefficient_BC) if has_coefficients else None,
             positions=tuple(positions),
@@ -139,20 +137,14 @@ class Assembler:
             self._host[shape] = torch.empty(shape)
         return self._host[shape]
 
-    def _scale(self, windows: Sequence[Window], scored_BC: Tensor, coefficient_BC: Tensor) -> Scale:
-        """Return the statistics of each window's dataset.
-
-        Fields have theirs where the config asks for it. Coefficients always have: they come in any
-        unit, a density of 6e5 beside a pressure of 1, and the model forecasts none of them.
-        """
-        mean_BC = self._per_channel([window.store.statistics.mean for window in windows], 0.0)
-        std_BC = self._per_channel([window.store.statistics.std for window in windows], 1.0)
-        is_field_BC = scored_BC & (self.data.normalize == "dataset")
-        # A field that never changes has nothing to be divided by.
-        scale_BC = std_BC.where(is_field_BC & (std_BC > 0), 1.0)
-        scale_BC = _coefficient_scale(mean_BC, std_BC).where(coefficient_BC, scale_BC)
-        mean_BC = mean_BC.where(is_field_BC | coefficient_BC, 0.0)
-        return Scale(self._moved(mean_BC), self._moved(scale_BC))
+    def _scale(self, windows: Sequence[Window]) -> Scale:
+        """Return what the model sees of each window's dataset."""
+        known = [
+            channels_of(window.store.info, window.store.statistics, self.data) for window in windows
+        ]
+        mean_BC = self._per_channel([channels.mean for channels in known], 0.0)
+        std_BC = self._per_channel([channels.std for channels in known], 1.0)
+        return Scale(self._moved(mean_BC), self._moved(std_BC))
 
     def _counted(self, infos: Sequence[DatasetInfo], frames_BTCxy: Tensor) -> Tensor:
         """Return (B, *space): whether a point lies outside obstacles."""
@@ -172,16 +164,6 @@ class Assembler:
         """Return values on the device; the host does not wait for what that has to do before."""
         pinned = values.pin_memory() if self.device.type == "cuda" else values
         return pinned.to(self.device, non_blocking=True)
-
-
-def _coefficient_scale(mean_BC: Tensor, std_BC: Tensor) -> Tensor:
-    """Return what coefficients are divided by; of one that is the same everywhere, its size.
-
-    Another trajectory may have another value everywhere, which must not come out huge.
-    """
-    size_BC = mean_BC.abs()
-    varies_BC = std_BC > SMALLEST_DEVIATION * size_BC
-    return std_BC.where(varies_BC, size_BC.where(size_BC > 0, 1.0))
 
 
 def _resized(frames_TCxy: Tensor, grid: int) -> Tensor:
