@@ -23,22 +23,18 @@ dpot_scale.train`), from the first frames of a held-out trajectory:
 ```python
 from pathlib import Path
 
-import torch
+import numpy as np
 
-import dpot_scale
-from dpot_scale.config.load import load_run
+import dpot_scale as ds
 from dpot_scale.data.store.dataset import open_store
-from dpot_scale.forecasting.errors import rel_l2
-from dpot_scale.forecasting.rollout import rollout
 
-config = load_run("runs/quickstart/config.yaml")
-model = dpot_scale.load_model("runs/quickstart")
+model = ds.load("runs/quickstart", dataset="dr_pdb_generated")
 store = open_store(Path("data/quickstart"), "dr_pdb_generated")
-trajectory = torch.from_numpy(store.read("test", 0, 0, store.num_frames("test")))[None]
-history, future = trajectory[:, : config.model.history], trajectory[:, config.model.history :]
-with torch.inference_mode():
-    forecast = rollout(model, history, future.shape[1])  # (1, frames, fields, x, y)
-print(rel_l2(forecast, future))  # of each field
+trajectory = store.read("test", 0, 0, store.num_frames("test"))  # (frames, fields, x, y)
+history, future = np.split(trajectory, [model.config.history])
+forecast = model.rollout(history, steps=len(future))
+for name, found, truth in zip(model.channels, forecast.swapaxes(0, 1), future.swapaxes(0, 1)):
+    print(name, np.linalg.norm(found - truth) / np.linalg.norm(truth))
 ```
 
 Tensors are (B, T, C, \\*space): windows, frames, fields, then the axes of space. Stores hold (N, T,
@@ -48,7 +44,8 @@ a `UserError`, whose text is one sentence.
 # Of each topic: the module and the names in it.
 PUBLIC: dict[str, list[tuple[str, list[str]]]] = {
     "Weights and forecasts": [
-        ("dpot_scale", ["load_model"]),
+        ("dpot_scale", ["load", "load_model"]),
+        ("dpot_scale.serving.forecaster", ["ServedModel"]),
         ("dpot_scale.checkpoints.weights", ["read", "export"]),
         ("dpot_scale.checkpoints.checkpoint", ["committed", "verify", "Checkpoint"]),
         ("dpot_scale.forecasting.rollout", ["rollout", "persistence"]),

@@ -24,7 +24,7 @@ from dpot_scale.config.places import CHECKPOINTS, RESULT_FILE, RUN_CONFIG, WEIGH
 from dpot_scale.data.channels import TrainingData, read_training_data
 from dpot_scale.errors import CheckpointError
 from dpot_scale.models.families import family_of
-from dpot_scale.models.family import KEEP_ALL
+from dpot_scale.models.family import KEEP_ALL, SpectralDtype
 from dpot_scale.models.forecaster import Forecaster
 
 
@@ -54,11 +54,17 @@ def load_model(source: str | Path) -> Forecaster:
     return network_of(read(Path(source)))
 
 
-def network_of(weights: Weights) -> Forecaster:
-    """Return the model with its weights, in fp32 and eval mode."""
+def network_of(weights: Weights, dtype: torch.dtype = torch.float32) -> Forecaster:
+    """Return the model with its weights, in eval mode.
+
+    Args:
+        weights: The weights.
+        dtype: Their precision; that of the Fourier part is bfloat16 with them, else fp32.
+    """
+    spectral: SpectralDtype = "bfloat16" if dtype == torch.bfloat16 else "float32"
     with torch.device("meta"):
-        model = family_of(weights.model).network(weights.model, KEEP_ALL, "float32")
-    state = {key: tensor.float() for key, tensor in weights.state.items()}
+        model = family_of(weights.model).network(weights.model, KEEP_ALL, spectral)
+    state = {key: tensor.to(dtype) for key, tensor in weights.state.items()}
     model.load_state_dict(state, assign=True)
     return model.eval()
 

@@ -7,6 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from dpot_scale.checkpoints.weights import read
+from dpot_scale.checkpoints.weights_file import save_model
+from dpot_scale.config.load import load_run
+from dpot_scale.config.places import RUN_CONFIG, WEIGHTS
+from dpot_scale.data.channels import training_data
+from dpot_scale.data.store.dataset import open_store, stored_names
+
 ROOT = Path(__file__).parents[2]
 REFERENCE = runpy.run_path(str(ROOT / "docs" / "api_reference.py"))
 FORMATS = ROOT / "tests" / "golden" / "formats"
@@ -39,9 +46,17 @@ def test_what_a_page_imports_is_listed(page: str) -> None:
 def test_the_example_makes_a_forecast(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """On a run and a dataset of the first version, in the places that the example names."""
-    shutil.copytree(FORMATS / "runs" / "finished", tmp_path / "runs" / "quickstart")
-    shutil.copytree(FORMATS / "store", tmp_path / "data" / "quickstart")
+    """On a run and a dataset of the first version, in the places that the example names.
+
+    Its weights are written anew, as those of the first version say nothing of their data.
+    """
+    run = tmp_path / "runs" / "quickstart"
+    shutil.copytree(FORMATS / "runs" / "finished", run)
+    root = shutil.copytree(FORMATS / "store", tmp_path / "data" / "quickstart")
+    stores = {name: open_store(root, name) for name in stored_names(root)}
+    data = training_data(stores, load_run(str(run / RUN_CONFIG)).data)
+    weights = read(run)
+    save_model(run / WEIGHTS, weights.model, weights.state, data)
     monkeypatch.chdir(tmp_path)
     example = re.search(r"^```python\n(.*?)^```", REFERENCE["page"](), re.M | re.S)
     assert example is not None

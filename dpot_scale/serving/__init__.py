@@ -1,0 +1,1 @@
+"""Forecasts for others: arrays in, arrays out, in Python and through MLflow."""
