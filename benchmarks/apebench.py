@@ -19,7 +19,6 @@ Every network starts from the same held-out states and forecasts the same frames
 the last known frame, ours the last `history` of the known frames.
 """
 
-import argparse
 import importlib
 import json
 import sys
@@ -34,15 +33,12 @@ from yardstick import (
     FILES,
     TRUTH,
     Array,
+    Commands,
     Row,
     cpu_seconds,
     import_files,
-    lines,
     nrmse,
     ours,
-    save,
-    saved_rows,
-    use_one_thread,
 )
 
 POINTS = 64
@@ -68,44 +64,47 @@ OURS: dict[str, Any] = {
 
 def main() -> None:
     """Run one of the commands."""
-    use_one_thread()
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("out", type=Path)
-    commands = parser.add_subparsers(dest="command", required=True)
-    command = commands.add_parser("write", help="make the data of a scenario")
+    commands = Commands("Ours beside the networks of APEBench.")
+    command = commands.add("write", write, "make the data of a scenario")
     command.add_argument("scenario", help="for example diff_burgers_sc, diff_ks, phy_kolm_flow")
-    command = commands.add_parser("baseline", help="train a network of APEBench")
+    command = commands.add("baseline", baseline, "train a network of APEBench")
     command.add_argument("network", help="for example Conv;34;10;relu, UNet;12;2;relu")
     command.add_argument("--steps", type=int, default=10_000)
-    command = commands.add_parser("ours", help="train ours")
+    command = commands.add("ours", train_ours, "train ours")
     command.add_argument("--name", default="DPOT")
     command.add_argument("--windows", type=int, default=9_600)
-    commands.add_parser("table", help="print what has been measured")
-    options = parser.parse_args()
-    if options.command == "write":
-        write(options.out, options.scenario)
-    elif options.command == "baseline":
-        save(options.out, baseline(options.out, options.network, options.steps))
-    elif options.command == "ours":
-        save(options.out, train_ours(options.out, options.name, options.windows))
-    else:
-        print(lines(saved_rows(options.out)))
+    commands.run()
 
 
-def write(out: Path, name: str) -> None:
-    """Solve a scenario and write its files, in The Well's layout, and the held-out frames."""
-    scenario = _scenario(name)
+def write(out: Path, scenario: str) -> Row:
+    """Solve a scenario and write its files, in The Well's layout, and the held-out frames.
+
+    Returns:
+        How the last known frame does as the forecast of all lead times.
+    """
+    solved = _scenario(scenario)
     train_NTCs, test_NTCs = (
-        np.asarray(data) for data in (scenario.get_train_data(), scenario.get_test_data())
+        np.asarray(data) for data in (solved.get_train_data(), solved.get_test_data())
     )
     if not (np.isfinite(train_NTCs).all() and np.isfinite(test_NTCs).all()):
-        raise SystemExit(f"{name} is not finite at {POINTS} x {POINTS}: choose another")
+        raise SystemExit(f"{scenario} is not finite at {POINTS} x {POINTS}: choose another")
     write_well(out / FILES / "train" / f"{DATASET}.hdf5", train_NTCs)
     # All files of a dataset have equally many frames. The forecasts go on beyond them.
     write_well(out / FILES / "test" / f"{DATASET}.hdf5", test_NTCs[:, : train_NTCs.shape[1]])
-    np.save(out / TRUTH, test_NTCs[:, KNOWN:])
-    (out / SCENARIO).write_text(json.dumps(name))
-    print(f"{name}: {train_NTCs.shape} to learn from, {test_NTCs.shape} to forecast, in {out}")
+    truth_NTCs = test_NTCs[:, KNOWN:]
+    np.save(out / TRUTH, truth_NTCs)
+    (out / SCENARIO).write_text(json.dumps(scenario))
+    print(f"{scenario}: {train_NTCs.shape} to learn from, {test_NTCs.shape} to forecast, in {out}")
+    return Row(
+        network="persistence",
+        parameters=0,
+        steps=0,
+        batch=0,
+        history=1,
+        cpu_seconds=0.0,
+        flops=0.0,
+        errors=nrmse(test_NTCs[:, KNOWN - 1 : KNOWN], truth_NTCs).tolist(),
+    )
 
 
 def write_well(path: Path, frames_NTCs: Array) -> None:

@@ -11,13 +11,14 @@ work in one folder:
 Legend: N trajectories, T lead times, C fields, s the space axes.
 """
 
+import argparse
 import json
 import os
 import resource
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,37 @@ class Row:
     cpu_seconds: float  # of the training, with what starts it
     flops: float | None  # of the training
     errors: list[float]  # the nRMSE of each lead time
+
+
+class Commands:
+    """The command line of a yardstick: the folder, then a command; all of them have `table`."""
+
+    def __init__(self, description: str) -> None:
+        self._parser = argparse.ArgumentParser(description=description)
+        self._parser.add_argument("out", type=Path)
+        self._commands = self._parser.add_subparsers(required=True)
+        self.add("table", print_table, "print what has been measured")
+
+    def add(self, name: str, run: Callable[..., Row | None], what: str) -> argparse.ArgumentParser:
+        """Add a command, and return its parser.
+
+        Args:
+            name: The command.
+            run: What it does, with the folder and the arguments of the parser by name. A line of
+                the table that it returns is kept.
+            what: A line of help.
+        """
+        parser = self._commands.add_parser(name, help=what)
+        parser.set_defaults(run=run)
+        return parser
+
+    def run(self) -> None:
+        """Do what the command line says."""
+        use_one_thread()
+        options = vars(self._parser.parse_args())
+        row = options.pop("run")(**options)
+        if row is not None:
+            save(options["out"], row)
 
 
 def nrmse(forecast_NTCs: Array, truth_NTCs: Array) -> Array:
@@ -169,6 +201,11 @@ def save(out: Path, row: Row) -> None:
     file = out / ROWS / f"{row.network.replace(';', '_')}.json"
     file.write_text(json.dumps(asdict(row), indent=1))
     print(lines([row]))
+
+
+def print_table(out: Path) -> None:
+    """Print the lines that have been kept."""
+    print(lines(saved_rows(out)))
 
 
 def saved_rows(out: Path) -> list[Row]:

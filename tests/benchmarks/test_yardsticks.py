@@ -2,6 +2,7 @@
 
 import importlib
 import math
+import sys
 import zipfile
 from pathlib import Path
 from types import ModuleType
@@ -91,6 +92,34 @@ def test_the_table_has_the_best_network_first(yardstick: ModuleType, tmp_path: P
     assert header.count("|") == first.count("|")
     assert "| lead 1 | lead 10 |" in header
     assert "0.1000" in first
+
+
+def test_the_line_that_a_command_returns_is_kept_for_the_table(
+    yardstick: ModuleType,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def baseline(out: Path, steps: int) -> object:
+        return yardstick.Row(
+            network="FNO",
+            parameters=10,
+            steps=steps,
+            batch=2,
+            history=1,
+            cpu_seconds=1.5,
+            flops=None,
+            errors=[0.25],
+        )
+
+    for name, value in yardstick.ONE_THREAD.items():  # or the script starts again
+        monkeypatch.setenv(name, value)
+    for arguments in (["baseline", "--steps", "7"], ["table"]):
+        commands = yardstick.Commands("A yardstick.")
+        commands.add("baseline", baseline, "train").add_argument("--steps", type=int)
+        monkeypatch.setattr(sys, "argv", ["yardstick", str(tmp_path), *arguments])
+        commands.run()
+        assert "| FNO | 10 | 7 x 2 | 1 |" in capsys.readouterr().out
 
 
 def test_the_files_of_a_scenario_are_imported_as_they_are(
