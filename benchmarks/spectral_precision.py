@@ -22,7 +22,7 @@ from dpot_scale.engine import zero
 from dpot_scale.engine.runtime import World, start_world
 from dpot_scale.engine.zero import ZeroEngine
 from dpot_scale.forecasting.errors import rel_l2
-from dpot_scale.models.dpot.config import DPOTConfig
+from dpot_scale.models.dpot.config import DPOTConfig, ModeCut
 from dpot_scale.models.dpot.network import DPOT
 from dpot_scale.models.dpot.spectral import SpectralMixer
 from dpot_scale.training.schedule import Schedule
@@ -77,7 +77,7 @@ def mixer_errors(points: int, scale: float | None) -> list[str]:
         scale: Size of the update over that of its input; None leaves the initial weights.
     """
     torch.manual_seed(0)
-    exact = SpectralMixer(512, 4, (points, points // 2 + 1), torch.float64)
+    exact = SpectralMixer(512, 4, ModeCut((points, points // 2 + 1)), torch.float64)
     if scale is not None:
         for weight in exact.parameters():
             torch.nn.init.normal_(weight, std=1.3 * scale / weight.shape[-1] ** 0.5)

@@ -8,8 +8,14 @@ from collections.abc import Mapping
 from importlib import import_module
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BeforeValidator, SerializeAsAny, ValidationError
-from pydantic_core import InitErrorDetails
+from pydantic import (
+    BeforeValidator,
+    SerializeAsAny,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
+from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from dpot_scale.config.base import PositiveInt, Section
 
@@ -17,6 +23,8 @@ FAMILIES = {
     "dpot": "dpot_scale.models.dpot",
 }
 DEFAULT_FAMILY = "dpot"
+
+Points = tuple[int, ...]  # of a grid, along each axis of space
 
 
 class ModelConfig(Section):
@@ -29,8 +37,9 @@ class ModelConfig(Section):
     """Family of the model."""
     space_dims: Literal[2, 3] = 2
     """Axes of space."""
-    grid: PositiveInt = 128
-    """Points per axis; every dataset is resized to it."""
+    grid: PositiveInt | tuple[PositiveInt, ...] = 128
+    """Points along each axis of space: one number, or a list with one for each axis. Every dataset
+    is resized to it. A model takes frames of another grid, too."""
     channels: PositiveInt = 4
     """Fields in and out; datasets with fewer are padded."""
     history: PositiveInt = 10
@@ -46,6 +55,32 @@ class ModelConfig(Section):
     abbreviations: ClassVar[tuple[str, ...]] = ()
     # Fields that a description on disk may lack, since they are younger, and what that means.
     younger: ClassVar[Mapping[str, object]] = {"target": "frame"}
+
+    @field_validator("grid")
+    @classmethod
+    def _has_one_number_for_each_axis(
+        cls, grid: int | tuple[int, ...], info: ValidationInfo
+    ) -> int | tuple[int, ...]:
+        """Equal numbers are written as one, so that a grid has one spelling."""
+        axes = info.data.get("space_dims")  # None: it is wrong itself
+        if isinstance(grid, int) or axes is None:
+            return grid
+        if len(grid) != axes:
+            raise PydanticCustomError(
+                "one_for_each_axis",
+                "Input should be one number, or a list of space_dims={axes}",
+                {"axes": axes},
+            )
+        return grid[0] if len(set(grid)) == 1 else grid
+
+    @property
+    def space(self) -> Points:
+        """Points along each axis of space."""
+        return (self.grid,) * self.space_dims if isinstance(self.grid, int) else self.grid
+
+    def padded(self, points: Points) -> Points:
+        """Return the grid on which the network computes a field of a grid, which it pads to it."""
+        return points
 
     @classmethod
     def dimension_names(cls) -> list[str]:

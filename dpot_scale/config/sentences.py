@@ -51,12 +51,13 @@ def sentence(
         errors: The errors that pydantic found, at least one.
         written: The text of each override, which is quoted as it was typed.
     """
-    # Each member of a union complains apart, about the same value.
+    # Each member of a union complains apart, about the same value or an entry of it.
     places = [_place(raw, error["loc"]) for error in errors]
-    same = [e for e, place in zip(errors, places, strict=True) if place == places[0]]
-    others = len(set(places)) - 1
+    first = max((place for place in places if place[: len(places[0])] == places[0]), key=len)
+    same = [e for e, place in zip(errors, places, strict=True) if place == first]
+    others = len({place for place in places if place != first[: len(place)]})
     more = f" (and {others} more)" if others else ""
-    return f"{_mistake(model, raw, places[0], same, written)}{more}"
+    return f"{_mistake(model, raw, first, same, written)}{more}"
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
@@ -99,6 +100,8 @@ def _place(raw: object, location: Place) -> Place:
     for part in location:
         if part == "[key]" or not isinstance(raw, dict | list | tuple):
             break
+        if isinstance(part, str) and not isinstance(raw, dict):
+            continue
         place = (*place, part)
         if isinstance(raw, dict):
             raw = raw.get(part)

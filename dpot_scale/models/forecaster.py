@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from dpot_scale.config.data import SPACE_AXES
 from dpot_scale.config.model import ModelConfig
 from dpot_scale.errors import DataError
 
@@ -33,7 +34,7 @@ class Moments(NamedTuple):
 
 
 class Forecaster(nn.Module):
-    """Maps `history` frames of a field to the next `horizon` frames.
+    """Maps `history` frames of a field, on any grid, to the next `horizon` frames.
 
     A family writes `predict`; here its output becomes the forecast that `model.target` says.
     Parameters may have any float dtype; frames are cast to it on entry. No parameter is complex and
@@ -106,17 +107,18 @@ class Forecaster(nn.Module):
             block.__dict__["forward"] = torch.compile(block.forward)
 
     def require_shape(self, frames_BTCs: Tensor) -> None:
-        """Make sure that frames have the shape that the config says.
+        """Make sure that frames have the history, the fields and the axes that the config says.
 
         Raises:
             DataError: they have not.
         """
-        config = self.config
-        expected = (config.history, config.channels, *[config.grid] * config.space_dims)
-        if frames_BTCs.shape[1:] != expected:
+        config, axes = self.config, SPACE_AXES[: self.config.space_dims]
+        given = tuple(frames_BTCs.shape)
+        expected = (config.history, config.channels)
+        if given[1:3] != expected or len(given) != 3 + len(axes) or 0 in given[3:]:
             raise DataError(
-                f"the model takes frames of shape (B, T, C, *space) = (B, "
-                f"{', '.join(map(str, expected))}), got {tuple(frames_BTCs.shape)}"
+                f"the model takes frames of shape (B, T, C, *space) = (B, {config.history}, "
+                f"{config.channels}, {', '.join(axes)}), got {given}"
             )
 
 

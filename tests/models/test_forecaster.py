@@ -134,5 +134,12 @@ def test_the_scale_of_a_window_is_its_own() -> None:
 
 @pytest.mark.parametrize("target", ["frame", "residual"])
 def test_frames_of_another_shape_are_refused(target: str) -> None:
-    with pytest.raises(DataError, match=r"\(B, 3, 2, 4, 4\), got \(2, 2, 2, 4, 4\)"):
+    with pytest.raises(DataError, match=r"\(B, 3, 2, X, Y\), got \(2, 2, 2, 4, 4\)"):
         Network(target=target)(history()[:, 1:])
+    for frames in (history()[:, :, 1:], history()[..., 0], history(3), history()[..., :0]):
+        with pytest.raises(DataError, match=r"the model takes frames of shape"):
+            Network(target=target)(frames)
+
+
+def test_frames_of_every_grid_are_taken() -> None:
+    assert Network(target="residual")(history().repeat(1, 1, 1, 2, 3)).frames.shape[-2:] == (8, 12)

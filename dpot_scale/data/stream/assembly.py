@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from dpot_scale.config.data import DataConfig
-from dpot_scale.config.model import ModelConfig
+from dpot_scale.config.model import ModelConfig, Points
 from dpot_scale.data.channels import channels_of
 from dpot_scale.data.info import DatasetInfo
 from dpot_scale.data.store.dataset import DatasetStore, Split
@@ -58,7 +58,7 @@ class Window:
 class Assembler:
     """Makes batches of windows of any datasets.
 
-    Every field is resized to `model.grid` points per axis, linearly and without antialiasing, and
+    Every field is resized to `model.grid`, linearly and without antialiasing, and
     missing channels are filled with ones.
 
     Args:
@@ -75,8 +75,8 @@ class Assembler:
 
     def empty(self, windows: int, frames: int) -> Tensor:
         """Return room for the frames of a batch, (B, T, C, *space)."""
-        space = [self.model.grid] * self.model.space_dims
-        return torch.empty((windows, frames, self.model.channels, *space), device=self.device)
+        shape = (windows, frames, self.model.channels, *self.model.space)
+        return torch.empty(shape, device=self.device)
 
     def batch(
         self, windows: Sequence[Window], frames_BTCxy: Tensor, positions: Sequence[int] = ()
@@ -94,7 +94,7 @@ class Assembler:
             DataError: a shard is missing or damaged, or holds values that are not finite.
         """
         for window, frames_TCxy in zip(windows, frames_BTCxy, strict=True):
-            fields_TCxy = _resized(self._read(window, len(frames_TCxy)), self.model.grid)
+            fields_TCxy = _resized(self._read(window, len(frames_TCxy)), self.model.space)
             stored, fields = fields_TCxy.shape[:2]
             frames_TCxy[:stored, :fields] = fields_TCxy
             frames_TCxy[stored:, :fields] = fields_TCxy[-1]
@@ -166,11 +166,10 @@ class Assembler:
         return pinned.to(self.device, non_blocking=True)
 
 
-def _resized(frames_TCxy: Tensor, grid: int) -> Tensor:
-    space = frames_TCxy.shape[2:]
-    if all(points == grid for points in space):
+def _resized(frames_TCxy: Tensor, space: Points) -> Tensor:
+    if frames_TCxy.shape[2:] == space:
         return frames_TCxy
     maps = functional.interpolate(
-        frames_TCxy.flatten(0, 1)[None], size=[grid] * len(space), mode=INTERPOLATION[len(space)]
+        frames_TCxy.flatten(0, 1)[None], size=list(space), mode=INTERPOLATION[len(space)]
     )
     return maps.view(*frames_TCxy.shape[:2], *maps.shape[2:])

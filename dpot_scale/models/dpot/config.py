@@ -14,7 +14,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from dpot_scale.config.base import NonNegativeInt, PositiveInt
-from dpot_scale.config.model import ModelConfig
+from dpot_scale.config.model import ModelConfig, Points
 
 NORM_GROUPS = 8
 # In 3D the last axis keeps at most this many Fourier modes, as in the published 3D model.
@@ -47,6 +47,34 @@ SIZES: dict[SizeName, Size] = {
     "L": Size(width=1536, depth=24, heads=16, mlp_ratio=4, out_layer_dim=128),
     "H": Size(width=2048, depth=27, heads=8, mlp_ratio=4, out_layer_dim=128),
 }
+
+
+@dataclass(frozen=True, slots=True)
+class ModeCut:
+    """Which Fourier modes are kept. Of a small latent grid, all that it has."""
+
+    limits: tuple[int, ...]  # per axis
+    symmetric: bool = False  # on all axes but the last one, of which there is only one half
+
+    def kept(self, latent: Points) -> tuple[int, ...]:
+        """Return how many modes are kept on each axis of the half spectrum of a latent grid.
+
+        A symmetric cut to n keeps the frequencies -n < k < n; the other one 0 <= k < n, where k
+        goes up to the points of the axis, so that the upper half of them are negative frequencies.
+        """
+        half = latent[-1] // 2 + 1
+        most = [2 * n - 1 if self.symmetric else n for n in self.limits[:-1]]
+        full = (min(n, points) for n, points in zip(most, latent[:-1], strict=True))
+        return (*full, min(self.limits[-1], half))
+
+    def negative(self, latent: Points) -> tuple[int, ...]:
+        """Return how many of the kept modes of each axis are the last ones that the axis has."""
+        if not self.symmetric:
+            return (0,) * len(latent)
+        pairs = zip(self.kept(latent)[:-1], latent[:-1], strict=True)
+        return (*((kept - 1) // 2 if kept < points else 0 for kept, points in pairs), 0)
+
+
 # Of a dimension that is not set apart: that of the named size.
 OF_SIZE: Any = Field(default=None, validate_default=True)
 
@@ -76,6 +104,10 @@ class DPOTConfig(ModelConfig):
     """Points per latent point, along each axis."""
     modes: PositiveInt = 32
     """Fourier modes kept per axis; in 3D at most 8 on the last one."""
+    modes_kept: Literal["positive", "symmetric"] = "positive"
+    """Which modes are kept where `modes` cuts. positive: the first ones of each axis, so all but
+    the last axis lose negative frequencies, as published. symmetric: the negative ones, too: all
+    frequencies below `modes`. Where nothing is cut both are the same."""
     num_datasets: PositiveInt = 12
     """Classes of the head that tells datasets apart."""
     time_aggregation: Literal["exp_mlp", "mlp"] = "exp_mlp"
@@ -87,7 +119,11 @@ class DPOTConfig(ModelConfig):
     details smaller than a patch reach the forecast. 0: none, as published."""
 
     abbreviations: ClassVar[tuple[str, ...]] = ("size",)
-    younger: ClassVar[Mapping[str, object]] = {**ModelConfig.younger, "skip_frames": 0}
+    younger: ClassVar[Mapping[str, object]] = {
+        **ModelConfig.younger,
+        "skip_frames": 0,
+        "modes_kept": "positive",
+    }
 
     @field_validator("width", "depth", "heads", "mlp_ratio", "out_layer_dim", mode="before")
     @classmethod
@@ -106,18 +142,15 @@ class DPOTConfig(ModelConfig):
             )
         return width
 
-    @field_validator("heads", "patch")
+    @field_validator("heads")
     @classmethod
-    def _divides(cls, part: int, info: ValidationInfo) -> int:
-        name = {"heads": "width", "patch": "grid"}[str(info.field_name)]
-        whole = info.data.get(name, 0)  # 0: it is wrong itself
-        if whole % part:
+    def _divides_the_width(cls, heads: int, info: ValidationInfo) -> int:
+        width = info.data.get("width", 0)  # 0: it is wrong itself
+        if width % heads:
             raise PydanticCustomError(
-                "divisor_of",
-                "Input should be a divisor of {name}={whole}",
-                {"name": name, "whole": whole},
+                "divisor_of", "Input should be a divisor of width={width}", {"width": width}
             )
-        return part
+        return heads
 
     @field_validator("skip_frames")
     @classmethod
@@ -139,10 +172,18 @@ class DPOTConfig(ModelConfig):
         values: dict[str, Any] = serialize(self)
         return {k: v for k, v in values.items() if k not in of_size or v != of_size[k]}
 
+    def padded(self, points: Points) -> Points:
+        """Return the next multiples of the patch."""
+        return tuple(self.patch * n for n in self.latent(points))
+
+    def latent(self, points: Points) -> Points:
+        """Return the latent points along each axis of a field with so many points."""
+        return tuple(-(-n // self.patch) for n in points)
+
     @property
-    def latent_grid(self) -> int:
-        """Latent points per axis."""
-        return self.grid // self.patch
+    def latent_grid(self) -> Points:
+        """Latent points along each axis of `grid`."""
+        return self.latent(self.space)
 
     @property
     def coordinates(self) -> int:
@@ -155,11 +196,14 @@ class DPOTConfig(ModelConfig):
         return self.channels * self.patch + self.coordinates
 
     @property
+    def mode_cut(self) -> ModeCut:
+        """Which Fourier modes are kept."""
+        # The published 3D model bounds its last axis by a constant, not by `modes`.
+        last = LAST_AXIS_MODES_3D if self.space_dims == 3 else self.modes
+        limits = (*[self.modes] * (self.space_dims - 1), last)
+        return ModeCut(limits, symmetric=self.modes_kept == "symmetric")
+
+    @property
     def kept_modes(self) -> tuple[int, ...]:
-        """Fourier modes kept on each axis of the half spectrum, the last axis being halved."""
-        half = self.latent_grid // 2 + 1
-        last = min(self.modes, half)
-        if self.space_dims == 3:
-            # The published 3D model bounds its last axis by a constant, not by `modes`.
-            last = min(LAST_AXIS_MODES_3D, half)
-        return (min(self.modes, self.latent_grid),) * (self.space_dims - 1) + (last,)
+        """Fourier modes kept on each axis of the half spectrum of `grid`."""
+        return self.mode_cut.kept(self.latent_grid)

@@ -20,7 +20,7 @@ def count_parameters(config: DPOTConfig) -> ParameterCount:
     """Return the number of parameters of each part."""
     width, patch_width = config.width, config.patch_width
     cell = config.patch**config.space_dims
-    latents = config.latent_grid**config.space_dims
+    latents = prod(config.latent_grid)
     forecast = config.channels * config.horizon
     gamma = width if config.time_aggregation == "exp_mlp" else 0
     spectral = 2 * 2 * (width * (width // config.heads) + width)
@@ -74,7 +74,7 @@ def executed_forward_flops(config: DPOTConfig, windows: int) -> float:
     """
     width, features = config.width, config.patch_width
     cell = config.patch**config.space_dims
-    latents = config.latent_grid**config.space_dims
+    latents = prod(config.latent_grid)
     merger = config.history * features * width**2 + latents * width**2
     places = latents * config.space_dims * cell * features
     as_published = (
@@ -91,8 +91,8 @@ def executed_forward_flops(config: DPOTConfig, windows: int) -> float:
 def _forward_flops(config: DPOTConfig) -> float:
     width = config.width
     cell = config.patch**config.space_dims
-    latents = config.latent_grid**config.space_dims
-    points = config.grid**config.space_dims
+    latents = prod(config.latent_grid)
+    points = latents * cell  # padding included
     per_frame = (
         latents * config.patch_width * ((config.channels + config.coordinates) * cell + width)
     )
@@ -112,17 +112,16 @@ def _forward_flops(config: DPOTConfig) -> float:
 
 def _transform_macs(config: DPOTConfig) -> int:
     """Return the products of one transform there and back, if it is made of products."""
-    points = config.latent_grid
-    if config.space_dims != 2 or points > MATRIX_POINTS:
+    if config.space_dims != 2 or max(config.latent_grid) > MATRIX_POINTS:
         return 0
-    along_x, along_y = config.kept_modes
+    (rows, columns), (along_x, along_y) = config.latent_grid, config.kept_modes
     # All modes of a real field along x come in conjugate pairs, some of them do not.
-    parts = points if along_x == points and points % 2 == 0 else 2 * along_x
-    return 2 * config.width * (parts * points**2 + along_x * 2 * along_y * 2 * points)
+    parts = rows if along_x == rows and rows % 2 == 0 else 2 * along_x
+    return 2 * config.width * (parts * rows * columns + along_x * 2 * along_y * 2 * columns)
 
 
 def _blocks_forward_flops(config: DPOTConfig) -> float:
-    latents = config.latent_grid**config.space_dims
+    latents = prod(config.latent_grid)
     spectral = (
         prod(config.kept_modes) * 2 * REAL_PRODUCTS * config.width * (config.width // config.heads)
     )

@@ -42,8 +42,8 @@ def _per_window(config: DPOTConfig, recompute: Recompute, element: int, spectral
         element: Bytes of an activation.
         spectral: Bytes of a real number in the Fourier part.
     """
-    points = int(config.grid**config.space_dims)
-    latents = int(config.latent_grid**config.space_dims)
+    latents = prod(config.latent_grid)
+    points = prod(config.padded(config.space))
     latent = element * config.width * latents  # one latent state
     # Frames, their patches, both sides of the GELU.
     embedding = config.history * (

@@ -96,6 +96,24 @@ class PatchesOut(Convolution):
         return y.view(*x_BhI.shape[:-1], cell, outputs)
 
 
+def edge_padded(frames_BTCs: Tensor, points: tuple[int, ...]) -> Tensor:
+    """Return frames (B, T, C, *points), in which the last value of each axis goes on to its end."""
+    for axis, end in enumerate(points, start=3):
+        missing = end - frames_BTCs.shape[axis]
+        if missing:
+            # Not `pad`, whose backward adds in no fixed order on a GPU.
+            edge = frames_BTCs.narrow(axis, -1, 1)
+            frames_BTCs = torch.cat([frames_BTCs, *[edge] * missing], dim=axis)
+    return frames_BTCs
+
+
+def cropped(frames_BTCs: Tensor, points: tuple[int, ...]) -> Tensor:
+    """Return the first points (B, T, C, *points) of each axis of space."""
+    for axis, end in enumerate(points, start=3):
+        frames_BTCs = frames_BTCs.narrow(axis, 0, end)
+    return frames_BTCs
+
+
 def patches(frames_BTCs: Tensor, patch: int) -> Tensor:
     """Return the view (B, *latent, T, C, *patch) of frames."""
     batch, history, channels, *space = frames_BTCs.shape

@@ -13,9 +13,12 @@ from dpot_scale.models.dpot.layers import (
     PatchesOut,
     Pointwise,
     PointwiseRows,
+    cropped,
+    edge_padded,
     grid_from_patches,
     pixels,
 )
+from dpot_scale.models.dpot.positions import resized_positions
 from dpot_scale.models.dpot.spectral import SpectralMixer
 from dpot_scale.models.family import KEEP_ALL, Recompute, SpectralDtype
 from dpot_scale.models.forecaster import Forecast, Forecaster, Moments
@@ -29,6 +32,10 @@ SPECTRAL_DTYPES: dict[SpectralDtype, torch.dtype] = {
 
 class DPOT(Forecaster):
     """Maps `history` frames of a field to the next `horizon` frames and to dataset logits.
+
+    A field may have any grid. One that is no multiple of the patch is continued by its edge, at the
+    end of each axis, and the forecast cut back; on another latent grid than that of the config the
+    position embedding is interpolated, and as many Fourier modes are kept as there are.
 
     Parameters may have any float dtype. Frames are cast to it on entry, and the Fourier part stays
     in `spectral_dtype` if that is more precise.
@@ -44,9 +51,7 @@ class DPOT(Forecaster):
         super().__init__(config, normalize=config.normalize)
         self.config: DPOTConfig = config
         self.patch_embed = PatchEmbedding(config)
-        self.pos_embed = nn.Parameter(
-            torch.empty(1, config.width, *[config.latent_grid] * config.space_dims)
-        )
+        self.pos_embed = nn.Parameter(torch.empty(1, config.width, *config.latent_grid))
         nn.init.trunc_normal_(self.pos_embed, std=0.02)
         self.time_agg_layer = TimeAggregation(config)
         if config.normalize:
@@ -69,10 +74,13 @@ class DPOT(Forecaster):
 
         The moments of standardised frames enter as two latent features.
         """
+        space = tuple(frames_BTCs.shape[3:])
+        frames_BTCs = edge_padded(frames_BTCs, self.config.padded(space))
         z_BhE = self._encode(frames_BTCs)
         if moments is not None:
             z_BhE = self._with_features(z_BhE, moments)
-        return self._decode(z_BhE, frames_BTCs)
+        frames, logits = self._decode(z_BhE, frames_BTCs)
+        return Forecast(cropped(frames, space), logits)
 
     def _with_features(self, z_BhE: Tensor, moments: Moments) -> Tensor:
         """Return sigma z + mu, two linear functions of the moments per latent channel."""
@@ -89,12 +97,12 @@ class DPOT(Forecaster):
         products are merged into one matrix, and into one state for what no frame decides; both
         cost less than a single window would without the merger.
         """
+        latent = self.config.latent(tuple(frames_BTCs.shape[3:]))
         features_BPk, rows_RE, bias_E = self.patch_embed(frames_BTCs)
-        position_PE = self.pos_embed[0].flatten(1).t() + bias_E
+        position_PE = resized_positions(self.pos_embed, latent)[0].flatten(1).t() + bias_E
         operator_kE, state_PE = self.time_agg_layer(rows_RE, position_PE)
         z_BPE: Tensor = features_BPk @ operator_kE + state_PE
-        config = self.config
-        return z_BPE.view(-1, *[config.latent_grid] * config.space_dims, config.width)
+        return z_BPE.view(-1, *latent, self.config.width)
 
     def _decode(self, z_BhE: Tensor, frames_BTCs: Tensor) -> Forecast:
         for run_block in self._run_blocks:
@@ -174,7 +182,7 @@ class Block(nn.Module):
         super().__init__()
         width, hidden, dims = config.width, config.mlp_ratio * config.width, config.space_dims
         self.norm1 = nn.GroupNorm(NORM_GROUPS, width)
-        self.filter = SpectralMixer(width, config.heads, config.kept_modes, spectral_dtype)
+        self.filter = SpectralMixer(width, config.heads, config.mode_cut, spectral_dtype)
         self.norm2 = nn.GroupNorm(NORM_GROUPS, width)
         self.mlp = nn.Sequential(
             Pointwise(width, hidden, dims), nn.GELU(), Pointwise(hidden, width, dims)

@@ -122,6 +122,8 @@ def _require_known(config: DPOTConfig) -> None:
         for name in said.keys() - {*ARG_NAMES, *IN_SHAPES}
         if said[name] != fields[name].default
     ]
+    if not isinstance(config.grid, int) or config.grid % config.patch:
+        unknown.append(f"model.grid={said['grid']}")
     if unknown:
         raise ConfigError(
             f"the released .pth format does not know {', '.join(sorted(unknown))}, without which "

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import gelu
 
-from dpot_scale.models.dpot.config import MATRIX_POINTS
+from dpot_scale.models.dpot.config import MATRIX_POINTS, ModeCut
 
 
 class SpectralMixer(nn.Module):
@@ -22,7 +22,7 @@ class SpectralMixer(nn.Module):
     Args:
         width: Channels.
         heads: Blocks of channels that are mixed apart.
-        kept_modes: The first modes of each axis of the half spectrum; all others become 0.
+        cut: The modes that are kept; all others become 0.
         dtype: In which it is computed, unless its input has a higher precision.
     """
 
@@ -30,13 +30,13 @@ class SpectralMixer(nn.Module):
         self,
         width: int,
         heads: int,
-        kept_modes: tuple[int, ...],
+        cut: ModeCut,
         dtype: torch.dtype = torch.float32,
     ) -> None:
         super().__init__()
         block = width // heads
         self.heads = heads
-        self.kept_modes = kept_modes
+        self.cut = cut
         self.dtype = dtype
         self.w1 = nn.Parameter(torch.rand(2, heads, block, block) / block**2)
         self.b1 = nn.Parameter(torch.rand(2, heads, block) / block**2)
@@ -59,7 +59,11 @@ class SpectralMixer(nn.Module):
         to_x, to_xy, from_xy, from_x = (
             matrices.expand(batch, *matrices.shape).flatten(0, -3)
             for matrices in _transforms(
-                (rows, columns), self.kept_modes, v_BxyE.dtype, v_BxyE.device
+                (rows, columns),
+                self.cut.kept((rows, columns)),
+                self.cut.negative((rows, columns))[0],
+                v_BxyE.dtype,
+                v_BxyE.device,
             )
         )
         v_Bx = v_BxyE.reshape(batch, rows, columns * width)
@@ -73,13 +77,18 @@ class SpectralMixer(nn.Module):
         axes = tuple(range(1, v_BsE.ndim - 1))
         fft_dtype = torch.promote_types(v_BsE.dtype, torch.float32)  # none in half precision
         spectrum = torch.fft.rfftn(v_BsE.to(fft_dtype), dim=axes, norm="ortho")
-        for axis, kept in zip(axes, self.kept_modes, strict=True):
-            spectrum = spectrum.narrow(axis, 0, kept)
+        space = v_BsE.shape[1:-1]
+        cuts = list(zip(axes, self.cut.kept(space), self.cut.negative(space), strict=True))
+        for axis, kept, negative in cuts:
+            spectrum = _cut(spectrum, axis, kept - negative, negative)
         parts_M2E = torch.view_as_real(spectrum).flatten(0, -3).transpose(1, 2)
         real_ME, imag_ME = self._mix(parts_M2E.to(v_BsE.dtype)).to(fft_dtype).unbind(1)
         mixed = torch.complex(real_ME, imag_ME).view(spectrum.shape)
-        # irfftn puts zeros where modes were cut off.
-        update: Tensor = torch.fft.irfftn(mixed, s=v_BsE.shape[1:-1], dim=axes, norm="ortho")
+        for axis, _, negative in cuts:
+            if negative:
+                mixed = _uncut(mixed, axis, negative, space[axis - 1])
+        # irfftn puts zeros where modes were cut off at the end of an axis.
+        update: Tensor = torch.fft.irfftn(mixed, s=space, dim=axes, norm="ortho")
         return v_BsE + update.to(v_BsE.dtype)
 
     def _mix(self, spectrum_M2E: Tensor) -> Tensor:
@@ -92,6 +101,22 @@ class SpectralMixer(nn.Module):
             x_KM2b = torch.baddbmm(_joint_bias(bias, dtype), x_KM2b, _joint_weight(weight, dtype))
         parts_KM2b = x_KM2b.view(self.heads, count, 2, -1)
         return parts_KM2b.permute(1, 2, 0, 3).reshape(count, 2, width)
+
+
+def _cut(spectrum: Tensor, axis: int, first: int, last: int) -> Tensor:
+    """Return the first and the last modes of an axis, one after the other."""
+    kept = spectrum.narrow(axis, 0, first)
+    if last:
+        kept = torch.cat([kept, spectrum.narrow(axis, -last, last)], dim=axis)
+    return kept
+
+
+def _uncut(kept: Tensor, axis: int, last: int, points: int) -> Tensor:
+    """Return the spectrum of an axis with its kept modes in their places, and zeros between."""
+    first, end = torch.split(kept, [kept.shape[axis] - last, last], dim=axis)
+    shape = list(kept.shape)
+    shape[axis] = points - kept.shape[axis]
+    return torch.cat([first, kept.new_zeros(shape), end], dim=axis)
 
 
 def _joint_weight(weight_2Kbb: Tensor, dtype: torch.dtype) -> Tensor:
@@ -107,9 +132,13 @@ def _joint_bias(bias_2Kb: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def _transforms(
-    space: tuple[int, int], kept: tuple[int, ...], dtype: torch.dtype, device: torch.device
+    space: tuple[int, int],
+    kept: tuple[int, ...],
+    negative_x: int,
+    dtype: torch.dtype,
+    device: torch.device,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    return _cached_transforms(space, kept, dtype, device)
+    return _cached_transforms(space, kept, negative_x, dtype, device)
 
 
 # Dynamo looks through `cache`: a compiled block would compute the matrices again in every call.
@@ -119,19 +148,26 @@ _transforms.__dict__["_dynamo_marked_constant"] = True
 
 @cache
 def _cached_transforms(
-    space: tuple[int, int], kept: tuple[int, ...], dtype: torch.dtype, device: torch.device
+    space: tuple[int, int],
+    kept: tuple[int, ...],
+    negative_x: int,
+    dtype: torch.dtype,
+    device: torch.device,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return the transform of a real 2D field and its inverse, each as two kinds of matrices.
 
     Along x, (1, 2 S, x): from points to S pairs, each the real and the imaginary part of one mode.
     Along y, (S, modes 2, 2 y): from each pair to the modes that need it, their real and imaginary
     parts. Then the same way back. They do what `rfft2` and `irfft2` do with norm="ortho", cut to
-    the first modes; the order of the modes is their own.
+    the modes of a `ModeCut`, of which the last `negative_x` along x are negative; the order of the
+    modes is their own.
     """
     (rows, columns), (kept_x, kept_y) = space, kept
     with torch.inference_mode(False):
-        cos_x, sin_x = _waves(rows, kept_x)
-        cos_y, sin_y = _waves(columns, kept_y)
+        modes_x = torch.arange(kept_x)
+        modes_x[kept_x - negative_x :] -= kept_x
+        cos_x, sin_x = _waves(rows, modes_x)
+        cos_y, sin_y = _waves(columns, torch.arange(kept_y))
         pairs_S2x = torch.stack([cos_x, -sin_x], dim=1)
         of_real = torch.stack([cos_y, -sin_y], dim=1)  # (modes, 2, y)
         of_imag = torch.stack([sin_y, cos_y], dim=1)
@@ -158,7 +194,7 @@ def _cached_transforms(
     return to_x, to_xy, from_xy, from_x
 
 
-def _waves(points: int, kept: int) -> tuple[Tensor, Tensor]:
-    """Return cosine and sine of 2 pi k x / n, over sqrt(n), as (kept modes, points) in fp64."""
-    phase = torch.outer(torch.arange(kept), torch.arange(points)).double() * (2 * pi / points)
+def _waves(points: int, modes: Tensor) -> tuple[Tensor, Tensor]:
+    """Return cosine and sine of 2 pi k x / n, over sqrt(n), as (modes, points) in fp64."""
+    phase = torch.outer(modes, torch.arange(points)).double() * (2 * pi / points)
     return phase.cos() / points**0.5, phase.sin() / points**0.5

@@ -36,6 +36,9 @@ PARTS = {
 }
 
 
+GRIDS = {2: [12, 24, (12, 20), (10, 13)], 3: [12, (8, 12, 6), (5, 8, 7)]}
+
+
 def forward_flops(arch):
     return count_flops(arch, KEEP_ALL).forward
 
@@ -62,21 +65,29 @@ def test_debug_is_small():
     assert 100_000 < count_parameters(DPOTConfig(size="debug")).total < 250_000
 
 
+grids = st.sampled_from([(dims, grid) for dims, of_dims in GRIDS.items() for grid in of_dims])
+
+
+def a_model(on, **values):
+    space_dims, grid = on
+    return DPOTConfig(space_dims=space_dims, grid=grid, **values)
+
+
 models = st.builds(
-    DPOTConfig,
+    a_model,
+    on=grids,
     size=st.just("debug"),
     width=st.sampled_from([24, 48]),
     depth=st.integers(1, 3),
     heads=st.sampled_from([1, 3, 8]),
     mlp_ratio=st.integers(1, 4),
     out_layer_dim=st.integers(1, 9),
-    space_dims=st.sampled_from([2, 3]),
-    grid=st.sampled_from([12, 24]),
     patch=st.sampled_from([2, 4]),
     channels=st.integers(1, 5),
     history=st.integers(1, 4),
     horizon=st.integers(1, 3),
     modes=st.integers(1, 16),
+    modes_kept=st.sampled_from(["positive", "symmetric"]),
     num_datasets=st.integers(1, 13),
     time_aggregation=st.sampled_from(["exp_mlp", "mlp"]),
     normalize=st.booleans(),
@@ -96,7 +107,7 @@ def test_every_part_is_counted(config):
 @settings(max_examples=25, deadline=None)
 def test_executed_flops_are_those_of_the_products_that_run(config, windows):
     arch = config
-    frames = torch.randn(windows, arch.history, arch.channels, *[arch.grid] * arch.space_dims)
+    frames = torch.randn(windows, arch.history, arch.channels, *arch.space)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         DPOT(arch)(frames)
     assert executed_forward_flops(arch, windows) == counter.get_total_flops()

@@ -123,10 +123,14 @@ def test_a_model_that_the_format_does_not_know_is_refused(tmp_path):
     path = tmp_path / "model.pth"
     with pytest.raises(ConfigError, match=r"format does not know model\.target=residual, without"):
         save_released(path, Weights(config, DPOT(config).state_dict()))
+    for grid in ((32, 64), 36):
+        config = DPOTConfig(size="debug", grid=grid)
+        with pytest.raises(ConfigError, match=r"format does not know model\.grid="):
+            save_released(path, Weights(config, DPOT(config).state_dict()))
     assert not list(tmp_path.iterdir())
     # All that a file has a place for, or whose shapes say it: what is written is read back, above.
     known = {*ARG_NAMES, *IN_SHAPES}
-    assert set(DPOTConfig.dimension_names()) - known == {"target", "skip_frames"}
+    assert set(DPOTConfig.dimension_names()) - known == {"target", "skip_frames", "modes_kept"}
 
 
 class Attack:

@@ -3,14 +3,20 @@ import torch
 from torch.nn.functional import gelu
 
 from dpot_scale.models.dpot import spectral
+from dpot_scale.models.dpot.config import ModeCut
 from dpot_scale.models.dpot.spectral import SpectralMixer
 
 
-def reference(mixer, v, modes):
+def reference(mixer, v, modes, *, symmetric=False):
     """The formula of the paper in complex double precision, head by head."""
     axes = tuple(range(1, v.ndim - 1))
     spectrum = torch.fft.rfftn(v.double(), dim=axes, norm="ortho")
-    kept = (slice(None), *(slice(0, count) for count in modes))
+    *full, half = v.shape[1:-1]
+    frequencies = [torch.fft.fftfreq(n, 1 / n) if symmetric else torch.arange(n) for n in full]
+    kept = torch.ones((), dtype=torch.bool)
+    for along, count in zip((*frequencies, torch.arange(half // 2 + 1)), modes, strict=True):
+        kept = kept[..., None] & (along.abs() < count)
+    kept = kept[None, ..., None]
     mixed = torch.zeros_like(spectrum)
     w1, b1, w2, b2 = (
         torch.complex(*parameter.double()) for parameter in (mixer.w1, mixer.b1, mixer.w2, mixer.b2)
@@ -18,15 +24,15 @@ def reference(mixer, v, modes):
     block = w1.shape[1]
     for head in range(len(w1)):
         channels = slice(head * block, (head + 1) * block)
-        x = spectrum[kept][..., channels] @ w1[head] + b1[head]
+        x = spectrum[..., channels] @ w1[head] + b1[head]
         x = torch.complex(gelu(x.real), gelu(x.imag)) @ w2[head] + b2[head]
-        mixed[kept][..., channels] = x
+        mixed[..., channels] = x * kept
     return v + torch.fft.irfftn(mixed, s=v.shape[1:-1], dim=axes, norm="ortho")
 
 
-def a_mixer(modes, dtype=torch.float32):
+def a_mixer(modes, dtype=torch.float32, *, symmetric=False):
     torch.manual_seed(0)
-    mixer = SpectralMixer(width=12, heads=3, kept_modes=modes, dtype=dtype)
+    mixer = SpectralMixer(width=12, heads=3, cut=ModeCut(modes, symmetric=symmetric), dtype=dtype)
     for parameter in mixer.parameters():
         torch.nn.init.normal_(parameter, std=0.5)
     return mixer
@@ -58,6 +64,24 @@ def test_equals_the_complex_formula(space, modes):
     torch.testing.assert_close(mixer(v).double(), reference(mixer, v, modes), rtol=1e-5, atol=1e-5)
     mixer, v = mixer.double(), v.double()
     torch.testing.assert_close(mixer(v), reference(mixer, v, modes), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize(("space", "modes"), [*FIELDS, ((8, 8), (1, 1)), ((9, 6), (5, 2))])
+def test_symmetric_modes_are_all_frequencies_below_a_number(space, modes, monkeypatch):
+    mixer = a_mixer(modes, symmetric=True).double()
+    v = torch.randn(2, *space, 12).double()
+    expected = reference(mixer, v, modes, symmetric=True)
+    torch.testing.assert_close(mixer(v), expected, rtol=1e-12, atol=1e-12)
+    monkeypatch.setattr(spectral, "MATRIX_POINTS", 0)
+    torch.testing.assert_close(mixer(v), expected, rtol=1e-12, atol=1e-12)
+
+
+def test_one_mixer_takes_fields_of_every_grid():
+    mixer = a_mixer((5, 5), symmetric=True).double()
+    for space in ((4, 4), (16, 6), (12, 40), (7, 9)):
+        v = torch.randn(1, *space, 12).double()
+        expected = reference(mixer, v, (5, 5), symmetric=True)
+        torch.testing.assert_close(mixer(v), expected, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize(("space", "modes"), [((8, 8), (8, 5)), ((7, 9), (3, 4)), ((8, 6), (8, 2))])
