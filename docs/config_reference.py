@@ -214,6 +214,8 @@ def _word(field: Schema) -> str:
     choices = field.get("enum", [field["const"]] if "const" in field else [])
     if choices:
         return ", ".join(f"`{choice}`" for choice in choices)
+    if "type" not in field:
+        return "value"
     words = {"boolean": "`true`, `false`", "null": "`null`", "integer": "whole number"}
     words |= {"number": "number", "string": "path" if field.get("format") == "path" else "text"}
     return words[field["type"]] + _range(field)

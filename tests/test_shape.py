@@ -21,6 +21,7 @@ TESTED_ELSEWHERE = {
     "checkpoints/source.py": "test_evaluate.py",
     # Sections without behaviour of their own are tested where configs are loaded.
     "config/data.py": "config/test_load.py",
+    "config/design.py": "scaling/test_design.py",
     "config/model.py": "config/test_load.py",
     "config/record.py": "golden/test_versions.py",
     "config/sweep.py": "config/test_load.py",

@@ -7,17 +7,19 @@ mistake becomes one `ConfigError` that names the key, the value and the nearest 
 import os
 from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeGuard, TypeVar
 
 import yaml
 from pydantic import ValidationError
 
 from dpot_scale.config.base import Section
 from dpot_scale.config.data import ArrayLayout, SuiteConfig
+from dpot_scale.config.design import kind_of_ladder
 from dpot_scale.config.model import laid_over
 from dpot_scale.config.run import RunConfig
 from dpot_scale.config.sentences import nearest, sentence
 from dpot_scale.config.strategy import read_strategy
+from dpot_scale.config.sweep import LENGTHS as SWEEP_LENGTHS
 from dpot_scale.config.sweep import SweepConfig
 from dpot_scale.errors import ConfigError
 
@@ -36,9 +38,9 @@ TOO_DEEP = f"it is nested more than {DEEPEST} levels deep"
 
 Kind = Literal["run", "sweep", "suite"]
 # Of a config: keys at its top level that only another kind has there, which, and its entry.
-OTHER_KIND: dict[Kind, tuple[set[str], str, str]] = {
-    "run": ({"run", "ladder"}, "a sweep", "sweep"),
-    "sweep": ({"model", "data", "batch"}, "a run", "train"),
+OTHER_KIND: dict[Kind, tuple[tuple[str, ...], str, str]] = {
+    "run": (("ladder", "design", "run"), "a sweep", "sweep"),
+    "sweep": (("batch", "data", "model"), "a run", "train"),
 }
 Raw = dict[str, Any]  # a YAML mapping before validation
 S = TypeVar("S", bound=Section)
@@ -49,7 +51,7 @@ def load_run(source: str, overrides: Sequence[str] = ()) -> RunConfig:
     raw = _read("run", source)
     _require_kind("run", raw, source)
     _apply(raw, overrides)
-    _inline(raw)
+    inline(raw)
     return validate(RunConfig, raw, source, overrides)
 
 
@@ -65,8 +67,8 @@ def load_sweep(source: str, overrides: Sequence[str] = ()) -> SweepConfig:
         # A trial is named after its model and length, so the shared part needs no name.
         raw["run"].setdefault("name", raw.get("name", source))
     _apply(raw, overrides)
-    _complete_ladder(raw)
-    _inline(raw.get("run"))
+    _complete_ladders(raw)
+    inline(raw.get("run"))
     return validate(SweepConfig, raw, source, overrides)
 
 
@@ -94,7 +96,7 @@ def _require_kind(kind: Kind, raw: Raw, source: str) -> None:
         ConfigError: the top level has a key that only the other kind has there.
     """
     keys, is_a, entry = OTHER_KIND[kind]
-    found = sorted(keys & raw.keys())
+    found = [key for key in keys if key in raw]
     if found:
         raise ConfigError(
             f"config {source} is that of {is_a}, as it has {found[0]!r}; give it to "
@@ -199,7 +201,7 @@ def _merge(base: Raw, top: Mapping[str, Any]) -> Raw:
     Mixture weights, ladders, strategies, suites and lengths are replaced as a whole: two have no
     meaningful union.
     """
-    merged = dict(base)
+    merged = _without_designed(base, top)
     for key, value in top.items():
         below = merged.pop(key, None)  # what is laid over comes last, behind another spelling
         if not isinstance(value, dict) or not isinstance(below, dict) or key in REPLACED_WHOLE:
@@ -211,47 +213,80 @@ def _merge(base: Raw, top: Mapping[str, Any]) -> Raw:
     return merged
 
 
+def _without_designed(base: Raw, top: Mapping[str, Any]) -> Raw:
+    """Return a copy of `base` without the ladder and windows that the design of `top` replaces."""
+    design = top.get("design")
+    kinds = {key for entry in design for key in entry} if _is_design(design) else set[str]()
+    replaced = {"ladder"} & kinds | ({"windows"} if kinds & {*SWEEP_LENGTHS} else set())
+    return {key: value for key, value in base.items() if key not in replaced}
+
+
+def _is_design(raw: object) -> TypeGuard[list[Raw]]:
+    return isinstance(raw, list) and all(isinstance(entry, dict) for entry in raw)
+
+
 def _apply(raw: Raw, overrides: Sequence[str]) -> None:
     """Write each `key.sub=value` into the raw config; the value is read as YAML."""
+    values: dict[str, Any] = {}
+    for key, value in map(_key_and_value, overrides):
+        values.pop(key, None)  # the newest comes last, behind another spelling of it
+        values[key] = value
+    kept = _without_designed(raw, values)
+    for key in raw.keys() - kept.keys():
+        del raw[key]
+    lay_values_over(raw, values)
+
+
+def lay_values_over(raw: Raw, values: Mapping[str, Any]) -> None:
+    """Write values into a raw config.
+
+    Args:
+        raw: The config, which is changed.
+        values: Values by dotted keys, as `optim.lr`.
+
+    Raises:
+        ConfigError: a key leads through a value that is no section.
+    """
     # A family first: it drops what the model below it has and another family has not.
-    for override in sorted(overrides, key=lambda text: not f".{text}".startswith(FAMILY_KEYS)):
-        (*parents, last), value = _keys_and_value(override)
-        section = _section_of(raw, parents, override)
-        if f".{override}".startswith(FAMILY_KEYS):
+    for key in sorted(values, key=lambda key: not f".{key}=".endswith(FAMILY_KEYS)):
+        *parents, last = key.split(".")
+        value = values[key]
+        section = _section_of(raw, parents, key)
+        if f".{key}=".endswith(FAMILY_KEYS):
             kept = laid_over(section, {last: value})
             section.clear()
             section |= kept
         if parents and parents[-1] in LENGTHS:
             value, last = {last: value}, parents[-1]
-            section = _section_of(raw, parents[:-1], override)
-        section.pop(last, None)  # the newest comes last, behind another spelling of it
+            section = _section_of(raw, parents[:-1], key)
+        section.pop(last, None)
         section[last] = value
 
 
-def _keys_and_value(override: str) -> tuple[list[str], Any]:
+def _key_and_value(override: str) -> tuple[str, Any]:
     key, separator, text = override.partition("=")
     if not separator or not key:
         hint = config_hint(override)
         raise ConfigError(f"override {override!r} is not of the form key.sub=value{hint}")
     try:
-        return key.split("."), _parse(text)
+        return key, _parse(text)
     except ValueError as error:
         raise ConfigError(f"the value of override {override!r} is not valid YAML") from error
 
 
-def _section_of(raw: Raw, parents: Sequence[str], override: str) -> Raw:
-    """Return the section that an override writes to, made where it is missing."""
+def _section_of(raw: Raw, parents: Sequence[str], key: str) -> Raw:
+    """Return the section that holds the value of a dotted key, made where it is missing."""
     section = raw
     for parent in parents:
         if section.get(parent) is None:
             section[parent] = {}
         section = section[parent]
         if not isinstance(section, dict):
-            raise ConfigError(f"override {override!r}: {parent!r} is a value, not a section")
+            raise ConfigError(f"{key!r} cannot be set: {parent!r} is a value, not a section")
     return section
 
 
-def _inline(run: object) -> None:
+def inline(run: object) -> None:
     """Put the content of the files that a run names into it: what is saved of it is complete."""
     engine, data = (run.get(key) if isinstance(run, dict) else None for key in ("engine", "data"))
     if isinstance(engine, dict) and isinstance(engine.get("deepspeed"), str):
@@ -260,14 +295,18 @@ def _inline(run: object) -> None:
         data["suite"] = load_suite(data["suite"])
 
 
-def _complete_ladder(raw: Raw) -> None:
-    """Lay each ladder entry over `run.model`; what is no mapping is left to the validation."""
-    run, ladder = raw.get("run"), raw.get("ladder")
+def _complete_ladders(raw: Raw) -> None:
+    """Lay each model of a ladder over `run.model`; what is no mapping is left to the validation."""
+    run, design = raw.get("run"), raw.get("design")
     shared = run.get("model") if isinstance(run, dict) else None
-    if isinstance(shared, dict) and isinstance(ladder, dict):
-        for label, model in ladder.items():
-            if isinstance(model, dict | None):
-                ladder[label] = laid_over(shared, model or {})
+    if not isinstance(shared, dict):
+        return
+    for place in (raw, *(design if _is_design(design) else ())):
+        ladder = place.get("ladder")
+        if isinstance(ladder, dict) and kind_of_ladder(ladder) == "models":
+            for label, model in ladder.items():
+                if isinstance(model, dict | None):
+                    ladder[label] = laid_over(shared, model or {})
 
 
 class _ConfigLoader(yaml.SafeLoader):

@@ -169,10 +169,12 @@ class CheckpointConfig(Section):
     """How many checkpoints are kept, the newest; at least 2, since a crash may interrupt one."""
     keep_every: NonNegativeInt = 0
     """Steps between milestones: checkpoints that are made then and kept for ever. 0: none."""
+    keep_at: tuple[PositiveInt, ...] = ()
+    """Steps of further milestones. A sweep sets them where branches of a run begin."""
 
     def is_milestone(self, step: int) -> bool:
         """Return whether a checkpoint is made at a step and kept for ever."""
-        return self.keep_every > 0 and step % self.keep_every == 0
+        return step in self.keep_at or (self.keep_every > 0 and step % self.keep_every == 0)
 
 
 class TrackingConfig(Section):

@@ -52,7 +52,7 @@ def sentence(
         written: The text of each override, which is quoted as it was typed.
     """
     # Each member of a union complains apart, about the same value or an entry of it.
-    places = [_place(raw, error["loc"]) for error in errors]
+    places = [_place(raw, error) for error in errors]
     first = max((place for place in places if place[: len(places[0])] == places[0]), key=len)
     same = [e for e, place in zip(errors, places, strict=True) if place == first]
     others = len({place for place in places if place != first[: len(place)]})
@@ -94,14 +94,17 @@ def _mistake(
     return f"{where}={value}: must be {must_be}{_expected_word(first)}"
 
 
-def _place(raw: object, location: Place) -> Place:
-    """Return the keys of a location, without the words that pydantic adds for unions and keys."""
+def _place(raw: object, error: ErrorDetails) -> Place:
+    """Return the keys that lead to an error, without the words that pydantic adds to them."""
     place: Place = ()
+    location = error["loc"]
     for part in location:
         if part == "[key]" or not isinstance(raw, dict | list | tuple):
             break
-        if isinstance(part, str) and not isinstance(raw, dict):
-            continue
+        is_missing = error["type"] == "missing" and part == location[-1]
+        known = part in raw if isinstance(raw, dict) else isinstance(part, int)
+        if not (known or is_missing):
+            continue  # the tag of a union
         place = (*place, part)
         if isinstance(raw, dict):
             raw = raw.get(part)
@@ -167,12 +170,18 @@ def _section_at(
         field = section.model_fields.get(str(key))
         if field is None:
             continue  # the key of a dictionary whose values are the current section
-        candidates = [field.annotation, *getattr(field.annotation, "__args__", ())]
-        candidates = [getattr(c, "__origin__", c) for c in candidates]  # without annotations
-        section = next(
-            (c for c in candidates if isinstance(c, type) and issubclass(c, Section)), section
-        )
+        section = next(_sections_of(field.annotation), section)
     return _of_family(section, raw), raw
+
+
+def _sections_of(annotation: object) -> Iterator[type[Section]]:
+    """Yield the section classes that a type is made of."""
+    if isinstance(annotation, type) and issubclass(annotation, Section):
+        yield annotation
+    # What is annotated, and then the members of a union or the values of a mapping.
+    for part in (getattr(annotation, "__origin__", None), *getattr(annotation, "__args__", ())):
+        if part is not None:
+            yield from _sections_of(part)
 
 
 def _of_family(section: type[Section], content: object) -> type[Section]:

@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 from pydantic import BeforeValidator, Field, model_validator
 
 from dpot_scale.config.base import Name, PositiveFloat, PositiveInt, Section, _no_bool
-from dpot_scale.config.model import AnyModel
+from dpot_scale.config.design import Design, Ladder, Rules, refuse_twins
 from dpot_scale.config.run import RunConfig
 
 
@@ -37,26 +37,54 @@ class ResourcesConfig(Section):
     """Model FLOPs that one worker computes per second; only prices a plan."""
 
 
+# The keys of a design that say how long a trial is; a design has one of them at most.
+LENGTHS = ("windows", "isoflop", "cooldown")
+
+
 class SweepConfig(Section):
-    """A scaling experiment: every model of the ladder at every number of windows."""
+    """A scaling experiment: a run, and how its trials differ from it."""
 
     name: Name
     """Name of the sweep and of its folder in `run.output`."""
     run: RunConfig
     """The run that all trials share."""
-    ladder: dict[Name, AnyModel] = Field(min_length=1)
-    """The models, by label; what a model leaves out comes from `run.model`."""
-    windows: tuple[PositiveInt, ...] = Field(min_length=1)
-    """Lengths of training, in windows; every model is trained at each of them."""
+    design: tuple[Design, ...] = ()
+    """How the trials differ: every combination of what the entries say is a trial."""
+    ladder: Ladder | None = None
+    """The models, as an entry of the design says them; in place of that entry if it is there."""
+    windows: tuple[PositiveInt, ...] | None = Field(default=None, min_length=1)
+    """Lengths of training, in windows; in place of the lengths of the design."""
+    rules: Rules = Rules()
     resources: ResourcesConfig = ResourcesConfig()
     max_attempts: PositiveInt = 2
     """Attempts per trial, where a failure is not the user's mistake."""
 
     @model_validator(mode="after")
     def _trials_differ(self) -> Self:
-        if len(set(self.windows)) < len(self.windows):
-            raise ValueError(f"windows={list(self.windows)} names one twice")
+        refuse_twins("windows", self.windows or ())
+        if not self.factors:
+            raise ValueError("the sweep has no trials: give it a `design`")
+        kinds = [entry.kind for entry in self.factors]
+        lengths = [kind for kind in kinds if kind in LENGTHS]
+        if len(lengths) > 1:
+            raise ValueError(f"design: give one of {' and '.join(lengths)}: each says how long")
+        once = [kind for kind in kinds if kind not in ("grid", "ablation")]
+        twice = next((kind for kind in once if once.count(kind) > 1), None)
+        if twice is not None:
+            raise ValueError(f"design: {twice} appears twice; give one entry with all of it")
         return self
+
+    @property
+    def factors(self) -> tuple[Design, ...]:
+        """The whole design: the keys of the top level replace entries of the same meaning."""
+        entries = list(self.design)
+        if self.ladder is not None:
+            entries = [entry for entry in entries if entry.kind != "ladder"]
+            entries.insert(0, Design(ladder=self.ladder))
+        if self.windows is not None:
+            entries = [entry for entry in entries if entry.kind not in LENGTHS]
+            entries.append(Design(windows=self.windows))
+        return tuple(entries)
 
     @property
     def directory(self) -> Path:

@@ -3,20 +3,18 @@
 No torch, DeepSpeed, Ray or MLflow here.
 """
 
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
-from dpot_scale.config.identity import Contents, changed_content, identity
-from dpot_scale.config.load import load_run, validate
-from dpot_scale.config.places import RUN_CONFIG, TRIALS
+from dpot_scale.config.identity import Contents
 from dpot_scale.config.run import RunConfig
 from dpot_scale.config.sweep import SweepConfig
 from dpot_scale.engine.memory import GIB, MIB
 from dpot_scale.errors import ConfigError
-from dpot_scale.runs.contents import read_contents, recorded
 from dpot_scale.runs.resolved import Run, resolve
+from dpot_scale.scaling.design import FactorValue, Point, constant_steps, points_of
+from dpot_scale.scaling.identified import Identified
+from dpot_scale.scaling.rules import describe
 from dpot_scale.terminal import duration, table
 
 # Seconds for Ray to start the workers of a trial and for those to import torch and DeepSpeed, to
@@ -28,11 +26,21 @@ RAY_WORKER = 128 * MIB
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class After:
+    """Where a trial begins that shares the first steps of another: a branch of a trunk."""
+
+    trial: str  # the trunk
+    step: int  # the last one that both have in common
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Trial:
     """A planned run and its price."""
 
-    id: str  # model, windows and the beginning of its identity
-    label: str  # of the model in the ladder
+    id: str  # label, windows and the beginning of its identity
+    label: str  # what sets it apart beside its length
+    factors: Mapping[str, FactorValue]  # the same by factor, with its length
+    after: After | None  # None: it begins at step 0
     run: RunConfig
     contents: Contents  # what it reads beside its config
     parameters: int
@@ -46,15 +54,16 @@ def plan(sweep: SweepConfig) -> tuple[Trial, ...]:
     """Return the trials of a sweep, the cheapest first.
 
     Raises:
-        ConfigError: a model does not divide, a batch does not divide among the workers, a number
-            of windows does not fill batches, or the strategy lacks something.
+        ConfigError: a point of the design is not possible, two points are the same run, a batch
+            does not divide among the workers, or the strategy lacks something.
         DataError: the index of a dataset cannot be read.
     """
-    contents = read_contents(sweep.run, sweep.directory)
+    known = Identified(sweep)
+    points = points_of(sweep)
+    runs = [known.run(point) for point in points]
     trials = [
-        _plan_trial(sweep, contents, label, windows)
-        for windows in sweep.windows
-        for label in sweep.ladder
+        _plan_trial(sweep, point, run, _after(known, point, run))
+        for point, run in zip(points, runs, strict=True)
     ]
     return tuple(sorted(trials, key=lambda trial: trial.train_flops))
 
@@ -83,38 +92,49 @@ def plan_table(sweep: SweepConfig, trials: Sequence[Trial]) -> str:
         "\nmemory is that of CPU workers; each gets a GPU where the cluster has enough "
         "(resources.gpus_per_worker=auto)"
     )
+    rules = "".join(f"\n{line}" for line in describe(sweep.rules))
     return (
         f"sweep {sweep.name}: {len(trials)} trials of {resources.workers} {kind}workers each, "
         f"{trials[0].run.engine.deepspeed.name}\n\n"
         f"{table(header, rows, left=2)}\n\n"
         f"total {flops:.2e} FLOPs, about {duration(seconds)} one after another "
         f"(assuming {resources.assumed_flops_per_second:.1e} FLOP/s per worker)"
-        f"{'' if kind else unsettled}"
+        f"{'' if kind else unsettled}{rules}"
     )
 
 
-def _plan_trial(sweep: SweepConfig, contents: Contents, label: str, windows: int) -> Trial:
+def _after(known: Identified, point: Point, run: Run) -> After | None:
+    """Return where the trunk of a branch and the branch part."""
+    if point.trunk_windows is None:
+        return None
+    trunk = known.name_of(run.config.model_copy(update={"windows": point.trunk_windows}), run)
+    return After(trial=trunk, step=constant_steps(run.config))
+
+
+def _plan_trial(sweep: SweepConfig, point: Point, run: Run, after: After | None) -> Trial:
     """Return a trial; a mistake in it is said to be its own."""
     try:
-        return _price_trial(sweep, contents, label, windows)
+        return _price_trial(sweep, point, run, after)
     except ConfigError as error:
-        raise ConfigError(f"trial {label}: {error}") from error
+        raise ConfigError(f"trial {point.label}: {error}") from error
 
 
-def _price_trial(sweep: SweepConfig, contents: Contents, label: str, windows: int) -> Trial:
-    run = _run(sweep, contents, label, windows)
+def _price_trial(sweep: SweepConfig, point: Point, run: Run, after: After | None) -> Trial:
     workers = sweep.resources.workers
     on_gpu = sweep.resources.gpus_per_worker == 1  # auto is settled when the cluster is known
     # Raises what would otherwise stop the trial after its workers have started. A micro-batch that
     # is yet to be found is priced as the least.
     resolved = resolve(run, world_size=workers, on_gpu=on_gpu)
     config = resolved.config
+    windows = config.windows - (after.step * config.batch.global_batch if after else 0)
     speed = workers * sweep.resources.assumed_flops_per_second
     return Trial(
         id=config.name,
-        label=label,
+        label=point.label,
+        factors=point.factors,
+        after=after,
         run=run.config,
-        contents=contents,
+        contents=run.contents,
         parameters=resolved.parameters.total,
         block_parameters=resolved.parameters.blocks,
         train_flops=resolved.train_flops,
@@ -122,43 +142,3 @@ def _price_trial(sweep: SweepConfig, contents: Contents, label: str, windows: in
         worker_gib=(resolved.memory.total + (0 if on_gpu else RAY_WORKER)) / GIB,
         seconds=windows * resolved.flops.computed / speed + TRIAL_OVERHEAD_SECONDS,
     )
-
-
-def _run(sweep: SweepConfig, contents: Contents, label: str, windows: int) -> Run:
-    """Return the run of one trial, named after what it is and placed inside the sweep."""
-    values = sweep.run.model_dump() | {
-        "model": sweep.ladder[label].model_dump(),
-        "windows": windows,
-        "output": trials_directory(sweep),
-    }
-    config = validate(RunConfig, values, f"sweep {sweep.name}")
-    known = identity(config, contents)
-    name = _find_begun(config, contents, known, f"{label}_w{windows}_")
-    return Run(
-        config=config.model_copy(update={"name": name or f"{label}_w{windows}_{known[:6]}"}),
-        contents=contents,
-        identity=known,
-    )
-
-
-def _find_begun(config: RunConfig, contents: Contents, known: str, prefix: str) -> str | None:
-    """Return the name under which a trial was begun when identities were found otherwise.
-
-    Args:
-        config: The config of the trial.
-        contents: What it reads.
-        known: Its identity now.
-        prefix: The beginning of its name, before the identity.
-    """
-    for begun in sorted(config.output.glob(f"{prefix}*/{RUN_CONFIG}")):
-        if changed_content(recorded(begun.parent), contents.record()):
-            continue
-        with suppress(ConfigError):  # of a trial that no longer says what it is
-            if identity(load_run(str(begun)), contents) == known:
-                return begun.parent.name
-    return None
-
-
-def trials_directory(sweep: SweepConfig) -> Path:
-    """Return the folder of the runs of a sweep."""
-    return sweep.directory / TRIALS

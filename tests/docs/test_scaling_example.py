@@ -15,7 +15,7 @@ BLOCKS = {
     for number, block in enumerate(
         re.findall(r"^```yaml\n(.*?)^```", page.read_text(encoding="utf-8"), re.M | re.S)
     )
-    if re.search(r"^ladder:", block, re.M)
+    if re.search(r"^(ladder|design):", block, re.M)
 }
 
 
@@ -28,4 +28,5 @@ def test_it_can_be_planned(name: str, tmp_path: Path) -> None:
     file = tmp_path / "sweep.yaml"
     file.write_text(BLOCKS[name])
     sweep = load_sweep(str(file))
-    assert plan_table(sweep, plan(sweep)).count("\n") > len(sweep.ladder)
+    trials = plan(sweep)
+    assert plan_table(sweep, trials).count("\n") > len(trials)

@@ -16,8 +16,8 @@ from dpot_scale.data.store.writer import StoreWriter
 from dpot_scale.errors import ConfigError
 from dpot_scale.runs.folder import finished_before
 from dpot_scale.runs.resolved import identify
+from dpot_scale.scaling.identified import trials_directory
 from dpot_scale.scaling.journal import Journal, hold_sweep
-from dpot_scale.scaling.plan import trials_directory
 from dpot_scale.tracking.spool import SPOOL
 
 

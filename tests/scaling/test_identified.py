@@ -1,0 +1,29 @@
+"""A trial keeps its folder when the design around it changes."""
+
+from pathlib import Path
+
+from dpot_scale.config.load import dump, load_sweep
+from dpot_scale.config.places import RUN_CONFIG
+from dpot_scale.scaling.identified import trials_directory
+from dpot_scale.scaling.plan import Trial, plan
+
+
+def begin(trial: Trial) -> None:
+    trial.run.directory.mkdir(parents=True)
+    (trial.run.directory / RUN_CONFIG).write_text(dump(trial.run))
+
+
+def test_seeds_that_are_added_find_the_trials_before(tmp_path: Path) -> None:
+    """The first seed was that of the run, and its label did not say so."""
+    place = f"run.output={tmp_path}"
+    before = plan(load_sweep("quickstart", [place]))
+    for trial in before:
+        begin(trial)
+    after = plan(load_sweep("quickstart", [place, "design=[{seeds: [0, 1]}]"]))
+    assert len(after) == 2 * len(before)
+    first = [trial for trial in after if trial.factors["seed"] == 0]
+    assert [trial.id for trial in first] == [trial.id for trial in before]
+    second = [trial for trial in after if trial.factors["seed"] == 1]
+    assert all("-s1_w4096_" in trial.id for trial in second)
+    folder = trials_directory(load_sweep("quickstart", [place]))
+    assert {trial.run.directory.parent for trial in after} == {folder}
