@@ -107,11 +107,15 @@ class Design(Section):
     windows: tuple[PositiveInt, ...] | None = Field(default=None, min_length=1)
     """Lengths of training, in windows."""
     isoflop: IsoFlop | None = None
+    """Lengths of training that cost the same for every model."""
     cooldown: Cooldown | None = None
+    """Lengths of training that share one long run."""
     data: DataAmounts | None = None
+    """How much of each dataset is trained on."""
     seeds: tuple[Seed, ...] | None = Field(default=None, min_length=1)
     """Values of `run.seed`."""
     families: FamilyMatch | None = None
+    """Families of models, matched in size."""
     ablation: dict[Name, Changes] | None = Field(default=None, min_length=1)
     """Changes to the run by label, each to one or more fields. One point has none of them, and
     every other point has one."""
@@ -185,7 +189,9 @@ class LearningRateRule(Section):
     """How the learning rate is found: one of the two."""
 
     width_transfer: WidthTransfer | None = None
+    """From rates found at one width."""
     power: Power | None = None
+    """Adam's, by a power law."""
 
     @model_validator(mode="after")
     def _is_one(self) -> Self:
