@@ -68,7 +68,11 @@ PUBLIC: dict[str, list[tuple[str, list[str]]]] = {
         ("dpot_scale.scaling.plan", ["plan"]),
         ("dpot_scale.scaling.driver", ["run_sweep"]),
         ("dpot_scale.scaling.report.write", ["write_report"]),
-        ("dpot_scale.scaling.report.laws", ["fit_power_law", "PowerLaw"]),
+        ("dpot_scale.scaling.report.laws.points", ["Points"]),
+        ("dpot_scale.scaling.report.laws.choice", ["choose", "foretell_largest"]),
+        ("dpot_scale.scaling.report.laws.fit", ["Fit", "Interval"]),
+        ("dpot_scale.scaling.report.laws.optimum", ["compute_optimal"]),
+        ("dpot_scale.scaling.report.laws.planning", ["expected_width"]),
     ],
     "Errors": [
         ("dpot_scale.errors", ["UserError", "ConfigError", "DataError", "CheckpointError"]),

@@ -44,7 +44,9 @@ TESTED_ELSEWHERE = {
     "evaluation/weights.py": "test_evaluate.py",
     "runs/run.py": "end_to_end/test_training.py",
     # One report from results with known numbers.
+    "scaling/report/analysis.py": "scaling/report/test_write.py",
     "scaling/report/figures.py": "scaling/report/test_write.py",
+    "scaling/report/law_text.py": "scaling/report/test_write.py",
     "scaling/report/results.py": "scaling/report/test_write.py",
     "scaling/report/table.py": "scaling/report/test_write.py",
     "scaling/report/text.py": "scaling/report/test_write.py",

@@ -1,61 +1,128 @@
-"""The figure of a sweep: error against model size."""
+"""The figure of a sweep: error against model size, with its law and what is not known of it."""
 
 from collections.abc import Sequence
 
 import numpy as np
+from matplotlib import colormaps
 from matplotlib.axes import Axes
+from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
 
 from dpot_scale.evaluation.figures import LINE_COLORS, label_with_numbers
-from dpot_scale.scaling.report.laws import fit_power_law
-from dpot_scale.scaling.report.results import Finished, by_windows
+from dpot_scale.scaling.report.analysis import Analysis
+from dpot_scale.scaling.report.laws.choice import choose
+from dpot_scale.scaling.report.laws.fit import Fit
+from dpot_scale.scaling.report.laws.points import Points
+from dpot_scale.scaling.report.results import Finished, by_windows, points_of
+
+LINE_POINTS = 50
+CROWDED = 5.0  # the greatest over the least value of an axis from which on not all digits have room
 
 
-def scaling_figure(name: str, finished: Sequence[Finished]) -> Figure:
-    """Show held-out error against model size, the mean with its fit and each dataset."""
+def scaling_figure(name: str, found: Analysis) -> Figure:
+    """Show held-out error against model size, the mean with its law and each dataset."""
     figure = Figure(figsize=(7, 8.4), dpi=100, layout="constrained")  # MLflow shows 700 pixels
     mean_axis, dataset_axis = figure.subplots(2, 1)
-    for color, (windows, group) in zip(LINE_COLORS, by_windows(finished).items(), strict=False):
-        _draw_mean(mean_axis, group, windows, color)
-    _draw_datasets(dataset_axis, list(by_windows(finished).values())[-1])
+    if found.joint_law is None:
+        for color, group in zip(LINE_COLORS, by_windows(found.finished).values(), strict=False):
+            _draw_mean(mean_axis, group, color)
+    else:
+        _draw_lengths(mean_axis, found)
+    _label_sizes(mean_axis, found.group)
+    _draw_datasets(dataset_axis, found.group)
     for axis in (mean_axis, dataset_axis):
         axis.set(xscale="log", yscale="log")
         axis.set_xlabel("parameters", fontsize=9)
         axis.set_ylabel("held-out relative L2 error", fontsize=9)
         axis.grid(which="both", alpha=0.2)
-        axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axis.xaxis.set_major_formatter(EngFormatter(sep=""))
-        axis.xaxis.set_minor_formatter(NullFormatter())
-        label_with_numbers(axis)
+        _label_axes(axis)
         axis.legend(fontsize=7.5, edgecolor="none", framealpha=0.9)
-    mean_axis.set_title("mean over datasets", fontsize=10)
-    dataset_axis.set_title("rollout on each dataset", fontsize=10)
+    mean_axis.set_title("mean over datasets; shaded: 95 % interval of the law", fontsize=10)
+    dataset_axis.set_title(
+        f"rollout on each dataset, {found.group[-1].result.windows:,} windows", fontsize=10
+    )
     figure.suptitle(f"Sweep {name}: error against model size", fontsize=11)
     return figure
 
 
-def _draw_mean(axis: Axes, group: Sequence[Finished], windows: int, color: str) -> None:
-    sizes = [entry.result.parameters for entry in group]
+def _label_axes(axis: Axes) -> None:
+    """Label powers of ten and their 2 and 5; all digits of errors that are within a factor of 5."""
+    axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.xaxis.set_major_formatter(EngFormatter(sep=""))
+    axis.xaxis.set_minor_formatter(NullFormatter())
+    label_with_numbers(axis)
+    low, high = axis.get_ylim()
+    if high > CROWDED * low:
+        axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.yaxis.set_minor_formatter(NullFormatter())
+
+
+def _draw_mean(axis: Axes, group: Sequence[Finished], color: str) -> None:
+    """Draw trials of one length, each kind of error with its law."""
+    windows = group[0].result.windows
     for kind, errors, marker in (
         ("rollout", [entry.result.mean_rel_l2 for entry in group], "o"),
         ("one step", [entry.result.mean_one_step_rel_l2 for entry in group], "s"),
     ):
-        law = fit_power_law(sizes, errors)
         fill, style = (color, "-") if kind == "rollout" else ("white", "--")
-        label = f"{kind}, {windows:,} windows"
-        axis.plot(sizes, errors, marker, color=color, ms=5, label=label, mfc=fill)
-        if law is not None:
-            line = np.geomspace(min(sizes), max(sizes), 50)
-            axis.plot(
-                line,
-                law.predict(line),
-                style,
-                color=color,
-                lw=1,
-                label=f"fit N$^{{{-law.exponent:+.2f}}}$",
-            )
+        axis.plot(
+            [entry.result.parameters for entry in group],
+            errors,
+            marker,
+            color=color,
+            ms=5,
+            label=f"{kind}, {windows:,} windows",
+            mfc=fill,
+        )
+        law = choose(points_of(group, errors))
+        if isinstance(law, Fit) and law.form.size:
+            _draw_law(axis, law, windows, color, style, label=_fit_label(law))
+
+
+def _fit_label(law: Fit) -> str:
+    floor = law.parameters().get("E")
+    start = f"{floor.value:.2g} + " if floor and floor.value else ""
+    return f"fit {start}N$^{{{-law.parameters()['a'].value:+.2f}}}$"
+
+
+def _draw_law(
+    axis: Axes, law: Fit, windows: float, color: str, style: str, label: str | None = None
+) -> None:
+    """Draw a law over the sizes of its points at a length, shaded where it may as well be."""
+    sizes = law.points.sizes
+    line = np.geomspace(sizes.min(), sizes.max(), LINE_POINTS)
+    at = Points.at(line, windows, _distinct(law, windows))
+    axis.plot(line, law.predict(at), style, color=color, lw=1, label=label)
+    axis.fill_between(line, *law.band(at), color=color, alpha=0.12, lw=0)
+
+
+def _distinct(law: Fit, windows: float) -> float:
+    """Return the most distinct windows that a point of this length has."""
+    return float(law.points.distinct[law.points.windows == windows].max(initial=0) or windows)
+
+
+def _draw_lengths(axis: Axes, found: Analysis) -> None:
+    """Draw the rollout errors of each length, with the law of size and data."""
+    groups = by_windows(found.finished)
+    shades = colormaps["viridis"](np.linspace(0.85, 0.0, len(groups)))
+    for shade, (windows, group) in zip(shades, groups.items(), strict=True):
+        color = to_hex(shade)
+        sizes = [entry.result.parameters for entry in group]
+        errors = [entry.result.mean_rel_l2 for entry in group]
+        axis.plot(sizes, errors, "o", color=color, ms=5, label=f"rollout, {windows:,} windows")
+        if isinstance(found.joint_law, Fit):
+            _draw_law(axis, found.joint_law, windows, color, "-")
+    if isinstance(found.joint_law, Fit):
+        axis.plot([], [], color="0.4", lw=1, label="law of all sizes and lengths")
+
+
+def _label_sizes(axis: Axes, group: Sequence[Finished]) -> None:
+    seen = set()
     for entry in group:
+        if entry.result.parameters in seen:  # another seed
+            continue
+        seen.add(entry.result.parameters)
         axis.annotate(
             entry.trial.label,
             (entry.result.parameters, entry.result.mean_rel_l2),

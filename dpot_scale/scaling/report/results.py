@@ -1,12 +1,22 @@
 """The results of the trials that have finished."""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite
+from typing import Literal
 
 from dpot_scale.runs.result import TrainingResult, read_result
 from dpot_scale.scaling.plan import Trial
+from dpot_scale.scaling.report.laws.choice import FEWEST_SIZES
+from dpot_scale.scaling.report.laws.points import Points
+from dpot_scale.scaling.report.training_data import (
+    TrainingSplit,
+    distinct_windows,
+    training_splits,
+)
+
+Measure = Literal["parameters", "block_parameters", "flops_per_window"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -15,12 +25,32 @@ class Finished:
 
     trial: Trial
     result: TrainingResult
+    splits: Mapping[str, TrainingSplit] | None  # what it was trained on; None: the data are gone
+
+    @property
+    def distinct_windows(self) -> float:
+        """Windows that it saw which are no repeats; all of them where the data are gone."""
+        return distinct_windows(self.trial.run, self.splits)
+
+    @property
+    def flops_per_window(self) -> float:
+        """FLOPs of training on one window."""
+        return self.result.train_flops / self.result.windows
 
 
 def finished_trials(trials: Sequence[Trial]) -> list[Finished]:
-    """Return the trials that have a result, in the order of the plan."""
+    """Return the trials that have a result, in the order of the plan.
+
+    Raises:
+        RecordError: a result is damaged, or another version wrote it.
+        DataError: an index or the record of the costs of a dataset is damaged.
+    """
     results = [(trial, read_result(trial.run.directory)) for trial in trials]
-    return [Finished(trial=t, result=r) for t, r in results if r is not None]
+    return [
+        Finished(trial=trial, result=result, splits=training_splits(trial.run))
+        for trial, result in results
+        if result is not None
+    ]
 
 
 def chosen_by_valid(finished: Sequence[Finished]) -> Finished | None:
@@ -39,3 +69,64 @@ def by_windows(finished: Sequence[Finished]) -> dict[int, list[Finished]]:
     for entry in sorted(finished, key=lambda entry: entry.result.parameters):
         groups[entry.result.windows].append(entry)
     return dict(sorted(groups.items()))
+
+
+def longest(finished: Sequence[Finished]) -> list[Finished]:
+    """Return the trials of one length, by size: the longest that has sizes enough for a law.
+
+    In a design of equal FLOPs the longest trainings are all of the smallest model.
+    """
+    groups = list(by_windows(finished).values())
+    with_law = [
+        group
+        for group in groups
+        if len({entry.result.parameters for entry in group}) >= FEWEST_SIZES
+    ]
+    return (with_law or groups)[-1]
+
+
+def errors_of(finished: Sequence[Finished]) -> dict[str, list[float]]:
+    """Return every held-out error that a law is fitted to, of each trial.
+
+    A rollout has all lead times and one step the first; the means are over datasets.
+    """
+    series = {
+        "rollout, mean": [entry.result.mean_rel_l2 for entry in finished],
+        "one step, mean": [entry.result.mean_one_step_rel_l2 for entry in finished],
+    }
+    for name in finished[0].result.evaluation:
+        scores = [entry.result.evaluation[name] for entry in finished]
+        series[f"rollout, {name}"] = [score.rel_l2 for score in scores]
+        series[f"one step, {name}"] = [score.one_step_rel_l2 for score in scores]
+    return series
+
+
+def points_of(
+    finished: Sequence[Finished],
+    errors: Sequence[float],
+    measure: Measure = "parameters",
+) -> Points:
+    """Return the errors of trials as points of a law.
+
+    Args:
+        finished: The trials.
+        errors: Of each of them.
+        measure: What counts as the size of a model.
+    """
+    sizes: Mapping[Measure, Sequence[float]] = {
+        "parameters": [entry.result.parameters for entry in finished],
+        "block_parameters": [entry.result.block_parameters for entry in finished],
+        # Rounded: the quotient of one model at two lengths may differ in its last digit.
+        "flops_per_window": [float(f"{entry.flops_per_window:.9g}") for entry in finished],
+    }
+    return Points.of(
+        sizes[measure],
+        errors,
+        windows=[entry.result.windows for entry in finished],
+        distinct=[entry.distinct_windows for entry in finished],
+    )
+
+
+def mean_points(finished: Sequence[Finished], measure: Measure = "parameters") -> Points:
+    """Return the rollout errors of trials, mean over datasets, as points of a law."""
+    return points_of(finished, [entry.result.mean_rel_l2 for entry in finished], measure)

@@ -49,7 +49,7 @@ def error_table(finished: Sequence[Finished]) -> str:
 
 def trial_table(finished: Sequence[Finished]) -> str:
     """Return in Markdown what each trial was, took and reached."""
-    return _markdown(TRIAL_HEADER, [_trial_cells(entry) for entry in finished])
+    return markdown(TRIAL_HEADER, [_trial_cells(entry) for entry in finished])
 
 
 def _trial_cells(entry: Finished) -> tuple[str, ...]:
@@ -91,10 +91,11 @@ def dataset_table(
         (entry.trial.label, f"{entry.result.windows:,}", *_scores(evaluation, score))
         for entry, evaluation in zip(finished, evaluations, strict=True)
     ]
-    return _markdown(("size", "windows", *first), rows)
+    return markdown(("size", "windows", *first), rows)
 
 
-def _markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return a table in Markdown, all columns but the first aligned to the right."""
     rule = ["---", *["--:"] * (len(header) - 1)]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in (header, rule, *rows))
 

@@ -8,6 +8,7 @@ from dpot_scale.config.sweep import SweepConfig
 from dpot_scale.errors import UserError
 from dpot_scale.files import replacing, write_whole
 from dpot_scale.scaling.plan import Trial
+from dpot_scale.scaling.report.analysis import analyze
 from dpot_scale.scaling.report.figures import scaling_figure
 from dpot_scale.scaling.report.results import finished_trials
 from dpot_scale.scaling.report.table import write_csv
@@ -54,15 +55,16 @@ def write_report(sweep: SweepConfig, trials: Sequence[Trial]) -> Report:
         raise NothingToReportError(
             f"no trial of sweep {sweep.name} in {sweep.directory} has finished; run it first"
         )
-    markdown = write_markdown(sweep, trials, finished)
+    found = analyze(finished)
+    markdown = write_markdown(sweep, trials, found)
     files = tuple(sweep.directory / name for name in (REPORT, FIGURE, RESULTS))
     write_whole(files[0], markdown)
     with replacing(files[1]) as partial:
-        scaling_figure(sweep.name, finished).savefig(partial, format="png")
+        scaling_figure(sweep.name, found).savefig(partial, format="png")
     with replacing(files[2]) as partial:
         write_csv(partial, finished)
     return Report(
-        summary=summarize(sweep, finished),
+        summary=summarize(sweep, found),
         markdown=markdown,
         files=files,
         is_complete=len(finished) == len(trials),

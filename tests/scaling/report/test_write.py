@@ -12,6 +12,7 @@ from dpot_scale.config.sweep import SweepConfig
 from dpot_scale.evaluation.scores import DatasetScore
 from dpot_scale.runs.result import TrainingResult, save_result
 from dpot_scale.scaling.plan import Trial, plan
+from dpot_scale.scaling.report.analysis import analyze
 from dpot_scale.scaling.report.figures import scaling_figure
 from dpot_scale.scaling.report.results import finished_trials as finished
 from dpot_scale.scaling.report.text import FIGURE, REPORT
@@ -112,7 +113,11 @@ def test_two_sizes_are_not_called_a_law(tmp_path: Path) -> None:
     report = write_report(sweep, trials)
     assert "Power law" not in report.markdown
     assert "2 finished sizes: a power law needs at least 3." in report.markdown
-    labels = scaling_figure("quickstart", finished(trials)).axes[0].get_legend_handles_labels()[1]
+    labels = (
+        scaling_figure("quickstart", analyze(finished(trials)))
+        .axes[0]
+        .get_legend_handles_labels()[1]
+    )
     assert not [label for label in labels if label.startswith("fit")]
 
 
@@ -125,7 +130,11 @@ def test_the_longest_trainings_decide(tmp_path: Path) -> None:
     report = write_report(sweep, trials)
     assert "At 1,600 windows" in report.markdown
     assert "N^-0.200" in report.markdown
-    labels = scaling_figure("quickstart", finished(trials)).axes[0].get_legend_handles_labels()[1]
+    labels = (
+        scaling_figure("quickstart", analyze(finished(trials)))
+        .axes[0]
+        .get_legend_handles_labels()[1]
+    )
     assert [label for label in labels if label.startswith("fit")] == [
         "fit N$^{-0.10}$",
         "fit N$^{-0.10}$",
@@ -183,9 +192,14 @@ def test_the_note_in_mlflow_has_the_picture_and_fits(tmp_path: Path) -> None:
         finish(trial, 0.25)
     report = write_report(sweep, trials)
     note = report.note("f00d")
-    assert "](get-artifact?path=report%2Fscaling.png&run_uuid=f00d)" in note
+    picture = "](get-artifact?path=report%2Fscaling.png&run_uuid=f00d)"
+    assert picture in note
     assert len(note) <= 8000 < len(report.markdown)
-    assert note.endswith("|\n\nThe rest is in the artifact report/report.md.\n")
+    kept, _, rest = note.rpartition("\nThe rest is in the artifact report/report.md.\n")
+    assert not rest
+    whole = report.markdown.replace("](scaling.png)", picture)
+    assert whole.startswith(kept)
+    assert whole[len(kept) :].startswith("\n## ")  # cut between two sections
     width = struct.unpack(">I", (sweep.directory / FIGURE).read_bytes()[16:20])[0]
     assert width <= 700  # MLflow shows a picture as wide as it is, beside its menu
 
@@ -206,3 +220,54 @@ def test_forecasts_that_are_not_finite_are_told(tmp_path: Path) -> None:
     assert "| nan |" in report.markdown
     with (sweep.directory / RESULTS).open() as file:
         assert [row["rel_l2"] for row in csv.DictReader(file)][-1] == "nan"
+
+
+def test_sizes_and_lengths_give_one_law_and_the_best_use_of_flops(tmp_path: Path) -> None:
+    sweep, trials = planned(tmp_path, "windows=[800, 1600, 3200, 6400]")
+    for trial in trials:
+        finish(trial, 0.01 + 8 * trial.parameters**-0.4 + 2 * trial.run.windows**-0.4)
+    report = write_report(sweep, trials)
+    law = "rel_l2 = 0.01 + 8 N^-0.400 + 2 D^-0.400"
+    assert f"Over all sizes and lengths: {law}, D in windows." in report.markdown
+    smaller = [trial for trial in trials if trial.label != "Ti"]
+    assert f"{max(t.parameters for t in smaller):,} parameters" not in report.markdown
+    foretold = report.markdown.partition("## The largest size, foretold")[2].partition("##")[0]
+    assert foretold.count("| yes |") == 4
+    table = report.markdown.partition("for a number of FLOPs")[2].partition("##")[0]
+    most = max(trial.train_flops for trial in trials)
+    assert f"| {10 * most:.2g} |" in table
+    labels = scaling_figure("law", analyze(finished(trials))).axes[0].get_legend_handles_labels()[1]
+    assert labels == [
+        *(f"rollout, {windows:,} windows" for windows in (800, 1600, 3200, 6400)),
+        "law of all sizes and lengths",
+    ]
+
+
+def test_what_has_not_run_is_foretold(tmp_path: Path) -> None:
+    sweep, trials = planned(tmp_path)
+    for trial in trials[:-1]:
+        finish(trial, 3.0 * trial.parameters**-0.2)
+    report = write_report(sweep, trials)
+    expected = 3.0 * trials[-1].parameters ** -0.2
+    row = f"| {trials[-1].label} | {trials[-1].run.windows:,} | {expected:.4f} |"
+    assert row in report.markdown.partition("Trials that have not finished:")[2]
+
+
+def test_the_largest_size_is_compared_with_what_the_smaller_ones_said(tmp_path: Path) -> None:
+    sweep, trials = planned(tmp_path)
+    for trial in trials:
+        finish(trial, 3.0 * trial.parameters**-0.2 * (1 + (trial is trials[-1])))
+    report = write_report(sweep, trials)
+    assert "was measured, outside the interval." in report.markdown
+    assert "| no |" in report.markdown.partition("foretold by the smaller ones")[2]
+
+
+def test_every_error_has_its_law_or_its_reason(tmp_path: Path) -> None:
+    sweep, trials = planned(tmp_path)
+    for trial in trials:
+        finish(trial, 3.0 * trial.parameters**-0.2, bad_on="dr")
+    laws = write_report(sweep, trials).markdown.partition("## Laws")[2].partition("##")[0]
+    assert "| rollout, ns | 3 N^-0.200 | 0.2 (0.2 to 0.2) |" in laws
+    assert "| rollout, dr | none: the error is flat within its scatter in size" in laws
+    for measure in ("all parameters", "parameters in blocks", "training FLOPs of a window"):
+        assert f"| {measure} |" in laws

@@ -1,0 +1,259 @@
+"""The laws of a sweep in words and tables: what holds, with which interval, and what does not."""
+
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+
+import numpy as np
+
+from dpot_scale.scaling.plan import Trial
+from dpot_scale.scaling.report.analysis import Analysis
+from dpot_scale.scaling.report.laws.choice import FEWEST_SIZES, Foretold, NoFit, choose
+from dpot_scale.scaling.report.laws.fit import LACK_OF_FIT, Fit, Interval
+from dpot_scale.scaling.report.laws.optimum import (
+    Parabola,
+    compute_optimal,
+    isoflop_parabolas,
+    optimal_exponent,
+)
+from dpot_scale.scaling.report.laws.points import Points
+from dpot_scale.scaling.report.results import (
+    Finished,
+    Measure,
+    errors_of,
+    mean_points,
+    points_of,
+)
+from dpot_scale.scaling.report.table import markdown
+from dpot_scale.scaling.report.training_data import distinct_windows, training_splits
+
+MEASURES: dict[Measure, str] = {
+    "parameters": "all parameters",
+    "block_parameters": "parameters in blocks",
+    "flops_per_window": "training FLOPs of a window",
+}
+
+
+def law_sentences(found: Analysis) -> list[str]:
+    """Say which law the rollout error follows in size, and in size and data."""
+    law = found.size_law
+    sentences = [f"{_capital(law)}."]
+    if isinstance(law, Fit):
+        letter, name = ("N in parameters", "a") if law.form.size else ("D in windows", "b")
+        exponent = law.parameters()[name]
+        open_end = ", which includes 0: more sizes or seeds are needed" * (exponent.low <= 0)
+        sentences = [f"Power law: rel_l2 = {law}, {letter}; the exponent is {exponent}{open_end}."]
+        sentences += _misfit(law)
+    if found.joint_law is not None:
+        joint = found.joint_law
+        told = f"{joint}" if isinstance(joint, NoFit) else f"rel_l2 = {joint}, D in windows"
+        sentences.append(f"Over all sizes and lengths: {told}.")
+    return [*sentences, *_steps(found), *_foretold_sentence(found)]
+
+
+def _misfit(law: Fit) -> list[str]:
+    """Say whether points leave a law by more than their seeds differ."""
+    if not law.noise.lack_of_fit < LACK_OF_FIT:
+        return []
+    return [
+        "The sizes leave this law by more than their seeds differ "
+        f"(F-test, p = {law.noise.lack_of_fit:.2g})."
+    ]
+
+
+def _steps(found: Analysis) -> list[str]:
+    errors = mean_points(found.group).log_errors
+    if len(errors) < FEWEST_SIZES - 1:
+        return []
+    falls = all(after < before for before, after in pairwise(errors))
+    return [
+        "The error falls with every step in size."
+        if falls
+        else "The error does not fall with every step in size."
+    ]
+
+
+def _foretold_sentence(found: Analysis) -> list[str]:
+    if isinstance(found.foretold, NoFit):
+        return []
+    one = found.foretold[-1]
+    verdict = "inside" if one.holds else "outside"
+    return [
+        f"The smaller sizes foretell {one.expected.value:.3g} for {one.size:,.0f} parameters "
+        f"(95 %: {one.expected.low:.3g} to {one.expected.high:.3g}); {one.measured:.3g} was "
+        f"measured, {verdict} the interval."
+    ]
+
+
+def law_tables(trials: Sequence[Trial], found: Analysis) -> list[str]:
+    """Return the parts of the report on laws in Markdown."""
+    return [
+        "## Laws",
+        _explained(found.together),
+        _series_table(found.together),
+        "N counted in three ways:",
+        _measure_table(found.together),
+        "## The largest size, foretold by the smaller ones",
+        f"{_capital(found.foretold)}."
+        if isinstance(found.foretold, NoFit)
+        else markdown(_FORETOLD, [_foretold_cells(one) for one in found.foretold]),
+        *_waiting(trials, found),
+        *_optimum(found),
+    ]
+
+
+def _explained(group: Sequence[Finished]) -> str:
+    lengths = {entry.result.windows for entry in group}
+    which = (
+        f"{len(group)} trials of {next(iter(lengths)):,} windows"
+        if len(lengths) == 1
+        else f"{len(group)} trials of {len(lengths)} lengths"
+    )
+    return (
+        f"Through {which}: rel_l2 = E + A N^-a + B D^-b with the terms that the points support; N "
+        "in parameters, D in windows. In brackets: 95 % intervals, by bootstrap. The scatter is "
+        "that of one trial about the law. D' counts a window that is seen again as less than a new "
+        "one; after R passes most of its worth is gone."
+    )
+
+
+def _series_table(group: Sequence[Finished]) -> str:
+    laws = {name: choose(points_of(group, errors)) for name, errors in errors_of(group).items()}
+    return _law_table("error", laws)
+
+
+def _measure_table(group: Sequence[Finished]) -> str:
+    laws = {words: choose(mean_points(group, measure)) for measure, words in MEASURES.items()}
+    return _law_table("N", laws)
+
+
+def _law_table(first: str, laws: Mapping[str, Fit | NoFit]) -> str:
+    """Return laws with the intervals of those parameters that any of them has."""
+    found = {name: law.parameters() for name, law in laws.items() if isinstance(law, Fit)}
+    columns = [
+        one for one in ("E", "a", "b", "R") if any(one in values for values in found.values())
+    ]
+    rows = []
+    for name, law in laws.items():
+        if isinstance(law, NoFit):
+            rows.append((name, f"none: {law}", *[""] * len(columns), ""))
+            continue
+        values = found[name]
+        cells = [_cell(values[column]) if column in values else "" for column in columns]
+        rows.append((name, str(law), *cells, f"{law.noise.deviation:.1%}"))
+    return markdown((first, "law", *columns, "scatter"), rows)
+
+
+def _cell(interval: Interval) -> str:
+    return f"{interval.value:.3g} ({interval.low:.2g} to {interval.high:.2g})"
+
+
+def _waiting(trials: Sequence[Trial], found: Analysis) -> list[str]:
+    """Return what the law says of trials that have not finished."""
+    law = found.law
+    if isinstance(law, NoFit):
+        return []
+    done = {entry.trial.id for entry in found.finished}
+    length = found.group[0].result.windows
+    waiting = [
+        trial
+        for trial in trials
+        if trial.id not in done and (law.form.data or trial.run.windows == length)
+    ]
+    if not waiting:
+        return []
+    at = Points.at(
+        [trial.parameters for trial in waiting],
+        [trial.run.windows for trial in waiting],
+        [distinct_windows(trial.run, training_splits(trial.run)) for trial in waiting],
+    )
+    rows = [
+        (trial.label, f"{trial.run.windows:,}", f"{one.value:.4f}", _range(one))
+        for trial, one in zip(waiting, law.foresee(at), strict=True)
+    ]
+    header = ("size", "windows", "foretold rel_l2", "95 %")
+    return ["Trials that have not finished:", markdown(header, rows)]
+
+
+_FORETOLD = ("parameters", "windows", "foretold rel_l2", "95 %", "measured", "inside")
+
+
+def _foretold_cells(one: Foretold) -> tuple[str, ...]:
+    return (
+        f"{one.size:,.0f}",
+        f"{one.windows:,.0f}",
+        f"{one.expected.value:.4f}",
+        _range(one.expected),
+        f"{one.measured:.4f}",
+        "yes" if one.holds else "no",
+    )
+
+
+def _range(interval: Interval) -> str:
+    return f"{interval.low:.4f} to {interval.high:.4f}"
+
+
+def _optimum(found: Analysis) -> list[str]:
+    """Return the best use of FLOPs, where the design has sizes and lengths."""
+    if found.joint_law is None:
+        return []
+    title = "## The best size and length for a number of FLOPs"
+    if found.trade is None:
+        law = found.joint_law
+        reason = f"{law}" if isinstance(law, NoFit) else f"the points support no more than {law}"
+        return [title, f"{_capital(reason)}."]
+    cost = found.window_cost
+    rows = [
+        (
+            f"{one.flops:.2g}",
+            _counted(one.size),
+            _counted(one.windows),
+            f"{one.error.value:.4f} ({_range(one.error)})",
+        )
+        for one in compute_optimal(found.trade, cost, found.budgets)
+    ]
+    return [
+        title,
+        "By the law of size and data, with fresh windows and "
+        f"{cost.coefficient:.3g} N^{cost.exponent:.2f} FLOPs of training on one. Where an "
+        "interval reaches beyond the sizes and lengths that were trained, so does the answer.",
+        markdown(("FLOPs", "N*", "D* [windows]", "rel_l2"), rows),
+        *_parabolas(found.finished),
+    ]
+
+
+def _parabolas(finished: Sequence[Finished]) -> list[str]:
+    """Return what parabolas through trials of equal FLOPs say, where there are some."""
+    points = mean_points(finished)
+    cost = {
+        (entry.result.parameters, entry.result.windows): entry.result.train_flops
+        for entry in finished
+    }
+    flops = [
+        cost[size, windows] for size, windows in zip(points.sizes, points.windows, strict=True)
+    ]
+    found = isoflop_parabolas(points, np.array(flops))
+    vertices = [one for one in found if isinstance(one, Parabola)]
+    if not found:
+        return []
+    lines = [
+        f"{one.flops:.2g} FLOPs: N* = {one.size:.3g}, rel_l2 = {one.error:.4f}"
+        if isinstance(one, Parabola)
+        else str(one)
+        for one in found
+    ]
+    exponent = optimal_exponent(vertices)
+    told = exponent if isinstance(exponent, NoFit) else f"N* = k C^c with c = {exponent}"
+    return [
+        "As a check, the vertices of parabolas through the trials of equal FLOPs, which lean where "
+        "the error falls at different rates to both sides (arXiv 2603.22339): "
+        f"{'; '.join(lines)}. {_capital(told)}."
+    ]
+
+
+def _counted(interval: Interval) -> str:
+    return f"{interval.value:.3g} ({interval.low:.2g} to {interval.high:.2g})"
+
+
+def _capital(text: object) -> str:
+    sentence = str(text)
+    return sentence[:1].upper() + sentence[1:]
