@@ -47,6 +47,7 @@ TESTED_ELSEWHERE = {
     "scaling/report/analysis.py": "scaling/report/test_write.py",
     "scaling/report/figures.py": "scaling/report/test_write.py",
     "scaling/report/law_text.py": "scaling/report/test_write.py",
+    "scaling/report/price_text.py": "scaling/report/test_write.py",
     "scaling/report/results.py": "scaling/report/test_write.py",
     "scaling/report/table.py": "scaling/report/test_write.py",
     "scaling/report/text.py": "scaling/report/test_write.py",

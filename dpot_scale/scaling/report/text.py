@@ -10,6 +10,7 @@ from dpot_scale.config.sweep import SweepConfig
 from dpot_scale.scaling.plan import Trial
 from dpot_scale.scaling.report.analysis import Analysis
 from dpot_scale.scaling.report.law_text import law_sentences, law_tables
+from dpot_scale.scaling.report.price_text import price_sentences, price_tables
 from dpot_scale.scaling.report.results import Finished, chosen_by_valid
 from dpot_scale.scaling.report.table import dataset_table, error_table, trial_table
 from dpot_scale.tracking.mlflow_page import review
@@ -34,7 +35,7 @@ def conclude(found: Analysis) -> str:
     lost = [entry.trial.label for entry in group if not isfinite(entry.result.mean_rel_l2)]
     if lost:
         sentences.append(f"No law holds the forecasts of {', '.join(lost)}, which are not finite.")
-    sentences += _choice(found.finished)
+    sentences += [*_choice(found.finished), *price_sentences(found)]
     worse = [n for n, s in largest.evaluation.items() if not s.rel_l2 < s.persistence_rel_l2]
     sentences.append(
         f"{group[-1].trial.label} does not beat repeating the last frame on: {', '.join(worse)}."
@@ -91,6 +92,7 @@ def write_markdown(sweep: SweepConfig, trials: Sequence[Trial], found: Analysis)
         "## Trials",
         trial_table(finished),
         *law_tables(trials, found),
+        *price_tables(found),
         "## Rollout rel_l2",
         dataset_table(finished, "rel_l2", "persistence_rel_l2"),
         *_valid_table(finished),

@@ -2,6 +2,7 @@
 
 import csv
 import struct
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -271,3 +272,43 @@ def test_every_error_has_its_law_or_its_reason(tmp_path: Path) -> None:
     assert "| rollout, dr | none: the error is flat within its scatter in size" in laws
     for measure in ("all parameters", "parameters in blocks", "training FLOPs of a window"):
         assert f"| {measure} |" in laws
+
+
+def test_the_price_of_data_is_told(tmp_path: Path, describe_dataset: Callable[..., None]) -> None:
+    sweep, trials = planned(tmp_path, "windows=[800, 1600, 3200, 6400]")
+    for name in sweep.run.data.weights:
+        describe_dataset(sweep.run.data.root, name, [(100, 20)], [9.0] * 100)
+    for trial in trials:
+        finish(trial, 0.01 + 8 * trial.parameters**-0.4 + 2 * trial.run.windows**-0.4)
+    report = write_report(sweep, trials)
+    price = report.markdown.partition("## The price of data")[2].partition("\n## ")[0]
+    # 300 trajectories of 9 s; 90 s on two workers; ten forwards of a third of 2 / 12.5 s.
+    assert f"| {trials[-1].label} | 6,400 |" in price
+    spared = 9 * 10 / 20 - 10 * 2 / (3 * 12.5)
+    solves = f"{(2700 + 180) / spared:,.0f}"
+    assert price.count(f"| 45.0 min | 3.0 min | 9 s | 0.53 s | {solves} |") == len(trials)
+    assert f"has paid for its data and training after at least {solves} solves" in report.markdown
+    assert "assumed as in language models (R = 15.4" in price
+    purchases = [line for line in price.splitlines() if "% (" in line]
+    assert [line.split(" |")[0] for line in purchases] == ["| 48.0 min", "| 8.0 h", "| 3.3 d"]
+
+
+def test_a_forecast_that_is_slower_than_the_solver_never_pays(
+    tmp_path: Path, describe_dataset: Callable[..., None]
+) -> None:
+    sweep, trials = planned(tmp_path)
+    for name in sweep.run.data.weights:
+        describe_dataset(sweep.run.data.root, name, [(100, 20)], [0.01] * 100)
+    for trial in trials:
+        finish(trial, trial.parameters**-0.16)
+    report = write_report(sweep, trials)
+    assert f"{trials[-1].label} never pays for itself: a forecast takes 0.53 s" in report.markdown
+    assert "What is best bought for a budget needs a law of size and data." in report.markdown
+
+
+def test_of_data_that_nobody_solved_no_price_is_told(tmp_path: Path) -> None:
+    sweep, trials = planned(tmp_path)
+    finish(trials[0], 0.1)
+    report = write_report(sweep, trials)
+    assert "price of data" not in report.markdown
+    assert "pay" not in report.markdown
