@@ -10,11 +10,12 @@ from collections.abc import Sequence
 
 from dpot_scale.config.arguments import Entry, add_config_arguments
 from dpot_scale.config.load import dump, load_sweep
-from dpot_scale.config.places import resolve_sweep_paths, results_home
+from dpot_scale.config.places import WEIGHTS, resolve_sweep_paths, results_home
+from dpot_scale.config.sweep import SweepConfig
 from dpot_scale.errors import exits_cleanly
 from dpot_scale.runs.folder import require_kind
 from dpot_scale.scaling.journal import require_same_sweep
-from dpot_scale.scaling.plan import plan, plan_table
+from dpot_scale.scaling.plan import Trial, plan, plan_table
 from dpot_scale.terminal import print_line
 
 COMMANDS = {
@@ -63,8 +64,22 @@ def _execute(options: argparse.Namespace) -> int:
         case _:
             from dpot_scale.scaling.driver import run_sweep
 
-            return 1 if run_sweep(sweep, trials, print_line) else 0
+            failures = run_sweep(sweep, trials, print_line)
+            _register_best(sweep, trials)
+            return 1 if failures else 0
     return 0
+
+
+def _register_best(sweep: SweepConfig, trials: Sequence[Trial]) -> None:
+    """Put the best model into MLflow's registry, under the name of the sweep."""
+    from dpot_scale.scaling.report.results import best_trial, finished_trials
+
+    best, uri = best_trial(finished_trials(trials)), sweep.run.tracking.mlflow_uri
+    if best is None or uri is None or not (best.trial.run.directory / WEIGHTS).is_file():
+        return  # of a sweep of long ago the weights may be gone
+    from dpot_scale.serving.registry import offer
+
+    offer(best.trial.run.directory, sweep.name, uri, print_line)
 
 
 if __name__ == "__main__":

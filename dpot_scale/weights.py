@@ -5,10 +5,14 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from dpot_scale.checkpoints.source import SOURCE, no_weights
+from dpot_scale.checkpoints.source import SOURCE, config_of, no_weights
 from dpot_scale.config.arguments import Entry
+from dpot_scale.config.load import load_run
 from dpot_scale.errors import ConfigError, exits_cleanly
 from dpot_scale.terminal import print_line
+from dpot_scale.tracking.mlflow_client import read_run_id
+
+MLFLOW_URI = "sqlite:///mlflow.db"  # what `mlflow ui` opens
 
 
 @exits_cleanly
@@ -38,6 +42,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="of a run or checkpoint, the .safetensors to write in fp32 (default: model_STEP "
         "beside its config.yaml), or a released .pth; of an export, the released .pth",
     )
+    register = entry.add_command(
+        "register", "put weights into MLflow's registry, for `mlflow models serve`", _register
+    )
+    register.add_argument("source", type=Path, help=SOURCE)
+    register.add_argument("name", help="the name of the registered model")
+    register.add_argument(
+        "--mlflow-uri",
+        metavar="URI",
+        help="the tracking server or database (default: that of the run that the weights lie in, "
+        f"else {MLFLOW_URI})",
+    )
     return entry.run(argv)
 
 
@@ -58,6 +73,20 @@ def _import(options: argparse.Namespace) -> int:
 
 def _export(options: argparse.Namespace) -> int:
     return _write(options, released=True)
+
+
+def _register(options: argparse.Namespace) -> int:
+    _require_source(options)
+    config, uri, run_id = config_of(options.source), options.mlflow_uri, None
+    if config is not None and uri is None:
+        uri = load_run(str(config)).tracking.mlflow_uri
+        run_id = None if uri is None else read_run_id(config.parent)
+    uri = uri or MLFLOW_URI
+    from dpot_scale.serving.registry import how_to_serve, register
+
+    version = register(options.source, options.name, uri, run_id)
+    print_line(how_to_serve(options.name, version, uri))
+    return 0
 
 
 def _write(options: argparse.Namespace, *, released: bool) -> int:

@@ -133,7 +133,7 @@ class ServedModel:
         if self._known is None and self.data is not None and not _is_plain(self.data):
             raise DataError(
                 f"the model was trained on {', '.join(self.datasets)}, which it sees in different "
-                f"ways: say when you load it which of them the history is of, as dataset="
+                f"ways: say which of them the history is of, as dataset="
                 f"{self.datasets[0]!r}"
             )
         return read_history(history, self.config, self.channels)

@@ -18,7 +18,6 @@ from dpot_scale.models.family import (
 
 if TYPE_CHECKING:
     from dpot_scale.models.dpot.network import DPOT
-    from dpot_scale.models.transfer import Adaptation, Fields, State
 
 
 class DPOTFamily:
@@ -26,11 +25,10 @@ class DPOTFamily:
 
     config = DPOTConfig
     components: Mapping[str, tuple[str, ...]] = {
-        "patch_embed": ("patch_embed.",),
-        "pos_embed": ("pos_embed",),
-        "time_agg": ("time_agg_layer.",),
+        "embedding": ("patch_embed.", "pos_embed"),
+        "time_aggregation": ("time_agg_layer.",),
         "blocks": ("blocks.",),
-        "head": ("cls_head.",),
+        "dataset_head": ("cls_head.",),
         "output": ("out_layer.", "skip."),
         "statistics": ("scale_feats_mu.", "scale_feats_sigma."),
     }
@@ -58,18 +56,6 @@ class DPOTFamily:
         from dpot_scale.models.dpot.network import DPOT
 
         return DPOT(model, recompute=recompute, spectral_dtype=spectral_dtype)
-
-    def adaptation(
-        self,
-        source: DPOTConfig,
-        target: DPOTConfig,
-        state: "State",
-        fields: "Fields",
-    ) -> "Adaptation":
-        """Return how weights are made to fit another DPOT."""
-        from dpot_scale.models.dpot.transfer import DPOTAdaptation
-
-        return DPOTAdaptation(source, target, state, fields)
 
 
 FAMILY: Family[DPOTConfig] = DPOTFamily()

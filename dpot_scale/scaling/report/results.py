@@ -63,6 +63,17 @@ def chosen_by_valid(finished: Sequence[Finished]) -> Finished | None:
     return finished[min(finite, key=finite.__getitem__)] if finite else None
 
 
+def best_trial(finished: Sequence[Finished]) -> Finished | None:
+    """Return the trial with the least error on the valid split, or on the test where none has one.
+
+    None where no error is finite.
+    """
+    tested = {n: entry.result.mean_rel_l2 for n, entry in enumerate(finished)}
+    finite = {n: error for n, error in tested.items() if isfinite(error)}
+    least = finished[min(finite, key=finite.__getitem__)] if finite else None
+    return chosen_by_valid(finished) or least
+
+
 def by_windows(finished: Sequence[Finished]) -> dict[int, list[Finished]]:
     """Return the trials of equal training length together, each group by model size."""
     groups: dict[int, list[Finished]] = defaultdict(list)

@@ -15,6 +15,7 @@ from dpot_scale.runs.result import TrainingResult, save_result
 from dpot_scale.scaling.plan import Trial, plan
 from dpot_scale.scaling.report.analysis import analyze
 from dpot_scale.scaling.report.figures import scaling_figure
+from dpot_scale.scaling.report.results import best_trial
 from dpot_scale.scaling.report.results import finished_trials as finished
 from dpot_scale.scaling.report.text import FIGURE, REPORT
 from dpot_scale.scaling.report.write import RESULTS, NothingToReportError, write_report
@@ -156,6 +157,25 @@ def test_the_csv_holds_every_score(tmp_path: Path) -> None:
     assert {row["digest"] for row in rows} == {"0123456789ab"}
     assert all(float(row["rel_l2"]) == 0.25 for row in rows)
     assert {float(row["persistence_rel_l2"]) for row in rows} == set(PERSISTENCE.values())
+
+
+def test_the_best_trial_is_chosen_by_the_test_only_where_there_is_no_valid_split(
+    tmp_path: Path,
+) -> None:
+    _, trials = planned(tmp_path)
+    assert best_trial(finished(trials)) is None
+    first, second, third, fourth = trials
+    finish(first, float("nan"))
+    assert best_trial(finished(trials)) is None
+    finish(second, 0.2)
+    best = best_trial(finished(trials))
+    assert best is not None
+    assert best.trial is second
+    finish(third, 0.3, valid_rel_l2=0.2)
+    finish(fourth, 0.4, valid_rel_l2=0.1)
+    best = best_trial(finished(trials))
+    assert best is not None
+    assert best.trial is fourth
 
 
 def test_a_trial_is_chosen_by_the_valid_split_and_never_by_the_test(tmp_path: Path) -> None:

@@ -1,0 +1,130 @@
+"""Weights in MLflow's registry: once, with all that people look for there."""
+
+import logging
+from pathlib import Path
+
+import mlflow
+import pytest
+from mlflow.models import Model
+from mlflow.tracking import MlflowClient
+
+from dpot_scale.checkpoints.weights import read
+from dpot_scale.checkpoints.weights_file import save_model
+from dpot_scale.config.load import dump, load_run
+from dpot_scale.config.places import RESULT_FILE, RUN_CONFIG, WEIGHTS
+from dpot_scale.errors import RecordError
+from dpot_scale.serving.registry import offer, register
+from dpot_scale.tracking.mlflow_client import RUN_ID_FILE
+from dpot_scale.weights import main
+
+RELEASED = Path(__file__).parents[1] / "golden" / "official_format_small.pth"
+NOBODY = "http://127.0.0.1:9"
+
+
+@pytest.fixture(scope="module")
+def uri(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """One database, which takes seconds to make; each test has a model of its own name."""
+    return f"sqlite:///{tmp_path_factory.mktemp('mlflow') / 'mlflow.db'}"
+
+
+def registered(uri: str, name: str, version: str) -> Model:
+    mlflow.set_tracking_uri(uri)
+    return Model.load(f"models:/{name}/{version}")
+
+
+def run_folder(weights: Path, home: Path, uri: str, run_id: str = "") -> Path:
+    """The folder of a finished run."""
+    config = load_run("quickstart", [f"output={home}", "name=run", f"tracking.mlflow_uri={uri}"])
+    folder = config.directory
+    folder.mkdir()
+    (folder / RUN_CONFIG).write_text(dump(config))
+    (folder / RESULT_FILE).touch()
+    (folder / RUN_ID_FILE).write_text(run_id)
+    save_model(folder / WEIGHTS, *read(weights))
+    return folder
+
+
+def test_a_version_says_what_it_is(of_two: Path, uri: str) -> None:
+    version = register(of_two, "described", uri)
+    place = f"models:/described/{version}"
+    model = registered(uri, "described", version)
+    weights = read(of_two)
+    assert model.metadata["channels"] == {"flow": ["u", "v"], "heat": ["T"]}
+    assert model.metadata["frame_interval"] == {"flow": 0.1, "heat": 0.1}
+    assert model.metadata["input"] == "history (B, T, C, X, Y) of T = 3 frames"
+    assert model.metadata["model"] == weights.model.dimensions()
+    signature = model.signature
+    assert signature is not None
+    assert signature.inputs.inputs[0].shape == (-1, -1, -1, -1, -1)
+    assert [param.name for param in signature.params.params] == ["steps", "dataset"]
+    frames = mlflow.pyfunc.load_model(place).predict(
+        model.load_input_example(place), params=model.load_input_example_params(place)
+    )
+    assert frames.shape == (1, 1, 2, 16, 16)
+    requirements = Path(mlflow.artifacts.download_artifacts(place))
+    assert "dpot_scale" in (requirements / "requirements.txt").read_text()
+
+
+def test_the_same_weights_are_registered_once(of_two: Path, uri: str, tmp_path: Path) -> None:
+    assert register(of_two, "flow", uri) == "1"
+    assert register(of_two, "flow", uri) == "1"
+    weights = read(of_two)
+    other = tmp_path / "other.safetensors"
+    save_model(other, weights.model, weights.state)  # without its data
+    assert register(other, "flow", uri) == "2"
+    assert register(of_two, "flow", uri) == "3", "an older version again is a newer one"
+    assert register(of_two, "another", uri) == "1"
+
+
+def test_from_the_command_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["register", str(RELEASED), "released"]) == 0
+    said = capsys.readouterr().out
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    assert said == (
+        f"registered as models:/released/1; to serve it: MLFLOW_TRACKING_URI={uri} mlflow models "
+        "serve --model-uri models:/released/1 --env-manager local\n"
+    )
+    assert registered(uri, "released", "1").metadata["channels"] == {}
+
+
+def test_a_run_is_registered_where_it_is_tracked(
+    of_two: Path, tmp_path: Path, uri: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    client = MlflowClient(uri)
+    run = client.create_run(client.create_experiment("any"))
+    folder = run_folder(of_two, tmp_path, uri, run.info.run_id)
+    assert main(["register", str(folder), "run"]) == 0
+    assert client.get_model_version("run", "1").run_id == run.info.run_id
+    assert "models:/run/1; to serve it" in capsys.readouterr().out
+
+
+def test_mlflow_that_does_not_answer_is_one_sentence(
+    of_two: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with pytest.raises(RecordError, match=rf"was not registered at {NOBODY}: .*refused"):
+        register(of_two, "flow", NOBODY)
+    assert main(["register", str(of_two), "flow", "--mlflow-uri", NOBODY]) == 2
+    assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+def test_it_is_offered_and_never_fatal(
+    of_two: Path,
+    tmp_path: Path,
+    uri: str,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    folder = run_folder(of_two, tmp_path, uri)
+    said: list[str] = []
+    with caplog.at_level(logging.WARNING):
+        offer(folder, "offered", NOBODY, said.append)
+    assert said == []
+    assert "are not in MLflow's registry: " in caplog.text
+    offer(folder, "offered", uri, said.append)
+    assert len(said) == 1
+    assert said[0].startswith("registered as models:/offered/1; to serve it: MLFLOW_TRACKING_URI=")
