@@ -32,7 +32,7 @@ back. The presets are in `dpot_scale/config/presets/`.
 
 The keys with "yes" under "identity" decide the numbers of a run: with another value it is another
 run, which needs another `name`. Of what a config names, the content counts: of each dataset its
-recipe or the checksums of its files, of `initialize_from` the weights, of `engine.deepspeed` the
+recipe or the checksums of its files, of `start.source` the weights, of `engine.deepspeed` the
 precision.
 """
 

@@ -142,7 +142,7 @@ def test_other_ranks_print_no_config(
         (["evaluation.rollout_frames=6"], "stores 9 test frames"),
         (["data.suite=null", "data.root=/absent"], "is missing under /absent"),
         (["engine.deepspeed=zero4"], "engine.deepspeed='zero4' is not in deepspeed_configs/"),
-        (["initialize_from=absent.pth"], "absent.pth does not exist"),
+        (["start.source=absent.pth"], "absent.pth does not exist"),
         (["output=/dev/null"], "cannot write to /dev/null/short: Not a directory"),
     ],
 )
@@ -255,7 +255,7 @@ def test_a_valid_split_is_scored_during_training_and_both_at_its_end(
 def test_a_run_starts_from_given_weights(trained: list[str], tmp_path: Path) -> None:
     """With steps too small to see, it ends where it started."""
     first = tmp_path / "short" / "model.safetensors"
-    still = [f"initialize_from={first}", "name=still", "optim.lr=1e-12"]
+    still = [f"start.source={first}", "name=still", "optim.lr=1e-12"]
     assert main([*trained, *still]) == 0
     expected, found = load_model(first), load_model(tmp_path / "still" / "model.safetensors")
     torch.testing.assert_close(found.state_dict(), expected.state_dict(), rtol=0, atol=1e-9)
@@ -272,11 +272,11 @@ def test_weights_of_another_model_name_every_override_at_once(
     trained: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     first = tmp_path / "short" / "model.safetensors"
-    other = [f"initialize_from={first}", "name=other", "model.depth=1", "model.normalize=false"]
+    other = [f"start.source={first}", "name=other", "model.depth=1", "model.normalize=false"]
     said = mistake([*trained, *other], capsys)
     assert said == (
         "error: the config says model.depth=1, model.normalize=false, but the weights need: "
-        "model.depth=2 model.normalize=true"
+        "model.depth=2 model.normalize=true; or start.absent=draw takes them so"
     )
     # Modes decide the shape of no weight.
     assert main([*trained, f"initialize_from={first}", "name=fewer", "model.modes=2"]) == 0

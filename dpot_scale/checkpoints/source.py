@@ -49,15 +49,31 @@ def require_agreement(
     Raises:
         ConfigError: they do not; it names every override that is needed.
     """
-    needed, said = weights.dimensions(), config.dimensions()
     if names is None:
-        names = needed if weights.family == config.family else ["family"]
+        names = weights.dimensions() if weights.family == config.family else ["family"]
+    if differing := disagreement(weights, config, names):
+        raise ConfigError(differing)
+
+
+def disagreement(weights: ModelConfig, config: ModelConfig, names: Iterable[str]) -> str:
+    """Return in which of some dimensions weights and a config differ, with every override needed.
+
+    Args:
+        weights: The model of the weights.
+        config: That of the config.
+        names: The dimensions.
+
+    Returns:
+        A clause; an empty one where they agree.
+    """
+    needed, said = weights.dimensions(), config.dimensions()
     differing = [name for name in names if needed[name] != said[name]]
-    if differing:
-        raise ConfigError(
-            f"the config says {', '.join(_override(name, said) for name in differing)}, but the "
-            f"weights need: {' '.join(_override(name, needed) for name in differing)}"
-        )
+    if not differing:
+        return ""
+    return (
+        f"the config says {', '.join(_override(name, said) for name in differing)}, but the "
+        f"weights need: {' '.join(_override(name, needed) for name in differing)}"
+    )
 
 
 def _override(name: str, values: dict[str, object]) -> str:

@@ -209,7 +209,7 @@ class CheckpointStore:
             raise CheckpointError(
                 f"{folder} was made by {made} and this run has {here}: continue on {made}, or "
                 f"start a new run from its weights with another `name` and "
-                f"`initialize_from={folder}`, or with the file that "
+                f"`start.source={folder}`, or with the file that "
                 f"`python -m dpot_scale.weights export {folder}` writes"
             )
 

@@ -20,7 +20,9 @@ LEFT_OUT: dict[str, Any] = {
     "checkpoint": True,
     "tracking": True,
     "model": True,  # its dimensions count instead, whether a size names them or not
-    "initialize_from": True,  # its content counts instead, as that of the datasets and of the JSON
+    # The content of the source counts instead, as that of the datasets and of the JSON; `absent`
+    # only decides whether there is a run.
+    "start": {"source", "absent"},
     "data": {"root", "suite"},
     "batch": {"micro_batch"},
     "engine": {

@@ -5,7 +5,7 @@ mistake becomes one `ConfigError` that names the key, the value and the nearest 
 """
 
 import os
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeGuard, TypeVar
 
@@ -21,6 +21,7 @@ from dpot_scale.config.sentences import nearest, sentence
 from dpot_scale.config.strategy import read_strategy
 from dpot_scale.config.sweep import LENGTHS as SWEEP_LENGTHS
 from dpot_scale.config.sweep import SweepConfig
+from dpot_scale.config.text import parse
 from dpot_scale.errors import ConfigError
 
 PRESETS = Path(__file__).parent / "presets"
@@ -31,10 +32,8 @@ REPLACED_WHOLE = ("weights", "ladder", "deepspeed", "suite", *LENGTHS)
 DEFAULT = "quickstart"
 FAMILY_KEYS = (".model.family=", ".run.model.family=")
 
-# No config comes near: beyond, reading one or quoting it in a sentence may take for ever.
-MOST_VALUES = 100_000
-DEEPEST = 30
-TOO_DEEP = f"it is nested more than {DEEPEST} levels deep"
+# How `start.source` is spelled in older configs and commands.
+OLDER_SOURCE = "initialize_from"
 
 Kind = Literal["run", "sweep", "suite"]
 # Of a config: keys at its top level that only another kind has there, which, and its entry.
@@ -158,7 +157,7 @@ def _read(kind: Kind, source: str, extended_by: tuple[Path, ...] = ()) -> Raw:
 
 def _read_yaml(path: Path) -> Raw:
     try:
-        raw = _parse(path.read_text(encoding="utf-8"))
+        raw = parse(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"cannot read config file {path}: {error.strerror}") from error
     except UnicodeDecodeError as error:
@@ -170,21 +169,24 @@ def _read_yaml(path: Path) -> Raw:
     for part in (raw, raw.get("run")):
         if isinstance(part, dict) and Path(str(part.get("extends"))).suffix in SUFFIXES:
             part["extends"] = path.parent / str(part["extends"])  # sought beside this file
+        _read_older_start(part, path)
     return raw
 
 
-def _parse(text: str) -> object:
-    """Return what a YAML text says.
+def _read_older_start(raw: object, path: Path) -> None:
+    """Turn `initialize_from: PATH`, as older configs have it, into `start: {source: PATH}`.
 
     Raises:
-        ValueError: it is not valid, in one line.
+        ConfigError: there are both.
     """
-    try:
-        return yaml.load(text, Loader=_ConfigLoader)
-    except RecursionError:
-        raise ValueError(TOO_DEEP) from None
-    except (yaml.YAMLError, ValueError) as error:  # the last is for dates that do not exist
-        raise ValueError(" ".join(str(error).split())) from error
+    if not isinstance(raw, dict) or OLDER_SOURCE not in raw:
+        return
+    source, start = raw.pop(OLDER_SOURCE), raw.get("start") or {}
+    if source is None or not isinstance(start, dict):
+        return
+    if "source" in start:
+        raise ConfigError(f"config file {path} has {OLDER_SOURCE} and start.source: leave one out")
+    raw["start"] = {**start, "source": source}
 
 
 def _extend(kind: Kind, raw: Raw, extended_by: tuple[Path, ...] = ()) -> Raw:
@@ -268,8 +270,11 @@ def _key_and_value(override: str) -> tuple[str, Any]:
     if not separator or not key:
         hint = config_hint(override)
         raise ConfigError(f"override {override!r} is not of the form key.sub=value{hint}")
+    keys = key.split(".")
+    if keys[-1] == OLDER_SOURCE and len(keys) <= len(("run", OLDER_SOURCE)):
+        keys[-1:] = ["start", "source"]
     try:
-        return key, _parse(text)
+        return ".".join(keys), parse(text)
     except ValueError as error:
         raise ConfigError(f"the value of override {override!r} is not valid YAML") from error
 
@@ -307,42 +312,3 @@ def _complete_ladders(raw: Raw) -> None:
             for label, model in ladder.items():
                 if isinstance(model, dict | None):
                     ladder[label] = laid_over(shared, model or {})
-
-
-class _ConfigLoader(yaml.SafeLoader):
-    """YAML of the size of a config, in which a repeated key is an error.
-
-    Its first value would silently be lost.
-    """
-
-    def get_single_node(self) -> yaml.Node | None:
-        node = super().get_single_node()
-        if node is not None and _size(node, {}) > MOST_VALUES:
-            raise ValueError(f"its aliases stand for more than {MOST_VALUES:,} values")
-        return node
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        seen: set[str] = set()
-        for key_node, _ in node.value:
-            if not isinstance(key_node, yaml.ScalarNode):
-                continue  # refused below: such a key has no hash
-            if key_node.value in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"key {key_node.value!r} appears twice", key_node.start_mark
-                )
-            seen.add(key_node.value)
-        return super().construct_mapping(node, deep)
-
-
-def _size(node: yaml.Node, sizes: dict[int, int], depth: int = 0) -> int:
-    """Return how many values a node stands for, with those that its aliases repeat."""
-    if depth > DEEPEST:  # so is a node that contains itself
-        raise ValueError(TOO_DEEP)
-    if isinstance(node, yaml.ScalarNode):
-        return 1
-    if id(node) not in sizes:
-        children = node.value
-        if isinstance(node, yaml.MappingNode):
-            children = [child for pair in children for child in pair]
-        sizes[id(node)] = 1 + sum(_size(child, sizes, depth + 1) for child in children)
-    return sizes[id(node)]

@@ -114,6 +114,11 @@ def config_class(raw: object) -> type[ModelConfig]:
     return found
 
 
+def component_names(model: ModelConfig) -> list[str]:
+    """Return the names of the components that the weights of a model consist of."""
+    return list(import_module(f"{FAMILIES[model.family]}.family").FAMILY.components)
+
+
 def laid_over(base: Mapping[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:
     """Return the raw mapping of a model laid over that of another.
 

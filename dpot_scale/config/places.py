@@ -61,13 +61,14 @@ def resolve_run_paths(run: RunConfig, home: Path) -> RunConfig:
     data = run.data.model_copy(update={"root": home / run.data.root})
     nvme_path = run.engine.nvme_path and _absolute(run.engine.nvme_path)
     engine = run.engine.model_copy(update={"nvme_path": nvme_path})
+    source = run.start.source and _absolute(run.start.source)
     return run.model_copy(
         update={
             "output": home / run.output,
             "data": data,
             "engine": engine,
             "tracking": tracking,
-            "initialize_from": run.initialize_from and _absolute(run.initialize_from),
+            "start": run.start.model_copy(update={"source": source}),
         }
     )
 

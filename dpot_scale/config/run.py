@@ -21,8 +21,10 @@ from dpot_scale.config.base import (
     Seed,
 )
 from dpot_scale.config.data import DataConfig
-from dpot_scale.config.model import AnyModel
+from dpot_scale.config.model import AnyModel, component_names
 from dpot_scale.config.optim import OptimConfig
+from dpot_scale.config.sentences import nearest
+from dpot_scale.config.start import StartConfig
 from dpot_scale.config.strategy import Strategy, read_strategy
 from dpot_scale.errors import ConfigError
 
@@ -229,9 +231,7 @@ class RunConfig(Section):
     evaluation: EvaluationConfig = EvaluationConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     tracking: TrackingConfig = TrackingConfig()
-    initialize_from: Path | None = None
-    """Weights that a new run starts from: a weights file, a run or a checkpoint. null: random
-    weights. Resuming needs no option."""
+    start: StartConfig = StartConfig()
 
     @model_validator(mode="after")
     def _windows_fill_batches(self) -> Self:
@@ -269,6 +269,34 @@ class RunConfig(Section):
             raise ValueError(
                 f"optim.reference_width={self.optim.reference_width} makes the learning rate "
                 f"follow model.width, and a {self.model.family} has none: set it to null"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _components_are_those_of_the_model(self) -> Self:
+        if not self.start.components:
+            return self
+        known = component_names(self.model)
+        for name in self.start.components:
+            if name not in known:
+                raise ValueError(
+                    f"start.components.{name}: a {self.model.family} has no such component"
+                    f"{nearest(name, known)}; it has {', '.join(known)}"
+                )
+        if all(self.start.rate(name) == 0 for name in known) and self.start.adapter is None:
+            raise ValueError("start.components freezes all that there is: leave something to train")
+        return self
+
+    @model_validator(mode="after")
+    def _what_stays_comes_from_somewhere(self) -> Self:
+        start = self.start
+        if start.source is not None:
+            return self
+        frozen = [name for name, said in start.components.items() if said == "freeze"]
+        if frozen or start.adapter is not None:
+            stays = f"components.{frozen[0]}=freeze" if frozen else "adapter"
+            raise ValueError(
+                f"start.{stays} needs start.source: random weights that do not train are of no use"
             )
         return self
 

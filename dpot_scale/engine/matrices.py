@@ -4,7 +4,7 @@ A stage of ZeRO lays parameters end to end and cuts them into pieces without reg
 What needs whole matrices asks a `Layout`, which brings the pieces of each to one rank and back.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
 from typing import Any, NamedTuple
@@ -14,6 +14,11 @@ from torch import Tensor, nn
 from torch import distributed as dist
 
 from dpot_scale.engine.runtime import World
+
+# Parameters of one shape are changed together up to so many numbers, by the type of device. A GPU
+# would wait for the host to start the products of small matrices one by one. Elsewhere one at a
+# time is as fast and takes less memory.
+TOGETHER = {"cuda": 2**26}
 
 
 class Piece(NamedTuple):
@@ -55,16 +60,38 @@ class Layout:
         Collective if one is split.
 
         Args:
-            change: From the whole parameter, on the device of this rank, to one of its shape.
+            change: From parameters of one shape, stacked on the device of this rank, to as many.
             flat: Numbers of all pieces of this rank, as they lie in the master.
         """
-        for piece in self.pieces[self.world.rank]:
-            if self._is_whole(piece):
-                part = flat[piece.place :][: piece.size]
-                whole = part.to(self.world.device).view(self.shapes[piece.parameter])
-                part.copy_(change(whole).view(-1))
+        whole = {
+            piece.parameter: flat[piece.place :][: piece.size]
+            for piece in self.pieces[self.world.rank]
+            if self._is_whole(piece)
+        }
+        for numbers in self._together(whole):
+            parts = [whole[number] for number in numbers]
+            for part, changed in zip(parts, self._changed(change, numbers, parts), strict=True):
+                part.copy_(changed.view(-1))
         if self._owners:
             self._apply_to_split(change, flat)
+
+    def _together(self, numbers: Iterable[int]) -> Iterator[list[int]]:
+        """Return parameters in lists of one shape, each of which is changed at once."""
+        of_shape: dict[tuple[int, ...], list[int]] = {}
+        for number in numbers:
+            of_shape.setdefault(self.shapes[number], []).append(number)
+        most = TOGETHER.get(self.world.device.type, 0)
+        for shape, alike in of_shape.items():
+            count = max(1, most // prod(shape))
+            yield from (alike[first : first + count] for first in range(0, len(alike), count))
+
+    def _changed(
+        self, change: Callable[[Tensor], Tensor], numbers: Sequence[int], parts: Sequence[Tensor]
+    ) -> Tensor:
+        """Return what becomes of whole parameters of one shape, stacked."""
+        shape = self.shapes[numbers[0]]
+        wholes = [part.to(self.world.device).view(shape) for part in parts]
+        return change(wholes[0][None] if len(wholes) == 1 else torch.stack(wholes))
 
     def _is_whole(self, piece: Piece) -> bool:
         return piece.size == prod(self.shapes[piece.parameter])
@@ -97,13 +124,19 @@ class Layout:
         parts: dict[int, list[tuple[int, Tensor]]] = {}
         for piece, part in zip(pieces, torch.split(here, [p.size for p in pieces]), strict=True):
             parts.setdefault(piece.parameter, []).append((piece.start, part))
-        for parameter, of_parameter in parts.items():
-            whole = here.new_empty(prod(self.shapes[parameter]))
-            for start, part in of_parameter:
-                whole[start : start + len(part)] = part
-            changed = change(whole.view(self.shapes[parameter])).view(-1)
-            for start, part in of_parameter:
-                part.copy_(changed[start : start + len(part)])
+        for numbers in self._together(parts):
+            wholes = [self._joined(number, parts[number], here) for number in numbers]
+            changed = self._changed(change, numbers, wholes)
+            for number, values in zip(numbers, changed, strict=True):
+                for start, part in parts[number]:
+                    part.copy_(values.view(-1)[start : start + len(part)])
+
+    def _joined(self, number: int, parts: Iterable[tuple[int, Tensor]], like: Tensor) -> Tensor:
+        """Return the numbers of a parameter, each part of which begins where it says."""
+        whole = like.new_empty(prod(self.shapes[number]))
+        for start, part in parts:
+            whole[start : start + len(part)] = part
+        return whole
 
 
 def layouts(

@@ -106,13 +106,13 @@ class Muon(torch.optim.Optimizer):
         self._layouts[master].apply(self._orthogonal, update.view(-1))
         master.mul_(1 - rate * weight_decay).sub_(update.mul_(rate))
 
-    def _orthogonal(self, matrix: Tensor) -> Tensor:
-        """Return the update of one parameter from its gradient, of the same shape."""
-        stack_SMN = matrix.view(as_stack(matrix.shape))
-        rows, columns = stack_SMN.shape[1:]
+    def _orthogonal(self, matrices: Tensor) -> Tensor:
+        """Return the updates of parameters from their gradients, stacked as these are."""
+        _, rows, columns = as_stack(matrices.shape[1:])
+        stack_SMN = matrices.view(-1, rows, columns)
         # The change of an output then depends on its inputs alone, not on how many outputs are.
         scale = max(1.0, rows / columns) ** 0.5
-        return orthogonal(stack_SMN, self._dtype).mul_(scale).view_as(matrix)
+        return orthogonal(stack_SMN, self._dtype).mul_(scale).view_as(matrices)
 
 
 def split_matrices(

@@ -13,6 +13,7 @@ from dpot_scale.config.strategy import Dtype
 
 if TYPE_CHECKING:
     from dpot_scale.models.forecaster import Forecaster
+    from dpot_scale.models.transfer import Adaptation, Fields, State
 
 SpectralDtype = Literal["float32", "bfloat16"]
 
@@ -156,4 +157,14 @@ class Family(Protocol[M]):
     def network(
         self, model: M, recompute: Recompute, spectral_dtype: SpectralDtype
     ) -> "Forecaster":
-        """Build the network, with fresh weights in fp32. The only method that imports torch."""
+        """Build the network, with fresh weights in fp32. This method and the next import torch."""
+
+    def adaptation(self, source: M, target: M, state: "State", fields: "Fields") -> "Adaptation":
+        """Return how weights are made to fit another model of the family.
+
+        Args:
+            source: The model of the weights.
+            target: The model that gets them.
+            state: The weights.
+            fields: Which channel of the source each channel of the target takes.
+        """

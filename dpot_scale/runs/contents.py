@@ -47,9 +47,9 @@ def read_contents(config: RunConfig, directory: Path) -> Contents:
         name: _dataset(config.data, name) or before.get(f"dataset {name}", MISSING)
         for name in config.data.weights
     }
-    if config.initialize_from is None:
+    if config.start.source is None:
         return Contents(datasets=datasets)
-    start = _start(config.initialize_from) or before.get("start", MISSING)
+    start = _start(config.start.source) or before.get("start", MISSING)
     return Contents(datasets=datasets, start=start)
 
 

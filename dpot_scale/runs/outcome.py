@@ -44,19 +44,20 @@ DECIDES_FILES = (
 )
 
 
-def header(run: ResolvedRun, stretched: str) -> str:
+def header(run: ResolvedRun, stretched: str, table: str = "") -> str:
     """Return what a run is, in a few aligned lines.
 
     Args:
         run: The run.
         stretched: Which datasets the model sees stretched; empty if none.
+        table: What became of the weights that it starts from; empty if there is nothing to say.
     """
     config, batch = run.config, run.config.batch
     device = "cuda" if run.on_gpu else "cpu"
     engine = config.engine
     sharding = engine.deepspeed.name if engine.kind == "deepspeed" else "fairscale in fp32"
     weights = config.data.weights.items()
-    return align(
+    lines = align(
         [
             ("run", f"{config.name}  in {config.directory}"),
             (
@@ -78,8 +79,10 @@ def header(run: ResolvedRun, stretched: str) -> str:
             ("memory", run.memory.describe()),
             ("data", ", ".join(f"{name} x {weight:g}" for name, weight in weights)),
             *([("grid", stretched)] if stretched else []),
+            *([("start", str(config.start.source))] if table else []),
         ]
     )
+    return f"{lines}\n{table}" if table else lines
 
 
 def _rates(config: RunConfig) -> str:
@@ -113,7 +116,7 @@ def require_same_layout(run: ResolvedRun) -> None:
             raise CheckpointError(
                 f"{directory} was saved with zero_optimization.{key}={old[key]} and this run has "
                 f"{new[key]}: restore its engine.deepspeed, or start a new run from its weights "
-                f"with another `name` and `initialize_from={directory}`"
+                f"with another `name` and `start.source={directory}`"
             )
 
 

@@ -120,7 +120,7 @@ def _train(
         data=data,
         contents=run.source.contents.record(),
     )
-    state = first_state(config, engine, checkpoints)
+    begun = first_state(config, engine, checkpoints, data)
     monitor = Monitor(engine, stores, _evaluation(run), config.model, config.data, world)
     stream = _open_stream(config, world, stores)
     console = Console(is_main=world.is_main, total_steps=config.steps)
@@ -140,12 +140,13 @@ def _train(
             train_flops_per_window=run.flops.training,
             told_to_stop=told_to_stop,
         )
-        console.start(header(run, stretched(stores, config.model)), first_step=state.step)
-        if state.step == 0:  # so that runs can be plotted against their size
+        about = header(run, stretched(stores, config.model), begun.table)
+        console.start(about, first_step=begun.state.step)
+        if begun.state.step == 0:  # so that runs can be plotted against their size
             size = {names.PARAMETERS: run.parameters.total}
             _record(size, TrainState(), config, world, tracker)
         try:
-            verdict, state = trainer.fit(state)
+            verdict, state = trainer.fit(begun.state)
             _raise_unless_finished(verdict, state, config, trainer.meter.skipped_in_a_row)
             # Of data with a valid split, only that one was scored so far; nothing was, if the
             # attempt before ended between the last checkpoint and the result.

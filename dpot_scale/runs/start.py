@@ -1,21 +1,49 @@
 """Where a run starts: at its own newest checkpoint, at other weights, or at its seed."""
 
 from functools import partial
+from typing import NamedTuple
 
 from dpot_scale.checkpoints.checkpoint import TrainState, checkpoint_folders, has_marker
-from dpot_scale.checkpoints.source import no_weights, require_agreement
+from dpot_scale.checkpoints.source import disagreement, no_weights
 from dpot_scale.checkpoints.store import CheckpointStore
 from dpot_scale.checkpoints.weights import find, read_found
-from dpot_scale.checkpoints.weights_file import have_same_shapes
+from dpot_scale.checkpoints.weights_file import Weights, shapes_of
 from dpot_scale.config.places import CHECKPOINTS
 from dpot_scale.config.run import RunConfig
+from dpot_scale.data.channels import TrainingData
 from dpot_scale.engine.collectives import from_main, on_every_rank
 from dpot_scale.engine.engine import Engine
-from dpot_scale.errors import CheckpointError
+from dpot_scale.errors import CheckpointError, ConfigError
+from dpot_scale.models.families import family_of
+from dpot_scale.models.transfer import (
+    ChannelNames,
+    Transfer,
+    carry_over,
+    match_fields,
+    require_whole,
+)
 
 
-def first_state(config: RunConfig, engine: Engine, checkpoints: CheckpointStore) -> TrainState:
-    """Load what the run starts from into the engine; return how far that is. Collective.
+class Begun(NamedTuple):
+    """How far a run is, and what became of the weights that it starts from."""
+
+    state: TrainState
+    table: str = ""  # lines for the header; empty where it started before, or from its seed
+
+
+def first_state(
+    config: RunConfig,
+    engine: Engine,
+    checkpoints: CheckpointStore,
+    data: TrainingData | None = None,
+) -> Begun:
+    """Load what the run starts from into the engine. Collective.
+
+    Args:
+        config: The run.
+        engine: Holds the weights that are drawn from its seed.
+        checkpoints: Those of the run.
+        data: The datasets that it will be trained on.
 
     Raises:
         CheckpointError: that cannot be loaded, or is of another run.
@@ -24,30 +52,62 @@ def first_state(config: RunConfig, engine: Engine, checkpoints: CheckpointStore)
     state = checkpoints.restore(engine)
     if state is not None:
         _require_step(state, config)
-    elif config.initialize_from is not None:
-        source, world = config.initialize_from, checkpoints.world
-        found = from_main(partial(find, source), world, source)
-        weights = on_every_rank(partial(read_found, found), world, found)
-        # What the output means is not seen in the shapes.
-        unseen = ["target"] if have_same_shapes(weights.model, config.model) else None
-        require_agreement(weights.model, config.model, unseen)
-        engine.load_parameters(weights.state)
-    return state or TrainState()
+        return Begun(state)
+    if config.start.source is None:
+        return Begun(TrainState())
+    source, world = config.start.source, checkpoints.world
+    found = from_main(partial(find, source), world, source)
+    weights = on_every_rank(partial(read_found, found), world, found)
+    transfer = plan_transfer(weights, config, data)
+    fresh = {}
+    if unfinished := transfer.unfinished:
+        fresh = {name: value for name, value in engine.full_parameters() if name in unfinished}
+    engine.load_parameters(transfer.completed(fresh))
+    return Begun(TrainState(), transfer.table())
+
+
+def plan_transfer(weights: Weights, config: RunConfig, data: TrainingData | None) -> Transfer:
+    """Find what the model of a run takes from weights.
+
+    Args:
+        weights: The source.
+        config: The run.
+        data: The datasets that it will be trained on; None: unknown.
+
+    Raises:
+        ConfigError: they lack something that may not be drawn.
+    """
+    source, target, start = weights.model, config.model, config.start
+    if source.family != target.family:
+        raise ConfigError(disagreement(source, target, ["family"]))
+    family = family_of(target)
+    names, wanted = (_channel_names(known) for known in (weights.data, data))
+    fields = match_fields(source.channels, target.channels, names, wanted)
+    adaptation = family.adaptation(source, target, weights.state, fields)
+    transfer = carry_over(weights.state, shapes_of(target), family.components, adaptation, start)
+    fixed = adaptation.fixed(source.dimension_names(), start)
+    require_whole(transfer, start, disagreement(source, target, fixed), fields)
+    return transfer
+
+
+def _channel_names(data: TrainingData | None) -> ChannelNames:
+    """Return the names of the channels of each dataset, as far as that is known."""
+    return {} if data is None else {name: one.names for name, one in data.datasets.items()}
 
 
 def require_source(config: RunConfig) -> None:
-    """Make sure, before data are made, that there is something at `initialize_from`.
+    """Make sure, before data are made, that there is something at `start.source`.
 
     A run that has a checkpoint needs it no more.
 
     Raises:
         CheckpointError: there is nothing.
     """
-    source = config.initialize_from
+    source = config.start.source
     if source is not None and not source.exists():
         folders = checkpoint_folders(config.directory / CHECKPOINTS).values()
         if not any(has_marker(folder) for folder in folders):
-            raise no_weights(source)
+            raise CheckpointError(f"start.source: {no_weights(source)}")
 
 
 def _require_step(state: TrainState, config: RunConfig) -> None:

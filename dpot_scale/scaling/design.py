@@ -30,7 +30,6 @@ from dpot_scale.scaling.rules import (
 from dpot_scale.scaling.sizes import geometric, label_of_size, matching_model, of_parameters
 
 RUN = "run."
-START_FIELD = "initialize_from"
 LONG = 10**6  # batches of a run whose length is not chosen yet
 FactorValue = str | int | float
 Raw = dict[str, Any]  # a YAML mapping before validation
@@ -219,7 +218,7 @@ def _data(_: SweepConfig, draft: _Draft, entry: Design) -> Iterator[_Draft]:
 def _start(_: SweepConfig, draft: _Draft, entry: Design) -> Iterator[_Draft]:
     assert entry.start is not None
     for label, source in entry.start.items():
-        yield draft.varied("start", label, {START_FIELD: source}, label)
+        yield draft.varied("start", label, {"start.source": source}, label)
 
 
 def _families(sweep: SweepConfig, draft: _Draft, entry: Design) -> Iterator[_Draft]:

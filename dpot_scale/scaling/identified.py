@@ -65,10 +65,10 @@ class Identified:
 
     def _read(self, config: RunConfig) -> Contents:
         for data, source, contents in self._contents:
-            if (data, source) == (config.data, config.initialize_from):
+            if (data, source) == (config.data, config.start.source):
                 return contents
         contents = read_contents(config, self._sweep.directory)
-        self._contents.append((config.data, config.initialize_from, contents))
+        self._contents.append((config.data, config.start.source, contents))
         return contents
 
     def _find(self, contents: Contents, known: str, prefix: str) -> str:

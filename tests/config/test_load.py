@@ -195,7 +195,9 @@ def test_the_paper_presets_have_no_part_of_our_recipe(
 
 def test_quickstart_has_the_recipe_of_improved() -> None:
     quickstart, improved = load_run("quickstart"), load_run("improved")
-    assert quickstart.optim == improved.optim
+    # Its batches are small, and want lower rates.
+    rates = {"lr": improved.optim.lr / 2, "muon_lr": improved.optim.muon_lr / 2}
+    assert quickstart.optim == improved.optim.model_copy(update=rates)
     assert quickstart.objective == improved.objective
     file = PRESETS / "run" / "improved.yaml"
     own = set(yaml.safe_load(file.read_text())["model"])

@@ -1,10 +1,16 @@
 """On a CUDA device: equal forecasts, and training under several strategies. Else skipped."""
 
 from collections.abc import Callable
+from math import prod
 
 import pytest
 import torch
+from torch import nn
 
+from dpot_scale.config.optim import OptimConfig
+from dpot_scale.engine.matrices import Layout, Piece
+from dpot_scale.engine.muon import Muon
+from dpot_scale.engine.runtime import World
 from dpot_scale.models.dpot.config import DPOTConfig
 from dpot_scale.models.dpot.network import DPOT
 from dpot_scale.runs.result import read_result
@@ -29,6 +35,25 @@ def test_forecasts_equal_those_of_the_cpu(space_dims: int) -> None:
         found = model.cuda()(frames.cuda())
     torch.testing.assert_close(found.frames.cpu(), expected.frames, rtol=1e-3, atol=1e-4)
     torch.testing.assert_close(found.logits.cpu(), expected.logits, rtol=1e-3, atol=1e-4)
+
+
+def test_muon_updates_as_on_the_cpu() -> None:
+    """There, matrices of one shape are made orthogonal together."""
+    shapes = dict.fromkeys(range(3), (24, 8)) | {3: (2, 3, 5, 5)}
+    sizes = [prod(shape) for shape in shapes.values()]
+    pieces = [Piece(n, 0, sum(sizes[:n]), size) for n, size in enumerate(sizes)]
+    flat = torch.randn(sum(sizes), generator=torch.Generator().manual_seed(0))
+    found = {}
+    for name in ("cpu", "cuda"):
+        device = torch.device(name)
+        world = World(rank=0, local_rank=0, world_size=1, device=device)
+        master, other = nn.Parameter(flat.to(device)), nn.Parameter(torch.zeros(2, device=device))
+        muon = Muon([master], [other], OptimConfig(kind="muon"))
+        muon.place({master: Layout(shapes=shapes, pieces=[pieces], world=world)})
+        master.grad, other.grad = flat.to(device).square(), torch.ones_like(other)
+        muon.step()
+        found[name] = master.detach().cpu()
+    torch.testing.assert_close(found["cuda"], found["cpu"], rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch import distributed as dist
 
-from dpot_scale.engine.matrices import Layout, Piece
+from dpot_scale.engine.matrices import TOGETHER, Layout, Piece
 from dpot_scale.engine.runtime import World
 
 SHAPES = {0: (3, 4), 1: (2, 2), 2: (5, 3)}
@@ -66,18 +66,42 @@ def test_every_rank_has_its_pieces_of_what_was_made_of_whole_matrices(
     whole = {number: torch.randn(shape, generator=generator) for number, shape in SHAPES.items()}
     found, shapes = flats(whole), []
 
-    def change(matrix: Tensor) -> Tensor:
-        shapes.append(tuple(matrix.shape))
-        return matrix @ matrix.T @ matrix
+    def change(stack: Tensor) -> Tensor:
+        shapes.append(tuple(stack.shape))
+        return stack @ stack.mT @ stack
 
     def run(rank: int) -> None:
         Layout(shapes=SHAPES, pieces=PIECES, world=world(rank)).apply(change, found[rank])
 
     on_threads(run, monkeypatch)
-    assert sorted(shapes) == sorted(SHAPES.values()), "each matrix is changed once"
+    each_once = [(1, *shape) for shape in SHAPES.values()]
+    assert sorted(shapes) == sorted(each_once), "each matrix is changed once"
     expected = flats({number: matrix @ matrix.T @ matrix for number, matrix in whole.items()})
     for flat, of_rank in zip(found, expected, strict=True):
         torch.testing.assert_close(flat, of_rank)
+
+
+def test_matrices_of_one_shape_are_changed_together_where_that_is_faster(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    shapes: dict[int, tuple[int, ...]] = dict.fromkeys(range(5), (2, 3)) | {5: (4, 4)}
+    starts = [0, 6, 12, 18, 24, 30]
+    pieces = [Piece(n, 0, starts[n], 16 if n == 5 else 6) for n in shapes]
+    layout = Layout(shapes=shapes, pieces=[pieces], world=world(0, size=1))
+    flat = torch.randn(46, generator=torch.Generator().manual_seed(0))
+    alone, together, seen = flat.clone(), flat.clone(), []
+
+    def change(stack: Tensor) -> Tensor:
+        seen.append(tuple(stack.shape))
+        return stack @ stack.mT @ stack
+
+    layout.apply(change, alone)
+    assert len(seen) == len(shapes)
+    seen.clear()
+    monkeypatch.setitem(TOGETHER, "cpu", 13)  # two of the small ones, and less than the large one
+    layout.apply(change, together)
+    assert seen == [(2, 2, 3), (2, 2, 3), (1, 2, 3), (1, 4, 4)]
+    torch.testing.assert_close(together, alone)
 
 
 def test_split_matrices_are_shared_out_evenly() -> None:

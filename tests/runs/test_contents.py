@@ -10,6 +10,7 @@ from dpot_scale.config.data import GeneratedDataset, SuiteConfig
 from dpot_scale.config.load import dump, load_run
 from dpot_scale.config.places import INPUTS
 from dpot_scale.config.run import RunConfig
+from dpot_scale.config.start import StartConfig
 from dpot_scale.data.generation.suite import generate_suite
 from dpot_scale.errors import ConfigError, DataError
 from dpot_scale.runs.contents import MISSING, read_contents, record, recorded
@@ -105,7 +106,7 @@ def test_a_damaged_index_is_a_sentence(tmp_path: Path) -> None:
 
 def test_weights_count_by_their_content(tmp_path: Path) -> None:
     def start(path: Path) -> str | None:
-        run = run_in(tmp_path).model_copy(update={"initialize_from": path})
+        run = run_in(tmp_path).model_copy(update={"start": StartConfig(source=path)})
         return read_contents(run, run.directory).start
 
     for name, content in (("a", b"1"), ("b", b"1"), ("c", b"2")):
@@ -117,7 +118,7 @@ def test_weights_count_by_their_content(tmp_path: Path) -> None:
 def test_a_run_to_start_from_counts_by_its_identity(tmp_path: Path) -> None:
     """Also where it goes on, or ends, while another run that began with it is continued."""
     source = tmp_path / "source"
-    run = run_in(tmp_path).model_copy(update={"initialize_from": source})
+    run = run_in(tmp_path).model_copy(update={"start": StartConfig(source=source)})
     for step in (8, 16):
         marker = source / "checkpoints" / f"step_{step:06d}" / "COMMITTED.json"
         marker.parent.mkdir(parents=True)
@@ -125,7 +126,7 @@ def test_a_run_to_start_from_counts_by_its_identity(tmp_path: Path) -> None:
         assert read_contents(run, run.directory).start == "abc"
     (source / "result.json").write_text(json.dumps({"identity": "abc"}))
     assert read_contents(run, run.directory).start == "abc"
-    checkpoint = run.model_copy(update={"initialize_from": marker.parent})
+    checkpoint = run.model_copy(update={"start": StartConfig(source=marker.parent)})
     assert read_contents(checkpoint, run.directory).start == "abc step 16"
 
 

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+import torch
 
 from dpot_scale.checkpoints.checkpoint import TrainState
 from dpot_scale.checkpoints.weights_file import save_model
@@ -12,7 +13,7 @@ from dpot_scale.engine.runtime import World, start_world
 from dpot_scale.errors import CheckpointError, ConfigError
 from dpot_scale.models.families import family_of
 from dpot_scale.models.family import KEEP_ALL
-from dpot_scale.runs.start import first_state, require_source
+from dpot_scale.runs.start import Begun, first_state, require_source
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +31,7 @@ def test_a_step_that_the_run_does_not_have_is_refused() -> None:
         def restore(self, _engine: object) -> TrainState:
             return self.state
 
-    assert first_state(config, None, Found(3)) == TrainState(step=3)
+    assert first_state(config, None, Found(3)) == Begun(TrainState(step=3))
     with pytest.raises(CheckpointError, match="4 steps were made, but this run has 3: remove"):
         first_state(config, None, Found(4))
 
@@ -57,21 +58,26 @@ def test_weights_of_another_target_are_refused(target: str, tmp_path: Path, worl
         def restore(self, _engine: object) -> None:
             return None
 
-    begun = [*small, f"initialize_from={source}"]
+    begun = [*small, f"start.source={source}"]
     wrong = load_run("quickstart", [*begun, f"model.target={other}"])
-    sentence = f"model.target={other}, but the weights need: model.target={target}$"
+    sentence = f"model.target={other}, but the weights need: model.target={target}; or start"
     with pytest.raises(ConfigError, match=sentence):
         first_state(wrong, Engine(), Nothing())
     assert loaded == []
     right = load_run("quickstart", [*begun, f"model.target={target}"])
-    assert first_state(right, Engine(), Nothing()) == TrainState()
-    assert len(loaded) == 1
+    state, table = first_state(right, Engine(), Nothing())
+    assert state == TrainState()
+    assert "blocks" in table
+    (given,) = loaded
+    torch.testing.assert_close(given, dict(weights), rtol=0, atol=0)
 
 
 def test_first_weights_that_are_nowhere_are_refused_before_anything_is_made(tmp_path: Path) -> None:
     absent = tmp_path / "absent"
-    config = load_run("quickstart", [f"initialize_from={absent}", f"output={tmp_path}"])
-    with pytest.raises(CheckpointError, match=r"absent does not exist; give the folder of a run"):
+    config = load_run("quickstart", [f"start.source={absent}", f"output={tmp_path}"])
+    with pytest.raises(
+        CheckpointError, match=r"start\.source: .*absent does not exist; give the fold"
+    ):
         require_source(config)
     checkpoint = config.directory / CHECKPOINTS / "step_000001"
     checkpoint.mkdir(parents=True)

@@ -38,12 +38,12 @@ def count_parameters(config: DPOTConfig) -> ParameterCount:
         output += _dense(config.skip_frames * config.channels, config.out_layer_dim)
     return ParameterCount(
         {
-            "embedding": _dense((config.channels + config.coordinates) * cell, patch_width)
-            + _dense(patch_width, width)
-            + width * latents,
-            "time_aggregation": config.history * width**2 + gamma,
+            "patch_embed": _dense((config.channels + config.coordinates) * cell, patch_width)
+            + _dense(patch_width, width),
+            "pos_embed": width * latents,
+            "time_agg": config.history * width**2 + gamma,
             "blocks": config.depth * (norms + spectral + mlp),
-            "dataset_head": 2 * _dense(width, width) + _dense(width, config.num_datasets),
+            "head": 2 * _dense(width, width) + _dense(width, config.num_datasets),
             "output": output,
             "statistics": 2 * _dense(2 * config.channels, width) if config.normalize else 0,
         }

@@ -18,6 +18,7 @@ from dpot_scale.models.family import (
 
 if TYPE_CHECKING:
     from dpot_scale.models.dpot.network import DPOT
+    from dpot_scale.models.transfer import Adaptation, Fields, State
 
 
 class DPOTFamily:
@@ -25,10 +26,11 @@ class DPOTFamily:
 
     config = DPOTConfig
     components: Mapping[str, tuple[str, ...]] = {
-        "embedding": ("patch_embed.", "pos_embed"),
-        "time_aggregation": ("time_agg_layer.",),
+        "patch_embed": ("patch_embed.",),
+        "pos_embed": ("pos_embed",),
+        "time_agg": ("time_agg_layer.",),
         "blocks": ("blocks.",),
-        "dataset_head": ("cls_head.",),
+        "head": ("cls_head.",),
         "output": ("out_layer.", "skip."),
         "statistics": ("scale_feats_mu.", "scale_feats_sigma."),
     }
@@ -56,6 +58,18 @@ class DPOTFamily:
         from dpot_scale.models.dpot.network import DPOT
 
         return DPOT(model, recompute=recompute, spectral_dtype=spectral_dtype)
+
+    def adaptation(
+        self,
+        source: DPOTConfig,
+        target: DPOTConfig,
+        state: "State",
+        fields: "Fields",
+    ) -> "Adaptation":
+        """Return how weights are made to fit another DPOT."""
+        from dpot_scale.models.dpot.transfer import DPOTAdaptation
+
+        return DPOTAdaptation(source, target, state, fields)
 
 
 FAMILY: Family[DPOTConfig] = DPOTFamily()

@@ -24,11 +24,11 @@ PUBLISHED = {  # of the public code: parameters, forward GFLOP per window
     "H": (1_031_082_099, 527.6),
 }
 PARTS = {
-    "patch_embed": "embedding",
-    "pos_embed": "embedding",
-    "time_agg_layer": "time_aggregation",
+    "patch_embed": "patch_embed",
+    "pos_embed": "pos_embed",
+    "time_agg_layer": "time_agg",
     "blocks": "blocks",
-    "cls_head": "dataset_head",
+    "cls_head": "head",
     "out_layer": "output",
     "skip": "output",
     "scale_feats_mu": "statistics",
