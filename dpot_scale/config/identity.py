@@ -1,11 +1,11 @@
 """The identity of a run: a hash of what decides its numbers, by content and not by spelling."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from dpot_scale.config.base import content_hash
-from dpot_scale.config.model import ModelConfig
+from dpot_scale.config.model import ModelConfig, Points
 from dpot_scale.config.run import RunConfig
 
 # Of the rule below; the first one hashed the config as it was spelled.
@@ -39,11 +39,21 @@ LEFT_OUT: dict[str, Any] = {
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Stored:
+    """What the price of a training depends on of a dataset."""
+
+    grid: Points
+    trajectories: int  # for training
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Contents:
     """The datasets and weights that a run reads, each named by a hash of its content."""
 
     datasets: Mapping[str, str]
     start: str | None = None  # the weights it begins with; None: drawn from its seed
+    # Of the datasets that are known; no content of its own.
+    stored: Mapping[str, Stored] = field(default_factory=dict, compare=False)
 
     def record(self) -> dict[str, str]:
         """Return all hashes by names for people."""

@@ -6,7 +6,7 @@ A family is a package that `FAMILIES` names. Its module `family` holds the value
 
 from collections.abc import Mapping
 from importlib import import_module
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import (
     BeforeValidator,
@@ -39,7 +39,8 @@ class ModelConfig(Section):
     """Axes of space."""
     grid: PositiveInt | tuple[PositiveInt, ...] = 128
     """Points along each axis of space: one number, or a list with one for each axis. Every dataset
-    is resized to it. A model takes frames of another grid, too."""
+    is resized to it, unless `data.shapes` says otherwise. A model takes frames of another grid,
+    too."""
     channels: PositiveInt = 4
     """Fields in and out; datasets with fewer are padded."""
     history: PositiveInt = 10
@@ -71,12 +72,16 @@ class ModelConfig(Section):
                 "Input should be one number, or a list of space_dims={axes}",
                 {"axes": axes},
             )
-        return grid[0] if len(set(grid)) == 1 else grid
+        return _one_if_equal(grid)
 
     @property
     def space(self) -> Points:
         """Points along each axis of space."""
         return (self.grid,) * self.space_dims if isinstance(self.grid, int) else self.grid
+
+    def on(self, space: Points) -> Self:
+        """Return the same model with another `grid`."""
+        return self.model_copy(update={"grid": _one_if_equal(space)})
 
     def padded(self, points: Points) -> Points:
         """Return the grid on which the network computes a field of a grid, which it pads to it."""
@@ -95,6 +100,10 @@ class ModelConfig(Section):
         """Return the width that rates may follow; None where the family has no field `width`."""
         width: int | None = getattr(self, "width", None)
         return width
+
+
+def _one_if_equal(points: Points) -> int | Points:
+    return points[0] if len(set(points)) == 1 else points
 
 
 def config_class(raw: object) -> type[ModelConfig]:

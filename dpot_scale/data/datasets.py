@@ -1,7 +1,6 @@
 """Opens the datasets of a config, and checks before any training that they suit the model."""
 
 from collections.abc import Callable, Mapping
-from fractions import Fraction
 
 from dpot_scale.config.data import DataConfig
 from dpot_scale.config.model import ModelConfig
@@ -41,22 +40,6 @@ def open_datasets(
         _check_fits(store.info, model)
         store.check_largest()
     return stores
-
-
-def stretched(stores: Mapping[str, DatasetStore], model: ModelConfig) -> str:
-    """Return which datasets a model sees stretched, in one line; empty if none.
-
-    Their grids, which the store keeps as they are, have other proportions than `model.grid`.
-    """
-    named = [
-        f"{name} ({' x '.join(map(str, store.info.grid))})"
-        for name, store in stores.items()
-        if len({Fraction(*pair) for pair in zip(model.space, store.info.grid, strict=True)}) > 1
-    ]
-    if not named:
-        return ""
-    grid = " x ".join(map(str, model.space))
-    return f"stretched to {grid} points, each axis by its own factor: {', '.join(named)}"
 
 
 def require_training(stores: Mapping[str, DatasetStore]) -> None:

@@ -1,8 +1,9 @@
 """The memory of one rank, in bytes, by formula. No torch here, so plans stay cheap."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from dpot_scale.config.model import ModelConfig
+from dpot_scale.config.model import ModelConfig, Points
 from dpot_scale.config.optim import OptimConfig
 from dpot_scale.config.run import EngineConfig
 from dpot_scale.config.strategy import ELEMENT_BYTES, Dtype, Strategy
@@ -73,6 +74,7 @@ def estimate_memory(
     world_size: int,
     micro_batch: int,
     on_gpu: bool = False,
+    spaces: Sequence[Points] = (),
 ) -> MemoryEstimate:
     """Return the estimated memory of one rank.
 
@@ -83,13 +85,16 @@ def estimate_memory(
         world_size: Ranks the state is spread over.
         micro_batch: Windows per forward.
         on_gpu: Decides the sizes of buffers, and whether the host is somewhere else.
+        spaces: The grids of the frames, the largest of which counts; none: that of the model.
     """
     strategy = engine.deepspeed
     footprint = footprint_of(model, engine)
     matrices = footprint.matrices if optim.kind == "muon" else 0
     state = _state(footprint.parameters, matrices, strategy, world_size)
     sizes = fit_buffers(footprint, on_gpu=on_gpu)
-    activations = micro_batch * footprint.per_window + footprint.fixed
+    models = [model.on(space) for space in spaces] or [model]
+    per_window = max(footprint_of(seen, engine).per_window for seen in models)
+    activations = micro_batch * per_window + footprint.fixed
     return MemoryEstimate(
         process=PROCESS + KERNELS[strategy.dtype],
         **state,

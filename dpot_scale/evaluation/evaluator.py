@@ -16,6 +16,7 @@ from torch import Tensor
 from dpot_scale.config.data import DataConfig
 from dpot_scale.config.model import ModelConfig
 from dpot_scale.config.run import EvaluationConfig
+from dpot_scale.data.grids import seen_on
 from dpot_scale.data.store.dataset import DatasetStore, Split
 from dpot_scale.data.stream.assembly import Assembler, Batch, Window
 from dpot_scale.data.stream.mixture import Cut
@@ -63,11 +64,12 @@ def evaluate(
     split: Split = "test",
 ) -> dict[str, DatasetEvaluation]:
     """Score a held-out split of every dataset. Collective: every rank must call it."""
+    found = {}
     with torch.no_grad():
-        return {
-            name: _evaluate_dataset(model, store, split, config, model_config, data_config, world)
-            for name, store in stores.items()
-        }
+        for name, store in stores.items():
+            seen = model_config.on(seen_on(store.info.grid, model_config, data_config))
+            found[name] = _evaluate_dataset(model, store, split, config, seen, data_config, world)
+    return found
 
 
 def _evaluate_dataset(

@@ -7,8 +7,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from dpot_scale.config.base import PositiveInt
-from dpot_scale.config.data import DataConfig
-from dpot_scale.config.identity import Contents
+from dpot_scale.config.identity import Contents, Stored
 from dpot_scale.config.places import CHECKPOINTS, INPUTS, MARKER, RESULT_FILE
 from dpot_scale.config.record import FIRST_FORMAT, FORMAT_KEY, Record, read_record
 from dpot_scale.config.run import RunConfig
@@ -43,14 +42,16 @@ def read_contents(config: RunConfig, directory: Path) -> Contents:
         DataError: the index of a dataset cannot be read.
     """
     before = recorded(directory)
+    found = {name: _dataset(config, name) for name in config.data.weights}
     datasets = {
-        name: _dataset(config.data, name) or before.get(f"dataset {name}", MISSING)
-        for name in config.data.weights
+        name: known[0] if known else before.get(f"dataset {name}", MISSING)
+        for name, known in found.items()
     }
+    stored = {name: known[1] for name, known in found.items() if known}
     if config.start.source is None:
-        return Contents(datasets=datasets)
+        return Contents(datasets=datasets, stored=stored)
     start = _start(config.start.source) or before.get("start", MISSING)
-    return Contents(datasets=datasets, start=start)
+    return Contents(datasets=datasets, start=start, stored=stored)
 
 
 def recorded(directory: Path) -> dict[str, str]:
@@ -79,11 +80,19 @@ def record(directory: Path, contents: Contents) -> None:
     write_whole(directory / INPUTS, text)
 
 
-def _dataset(data: DataConfig, name: str) -> str | None:
+def _dataset(config: RunConfig, name: str) -> tuple[str, Stored] | None:
+    """Return the digest of a dataset and what it stores; None where nobody knows it."""
+    data = config.data
     if data.suite is not None and name in data.suite.datasets:
-        return recipe_digest(data.suite.recipe(name))
-    index = data.root / name / INDEX
-    return dataset_digest(read_index(index)) if index.is_file() else None
+        recipe = data.suite.datasets[name]
+        stored = Stored(grid=(recipe.grid,) * config.model.space_dims, trajectories=recipe.train)
+        return recipe_digest(data.suite.recipe(name)), stored
+    path = data.root / name / INDEX
+    if not path.is_file():
+        return None
+    index = read_index(path)
+    trajectories = sum(shard.trajectories for shard in index.splits.train)
+    return dataset_digest(index), Stored(grid=index.info.grid, trajectories=trajectories)
 
 
 def _start(source: Path) -> str | None:

@@ -9,6 +9,7 @@ that decides it.
 import contextlib
 import itertools
 import json
+import math
 import os
 import resource
 import socket
@@ -27,6 +28,7 @@ from torch import distributed as dist
 from dpot_scale.config.base import content_hash
 from dpot_scale.config.run import RunConfig
 from dpot_scale.config.strategy import Json
+from dpot_scale.data.grids import seen_shares
 from dpot_scale.data.stream.assembly import Assembler, Batch, Scale
 from dpot_scale.data.stream.reader import PREFETCHED_BATCHES
 from dpot_scale.engine.collectives import on_main
@@ -73,12 +75,12 @@ def settle_micro_batch(run: ResolvedRun, world: World, say: Callable[[str], None
     Raises:
         ConfigError: the config is wrong, or not even one window fits.
     """
-    config = run.source.config
+    config = _with_the_largest_grid(run)
     if config.batch.micro_batch != "auto":
         return run
     per_rank, rest = divmod(config.batch.global_batch, world.world_size)
     assert rest == 0, "a micro-batch of one window divides"
-    answer = config.output / FOLDER / f"{_key(run, world)}.json"
+    answer = config.output / FOLDER / f"{_key(config, run.deepspeed, world)}.json"
     found: int | None = _from_main(_read(answer), world)
     if found is None:
         divisors = [n for n in range(1, per_rank + 1) if per_rank % n == 0]
@@ -97,6 +99,13 @@ def settle_micro_batch(run: ResolvedRun, world: World, say: Callable[[str], None
     return resolve(run.source, world_size=run.world_size, on_gpu=run.on_gpu, micro_batch=found)
 
 
+def _with_the_largest_grid(run: ResolvedRun) -> RunConfig:
+    """Return the config of a run whose model has the largest grid of its windows."""
+    config = run.source.config
+    shares = seen_shares(config.model, config.data, run.source.contents.stored)
+    return config.model_copy(update={"model": config.model.on(max(shares, key=math.prod))})
+
+
 def largest_that_fits(candidates: Sequence[int], fits: Callable[[int], bool]) -> int | None:
     """Return the largest of ascending candidates that fits, by bisection; None if none does."""
     low, high = 0, len(candidates)  # the first `low` fit; none after the first `high` does
@@ -106,11 +115,11 @@ def largest_that_fits(candidates: Sequence[int], fits: Callable[[int], bool]) ->
     return candidates[low - 1] if low else None
 
 
-def _key(run: ResolvedRun, world: World) -> str:
+def _key(config: RunConfig, deepspeed: Json, world: World) -> str:
     """Return a hash of all that decides the answer. Rates, lengths, datasets and paths do not."""
     on_gpu = world.device.type == "cuda"
     memory = torch.cuda.mem_get_info()[1] if on_gpu else psutil.virtual_memory().total
-    decisive = run.source.config.model_dump(
+    decisive = config.model_dump(
         mode="json",
         include={
             "model": True,
@@ -119,7 +128,7 @@ def _key(run: ResolvedRun, world: World) -> str:
             "data": {"normalize", "mask_points"},
         },
     )
-    sharding = {key: value for key, value in run.deepspeed.items() if key != "optimizer"}
+    sharding = {key: value for key, value in deepspeed.items() if key != "optimizer"}
     return content_hash(decisive | {"memory": memory, "sharding": sharding})
 
 

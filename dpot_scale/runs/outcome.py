@@ -44,12 +44,12 @@ DECIDES_FILES = (
 )
 
 
-def header(run: ResolvedRun, stretched: str, table: str = "") -> str:
+def header(run: ResolvedRun, grids: str, table: str = "") -> str:
     """Return what a run is, in a few aligned lines.
 
     Args:
         run: The run.
-        stretched: Which datasets the model sees stretched; empty if none.
+        grids: By which rule datasets get to the grid of the network; empty if all are on it.
         table: What became of the weights that it starts from; empty if there is nothing to say.
     """
     config, batch = run.config, run.config.batch
@@ -78,7 +78,7 @@ def header(run: ResolvedRun, stretched: str, table: str = "") -> str:
             ),
             ("memory", run.memory.describe()),
             ("data", ", ".join(f"{name} x {weight:g}" for name, weight in weights)),
-            *([("grid", stretched)] if stretched else []),
+            *([("grid", grids)] if grids else []),
             *([("start", str(config.start.source))] if table else []),
         ]
     )

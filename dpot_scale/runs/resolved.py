@@ -4,12 +4,15 @@
 DeepSpeed shards it, and its price.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from dpot_scale.config.identity import Contents, identity
+from dpot_scale.config.model import Points
 from dpot_scale.config.run import RunConfig
 from dpot_scale.config.strategy import Json
+from dpot_scale.data.grids import seen_shares
 from dpot_scale.engine.memory import MemoryEstimate, estimate_memory
 from dpot_scale.engine.strategy import effective_deepspeed_config
 from dpot_scale.errors import ConfigError
@@ -38,7 +41,7 @@ class ResolvedRun:
     deepspeed: Json  # the complete config that DeepSpeed gets
     accumulation_steps: int  # micro-batches per step and worker
     parameters: ParameterCount
-    flops: Flops  # of one window
+    flops: Flops  # of one window, a mean over the grids of the datasets
     memory: MemoryEstimate  # of one worker
 
     @property
@@ -83,6 +86,7 @@ def resolve(run: Run, *, world_size: int, on_gpu: bool, micro_batch: int = 1) ->
             )
         config = config.with_micro_batch(micro_batch)
     model, family = config.model, family_of(config.model)
+    shares = seen_shares(model, config.data, run.contents.stored)
     if config.optim.kind == "muon" and not family.matrices:
         raise ConfigError(
             f"optim.kind=muon updates matrices, and the family {model.family} names none: set "
@@ -96,7 +100,7 @@ def resolve(run: Run, *, world_size: int, on_gpu: bool, micro_batch: int = 1) ->
         deepspeed=effective_deepspeed_config(config, world_size, on_gpu=on_gpu),
         accumulation_steps=config.batch.accumulation_steps(world_size),
         parameters=family.parameters(model),
-        flops=family.flops(model, Recompute.of(config.engine)),
+        flops=_mean_flops(config, shares),
         memory=estimate_memory(
             model,
             config.engine,
@@ -104,5 +108,18 @@ def resolve(run: Run, *, world_size: int, on_gpu: bool, micro_batch: int = 1) ->
             world_size=world_size,
             micro_batch=config.batch.settled_micro_batch,
             on_gpu=on_gpu,
+            spaces=tuple(shares),
         ),
+    )
+
+
+def _mean_flops(config: RunConfig, shares: Mapping[Points, float]) -> Flops:
+    """Return the FLOPs of one window, a mean over those of each grid."""
+    family, recompute = family_of(config.model), Recompute.of(config.engine)
+    found = [
+        (share, family.flops(config.model.on(grid), recompute)) for grid, share in shares.items()
+    ]
+    return Flops(
+        forward=sum(share * flops.forward for share, flops in found),
+        recomputed=sum(share * flops.recomputed for share, flops in found),
     )

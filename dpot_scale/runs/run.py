@@ -15,10 +15,11 @@ from dpot_scale.checkpoints.store import CheckpointStore
 from dpot_scale.config.places import CHECKPOINTS
 from dpot_scale.config.run import EvaluationConfig, RunConfig
 from dpot_scale.data.channels import training_data
-from dpot_scale.data.datasets import open_datasets, require_training, stretched
+from dpot_scale.data.datasets import open_datasets, require_training
+from dpot_scale.data.grids import grid_rules
 from dpot_scale.data.store.dataset import DatasetStore
 from dpot_scale.data.stream.assembly import Assembler
-from dpot_scale.data.stream.mixture import open_mixture
+from dpot_scale.data.stream.groups import open_groups
 from dpot_scale.data.stream.reader import BatchStream, Share, training_windows
 from dpot_scale.engine.collectives import on_every_rank, on_main, raise_on_all
 from dpot_scale.engine.runtime import World, announced_world_size, start_world, trains_on_gpu
@@ -140,7 +141,7 @@ def _train(
             train_flops_per_window=run.flops.training,
             told_to_stop=told_to_stop,
         )
-        about = header(run, stretched(stores, config.model), begun.table)
+        about = header(run, _grid_rules(config, stores), begun.table)
         console.start(about, first_step=begun.state.step)
         if begun.state.step == 0:  # so that runs can be plotted against their size
             size = {names.PARAMETERS: run.parameters.total}
@@ -215,17 +216,25 @@ def _open_stores(config: RunConfig) -> tuple[dict[str, DatasetStore], UserError 
     return stores, None
 
 
+def _grid_rules(config: RunConfig, stores: Mapping[str, DatasetStore]) -> str:
+    grids = {name: store.info.grid for name, store in stores.items()}
+    return grid_rules(grids, config.model, config.data)
+
+
 def _open_stream(
     config: RunConfig, world: World, stores: Mapping[str, DatasetStore]
 ) -> BatchStream:
     windows = training_windows(stores, config.window_frames, config.data.strides)
-    return BatchStream(
-        stores,
-        open_mixture(windows, config.data, config.seed),
-        Share(config.batch, world.rank, world.world_size),
-        Assembler(config.model, config.data, world.device),
-        config.window_frames,
+    assembler = Assembler(config.model, config.data, world.device)
+    mixture = open_groups(
+        windows,
+        {name: assembler.space_of(store) for name, store in stores.items()},
+        config.data,
+        global_batch=config.batch.global_batch,
+        seed=config.seed,
     )
+    share = Share(config.batch, world.rank, world.world_size)
+    return BatchStream(stores, mixture, share, assembler, config.window_frames)
 
 
 def _raise_unless_finished(

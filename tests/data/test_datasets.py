@@ -1,12 +1,11 @@
 """Datasets of a config are checked against the model before anything is spent."""
 
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
 from dpot_scale.config.load import load_run
-from dpot_scale.data.datasets import open_datasets, require_training, stretched
+from dpot_scale.data.datasets import open_datasets, require_training
 from dpot_scale.errors import ConfigError, DataError
 
 
@@ -38,18 +37,6 @@ def test_mistakes(
 ) -> None:
     with pytest.raises(error, match=message):
         opened(tiny_yaml, *overrides)
-
-
-def test_a_grid_that_is_not_square_is_said_to_be_stretched(tiny_yaml: Path) -> None:
-    model = load_run(str(tiny_yaml)).model
-    grids = {"square": (48, 48), "channel": (96, 32), "layer": (128, 384)}
-    stores = {name: SimpleNamespace(info=SimpleNamespace(grid=grids[name])) for name in grids}
-    square = f"{model.grid} x {model.grid}"
-    assert stretched(stores, model) == (
-        f"stretched to {square} points, each axis by its own factor: "
-        "channel (96 x 32), layer (128 x 384)"
-    )
-    assert stretched({"square": stores["square"]}, model) == ""
 
 
 def test_there_must_be_something_to_train_on(make_store) -> None:

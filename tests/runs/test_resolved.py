@@ -10,7 +10,7 @@ from dpot_scale.config.load import load_run, presets
 from dpot_scale.config.places import resolve_run_paths
 from dpot_scale.errors import ConfigError
 from dpot_scale.models.dpot.family import DPOTFamily
-from dpot_scale.runs.resolved import identify, resolve
+from dpot_scale.runs.resolved import ResolvedRun, identify, resolve
 
 
 @pytest.mark.parametrize("name", presets("run"))
@@ -34,6 +34,27 @@ def test_a_family_without_matrices_is_refused_under_muon(monkeypatch: pytest.Mon
     run = identify(load_run("quickstart"))
     with pytest.raises(ConfigError, match=r"the family dpot names none: set optim\.kind=adam"):
         resolve(run, world_size=1, on_gpu=False)
+
+
+def test_a_run_on_several_grids_has_the_flops_of_their_mean_and_the_memory_of_the_largest() -> None:
+    def on(grid: str, *overrides: str) -> ResolvedRun:
+        run = identify(load_run("quickstart", [f"model.grid={grid}", *overrides]))
+        return resolve(run, world_size=1, on_gpu=False)
+
+    suite = load_run("quickstart").data.suite
+    assert suite is not None
+    coarse, *others = suite.datasets
+    datasets = {name: recipe.model_dump() for name, recipe in suite.datasets.items()}
+    datasets[coarse]["grid"] = 128
+    weights = dict.fromkeys(suite.datasets, 1)
+    data = [f"data.suite={{name: own, datasets: {datasets}}}", f"data.weights={weights}"]
+    native = on("64", *data, "data.shapes=native")
+    fine, usual = on("128", *data), on("64", *data)
+    share = 1 / (1 + len(others))
+    expected = share * fine.flops.training + (1 - share) * usual.flops.training
+    assert native.flops.training == pytest.approx(expected, rel=1e-12)
+    assert native.memory.activations == fine.memory.activations > usual.memory.activations
+    assert native.parameters == usual.parameters
 
 
 def test_no_preset_needs_torch_to_resolve() -> None:

@@ -14,6 +14,7 @@ from torch.nn import functional
 from dpot_scale.config.data import DataConfig
 from dpot_scale.config.model import ModelConfig, Points
 from dpot_scale.data.channels import channels_of
+from dpot_scale.data.grids import seen_on
 from dpot_scale.data.info import DatasetInfo
 from dpot_scale.data.store.dataset import DatasetStore, Split
 from dpot_scale.data.stream.mixture import Cut
@@ -58,8 +59,8 @@ class Window:
 class Assembler:
     """Makes batches of windows of any datasets.
 
-    Every field is resized to `model.grid`, linearly and without antialiasing, and
-    missing channels are filled with ones.
+    Every field is resized to the grid of the batch, linearly and without antialiasing, and missing
+    channels are filled with ones.
 
     Args:
         model: The shape of a batch.
@@ -73,9 +74,13 @@ class Assembler:
         self.device = device
         self._host: dict[tuple[int, ...], Tensor] = {}
 
-    def empty(self, windows: int, frames: int) -> Tensor:
-        """Return room for the frames of a batch, (B, T, C, *space)."""
-        shape = (windows, frames, self.model.channels, *self.model.space)
+    def space_of(self, store: DatasetStore) -> Points:
+        """Return the grid on which the model sees a dataset."""
+        return seen_on(store.info.grid, self.model, self.data)
+
+    def empty(self, windows: int, frames: int, space: Points | None = None) -> Tensor:
+        """Return room for the frames of a batch, (B, T, C, *space); by default on `model.grid`."""
+        shape = (windows, frames, self.model.channels, *(space or self.model.space))
         return torch.empty(shape, device=self.device)
 
     def batch(
@@ -87,14 +92,15 @@ class Assembler:
 
         Args:
             windows: Where the frames are stored.
-            frames_BTCxy: Room for them.
+            frames_BTCxy: Room for them, (B, T, C, *space).
             positions: The positions of the windows in the training stream.
 
         Raises:
             DataError: a shard is missing or damaged, or holds values that are not finite.
         """
+        space = tuple(frames_BTCxy.shape[3:])
         for window, frames_TCxy in zip(windows, frames_BTCxy, strict=True):
-            fields_TCxy = _resized(self._read(window, len(frames_TCxy)), self.model.space)
+            fields_TCxy = _resized(self._read(window, len(frames_TCxy)), space)
             stored, fields = fields_TCxy.shape[:2]
             frames_TCxy[:stored, :fields] = fields_TCxy
             frames_TCxy[stored:, :fields] = fields_TCxy[-1]

@@ -125,6 +125,21 @@ def open_mixture(windows: Mapping[str, DatasetWindows], config: DataConfig, seed
     return WeightedMixture(windows, config.weights, seed)
 
 
+def window_shares(config: DataConfig, trajectories: Mapping[str, int]) -> dict[str, float]:
+    """Return the share of each dataset in the windows of a training.
+
+    Args:
+        config: The weights of the datasets, and what they mean.
+        trajectories: How many each has for training.
+    """
+    visits = {
+        name: weight * (trajectories[name] if config.sampling == "repeat" else 1)
+        for name, weight in config.weights.items()
+    }
+    whole = sum(visits.values())
+    return {name: visited / whole for name, visited in visits.items()}
+
+
 class WeightedMixture:
     """Each dataset has a share of the stream: w_k / sum(w).
 
@@ -148,7 +163,13 @@ class WeightedMixture:
         assert windows.keys() == weights.keys()
         self.names = sorted(windows)  # the stream does not depend on the order in a config
         self._windows = [windows[name] for name in self.names]
-        self._draws = _block_draws([weights[name] for name in self.names], self.names)
+        self._draws = apportioned([weights[name] for name in self.names])
+        for name, draws in zip(self.names, self._draws, strict=True):
+            if draws == 0:
+                raise ConfigError(
+                    f"data.weights.{name}={weights[name]:g} is less than 1/{BLOCK} of all weights; "
+                    "raise it or leave the dataset out"
+                )
         self._seed = seed
         self._block_order = lru_cache(maxsize=4)(self._shuffled_block)
         # Neighbouring positions are in one epoch, or in two where an epoch ends.
@@ -230,16 +251,10 @@ def _shuffled(rng: np.random.Generator, size: int) -> NDArray[np.int32]:
     return order
 
 
-def _block_draws(weights: list[float], names: list[str]) -> list[int]:
-    """Apportion a block to the weights by largest remainder."""
+def apportioned(weights: Sequence[float]) -> list[int]:
+    """Apportion a block to weights by largest remainder."""
     quotas = np.array(weights) / sum(weights) * BLOCK
     draws = np.floor(quotas).astype(int)
     largest_remainders = np.argsort(draws - quotas, kind="stable")
     draws[largest_remainders[: BLOCK - draws.sum()]] += 1
-    for name, drawn, weight in zip(names, draws, weights, strict=True):
-        if drawn == 0:
-            raise ConfigError(
-                f"data.weights.{name}={weight:g} is less than 1/{BLOCK} of all weights; "
-                "raise it or leave the dataset out"
-            )
     return [int(drawn) for drawn in draws]

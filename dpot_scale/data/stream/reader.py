@@ -7,10 +7,11 @@ Legend: B windows, T frames, C fields, xy any number of space axes.
 """
 
 import itertools
+import math
 import queue
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -23,6 +24,9 @@ from dpot_scale.data.stream.mixture import DatasetWindows, Mixture, UnequalWindo
 from dpot_scale.errors import DataError
 
 PREFETCHED_BATCHES = 2
+
+# A batch with the room that its frames lie in, or why there is none.
+_Ready = queue.SimpleQueue["tuple[Batch, Tensor] | Exception"]
 
 
 def training_windows(
@@ -116,7 +120,7 @@ class BatchStream:
 
         The frames of a batch are overwritten once the next one is asked for.
         """
-        ready: queue.SimpleQueue[Batch | Exception] = queue.SimpleQueue()
+        ready: _Ready = queue.SimpleQueue()
         for _ in range(1 + PREFETCHED_BATCHES):
             self._free.put(self._room())
         self._reader = threading.Thread(
@@ -129,13 +133,15 @@ class BatchStream:
             self.wait_seconds += time.perf_counter() - before
             if isinstance(item, Exception):
                 raise item
-            yield item
-            self._free.put(item.frames_BTCxy)
+            batch, room = item
+            yield batch
+            self._free.put(room)
 
     def void_batch(self) -> Batch:
         """Return a micro-batch of NaN, which no gradient survives: in place of one that is bad."""
-        frames_BTCxy = self._room()
-        windows, _, channels = frames_BTCxy.shape[:3]
+        windows = self.share.batch.settled_micro_batch
+        frames_BTCxy = self._assembler.empty(windows, self.frames)
+        channels = frames_BTCxy.shape[2]
         return Batch(
             frames_BTCxy=frames_BTCxy.fill_(torch.nan),
             scored_BC=frames_BTCxy.new_ones(windows, channels, dtype=torch.bool),
@@ -148,23 +154,35 @@ class BatchStream:
         if self._reader is not None:
             self._reader.join()
 
-    def _read_ahead(self, first_step: int, ready: "queue.SimpleQueue[Batch | Exception]") -> None:
+    def _read_ahead(self, first_step: int, ready: _Ready) -> None:
         """Make batches in order until the stream is closed; an error goes to the consumer."""
         try:
             device = self._assembler.device
             if device.type == "cuda":
                 torch.cuda.set_device(device)  # a new thread begins with the first one
             for positions in self.share.micro_batches(first_step):
-                frames_BTCxy = self._free.get()
-                if frames_BTCxy is None:
+                room = self._free.get()
+                if room is None:
                     return
                 windows = [self._window(position) for position in positions]
-                ready.put(self._assembler.batch(windows, frames_BTCxy, positions))
+                frames_BTCxy = self._part_for(windows, room)
+                ready.put((self._assembler.batch(windows, frames_BTCxy, positions), room))
         except Exception as error:
             ready.put(error)
 
     def _room(self) -> Tensor:
-        return self._assembler.empty(self.share.batch.settled_micro_batch, self.frames)
+        """Return room for a micro-batch on any grid that there is, as a flat tensor."""
+        spaces = {self._assembler.space_of(store) for store in self.stores.values()}
+        return self._assembler.empty(
+            self.share.batch.settled_micro_batch, self.frames, max(spaces, key=math.prod)
+        ).flatten()
+
+    def _part_for(self, windows: Sequence[Window], room: Tensor) -> Tensor:
+        """Return the part of a room that windows of one grid need, (B, T, C, *space)."""
+        spaces = {self._assembler.space_of(window.store) for window in windows}
+        assert len(spaces) == 1, f"a micro-batch has windows of several grids: {spaces}"
+        shape = (len(windows), self.frames, self._assembler.model.channels, *spaces.pop())
+        return room[: math.prod(shape)].view(shape)
 
     def _window(self, position: int) -> Window:
         name, cut = self.mixture.locate(position)

@@ -14,6 +14,7 @@ from dpot_scale.config.run import BatchConfig
 from dpot_scale.data.store.dataset import DatasetStore, open_store
 from dpot_scale.data.store.writer import StoreWriter
 from dpot_scale.data.stream.assembly import Assembler, Batch
+from dpot_scale.data.stream.groups import open_groups
 from dpot_scale.data.stream.mixture import WeightedMixture, Windows
 from dpot_scale.data.stream.reader import (
     PREFETCHED_BATCHES,
@@ -185,3 +186,33 @@ def test_frames_live_until_the_next_batch_is_asked_for(stores) -> None:
         last = kept[-1].clone()
         time.sleep(0.05)  # for the reader to do what it can
         assert torch.equal(kept[-1], last)
+
+
+@pytest.mark.parametrize(("world_size", "micro_batch"), [(1, 12), (2, 3), (3, 1)])
+def test_datasets_on_their_own_grids_come_one_grid_a_step(stores, world_size, micro_batch) -> None:
+    """The same windows for any number of ranks, from any step, on the grid as it is stored."""
+    data = DataConfig.model_validate({"weights": {"a": 1, "b": 2}, "shapes": "native"})
+    assembler = Assembler(DPOTConfig(grid=4, channels=3), data, CPU)
+    windows = training_windows(stores, FRAMES)
+    grids = {name: assembler.space_of(store) for name, store in stores.items()}
+    assert grids == {"a": (4, 4), "b": (6, 6)}
+    mixture = open_groups(windows, grids, data, global_batch=12, seed=SEED)
+    steps, first, seen = 6, 2, {}
+    for rank in range(world_size):
+        share = Share(BatchConfig(global_batch=12, micro_batch=micro_batch), rank, world_size)
+        stream = BatchStream(stores, mixture, share, assembler, FRAMES)
+        batches = stream.start(first)
+        assert stream.void_batch().frames_BTCxy.shape == (micro_batch, FRAMES, 3, 4, 4)
+        for _ in range(steps * 12 // (micro_batch * world_size)):
+            batch = next(batches)
+            for position, frames_TCxy in zip(batch.positions, batch.frames_BTCxy, strict=True):
+                seen[position] = frames_TCxy.clone()
+        stream.close()
+    assert sorted(seen) == list(range(12 * first, 12 * (first + steps)))
+    for position, frames_TCxy in seen.items():
+        name, cut = mixture.locate(position)
+        stored = stores[name].read("train", cut.trajectory, cut.start, FRAMES)
+        assert torch.equal(frames_TCxy[:, : stored.shape[1]], torch.from_numpy(stored))
+    grid_of_step = [{seen[12 * step + n].shape for n in range(12)} for step in range(2, 8)]
+    assert all(len(shapes) == 1 for shapes in grid_of_step)
+    assert len(set.union(*grid_of_step)) == 2
