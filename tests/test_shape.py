@@ -42,6 +42,10 @@ TESTED_ELSEWHERE = {
     "models/families.py": "models/test_family.py",
     # Whole runs, as real processes.
     "evaluation/weights.py": "test_evaluate.py",
+    # Parts of an evaluation are tested by what it reports.
+    "evaluation/example.py": "evaluation/test_details.py",
+    "evaluation/tally.py": "evaluation/test_details.py",
+    "evaluation/trajectories.py": "evaluation/test_evaluator.py",
     "runs/run.py": "end_to_end/test_training.py",
     # One report from results with known numbers.
     "scaling/report/analysis.py": "scaling/report/test_write.py",

@@ -80,3 +80,11 @@ def sum_over_ranks(values: Tensor, world: World) -> Tensor:
     if world.world_size > 1:
         dist.all_reduce(total)
     return total.cpu()
+
+
+def max_over_ranks(values: Tensor, world: World) -> Tensor:
+    """Return each value of a small tensor, the largest of all ranks, on the host. Collective."""
+    largest = values.to(world.device, copy=True)
+    if world.world_size > 1:
+        dist.all_reduce(largest, op=dist.ReduceOp.MAX)
+    return largest.cpu()

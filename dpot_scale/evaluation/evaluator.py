@@ -3,10 +3,8 @@
 Legend: B trajectories, T frames, C fields, s any number of space axes, L lead times.
 """
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -18,25 +16,29 @@ from dpot_scale.config.model import ModelConfig
 from dpot_scale.config.run import EvaluationConfig
 from dpot_scale.data.grids import seen_on
 from dpot_scale.data.store.dataset import DatasetStore, Split
-from dpot_scale.data.stream.assembly import Assembler, Batch, Window
-from dpot_scale.data.stream.mixture import Cut
-from dpot_scale.engine.collectives import raise_on_all, sum_over_ranks
+from dpot_scale.data.stream.assembly import Assembler, Batch
 from dpot_scale.engine.runtime import World
-from dpot_scale.errors import DataError
+from dpot_scale.evaluation.details import DetailKeeper, Details, Wanted
+from dpot_scale.evaluation.example import Keeper, shown_leads
+from dpot_scale.evaluation.grids import grid_of
+from dpot_scale.evaluation.metrics import REL_L2
 from dpot_scale.evaluation.scores import DatasetScore
-from dpot_scale.forecasting.errors import counted_fields, mean_rel_l2
+from dpot_scale.evaluation.tally import FIRST_LEAD, ONE_STEP, ROLLOUT, Tally, Totals
+from dpot_scale.evaluation.trajectories import (
+    Frames,
+    Share,
+    exists,
+    forecast_trajectories,
+    shares_of,
+    up_to_its_end,
+)
 from dpot_scale.forecasting.physical import (
     Model,
     in_physical_units,
     with_given_channels,
     without_obstacles,
 )
-from dpot_scale.forecasting.rollout import (
-    persistence,
-    rollout,
-    teacher_forced,
-    teacher_forced_persistence,
-)
+from dpot_scale.forecasting.rollout import Block, forecast_blocks
 from dpot_scale.models.forecaster import Forecast
 
 Array = NDArray[np.float32]
@@ -44,14 +46,16 @@ Array = NDArray[np.float32]
 
 @dataclass(frozen=True, kw_only=True)
 class DatasetEvaluation:
-    """The scores of one dataset, their growth with lead time, and one forecast to look at."""
+    """The scores of one dataset on the grid of the model, and one forecast to look at."""
 
     channels: tuple[str, ...]
     score: DatasetScore
     rel_l2_L: Array  # per lead time, mean over trajectories
     persistence_rel_l2_L: Array
-    example_truth_LCs: Array  # the first held-out trajectory; real fields only
+    example_leads: tuple[int, ...]  # shown lead times, from 1
+    example_truth_LCs: Array  # the first held-out trajectory at these; real fields only
     example_forecast_LCs: Array
+    details: Details | None = None  # of the evaluation of given weights
 
 
 def evaluate(
@@ -62,115 +66,125 @@ def evaluate(
     data_config: DataConfig,
     world: World,
     split: Split = "test",
+    wanted: Wanted | None = None,
 ) -> dict[str, DatasetEvaluation]:
-    """Score a held-out split of every dataset. Collective: every rank must call it."""
+    """Score a held-out split of every dataset. Collective: every rank must call it.
+
+    Frames are read and forecast a forward at a time: a long rollout takes no more memory than a
+    short one.
+
+    Args:
+        model: Takes and gives frames of the shape that its config says.
+        stores: The datasets.
+        config: How many trajectories are forecast, and how far.
+        model_config: The model.
+        data_config: How frames reach the model.
+        world: The ranks, which share the trajectories.
+        split: The split to score.
+        wanted: What is reported beyond the scores of a training; None: nothing.
+    """
     found = {}
     with torch.no_grad():
         for name, store in stores.items():
             seen = model_config.on(seen_on(store.info.grid, model_config, data_config))
-            found[name] = _evaluate_dataset(model, store, split, config, seen, data_config, world)
+            scorer = _Scorer(model, store, config, seen, data_config, world, split, wanted)
+            found[name] = scorer.evaluation()
     return found
 
 
-def _evaluate_dataset(
-    model: Model,
-    store: DatasetStore,
-    split: Split,
-    config: EvaluationConfig,
-    model_config: ModelConfig,
-    data_config: DataConfig,
-    world: World,
-) -> DatasetEvaluation:
-    held_out = forecast_trajectories(store, split, config, model_config.history)
-    lead_frames, trajectories = max(held_out.values()), len(held_out)
-    assembler = Assembler(model_config, data_config, world.device)
-    columns = 4 + 2 * lead_frames
-    sums = torch.zeros(2 * columns + 1, dtype=torch.float64)
-    examples: list[tuple[Array, Array]] = []
-    for indices, weights_B in _shares(list(held_out), config.batch, world):
-        windows = [Window(store, split, Cut(index, start=0, stride=1)) for index in indices]
-        room = assembler.empty(len(windows), model_config.history + lead_frames)
-        batch = _read_together(assembler, windows, room, world)
-        exists_BL = _exists([held_out[index] for index in indices], lead_frames, world.device)
-        forecasts = _forecast(model, batch, model_config, exists_BL)
-        errors = torch.column_stack(_errors(forecasts, batch.scored_BC, exists_BL))
-        sums += weights_B @ errors.double().cpu()
-        fields, leads = len(store.info.channels), held_out[indices[0]]
-        examples.append(
-            (_first(forecasts.truth, leads, fields), _first(forecasts.rollout, leads, fields))
+class _Scorer:
+    """Scores one dataset; arguments as those of `evaluate`."""
+
+    def __init__(
+        self,
+        model: Model,
+        store: DatasetStore,
+        config: EvaluationConfig,
+        model_config: ModelConfig,
+        data_config: DataConfig,
+        world: World,
+        split: Split,
+        wanted: Wanted | None,
+    ) -> None:
+        self._model, self._store, self._split, self._world = model, store, split, world
+        self._history, self._horizon = model_config.history, model_config.horizon
+        self._held_out = forecast_trajectories(store, split, config, self._history)
+        self._most = max(self._held_out.values())
+        self._shares = shares_of(list(self._held_out), config.batch, world)
+        self._assembler = Assembler(model_config, data_config, world.device)
+        self._tally = Tally((REL_L2,), self._most, model_config.channels)
+        first = self._held_out[self._shares[0].indices[0]]
+        self._keeper = Keeper(shown_leads(first), len(store.info.channels))
+        self._details = None
+        if wanted is not None:
+            grid = grid_of(wanted.scored_on, store, split, model_config, data_config, world)
+            self._details = DetailKeeper(wanted, store.info, grid, self._held_out, model_config)
+
+    def evaluation(self) -> DatasetEvaluation:
+        """Return the scores of all trajectories. Collective."""
+        for number, share in enumerate(self._shares):
+            self._forecast(share, keeps=number == 0)
+            self._tally.end_batch(share.weights_B)
+            if self._details is not None:
+                self._details.end_batch()
+        example, info = self._keeper.example(), self._store.info
+        totals = self._tally.totals(len(self._held_out), self._world)
+        return DatasetEvaluation(
+            channels=info.channels,
+            score=_score(totals),
+            rel_l2_L=_leads(totals, "model"),
+            persistence_rel_l2_L=_leads(totals, "persistence"),
+            example_leads=example.leads,
+            example_truth_LCs=example.truth_LCs,
+            example_forecast_LCs=example.forecast_LCs,
+            details=None if self._details is None else self._details.details(self._world),
         )
-    totals = sum_over_ranks(sums, world).numpy()
-    with np.errstate(invalid="ignore"):  # NaN where no trajectory has a field that counts
-        means = totals[:columns] / (trajectories - totals[columns:-1])
-    return DatasetEvaluation(
-        channels=store.info.channels,
-        score=DatasetScore(
-            rel_l2=means[0],
-            one_step_rel_l2=means[1],
-            persistence_rel_l2=means[2],
-            persistence_one_step_rel_l2=means[3],
-            zero_targets=int(totals[-1]),
-        ),
-        rel_l2_L=means[4 : 4 + lead_frames].astype(np.float32),
-        persistence_rel_l2_L=means[4 + lead_frames :].astype(np.float32),
-        example_truth_LCs=examples[0][0],
-        example_forecast_LCs=examples[0][1],
+
+    def _forecast(self, share: Share, *, keeps: bool) -> None:
+        """Forecast a batch of trajectories, a block at a time, and measure each block."""
+        frames = Frames(self._assembler, self._store, self._split, share.indices, self._world)
+        start = frames.read(0, self._history)
+        leads = [self._held_out[index] for index in share.indices]
+        exists_BL = exists(leads, self._most, self._world.device)
+        if self._details is not None:
+            self._details.begin(share, start, exists_BL)
+
+        def read(lead: int, length: int) -> Tensor:
+            return frames.read(self._history + lead, length).frames_BTCxy
+
+        blocks = forecast_blocks(
+            _of_fields(self._model, start), start.frames_BTCxy, self._horizon, self._most, read
+        )
+        for number, whole in enumerate(blocks):
+            lead = number * self._horizon
+            exists_BT = exists_BL[:, lead : lead + whole.truth.shape[1]]
+            block = _counted(whole, start, exists_BT)
+            self._tally.add(block, start.scored_BC, exists_BT, None)
+            if keeps:
+                self._keeper.add(block, lead + 1)
+            if self._details is not None:
+                self._details.add(whole, lead)
+
+
+def _score(totals: Totals) -> DatasetScore:
+    model, persistence = (totals.of(REL_L2, name) for name in ("model", "persistence"))
+    return DatasetScore(
+        rel_l2=float(model[ROLLOUT]),
+        one_step_rel_l2=float(model[ONE_STEP]),
+        persistence_rel_l2=float(persistence[ROLLOUT]),
+        persistence_one_step_rel_l2=float(persistence[ONE_STEP]),
+        zero_targets=totals.zero_targets,
     )
 
 
-def _read_together(
-    assembler: Assembler, windows: Sequence[Window], room: Tensor, world: World
-) -> Batch:
-    """Return a batch; a rank that cannot read its own stops all of them. Collective."""
-    batch, problem = None, None
-    try:
-        batch = assembler.batch(windows, room)
-    except DataError as error:
-        problem = error
-    raise_on_all(problem, world)
-    assert batch is not None
-    return batch
+def _leads(totals: Totals, forecast: str) -> Array:
+    errors: Array = totals.of(REL_L2, forecast)[FIRST_LEAD:][: totals.quantities.leads].numpy()
+    return errors.astype(np.float32)
 
 
-class _Forecasts(NamedTuple):
-    """What is compared, each (B, L, C, *s)."""
-
-    truth: Tensor
-    rollout: Tensor
-    one_step: Tensor
-    persistence: Tensor
-    one_step_persistence: Tensor
-
-
-def _exists(leads: Sequence[int], most: int, device: torch.device) -> Tensor:
-    """Return (B, L): whether a trajectory, with so many frames to forecast, has one at a lead."""
-    leads_B1 = torch.tensor(leads, device=device)[:, None]
-    return torch.arange(most, device=device) < leads_B1
-
-
-def _forecast(model: Model, batch: Batch, config: ModelConfig, exists_BL: Tensor) -> _Forecasts:
-    frames_BTCs, history, horizon = batch.frames_BTCxy, config.history, config.horizon
-    history_BTCs, truth_BLCs = frames_BTCs[:, :history], frames_BTCs[:, history:]
-    leads = truth_BLCs.shape[1]
-    known = _of_fields(model, batch)
-    forecasts = _Forecasts(
-        truth=truth_BLCs,
-        rollout=rollout(known, history_BTCs, leads),
-        one_step=teacher_forced(known, frames_BTCs, history, horizon),
-        persistence=persistence(history_BTCs, leads),
-        one_step_persistence=teacher_forced_persistence(frames_BTCs, history, horizon),
-    )
-    return _Forecasts(
-        *[_up_to_its_end(without_obstacles(frames, batch), exists_BL) for frames in forecasts]
-    )
-
-
-def _up_to_its_end(frames_BLCs: Tensor, exists_BL: Tensor) -> Tensor:
-    """Return frames with zeros after the end of a trajectory, which count in no error."""
-    if exists_BL.all():
-        return frames_BLCs
-    exists = exists_BL.view(*exists_BL.shape, *[1] * (frames_BLCs.ndim - 2))
-    return frames_BLCs.where(exists, 0)  # a forecast that went astray may be infinite
+def _counted(block: Block, batch: Batch, exists_BT: Tensor) -> Block:
+    """Return a block with zeros where nothing counts: in obstacles and after the end."""
+    return Block(*[up_to_its_end(without_obstacles(f, batch), exists_BT) for f in block])
 
 
 def _of_fields(model: Model, batch: Batch) -> Model:
@@ -182,96 +196,3 @@ def _of_fields(model: Model, batch: Batch) -> Model:
         return Forecast(with_given_channels(frames_BTCs, history_BTCs, batch), logits)
 
     return forecast
-
-
-def _errors(
-    forecasts: _Forecasts, scored_BC: Tensor, exists_BL: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the scores of each trajectory, which of them do not count, and what was left out.
-
-    A frame after the end of a trajectory is zero in the truth and in every forecast. So it adds
-    nothing to the error of a rollout, and at its lead time the trajectory does not count.
-
-    Returns:
-        (B, 4 + 2 L): the four scores, then rollout and persistence per lead time; 0 where no field
-            counts.
-        (B, 4 + 2 L): 1 where no field counts, else 0.
-        (B,): in how many frames a field is zero everywhere, summed over fields.
-    """
-    truth = forecasts.truth
-    leads = range(truth.shape[1])
-    counted_BLC = torch.stack(
-        [counted_fields(truth[:, t : t + 1], scored_BC) for t in leads], dim=1
-    )
-    has_score_BL = counted_BLC.any(2)
-    has_score_B1 = has_score_BL.any(1, keepdim=True)
-    one_step, one_step_persistence = (
-        _per_lead(forecast, truth, scored_BC).sum(1, keepdim=True)
-        / has_score_BL.sum(1, keepdim=True).clamp(min=1)
-        for forecast in (forecasts.one_step, forecasts.one_step_persistence)
-    )
-    scores = [
-        mean_rel_l2(forecasts.rollout, truth, scored_BC)[:, None],
-        one_step,
-        mean_rel_l2(forecasts.persistence, truth, scored_BC)[:, None],
-        one_step_persistence,
-        _per_lead(forecasts.rollout, truth, scored_BC),
-        _per_lead(forecasts.persistence, truth, scored_BC),
-    ]
-    has_none = torch.cat([has_score_B1] * 4 + [has_score_BL] * 2, dim=1).logical_not()
-    left_out_BLC = scored_BC[:, None] & exists_BL[:, :, None] & counted_BLC.logical_not()
-    return torch.cat(scores, dim=1), has_none, left_out_BLC.sum((1, 2))
-
-
-def forecast_trajectories(
-    store: DatasetStore, split: Split, config: EvaluationConfig, history: int
-) -> dict[int, int]:
-    """Return the trajectories that are forecast, and how many frames of each.
-
-    Each is forecast to its end, or to `rollout_frames`. One that ends with the history is not.
-    """
-    lengths = [frames for run, frames in store.lengths(split) for _ in range(run)]
-    longest = max(lengths, default=0)
-    if longest < history + (config.rollout_frames or 1):
-        raise DataError(
-            f"dataset {store.info.name} stores {longest} {split} frames, but "
-            f"model.history={history} plus evaluation.rollout_frames="
-            f"{config.rollout_frames or 1} are needed"
-        )
-    most = config.rollout_frames or longest
-    leads = {
-        index: min(most, frames - history)
-        for index, frames in enumerate(lengths)
-        if frames > history
-    }
-    return dict(list(leads.items())[: config.trajectories])
-
-
-def _shares(indices: Sequence[int], batch: int, world: World) -> list[tuple[list[int], Tensor]]:
-    """Return this rank's batches of trajectory indices, with a weight (0 or 1) for each.
-
-    Under ZeRO-3 a forward is a collective, so every rank gets equally many, equally large
-    batches; those past the end repeat the last trajectory with weight 0.
-    """
-    trajectories = len(indices)
-    batch = min(batch, math.ceil(trajectories / world.world_size))
-    shares = []
-    for first in range(0, trajectories, batch * world.world_size):
-        positions = [first + i * world.world_size + world.rank for i in range(batch)]
-        weights_B = torch.tensor([float(p < trajectories) for p in positions], dtype=torch.float64)
-        shares.append(([indices[min(p, trajectories - 1)] for p in positions], weights_B))
-    return shares
-
-
-def _per_lead(forecast_BTCs: Tensor, truth_BTCs: Tensor, scored_BC: Tensor) -> Tensor:
-    """Return (B, T): the relative L2 error of each lead time on its own; 0 where nothing counts."""
-    leads = range(truth_BTCs.shape[1])
-    per_frame = [
-        mean_rel_l2(forecast_BTCs[:, t : t + 1], truth_BTCs[:, t : t + 1], scored_BC) for t in leads
-    ]
-    return torch.stack(per_frame, dim=1)
-
-
-def _first(frames_BTCs: Tensor, leads: int, fields: int) -> Array:
-    example: Array = frames_BTCs[0, :leads, :fields].float().cpu().numpy()
-    return example

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
 Array = NDArray[np.float32]
 
-SHOWN_LEAD_TIMES = 5
 FIELD_COLORS = "RdBu_r"
 ERROR_COLORS = "magma"
 # Distinguishable with any colour vision (Okabe and Ito).
@@ -42,11 +41,10 @@ def rollout_figure(name: str, evaluation: "DatasetEvaluation") -> Figure:
     truth_LCxy = _plane(evaluation.example_truth_LCs)
     forecast_LCxy = _plane(evaluation.example_forecast_LCs)
     leads, fields = truth_LCxy.shape[:2]
-    shown = np.unique(np.linspace(0, leads - 1, SHOWN_LEAD_TIMES).astype(int))
-    figure = Figure(figsize=(1.75 * len(shown) + 1.2, 5.2 * fields + 0.5), layout="constrained")
-    axes = figure.subplots(3 * fields, len(shown), squeeze=False)
+    figure = Figure(figsize=(1.75 * leads + 1.2, 5.2 * fields + 0.5), layout="constrained")
+    axes = figure.subplots(3 * fields, leads, squeeze=False)
     for field in range(fields):
-        truth_Lxy, forecast_Lxy = truth_LCxy[shown, field], forecast_LCxy[shown, field]
+        truth_Lxy, forecast_Lxy = truth_LCxy[:, field], forecast_LCxy[:, field]
         rows = axes[3 * field : 3 * field + 3]
         channel = evaluation.channels[field]
         limits = _limits(truth_Lxy)
@@ -55,8 +53,8 @@ def rollout_figure(name: str, evaluation: "DatasetEvaluation") -> Figure:
         error_Lxy = np.abs(forecast_Lxy - truth_Lxy)
         error_limits = (0.0, float(error_Lxy.max()))
         _row(figure, rows[2], error_Lxy, f"{channel}\n|error|", ERROR_COLORS, error_limits)
-    for axis, lead in zip(axes[0], shown, strict=True):
-        axis.set_title(f"+{lead + 1} frames" if lead else "+1 frame", fontsize=10)
+    for axis, lead in zip(axes[0], evaluation.example_leads, strict=True):
+        axis.set_title(f"+{lead} frames" if lead > 1 else "+1 frame", fontsize=10)
     score = evaluation.score
     figure.suptitle(
         f"{name}: rollout of a held-out trajectory "

@@ -10,8 +10,9 @@ from dpot_scale.config.run import EvaluationConfig
 from dpot_scale.data.store.dataset import DatasetStore, Split
 from dpot_scale.engine.engine import Engine
 from dpot_scale.engine.runtime import World
-from dpot_scale.evaluation.evaluator import DatasetEvaluation, evaluate, forecast_trajectories
+from dpot_scale.evaluation.evaluator import DatasetEvaluation, evaluate
 from dpot_scale.evaluation.scores import ZERO_TARGETS
+from dpot_scale.evaluation.trajectories import forecast_trajectories
 from dpot_scale.tracking.names import MEAN, score_key
 
 

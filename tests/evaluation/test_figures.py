@@ -15,7 +15,8 @@ LEADS = 8
 
 def evaluation(fields: int = 2, space: tuple[int, ...] = (6, 4)) -> DatasetEvaluation:
     random = np.random.default_rng(0)
-    shape = (LEADS, fields, *space)
+    shown = (1, 2, 4, 6, 8)
+    shape = (len(shown), fields, *space)
     truth: NDArray[np.float32] = random.normal(size=shape).astype(np.float32)
     return DatasetEvaluation(
         channels=tuple(f"field {i}" for i in range(fields)),
@@ -27,6 +28,7 @@ def evaluation(fields: int = 2, space: tuple[int, ...] = (6, 4)) -> DatasetEvalu
         ),
         rel_l2_L=np.linspace(0.1, 0.4, LEADS, dtype=np.float32),
         persistence_rel_l2_L=np.linspace(0.2, 0.8, LEADS, dtype=np.float32),
+        example_leads=shown,
         example_truth_LCs=truth,
         example_forecast_LCs=truth + 0.5,
     )
@@ -94,6 +96,7 @@ def test_files(leads: int, tmp_path: Path) -> None:
         score=whole.score,
         rel_l2_L=whole.rel_l2_L[:leads],
         persistence_rel_l2_L=whole.persistence_rel_l2_L[:leads],
+        example_leads=whole.example_leads[:leads],
         example_truth_LCs=whole.example_truth_LCs[:leads],
         example_forecast_LCs=whole.example_forecast_LCs[:leads],
     )
