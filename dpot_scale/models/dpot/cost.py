@@ -8,12 +8,9 @@ matrix ceiling of a machine.
 
 from math import prod
 
+from dpot_scale.models.counting import FLOPS_PER_MAC, REAL_PRODUCTS, dense
 from dpot_scale.models.dpot.config import MATRIX_POINTS, DPOTConfig
 from dpot_scale.models.family import Flops, ParameterCount, Recompute
-
-FLOPS_PER_MAC = 2
-# A complex product by four real ones.
-REAL_PRODUCTS = 4
 
 
 def count_parameters(config: DPOTConfig) -> ParameterCount:
@@ -26,26 +23,26 @@ def count_parameters(config: DPOTConfig) -> ParameterCount:
     spectral = 2 * 2 * (width * (width // config.heads) + width)
     norms = 2 * 2 * width
     mlp_hidden = config.mlp_ratio * width
-    mlp = _dense(width, mlp_hidden) + _dense(mlp_hidden, width)
+    mlp = dense(width, mlp_hidden) + dense(mlp_hidden, width)
     output = (
         width * config.out_layer_dim * cell
         # A transposed convolution has one bias per channel, not one per point of its cell.
         + config.out_layer_dim
-        + _dense(config.out_layer_dim, config.out_layer_dim)
-        + _dense(config.out_layer_dim, forecast)
+        + dense(config.out_layer_dim, config.out_layer_dim)
+        + dense(config.out_layer_dim, forecast)
     )
     if config.skip_frames:
-        output += _dense(config.skip_frames * config.channels, config.out_layer_dim)
+        output += dense(config.skip_frames * config.channels, config.out_layer_dim)
     return ParameterCount(
         {
-            "patch_embed": _dense((config.channels + config.coordinates) * cell, patch_width)
-            + _dense(patch_width, width),
+            "patch_embed": dense((config.channels + config.coordinates) * cell, patch_width)
+            + dense(patch_width, width),
             "pos_embed": width * latents,
             "time_agg": config.history * width**2 + gamma,
             "blocks": config.depth * (norms + spectral + mlp),
-            "head": 2 * _dense(width, width) + _dense(width, config.num_datasets),
+            "head": 2 * dense(width, width) + dense(width, config.num_datasets),
             "output": output,
-            "statistics": 2 * _dense(2 * config.channels, width) if config.normalize else 0,
+            "statistics": 2 * dense(2 * config.channels, width) if config.normalize else 0,
         }
     )
 
@@ -127,8 +124,3 @@ def _blocks_forward_flops(config: DPOTConfig) -> float:
     )
     mlp = latents * 2 * config.mlp_ratio * config.width**2
     return float(FLOPS_PER_MAC * config.depth * (spectral + mlp))
-
-
-def _dense(inputs: int, outputs: int) -> int:
-    """Return the weights and biases of a layer."""
-    return inputs * outputs + outputs

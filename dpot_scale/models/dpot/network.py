@@ -8,20 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from dpot_scale.models.dpot.config import NORM_GROUPS, DPOTConfig
-from dpot_scale.models.dpot.layers import (
-    PatchesIn,
-    PatchesOut,
-    Pointwise,
-    PointwiseRows,
-    cropped,
-    edge_padded,
-    grid_from_patches,
-    pixels,
-)
-from dpot_scale.models.dpot.positions import resized_positions
+from dpot_scale.models.dpot.layers import PatchesIn, PatchesOut, Pointwise, PointwiseRows
 from dpot_scale.models.dpot.spectral import SpectralMixer
 from dpot_scale.models.family import KEEP_ALL, Recompute, SpectralDtype
 from dpot_scale.models.forecaster import Forecast, Forecaster, Moments
+from dpot_scale.models.patches import cropped, edge_padded, grid_from_patches, pixels
+from dpot_scale.models.positions import resized_positions
 from dpot_scale.models.recompute import repeated, runners
 
 SPECTRAL_DTYPES: dict[SpectralDtype, torch.dtype] = {

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from dpot_scale.models.dpot.config import DPOTConfig
-from dpot_scale.models.dpot.positions import resized_positions
+from dpot_scale.models.positions import resized_positions
 from dpot_scale.models.transfer import Adaptation, Adapted, Fields, State
 
 PATCH_LAYERS = ("patch_embed.proj.0.weight", "patch_embed.proj.2.weight")

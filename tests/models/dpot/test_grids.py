@@ -9,9 +9,9 @@ from torch.nn.functional import pad
 
 from dpot_scale.models.dpot.config import DPOTConfig
 from dpot_scale.models.dpot.network import DPOT
-from dpot_scale.models.dpot.positions import resized_positions
 from dpot_scale.models.family import Recompute
 from dpot_scale.models.forecaster import Moments
+from dpot_scale.models.positions import resized_positions
 
 
 def a_config(space_dims: int = 2, **values: object) -> DPOTConfig:

@@ -10,10 +10,9 @@ from dpot_scale.models.dpot.layers import (
     PatchesOut,
     Pointwise,
     PointwiseRows,
-    grid_from_patches,
-    patches,
 )
 from dpot_scale.models.dpot.network import DPOT
+from dpot_scale.models.patches import grid_from_patches
 
 CONVOLUTION = {2: nn.functional.conv2d, 3: nn.functional.conv3d}
 TRANSPOSED = {2: nn.functional.conv_transpose2d, 3: nn.functional.conv_transpose3d}
@@ -73,13 +72,6 @@ def test_pointwise_keeps_the_parameter_and_no_view_of_it():
         layer(torch.randn(2, 4, 4, 3))
     of_weight = [t for t in kept if t.untyped_storage().data_ptr() == layer.weight.data_ptr()]
     assert [t.shape for t in of_weight] == [layer.weight.shape]
-
-
-@pytest.mark.parametrize("space", SPACES)
-def test_patches_back_to_the_grid(space):
-    frames = torch.randn(2, 1, 3, *space)
-    as_patches = patches(frames, 4).flatten(-len(space)).squeeze(1 + len(space))
-    assert torch.equal(grid_from_patches(as_patches.transpose(-1, -2), 4), frames[:, 0])
 
 
 @pytest.mark.parametrize(

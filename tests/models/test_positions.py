@@ -3,7 +3,7 @@
 import torch
 from torch.nn.functional import interpolate
 
-from dpot_scale.models.dpot.positions import resized_positions
+from dpot_scale.models.positions import resized_positions
 
 
 def smooth(latent: tuple[int, ...]) -> torch.Tensor:
