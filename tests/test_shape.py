@@ -50,6 +50,7 @@ TESTED_ELSEWHERE = {
     "runs/run.py": "end_to_end/test_training.py",
     # One report from results with known numbers.
     "scaling/report/analysis.py": "scaling/report/test_write.py",
+    "scaling/report/compute_figure.py": "scaling/report/test_write.py",
     "scaling/report/figures.py": "scaling/report/test_write.py",
     "scaling/report/law_text.py": "scaling/report/test_write.py",
     "scaling/report/price_text.py": "scaling/report/test_write.py",

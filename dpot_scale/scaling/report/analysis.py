@@ -14,21 +14,42 @@ from dpot_scale.scaling.report.laws.choice import (
     foretell_largest,
 )
 from dpot_scale.scaling.report.laws.fit import Fit
-from dpot_scale.scaling.report.laws.optimum import WindowCost
-from dpot_scale.scaling.report.results import Finished, longest, mean_points
+from dpot_scale.scaling.report.laws.optimum import SAME_BUDGET, WindowCost
+from dpot_scale.scaling.report.results import Finished, arms, longest, mean_points
 
 BEYOND = 10.0  # an optimum is also given for so many times the most FLOPs of a trial
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Analysis:
-    """What the finished trials of a sweep say together."""
+    """What the finished trials of one arm of a sweep say together."""
 
+    arm: str  # its label; empty where there is only one
     finished: Sequence[Finished]
     group: Sequence[Finished]  # of one length, by size
     size_law: Fit | NoFit  # of the group
     joint_law: Fit | NoFit | None  # of all trials; None: too few sizes or lengths for one
     foretold: Sequence[Foretold] | NoFit  # of the largest size, by all trials that have a law
+
+    @property
+    def of_arm(self) -> str:
+        """The end of a heading that names the arm; empty where there is only one."""
+        return f": {self.arm}" if self.arm else ""
+
+    @property
+    def has_no_ladder(self) -> bool:
+        """Whether no length has sizes enough for a law, which all lengths together have."""
+        sizes = {entry.result.parameters for entry in self.group}
+        return self.joint_law is not None and len(sizes) < FEWEST_SIZES
+
+    @property
+    def shown(self) -> Finished:
+        """The trial to speak of: the largest of one length, or the best of the most FLOPs."""
+        if not self.has_no_ladder:
+            return self.group[-1]
+        most = max(entry.result.train_flops for entry in self.finished)
+        dear = [e for e in self.finished if e.result.train_flops * SAME_BUDGET > most]
+        return min(dear, key=lambda entry: entry.result.mean_rel_l2)
 
     @property
     def together(self) -> Sequence[Finished]:
@@ -61,8 +82,12 @@ class Analysis:
         return [*np.geomspace(min(flops), max(flops), 3).tolist(), BEYOND * max(flops)]
 
 
-def analyze(finished: Sequence[Finished]) -> Analysis:
-    """Return the laws of trials, at least one."""
+def analyze(finished: Sequence[Finished]) -> list[Analysis]:
+    """Return the laws of each arm of trials, of which there is at least one."""
+    return [_analyze(label, entries) for label, entries in arms(finished).items()]
+
+
+def _analyze(arm: str, finished: Sequence[Finished]) -> Analysis:
     group = longest(finished)
     points, all_points = mean_points(group), mean_points(finished)
     has_both = (
@@ -70,6 +95,7 @@ def analyze(finished: Sequence[Finished]) -> Analysis:
         and len(set(all_points.windows)) >= FEWEST_LENGTHS
     )
     return Analysis(
+        arm=arm,
         finished=finished,
         group=group,
         size_law=choose(points),

@@ -1,6 +1,7 @@
-"""The figure of a sweep: error against model size, with its law and what is not known of it."""
+"""The figure of a sweep: error against model size, with the law and its interval."""
 
 from collections.abc import Sequence
+from itertools import cycle
 
 import numpy as np
 from matplotlib import colormaps
@@ -20,30 +21,60 @@ LINE_POINTS = 50
 CROWDED = 5.0  # the greatest over the least value of an axis from which on not all digits have room
 
 
-def scaling_figure(name: str, found: Analysis) -> Figure:
-    """Show held-out error against model size, the mean with its law and each dataset."""
+def scaling_figure(name: str, arms: Sequence[Analysis]) -> Figure:
+    """Show held-out error against model size with its law, and each dataset or each arm."""
     figure = Figure(figsize=(7, 8.4), dpi=100, layout="constrained")  # MLflow shows 700 pixels
-    mean_axis, dataset_axis = figure.subplots(2, 1)
-    if found.joint_law is None:
-        for color, group in zip(LINE_COLORS, by_windows(found.finished).values(), strict=False):
-            _draw_mean(mean_axis, group, color)
+    upper, lower = figure.subplots(2, 1)
+    if len(arms) == 1:
+        _draw_arm(upper, arms[0])
+        _draw_datasets(lower, arms[0].group)
     else:
-        _draw_lengths(mean_axis, found)
-    _label_sizes(mean_axis, found.group)
-    _draw_datasets(dataset_axis, found.group)
-    for axis in (mean_axis, dataset_axis):
+        for color, found in zip(cycle(LINE_COLORS), arms, strict=False):
+            _draw_one_of_arms(upper, found, color)
+            _draw_flops(lower, found, color)
+    for axis in (upper, lower):
         axis.set(xscale="log", yscale="log")
-        axis.set_xlabel("parameters", fontsize=9)
         axis.set_ylabel("held-out relative L2 error", fontsize=9)
         axis.grid(which="both", alpha=0.2)
         _label_axes(axis)
         axis.legend(fontsize=7.5, edgecolor="none", framealpha=0.9)
-    mean_axis.set_title("mean over datasets; shaded: 95 % interval of the law", fontsize=10)
-    dataset_axis.set_title(
-        f"rollout on each dataset, {found.group[-1].result.windows:,} windows", fontsize=10
-    )
     figure.suptitle(f"Sweep {name}: error against model size", fontsize=11)
     return figure
+
+
+def _draw_arm(axis: Axes, found: Analysis) -> None:
+    """Draw the mean errors of all trials with their laws."""
+    if found.joint_law is None:
+        groups = by_windows(found.finished).values()
+        for color, group in zip(cycle(LINE_COLORS), groups, strict=False):
+            _draw_mean(axis, group, color)
+    else:
+        _draw_lengths(axis, found)
+    _label_sizes(axis, found.group)
+    axis.set_xlabel("parameters", fontsize=9)
+    axis.set_title("mean over datasets; shaded: 95 % interval of the law", fontsize=10)
+
+
+def _draw_one_of_arms(axis: Axes, found: Analysis, color: str) -> None:
+    """Draw the longest trainings of an arm."""
+    sizes = [entry.result.parameters for entry in found.group]
+    errors = [entry.result.mean_rel_l2 for entry in found.group]
+    windows = found.group[0].result.windows
+    axis.plot(sizes, errors, "o", color=color, ms=5, label=f"{found.arm}, {windows:,} windows")
+    law = found.law
+    if isinstance(law, Fit) and law.form.size:
+        _draw_law(axis, law, windows, color, "-")
+    axis.set_xlabel("parameters", fontsize=9)
+    axis.set_title("rollout, mean over datasets; shaded: 95 % interval of the law", fontsize=10)
+
+
+def _draw_flops(axis: Axes, found: Analysis, color: str) -> None:
+    """Draw all trials of an arm against their FLOPs."""
+    flops = [entry.result.train_flops for entry in found.finished]
+    errors = [entry.result.mean_rel_l2 for entry in found.finished]
+    axis.plot(flops, errors, "o", color=color, ms=5, label=found.arm)
+    axis.set_xlabel("training FLOPs", fontsize=9)
+    axis.set_title("rollout, mean over datasets, of all trials", fontsize=10)
 
 
 def _label_axes(axis: Axes) -> None:
@@ -124,7 +155,7 @@ def _label_sizes(axis: Axes, group: Sequence[Finished]) -> None:
             continue
         seen.add(entry.result.parameters)
         axis.annotate(
-            entry.trial.label,
+            str(entry.trial.factors.get("size", entry.trial.label)),
             (entry.result.parameters, entry.result.mean_rel_l2),
             textcoords="offset points",
             xytext=(4, 5),
@@ -133,6 +164,8 @@ def _label_sizes(axis: Axes, group: Sequence[Finished]) -> None:
 
 
 def _draw_datasets(axis: Axes, group: Sequence[Finished]) -> None:
+    axis.set_xlabel("parameters", fontsize=9)
+    axis.set_title(f"rollout on each dataset, {group[-1].result.windows:,} windows", fontsize=10)
     sizes = [entry.result.parameters for entry in group]
     for i, name in enumerate(group[0].result.evaluation):
         color = LINE_COLORS[i % len(LINE_COLORS)]

@@ -3,8 +3,6 @@
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
-import numpy as np
-
 from dpot_scale.scaling.plan import Trial
 from dpot_scale.scaling.report.analysis import Analysis
 from dpot_scale.scaling.report.laws.choice import FEWEST_SIZES, Foretold, NoFit, choose
@@ -20,6 +18,7 @@ from dpot_scale.scaling.report.results import (
     Finished,
     Measure,
     errors_of,
+    flops_of,
     mean_points,
     points_of,
 )
@@ -35,19 +34,24 @@ MEASURES: dict[Measure, str] = {
 
 def law_sentences(found: Analysis) -> list[str]:
     """Say which law the rollout error follows in size, and in size and data."""
-    law = found.size_law
-    sentences = [f"{_capital(law)}."]
-    if isinstance(law, Fit):
-        letter, name = ("N in parameters", "a") if law.form.size else ("D in windows", "b")
-        exponent = law.parameters()[name]
-        open_end = ", which includes 0: more sizes or seeds are needed" * (exponent.low <= 0)
-        sentences = [f"Power law: rel_l2 = {law}, {letter}; the exponent is {exponent}{open_end}."]
-        sentences += _misfit(law)
+    sentences = [] if found.has_no_ladder else _size_sentences(found.size_law)
     if found.joint_law is not None:
         joint = found.joint_law
         told = f"{joint}" if isinstance(joint, NoFit) else f"rel_l2 = {joint}, D in windows"
         sentences.append(f"Over all sizes and lengths: {told}.")
-    return [*sentences, *_steps(found), *_foretold_sentence(found)]
+    if not found.has_no_ladder:
+        sentences += _steps(found)
+    return [*sentences, *_foretold_sentence(found)]
+
+
+def _size_sentences(law: Fit | NoFit) -> list[str]:
+    if isinstance(law, NoFit):
+        return [f"{_capital(law)}."]
+    letter, name = ("N in parameters", "a") if law.form.size else ("D in windows", "b")
+    exponent = law.parameters()[name]
+    open_end = ", which includes 0: more sizes or seeds are needed" * (exponent.low <= 0)
+    sentence = f"Power law: rel_l2 = {law}, {letter}; the exponent is {exponent}{open_end}."
+    return [sentence, *_misfit(law)]
 
 
 def _misfit(law: Fit) -> list[str]:
@@ -84,19 +88,24 @@ def _foretold_sentence(found: Analysis) -> list[str]:
     ]
 
 
-def law_tables(trials: Sequence[Trial], found: Analysis) -> list[str]:
-    """Return the parts of the report on laws in Markdown."""
+def law_tables(waiting: Sequence[Trial], found: Analysis) -> list[str]:
+    """Return the parts of the report on laws in Markdown.
+
+    Args:
+        waiting: Trials of the same arm that have not finished.
+        found: Its laws.
+    """
     return [
-        "## Laws",
+        f"## Laws{found.of_arm}",
         _explained(found.together),
         _series_table(found.together),
         "N counted in three ways:",
         _measure_table(found.together),
-        "## The largest size, foretold by the smaller ones",
+        f"## The largest size, foretold by the smaller ones{found.of_arm}",
         f"{_capital(found.foretold)}."
         if isinstance(found.foretold, NoFit)
         else markdown(_FORETOLD, [_foretold_cells(one) for one in found.foretold]),
-        *_waiting(trials, found),
+        *_waiting(waiting, found),
         *_optimum(found),
     ]
 
@@ -147,18 +156,13 @@ def _cell(interval: Interval) -> str:
     return f"{interval.value:.3g} ({interval.low:.2g} to {interval.high:.2g})"
 
 
-def _waiting(trials: Sequence[Trial], found: Analysis) -> list[str]:
+def _waiting(waiting: Sequence[Trial], found: Analysis) -> list[str]:
     """Return what the law says of trials that have not finished."""
     law = found.law
     if isinstance(law, NoFit):
         return []
-    done = {entry.trial.id for entry in found.finished}
     length = found.group[0].result.windows
-    waiting = [
-        trial
-        for trial in trials
-        if trial.id not in done and (law.form.data or trial.run.windows == length)
-    ]
+    waiting = [trial for trial in waiting if law.form.data or trial.run.windows == length]
     if not waiting:
         return []
     at = Points.at(
@@ -196,7 +200,7 @@ def _optimum(found: Analysis) -> list[str]:
     """Return the best use of FLOPs, where the design has sizes and lengths."""
     if found.joint_law is None:
         return []
-    title = "## The best size and length for a number of FLOPs"
+    title = f"## The best size and length for a number of FLOPs{found.of_arm}"
     if found.trade is None:
         law = found.joint_law
         reason = f"{law}" if isinstance(law, NoFit) else f"the points support no more than {law}"
@@ -222,16 +226,11 @@ def _optimum(found: Analysis) -> list[str]:
 
 
 def _parabolas(finished: Sequence[Finished]) -> list[str]:
-    """Return what parabolas through trials of equal FLOPs say, where there are some."""
+    """Return what parabolas say, in a design of equal FLOPs."""
+    if not all("flops" in entry.trial.factors for entry in finished):
+        return []
     points = mean_points(finished)
-    cost = {
-        (entry.result.parameters, entry.result.windows): entry.result.train_flops
-        for entry in finished
-    }
-    flops = [
-        cost[size, windows] for size, windows in zip(points.sizes, points.windows, strict=True)
-    ]
-    found = isoflop_parabolas(points, np.array(flops))
+    found = isoflop_parabolas(points, flops_of(finished, points))
     vertices = [one for one in found if isinstance(one, Parabola)]
     if not found:
         return []

@@ -138,7 +138,8 @@ def bill_of(entry: Finished) -> Bill | None:
     workers = result.world_size
     return Bill(
         data=data,
-        training=result.seconds * workers,
+        # Not the seconds of the last attempt: a trial may have been resumed, or branch off.
+        training=result.windows * workers / result.windows_per_second,
         solve=data / trajectories,
         forecast=forwards * workers / (passes * result.windows_per_second),
         spared_share=forecast_frames / frames,

@@ -30,7 +30,7 @@ def price_tables(found: Analysis) -> list[str]:
         return []
     billed = [entry for entry in found.finished if entry.trial.id in bills]
     return [
-        "## The price of data",
+        f"## The price of data{found.of_arm}",
         "Times are of one worker, a worker that solves as one that trains. Data are all training "
         "trajectories of a trial, solved once; a forecast runs as fast as the training did, from "
         "frames that still have to be solved. Solves to pay: forecasts after which the surrogate "
@@ -42,19 +42,19 @@ def price_tables(found: Analysis) -> list[str]:
 
 
 def price_sentences(found: Analysis) -> list[str]:
-    """Say after how many solves the best trial has paid for itself."""
-    best = min(found.group, key=lambda entry: entry.result.mean_rel_l2)
-    bill = bill_of(best)
+    """Say after how many solves the largest trial has paid for itself."""
+    shown = found.shown
+    bill = bill_of(shown)
     if bill is None:
         return []
     if isinf(bill.solves_to_pay):
         return [
-            f"{best.trial.label} never pays for itself: a forecast takes "
+            f"{shown.trial.label} never pays for itself: a forecast takes "
             f"{_seconds(bill.forecast)} of a worker, and spares "
             f"{_seconds(bill.solve * bill.spared_share)} of the solver that made the data."
         ]
     return [
-        f"{best.trial.label} has paid for its data and training after at least "
+        f"{shown.trial.label} has paid for its data and training after at least "
         f"{_count(bill.solves_to_pay)} solves."
     ]
 

@@ -6,10 +6,13 @@ from dataclasses import dataclass
 from math import isfinite
 from typing import Literal
 
+import numpy as np
+
 from dpot_scale.runs.result import TrainingResult, read_result
+from dpot_scale.scaling.design import FactorValue
 from dpot_scale.scaling.plan import Trial
 from dpot_scale.scaling.report.laws.choice import FEWEST_SIZES
-from dpot_scale.scaling.report.laws.points import Points
+from dpot_scale.scaling.report.laws.points import Array, Points
 from dpot_scale.scaling.report.training_data import (
     TrainingSplit,
     distinct_windows,
@@ -17,6 +20,8 @@ from dpot_scale.scaling.report.training_data import (
 )
 
 Measure = Literal["parameters", "block_parameters", "flops_per_window"]
+# Factors of a design along which a law is fitted. Trials that differ in another one follow others.
+LAW_FACTORS = {"size", "windows", "flops", "seed", "trajectories"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -82,12 +87,44 @@ def by_windows(finished: Sequence[Finished]) -> dict[int, list[Finished]]:
     return dict(sorted(groups.items()))
 
 
+def arms(finished: Sequence[Finished]) -> dict[str, list[Finished]]:
+    """Return the trials that one law may go through together, by what they have in common.
+
+    A family, a learning rate, a start, an ablation: each value has laws of its own. The label of
+    the only arm is empty.
+    """
+    groups: dict[tuple[tuple[str, FactorValue], ...], list[Finished]] = defaultdict(list)
+    for entry in finished:
+        groups[arm_of(entry.trial)].append(entry)
+    if len(groups) == 1:
+        return {"": list(finished)}
+    several = len({dict(arm)["family"] for arm in groups}) > 1
+    return {
+        ", ".join(_named(*factor) for factor in arm if several or factor[0] != "family"): entries
+        for arm, entries in groups.items()
+    }
+
+
+def arm_of(trial: Trial) -> tuple[tuple[str, FactorValue], ...]:
+    """Return the factors of a trial that no law goes along, its family first."""
+    factors = {k: v for k, v in trial.factors.items() if k not in LAW_FACTORS}
+    return tuple(({"family": trial.run.model.family} | factors).items())
+
+
+def _named(factor: str, value: FactorValue) -> str:
+    text = f"{value:g}" if isinstance(value, float) else str(value)
+    return text if factor in ("family", "start", "ablation") else f"{factor} = {text}"
+
+
 def longest(finished: Sequence[Finished]) -> list[Finished]:
     """Return the trials of one length, by size: the longest that has sizes enough for a law.
 
-    In a design of equal FLOPs the longest trainings are all of the smallest model.
+    In a design of equal FLOPs the longest trainings are all of the smallest model. Where the amount
+    of data varies, those with the most are taken.
     """
-    groups = list(by_windows(finished).values())
+    most = max(float(entry.trial.factors.get("trajectories", 0)) for entry in finished)
+    with_most = [e for e in finished if float(e.trial.factors.get("trajectories", 0)) == most]
+    groups = list(by_windows(with_most).values())
     with_law = [
         group
         for group in groups
@@ -141,3 +178,12 @@ def points_of(
 def mean_points(finished: Sequence[Finished], measure: Measure = "parameters") -> Points:
     """Return the rollout errors of trials, mean over datasets, as points of a law."""
     return points_of(finished, [entry.result.mean_rel_l2 for entry in finished], measure)
+
+
+def flops_of(finished: Sequence[Finished], points: Points) -> Array:
+    """Return the training FLOPs of each point, whose sizes are counted in parameters."""
+    cost = {
+        (entry.result.parameters, entry.result.windows): entry.result.train_flops
+        for entry in finished
+    }
+    return np.array([cost[key] for key in zip(points.sizes, points.windows, strict=True)])

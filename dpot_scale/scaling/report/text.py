@@ -11,38 +11,54 @@ from dpot_scale.scaling.plan import Trial
 from dpot_scale.scaling.report.analysis import Analysis
 from dpot_scale.scaling.report.law_text import law_sentences, law_tables
 from dpot_scale.scaling.report.price_text import price_sentences, price_tables
-from dpot_scale.scaling.report.results import Finished, chosen_by_valid
+from dpot_scale.scaling.report.results import Finished, arm_of, chosen_by_valid
 from dpot_scale.scaling.report.table import dataset_table, error_table, trial_table
 from dpot_scale.tracking.mlflow_page import review
 
 REPORT = "report.md"
 FIGURE = "scaling.png"
+COMPUTE_FIGURE = "compute.png"  # of a law of size and data
 
 
-def conclude(found: Analysis) -> str:
+def conclude(arms: Sequence[Analysis]) -> list[str]:
+    """Return what the trials say about size and data, a paragraph for each arm."""
+    paragraphs = [f"{found.arm}: " * bool(found.arm) + _conclude(found) for found in arms]
+    choice = _choice([entry for found in arms for entry in found.finished])
+    return [*paragraphs, *choice]
+
+
+def _conclude(found: Analysis) -> str:
     """Return what the longest trainings say about size, in sentences made of their numbers."""
-    group = found.group
-    largest = group[-1].result
-    ends = sorted({group[0].result.parameters, largest.parameters})
+    shown = found.shown.result
+    sentences = [_errors(found)]
+    sentences += law_sentences(found)
+    lost = [entry.trial.label for entry in found.group if not isfinite(entry.result.mean_rel_l2)]
+    if lost:
+        sentences.append(f"No law holds the forecasts of {', '.join(lost)}, which are not finite.")
+    sentences += price_sentences(found)
+    worse = [n for n, s in shown.evaluation.items() if not s.rel_l2 < s.persistence_rel_l2]
+    sentences.append(
+        f"{found.shown.trial.label} does not beat repeating the last frame on: {', '.join(worse)}."
+        if worse
+        else f"{found.shown.trial.label} beats repeating the last frame on every dataset."
+    )
+    return " ".join(sentences)
+
+
+def _errors(found: Analysis) -> str:
+    """Say the errors of the smallest and the largest model, or the best for the most FLOPs."""
+    group, shown = found.group, found.shown.result
+    what = f"the held-out rollout error (rel_l2, mean over {len(shown.evaluation)} datasets) is"
+    if found.has_no_ladder:
+        return (
+            f"At {shown.train_flops:.2g} FLOPs {what} {shown.mean_rel_l2:.3f} at best, for "
+            f"{shown.parameters:,} parameters and {shown.windows:,} windows."
+        )
+    ends = sorted({group[0].result.parameters, shown.parameters})
     errors_at = " and ".join(
         f"{_mean_error(group, parameters):.3f} for {parameters:,} parameters" for parameters in ends
     )
-    sentences = [
-        f"At {largest.windows:,} windows the held-out rollout error (rel_l2, mean over "
-        f"{len(largest.evaluation)} datasets) is {errors_at}."
-    ]
-    sentences += law_sentences(found)
-    lost = [entry.trial.label for entry in group if not isfinite(entry.result.mean_rel_l2)]
-    if lost:
-        sentences.append(f"No law holds the forecasts of {', '.join(lost)}, which are not finite.")
-    sentences += [*_choice(found.finished), *price_sentences(found)]
-    worse = [n for n, s in largest.evaluation.items() if not s.rel_l2 < s.persistence_rel_l2]
-    sentences.append(
-        f"{group[-1].trial.label} does not beat repeating the last frame on: {', '.join(worse)}."
-        if worse
-        else f"{group[-1].trial.label} beats repeating the last frame on every dataset."
-    )
-    return " ".join(sentences)
+    return f"At {shown.windows:,} windows {what} {errors_at}."
 
 
 def _mean_error(group: Sequence[Finished], parameters: int) -> float:
@@ -63,9 +79,11 @@ def _choice(finished: Sequence[Finished]) -> list[str]:
     ]
 
 
-def summarize(sweep: SweepConfig, found: Analysis) -> str:
+def summarize(sweep: SweepConfig, finished: Sequence[Finished], arms: Sequence[Analysis]) -> str:
     """Return for a terminal: the errors beside persistence, and the conclusion."""
-    lines = [error_table(found.finished), "", *textwrap.wrap(conclude(found), 100), ""]
+    lines = [error_table(finished), ""]
+    for paragraph in conclude(arms):
+        lines += [*textwrap.wrap(paragraph, 100), ""]
     lines += [f"report: {sweep.directory / REPORT}", f"figure: {sweep.directory / FIGURE}"]
     lines += review(sweep.directory, sweep.run.tracking, page="experiment")
     return "\n".join(lines)
@@ -79,20 +97,25 @@ def _valid_table(finished: Sequence[Finished]) -> list[str]:
     return ["## Rollout rel_l2 on the valid split", table]
 
 
-def write_markdown(sweep: SweepConfig, trials: Sequence[Trial], found: Analysis) -> str:
+def write_markdown(
+    sweep: SweepConfig,
+    trials: Sequence[Trial],
+    finished: Sequence[Finished],
+    arms: Sequence[Analysis],
+) -> str:
     """Return the whole report in Markdown: the conclusion, the figure and every table."""
-    finished = found.finished
+    has_compute = any(found.trade is not None for found in arms)
     parts = [
         f"# Sweep {sweep.name}",
-        conclude(found),
+        *conclude(arms),
         f"![held-out error against model size]({FIGURE})",
+        *([f"![error and best size against FLOPs]({COMPUTE_FIGURE})"] * has_compute),
         f"{len(finished)} of {len(trials)} trials finished, each on {sweep.resources.workers} "
         f"workers with {sweep.run.engine.deepspeed.name}. Lower is better; persistence repeats the "
         "last known frame.",
         "## Trials",
         trial_table(finished),
-        *law_tables(trials, found),
-        *price_tables(found),
+        *_arms(trials, arms),
         "## Rollout rel_l2",
         dataset_table(finished, "rel_l2", "persistence_rel_l2"),
         *_valid_table(finished),
@@ -100,3 +123,14 @@ def write_markdown(sweep: SweepConfig, trials: Sequence[Trial], found: Analysis)
         dataset_table(finished, "one_step_rel_l2", "persistence_one_step_rel_l2"),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _arms(trials: Sequence[Trial], arms: Sequence[Analysis]) -> list[str]:
+    """Return the laws and the prices of each arm."""
+    done = {entry.trial.id for found in arms for entry in found.finished}
+    waiting = [trial for trial in trials if trial.id not in done]
+    parts: list[str] = []
+    for found in arms:
+        own = [trial for trial in waiting if arm_of(trial) == arm_of(found.finished[0].trial)]
+        parts += [*law_tables(own, found), *price_tables(found)]
+    return parts

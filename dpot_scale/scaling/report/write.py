@@ -9,10 +9,11 @@ from dpot_scale.errors import UserError
 from dpot_scale.files import replacing, write_whole
 from dpot_scale.scaling.plan import Trial
 from dpot_scale.scaling.report.analysis import analyze
+from dpot_scale.scaling.report.compute_figure import compute_figure
 from dpot_scale.scaling.report.figures import scaling_figure
 from dpot_scale.scaling.report.results import finished_trials
 from dpot_scale.scaling.report.table import write_csv
-from dpot_scale.scaling.report.text import FIGURE, REPORT, summarize, write_markdown
+from dpot_scale.scaling.report.text import COMPUTE_FIGURE, FIGURE, REPORT, summarize, write_markdown
 from dpot_scale.tracking.mlflow_page import LARGEST_NOTE, annotate
 
 RESULTS = "results.csv"
@@ -34,8 +35,11 @@ class Report:
 
     def note(self, run_id: str) -> str:
         """Return the Markdown for the MLflow run that has the files, cut to what MLflow takes."""
-        picture = f"get-artifact?path={MLFLOW_FOLDER}%2F{FIGURE}&run_uuid={run_id}"
-        parts = self.markdown.replace(f"]({FIGURE})", f"]({picture})").split("\n## ")
+        markdown = self.markdown
+        for figure in (FIGURE, COMPUTE_FIGURE):
+            picture = f"get-artifact?path={MLFLOW_FOLDER}%2F{figure}&run_uuid={run_id}"
+            markdown = markdown.replace(f"]({figure})", f"]({picture})")
+        parts = markdown.split("\n## ")
         end = f"\nThe rest is in the artifact {MLFLOW_FOLDER}/{REPORT}.\n"
         note = "\n## ".join(parts)
         while len(note) > LARGEST_NOTE and len(parts) > 1:
@@ -45,7 +49,7 @@ class Report:
 
 
 def write_report(sweep: SweepConfig, trials: Sequence[Trial]) -> Report:
-    """Write report.md, scaling.png and results.csv into the sweep's directory.
+    """Write report.md, its figures and results.csv into the sweep's directory.
 
     Raises:
         NothingToReportError: no trial has finished.
@@ -55,16 +59,20 @@ def write_report(sweep: SweepConfig, trials: Sequence[Trial]) -> Report:
         raise NothingToReportError(
             f"no trial of sweep {sweep.name} in {sweep.directory} has finished; run it first"
         )
-    found = analyze(finished)
-    markdown = write_markdown(sweep, trials, found)
-    files = tuple(sweep.directory / name for name in (REPORT, FIGURE, RESULTS))
+    arms = analyze(finished)
+    figures = {FIGURE: scaling_figure(sweep.name, arms)}
+    if (compute := compute_figure(sweep.name, arms)) is not None:
+        figures[COMPUTE_FIGURE] = compute
+    markdown = write_markdown(sweep, trials, finished, arms)
+    files = tuple(sweep.directory / name for name in (REPORT, *figures, RESULTS))
     write_whole(files[0], markdown)
-    with replacing(files[1]) as partial:
-        scaling_figure(sweep.name, found).savefig(partial, format="png")
-    with replacing(files[2]) as partial:
+    for name, figure in figures.items():
+        with replacing(sweep.directory / name) as partial:
+            figure.savefig(partial, format="png")
+    with replacing(files[-1]) as partial:
         write_csv(partial, finished)
     return Report(
-        summary=summarize(sweep, found),
+        summary=summarize(sweep, finished, arms),
         markdown=markdown,
         files=files,
         is_complete=len(finished) == len(trials),

@@ -5,6 +5,7 @@ import struct
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from dpot_scale.config.load import load_sweep
@@ -14,7 +15,9 @@ from dpot_scale.evaluation.scores import DatasetScore
 from dpot_scale.runs.result import TrainingResult, save_result
 from dpot_scale.scaling.plan import Trial, plan
 from dpot_scale.scaling.report.analysis import analyze
+from dpot_scale.scaling.report.compute_figure import compute_figure
 from dpot_scale.scaling.report.figures import scaling_figure
+from dpot_scale.scaling.report.laws.fit import Fit
 from dpot_scale.scaling.report.results import best_trial
 from dpot_scale.scaling.report.results import finished_trials as finished
 from dpot_scale.scaling.report.text import FIGURE, REPORT
@@ -302,15 +305,17 @@ def test_the_price_of_data_is_told(tmp_path: Path, describe_dataset: Callable[..
         finish(trial, 0.01 + 8 * trial.parameters**-0.4 + 2 * trial.run.windows**-0.4)
     report = write_report(sweep, trials)
     price = report.markdown.partition("## The price of data")[2].partition("\n## ")[0]
-    # 300 trajectories of 9 s; 90 s on two workers; ten forwards of a third of 2 / 12.5 s.
-    assert f"| {trials[-1].label} | 6,400 |" in price
+    # 300 trajectories of 9 s; 6,400 windows on two workers, 12.5 in a second; ten forwards, of a
+    # third of 2 / 12.5 s each.
     spared = 9 * 10 / 20 - 10 * 2 / (3 * 12.5)
-    solves = f"{(2700 + 180) / spared:,.0f}"
-    assert price.count(f"| 45.0 min | 3.0 min | 9 s | 0.53 s | {solves} |") == len(trials)
+    solves = f"{(2700 + 6400 * 2 / 12.5) / spared:,.0f}"
+    error = f"{0.01 + 8 * trials[-1].parameters ** -0.4 + 2 * 6400**-0.4:.4f}"
+    costs = f"45.0 min | 17.1 min | 9 s | 0.53 s | {solves}"
+    assert f"| {trials[-1].label} | 6,400 | {error} | {costs} |" in price
     assert f"has paid for its data and training after at least {solves} solves" in report.markdown
     assert "assumed as in language models (R = 15.4" in price
     purchases = [line for line in price.splitlines() if "% (" in line]
-    assert [line.split(" |")[0] for line in purchases] == ["| 48.0 min", "| 8.0 h", "| 3.3 d"]
+    assert [line.split(" |")[0] for line in purchases] == ["| 62.1 min", "| 10.3 h", "| 4.3 d"]
 
 
 def test_a_forecast_that_is_slower_than_the_solver_never_pays(
@@ -332,3 +337,63 @@ def test_of_data_that_nobody_solved_no_price_is_told(tmp_path: Path) -> None:
     report = write_report(sweep, trials)
     assert "price of data" not in report.markdown
     assert "pay" not in report.markdown
+
+
+def test_each_arm_of_a_design_has_its_own_law(tmp_path: Path) -> None:
+    sweep, trials = planned(tmp_path, "design=[{grid: {run.optim.lr: [1e-3, 3e-3]}}]")
+    for trial in trials[:-1]:
+        exponent = 0.1 if trial.factors["optim.lr"] == 1e-3 else 0.2
+        finish(trial, trial.parameters**-exponent)
+    report = write_report(sweep, trials)
+    for lr, law in (("0.001", "N^-0.100"), ("0.003", "N^-0.200")):
+        assert f"\n\noptim.lr = {lr}: At 4,096 windows" in report.markdown
+        laws = report.markdown.partition(f"## Laws: optim.lr = {lr}\n")[2].partition("##")[0]
+        assert f"| rollout, mean | 1 {law} |" in laws
+    lost = trials[-1]
+    waiting = report.markdown.partition("Trials that have not finished:")[2].partition("##")[0]
+    assert f"| {lost.label} |" in waiting
+    assert report.markdown.count("Trials that have not finished:") == 1
+    axes = scaling_figure("arms", analyze(finished(trials))).axes
+    assert axes[1].get_legend_handles_labels()[1] == ["optim.lr = 0.001", "optim.lr = 0.003"]
+
+
+def test_seeds_are_one_point_and_amounts_of_data_are_told_apart(tmp_path: Path) -> None:
+    sweep, trials = planned(tmp_path, "design=[{seeds: [0, 1, 2]}]")
+    rng = np.random.default_rng(0)
+    for trial in trials:
+        finish(trial, trial.parameters**-0.16 * np.exp(0.01 * rng.standard_normal()))
+    (found,) = analyze(finished(trials))
+    assert isinstance(found.size_law, Fit)
+    assert found.size_law.points.seeds.tolist() == [3, 3, 3, 3]
+    assert found.size_law.noise.freedom == 2 + 8
+    report = write_report(sweep, trials)
+    assert report.markdown.count(" windows the held-out rollout error") == 1
+
+
+def test_flops_have_a_figure_where_sizes_and_lengths_have_a_law(tmp_path: Path) -> None:
+    sweep, trials = planned(tmp_path, "windows=[800, 1600, 3200, 6400]")
+    for trial in trials:
+        finish(trial, 0.01 + 8 * trial.parameters**-0.4 + 2 * trial.run.windows**-0.4)
+    report = write_report(sweep, trials)
+    assert sweep.directory / "compute.png" in report.files
+    assert "](compute.png)" in report.markdown
+    assert "](get-artifact?path=report%2Fcompute.png&run_uuid=f00d)" in report.note("f00d")
+    figure = compute_figure("law", analyze(finished(trials)))
+    assert figure is not None
+    labels = figure.axes[0].get_legend_handles_labels()[1]
+    sizes = sorted({trial.parameters for trial in trials})
+    assert labels == [*(f"{size:,}" for size in sizes), "the best size"]
+
+
+def test_parabolas_stand_beside_the_law_where_flops_are_equal(tmp_path: Path) -> None:
+    file = tmp_path / "equal.yaml"
+    file.write_text(
+        "extends: quickstart\nname: equal\ndesign: [{isoflop: {budgets: [5e11, 2e12, 8e12]}}]\n"
+    )
+    sweep = resolve_sweep_paths(load_sweep(str(file), ()), tmp_path)
+    trials = plan(sweep)
+    for trial in trials:
+        finish(trial, 0.01 + 80 * trial.parameters**-0.5 + 20 * trial.run.windows**-0.6)
+    report = write_report(sweep, trials)
+    assert "As a check, the vertices of parabolas" in report.markdown
+    assert "N* = k C^c with c = " in report.markdown

@@ -77,8 +77,9 @@ def start(form: Form, points: Points) -> Array:
     design_zpq = np.stack(columns, axis=-1) / points.errors[:, None]
     coefficients_zq, loss = _nonnegative_least_squares(design_zpq, points.seeds)
     least = np.exp(points.log_errors.min() + LOG_LEAST / 2)
-    linear = [*range(form.floor), *range(form.floor, form.count - form.repeats, 2)]
-    theta_zk[:, linear] = np.log(np.maximum(coefficients_zq, least))
+    terms = [*range(form.floor, form.count - form.repeats, 2)]
+    theta_zk[:, : form.floor] = coefficients_zq[:, : form.floor]
+    theta_zk[:, terms] = np.log(np.maximum(coefficients_zq[:, form.floor :], least))
     order = loss.argsort()
     spaced = order[:: max(1, 2 * len(order) // STARTS)]
     chosen: Array = theta_zk[np.unique(np.concatenate([order[: STARTS // 2], spaced]))]

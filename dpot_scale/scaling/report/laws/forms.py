@@ -27,7 +27,7 @@ SYMBOLS = {"N": ("A", "a"), "D": ("B", "b")}  # coefficient and exponent of each
 class Form:
     """Which terms a law has, and the units in which its parameters are nearly independent.
 
-    Its parameters are log E, then for size and for data the log of the term at the unit and the
+    Its parameters are E, then for size and for data the log of the term at the unit and the
     exponent, then log R; those of terms that it lacks are left out.
     """
 
@@ -63,7 +63,7 @@ class Form:
         high_term = float(np.max(log_errors)) + 3.0
         # Beside other terms a rising power could stand for anything.
         flattest = 0.0 if self.floor or len(self.powers) > 1 else -STEEPEST
-        ranges = [(low_term, float(np.min(log_errors)))] * self.floor
+        ranges = [(0.0, float(np.exp(np.max(log_errors))))] * self.floor
         ranges += [(low_term, high_term), (flattest, STEEPEST)] * len(self.powers)
         ranges += [LOG_REPEATS] * self.repeats
         low, high = np.array(ranges).T
@@ -99,8 +99,8 @@ class Form:
         column = int(self.floor)
         total = np.zeros(shape)
         if self.floor:
-            change[..., 0] = np.exp(theta_zk[:, :1])
-            total = total + change[..., 0]
+            change[..., 0] = 1.0
+            total = total + theta_zk[:, :1]
         for log_unit in logs:
             term = np.exp(theta_zk[:, column, None] - theta_zk[:, column + 1, None] * log_unit)
             change[..., column] = term
@@ -120,7 +120,7 @@ class Form:
         first = int(self.floor)
         if self.floor:
             lowest = np.exp(theta_zk[:, first]) * INVISIBLE
-            floor = np.exp(theta_zk[:, 0])
+            floor = theta_zk[:, 0]
             values["E"] = np.where(floor > lowest, floor, 0.0)
         units = {"N": self.size_unit, "D": self.windows_unit}
         for number, power in enumerate(self.powers):

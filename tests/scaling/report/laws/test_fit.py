@@ -12,6 +12,7 @@ from dpot_scale.scaling.report.laws.points import Array, Points
 EXPERIMENTS = 200
 LEAST, MOST = 0.90, 0.98  # of the experiments
 SIZES = np.geomspace(2e5, 8e6, 4)
+EIGHT = np.geomspace(1e5, 1e7, 8)
 WINDOWS = np.geomspace(2e3, 6.4e4, 4)
 FAR = Points.at([3e7], [1e5])  # beyond every point
 
@@ -20,15 +21,23 @@ def of_size(sizes: Array, windows: Array) -> Array:
     return 3.0 * sizes**-0.16 + 0 * windows
 
 
+def with_floor(sizes: Array, windows: Array) -> Array:
+    return 0.13 + 38.0 * sizes**-0.43 + 0 * windows
+
+
 def of_both(sizes: Array, windows: Array) -> Array:
     return 0.02 + 3.0 * sizes**-0.3 + 5.0 * windows**-0.3
 
 
 def experiments(
-    truth: Callable[[Array, Array], Array], windows: Array, seeds: int, **terms: bool
+    truth: Callable[[Array, Array], Array],
+    sizes: Array,
+    windows: Array,
+    seeds: int,
+    **terms: bool,
 ) -> list[tuple[Fit, float]]:
     """Return fits to noisy errors of 200 sweeps, and a new trial of each far away."""
-    sizes, lengths = (np.tile(axis.ravel(), seeds) for axis in np.meshgrid(SIZES, windows))
+    sizes, lengths = (np.tile(axis.ravel(), seeds) for axis in np.meshgrid(sizes, windows))
     rng = np.random.default_rng(0)
     found = []
     for seed in range(EXPERIMENTS):
@@ -40,22 +49,24 @@ def experiments(
 
 
 @pytest.mark.parametrize(
-    ("truth", "windows", "seeds", "terms", "exponents"),
+    ("truth", "sizes", "windows", "seeds", "terms", "exponents"),
     [
-        (of_size, WINDOWS[:1], 1, {}, {"a": 0.16}),
-        (of_size, WINDOWS[:1], 2, {}, {"a": 0.16}),
-        (of_both, WINDOWS, 1, {"floor": True, "data": True}, {"a": 0.3, "b": 0.3}),
+        (of_size, SIZES, WINDOWS[:1], 1, {}, {"a": 0.16}),
+        (of_size, SIZES, WINDOWS[:1], 2, {}, {"a": 0.16}),
+        (with_floor, EIGHT, WINDOWS[:1], 1, {"floor": True}, {"a": 0.43}),
+        (of_both, SIZES, WINDOWS, 1, {"floor": True, "data": True}, {"a": 0.3, "b": 0.3}),
     ],
-    ids=["four sizes", "four sizes, two seeds", "sizes and lengths"],
+    ids=["four sizes", "four sizes, two seeds", "a floor", "sizes and lengths"],
 )
 def test_intervals_cover_the_truth(
     truth: Callable[[Array, Array], Array],
+    sizes: Array,
     windows: Array,
     seeds: int,
     terms: dict[str, bool],
     exponents: dict[str, float],
 ) -> None:
-    found = experiments(truth, windows, seeds, **terms)
+    found = experiments(truth, sizes, windows, seeds, **terms)
     far = truth(FAR.sizes, FAR.windows)[0]
     inside = {
         "law": [low[0] <= far <= high[0] for law, _ in found for low, high in [law.band(FAR)]],
@@ -108,3 +119,14 @@ def test_seeds_tell_noise_from_a_law_that_does_not_hold() -> None:
     assert noise.lack_of_fit < 1e-6
     assert noise.freedom == 2
     assert noise.deviation > 0.05
+
+
+def test_an_interval_lies_about_its_value() -> None:
+    """A floor near the least error, which draws of that error may well be below."""
+    noise = np.exp(0.03 * np.random.default_rng(0).standard_normal(8))
+    points = Points.of(EIGHT, with_floor(EIGHT, EIGHT) * noise)
+    law = fit(Form.of(points, floor=True), points)
+    for interval in law.parameters().values():
+        assert interval.low < interval.value < interval.high
+    floors = law.form.named(law.draws_zk)["E"]
+    assert np.median(floors) == pytest.approx(law.parameters()["E"].value, rel=0.1)

@@ -1,0 +1,86 @@
+"""The figure of a sweep of sizes and lengths: what FLOPs buy, and the best size for them."""
+
+from collections.abc import Sequence
+from itertools import cycle
+
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter
+
+from dpot_scale.evaluation.figures import LINE_COLORS, label_with_numbers
+from dpot_scale.scaling.report.analysis import BEYOND, Analysis
+from dpot_scale.scaling.report.laws.fit import Fit
+from dpot_scale.scaling.report.laws.optimum import Parabola, compute_optimal, isoflop_parabolas
+from dpot_scale.scaling.report.laws.points import Points
+from dpot_scale.scaling.report.results import flops_of, mean_points
+
+BUDGETS = 30  # numbers of FLOPs along an axis
+BAND = 0.15  # opacity
+
+
+def compute_figure(name: str, arms: Sequence[Analysis]) -> Figure | None:
+    """Show error and best size against FLOPs; None where no arm has a law of size and data."""
+    trading = [found for found in arms if found.trade is not None]
+    if not trading:
+        return None
+    figure = Figure(figsize=(7, 8.4), dpi=100, layout="constrained")  # MLflow shows 700 pixels
+    upper, lower = figure.subplots(2, 1, sharex=True)
+    for color, found in zip(cycle(LINE_COLORS), trading, strict=False):
+        assert found.trade is not None
+        if len(trading) == 1:
+            _draw_sizes(upper, found, found.trade)
+        _draw_frontier(upper, lower, found, found.trade, "black" if len(trading) == 1 else color)
+    upper.set_title("rollout error, mean over datasets", fontsize=10)
+    lower.set_title("the best size; dots: sizes that were trained", fontsize=10)
+    upper.set_ylabel("held-out relative L2 error", fontsize=9)
+    lower.set_ylabel("parameters", fontsize=9)
+    lower.set_xlabel("training FLOPs", fontsize=9)
+    for axis in (upper, lower):
+        axis.set(xscale="log", yscale="log")
+        axis.grid(which="both", alpha=0.2)
+        axis.tick_params(which="both", labelsize=8)
+        axis.legend(fontsize=7.5, edgecolor="none", framealpha=0.9)
+    label_with_numbers(upper)
+    lower.yaxis.set_major_formatter(EngFormatter(sep=""))
+    figure.suptitle(f"Sweep {name}: what FLOPs buy", fontsize=11)
+    return figure
+
+
+def _draw_sizes(axis: Axes, found: Analysis, law: Fit) -> None:
+    """Draw the trials of each size against their FLOPs, with the law along its lengths."""
+    points = mean_points(found.finished)
+    flops = flops_of(found.finished, points)
+    sizes = np.unique(points.sizes)
+    shades = colormaps["viridis"](np.linspace(0.85, 0.0, len(sizes)))
+    for shade, size in zip(shades, sizes, strict=True):
+        own = points.sizes == size
+        windows = np.geomspace(points.windows[own].min(), points.windows[own].max(), BUDGETS)
+        per_window = (flops[own] / points.windows[own])[0]
+        axis.plot(flops[own], points.errors[own], "o", color=shade, ms=5, label=f"{size:,.0f}")
+        axis.plot(windows * per_window, law.predict(Points.at(size, windows)), color=shade, lw=1)
+
+
+def _draw_frontier(upper: Axes, lower: Axes, found: Analysis, law: Fit, color: str) -> None:
+    """Draw the least error and the best size of an arm with their intervals."""
+    points = mean_points(found.finished)
+    flops = flops_of(found.finished, points)
+    label = found.arm or "the best size"
+    budgets = np.geomspace(flops.min(), flops.max() * BEYOND, BUDGETS)
+    best = compute_optimal(law, found.window_cost, budgets.tolist())
+    for axis, values in ((upper, [b.error for b in best]), (lower, [b.size for b in best])):
+        axis.plot(budgets, [one.value for one in values], color=color, lw=1.5, label=label)
+        low, high = ([one.low for one in values], [one.high for one in values])
+        axis.fill_between(budgets, low, high, color=color, alpha=BAND, lw=0)
+    lower.plot(flops, points.sizes, ".", color=color, ms=4, alpha=0.6)
+    vertices = [one for one in isoflop_parabolas(points, flops) if isinstance(one, Parabola)]
+    if vertices and all("flops" in entry.trial.factors for entry in found.finished):
+        lower.plot(
+            [one.flops for one in vertices],
+            [one.size for one in vertices],
+            "D",
+            color=color,
+            mfc="white",
+            label=f"{label}: vertices of parabolas",
+        )
