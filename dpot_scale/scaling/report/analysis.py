@@ -15,9 +15,30 @@ from dpot_scale.scaling.report.laws.choice import (
 )
 from dpot_scale.scaling.report.laws.fit import Fit
 from dpot_scale.scaling.report.laws.optimum import SAME_BUDGET, WindowCost
-from dpot_scale.scaling.report.results import Finished, arms, longest, mean_points
+from dpot_scale.scaling.report.laws.points import Array, Points
+from dpot_scale.scaling.report.results import Finished, arms, by_windows, longest, mean_points
 
 BEYOND = 10.0  # an optimum is also given for so many times the most FLOPs of a trial
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Curve:
+    """Trials of one length of training, or else of equal FLOPs, by size."""
+
+    trials: list[Finished]
+    windows: int | None = None
+    flops: float | None = None
+
+    def __str__(self) -> str:
+        return f"{self.windows:,} windows" if self.windows else f"{self.flops:.2g} FLOPs"
+
+    def points(self, sizes: Array, cost: WindowCost, law: Fit) -> Points:
+        """Return the points of the curve at some sizes."""
+        if self.windows is None:
+            assert self.flops is not None
+            return Points.at(sizes, self.flops / cost.flops(sizes))
+        own = law.points.distinct[law.points.windows == self.windows]
+        return Points.at(sizes, self.windows, own.max(initial=0) or self.windows)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,13 +64,35 @@ class Analysis:
         return self.joint_law is not None and len(sizes) < FEWEST_SIZES
 
     @property
+    def main(self) -> Curve:
+        """The trials to speak of: of the longest length, or without a ladder the dearest."""
+        if self.has_no_ladder:
+            return self.curves[-1]
+        return Curve(windows=self.group[0].result.windows, trials=list(self.group))
+
+    @property
     def shown(self) -> Finished:
-        """The trial to speak of: the largest of one length, or the best of the most FLOPs."""
+        """The trial to speak of: the largest of a length, or the best of the most FLOPs."""
         if not self.has_no_ladder:
             return self.group[-1]
-        most = max(entry.result.train_flops for entry in self.finished)
-        dear = [e for e in self.finished if e.result.train_flops * SAME_BUDGET > most]
-        return min(dear, key=lambda entry: entry.result.mean_rel_l2)
+        return min(self.main.trials, key=lambda entry: entry.result.mean_rel_l2)
+
+    @property
+    def curves(self) -> list[Curve]:
+        """The trials of each length, or without a ladder those of equal FLOPs."""
+        if not self.has_no_ladder:
+            lengths = by_windows(self.finished).items()
+            return [Curve(windows=windows, trials=group) for windows, group in lengths]
+        entries = sorted(self.finished, key=lambda entry: entry.result.train_flops)
+        curves: list[Curve] = []
+        for entry in entries:
+            flops = entry.result.train_flops
+            if not curves or flops > SAME_BUDGET * (curves[-1].flops or 0):
+                curves.append(Curve(flops=flops, trials=[]))
+            curves[-1].trials.append(entry)
+        for curve in curves:
+            curve.trials.sort(key=lambda entry: entry.result.parameters)
+        return curves
 
     @property
     def together(self) -> Sequence[Finished]:

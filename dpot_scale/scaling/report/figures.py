@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from itertools import cycle
+from math import ceil
 
 import numpy as np
 from matplotlib import colormaps
@@ -11,13 +12,13 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
 
 from dpot_scale.evaluation.figures import LINE_COLORS, label_with_numbers
-from dpot_scale.scaling.report.analysis import Analysis
+from dpot_scale.scaling.report.analysis import Analysis, Curve
 from dpot_scale.scaling.report.laws.choice import choose
 from dpot_scale.scaling.report.laws.fit import Fit
-from dpot_scale.scaling.report.laws.points import Points
-from dpot_scale.scaling.report.results import Finished, by_windows, points_of
+from dpot_scale.scaling.report.results import Finished, points_of
 
 LINE_POINTS = 50
+MOST_LABELS = 8  # curves that a legend names; of more, some
 CROWDED = 5.0  # the greatest over the least value of an axis from which on not all digits have room
 
 
@@ -27,7 +28,7 @@ def scaling_figure(name: str, arms: Sequence[Analysis]) -> Figure:
     upper, lower = figure.subplots(2, 1)
     if len(arms) == 1:
         _draw_arm(upper, arms[0])
-        _draw_datasets(lower, arms[0].group)
+        _draw_datasets(lower, arms[0])
     else:
         for color, found in zip(cycle(LINE_COLORS), arms, strict=False):
             _draw_one_of_arms(upper, found, color)
@@ -45,25 +46,24 @@ def scaling_figure(name: str, arms: Sequence[Analysis]) -> Figure:
 def _draw_arm(axis: Axes, found: Analysis) -> None:
     """Draw the mean errors of all trials with their laws."""
     if found.joint_law is None:
-        groups = by_windows(found.finished).values()
-        for color, group in zip(cycle(LINE_COLORS), groups, strict=False):
-            _draw_mean(axis, group, color)
+        for color, curve in zip(cycle(LINE_COLORS), found.curves, strict=False):
+            _draw_mean(axis, found, curve, color)
     else:
-        _draw_lengths(axis, found)
-    _label_sizes(axis, found.group)
+        _draw_curves(axis, found)
+    _label_sizes(axis, found.main.trials)
     axis.set_xlabel("parameters", fontsize=9)
     axis.set_title("mean over datasets; shaded: 95 % interval of the law", fontsize=10)
 
 
 def _draw_one_of_arms(axis: Axes, found: Analysis, color: str) -> None:
-    """Draw the longest trainings of an arm."""
-    sizes = [entry.result.parameters for entry in found.group]
-    errors = [entry.result.mean_rel_l2 for entry in found.group]
-    windows = found.group[0].result.windows
-    axis.plot(sizes, errors, "o", color=color, ms=5, label=f"{found.arm}, {windows:,} windows")
+    """Draw the longest or the dearest trainings of an arm."""
+    curve = found.main
+    sizes = [entry.result.parameters for entry in curve.trials]
+    errors = [entry.result.mean_rel_l2 for entry in curve.trials]
+    axis.plot(sizes, errors, "o", color=color, ms=5, label=f"{found.arm}, {curve}")
     law = found.law
     if isinstance(law, Fit) and law.form.size:
-        _draw_law(axis, law, windows, color, "-")
+        _draw_law(axis, law, found, curve, color, "-")
     axis.set_xlabel("parameters", fontsize=9)
     axis.set_title("rollout, mean over datasets; shaded: 95 % interval of the law", fontsize=10)
 
@@ -89,9 +89,9 @@ def _label_axes(axis: Axes) -> None:
         axis.yaxis.set_minor_formatter(NullFormatter())
 
 
-def _draw_mean(axis: Axes, group: Sequence[Finished], color: str) -> None:
+def _draw_mean(axis: Axes, found: Analysis, curve: Curve, color: str) -> None:
     """Draw trials of one length, each kind of error with its law."""
-    windows = group[0].result.windows
+    group = curve.trials
     for kind, errors, marker in (
         ("rollout", [entry.result.mean_rel_l2 for entry in group], "o"),
         ("one step", [entry.result.mean_one_step_rel_l2 for entry in group], "s"),
@@ -103,12 +103,12 @@ def _draw_mean(axis: Axes, group: Sequence[Finished], color: str) -> None:
             marker,
             color=color,
             ms=5,
-            label=f"{kind}, {windows:,} windows",
+            label=f"{kind}, {curve}",
             mfc=fill,
         )
         law = choose(points_of(group, errors))
         if isinstance(law, Fit) and law.form.size:
-            _draw_law(axis, law, windows, color, style, label=_fit_label(law))
+            _draw_law(axis, law, found, curve, color, style, label=_fit_label(law))
 
 
 def _fit_label(law: Fit) -> str:
@@ -118,32 +118,29 @@ def _fit_label(law: Fit) -> str:
 
 
 def _draw_law(
-    axis: Axes, law: Fit, windows: float, color: str, style: str, label: str | None = None
+    axis: Axes, law: Fit, found: Analysis, curve: Curve, color: str, style: str, label: str = ""
 ) -> None:
-    """Draw a law over the sizes of its points at a length, shaded where it may as well be."""
-    sizes = law.points.sizes
-    line = np.geomspace(sizes.min(), sizes.max(), LINE_POINTS)
-    at = Points.at(line, windows, _distinct(law, windows))
-    axis.plot(line, law.predict(at), style, color=color, lw=1, label=label)
+    """Draw a law over the sizes of its points along a curve, shaded where it may as well be."""
+    sizes = [entry.result.parameters for entry in curve.trials]
+    line = np.geomspace(min(sizes), max(sizes), LINE_POINTS)
+    at = curve.points(line, found.window_cost, law)
+    axis.plot(line, law.predict(at), style, color=color, lw=1, label=label or None)
     axis.fill_between(line, *law.band(at), color=color, alpha=0.12, lw=0)
 
 
-def _distinct(law: Fit, windows: float) -> float:
-    """Return the most distinct windows that a point of this length has."""
-    return float(law.points.distinct[law.points.windows == windows].max(initial=0) or windows)
-
-
-def _draw_lengths(axis: Axes, found: Analysis) -> None:
-    """Draw the rollout errors of each length, with the law of size and data."""
-    groups = by_windows(found.finished)
-    shades = colormaps["viridis"](np.linspace(0.85, 0.0, len(groups)))
-    for shade, (windows, group) in zip(shades, groups.items(), strict=True):
+def _draw_curves(axis: Axes, found: Analysis) -> None:
+    """Draw the rollout errors of each length or number of FLOPs, with the law of all."""
+    curves = found.curves
+    shades = colormaps["viridis"](np.linspace(0.85, 0.0, len(curves)))
+    apart = ceil(len(curves) / MOST_LABELS)
+    for number, (shade, curve) in enumerate(zip(shades, curves, strict=True)):
         color = to_hex(shade)
-        sizes = [entry.result.parameters for entry in group]
-        errors = [entry.result.mean_rel_l2 for entry in group]
-        axis.plot(sizes, errors, "o", color=color, ms=5, label=f"rollout, {windows:,} windows")
+        sizes = [entry.result.parameters for entry in curve.trials]
+        errors = [entry.result.mean_rel_l2 for entry in curve.trials]
+        has_label = (len(curves) - 1 - number) % apart == 0
+        axis.plot(sizes, errors, "o", color=color, ms=5, label=f"rollout, {curve}" * has_label)
         if isinstance(found.joint_law, Fit):
-            _draw_law(axis, found.joint_law, windows, color, "-")
+            _draw_law(axis, found.joint_law, found, curve, color, "-")
     if isinstance(found.joint_law, Fit):
         axis.plot([], [], color="0.4", lw=1, label="law of all sizes and lengths")
 
@@ -163,13 +160,14 @@ def _label_sizes(axis: Axes, group: Sequence[Finished]) -> None:
         )
 
 
-def _draw_datasets(axis: Axes, group: Sequence[Finished]) -> None:
+def _draw_datasets(axis: Axes, found: Analysis) -> None:
+    """Draw the rollout errors on each dataset, mean over seeds."""
     axis.set_xlabel("parameters", fontsize=9)
-    axis.set_title(f"rollout on each dataset, {group[-1].result.windows:,} windows", fontsize=10)
-    sizes = [entry.result.parameters for entry in group]
-    for i, name in enumerate(group[0].result.evaluation):
-        color = LINE_COLORS[i % len(LINE_COLORS)]
-        scores = [entry.result.evaluation[name] for entry in group]
-        axis.plot(sizes, [s.rel_l2 for s in scores], "o-", color=color, ms=4, lw=1, label=name)
+    axis.set_title(f"rollout on each dataset, {found.main}", fontsize=10)
+    trials = found.main.trials
+    for color, name in zip(cycle(LINE_COLORS), trials[0].result.evaluation, strict=False):
+        scores = [entry.result.evaluation[name] for entry in trials]
+        points = points_of(trials, [score.rel_l2 for score in scores])
+        axis.plot(points.sizes, points.errors, "o-", color=color, ms=4, lw=1, label=name)
         axis.axhline(scores[0].persistence_rel_l2, color=color, ls=":", lw=1)
     axis.plot([], [], color="0.4", ls=":", lw=1, label="persistence (same colour)")
