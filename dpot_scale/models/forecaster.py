@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from dpot_scale.config.data import SPACE_AXES
 from dpot_scale.config.model import ModelConfig
 from dpot_scale.errors import DataError
+from dpot_scale.models.derived import Derived
 
 # Keeps the standardisation of a constant field finite (the published value).
 STD_FLOOR = 1e-6
@@ -105,6 +106,15 @@ class Forecaster(nn.Module):
         for block in self.blocks:
             # Not `block.compile()`: the hooks that ZeRO-3 puts around a forward must stay outside.
             block.__dict__["forward"] = torch.compile(block.forward)
+
+    def keep_derived(self) -> None:
+        """Compute what follows from weights alone only once: they must stay as they are.
+
+        For forecasts, not for training.
+        """
+        for module in self.modules():
+            if isinstance(derived := getattr(module, "derived", None), Derived):
+                derived.keep()
 
     def require_shape(self, frames_BTCs: Tensor) -> None:
         """Make sure that frames have the history, the fields and the axes that the config says.

@@ -206,7 +206,9 @@ def _network(weights: Weights, dtype: torch.dtype) -> Forecaster:
     if dtype not in DTYPES:
         known = ", ".join(map(str, DTYPES))
         raise ConfigError(f"dtype={dtype!r} is none of the precisions a model has: {known}")
-    return network_of(weights, dtype)
+    network = network_of(weights, dtype)
+    network.keep_derived()
+    return network
 
 
 def _device(device: torch.device | str | None) -> torch.device:

@@ -8,7 +8,7 @@ Legend: B windows, T frames, C fields, s the space axes of the grid, h those of 
 P latent points, c points of a patch, I and O channels in and out.
 """
 
-from functools import cache
+from functools import lru_cache
 from math import prod
 from typing import Any
 
@@ -16,7 +16,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
+from dpot_scale.models.derived import MOST_KEPT, Derived
 from dpot_scale.models.patches import patches
+from dpot_scale.models.product import Product, final_product
 
 
 class Convolution(nn.Module):
@@ -26,6 +28,7 @@ class Convolution(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(torch.empty(shape))
         self.bias = nn.Parameter(torch.empty(outputs))
+        self.derived = Derived()
         nn.init.kaiming_uniform_(self.weight, a=5**0.5)
         bound = prod(shape[1:]) ** -0.5
         nn.init.uniform_(self.bias, -bound, bound)
@@ -39,8 +42,13 @@ class Pointwise(Convolution):
 
     def forward(self, x_I: Tensor) -> Tensor:
         """Return (..., O)."""
+        if self.derived.is_kept:
+            return self.derived(None, self._final)(x_I)
         product: Tensor = _PointwiseProduct.apply(x_I, self.weight, self.bias)  # type: ignore[no-untyped-call]
         return product
+
+    def _final(self) -> Product:
+        return final_product(self.weight.flatten(1), self.bias)
 
 
 class PointwiseRows(Pointwise):
@@ -76,7 +84,10 @@ class PatchesIn(Convolution):
         # The coordinates are the same in every window, and each in every frame or at every point.
         place_PO = _place_patches(tuple(space), self.patch, dtype, device) @ places.t() + self.bias
         time_TO = torch.linspace(0, 1, history, device=device).to(dtype).unsqueeze(1) * time
-        y_BPTO = x_BPTc @ fields.t()
+        if self.derived.is_kept:
+            y_BPTO = self.derived(None, lambda: final_product(fields))(x_BPTc)
+        else:
+            y_BPTO = x_BPTc @ fields.t()
         return y_BPTO + (place_PO.unsqueeze(1) + time_TO)
 
 
@@ -88,14 +99,22 @@ class PatchesOut(Convolution):
 
     def forward(self, x_BhI: Tensor) -> Tensor:
         """Return (B, *latent, c, O): the points of each patch, row by row."""
+        x_PI = x_BhI.flatten(0, -2)
+        if self.derived.is_kept:
+            y_Po = self.derived(None, self._final)(x_PI)
+        else:
+            weight_Io, bias_o = self._by_point()
+            y_Po = torch.addmm(bias_o, x_PI, weight_Io)
+        return y_Po.view(*x_BhI.shape[:-1], -1, len(self.bias))
+
+    def _final(self) -> Product:
+        weight_Io, bias_o = self._by_point()
+        return final_product(weight_Io.t(), bias_o)
+
+    def _by_point(self) -> tuple[Tensor, Tensor]:
+        """Return weight (I, c O) and bias (c O): the outputs of each point of a patch together."""
         weight_IcO = self.weight.flatten(2).transpose(1, 2)
-        inputs, cell, outputs = weight_IcO.shape
-        y = torch.addmm(
-            self.bias.repeat(cell),
-            x_BhI.reshape(-1, inputs),
-            weight_IcO.reshape(inputs, cell * outputs),
-        )
-        return y.view(*x_BhI.shape[:-1], cell, outputs)
+        return weight_IcO.flatten(1), self.bias.repeat(weight_IcO.shape[1])
 
 
 class _PointwiseProduct(torch.autograd.Function):
@@ -119,7 +138,7 @@ class _PointwiseProduct(torch.autograd.Function):
         return grad_x.view_as(x_I), grad_weight.view_as(weight), grad_NO.sum(0)
 
 
-@cache
+@lru_cache(maxsize=MOST_KEPT)
 def _place_patches(
     space: tuple[int, ...], patch: int, dtype: torch.dtype, device: torch.device
 ) -> Tensor:

@@ -7,6 +7,7 @@ grid), E width. Names inside the state dict are those of the released weights.
 import torch
 from torch import Tensor, nn
 
+from dpot_scale.models.derived import Derived
 from dpot_scale.models.dpot.config import NORM_GROUPS, DPOTConfig
 from dpot_scale.models.dpot.layers import PatchesIn, PatchesOut, Pointwise, PointwiseRows
 from dpot_scale.models.dpot.spectral import SpectralMixer
@@ -14,6 +15,7 @@ from dpot_scale.models.family import KEEP_ALL, Recompute, SpectralDtype
 from dpot_scale.models.forecaster import Forecast, Forecaster, Moments
 from dpot_scale.models.patches import cropped, edge_padded, grid_from_patches, pixels
 from dpot_scale.models.positions import resized_positions
+from dpot_scale.models.product import Product, final_product
 from dpot_scale.models.recompute import repeated, runners
 
 SPECTRAL_DTYPES: dict[SpectralDtype, torch.dtype] = {
@@ -59,6 +61,7 @@ class DPOT(Forecaster):
         if config.skip_frames:
             seen = config.skip_frames * config.channels
             self.skip = Pointwise(seen, config.out_layer_dim, config.space_dims)
+        self.derived = Derived()
         self.ends_in(self.out_layer[-1])
 
     def predict(self, frames_BTCs: Tensor, moments: Moments | None) -> Forecast:
@@ -91,9 +94,23 @@ class DPOT(Forecaster):
         """
         latent = self.config.latent(tuple(frames_BTCs.shape[3:]))
         features_BPk, rows_RE, bias_E = self.patch_embed(frames_BTCs)
-        position_PE = resized_positions(self.pos_embed, latent)[0].flatten(1).t() + bias_E
-        operator_kE, state_PE = self.time_agg_layer(rows_RE, position_PE)
-        z_BPE: Tensor = features_BPk @ operator_kE + state_PE
+
+        def merged() -> tuple[Tensor, Tensor]:
+            position_PE = resized_positions(self.pos_embed, latent)[0].flatten(1).t() + bias_E
+            operator_kE, state_PE = self.time_agg_layer(rows_RE, position_PE)
+            return operator_kE, state_PE
+
+        def final() -> tuple[Product, Tensor]:
+            operator_kE, state_PE = merged()
+            return final_product(operator_kE.t()), state_PE
+
+        z_BPE: Tensor
+        if self.derived.is_kept:
+            to_latent, state_PE = self.derived(latent, final)
+            z_BPE = to_latent(features_BPk) + state_PE
+        else:
+            operator_kE, state_PE = merged()
+            z_BPE = features_BPk @ operator_kE + state_PE
         return z_BPE.view(-1, *latent, self.config.width)
 
     def _decode(self, z_BhE: Tensor, frames_BTCs: Tensor) -> Forecast:

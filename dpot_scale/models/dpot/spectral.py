@@ -4,14 +4,16 @@ Legend: B windows, E width, s the space axes, M kept modes, K heads, b = E/K; an
 and imaginary parts, 2b those of a head side by side.
 """
 
-from functools import cache
+from functools import lru_cache
 from math import pi
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import gelu
 
+from dpot_scale.models.derived import MOST_KEPT, Derived
 from dpot_scale.models.dpot.config import MATRIX_POINTS, ModeCut
+from dpot_scale.models.product import Product, final_products
 
 
 class SpectralMixer(nn.Module):
@@ -42,6 +44,7 @@ class SpectralMixer(nn.Module):
         self.b1 = nn.Parameter(torch.rand(2, heads, block) / block**2)
         self.w2 = nn.Parameter(torch.rand(2, heads, block, block) / block**2)
         self.b2 = nn.Parameter(torch.rand(2, heads, block) / block**2)
+        self.derived = Derived()
 
     def forward(self, v_BsE: Tensor) -> Tensor:
         """Mix (B, *space, E) over space; the dtype is kept."""
@@ -96,11 +99,23 @@ class SpectralMixer(nn.Module):
         count, _, width = spectrum_M2E.shape
         dtype = spectrum_M2E.dtype
         x_KM2b = spectrum_M2E.reshape(count, 2, self.heads, -1).permute(2, 0, 1, 3).flatten(2)
-        for layer, (weight, bias) in enumerate(((self.w1, self.b1), (self.w2, self.b2))):
-            x_KM2b = gelu(x_KM2b) if layer else x_KM2b
-            x_KM2b = torch.baddbmm(_joint_bias(bias, dtype), x_KM2b, _joint_weight(weight, dtype))
+        if self.derived.is_kept:
+            first, second = self.derived(dtype, lambda: self._final(dtype))
+            x_KM2b = second(gelu(first(x_KM2b)))
+        else:
+            (w1, b1), (w2, b2) = self._joint(dtype)
+            x_KM2b = torch.baddbmm(b2, gelu(torch.baddbmm(b1, x_KM2b, w1)), w2)
         parts_KM2b = x_KM2b.view(self.heads, count, 2, -1)
         return parts_KM2b.permute(1, 2, 0, 3).reshape(count, 2, width)
+
+    def _joint(self, dtype: torch.dtype) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+        """Return weight and bias of each layer for real and imaginary parts side by side."""
+        first = _joint_weight(self.w1, dtype), _joint_bias(self.b1, dtype)
+        return first, (_joint_weight(self.w2, dtype), _joint_bias(self.b2, dtype))
+
+    def _final(self, dtype: torch.dtype) -> tuple[Product, Product]:
+        first, second = self._joint(dtype)
+        return final_products(*first), final_products(*second)
 
 
 def _cut(spectrum: Tensor, axis: int, first: int, last: int) -> Tensor:
@@ -146,7 +161,7 @@ def _transforms(
 _transforms.__dict__["_dynamo_marked_constant"] = True
 
 
-@cache
+@lru_cache(maxsize=MOST_KEPT)
 def _cached_transforms(
     space: tuple[int, int],
     kept: tuple[int, ...],
