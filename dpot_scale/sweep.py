@@ -1,4 +1,4 @@
-"""Run a scaling experiment: `python -m dpot_scale.sweep [plan|run|status|report]`.
+"""Run a scaling experiment: `python -m dpot_scale.sweep [plan|run|status|cancel|report]`.
 
 Bare, it plans and runs the quickstart sweep. The same command continues a sweep that was
 interrupted, on a laptop and as `ray job submit --working-dir . -- python -m dpot_scale.sweep`.
@@ -14,14 +14,15 @@ from dpot_scale.config.places import WEIGHTS, resolve_sweep_paths, results_home
 from dpot_scale.config.sweep import SweepConfig
 from dpot_scale.errors import exits_cleanly
 from dpot_scale.runs.folder import require_kind
-from dpot_scale.scaling.journal import require_same_sweep
+from dpot_scale.scaling.earlier import earlier_trials, require_same_sweep
 from dpot_scale.scaling.plan import Trial, plan, plan_table
 from dpot_scale.terminal import print_line
 
 COMMANDS = {
     "plan": "print every trial with its price; spends nothing",
     "run": "print the plan, run what is left of it, and report (the default)",
-    "status": "print how far each trial is",
+    "status": "print how far each trial is; --watch: until the sweep ends",
+    "cancel": "TRIAL ...: let these trials save and end, and do not train them again",
     "report": "write the figure and the tables from what has finished",
 }
 
@@ -32,7 +33,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     entry = Entry(
         "sweep", "Train every model of a ladder through Ray Train and fit a scaling law.", _execute
     )
-    entry.add_words(COMMANDS, default="run")
+    entry.add_words(COMMANDS, default="run", with_names=["cancel"])
+    entry.add_argument("--watch", action="store_true", help="with status: until the sweep ends")
     add_config_arguments(entry, "sweep", example="run.optim.lr=1e-3")
     return entry.run(argv)
 
@@ -52,13 +54,18 @@ def _execute(options: argparse.Namespace) -> int:
     # A command imports no more than it needs: matplotlib, MLflow and Ray load for seconds.
     match options.command:
         case "status":
-            from dpot_scale.scaling.status import status_table
+            from dpot_scale.scaling.status import watch_status
 
-            print_line(status_table(sweep, trials))
+            watch_status(sweep, trials, print_line, once=not options.watch)
+        case "cancel":
+            from dpot_scale.scaling.stopping import cancel_trials
+
+            directories = {trial.id: trial.run.directory for trial in trials}
+            cancel_trials(directories, options.names, print_line)
         case "report":
             from dpot_scale.scaling.report.write import publish, write_report
 
-            report = write_report(sweep, trials)
+            report = write_report(sweep, (*trials, *earlier_trials(sweep, trials)))
             print_line(report.summary)
             publish(report, sweep)
         case _:

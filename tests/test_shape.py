@@ -48,6 +48,9 @@ TESTED_ELSEWHERE = {
     "evaluation/tally.py": "evaluation/test_details.py",
     "evaluation/trajectories.py": "evaluation/test_evaluator.py",
     "runs/run.py": "end_to_end/test_training.py",
+    # With a cluster that trains nothing, and with Ray.
+    "scaling/branching.py": "scaling/test_controller.py",
+    "scaling/launcher.py": "end_to_end/test_sweep.py",
     # One report from results with known numbers.
     "scaling/report/analysis.py": "scaling/report/test_write.py",
     "scaling/report/compute_figure.py": "scaling/report/test_write.py",

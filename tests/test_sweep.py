@@ -105,3 +105,18 @@ def test_a_sweep_may_get_more_trials(tmp_path: Path, capsys: pytest.CaptureFixtu
 def test_a_command_may_stand_anywhere(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["windows=[1600]", "plan", "--config", "quickstart"]) == 0
     assert "_w1600_" in capsys.readouterr().out
+
+
+def test_trials_are_cancelled_by_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    first, second, *_ = plan(load_sweep("quickstart", [f"run.output={tmp_path}"]))
+    (tmp_path / "quickstart-sweep").mkdir()
+    place = f"run.output={tmp_path}"
+    assert main(["cancel", first.id, second.id, place]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 2
+    assert lines[0].startswith(f"{first.id}: cancelled; to take it back, remove {tmp_path}/")
+    assert Path(lines[0].rpartition(" ")[2]).is_file()
+    said = mistake(["cancel", first.id[:-1], place], capsys)
+    assert said == f"error: there is no trial '{first.id[:-1]}' (did you mean '{first.id}'?)"
+    said = mistake(["cancel", place], capsys)
+    assert said.startswith("error: name the trials to cancel")

@@ -84,6 +84,7 @@ class Entry(Parser):
         self.set_defaults(run=run)
         self._commands: argparse._SubParsersAction[Parser] | None = None
         self._words: Mapping[str, str] = {}
+        self._with_names: Collection[str] = ()
 
     def add_command(self, name: str, text: str, run: Run, *, description: str = "") -> Parser:
         """Add a command with arguments of its own; return its parser.
@@ -107,14 +108,17 @@ class Entry(Parser):
         command.set_defaults(run=run)
         return command
 
-    def add_words(self, words: Mapping[str, str], *, default: str) -> None:
+    def add_words(
+        self, words: Mapping[str, str], *, default: str, with_names: Collection[str] = ()
+    ) -> None:
         """Add commands that share all arguments: one word, anywhere among the overrides.
 
         Args:
             words: What each does, for the help. `options.command` is then one of them.
             default: The one that is meant where none is given.
+            with_names: Those that names follow, which `options.names` then has.
         """
-        self._words = words
+        self._words, self._with_names = words, with_names
         self.set_defaults(command=default)
         self.usage = (
             f"%(prog)s [{'|'.join(words)}] [--config PATH_OR_PRESET] [--print-config] "
@@ -141,9 +145,9 @@ class Entry(Parser):
         if not self._words or not words:
             return
         self._require_command(words, self._words)
-        if len(words) > 1:
+        options.command, *options.names = words
+        if options.names and options.command not in self._with_names:
             self.error(f"give one command, not {' and '.join(words)}")
-        options.command = words[0]
         options.overrides = [word for word in options.overrides if "=" in word]
 
     def _require_command(self, words: Sequence[str], known: Collection[str]) -> None:

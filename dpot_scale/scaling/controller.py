@@ -1,53 +1,42 @@
-"""Runs the trials of a sweep through Ray Train. Ray is a shell around an unchanged trainer.
+"""Runs the trials of a sweep beside each other, the largest first, and keeps their journal.
 
 The controller keeps the journal and the MLflow runs of the trials; workers only train. What a trial
 has done is read from its directory, so whoever submits the sweep again continues it.
 """
 
-import shutil
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 
-import ray
-from ray.exceptions import RayError
-from ray.train import FailureConfig, ScalingConfig
-from ray.train import RunConfig as RayRunConfig
-from ray.train.torch import TorchTrainer
-from ray.train.v2.api.exceptions import TrainingFailedError
-
 from dpot_scale.config.sweep import ResourcesConfig, SweepConfig
 from dpot_scale.runs.outcome import run_artifacts
 from dpot_scale.runs.result import read_result
-from dpot_scale.scaling.cluster import (
-    join_cluster,
-    wait_for_room,
-    worker_environment,
-    worker_resources,
-)
+from dpot_scale.scaling.branching import begin_at_trunk, may_begin
+from dpot_scale.scaling.earlier import record_point
 from dpot_scale.scaling.endings import (
+    AttemptFailedError,
     Ended,
+    TrialCancelledError,
     TrialFailedError,
     TrialInterruptedError,
-    diagnose,
 )
 from dpot_scale.scaling.journal import Event, Journal
+from dpot_scale.scaling.launcher import Launcher
 from dpot_scale.scaling.plan import Trial, plan, plan_table
 from dpot_scale.scaling.progress import TrialProgress
-from dpot_scale.scaling.stopping import ask_to_stop, let_run
-from dpot_scale.scaling.worker import TrialTask, train_trial
+from dpot_scale.scaling.stopping import ask_to_stop, is_cancelled, let_run
 from dpot_scale.tracking.mlflow_run import MlflowRun, record_life
 from dpot_scale.training.watch import Signals
 
 POLL_SECONDS = 0.5
 # How long an interrupt waits for trials to save: a checkpoint of the largest on a slow disk.
 SAVE_SECONDS = 600.0
-# Ray's own limit is no limit: a controller that cannot start would be tried for ever.
-CONTROLLER_FAILURES = 2
+
+Running = dict[Future[None], Trial]
 
 
 @dataclass(kw_only=True)
@@ -58,12 +47,14 @@ class Controller:
         sweep: With absolute paths: workers have another working directory.
         trials: The plan.
         parent_run: The MLflow run of the sweep.
+        launcher: Where the trials train.
         say: Takes one line of text for the user at a time.
     """
 
     sweep: SweepConfig
     trials: Sequence[Trial]
     parent_run: MlflowRun
+    launcher: Launcher
     say: Callable[[str], None]
 
     def __post_init__(self) -> None:
@@ -77,18 +68,20 @@ class Controller:
         """Run every unfinished trial; return why each failed one did.
 
         Raises:
-            UserError: there is no cluster at RAY_ADDRESS, or it is too small for one trial.
             KeyboardInterrupt: the user's; what had started continues when submitted again.
         """
-        unfinished = [trial for trial in self.trials if read_result(trial.run.directory) is None]
+        unfinished = []
         for trial in self.trials:
-            if trial not in unfinished:
+            if read_result(trial.run.directory) is not None:
                 self.say(f"{trial.id}: finished before")
+            elif is_cancelled(trial.run.directory):
+                self.say(f"{trial.id}: cancelled before")
+            else:
+                unfinished.append(trial)
         if not unfinished:
             return {}
-        with join_cluster(self.sweep.resources) as cluster:
-            self._settle(cluster.resources)
-            return self._run_all(unfinished, min(cluster.trials, len(unfinished)))
+        self._settle(self.launcher.cluster.resources)
+        return self._run_all(unfinished, min(self.launcher.cluster.trials, len(unfinished)))
 
     def _settle(self, resources: ResourcesConfig) -> None:
         """Go on with the resources that the cluster has; show the plan anew if that differs."""
@@ -99,18 +92,23 @@ class Controller:
         self.sweep = settled
 
     def _run_all(self, trials: Sequence[Trial], at_a_time: int) -> dict[str, str]:
+        # The largest first: what is left at the end is small, and no part of the cluster waits for
+        # one long trial.
+        waiting = sorted(trials, key=lambda trial: -trial.seconds)
+        running: Running = {}
         with (
             ThreadPoolExecutor(at_a_time) as pool,
             closing(TrialProgress(trials, self.say)) as progress,
             closing(Signals()) as signals,
         ):
-            running = {pool.submit(self._run_trial, trial): trial for trial in trials}
             ended = Ended()
             try:
-                while running and not signals.received:
+                while (running or waiting) and not signals.received:
+                    self._begin(waiting, running, ended, pool, progress, at_a_time)
                     self._collect(running, ended, progress)
-                if running:
+                if running or waiting:
                     self._stop_all(running, ended, progress)
+                    ended.interrupted |= bool(waiting)
             except KeyboardInterrupt:  # a second Ctrl-C
                 ended.interrupted = True
             finally:
@@ -122,25 +120,61 @@ class Controller:
             raise ended.bugs[0]
         return ended.failures
 
-    def _collect(
-        self, running: dict[Future[None], Trial], ended: Ended, progress: TrialProgress
+    def _begin(
+        self,
+        waiting: list[Trial],
+        running: Running,
+        ended: Ended,
+        pool: ThreadPoolExecutor,
+        progress: TrialProgress,
+        at_a_time: int,
     ) -> None:
+        """Begin the largest trials that can, as many as there is room for."""
+        for trial in list(waiting):
+            if is_cancelled(trial.run.directory):
+                waiting.remove(trial)
+                progress.finish(trial, ended.add(trial, self._leave(trial, "cancelled")))
+            elif (reason := self._is_hopeless(trial, ended)) is not None:
+                waiting.remove(trial)
+                progress.finish(trial, ended.add(trial, self._leave(trial, "failed", reason)))
+            elif len(running) < at_a_time and self._is_ready(trial, waiting, running):
+                waiting.remove(trial)
+                running[pool.submit(self._run_trial, trial)] = trial
+
+    def _is_ready(self, trial: Trial, waiting: Sequence[Trial], running: Running) -> bool:
+        """Return whether the checkpoint of a trunk is there, or will never be."""
+        if trial.after is None or may_begin(trial):
+            return True
+        return trial.after.trial not in {one.id for one in (*waiting, *running.values())}
+
+    def _is_hopeless(self, trial: Trial, ended: Ended) -> str | None:
+        """Return why a branch cannot begin, if its trunk ended before it came so far."""
+        if trial.after is None or may_begin(trial):
+            return None
+        trunk = trial.after.trial
+        if trunk in ended.failures:
+            return f"its trunk {trunk} failed: {ended.failures[trunk]}"
+        return f"its trunk {trunk} was cancelled" if trunk in ended.cancelled else None
+
+    def _leave(self, trial: Trial, event: Event, reason: str = "") -> Exception:
+        """Record that a trial is not begun; return that as the error of a trial."""
+        self._record(trial, event, self._journal.attempts(trial.id), reason)
+        return TrialFailedError(reason) if event == "failed" else TrialCancelledError("not begun")
+
+    def _collect(self, running: Running, ended: Ended, progress: TrialProgress) -> None:
         """Wait a moment for trials that end, and say how they did."""
+        for trial in running.values():
+            if is_cancelled(trial.run.directory):
+                ask_to_stop(trial.run.directory)
         done, _ = wait(running, timeout=POLL_SECONDS, return_when=FIRST_COMPLETED)
         progress.update()
         for future in done:
             trial = running.pop(future)
             progress.finish(trial, ended.add(trial, future.exception()))
 
-    def _stop_all(
-        self, running: dict[Future[None], Trial], ended: Ended, progress: TrialProgress
-    ) -> None:
+    def _stop_all(self, running: Running, ended: Ended, progress: TrialProgress) -> None:
         """Let what trains save and end; what has not begun is left for the next submission."""
         self._stopping.set()
-        for future in list(running):
-            if future.cancel():
-                ended.interrupted = True
-                running.pop(future)
         names = ", ".join(trial.id for trial in running.values())
         self.say(f"stopping: {names or 'nothing'} saves first; Ctrl-C again stops at once")
         for trial in running.values():
@@ -150,13 +184,11 @@ class Controller:
             self._collect(running, ended, progress)
         ended.interrupted |= bool(running)
 
-    def _cut_off(self, running: Mapping[Future[None], Trial]) -> None:
+    def _cut_off(self, running: Running) -> None:
         """End the workers without waiting, so that the threads that wait for them return."""
         self._stopping.set()
-        for future in running:
-            future.cancel()
         self._interrupt(list(running.values()))
-        ray.shutdown()
+        self.launcher.abandon()
 
     def _run_trial(self, trial: Trial) -> None:
         """Run one trial, again after failures that are not the user's.
@@ -164,28 +196,38 @@ class Controller:
         Raises:
             UserError: it failed for good.
             TrialInterruptedError: the user ended the sweep.
+            TrialCancelledError: the user cancelled it.
         """
         trial.run.directory.mkdir(parents=True, exist_ok=True)
+        record_point(trial)
         run = MlflowRun(
             trial.run.directory,
             trial.run,
             trial.run.tracking,
             name=trial.id,
-            tags={"sweep": self.sweep.name, "trial": trial.id, "size": trial.label},
+            tags=self._tags(trial),
             parent=self.parent_run,
             datasets=trial.contents.datasets,
         )
         artifacts = partial(run_artifacts, trial.run.directory)
-        with record_life(run, stops=(TrialInterruptedError,), artifacts=artifacts):
+        stops = (TrialInterruptedError, TrialCancelledError)
+        with record_life(run, stops=stops, artifacts=artifacts):
             try:
+                if trial.after is not None:
+                    begin_at_trunk(trial, self.sweep.resources, self.say)
                 self._attempt_until_done(trial)
-            except TrialInterruptedError:
+            except stops:
                 raise
             except BaseException as error:
                 if not self._stopping.is_set():
                     raise
                 # Ray ends a thread that waits for a cluster that was shut down by SystemExit.
                 raise TrialInterruptedError("not saved") from error
+
+    def _tags(self, trial: Trial) -> dict[str, str]:
+        factors = {f"factor.{name}": str(value) for name, value in trial.factors.items()}
+        own = {"sweep": self.sweep.name, "trial": trial.id, "size": trial.label}
+        return {**factors, **own}
 
     def _attempt_until_done(self, trial: Trial) -> None:
         first = self._journal.attempts(trial.id) + 1
@@ -195,63 +237,45 @@ class Controller:
             self._record(trial, "started", attempt)
             try:
                 finished = self._fit(trial, attempt)
-            except (TrainingFailedError, RayError) as error:
-                reason, is_final = diagnose(error)
+            except AttemptFailedError as error:
                 if self._stopping.is_set():
                     # Some schedulers signal the workers, too: what that breaks is no failure.
-                    self._record(trial, "interrupted", attempt, reason)
+                    self._record(trial, "interrupted", attempt, error.reason)
                     raise TrialInterruptedError("not saved") from error
-                self._record(trial, "failed", attempt, reason)
-                if is_final or attempt + 1 == first + self.sweep.max_attempts:
-                    raise TrialFailedError(reason) from error
-                self.say(f"{trial.id}: attempt {attempt} failed ({reason}); trying again")
-            else:
-                self._record(trial, "finished" if finished else "interrupted", attempt)
-                if not finished:
-                    raise TrialInterruptedError("saved")
+                self._record(trial, "failed", attempt, error.reason)
+                if error.is_final or attempt + 1 == first + self.sweep.max_attempts:
+                    raise TrialFailedError(error.reason) from error
+                self.say(f"{trial.id}: attempt {attempt} failed ({error.reason}); trying again")
+                continue
+            if finished:
+                self._record(trial, "finished", attempt)
                 return
+            self._record_stop(trial, attempt)
+
+    def _record_stop(self, trial: Trial, attempt: int) -> None:
+        """Record why a trial was told to stop, and raise that."""
+        if is_cancelled(trial.run.directory):
+            self._record(trial, "cancelled", attempt)
+            raise TrialCancelledError("saved")
+        self._record(trial, "interrupted", attempt)
+        raise TrialInterruptedError("saved")
 
     def _wait_for_room(self, trial: Trial) -> None:
         """Wait for the cluster before an attempt begins, so that waiting costs none."""
-        if not wait_for_room(
-            self.sweep.resources,
-            give_up=self._stopping.is_set,
-            say=lambda words: self.say(f"{trial.id}: {words}"),
-        ):
+        there_is = self.launcher.wait_for_room(
+            lambda: self._stopping.is_set() or is_cancelled(trial.run.directory),
+            lambda words: self.say(f"{trial.id}: {words}"),
+        )
+        if not there_is and not self._stopping.is_set():
+            raise self._leave(trial, "cancelled")
+        if not there_is:
             raise TrialInterruptedError("not begun")
 
     def _fit(self, trial: Trial, attempt: int) -> bool:
-        """Train a trial on the cluster; return whether it came to its end, or was told to stop."""
-        resources = self.sweep.resources
-        task: TrialTask = {"run": trial.run}
-        # Unique: under a name it knows, Ray would restore its own state of that run.
-        name = f"{trial.id}_{attempt}_{int(time.time())}"
-        storage = self.sweep.directory / "ray"
+        """Train a trial; return whether it came to its end, or was told to stop."""
         # The first step comes after many seconds, in which workers start and load torch.
-        self.say(f"{trial.id}: starting {resources.workers} workers")
-        trainer = TorchTrainer(
-            train_trial,
-            train_loop_config=task,
-            scaling_config=ScalingConfig(
-                num_workers=resources.workers,
-                use_gpu=resources.gpus_per_worker == 1,
-                resources_per_worker=worker_resources(resources),
-            ),
-            run_config=RayRunConfig(
-                name=name,
-                storage_path=str(storage),
-                worker_runtime_env=worker_environment(resources),
-                # Attempts are counted here, where a user's mistake is known from a crash.
-                failure_config=FailureConfig(
-                    max_failures=0, controller_failure_limit=CONTROLLER_FAILURES
-                ),
-            ),
-        )
-        try:
-            return trainer.fit().return_value is not None
-        finally:
-            # Ray insists on a folder of its own, into which this training puts nothing.
-            shutil.rmtree(storage / name, ignore_errors=True)
+        self.say(f"{trial.id}: starting {self.sweep.resources.workers} workers")
+        return self.launcher.train(trial, attempt)
 
     def _record(self, trial: Trial, event: Event, attempt: int, reason: str = "") -> None:
         """Record what happened to a trial.

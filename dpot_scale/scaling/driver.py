@@ -3,7 +3,9 @@
 import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 
+from dpot_scale.config.data import DataConfig
 from dpot_scale.config.load import dump
 from dpot_scale.config.places import SWEEP_CONFIG, in_job
 from dpot_scale.config.sweep import SweepConfig
@@ -11,6 +13,7 @@ from dpot_scale.errors import this_command
 from dpot_scale.files import write_whole
 from dpot_scale.runs.contents import record
 from dpot_scale.runs.result import read_result
+from dpot_scale.scaling.earlier import earlier_trials
 from dpot_scale.scaling.journal import hold_sweep
 from dpot_scale.scaling.plan import Trial, plan_table
 from dpot_scale.scaling.report.text import REPORT
@@ -42,7 +45,7 @@ def run_sweep(
     if has_ended and (sweep.directory / REPORT).exists():
         for trial in trials:
             say(f"{trial.id}: finished before")
-        say(f"\n{write_report(sweep, trials).summary}")
+        say(f"\n{write_report(sweep, (*trials, *earlier_trials(sweep, trials))).summary}")
         return {}
     with _interrupts():
         return _run(sweep, trials, say, has_ended=has_ended)
@@ -67,26 +70,43 @@ def _run(
 ) -> Mapping[str, str]:
     # Torch and Ray load for seconds: after what is shown without them.
     from dpot_scale.cluster.connection import require_cluster
-    from dpot_scale.data.generation.suite import generate_suite
     from dpot_scale.scaling.controller import Controller
+    from dpot_scale.scaling.launcher import ray_launcher
 
-    require_cluster()  # before hours are spent on generating data
-    tracking, data, contents = sweep.run.tracking, sweep.run.data, trials[0].contents
+    require_cluster()  # before anything is written
+    tracking, contents, failures = sweep.run.tracking, trials[0].contents, dict[str, str]()
     with hold_sweep(sweep):
         write_whole(sweep.directory / SWEEP_CONFIG, dump(sweep))
         record(sweep.directory, contents)
-        if data.suite is not None:
-            generate_suite(data.suite, data.root, progress=say)
         run = MlflowRun(
             sweep.directory, sweep, tracking, name=sweep.name, datasets=contents.datasets
         )
-        # Of a sweep that has ended it keeps the time at which it did.
-        with record_life(run, opens=not has_ended):
-            failures = Controller(sweep=sweep, trials=trials, parent_run=run, say=say).run()
-            run.has_failed = bool(failures)
-        report = write_report(sweep, trials) if len(failures) < len(trials) else None
+        if not has_ended:
+            with ray_launcher(sweep) as launcher:
+                _make_data(trials, say)
+                with record_life(run):
+                    controller = Controller(
+                        sweep=sweep, trials=trials, parent_run=run, launcher=launcher, say=say
+                    )
+                    failures = controller.run()
+                    run.has_failed = bool(failures)
+        pooled = (*trials, *earlier_trials(sweep, trials))
+        has_results = any(read_result(trial.run.directory) is not None for trial in pooled)
+        report = write_report(sweep, pooled) if has_results else None
         if report is not None:
             publish(report, sweep)
     if report is not None:
         say(f"\n{report.summary}")
     return failures
+
+
+def _make_data(trials: Sequence[Trial], say: Callable[[str], None]) -> None:
+    """Solve what is missing of their suites, on the cluster that the sweep is connected to."""
+    from dpot_scale.cluster.solving import ray_tasks
+    from dpot_scale.data.generation.suite import generate_suite
+
+    made: list[DataConfig] = []
+    for data in (trial.run.data for trial in trials):
+        if data.suite is not None and data not in made:
+            generate_suite(data.suite, data.root, progress=say, workers=partial(ray_tasks, say))
+            made.append(data)

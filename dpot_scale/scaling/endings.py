@@ -13,6 +13,19 @@ class TrialFailedError(UserError):
     """A trial failed and is not tried again."""
 
 
+class AttemptFailedError(Exception):
+    """One attempt at a trial failed."""
+
+    def __init__(self, reason: str, is_final: bool) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.is_final = is_final  # another attempt would fail, too
+
+
+class TrialCancelledError(Exception):
+    """The user cancelled the trial; the text says what is saved."""
+
+
 class TrialInterruptedError(Exception):
     """The user ended the sweep before the trial was finished; the text says what is saved."""
 
@@ -23,6 +36,7 @@ class Ended:
 
     failures: dict[str, str] = field(default_factory=dict)  # trial -> the sentence for the user
     bugs: list[BaseException] = field(default_factory=list)  # of this program
+    cancelled: set[str] = field(default_factory=set)  # trials
     interrupted: bool = False
 
     def add(self, trial: Trial, error: BaseException | None) -> str:
@@ -33,6 +47,9 @@ class Ended:
             case TrialInterruptedError():
                 self.interrupted = True
                 return f"stopped, {error}"
+            case TrialCancelledError():
+                self.cancelled.add(trial.id)
+                return f"cancelled, {error}"
             case UserError():
                 self.failures[trial.id] = str(error)
             case _:

@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -10,18 +10,16 @@ from typing import Literal
 
 from pydantic import ValidationError
 
-from dpot_scale.config.identity import changed_content
-from dpot_scale.config.places import JOURNAL, SWEEP_CONFIG
+from dpot_scale.config.base import PositiveInt
+from dpot_scale.config.places import JOURNAL
 from dpot_scale.config.record import Record, read_record
 from dpot_scale.config.sweep import SweepConfig
-from dpot_scale.errors import ConfigError, RecordError, UserError
+from dpot_scale.errors import RecordError, UserError
 from dpot_scale.files import cannot_write, held, is_held
-from dpot_scale.runs.contents import recorded
-from dpot_scale.scaling.plan import Trial
 
 LOCK = ".lock"
 
-Event = Literal["started", "finished", "failed", "interrupted"]
+Event = Literal["started", "finished", "failed", "interrupted", "cancelled"]
 
 
 class SweepRunningError(UserError):
@@ -31,6 +29,7 @@ class SweepRunningError(UserError):
 class Entry(Record):
     """One event of one trial."""
 
+    format: PositiveInt = 2  # in which trials may be cancelled
     time: datetime
     trial: str
     event: Event
@@ -91,28 +90,13 @@ class Journal:
         """Return the newest event of a trial."""
         return next((entry for entry in reversed(self.entries()) if entry.trial == trial), None)
 
+    def newest(self) -> dict[str, Entry]:
+        """Return the newest event of each trial."""
+        return {entry.trial: entry for entry in self.entries()}
+
     def attempts(self, trial: str) -> int:
         """Return how often a trial has been started."""
         return sum(entry.trial == trial and entry.event == "started" for entry in self.entries())
-
-
-def require_same_sweep(sweep: SweepConfig, trials: Sequence[Trial]) -> None:
-    """Make sure that a sweep has planned what was started in its folder; it may plan more.
-
-    Raises:
-        ConfigError: a trial was started there that is not among these, or the sweep read other data
-            or weights when it was started.
-    """
-    difference = changed_content(recorded(sweep.directory), trials[0].contents.record())
-    if difference is not None:
-        raise ConfigError(f"{sweep.directory} holds a sweep that was begun with {difference}")
-    started = {entry.trial for entry in Journal(sweep.directory).entries()}
-    if others := sorted(started - {trial.id for trial in trials}):
-        raise ConfigError(
-            f"{sweep.directory} holds a sweep of another config (see {SWEEP_CONFIG} there), which "
-            f"started {', '.join(others)}; restore that config, or choose another `name` or "
-            "`run.output`"
-        )
 
 
 @contextmanager

@@ -1,16 +1,23 @@
 """How far each trial of a sweep is, read from what it has left on disk."""
 
-from collections.abc import Sequence
+import sys
+import time
+from collections.abc import Callable, Sequence
 
 from dpot_scale.config.sweep import SweepConfig
 from dpot_scale.errors import UserError
 from dpot_scale.runs.folder import found_marks
 from dpot_scale.runs.result import read_result
+from dpot_scale.scaling.earlier import earlier_trials
 from dpot_scale.scaling.journal import Entry, Journal, is_running
 from dpot_scale.scaling.plan import Trial
+from dpot_scale.scaling.stopping import is_cancelled
 from dpot_scale.terminal import table
 from dpot_scale.tracking import names
 from dpot_scale.tracking.spool import SPOOL, newest_record
+
+WATCH_SECONDS = 2.0
+CLEAR = "\033[2J\033[H"  # a terminal, and to its upper left
 
 
 def status_table(sweep: SweepConfig, trials: Sequence[Trial]) -> str:
@@ -25,25 +32,68 @@ def status_table(sweep: SweepConfig, trials: Sequence[Trial]) -> str:
             f"no sweep was started in {sweep.directory} yet; start it with `run` in place of "
             "`status`, or give the `--config` and overrides that it was started with"
         )
-    journal = Journal(sweep.directory)
+    newest = Journal(sweep.directory).newest()
     rows = []
     for trial in trials:
-        last = journal.last(trial.id)
+        last = newest.get(trial.id)
         state = _state(trial, last, running=running)
         record = newest_record(trial.run.directory / SPOOL, containing=names.LOSS)
         step = int(record["step"]) if record else 0
-        reason = last.reason if last is not None and state == "failed" else ""
         attempts = str(last.attempt) if last is not None else "0"
-        rows.append((trial.id, state, f"{step}/{trial.run.steps}", attempts, reason))
+        words = _words(trial, last, state)
+        rows.append((trial.id, state, f"{step}/{trial.run.steps}", attempts, words))
+    states = [state for _, state, *_ in rows]
+    counts = ", ".join(f"{states.count(one)} {one}" for one in dict.fromkeys(states))
+    more = len(earlier_trials(sweep, trials))
+    of_earlier = f", {more} finished of earlier designs" if more else ""
     title = f"sweep {sweep.name} in {sweep.directory}: {'running' if running else 'not running'}"
-    return f"{title}\n\n{table(('trial', 'state', 'step', 'attempts', ''), rows, left=2)}"
+    shown = table(("trial", "state", "step", "attempts", ""), rows, left=2)
+    return f"{title}; {counts}{of_earlier}\n\n{shown}"
+
+
+def watch_status(
+    sweep: SweepConfig,
+    trials: Sequence[Trial],
+    say: Callable[[str], None],
+    *,
+    once: bool,
+) -> None:
+    """Show the status once, or whenever it changes until no process runs the sweep.
+
+    Raises:
+        UserError: as `status_table`.
+    """
+    shown = ""
+    while True:
+        # A sweep may end between the two: then its last state is shown before this ends, too.
+        running = is_running(sweep)
+        text = status_table(sweep, trials)
+        if text != shown:
+            say(f"{'' if once or not sys.stdout.isatty() else CLEAR}{text}")
+            shown = text
+        if once or not running:
+            return
+        time.sleep(WATCH_SECONDS)
+
+
+def _words(trial: Trial, last: Entry | None, state: str) -> str:
+    """Return why a trial failed, or what it waits for."""
+    if state == "failed" and last is not None:
+        return last.reason
+    if state == "waiting" and trial.after is not None:
+        return f"after step {trial.after.step} of {trial.after.trial}"
+    return ""
 
 
 def _state(trial: Trial, last: Entry | None, *, running: bool) -> str:
     if read_result(trial.run.directory) is not None:
         return "finished"
+    if is_cancelled(trial.run.directory):
+        return "cancelled"
     if last is None:
         return "waiting"
     if last.event == "started" and not running:
         return "interrupted"  # its driver was killed before it could say so
+    if last.event == "cancelled":
+        return "waiting"  # that was taken back
     return "running" if last.event == "started" else last.event

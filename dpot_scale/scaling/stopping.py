@@ -6,13 +6,16 @@ file of the trial instead. It also reaches them if the signal that ended the swe
 
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from dpot_scale.files import cannot_write
+from dpot_scale.config.sentences import nearest
+from dpot_scale.errors import ConfigError
+from dpot_scale.files import cannot_write, write_whole
 
 STOP_FILE = ".stop"
 STOP = "stop"
+CANCEL_FILE = ".cancelled"
 LOOK_SECONDS = 0.2  # between two looks
 
 
@@ -36,6 +39,23 @@ def ask_to_stop(directory: Path) -> None:
     _write(directory / STOP_FILE, STOP)
 
 
+def cancel(directory: Path) -> Path:
+    """Mark a trial as one that is not to be trained; return the file that says so.
+
+    The controller of the sweep, if there is one, sees it. Without the file the trial continues.
+
+    Raises:
+        DiskError: the file cannot be written.
+    """
+    write_whole(directory / CANCEL_FILE, "")
+    return directory / CANCEL_FILE
+
+
+def is_cancelled(directory: Path) -> bool:
+    """Return whether a trial is not to be trained."""
+    return (directory / CANCEL_FILE).exists()
+
+
 def _write(path: Path, content: str) -> None:
     try:
         path.write_text(content)
@@ -57,3 +77,27 @@ def listen(directory: Path) -> Callable[[], bool]:
         return False
 
     return asked
+
+
+def cancel_trials(
+    directories: Mapping[str, Path], names: Sequence[str], say: Callable[[str], None]
+) -> None:
+    """Cancel trials by their names.
+
+    Args:
+        directories: The folder of each trial of the sweep, by its id.
+        names: The trials to cancel.
+        say: Takes one line of text for the user at a time.
+
+    Raises:
+        ConfigError: there is none of such a name, or none was named.
+        DiskError: the folder of a trial cannot be written.
+    """
+    unknown = next((name for name in names if name not in directories), None)
+    if unknown is not None:
+        raise ConfigError(f"there is no trial {unknown!r}{nearest(unknown, directories)}")
+    if not names:
+        raise ConfigError("name the trials to cancel, as `status` does: cancel TRIAL ...")
+    for name in names:
+        file = cancel(directories[name])
+        say(f"{name}: cancelled; to take it back, remove {file}")

@@ -19,7 +19,7 @@ LINES = [
 ]
 COMMAND = re.compile(r"(?:dpot_scale\.|dpot_scale/)(train|sweep)(?:\.py)?\b(.*)")
 COMMANDS = sorted({found[0] for line in LINES if (found := COMMAND.search(line))})
-VERBS = {"plan", "run", "status", "report"}
+VERBS = {"plan", "run", "status", "report", "cancel", "TRIAL"}
 
 
 def test_there_are_some() -> None:

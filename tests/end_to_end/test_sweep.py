@@ -79,7 +79,7 @@ class Home:
         # What is read is absolute in the run's config; what is written must come to lie here.
         self.overrides = ["run.output=runs", "run.data.root=data"]
         self.sweep = resolve_sweep_paths(load_sweep(str(self.config), self.overrides), folder)
-        self.trials = plan(self.sweep)
+        self.trials = plan(self.sweep)[::-1]  # as they run: the largest first
         self.journal = Journal(self.sweep.directory)
 
     def submit(self) -> Submission:

@@ -1,33 +1,77 @@
-"""What a sweep remembers of its trials, whatever the threads that ran them find."""
+"""How trials are packed, branched, cancelled and remembered, on workers that train nothing."""
 
+import json
+import multiprocessing
+import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from ray.exceptions import RaySystemError
 
+from dpot_scale.checkpoints.checkpoint import examine, newest_intact
+from dpot_scale.config.identity import identity
 from dpot_scale.config.load import load_sweep
 from dpot_scale.config.places import resolve_sweep_paths
+from dpot_scale.config.sweep import ResourcesConfig, SweepConfig
 from dpot_scale.errors import ConfigError
+from dpot_scale.evaluation.scores import DatasetScore
+from dpot_scale.runs.result import TrainingResult, save_result
+from dpot_scale.scaling.cluster import Cluster
 from dpot_scale.scaling.controller import Controller
-from dpot_scale.scaling.endings import TrialInterruptedError
+from dpot_scale.scaling.endings import AttemptFailedError, TrialInterruptedError
 from dpot_scale.scaling.journal import Journal
-from dpot_scale.scaling.plan import plan
+from dpot_scale.scaling.plan import Trial, plan
+from dpot_scale.scaling.stopping import CANCEL_FILE, cancel, listen
 from dpot_scale.tracking.mlflow_run import MlflowRun
+
+
+class FakeLauncher:
+    """A cluster in this process: a trial takes as long as `train` says."""
+
+    def __init__(self, trials: int, train: Callable[[Trial, int], bool]) -> None:
+        self.cluster = Cluster(resources=ResourcesConfig(gpus_per_worker=0), trials=trials)
+        self._train = train
+        self._lock = threading.Lock()
+        self.running: list[str] = []
+        self.most = 0  # trials at a time
+        self.begun: list[str] = []
+
+    def wait_for_room(self, give_up: Callable[[], bool], say: Callable[[str], None]) -> bool:
+        assert callable(say)
+        return not give_up()
+
+    def train(self, trial: Trial, attempt: int) -> bool:
+        with self._lock:
+            self.begun.append(trial.id)
+            self.running.append(trial.id)
+            self.most = max(self.most, len(self.running))
+        try:
+            return self._train(trial, attempt)
+        finally:
+            with self._lock:
+                self.running.remove(trial.id)
+
+    def abandon(self) -> None:
+        pass
+
 
 NO_SERVICES = ["run.tracking.mlflow_uri=null", "run.data.suite=null"]
 
 
 @pytest.fixture
-def controller(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Controller:
+def controller(tmp_path: Path) -> Controller:
     sweep = resolve_sweep_paths(load_sweep("quickstart", NO_SERVICES), tmp_path)
     sweep.directory.mkdir(parents=True)
-    monkeypatch.setattr(Controller, "_wait_for_room", lambda *_: None)
     trials = plan(sweep)[:3]
     for trial in trials:
         trial.run.directory.mkdir(parents=True)
     mlflow_run = MlflowRun(sweep.directory, sweep, sweep.run.tracking, name=sweep.name)
-    return Controller(sweep=sweep, trials=trials, parent_run=mlflow_run, say=print)
+    launcher = FakeLauncher(1, lambda *_: True)
+    return Controller(
+        sweep=sweep, trials=trials, parent_run=mlflow_run, launcher=launcher, say=print
+    )
 
 
 def events(controller: Controller, number: int = 0) -> list[str]:
@@ -41,7 +85,7 @@ def test_what_an_interrupt_breaks_has_not_failed(
 ) -> None:
     def interrupted_while_it_trains(*_: object) -> bool:
         controller._interrupt(controller.trials)
-        raise RaySystemError("the cluster was shut down")
+        raise AttemptFailedError("the cluster was shut down", is_final=False)
 
     monkeypatch.setattr(controller, "_fit", interrupted_while_it_trains)
     with pytest.raises(TrialInterruptedError):
@@ -75,7 +119,7 @@ def test_an_attempt_that_fails_while_all_stop_is_interrupted_and_not_repeated(
 ) -> None:
     def signalled_as_the_driver_is(*_: object) -> bool:
         controller._stopping.set()
-        raise RaySystemError("a worker died")
+        raise AttemptFailedError("a worker died", is_final=False)
 
     monkeypatch.setattr(controller, "_fit", signalled_as_the_driver_is)
     with pytest.raises(TrialInterruptedError):
@@ -96,7 +140,7 @@ def test_a_bug_is_raised_when_the_others_have_ended(
     mistake = ConfigError("a mistake of the user")
 
     def fit(trial: Any, *_: object) -> bool:
-        if trial is controller.trials[0]:
+        if trial is controller.trials[2]:
             raise AssertionError
         if trial is controller.trials[1]:
             raise mistake
@@ -108,4 +152,209 @@ def test_a_bug_is_raised_when_the_others_have_ended(
     lines = capsys.readouterr().out.splitlines()
     endings = [line.split(": ", 1)[1] for line in lines]
     assert endings == ["failed: AssertionError", "failed: a mistake of the user", "finished"]
-    assert events(controller, 2) == ["started", "finished"]
+    assert events(controller, 0) == ["started", "finished"]
+
+
+def finish(trial: Trial) -> bool:
+    """Leave the result of a trial, as its workers do."""
+    score = DatasetScore(
+        rel_l2=0.1,
+        one_step_rel_l2=0.1,
+        persistence_rel_l2=0.2,
+        persistence_one_step_rel_l2=0.2,
+    )
+    result = TrainingResult(
+        name=trial.id,
+        identity="0123456789ab",
+        datasets={},
+        world_size=2,
+        parameters=trial.parameters,
+        block_parameters=trial.block_parameters,
+        windows=trial.run.windows,
+        steps=trial.run.steps,
+        seconds=1.0,
+        train_flops=trial.train_flops,
+        windows_per_second=1.0,
+        peak_memory_gib=1.0,
+        final_train_loss=0.1,
+        evaluation={"swe": score},
+    )
+    save_result(trial.run.directory, result)
+    return True
+
+
+def designed(folder: Path, *design: dict[str, Any]) -> SweepConfig:
+    settings = [*NO_SERVICES, f"design={json.dumps(design)}", "windows=null", "max_attempts=1"]
+    sweep = resolve_sweep_paths(load_sweep("quickstart", settings), folder)
+    sweep.directory.mkdir(parents=True, exist_ok=True)
+    return sweep
+
+
+def control(
+    sweep: SweepConfig, at_a_time: int, train: Callable[[Trial, int], bool]
+) -> tuple[Controller, FakeLauncher]:
+    launcher = FakeLauncher(at_a_time, train)
+    mlflow_run = MlflowRun(sweep.directory, sweep, sweep.run.tracking, name=sweep.name)
+    controller = Controller(
+        sweep=sweep, trials=plan(sweep), parent_run=mlflow_run, launcher=launcher, say=print
+    )
+    return controller, launcher
+
+
+HUNDREDS = (
+    {"grid": {"run.optim.lr": [1e-3, 2e-3, 3e-3, 4e-3, 5e-3]}},
+    {"windows": [800, 1600]},
+    {"seeds": [0, 1, 2, 3, 4]},
+)
+
+
+def test_hundreds_of_trials_are_packed_the_largest_first(tmp_path: Path) -> None:
+    together = threading.Barrier(8)
+
+    def train(trial: Trial, _: int) -> bool:
+        if len(launcher.begun) <= 8:
+            together.wait(60)
+        return finish(trial)
+
+    controller, launcher = control(designed(tmp_path, *HUNDREDS), 8, train)
+    assert len(controller.trials) == 200
+    assert controller.run() == {}
+    assert launcher.most == 8
+    assert sorted(launcher.begun) == sorted(trial.id for trial in controller.trials)
+    seconds = {trial.id: trial.seconds for trial in controller.trials}
+    largest_first = sorted(seconds.values(), reverse=True)
+    # Threads that begin at the same moment may do so in any order.
+    latest = largest_first[8:] + 8 * [0.0]
+    assert all(seconds[trial] >= least for trial, least in zip(launcher.begun, latest, strict=True))
+    ends = [e.trial for e in Journal(controller.sweep.directory).entries() if e.event != "started"]
+    assert sorted(ends) == sorted(launcher.begun)
+
+
+def test_a_killed_controller_is_continued_where_it_was(tmp_path: Path) -> None:
+    """By the next one, which trains nothing twice and counts the attempts of both."""
+
+    def train(trial: Trial, _: int) -> bool:
+        time.sleep(0.02)
+        return finish(trial)
+
+    sweep = designed(tmp_path, *HUNDREDS)
+    first, _ = control(sweep, 4, train)
+    driver = multiprocessing.get_context("fork").Process(target=first.run)
+    driver.start()
+    results = sweep.directory / "trials"
+    while len(list(results.glob("*/result.json"))) < 40:
+        time.sleep(0.01)
+    driver.kill()
+    driver.join()
+    done = {path.parent.name for path in results.glob("*/result.json")}
+    assert 40 <= len(done) < 200
+
+    second, launcher = control(sweep, 4, train)
+    assert second.run() == {}
+    assert not done & set(launcher.begun)
+    entries = Journal(sweep.directory).entries()
+    cut = {e.trial for e in entries if e.event == "started"} - done - set(launcher.begun)
+    assert cut == set()
+    attempts = {e.trial: e.attempt for e in entries if e.event == "finished"}
+    assert len(attempts.keys() | done) == 200
+    assert set(attempts.values()) <= {1, 2}
+
+
+COOLDOWN = {"cooldown": {"trunk": 800, "at": [320, 480]}}
+SMALL = {"ladder": {"a": {"width": 32}}}
+
+
+def commit(trial: Trial, step: int) -> None:
+    """Leave a checkpoint of a step, as far as a branch looks at it."""
+    folder = trial.run.directory / "checkpoints" / f"step_{step:06d}"
+    folder.mkdir(parents=True)
+    (folder / "shard").write_bytes(b"weights")
+    marker = {
+        "format": 3,
+        "step": step,
+        "world_size": 2,
+        "identity": identity(trial.run, trial.contents),
+        "files": {"shard": examine(folder / "shard").model_dump()},
+    }
+    (folder / "COMMITTED.json").write_text(json.dumps(marker))
+
+
+def test_a_branch_begins_when_its_trunk_has_committed_its_step(tmp_path: Path) -> None:
+    begun = {number: threading.Event() for number in (320, 480)}
+
+    def train(trial: Trial, _: int) -> bool:
+        if trial.after is None:
+            for windows, event in begun.items():
+                assert not event.is_set()
+                (step,) = [t.after.step for t in trials if t.after and t.run.windows == windows]
+                commit(trial, step)
+                assert event.wait(30), "it begins while the trunk trains"
+            return finish(trial)
+        newest = newest_intact(trial.run.directory / "checkpoints")
+        assert newest is not None
+        assert newest.state.step == trial.after.step
+        assert newest.marker.identity == identity(trial.run, trial.contents)
+        begun[trial.run.windows].set()
+        return finish(trial)
+
+    controller, launcher = control(designed(tmp_path, SMALL, COOLDOWN), 3, train)
+    trials = controller.trials
+    assert controller.run() == {}
+    order = {trial.id: trial.run.windows for trial in trials}
+    assert [order[trial] for trial in launcher.begun] == [800, 320, 480]
+
+
+def test_a_branch_is_alone_where_its_trunk_has_no_checkpoint(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The trunk was trained before the branch was thought of."""
+    controller, launcher = control(
+        designed(tmp_path, SMALL, COOLDOWN), 1, lambda trial, _: finish(trial)
+    )
+    assert controller.run() == {}
+    assert len(launcher.begun) == 3
+    assert capsys.readouterr().out.count("has no checkpoint to begin at; begins at step 0") == 2
+
+
+def test_the_branches_of_a_trunk_that_failed_are_left_out_with_the_reason(tmp_path: Path) -> None:
+    def train(*_: object) -> bool:
+        raise AttemptFailedError("the loss is not finite", is_final=True)
+
+    controller, launcher = control(designed(tmp_path, SMALL, COOLDOWN), 2, train)
+    failures = controller.run()
+    (trunk,) = [trial for trial in controller.trials if trial.after is None]
+    assert launcher.begun == [trunk.id]
+    assert failures[trunk.id] == "the loss is not finite"
+    for trial in controller.trials:
+        if trial is not trunk:
+            assert failures[trial.id] == f"its trunk {trunk.id} failed: the loss is not finite"
+            last = Journal(controller.sweep.directory).last(trial.id)
+            assert last is not None
+            assert (last.event, last.reason) == ("failed", failures[trial.id])
+
+
+def test_cancelled_trials_save_or_do_not_begin(tmp_path: Path) -> None:
+    def train(trial: Trial, _: int) -> bool:
+        assert trial is largest
+        for other in (trial, waiting):
+            cancel(other.run.directory)
+        told_to_stop = listen(trial.run.directory)
+        while not told_to_stop():
+            time.sleep(0.01)
+        return False
+
+    sweep = designed(tmp_path, {"windows": [800, 1600]}, SMALL)
+    controller, launcher = control(sweep, 1, train)
+    waiting, largest = controller.trials
+    assert controller.run() == {}
+    assert launcher.begun == [largest.id]
+    assert events(controller, 1) == ["started", "cancelled"]
+    assert events(controller, 0) == ["cancelled"]
+    again, launcher = control(sweep, 1, train)
+    assert again.run() == {}
+    assert launcher.begun == []
+    for trial in controller.trials:
+        (trial.run.directory / CANCEL_FILE).unlink()
+    taken_back, launcher = control(sweep, 1, lambda trial, _: finish(trial))
+    assert taken_back.run() == {}
+    assert launcher.begun == [largest.id, waiting.id]

@@ -1,5 +1,6 @@
 """What the driver of a sweep tells MLflow and the user at the end."""
 
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,7 @@ import pytest
 from dpot_scale.config.load import load_sweep
 from dpot_scale.config.places import resolve_sweep_paths
 from dpot_scale.errors import ConfigError
+from dpot_scale.scaling import launcher
 from dpot_scale.scaling.controller import Controller
 from dpot_scale.scaling.driver import run_sweep
 from dpot_scale.scaling.plan import plan
@@ -29,6 +31,7 @@ def test_mlflow_tells_a_bug_from_an_interrupt(
         raise error
 
     monkeypatch.setattr(Controller, "run", fail)
+    monkeypatch.setattr(launcher, "ray_launcher", lambda _: nullcontext())
     monkeypatch.setattr(MlflowRun, "close", lambda _, how, **__: told.append(how))
     with pytest.raises(type(error)) as raised:
         run_sweep(sweep, plan(sweep), print)

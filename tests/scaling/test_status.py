@@ -1,6 +1,7 @@
 """Status, read from what trials have left on disk."""
 
 import json
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,8 @@ from dpot_scale.config.places import SWEEP_CONFIG, resolve_sweep_paths
 from dpot_scale.errors import UserError
 from dpot_scale.scaling.journal import Journal, hold_sweep
 from dpot_scale.scaling.plan import plan
-from dpot_scale.scaling.status import status_table
+from dpot_scale.scaling.status import status_table, watch_status
+from dpot_scale.scaling.stopping import cancel
 
 
 def states(text: str) -> dict[str, list[str]]:
@@ -43,3 +45,42 @@ def test_every_state(tmp_path: Path) -> None:
     assert running[second] == ["failed", f"0/{steps}", "1", "the", "disk", "is", "full"]
     assert running[third] == running[fourth] == ["waiting", f"0/{steps}", "0"]
     assert states(status_table(sweep, trials))[first][0] == "interrupted"
+
+
+def test_status_is_shown_until_the_sweep_ends(tmp_path: Path) -> None:
+    sweep = resolve_sweep_paths(load_sweep("quickstart"), tmp_path)
+    trials = plan(sweep)
+    sweep.directory.mkdir(parents=True)
+    (sweep.directory / SWEEP_CONFIG).touch()
+    journal, shown, end = Journal(sweep.directory), list[str](), ExitStack()
+    end.enter_context(hold_sweep(sweep))
+
+    def say(text: str) -> None:
+        shown.append(text)
+        if len(shown) == 1:
+            journal.record(trials[0].id, "started", attempt=1)
+        if len(shown) == 2:
+            end.close()
+
+    watch_status(sweep, trials, say, once=False)
+    title, *_ = zip(*map(str.splitlines, shown), strict=False)
+    assert [line.partition(": ")[2] for line in title] == [
+        "running; 4 waiting",
+        "running; 1 running, 3 waiting",
+        "not running; 1 interrupted, 3 waiting",
+    ]
+    watch_status(sweep, trials, say, once=True)
+    assert len(shown) == 4
+
+
+def test_a_branch_waits_for_its_trunk(tmp_path: Path) -> None:
+    design = "design=[{ladder: {a: {width: 32}}}, {cooldown: {trunk: 800, at: [400]}}]"
+    sweep = resolve_sweep_paths(load_sweep("quickstart", [design]), tmp_path)
+    sweep.directory.mkdir(parents=True)
+    (sweep.directory / SWEEP_CONFIG).touch()
+    branch, trunk = plan(sweep)
+    cancel(trunk.run.directory)
+    rows = states(status_table(sweep, (branch, trunk)))
+    assert branch.after is not None
+    assert rows[branch.id][3:] == f"after step {branch.after.step} of {trunk.id}".split()
+    assert rows[trunk.id][0] == "cancelled"

@@ -1,0 +1,88 @@
+"""Branches: trials that begin at a checkpoint of their trunk instead of at step 0."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+from dpot_scale.checkpoints.branch import take_over
+from dpot_scale.checkpoints.checkpoint import (
+    Checkpoint,
+    checkpoint_folders,
+    checkpoint_name,
+    committed,
+    has_marker,
+    verify,
+)
+from dpot_scale.config.identity import identity
+from dpot_scale.config.places import CHECKPOINTS
+from dpot_scale.config.sweep import ResourcesConfig
+from dpot_scale.files import cannot_write, write_whole
+from dpot_scale.scaling.plan import Trial
+from dpot_scale.tracking.spool import SPOOL, STEP, complete_records
+
+
+def may_begin(trial: Trial) -> bool:
+    """Return whether the trunk of a trial has committed the checkpoint that the trial begins at."""
+    assert trial.after is not None
+    return has_marker(_of_trunk(trial) / checkpoint_name(trial.after.step))
+
+
+def begin_at_trunk(trial: Trial, resources: ResourcesConfig, say: Callable[[str], None]) -> None:
+    """Give a branch that has no checkpoint yet the last one that its trunk shares with it.
+
+    Without one, as where the trunk was trained before anybody thought of the branch, the branch
+    begins at step 0: it computes the same, for longer.
+
+    Args:
+        trial: The branch.
+        resources: Its workers, which must be those of the trunk.
+        say: Takes one line for the user.
+
+    Raises:
+        DiskError: the folder of the branch cannot be written.
+        CheckpointError: another version wrote a checkpoint of the trunk.
+    """
+    assert trial.after is not None
+    directory = trial.run.directory / CHECKPOINTS
+    if any(has_marker(folder) for folder in checkpoint_folders(directory).values()):
+        return
+    found = _shared(trial, resources)
+    if found is None:
+        say(f"{trial.id}: {trial.after.trial} has no checkpoint to begin at; begins at step 0")
+        return
+    try:
+        _take_curve(trial, found.state.step)
+        take_over(found, directory, identity(trial.run, trial.contents))
+    except OSError as error:
+        raise cannot_write(directory, error) from error
+    say(f"{trial.id}: begins at step {found.state.step} of {trial.after.trial}")
+
+
+def _shared(trial: Trial, resources: ResourcesConfig) -> Checkpoint | None:
+    """Return the newest intact checkpoint of the trunk that the branch would have made, too."""
+    assert trial.after is not None
+    device = "cuda" if resources.gpus_per_worker else "cpu"
+    for checkpoint in committed(_of_trunk(trial)):
+        marker = checkpoint.marker
+        fits = (marker.world_size, marker.device) == (resources.workers, device)
+        if checkpoint.state.step <= trial.after.step and fits and not verify(checkpoint):
+            return checkpoint
+    return None
+
+
+def _take_curve(trial: Trial, step: int) -> None:
+    """Begin the curve of a branch with that of its trunk, so that it is whole."""
+    source, target = _trunk(trial) / SPOOL, trial.run.directory / SPOOL
+    if not source.exists() or target.exists():
+        return
+    records = [record for record in complete_records(source, 0)[0] if record[STEP] <= step]
+    write_whole(target, "".join(f"{json.dumps(record)}\n" for record in records))
+
+
+def _trunk(trial: Trial) -> Path:
+    assert trial.after is not None
+    return trial.run.output / trial.after.trial
+
+
+def _of_trunk(trial: Trial) -> Path:
+    return _trunk(trial) / CHECKPOINTS
