@@ -72,7 +72,7 @@ def _execute(options: argparse.Namespace) -> int:
             from dpot_scale.scaling.driver import run_sweep
 
             failures = run_sweep(sweep, trials, print_line)
-            _register_best(sweep, trials)
+            _register_best(sweep, (*trials, *earlier_trials(sweep, trials)))
             return 1 if failures else 0
     return 0
 
