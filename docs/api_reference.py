@@ -46,6 +46,7 @@ PUBLIC: dict[str, list[tuple[str, list[str]]]] = {
     "Weights and forecasts": [
         ("dpot_scale", ["load", "load_model"]),
         ("dpot_scale.serving.forecaster", ["ServedModel"]),
+        ("dpot_scale.serving.registry", ["register"]),
         ("dpot_scale.checkpoints.weights", ["read", "export"]),
         ("dpot_scale.checkpoints.checkpoint", ["committed", "verify", "Checkpoint"]),
         ("dpot_scale.forecasting.rollout", ["rollout", "persistence"]),

@@ -20,7 +20,7 @@ from dpot_scale.checkpoints.weights_file import (
 )
 from dpot_scale.config.load import load_run
 from dpot_scale.config.model import ModelConfig
-from dpot_scale.config.places import CHECKPOINTS, RESULT_FILE, RUN_CONFIG, WEIGHTS
+from dpot_scale.config.places import CHECKPOINTS, HUB_CONFIG, RESULT_FILE, RUN_CONFIG, WEIGHTS
 from dpot_scale.data.channels import TrainingData, read_training_data
 from dpot_scale.errors import CheckpointError
 from dpot_scale.models.families import family_of
@@ -85,7 +85,9 @@ def find(source: Path) -> Path:
             raise CheckpointError(
                 f"{source} is damaged ({', '.join(damaged)}): choose another checkpoint"
             )
-    elif (source / RESULT_FILE).is_file() and (source / WEIGHTS).is_file():
+    elif (source / WEIGHTS).is_file() and any(
+        (source / name).is_file() for name in (RESULT_FILE, HUB_CONFIG)
+    ):
         return source / WEIGHTS
     else:
         checkpoint = newest_intact(source / CHECKPOINTS)

@@ -14,6 +14,7 @@ RUN_CONFIG = "config.yaml"
 CHECKPOINTS = "checkpoints"
 WEIGHTS = "model.safetensors"  # the consolidated fp32 export of a finished run
 RESULT_FILE = "result.json"
+HUB_CONFIG = "config.json"  # beside weights in the layout of Hugging Face
 
 # What lies in the folder of a sweep.
 SWEEP_CONFIG = "sweep.yaml"

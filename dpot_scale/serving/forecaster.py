@@ -5,6 +5,7 @@ Legend: B windows, T frames, C channels, s any number of space axes.
 
 from collections.abc import Iterator
 from copy import copy
+from pathlib import Path
 from typing import Self, SupportsIndex
 
 import torch
@@ -80,6 +81,22 @@ class ServedModel:
     def channels(self) -> tuple[str, ...] | None:
         """Return the names of the channels it takes and gives; None where nobody knows them."""
         return None if self._known is None else self._known.names
+
+    @property
+    def weights(self) -> Weights:
+        """Return the model, its weights in their precision, and what they say of the data."""
+        return Weights(self.config, self._network.state_dict(), self.data)
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write the model in the folder layout of Hugging Face, which `load` reads, too.
+
+        Raises:
+            ConfigError: huggingface_hub is not installed.
+            DiskError: the folder cannot be written.
+        """
+        from dpot_scale.serving.hub import HubModel
+
+        HubModel.of(self).save_pretrained(folder)
 
     def rollout(self, history: Frames, steps: int) -> Frames:
         """Return the frames that follow a history.
