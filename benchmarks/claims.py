@@ -1,7 +1,6 @@
-"""The paper's claims in miniature: does pre-training help on what it never saw, and noise, and
-balance?
+"""The paper's claims in miniature: what pre-training, noise and a balanced mixture bring.
 
-    python benchmarks/claims.py run [--size Ti] [--seeds 0 1 2] [--workers 2] [--strategy zero1_bf16]
+    python benchmarks/claims.py run [--size E128] [--seeds 0 1 2] [--workers 2]
     python benchmarks/claims.py report [--results FILE]
 
 `run` trains as `python -m dpot_scale.train benchmarks/claims.yaml` does, each training a process of
