@@ -44,7 +44,7 @@ datasets:
     {{equation: navier_stokes, parameters: {{viscosity: 1e-3}}, train: {train}, test: 2,
       grid: {grid}, frames: 20, frame_interval: 1.0}}
   swe_pdb_generated:
-    {{equation: shallow_water, train: {train}, test: 2, grid: {grid}, frames: 20,
+    {{equation: shallow_water, train: {train}, test: 2, grid: {finer}, frames: 20,
       frame_interval: 0.1}}
 """
 RUN = """
@@ -182,9 +182,12 @@ def path_steps(options: argparse.Namespace) -> list[Step]:
         "zero3_bf16_launched": (launched, "zero3_bf16", []),
         "zero3_bf16_compiled": (train, "zero3_bf16", ["engine.compile=true"]),
         "zero3_bf16_offload": (train, "zero3_bf16_offload", []),
+        "native_grids": (train, "zero1_bf16", ["data.shapes=native", "optim.kind=muon"]),
     }
     if not options.dry_run:  # DeepSpeed computes in fp16 on GPUs only
         paths["zero3_fp16"] = (train, "zero3_fp16", ["windows=3200"])
+        native = ["data.shapes=native", "engine.compile=true"]
+        paths["native_grids_compiled"] = (train, "zero3_bf16", native)
         paths["micro_batch_auto"] = (train, "zero1_bf16", ["batch.micro_batch=auto"])
     steps = []
     for name, (start, strategy, more) in paths.items():
@@ -363,7 +366,8 @@ def settled_environment(options: argparse.Namespace) -> dict[str, str]:
 def write_configs(work: Path, sizes: Sizes) -> None:
     """Write the suite and the run of all trainings."""
     work.mkdir(parents=True, exist_ok=True)
-    numbers = {"folder": work, "grid": sizes.grid, "train": sizes.train}
+    finer = sizes.grid * 3 // 2
+    numbers = {"folder": work, "grid": sizes.grid, "finer": finer, "train": sizes.train}
     (work / "suite.yaml").write_text(SUITE.format(**numbers), encoding="utf-8")
     (work / "run.yaml").write_text(RUN.format(**numbers), encoding="utf-8")
 

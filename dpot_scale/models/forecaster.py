@@ -3,6 +3,8 @@
 Legend: B windows, T history frames, C fields, s the space axes.
 """
 
+from collections.abc import Callable
+from functools import wraps
 from typing import NamedTuple
 
 import torch
@@ -101,11 +103,11 @@ class Forecaster(nn.Module):
     def compile_blocks(self) -> None:
         """Compile the blocks with torch.compile when they first run.
 
-        They share their code, so all of them cost one compilation.
+        They share their code, so all of them cost one compilation for each latent grid.
         """
         for block in self.blocks:
             # Not `block.compile()`: the hooks that ZeRO-3 puts around a forward must stay outside.
-            block.__dict__["forward"] = torch.compile(block.forward)
+            block.__dict__["forward"] = _compiled(block.forward)
 
     def keep_derived(self) -> None:
         """Compute what follows from weights alone only once: they must stay as they are.
@@ -130,6 +132,22 @@ class Forecaster(nn.Module):
                 f"the model takes frames of shape (B, T, C, *space) = (B, {config.history}, "
                 f"{config.channels}, {', '.join(axes)}), got {given}"
             )
+
+
+def _compiled(forward: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """Return the forward of a block, compiled for each latent grid and for any batch.
+
+    With a latent grid that may vary, its matrices would be looked up outside the compiled code,
+    which would fall into parts.
+    """
+    compiled = torch.compile(forward)
+
+    @wraps(forward)
+    def run(z_BhE: Tensor) -> Tensor:
+        torch._dynamo.mark_static(z_BhE, list(range(1, z_BhE.ndim)))
+        return compiled(z_BhE)
+
+    return run
 
 
 def _centred(frames_BTCs: Tensor) -> tuple[Moments, Tensor]:

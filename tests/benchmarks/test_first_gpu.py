@@ -17,6 +17,7 @@ PATHS = {
     "zero3_bf16_launched",
     "zero3_bf16_compiled",
     "zero3_bf16_offload",
+    "native_grids",
 }
 TIMED = {"profile", "eager", "compiled", "sharded", "end_to_end", "precision"}
 

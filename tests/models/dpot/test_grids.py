@@ -114,6 +114,9 @@ def test_a_compiled_network_takes_several_grids(monkeypatch: pytest.MonkeyPatch)
     network = a_network(a_config())
     expected = [network(frames_on(*space)).frames for space in ((16, 16), (24, 16), (160, 8))]
     network.compile_blocks()
+    torch._dynamo.utils.counters.clear()
     for space, frames in zip(((16, 16), (24, 16), (160, 8)), expected, strict=True):
         torch.testing.assert_close(network(frames_on(*space)).frames, frames, rtol=1e-4, atol=1e-5)
+    breaks = torch._dynamo.utils.counters["graph_break"]
+    assert not breaks, "the compiled code falls into parts"
     torch.compiler.reset()  # or other tests find their sizes taken for variable
