@@ -38,12 +38,13 @@ def load(
     Raises:
         CheckpointError: there are no weights, they are damaged, or they are not of one model.
         ConfigError: the precision or the device does not exist.
-        DataError: the weights know no such dataset.
+        DataError: the weights know no such dataset, or were trained on normalised fields by an
+            earlier version, and the statistics are gone.
     """
-    from dpot_scale.checkpoints.weights import read
     from dpot_scale.serving.forecaster import ServedModel
+    from dpot_scale.serving.source import read_with_data
 
-    model = ServedModel(read(Path(source)), dtype, device)
+    model = ServedModel(read_with_data(Path(source)), dtype, device)
     return model if dataset is None else model.for_dataset(dataset)
 
 

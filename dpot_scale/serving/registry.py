@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from dpot_scale.checkpoints.weights import read
 from dpot_scale.checkpoints.weights_file import Weights, save_model
 from dpot_scale.config.data import SPACE_AXES
 from dpot_scale.config.model import ModelConfig
@@ -20,6 +19,7 @@ from dpot_scale.config.places import WEIGHTS, absolute_uri
 from dpot_scale.errors import RecordError
 from dpot_scale.serving.frames import Array
 from dpot_scale.serving.pyfunc import MOST_VALUES
+from dpot_scale.serving.source import read_with_data
 from dpot_scale.tracking.mlflow_client import client, never_fatal, read_run_id, reason
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def register(source: Path, name: str, uri: str, run_id: str | None = None) -> st
         CheckpointError: there are no weights, they are damaged, or they are not of one model.
         RecordError: MLflow does not answer or refuses the name.
     """
-    weights = read(source)
+    weights = read_with_data(source)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / WEIGHTS
         save_model(path, *weights)
