@@ -171,6 +171,7 @@ def keep(
         final_train_loss=losses[max(losses)],
         evaluation={name: found.score for name, found in monitor.latest.items()},
         valid={name: found.score for name, found in monitor.valid.items()},
+        lead_times={name: tuple(found.rel_l2_L.tolist()) for name, found in monitor.latest.items()},
     )
     figures = config.directory / FIGURES
     on_main(lambda: save_figures(figures, monitor.latest), world, figures)

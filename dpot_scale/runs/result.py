@@ -17,7 +17,7 @@ from dpot_scale.files import write_whole
 class TrainingResult(Record):
     """One finished run."""
 
-    format: PositiveInt = 3
+    format: PositiveInt = 4
     name: str
     identity: str
     datasets: dict[str, str]  # what it was trained on: digests, by name
@@ -34,6 +34,8 @@ class TrainingResult(Record):
     evaluation: dict[str, DatasetScore]  # on the test split
     # On the valid split, of the datasets that have one; since format 3.
     valid: dict[str, DatasetScore] = Field(default={})
+    # rel_l2 of each lead time of the rollouts on the test split, by dataset; since format 4.
+    lead_times: dict[str, tuple[Score, ...]] = Field(default={})
 
     @model_validator(mode="before")
     @classmethod

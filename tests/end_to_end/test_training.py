@@ -119,6 +119,8 @@ def test_a_run_alone_reaches_its_end(finished: Any, tiny_yaml: Path) -> None:
     of_the_file = identify(load_run(str(tiny_yaml)))
     assert result.identity == identify(config).identity == of_the_file.identity
     assert result.datasets == of_the_file.contents.datasets
+    assert result.lead_times.keys() == result.evaluation.keys()
+    assert all(result.lead_times.values())
     losses = curves(finished.directory)["train/loss"]
     assert list(losses) == list(range(1, STEPS + 1))
     assert result.final_train_loss == losses[STEPS]

@@ -36,6 +36,7 @@ RESULT = TrainingResult(
     peak_memory_gib=0.5,
     final_train_loss=0.1,
     evaluation={"a": score(0.2), "b": score(0.4)},
+    lead_times={"a": (0.1, 0.3), "b": (0.4,)},
 )
 
 

@@ -20,6 +20,7 @@ from dpot_scale.scaling.report.training_data import (
 )
 
 Measure = Literal["parameters", "block_parameters", "flops_per_window"]
+BANDS = ("first third", "middle third", "last third")
 # Factors of a design along which a law is fitted. Trials that differ in another one follow others.
 LAW_FACTORS = {"size", "windows", "flops", "seed", "trajectories"}
 
@@ -136,17 +137,33 @@ def longest(finished: Sequence[Finished]) -> list[Finished]:
 def errors_of(finished: Sequence[Finished]) -> dict[str, list[float]]:
     """Return every held-out error that a law is fitted to, of each trial.
 
-    A rollout has all lead times and one step the first; the means are over datasets.
+    A rollout has all lead times and one step the first; the means are over datasets. Bands are
+    thirds of the lead times of each dataset.
     """
     series = {
         "rollout, mean": [entry.result.mean_rel_l2 for entry in finished],
         "one step, mean": [entry.result.mean_one_step_rel_l2 for entry in finished],
     }
+    if all(entry.result.lead_times for entry in finished):
+        bands = [_bands(entry.result) for entry in finished]
+        series |= {
+            f"rollout, {band} of the lead times, mean": [of_trial[i] for of_trial in bands]
+            for i, band in enumerate(BANDS)
+        }
     for name in finished[0].result.evaluation:
         scores = [entry.result.evaluation[name] for entry in finished]
         series[f"rollout, {name}"] = [score.rel_l2 for score in scores]
         series[f"one step, {name}"] = [score.one_step_rel_l2 for score in scores]
     return series
+
+
+def _bands(result: TrainingResult) -> list[float]:
+    """Return the error in each band of lead times, mean over datasets; NaN where one is empty."""
+    errors = [np.array_split(np.array(lead), len(BANDS)) for lead in result.lead_times.values()]
+    return [
+        float(np.mean([band.mean() if len(band) else np.nan for band in bands]))
+        for bands in zip(*errors, strict=True)
+    ]
 
 
 def points_of(

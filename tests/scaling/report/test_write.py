@@ -32,7 +32,12 @@ def planned(tmp_path: Path, *overrides: str) -> tuple[SweepConfig, tuple[Trial, 
 
 
 def finish(
-    trial: Trial, rel_l2: float, *, bad_on: str = "", valid_rel_l2: float | None = None
+    trial: Trial,
+    rel_l2: float,
+    *,
+    bad_on: str = "",
+    valid_rel_l2: float | None = None,
+    lead_times: tuple[float, ...] = (),
 ) -> None:
     """Write a result whose rollout errors are rel_l2 on both datasets; ns may have a valid one."""
     scores = {
@@ -62,6 +67,7 @@ def finish(
         valid={"ns": scores["ns"].model_copy(update={"rel_l2": valid_rel_l2})}
         if valid_rel_l2 is not None
         else {},
+        lead_times=dict.fromkeys(PERSISTENCE, lead_times) if lead_times else {},
     )
     trial.run.directory.mkdir(parents=True)
     save_result(trial.run.directory, result)
@@ -397,3 +403,14 @@ def test_parabolas_stand_beside_the_law_where_flops_are_equal(tmp_path: Path) ->
     report = write_report(sweep, trials)
     assert "As a check, the vertices of parabolas" in report.markdown
     assert "N* = k C^c with c = " in report.markdown
+
+
+def test_bands_of_lead_times_have_their_laws(tmp_path: Path) -> None:
+    sweep, trials = planned(tmp_path)
+    for trial in trials:
+        early, late = trial.parameters**-0.3, 2 * trial.parameters**-0.1
+        finish(trial, 0.2, lead_times=(early, early, 0.3, 0.3, late, late))
+    laws = write_report(sweep, trials).markdown.partition("## Laws")[2].partition("##")[0]
+    assert "| rollout, first third of the lead times, mean | 1 N^-0.300 |" in laws
+    assert "| rollout, middle third of the lead times, mean | none: the error is flat" in laws
+    assert "| rollout, last third of the lead times, mean | 2 N^-0.100 |" in laws
