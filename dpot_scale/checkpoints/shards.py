@@ -93,15 +93,21 @@ def masters(folder: Path) -> dict[str, Master]:
     shards = folder / SHARDS
     try:
         # One file of each rank under stage 3, one in all below.
-        model = _load(next(iter(sorted(shards.glob("*mp_rank_00_model_states.pt"), key=_rank))))
+        models = [_load(f) for f in sorted(shards.glob("*mp_rank_00_model_states.pt"), key=_rank)]
+        model = models[0]
         optimizers = [_load(f) for f in sorted(shards.glob("*_optim_states.pt"), key=_rank)]
         if not optimizers:  # stage 0: each rank has everything
             return {n: Master(tuple(t.shape), t.detach().float) for n, t in model["module"].items()}
         states = [optimizer["optimizer_state_dict"] for optimizer in optimizers]
         if "fp32_flat_groups" in states[0]:
-            return _of_stage_3(model["param_shapes"], [s["fp32_flat_groups"] for s in states])
+            found = _of_stage_3(model["param_shapes"], [s["fp32_flat_groups"] for s in states])
+            return found | _frozen_of_stage_3(models)
         parts = [state["single_partition_of_fp32_groups"] for state in states]
-        return _of_stage_2(model["param_shapes"], parts, states[0].get("param_alignment_paddings"))
+        paddings = states[0].get("param_alignment_paddings")
+        found = _of_stage_2(model["param_shapes"], parts, paddings)
+        # What does not train has no master, and each rank has the whole of it.
+        frozen = {name: value for name, value in model["module"].items() if name not in found}
+        return found | {n: Master(tuple(t.shape), t.detach().float) for n, t in frozen.items()}
     except Exception as error:  # a hostile file may raise anything
         raise CheckpointError(
             f"{shards} does not hold the files of a checkpoint ({type(error).__name__}: {error}); "
@@ -163,6 +169,21 @@ def _of_stage_3(
             start += size
     _check_used(start, sum(part.numel() for part in groups[0]), slack=1)
     return found
+
+
+def _frozen_of_stage_3(models: Sequence[Mapping[str, Any]]) -> dict[str, Master]:
+    """Return what does not train: it has no master, and stage 3 cuts it into a part per rank.
+
+    Args:
+        models: Of each rank, what it says of the model.
+    """
+    fragments = [model.get("frozen_param_fragments") or {} for model in models]
+    shapes = models[0].get("frozen_param_shapes") or {}
+    return {
+        name: _master([[of_rank[name].flatten()] for of_rank in fragments], 0, size, tuple(shape))
+        for name, shape in shapes.items()
+        for size in [-(-prod(shape) // len(models))]
+    }
 
 
 def _check_used(used: int, there: int, *, slack: int) -> None:

@@ -3,9 +3,12 @@
 One process opens them, without DeepSpeed's engine, whatever number of ranks wrote them.
 """
 
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from dpot_scale.checkpoints.checkpoint import newest_intact, open_checkpoint, verify
 from dpot_scale.checkpoints.shards import Master, masters, refuse_code
@@ -23,6 +26,7 @@ from dpot_scale.config.model import ModelConfig
 from dpot_scale.config.places import CHECKPOINTS, HUB_CONFIG, RESULT_FILE, RUN_CONFIG, WEIGHTS
 from dpot_scale.data.channels import TrainingData, read_training_data
 from dpot_scale.errors import CheckpointError
+from dpot_scale.models.adapter import Parts, added, is_of_pair, pairs_of
 from dpot_scale.models.families import family_of
 from dpot_scale.models.family import KEEP_ALL, SpectralDtype
 from dpot_scale.models.forecaster import Forecaster
@@ -135,7 +139,7 @@ def export(checkpoint: Path, out: Path | None = None) -> Path:
 
 def _masters(checkpoint: Path) -> tuple[ModelConfig, dict[str, Master]]:
     """Return the model of a checkpoint, and its parameters on the disk."""
-    model, tensors = _model_in(checkpoint), masters(checkpoint)
+    model, tensors = _model_in(checkpoint), _merged(masters(checkpoint))
     require_keys(model, {name: tensor.shape for name, tensor in tensors.items()}, checkpoint)
     return model, tensors
 
@@ -145,6 +149,21 @@ def _data_of(checkpoint: Path) -> TrainingData | None:
     found = open_checkpoint(checkpoint)
     raw = None if found is None else found.marker.data
     return None if raw is None else read_training_data(raw, checkpoint)
+
+
+def _merged(tensors: Mapping[str, Master]) -> dict[str, Master]:
+    """Return the parameters of the plain model that does what an adapted one does."""
+
+    def read(name: str, pair: Parts) -> Tensor:
+        matrix, up, down = (tensors[one] for one in (name, *pair))
+        return matrix.read() + added(up.read(), down.read(), matrix.shape)
+
+    pairs = pairs_of(tensors)
+    return {
+        name: Master(one.shape, partial(read, name, pairs[name])) if name in pairs else one
+        for name, one in tensors.items()
+        if not is_of_pair(name)
+    }
 
 
 def _model_in(checkpoint: Path) -> ModelConfig:

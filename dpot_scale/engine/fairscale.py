@@ -15,12 +15,12 @@ from torch import Tensor, nn
 from dpot_scale.config.run import RunConfig
 from dpot_scale.engine.engine import Rates, Update, require_fit, with_nan_gradient
 from dpot_scale.engine.heap import tune_heap
+from dpot_scale.engine.network import FACTOR, build, freeze_and_group, optimizer_groups
 from dpot_scale.engine.runtime import World
 from dpot_scale.engine.shards import MODEL_FILE, SHARDS, fairscale_file
 from dpot_scale.errors import CheckpointError
 from dpot_scale.files import cannot_write, is_about_writing
 from dpot_scale.models.families import family_of
-from dpot_scale.models.family import Recompute
 from dpot_scale.models.forecaster import Forecast
 
 
@@ -59,13 +59,14 @@ class FairscaleEngine:
             tune_heap(returns_memory=False)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
-            model = family_of(config.model).network(
-                config.model, Recompute.of(config.engine), "float32"
-            )
+            model = build(config, "float32")
+        groups = freeze_and_group(
+            dict(model.named_parameters()), family_of(config.model), config.start
+        )
         self._model = nn.parallel.DistributedDataParallel(model.to(world.device))
         optim = config.optim
         self._optimizer = OSS(
-            self._model.parameters(),
+            optimizer_groups(groups),
             torch.optim.AdamW if optim.decoupled_weight_decay else torch.optim.Adam,
             lr=optim.lr,
             betas=optim.betas,
@@ -109,7 +110,7 @@ class FairscaleEngine:
         assert self._micro_step == self._accumulation_steps
         self._micro_step = 0
         for group in self._optimizer.param_groups:
-            group["lr"], group["betas"] = rates.lr, rates.betas
+            group["lr"], group["betas"] = group.get(FACTOR, 1.0) * rates.lr, rates.betas
         # Infinite: measured, not clipped.
         limit = self.config.optim.gradient_clipping or float("inf")
         norm = nn.utils.clip_grad_norm_(self._model.parameters(), limit).detach()

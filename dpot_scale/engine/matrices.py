@@ -6,6 +6,7 @@ What needs whole matrices asks a `Layout`, which brings the pieces of each to on
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from math import prod
 from typing import Any, NamedTuple
 
@@ -141,20 +142,21 @@ class Layout:
 
 def layouts(
     optimizer: Any,  # noqa: ANN401 - DeepSpeed is untyped
-    parameters: Sequence[nn.Parameter],
+    groups: Mapping[int, Sequence[nn.Parameter]],
     stage: int,
     world: World,
 ) -> dict[Tensor, Layout]:
     """Return where parameters lie in each master that holds pieces of them. Collective.
 
     Args:
-        optimizer: The optimizer of DeepSpeed's engine, whose first group is `parameters`.
-        parameters: All parameters of that group.
+        optimizer: The optimizer of DeepSpeed's engine.
+        groups: The parameters of some of its groups, by the numbers of the groups.
         stage: Of ZeRO.
         world: The ranks.
     """
+    parameters = [parameter for group in groups.values() for parameter in group]
     shapes = {n: tuple(getattr(p, "ds_shape", p.shape)) for n, p in enumerate(parameters)}
-    found = _PIECES[stage](optimizer, parameters, world.rank)
+    found = _PIECES[stage](optimizer, groups, world.rank)
     by_rank: list[Any] = [None] * world.world_size
     dist.all_gather_object(by_rank, list(found.values()))
     return {
@@ -164,39 +166,48 @@ def layouts(
 
 
 Masters = dict[Tensor, list[Piece]]
+Groups = Mapping[int, Sequence[nn.Parameter]]
 
 
-def _of_stage_0(_: Any, parameters: Sequence[nn.Parameter], rank: int) -> Masters:  # noqa: ANN401
+def _numbers(groups: Groups) -> dict[nn.Parameter, int]:
+    """Return the number of each parameter: they are counted through all groups."""
+    return {p: n for n, p in enumerate(chain.from_iterable(groups.values()))}
+
+
+def _of_stage_0(_: Any, groups: Groups, rank: int) -> Masters:  # noqa: ANN401
     """Every rank updates all parameters themselves."""
     del rank
-    return {p: [Piece(n, 0, 0, p.numel())] for n, p in enumerate(parameters)}
+    return {p: [Piece(n, 0, 0, p.numel())] for p, n in _numbers(groups).items()}
 
 
 def _of_stage_2(
     optimizer: Any,  # noqa: ANN401
-    parameters: Sequence[nn.Parameter],
+    groups: Groups,
     rank: int,
 ) -> Masters:
     """Stages 1 and 2 have one master for a group: DeepSpeed notes at each parameter where."""
     del rank
-    (master,) = optimizer.param_groups[0]["params"]
-    pieces = []
-    for number, parameter in enumerate(parameters):
-        mapping = parameter._hp_mapping  # type: ignore[attr-defined]
-        if mapping is not None:
-            start, place = mapping.lp_fragment_address.start, mapping.hp_fragment_address.start
-            pieces.append(Piece(number, start, place, mapping.hp_fragment_address.numel))
-    return {master: pieces}
+    numbers, found = _numbers(groups), {}
+    for group, parameters in groups.items():
+        (master,) = optimizer.param_groups[group]["params"]
+        pieces = []
+        for parameter in parameters:
+            mapping = parameter._hp_mapping  # type: ignore[attr-defined]
+            if mapping is not None:
+                start, place = mapping.lp_fragment_address.start, mapping.hp_fragment_address.start
+                size = mapping.hp_fragment_address.numel
+                pieces.append(Piece(numbers[parameter], start, place, size))
+        found[master] = pieces
+    return found
 
 
 def _of_stage_3(
     optimizer: Any,  # noqa: ANN401
-    parameters: Sequence[nn.Parameter],
+    groups: Groups,
     rank: int,
 ) -> Masters:
     """Stage 3 cuts each parameter into a part per rank, and a group into several masters."""
-    numbers: dict[nn.Parameter, int] = {p: number for number, p in enumerate(parameters)}
-    found: Masters = {}
+    numbers, found = _numbers(groups), dict[Tensor, list[Piece]]()
     for group, master in zip(
         optimizer.fp16_groups, optimizer.fp32_partitioned_groups_flat, strict=True
     ):

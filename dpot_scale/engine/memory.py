@@ -6,12 +6,14 @@ from dataclasses import dataclass
 from dpot_scale.config.model import ModelConfig, Points
 from dpot_scale.config.optim import OptimConfig
 from dpot_scale.config.run import EngineConfig
+from dpot_scale.config.start import StartConfig
 from dpot_scale.config.strategy import ELEMENT_BYTES, Dtype, Strategy
 from dpot_scale.engine.buffers import Buffers, fit_buffers
-from dpot_scale.models.families import footprint_of
-from dpot_scale.models.family import Footprint
+from dpot_scale.models.families import adapter_parameters, footprint_of, trained_parameters
+from dpot_scale.models.family import BLOCKS, Footprint
 
 FP32 = 4
+ALL_TRAINS = StartConfig()
 MIB = 2**20
 GIB = 2**30
 # Resident memory of a process that has trained a tiny model: interpreter and libraries (measured on
@@ -75,6 +77,7 @@ def estimate_memory(
     micro_batch: int,
     on_gpu: bool = False,
     spaces: Sequence[Points] = (),
+    start: StartConfig = ALL_TRAINS,
 ) -> MemoryEstimate:
     """Return the estimated memory of one rank.
 
@@ -86,11 +89,14 @@ def estimate_memory(
         micro_batch: Windows per forward.
         on_gpu: Decides the sizes of buffers, and whether the host is somewhere else.
         spaces: The grids of the frames, the largest of which counts; none: that of the model.
+        start: Says which parameters train: only those have masters, moments and gradients.
     """
     strategy = engine.deepspeed
     footprint = footprint_of(model, engine)
-    matrices = footprint.matrices if optim.kind == "muon" else 0
-    state = _state(footprint.parameters, matrices, strategy, world_size)
+    matrices = footprint.matrices if optim.kind == "muon" and start.rate(BLOCKS) else 0
+    trained = trained_parameters(model, start)
+    parameters = footprint.parameters + adapter_parameters(model, start)
+    state = _state(parameters, trained, matrices, strategy, world_size)
     sizes = fit_buffers(footprint, on_gpu=on_gpu)
     models = [model.on(space) for space in spaces] or [model]
     per_window = max(footprint_of(seen, engine).per_window for seen in models)
@@ -100,21 +106,32 @@ def estimate_memory(
         **state,
         buffers=_buffers(strategy, sizes),
         activations=activations,
-        passing=_passing(footprint, matrices, strategy, sizes, world_size, activations),
+        passing=_passing(footprint, trained, matrices, strategy, sizes, world_size, activations),
         holes=0 if on_gpu or strategy.lean else _holes(footprint.parameters, strategy, activations),
         offloaded=_offloaded(state, strategy, on_gpu=on_gpu),
     )
 
 
-def _state(parameters: int, matrices: int, strategy: Strategy, world_size: int) -> dict[str, int]:
-    """Return the bytes that last. `matrices` are those of the parameters that Muon updates."""
-    share, others = -(-parameters // world_size), -(-(parameters - matrices) // world_size)
+def _state(
+    parameters: int, trained: int, matrices: int, strategy: Strategy, world_size: int
+) -> dict[str, int]:
+    """Return the bytes that last.
+
+    Args:
+        parameters: All parameters.
+        trained: Those that train.
+        matrices: Those that Muon updates.
+        strategy: How they are sharded.
+        world_size: Over how many ranks.
+    """
+    held = -(-parameters // world_size)
+    share, others = -(-trained // world_size), -(-(trained - matrices) // world_size)
     stage, compute = strategy.stage, ELEMENT_BYTES[strategy.dtype]
     return {
-        "parameters": compute * (share if stage == 3 else parameters),
+        "parameters": compute * (held if stage == 3 else parameters),
         "masters": FP32 * share if stage else 0,  # stage 0 updates the parameters themselves
-        "moments": FP32 * (share + others if stage else 2 * parameters - matrices),
-        "gradients": ELEMENT_BYTES[strategy.gradient_dtype] * (share if stage >= 2 else parameters),
+        "moments": FP32 * (share + others if stage else 2 * trained - matrices),
+        "gradients": ELEMENT_BYTES[strategy.gradient_dtype] * (share if stage >= 2 else trained),
     }
 
 
@@ -137,6 +154,7 @@ def _reduces_all_at_once(strategy: Strategy) -> bool:
 
 def _passing(
     footprint: Footprint,
+    trained: int,
     matrices: int,
     strategy: Strategy,
     sizes: Buffers,
@@ -144,8 +162,7 @@ def _passing(
     activations: int,
 ) -> int:
     """Return the transient bytes at the peak of a step, besides its activations."""
-    parameters = footprint.parameters
-    share = -(-parameters // world_size)
+    share = -(-trained // world_size)
     compute, gradient = ELEMENT_BYTES[strategy.dtype], ELEMENT_BYTES[strategy.gradient_dtype]
     if strategy.stage == 3:
         # Gathered parameters, and the one buffer out of which they are copied.
@@ -155,7 +172,7 @@ def _passing(
     else:
         in_blocks = 0
         # All gradients, flat, to be reduced; or those of the share, to be applied.
-        in_update = FP32 * (parameters if _reduces_all_at_once(strategy) else share)
+        in_update = FP32 * (trained if _reduces_all_at_once(strategy) else share)
     if matrices:
         in_update += FP32 * (
             MATRICES_PASSING * footprint.block_matrix

@@ -11,7 +11,6 @@ Legend: S matrices in a stack, M rows, N columns.
 
 from collections.abc import Callable, Mapping, Sequence
 from fnmatch import fnmatchcase
-from math import prod
 from typing import Any
 
 import torch
@@ -19,6 +18,8 @@ from torch import Tensor, nn
 
 from dpot_scale.config.optim import OptimConfig
 from dpot_scale.engine.matrices import Layout
+from dpot_scale.engine.network import FACTOR, Group
+from dpot_scale.models.adapter import as_stack
 from dpot_scale.models.family import Family
 
 # a s + b s^3 + c s^5, applied five times, brings a singular value s of (0, 1] near 1.
@@ -35,8 +36,8 @@ class Muon(torch.optim.Optimizer):
     A step is collective then: every rank steps the same masters in the same order.
 
     Args:
-        matrices: Parameters that are matrices or stacks of them, as `as_stack` reads their shape.
-        others: All other parameters.
+        groups: Groups of parameters, each with a factor of its rates, and with whether they are
+            matrices or stacks of them, as `as_stack` reads their shape.
         optim: Rates, decay and momentum.
         dtype: In which matrices are made orthogonal.
     """
@@ -46,14 +47,13 @@ class Muon(torch.optim.Optimizer):
 
     def __init__(
         self,
-        matrices: Sequence[nn.Parameter],
-        others: Sequence[nn.Parameter],
+        groups: Sequence[dict[str, Any]],
         optim: OptimConfig,
         dtype: torch.dtype = torch.float32,
     ) -> None:
         adam = torch.optim.AdamW if optim.decoupled_weight_decay else torch.optim.Adam
         self._adam = adam(
-            others,
+            [parameter for group in groups for parameter in group["params"]],  # replaced in a step
             lr=optim.lr,
             betas=optim.betas,
             eps=optim.eps,
@@ -61,14 +61,16 @@ class Muon(torch.optim.Optimizer):
             fused=True,
         )
         of_matrices = {
-            "params": list(matrices),
             "lr": optim.muon_lr,
             "momentum": optim.muon_momentum,
             "weight_decay": optim.weight_decay,
-            MATRICES: True,
         }
-        super().__init__([of_matrices, self._adam.param_groups[0] | {MATRICES: False}], {})
-        self.matrices = list(matrices)  # as they were before DeepSpeed replaced them
+        of_others = self._adam.param_groups[0]
+        super().__init__(
+            [(of_matrices if group[MATRICES] else of_others) | group for group in groups], {}
+        )
+        # As they were before DeepSpeed replaced them.
+        self.matrices = {n: list(g["params"]) for n, g in enumerate(groups) if g[MATRICES]}
         self._dtype = dtype
         self._layouts: Mapping[Tensor, Layout] = {}
 
@@ -115,6 +117,18 @@ class Muon(torch.optim.Optimizer):
         return orthogonal(stack_SMN, self._dtype).mul_(scale).view_as(matrices)
 
 
+def muon_groups(groups: Sequence[Group], family: Family[Any]) -> list[dict[str, Any]]:
+    """Return groups as `Muon` takes them: the matrices of all first, then all other parameters."""
+    split = [(group.factor, split_matrices(group.parameters, family)) for group in groups]
+    kinds = ((True, 0), (False, 1))
+    return [
+        {"params": parts[part], FACTOR: factor, MATRICES: matrices}
+        for matrices, part in kinds
+        for factor, parts in split
+        if parts[part]
+    ]
+
+
 def split_matrices(
     parameters: Mapping[str, nn.Parameter], family: Family[Any]
 ) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
@@ -126,17 +140,6 @@ def split_matrices(
     }
     others = [parameter for name, parameter in parameters.items() if name not in matrices]
     return [parameters[name] for name in parameters if name in matrices], others
-
-
-def as_stack(shape: Sequence[int]) -> tuple[int, int, int]:
-    """Return how many matrices a parameter is, their rows and their columns.
-
-    (O, I, 1, 1) is the matrix of a 1x1 convolution; (2, K, b, b) are 2 K matrices.
-    """
-    sizes = list(shape)
-    while len(sizes) > 2 and sizes[-1] == 1:
-        del sizes[-1]
-    return prod(sizes[:-2]), sizes[-2], sizes[-1]
 
 
 def orthogonal(matrix_SMN: Tensor, dtype: torch.dtype) -> Tensor:

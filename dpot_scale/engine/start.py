@@ -7,7 +7,6 @@ from dpot_scale.engine.fairscale import FairscaleEngine
 from dpot_scale.engine.runtime import World
 from dpot_scale.engine.strategy import effective_deepspeed_config
 from dpot_scale.engine.zero import ZeroEngine
-from dpot_scale.errors import ConfigError
 
 
 def start_engine(config: RunConfig, world: World, deepspeed_config: Json | None = None) -> Engine:
@@ -21,9 +20,6 @@ def start_engine(config: RunConfig, world: World, deepspeed_config: Json | None 
     Raises:
         ConfigError: the config is wrong, or this machine lacks what it needs.
     """
-    rates = map(config.start.rate, config.start.components)
-    if config.start.adapter is not None or any(rate != 1 for rate in rates):
-        raise ConfigError("start.components cannot freeze or slow down yet, nor start.adapter add")
     if config.engine.kind == "fairscale":
         return FairscaleEngine(config, world)
     if deepspeed_config is None:

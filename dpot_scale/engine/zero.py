@@ -4,7 +4,7 @@ DeepSpeed is imported inside functions: it takes seconds, and it prints unless `
 quietened it before.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,12 +17,13 @@ from dpot_scale.config.strategy import Json
 from dpot_scale.engine.engine import Rates, Update, require_fit, with_nan_gradient
 from dpot_scale.engine.heap import tune_heap
 from dpot_scale.engine.matrices import layouts
-from dpot_scale.engine.muon import MATRICES, Muon, split_matrices
+from dpot_scale.engine.muon import MATRICES, Muon, muon_groups
+from dpot_scale.engine.network import FACTOR, Group, build, freeze_and_group, optimizer_groups
 from dpot_scale.engine.runtime import World, quiet_deepspeed
 from dpot_scale.engine.shards import SHARDS, errors_at_the_end, fairscale_file
 from dpot_scale.errors import CheckpointError, ConfigError
 from dpot_scale.models.families import family_of
-from dpot_scale.models.family import Recompute
+from dpot_scale.models.family import Family
 from dpot_scale.models.forecaster import Forecast, Forecaster
 
 COMPUTE_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -84,10 +85,11 @@ class ZeroEngine:
         assert self._micro_step == self._accumulation_steps
         self._micro_step = 0
         for group in self._engine.optimizer.param_groups:
+            factor = group.get(FACTOR, 1.0)
             if group.get(MATRICES):
-                group["lr"] = rates.muon_lr
+                group["lr"] = factor * rates.muon_lr
             else:
-                group["lr"], group["betas"] = rates.lr, rates.betas
+                group["lr"], group["betas"] = factor * rates.lr, rates.betas
         if self.stage == 0:
             norm = self._replicated_gradient_norm()
             applied = norm.isfinite()
@@ -137,7 +139,10 @@ class ZeroEngine:
         from deepspeed.utils import safe_get_full_fp32_param
 
         for name, parameter in self._parameters():
-            master = parameter.detach() if self.stage == 0 else safe_get_full_fp32_param(parameter)
+            if self.stage == 0 or not parameter.requires_grad:
+                master = self._whole(parameter)
+            else:
+                master = safe_get_full_fp32_param(parameter)
             yield name, master.to("cpu", torch.float32)
 
     def load_parameters(self, parameters: Mapping[str, Tensor]) -> None:
@@ -162,12 +167,14 @@ class ZeroEngine:
         parameters = dict(model.named_parameters())
         if self.world.device.type == "cuda":
             parameters = dict(sorted(parameters.items(), key=lambda item: _ends_unaligned(item[1])))
-        muon = self._muon(parameters) if self.config.optim.kind == "muon" else None
+        family = family_of(self.config.model)
+        groups = freeze_and_group(parameters, family, self.config.start)
+        muon = self._muon(groups, family) if self.config.optim.kind == "muon" else None
         with quiet_deepspeed():
             engine, *_ = deepspeed.initialize(
                 model=model,
                 optimizer=muon,
-                model_parameters=None if muon else list(parameters.values()),
+                model_parameters=None if muon else optimizer_groups(groups),
                 config=self.deepspeed_config,
             )
         if muon:
@@ -179,24 +186,18 @@ class ZeroEngine:
         _let_skip(engine.optimizer)
         return engine
 
-    def _muon(self, parameters: Mapping[str, nn.Parameter]) -> Muon:
-        matrices, others = split_matrices(parameters, family_of(self.config.model))
+    def _muon(self, groups: Sequence[Group], family: Family[Any]) -> Muon:
         # Half precision is fast and precise enough, where a device has products of it.
         is_fast = self.world.device.type == "cuda" and self.compute_dtype != torch.float32
         dtype = torch.bfloat16 if is_fast else torch.float32
-        return Muon(matrices, others, self.config.optim, dtype)
+        return Muon(muon_groups(groups, family), self.config.optim, dtype)
 
     def _build(self) -> Forecaster:
         """Build the model; under stage 3 it never exists whole on a rank."""
         import deepspeed
 
-        model_config, options = self.config.model, self.config.engine
-        make = partial(
-            family_of(model_config).network,
-            model_config,
-            Recompute.of(options),
-            options.spectral_dtype,
-        )
+        options = self.config.engine
+        make = partial(build, self.config, options.spectral_dtype)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.config.seed)
             if self.stage < 3:
@@ -217,6 +218,15 @@ class ZeroEngine:
     def _parameters(self) -> list[tuple[str, nn.Parameter]]:
         return list(self._engine.module.named_parameters())
 
+    def _whole(self, parameter: nn.Parameter) -> Tensor:
+        """Return a parameter that no optimizer has a master of. Collective under stage 3."""
+        import deepspeed
+
+        if self.stage < 3:
+            return parameter.detach()
+        with deepspeed.zero.GatheredParameters([parameter]):
+            return parameter.detach().clone()
+
     def _set(self, parameter: nn.Parameter, value: Tensor) -> None:
         import deepspeed
         from deepspeed.utils import safe_set_full_fp32_param, safe_set_local_fp32_param
@@ -228,6 +238,8 @@ class ZeroEngine:
         with deepspeed.zero.GatheredParameters([parameter], modifier_rank=0):
             if self.world.is_main:
                 parameter.data.copy_(value)
+        if not parameter.requires_grad:  # it has no master
+            return
         # The last shard is padded: no parameter need divide by the number of ranks.
         size = parameter.ds_tensor.numel()  # type: ignore[attr-defined]
         padded = nn.functional.pad(

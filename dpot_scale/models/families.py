@@ -9,6 +9,7 @@ from pydantic import ValidationError
 
 from dpot_scale.config.model import FAMILIES, ModelConfig
 from dpot_scale.config.run import EngineConfig
+from dpot_scale.config.start import StartConfig
 from dpot_scale.errors import CheckpointError
 from dpot_scale.models.family import Family, Footprint, ParameterCount, Recompute
 
@@ -24,6 +25,20 @@ def family_of(model: ModelConfig) -> Family[Any]:
 def count_parameters(model: ModelConfig) -> ParameterCount:
     """Return the parameters of a model."""
     return family_of(model).parameters(model)
+
+
+def trained_parameters(model: ModelConfig, start: StartConfig) -> int:
+    """Return how many parameters of a run train."""
+    family = family_of(model)
+    parts = family.parameters(model).components
+    trained = sum(number for name, number in parts.items() if start.rate(name))
+    return trained + adapter_parameters(model, start)
+
+
+def adapter_parameters(model: ModelConfig, start: StartConfig) -> int:
+    """Return how many parameters a run has beside those of its model."""
+    adapter = start.adapter
+    return 0 if adapter is None else family_of(model).adapter_parameters(model, adapter.rank)
 
 
 def footprint_of(model: ModelConfig, engine: EngineConfig) -> Footprint:

@@ -139,6 +139,9 @@ class Family(Protocol[M]):
     def parameters(self, model: M) -> ParameterCount:
         """Return the number of parameters of each component, by formula."""
 
+    def adapter_parameters(self, model: M, rank: int) -> int:
+        """Return the parameters of low-rank pairs for all its matrices, by formula."""
+
     def flops(self, model: M, recompute: Recompute) -> Flops:
         """Return the FLOPs of one window, by formula."""
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from dpot_scale.config.data import SPACE_AXES
 from dpot_scale.config.model import ModelConfig
 from dpot_scale.errors import DataError
+from dpot_scale.models.adapter import Adaptable
 from dpot_scale.models.derived import Derived
 
 # Keeps the standardisation of a constant field finite (the published value).
@@ -99,6 +100,16 @@ class Forecaster(nn.Module):
             for parameter in layer.parameters():
                 # ZeRO-3 has cut it up already; each rank holds a part.
                 nn.init.zeros_(getattr(parameter, "ds_tensor", parameter))
+
+    def adapt(self, rank: int) -> None:
+        """Add a pair of narrow matrices to each matrix of the blocks; it changes nothing at first.
+
+        Args:
+            rank: The rank of what is added to each.
+        """
+        for module in list(self.blocks.modules()):
+            if isinstance(module, Adaptable):
+                module.adapt(rank)
 
     def compile_blocks(self) -> None:
         """Compile the blocks with torch.compile when they first run.

@@ -220,7 +220,7 @@ def carry_over(
     rows = {name: Row(name, start.rate(name)) for name in components}
     units = _units(shapes, components)
     for names in units.values():
-        row = rows[_component_of(names[0], components)]
+        row = rows[component_of(names[0], components)]
         redrawn = start.redraws(row.component) or row.component in adaptation.redrawn
         adapted = {} if redrawn else _adapted(state, shapes, names, adaptation)
         found |= adapted
@@ -296,11 +296,12 @@ def _units(names: Iterable[str], components: Mapping[str, tuple[str, ...]]) -> d
     """Return the names of the tensors that come along together: of a block or of a component."""
     units: dict[str, list[str]] = {}
     for name in names:
-        component = _component_of(name, components)
+        component = component_of(name, components)
         unit = ".".join(name.split(".")[:2]) if component == BLOCKS else component
         units.setdefault(unit, []).append(name)
     return units
 
 
-def _component_of(name: str, components: Mapping[str, tuple[str, ...]]) -> str:
+def component_of(name: str, components: Mapping[str, tuple[str, ...]]) -> str:
+    """Return the component that a parameter belongs to."""
     return next(one for one, prefixes in components.items() if name.startswith(prefixes))

@@ -20,6 +20,8 @@ from dpot_scale.errors import CheckpointError
 from dpot_scale.evaluation.figures import save_figures
 from dpot_scale.evaluation.monitor import Monitor
 from dpot_scale.files import write_whole
+from dpot_scale.models.adapter import is_of_pair, merged
+from dpot_scale.models.families import adapter_parameters, family_of, trained_parameters
 from dpot_scale.runs.contents import record
 from dpot_scale.runs.resolved import ResolvedRun
 from dpot_scale.runs.result import TrainingResult, save_result
@@ -64,6 +66,7 @@ def header(run: ResolvedRun, grids: str, table: str = "") -> str:
                 "model",
                 f"{run.parameters.total:,} parameters, {run.parameters.blocks:,} of them in blocks",
             ),
+            *([("trained", _trained(config))] if _trained(config) else []),
             (
                 "batch",
                 f"{batch.global_batch} windows = {batch.micro_batch} per rank x "
@@ -83,6 +86,19 @@ def header(run: ResolvedRun, grids: str, table: str = "") -> str:
         ]
     )
     return f"{lines}\n{table}" if table else lines
+
+
+def _trained(config: RunConfig) -> str:
+    """Return how many parameters train, and which stay as they are; empty if all train."""
+    start = config.start
+    parts = family_of(config.model).parameters(config.model).components
+    frozen = [name for name, number in parts.items() if number and not start.rate(name)]
+    if not frozen:
+        return ""
+    trained = trained_parameters(config.model, start)
+    pairs = adapter_parameters(config.model, start)
+    in_pairs = f", {pairs:,} of them in pairs of rank {start.adapter.rank}" if start.adapter else ""
+    return f"{trained:,} parameters{in_pairs}; frozen: {', '.join(frozen)}"
 
 
 def _rates(config: RunConfig) -> str:
@@ -180,8 +196,11 @@ def keep(
 
 
 def _export(config: RunConfig, world: World, engine: Engine, data: TrainingData) -> None:
-    """Write the weights from the main rank. Collective."""
+    """Write the weights from the main rank, with the adapter merged into them. Collective."""
     parameters = engine.full_parameters()
+    if config.start.adapter is not None:
+        pairs = {name: value for name, value in parameters if is_of_pair(name)}
+        parameters = merged(engine.full_parameters(), pairs)
 
     def write() -> None:
         try:

@@ -92,6 +92,11 @@ def resolve(run: Run, *, world_size: int, on_gpu: bool, micro_batch: int = 1) ->
             f"optim.kind=muon updates matrices, and the family {model.family} names none: set "
             "optim.kind=adam"
         )
+    if config.start.adapter is not None and not family.matrices:
+        raise ConfigError(
+            f"start.adapter adds to matrices, and the family {model.family} names none: set it to "
+            "null"
+        )
     return ResolvedRun(
         source=run,
         config=config,
@@ -109,6 +114,7 @@ def resolve(run: Run, *, world_size: int, on_gpu: bool, micro_batch: int = 1) ->
             micro_batch=config.batch.settled_micro_batch,
             on_gpu=on_gpu,
             spaces=tuple(shares),
+            start=config.start,
         ),
     )
 

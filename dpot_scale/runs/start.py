@@ -14,6 +14,7 @@ from dpot_scale.data.channels import TrainingData
 from dpot_scale.engine.collectives import from_main, on_every_rank
 from dpot_scale.engine.engine import Engine
 from dpot_scale.errors import CheckpointError, ConfigError
+from dpot_scale.models.adapter import is_of_pair
 from dpot_scale.models.families import family_of
 from dpot_scale.models.transfer import (
     ChannelNames,
@@ -59,10 +60,14 @@ def first_state(
     found = from_main(partial(find, source), world, source)
     weights = on_every_rank(partial(read_found, found), world, found)
     transfer = plan_transfer(weights, config, data)
-    fresh = {}
-    if unfinished := transfer.unfinished:
-        fresh = {name: value for name, value in engine.full_parameters() if name in unfinished}
-    engine.load_parameters(transfer.completed(fresh))
+    unfinished, fresh, pairs = transfer.unfinished, {}, {}
+    if unfinished or config.start.adapter is not None:
+        for name, value in engine.full_parameters():
+            if is_of_pair(name):
+                pairs[name] = value
+            elif name in unfinished:
+                fresh[name] = value
+    engine.load_parameters(transfer.completed(fresh) | pairs)
     return Begun(TrainState(), transfer.table())
 
 

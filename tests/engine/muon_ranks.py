@@ -88,6 +88,8 @@ def train_plain(model_config: DPOTConfig) -> Result:
     return {"losses": losses, "norms": norms, "weights": model.state_dict()}
 
 
+# Of the matrices, which all are in the blocks, none stays as it is; but the rates of some differ.
+PARTS = {"components": {"blocks": {"lr": 0.5}, "head": "freeze", "output": {"lr": 0.25}}}
 FP32 = {f"zero{stage}": f"zero{stage}_fp32" for stage in range(4)}
 ALL = {**FP32, **{name: name for name in (*BF16, "zero2_bf16_offload")}}
 AFRESH = partial(train_afresh, optim=MUON)
@@ -115,6 +117,11 @@ CASES: dict[str, Callable[[World, Path], Any]] = {
         f"{name}_{what}": partial(case, deepspeed=json, optim=MUON)
         for name, json in ALL.items()
         for what, case in (("skip", skip), ("resume", resume), ("exported", exported))
+    },
+    **{
+        f"{name}_parts_{what}": partial(case, deepspeed=json, optim=MUON, start=PARTS)
+        for name, json in ALL.items()
+        for what, case in (("trained", train_afresh), ("resume", resume), ("exported", exported))
     },
     **{
         f"{stage}_started": partial(initialize_from, deepspeed=json, optim=MUON)

@@ -7,6 +7,7 @@ from torch import nn
 from dpot_scale.config.optim import OptimConfig
 from dpot_scale.engine.matrices import Layout, Piece
 from dpot_scale.engine.muon import MATRICES, Muon, as_stack, orthogonal, split_matrices
+from dpot_scale.engine.network import FACTOR
 from dpot_scale.engine.runtime import World
 from dpot_scale.models.dpot.config import DPOTConfig
 from dpot_scale.models.dpot.family import FAMILY
@@ -87,7 +88,11 @@ def test_one_update_of_matrix_and_stack() -> None:
     matrices = [nn.Parameter(torch.randn(shape, generator=generator)) for shape in shapes]
     other = nn.Parameter(torch.zeros(3))
     optim = OptimConfig(kind="muon", muon_lr=0.1, muon_momentum=0.9, weight_decay=0.5)
-    muon = Muon(matrices, [other], optim)
+    groups = [
+        {"params": params, FACTOR: 1.0, MATRICES: params is matrices}
+        for params in (matrices, [other])
+    ]
+    muon = Muon(groups, optim)
     muon.place(
         {
             matrix: Layout(

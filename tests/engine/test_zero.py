@@ -312,3 +312,65 @@ def test_on_a_gpu_all_but_small_parameters_begin_aligned_in_a_packed_buffer(size
         begins += parameter.numel()
         total += parameter.numel()
     assert aligned > 0.99 * total
+
+
+PARTS = [*STAGES, "fairscale", *BF16[:-1]]
+
+
+@pytest.mark.parametrize("engine", [*STAGES, "fairscale"])
+def test_a_part_is_frozen_and_another_slow_as_in_plain_torch(engine: str, results: Results) -> None:
+    plain = results["plain_parts"]
+    assert_same_training(results[f"{engine}_parts_trained"], plain)
+    assert plain["losses"] != results["plain"]["losses"]
+
+
+@pytest.mark.parametrize("engine", PARTS)
+def test_what_is_frozen_stays_bit_by_bit(engine: str, results: Results) -> None:
+    case = results[f"{engine}_parts_trained"]
+    for name, before in case["initial"].items():
+        assert torch.equal(case["weights"][name], before) == name.startswith("blocks."), name
+
+
+@pytest.mark.parametrize("engine", PARTS)
+def test_a_run_with_frozen_parts_resumes_bit_equal(engine: str, results: Results) -> None:
+    case = results[f"{engine}_parts_resume"]
+    assert case["resumed"]["losses"] == case["straight"]["losses"]
+    assert_same_weights(case["resumed"]["weights"], case["straight"]["weights"], **EXACT)
+
+
+@pytest.mark.parametrize("engine", PARTS)
+def test_a_checkpoint_with_frozen_parts_is_put_together_by_one_process(
+    engine: str, results: Results
+) -> None:
+    case = results[f"{engine}_parts_exported"]
+    assert case["foreign"] == []
+    assert_same_weights(case["together"], case["whole"], **EXACT)
+
+
+@pytest.mark.parametrize("engine", [*STAGES, "fairscale"])
+def test_frozen_parts_are_loaded_as_they_are(engine: str, results: Results) -> None:
+    case, weights = results[f"{engine}_parts_started"], results["plain"]["weights"]
+    assert_same_weights(case["loaded"], weights, **EXACT)
+    torch.testing.assert_close(case["frames"], results["zero0_started"]["frames"], **CLOSE)
+
+
+@pytest.mark.parametrize("strategy", MUON)
+def test_muon_has_groups_with_rates_of_their_own(strategy: str, muon: Results) -> None:
+    case, plain = muon[f"{strategy}_parts_trained"], muon["zero0_parts_trained"]
+    if strategy in STAGES:
+        assert_same_training(case, plain)
+    frozen = {name for name, old in case["initial"].items() if case["weights"][name].equal(old)}
+    assert frozen == {name for name in case["initial"] if name.startswith("cls_head.")}
+    resumed = muon[f"{strategy}_parts_resume"]
+    assert resumed["resumed"]["losses"] == resumed["straight"]["losses"]
+    assert_same_weights(resumed["resumed"]["weights"], resumed["straight"]["weights"], **EXACT)
+    exported = muon[f"{strategy}_parts_exported"]
+    assert_same_weights(exported["together"], exported["whole"], **EXACT)
+
+
+def test_the_rate_of_a_group_is_that_of_the_run_times_its_factor(muon: Results) -> None:
+    """Muon moves matrices by the rate, whatever their gradients are."""
+    slow, fast = muon["zero0_parts_trained"], muon["zero0_square"]
+    name = "blocks.0.mlp.0.weight"
+    moved = [(case["weights"][name] - case["initial"][name]).norm() for case in (slow, fast)]
+    assert moved[0] == pytest.approx(0.5 * moved[1], rel=0.15)

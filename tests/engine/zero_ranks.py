@@ -19,6 +19,7 @@ from dpot_scale.checkpoints.store import CheckpointStore
 from dpot_scale.config.data import DataConfig
 from dpot_scale.config.optim import Length, OptimConfig
 from dpot_scale.config.run import BatchConfig, CheckpointConfig, EngineConfig, RunConfig
+from dpot_scale.config.start import StartConfig
 from dpot_scale.config.strategy import FOLDER, Strategy, read_strategy
 from dpot_scale.engine.buffers import deepspeed_sizes, fit_buffers
 from dpot_scale.engine.engine import Engine
@@ -54,6 +55,11 @@ OPTIM = OptimConfig(
 SCHEDULE = Schedule(OPTIM, windows=STEPS * GLOBAL_BATCH, global_batch=GLOBAL_BATCH)
 
 
+# A model of which one part is frozen and another one slow, and the same by names of parameters.
+PARTS = {"components": {"blocks": "freeze", "patch_embed": {"lr": 0.25}}}
+PLAIN_PARTS = {"blocks": 0.0, "patch_embed": 0.25}
+
+
 FAIRSCALE = "fairscale"  # stands for the other engine, among the names of strategies
 
 
@@ -64,6 +70,7 @@ def config(
     optim: OptimConfig = OPTIM,
     micro_batch: int = 2,
     seed: int = 0,
+    start: dict[str, Any] | None = None,
     **engine: object,
 ) -> RunConfig:
     """The config of a run; `engine` are other keys of its section."""
@@ -78,6 +85,7 @@ def config(
         optim=optim,
         batch=BatchConfig(global_batch=GLOBAL_BATCH, micro_batch=micro_batch),
         engine=EngineConfig.model_validate({"deepspeed": strategy(deepspeed), **engine}),
+        start=StartConfig.model_validate({"source": "given", **(start or {})}),
     )
 
 
@@ -132,18 +140,28 @@ def loss_of(model, windows_BTCs: torch.Tensor, unroll: int) -> torch.Tensor:
 
 
 @cache
-def train_plain(unroll: int = 1, described: DPOTConfig = MODEL) -> Result:
-    """Train with nothing but torch in this process."""
+def train_plain(unroll: int = 1, described: DPOTConfig = MODEL, in_parts: bool = False) -> Result:
+    """Train with nothing but torch in this process; in parts as `PARTS` says."""
     torch.manual_seed(0)
     model = DPOT(described)
+    factors = [PLAIN_PARTS.get(name.split(".")[0], 1.0) for name, _ in model.named_parameters()]
+    if not in_parts:
+        factors = [1.0] * len(factors)
+    groups: dict[float, list[torch.nn.Parameter]] = {}
+    for parameter, factor in zip(model.parameters(), factors, strict=True):
+        groups.setdefault(factor, []).append(parameter.requires_grad_(factor > 0))
     optimizer = torch.optim.Adam(
-        model.parameters(), eps=OPTIM.eps, weight_decay=OPTIM.weight_decay, foreach=False
+        [{"params": params, "factor": factor} for factor, params in groups.items() if factor],
+        eps=OPTIM.eps,
+        weight_decay=OPTIM.weight_decay,
+        foreach=False,
     )
     result = {"initial": {k: v.clone() for k, v in model.state_dict().items()}}
     losses, norms = [], []
     for step in range(STEPS):
         rates = SCHEDULE.at(step)
-        optimizer.param_groups[0].update(lr=rates.lr, betas=rates.betas)
+        for group in optimizer.param_groups:
+            group.update(lr=group["factor"] * rates.lr, betas=rates.betas)
         optimizer.zero_grad()
         loss = loss_of(model, windows(step), unroll)
         loss.backward()
@@ -383,6 +401,17 @@ CASES: dict[str, Callable[[World, Path], Any]] = {
         for name, json in FP32.items()
     },
     **{f"{name}_fresh": partial(fresh, deepspeed=name) for name in BF16},
+    "plain_parts": lambda *_: train_plain(in_parts=True),
+    **{
+        f"{name}_parts_{what}": partial(case, deepspeed=FP32.get(name, name), start=PARTS)
+        for name in (*FP32, *BF16)
+        for what, case in (
+            ("trained", train_afresh),
+            ("resume", resume),
+            ("exported", exported),
+            ("started", initialize_from),
+        )
+    },
     "partition": partition,
     "nvme": refusal,
 }

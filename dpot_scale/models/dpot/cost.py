@@ -53,6 +53,13 @@ def count_matrices(config: DPOTConfig) -> int:
     return int(config.depth * (spectral + 2 * config.mlp_ratio * config.width**2))
 
 
+def count_adapter(config: DPOTConfig, rank: int) -> int:
+    """Return the parameters of low-rank pairs for the matrices of all blocks."""
+    # Two weights of a mixer, each with a real and an imaginary matrix for each head.
+    sides = 2 * 2 * 2 * config.width + 2 * (1 + config.mlp_ratio) * config.width
+    return config.depth * rank * sides
+
+
 def count_flops(config: DPOTConfig, recompute: Recompute) -> Flops:
     """Return the FLOPs of one window."""
     again = recompute.repeated(config.depth) / config.depth

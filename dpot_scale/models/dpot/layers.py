@@ -16,12 +16,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
+from dpot_scale.models.adapter import Adaptable
 from dpot_scale.models.derived import MOST_KEPT, Derived
 from dpot_scale.models.patches import patches
 from dpot_scale.models.product import Product, final_product
 
 
-class Convolution(nn.Module):
+class Convolution(Adaptable):
     """The weight and the bias of a convolution, drawn as torch draws them."""
 
     def __init__(self, shape: tuple[int, ...], outputs: int) -> None:
@@ -37,6 +38,8 @@ class Convolution(nn.Module):
 class Pointwise(Convolution):
     """A 1x1 convolution: (..., I) to (..., O)."""
 
+    matrices = ("weight",)
+
     def __init__(self, inputs: int, outputs: int, space_dims: int) -> None:
         super().__init__((outputs, inputs, *[1] * space_dims), outputs)
 
@@ -45,10 +48,12 @@ class Pointwise(Convolution):
         if self.derived.is_kept:
             return self.derived(None, self._final)(x_I)
         product: Tensor = _PointwiseProduct.apply(x_I, self.weight, self.bias)  # type: ignore[no-untyped-call]
+        if self.adapters is not None:
+            product = product + self.adapters["weight"](x_I)
         return product
 
     def _final(self) -> Product:
-        return final_product(self.weight.flatten(1), self.bias)
+        return final_product(self.adapted("weight").flatten(1), self.bias)
 
 
 class PointwiseRows(Pointwise):
@@ -130,12 +135,16 @@ class _PointwiseProduct(torch.autograd.Function):
         return linear(x_I, weight.flatten(1), bias)
 
     @staticmethod
-    def backward(ctx: Any, grad_O: Tensor) -> tuple[Tensor, Tensor, Tensor]:  # noqa: ANN401
+    def backward(
+        ctx: Any,  # noqa: ANN401
+        grad_O: Tensor,
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         x_I, weight = ctx.saved_tensors
+        _, trains_weight, trains_bias = ctx.needs_input_grad  # not where they are frozen
         grad_NO, x_NI = grad_O.flatten(0, -2), x_I.flatten(0, -2)
         grad_x = grad_NO @ weight.flatten(1)
-        grad_weight = grad_NO.t() @ x_NI
-        return grad_x.view_as(x_I), grad_weight.view_as(weight), grad_NO.sum(0)
+        grad_weight = (grad_NO.t() @ x_NI).view_as(weight) if trains_weight else None
+        return grad_x.view_as(x_I), grad_weight, grad_NO.sum(0) if trains_bias else None
 
 
 @lru_cache(maxsize=MOST_KEPT)

@@ -11,12 +11,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import gelu
 
+from dpot_scale.models.adapter import Adaptable
 from dpot_scale.models.derived import MOST_KEPT, Derived
 from dpot_scale.models.dpot.config import MATRIX_POINTS, ModeCut
 from dpot_scale.models.product import Product, final_products
 
 
-class SpectralMixer(nn.Module):
+class SpectralMixer(Adaptable):
     """v + irfft(f(rfft(v))): the global mixer of a DPOT block (Hao et al. 2024).
 
     Complex weights are real pairs, since ZeRO partitions real parameters only.
@@ -27,6 +28,8 @@ class SpectralMixer(nn.Module):
         cut: The modes that are kept; all others become 0.
         dtype: In which it is computed, unless its input has a higher precision.
     """
+
+    matrices = ("w1", "w2")
 
     def __init__(
         self,
@@ -110,8 +113,8 @@ class SpectralMixer(nn.Module):
 
     def _joint(self, dtype: torch.dtype) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
         """Return weight and bias of each layer for real and imaginary parts side by side."""
-        first = _joint_weight(self.w1, dtype), _joint_bias(self.b1, dtype)
-        return first, (_joint_weight(self.w2, dtype), _joint_bias(self.b2, dtype))
+        first = _joint_weight(self.adapted("w1"), dtype), _joint_bias(self.b1, dtype)
+        return first, (_joint_weight(self.adapted("w2"), dtype), _joint_bias(self.b2, dtype))
 
     def _final(self, dtype: torch.dtype) -> tuple[Product, Product]:
         first, second = self._joint(dtype)

@@ -45,6 +45,11 @@ class ToyFamily:
             }
         )
 
+    def adapter_parameters(self, model: ToyConfig, rank: int) -> int:
+        """Return the parameters of low-rank pairs for all its matrices, of which it has none."""
+        del model, rank
+        return 0
+
     def flops(self, model: ToyConfig, recompute: Recompute) -> Flops:
         """Return the FLOPs of one window."""
         points, frames = model.grid**model.space_dims, model.history + model.horizon
