@@ -261,6 +261,49 @@ def test_a_run_starts_from_given_weights(trained: list[str], tmp_path: Path) -> 
     torch.testing.assert_close(found.state_dict(), expected.state_dict(), rtol=0, atol=1e-9)
 
 
+def test_a_run_starts_from_the_weights_of_another_shape(
+    trained: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With an adapter, killed and resumed; its export is a plain model with the blocks merged."""
+    first = tmp_path / "short"
+    words = ["model.history=3", "model.grid=24", "model.channels=3", "start.absent=draw"]
+    words += ["start.adapter={rank: 2}", "start.components={patch_embed: {lr: 2}, output: {lr: 1}}"]
+    start = [*trained, f"start.source={first}", *words, "checkpoint.every=2"]
+    assert main([*start, "name=other"]) == 0
+    printed = capsys.readouterr().out
+    for said in (
+        "frozen: pos_embed, time_agg, blocks, head, statistics",
+        "4 to 3 frames of history",
+        "4 x 4 to 6 x 6 latent points",
+        "fields by name",
+        "x 2",
+    ):
+        assert said in printed
+    other = read(tmp_path / "other").state
+    before = read(first).state
+    torch.testing.assert_close(other["cls_head.4.weight"], before["cls_head.4.weight"])
+    matrix = "blocks.0.mlp.0.weight"
+    assert not torch.equal(other[matrix], before[matrix])
+    change = (other[matrix] - before[matrix])[:, :, 0, 0]
+    assert torch.linalg.matrix_rank(change, rtol=1e-3) <= 2
+    newest = tmp_path / "other" / "checkpoints" / "step_000004"
+    torch.testing.assert_close(read(newest).state, other, rtol=0, atol=0)
+    _undo_after(tmp_path / "other", step=2)
+    shutil.rmtree(first)  # which a run that goes on needs no more
+    assert main([*start, "name=other"]) == 0
+    torch.testing.assert_close(read(tmp_path / "other").state, other, rtol=0, atol=0)
+
+
+def _undo_after(directory: Path, step: int) -> None:
+    """Leave a run as if it had been killed after a step."""
+    for name in (RESULT_FILE, "model.safetensors"):
+        (directory / name).unlink()
+    shutil.rmtree(directory / "figures")
+    for checkpoint in (directory / "checkpoints").glob("step_*"):
+        if checkpoint.name > f"step_{step:06d}":
+            shutil.rmtree(checkpoint)
+
+
 def test_what_deepspeed_got_is_kept(once: tuple[Path, str]) -> None:
     kept = json.loads((once[0] / "deepspeed.json").read_text())
     assert kept["train_batch_size"] == 4

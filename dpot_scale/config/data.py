@@ -157,6 +157,9 @@ class DataConfig(Section):
     sampling: Literal["weighted", "repeat"] = "weighted"
     """What a weight means. weighted: the dataset's share of the training windows, as the paper
     says. repeat: how often an epoch visits each of its trajectories, as the paper's code does."""
+    trajectories: PositiveInt | dict[str, PositiveInt] | None = None
+    """At most so many training trajectories of each dataset, the first ones: one number, or one by
+    dataset. null: all. `normalize` still knows the statistics of all."""
     strides: tuple[PositiveInt, ...] = Field((1,), min_length=1)
     """Stored frames per time step; each window has one of these strides."""
     normalize: Literal["none", "dataset"] = "none"
@@ -177,6 +180,21 @@ class DataConfig(Section):
                     "each trajectory so many times an epoch"
                 )
         return self
+
+    @model_validator(mode="after")
+    def _trajectories_are_of_the_mixture(self) -> Self:
+        if isinstance(self.trajectories, dict):
+            for name in self.trajectories.keys() - self.weights.keys():
+                raise ValueError(
+                    f"trajectories.{name} is of no dataset in weights: {', '.join(self.weights)}"
+                )
+        return self
+
+    def most_trajectories(self, dataset: str) -> int | None:
+        """Return how many of its training trajectories a dataset gives at most; None: all."""
+        if isinstance(self.trajectories, dict):
+            return self.trajectories.get(dataset)
+        return self.trajectories
 
     @model_validator(mode="after")
     def _strides_differ(self) -> Self:

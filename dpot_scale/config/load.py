@@ -28,7 +28,7 @@ PRESETS = Path(__file__).parent / "presets"
 
 SUFFIXES = {".yaml", ".yml"}
 LENGTHS = ("warmup", "decay")  # one of the two keys of a length replaces the other
-REPLACED_WHOLE = ("weights", "ladder", "deepspeed", "suite", *LENGTHS)
+REPLACED_WHOLE = ("weights", "trajectories", "ladder", "deepspeed", "suite", *LENGTHS)
 DEFAULT = "quickstart"
 FAMILY_KEYS = (".model.family=", ".run.model.family=")
 

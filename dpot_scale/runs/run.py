@@ -224,7 +224,9 @@ def _grid_rules(config: RunConfig, stores: Mapping[str, DatasetStore]) -> str:
 def _open_stream(
     config: RunConfig, world: World, stores: Mapping[str, DatasetStore]
 ) -> BatchStream:
-    windows = training_windows(stores, config.window_frames, config.data.strides)
+    windows = training_windows(
+        stores, config.window_frames, config.data.strides, config.data.most_trajectories
+    )
     assembler = Assembler(config.model, config.data, world.device)
     mixture = open_groups(
         windows,

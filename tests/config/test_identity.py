@@ -58,6 +58,7 @@ def test_what_does_not_decide_the_numbers_does_not_count(override: str) -> None:
         "optim.lr=1e-5",
         "optim.reference_width=64",
         "batch.global_batch=8",
+        "data.trajectories=4",
         "data.weights.swe_pdb_generated=2",
         "data.sampling=repeat",
         "data.normalize=dataset",

@@ -317,11 +317,25 @@ def test_on_a_gpu_all_but_small_parameters_begin_aligned_in_a_packed_buffer(size
 PARTS = [*STAGES, "fairscale", *BF16[:-1]]
 
 
+KINDS = ["parts", "adapter"]  # one that is frozen beside one that is slow; pairs of low rank
+
+
 @pytest.mark.parametrize("engine", [*STAGES, "fairscale"])
-def test_a_part_is_frozen_and_another_slow_as_in_plain_torch(engine: str, results: Results) -> None:
-    plain = results["plain_parts"]
-    assert_same_training(results[f"{engine}_parts_trained"], plain)
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_part_that_trains_does_as_in_plain_torch(
+    engine: str, kind: str, results: Results
+) -> None:
+    plain = results[f"plain_{kind}"]
+    assert_same_training(results[f"{engine}_{kind}_trained"], plain)
     assert plain["losses"] != results["plain"]["losses"]
+
+
+@pytest.mark.parametrize("way", ["zero2_adapter_compiled", "zero3_adapter_compiled"])
+def test_an_adapter_trains_however_it_is_run(way: str, results: Results) -> None:
+    assert_same_training(results[way], results["plain_adapter"])
+    recomputed, kept = results["zero3_adapter_selective"], results["zero3_adapter_trained"]
+    assert recomputed["losses"] == kept["losses"]
+    assert_same_weights(recomputed["weights"], kept["weights"], **EXACT)
 
 
 @pytest.mark.parametrize("engine", PARTS)
@@ -329,20 +343,27 @@ def test_what_is_frozen_stays_bit_by_bit(engine: str, results: Results) -> None:
     case = results[f"{engine}_parts_trained"]
     for name, before in case["initial"].items():
         assert torch.equal(case["weights"][name], before) == name.startswith("blocks."), name
+    case = results[f"{engine}_adapter_trained"]
+    trains = {name for name, old in case["initial"].items() if not case["weights"][name].equal(old)}
+    assert trains == {n for n in case["initial"] if ".adapters." in n or n.startswith("out_")}
 
 
 @pytest.mark.parametrize("engine", PARTS)
-def test_a_run_with_frozen_parts_resumes_bit_equal(engine: str, results: Results) -> None:
-    case = results[f"{engine}_parts_resume"]
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_run_with_frozen_parts_resumes_bit_equal(
+    engine: str, kind: str, results: Results
+) -> None:
+    case = results[f"{engine}_{kind}_resume"]
     assert case["resumed"]["losses"] == case["straight"]["losses"]
     assert_same_weights(case["resumed"]["weights"], case["straight"]["weights"], **EXACT)
 
 
 @pytest.mark.parametrize("engine", PARTS)
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_checkpoint_with_frozen_parts_is_put_together_by_one_process(
-    engine: str, results: Results
+    engine: str, kind: str, results: Results
 ) -> None:
-    case = results[f"{engine}_parts_exported"]
+    case = results[f"{engine}_{kind}_exported"]
     assert case["foreign"] == []
     assert_same_weights(case["together"], case["whole"], **EXACT)
 
@@ -372,5 +393,5 @@ def test_the_rate_of_a_group_is_that_of_the_run_times_its_factor(muon: Results) 
     """Muon moves matrices by the rate, whatever their gradients are."""
     slow, fast = muon["zero0_parts_trained"], muon["zero0_square"]
     name = "blocks.0.mlp.0.weight"
-    moved = [(case["weights"][name] - case["initial"][name]).norm() for case in (slow, fast)]
+    moved = [(case["weights"][name] - case["initial"][name]).norm().item() for case in (slow, fast)]
     assert moved[0] == pytest.approx(0.5 * moved[1], rel=0.15)

@@ -57,7 +57,18 @@ SCHEDULE = Schedule(OPTIM, windows=STEPS * GLOBAL_BATCH, global_batch=GLOBAL_BAT
 
 # A model of which one part is frozen and another one slow, and the same by names of parameters.
 PARTS = {"components": {"blocks": "freeze", "patch_embed": {"lr": 0.25}}}
-PLAIN_PARTS = {"blocks": 0.0, "patch_embed": 0.25}
+
+
+def factor_in_parts(name: str) -> float:
+    return {"blocks": 0.0, "patch_embed": 0.25}.get(name.split(".")[0], 1.0)
+
+
+# Pairs beside the blocks train, and one component that is named.
+ADAPTER = {"adapter": {"rank": 2}, "components": {"output": {"lr": 0.5}}}
+
+
+def factor_with_adapter(name: str) -> float:
+    return 1.0 if ".adapters." in name else 0.5 * name.startswith("out_layer.")
 
 
 FAIRSCALE = "fairscale"  # stands for the other engine, among the names of strategies
@@ -140,13 +151,18 @@ def loss_of(model, windows_BTCs: torch.Tensor, unroll: int) -> torch.Tensor:
 
 
 @cache
-def train_plain(unroll: int = 1, described: DPOTConfig = MODEL, in_parts: bool = False) -> Result:
-    """Train with nothing but torch in this process; in parts as `PARTS` says."""
+def train_plain(
+    unroll: int = 1,
+    described: DPOTConfig = MODEL,
+    factor_of: Callable[[str], float] = lambda _: 1.0,
+    rank: int = 0,
+) -> Result:
+    """Train with nothing but torch in this process; each parameter at a factor of the rates."""
     torch.manual_seed(0)
     model = DPOT(described)
-    factors = [PLAIN_PARTS.get(name.split(".")[0], 1.0) for name, _ in model.named_parameters()]
-    if not in_parts:
-        factors = [1.0] * len(factors)
+    if rank:
+        model.adapt(rank)
+    factors = [factor_of(name) for name, _ in model.named_parameters()]
     groups: dict[float, list[torch.nn.Parameter]] = {}
     for parameter, factor in zip(model.parameters(), factors, strict=True):
         groups.setdefault(factor, []).append(parameter.requires_grad_(factor > 0))
@@ -401,9 +417,16 @@ CASES: dict[str, Callable[[World, Path], Any]] = {
         for name, json in FP32.items()
     },
     **{f"{name}_fresh": partial(fresh, deepspeed=name) for name in BF16},
-    "plain_parts": lambda *_: train_plain(in_parts=True),
+    "plain_parts": lambda *_: train_plain(factor_of=factor_in_parts),
+    "plain_adapter": lambda *_: train_plain(factor_of=factor_with_adapter, rank=2),
+    "zero3_adapter_compiled": partial(STAGE_3, start=ADAPTER, compile=True, **FULL),
+    "zero2_adapter_compiled": partial(
+        train_afresh, deepspeed="zero2_fp32", start=ADAPTER, compile=True, **FULL
+    ),
+    "zero3_adapter_selective": partial(STAGE_3, start=ADAPTER, **RECOMPUTE["selective"]),
     **{
-        f"{name}_parts_{what}": partial(case, deepspeed=FP32.get(name, name), start=PARTS)
+        f"{name}_{kind}_{what}": partial(case, deepspeed=FP32.get(name, name), start=start)
+        for kind, start in (("parts", PARTS), ("adapter", ADAPTER))
         for name in (*FP32, *BF16)
         for what, case in (
             ("trained", train_afresh),

@@ -1,16 +1,24 @@
 """Where a run starts. Weights from elsewhere: tests/checkpoints/test_weights.py."""
 
+from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from dpot_scale.checkpoints.checkpoint import TrainState
+from dpot_scale.checkpoints.weights import read
 from dpot_scale.checkpoints.weights_file import save_model
 from dpot_scale.config.load import load_run
 from dpot_scale.config.places import CHECKPOINTS, MARKER
+from dpot_scale.config.run import RunConfig
+from dpot_scale.data.channels import TrainingData
+from dpot_scale.engine.network import build
 from dpot_scale.engine.runtime import World, start_world
 from dpot_scale.errors import CheckpointError, ConfigError
+from dpot_scale.models.adapter import is_of_pair
+from dpot_scale.models.dpot.released import write_released
 from dpot_scale.models.families import family_of
 from dpot_scale.models.family import KEEP_ALL
 from dpot_scale.runs.start import Begun, first_state, require_source
@@ -70,6 +78,114 @@ def test_weights_of_another_target_are_refused(target: str, tmp_path: Path, worl
     assert "blocks" in table
     (given,) = loaded
     torch.testing.assert_close(given, dict(weights), rtol=0, atol=0)
+
+
+class Drawn:
+    """An engine of one process that holds what is drawn from a seed."""
+
+    def __init__(self, config: RunConfig) -> None:
+        torch.manual_seed(config.seed)
+        self.network = build(config, "float32").eval()
+
+    def full_parameters(self) -> Iterator[tuple[str, torch.Tensor]]:
+        return ((name, value.detach().clone()) for name, value in self.network.named_parameters())
+
+    def load_parameters(self, parameters: dict[str, torch.Tensor]) -> None:
+        self.network.load_state_dict(parameters)
+
+
+SIZE = ["model.width=16", "model.depth=2", "model.heads=2", "model.out_layer_dim=4"]
+RELEASED = ["model.target=frame", "model.normalize=false", "model.skip_frames=0", *SIZE]
+
+
+def begun(
+    source: Path, world: World, *overrides: str, data: TrainingData | None = None
+) -> tuple[Drawn, RunConfig, str]:
+    config = load_run("quickstart", [*RELEASED, f"start.source={source}", *overrides])
+    engine = Drawn(config)
+    nothing = SimpleNamespace(world=world, restore=lambda _: None)
+    state, table = first_state(config, engine, nothing, data)
+    assert state == TrainState()
+    return engine, config, table
+
+
+@pytest.fixture(scope="module")
+def released(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file as the released ones are: four channels, ten frames, 2D."""
+    path = tmp_path_factory.mktemp("released") / "model.pth"
+    config = load_run("quickstart", [*RELEASED, "model.channels=4"])
+    network = build(config, "float32")
+    write_released(path, config.model, network.state_dict())
+    return path
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (["model.channels=4", "model.history=4"], "10 to 4 frames of history"),
+        (["model.channels=4", "model.history=16"], "10 to 16 frames of history"),
+        (["model.channels=4", "model.grid=96"], "8 x 8 to 12 x 12 latent points"),
+        (["model.channels=6", "start.absent=draw"], "fields by position, 35 to 51 features"),
+        (["model.space_dims=3", "model.grid=16", "start.absent=draw"], "2D to 3D"),
+        (["model.channels=2", "model.history=1"], "10 to 1 frames of history"),  # steady Darcy
+        (["model.channels=4", "start.adapter={rank: 2}"], "frozen"),
+    ],
+)
+def test_a_released_file_starts_models_of_other_shapes(
+    overrides: list[str], said: str, released: Path, world: World
+) -> None:
+    engine, config, table = begun(released, world, *overrides)
+    assert said in table
+    blocks = read(released).state
+    for name, value in engine.network.state_dict().items():
+        if name.startswith("blocks.") and not is_of_pair(name):
+            assert torch.equal(value.flatten(), blocks[name].flatten()), name
+    space = [config.model.grid] * config.model.space_dims
+    frames = torch.randn(1, config.model.history, config.model.channels, *space)
+    with torch.no_grad():
+        assert engine.network(frames).frames.isfinite().all()
+
+
+def test_what_is_drawn_again_is_that_of_the_seed(released: Path, world: World) -> None:
+    words = ["model.channels=4", "start.components={head: redraw, time_agg: redraw}"]
+    engine, config, _ = begun(released, world, *words)
+    fresh, given = Drawn(config).network.state_dict(), read(released).state
+    for name, value in engine.network.state_dict().items():
+        drawn = name.startswith(("cls_head.", "time_agg_layer."))
+        assert torch.equal(value, (fresh if drawn else given)[name]), name
+    other, _, _ = begun(released, world, *words, "seed=1")
+    assert not torch.equal(
+        other.network.state_dict()["time_agg_layer.w"],
+        engine.network.state_dict()["time_agg_layer.w"],
+    )
+
+
+def test_channels_are_found_by_the_names_in_an_export(tmp_path: Path, world: World) -> None:
+    def named(*names: str) -> TrainingData:
+        channels = {"scored": [True] * len(names), "mean": [0.0] * len(names)}
+        channels |= {"std": [1.0] * len(names), "frame_interval": 1.0}
+        return TrainingData.model_validate({"datasets": {"flow": {"names": names, **channels}}})
+
+    config = load_run("quickstart", [*RELEASED, "model.channels=2"])
+    source = tmp_path / "model.safetensors"
+    weights = build(config, "float32").state_dict()
+    save_model(source, config.model, weights, named("u", "v"))
+    wanted = ["model.channels=3", "start.absent=draw"]
+    engine, _, table = begun(source, world, *wanted, data=named("v", "p", "u"))
+    assert "fields by name" in table
+    last = engine.network.state_dict()["out_layer.4.weight"]
+    assert torch.equal(last[[2, 0]], weights["out_layer.4.weight"])
+    with pytest.raises(ConfigError, match="the weights have no fields p; or start"):
+        begun(source, world, wanted[0], data=named("v", "p", "u"))
+
+
+def test_what_is_drawn_may_not_stay_as_it_is(released: Path, world: World) -> None:
+    words = ["model.channels=6", "start.absent=draw", "start.adapter={rank: 2}"]
+    said = r"patch_embed is drawn .* let it train, with start\.components\.patch_embed=\{lr: 1\}"
+    with pytest.raises(ConfigError, match=said):
+        begun(released, world, *words)
+    trains = "start.components={patch_embed: {lr: 1}, output: {lr: 1}}"
+    begun(released, world, *words, trains)
 
 
 def test_first_weights_that_are_nowhere_are_refused_before_anything_is_made(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import math
 import queue
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -30,21 +30,32 @@ _Ready = queue.SimpleQueue["tuple[Batch, Tensor] | Exception"]
 
 
 def training_windows(
-    stores: Mapping[str, DatasetStore], frames: int, strides: tuple[int, ...] = (1,)
+    stores: Mapping[str, DatasetStore],
+    frames: int,
+    strides: tuple[int, ...] = (1,),
+    most_trajectories: Callable[[str], int | None] = lambda _: None,
 ) -> dict[str, DatasetWindows]:
     """Return the training windows of `frames` frames of each dataset.
 
     A stride for which a trajectory is too short is not used there.
+
+    Args:
+        stores: The datasets.
+        frames: Of a window.
+        strides: From one of its frames to the next.
+        most_trajectories: From the name of a dataset to the number of its trajectories, the first
+            ones, that are used at most; None for all.
 
     Raises:
         DataError: all trajectories of a dataset are too short for every stride.
     """
     windows = {}
     for name, store in stores.items():
-        windows[name] = _windows_of(store, frames, strides)
+        lengths = list(_lengths(store, most_trajectories(name)))
+        windows[name] = _windows_of(lengths, frames, strides)
         if len(windows[name]) == 0:
             needed = (frames - 1) * min(strides) + 1
-            stored = max((length for _, length in store.lengths("train")), default=0)
+            stored = max((length for _, length in lengths), default=0)
             raise DataError(
                 f"dataset {name} stores {stored} frames, but a training window of model.history "
                 f"+ objective.unroll x model.horizon = {frames} frames with a stride of "
@@ -53,9 +64,20 @@ def training_windows(
     return windows
 
 
-def _windows_of(store: DatasetStore, frames: int, strides: tuple[int, ...]) -> DatasetWindows:
-    runs, first = [], 0
+def _lengths(store: DatasetStore, most: int | None) -> Iterator[tuple[int, int]]:
+    """Yield how many of the first training trajectories have how many frames, in order."""
+    left = store.num_trajectories("train") if most is None else most
     for trajectories, stored in store.lengths("train"):
+        if left > 0:
+            yield min(trajectories, left), stored
+        left -= trajectories
+
+
+def _windows_of(
+    lengths: Sequence[tuple[int, int]], frames: int, strides: tuple[int, ...]
+) -> DatasetWindows:
+    runs, first = [], 0
+    for trajectories, stored in lengths:
         runs.append(Windows.of(trajectories, stored, frames, strides, first))
         first += trajectories
     return runs[0] if len(runs) == 1 else UnequalWindows(runs)

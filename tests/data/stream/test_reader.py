@@ -142,6 +142,37 @@ def test_windows_are_cut_where_they_fit(tmp_path, describe, coded) -> None:
         training_windows(stores, 6)
 
 
+@pytest.mark.parametrize(
+    ("trajectories", "expected"),
+    [(None, {"a": 16, "b": 9}), (1, {"a": 4, "b": 3}), ({"a": 3}, {"a": 12, "b": 9}), (99, None)],
+)
+def test_the_first_trajectories_alone_are_trained_on(
+    stores, trajectories: int | dict | None, expected: dict | None
+) -> None:
+    config = DataConfig.model_validate(
+        {"weights": dict.fromkeys(stores, 1), "trajectories": trajectories}
+    )
+    windows = training_windows(stores, FRAMES, (1,), config.most_trajectories)
+    assert {name: len(of_one) for name, of_one in windows.items()} == (
+        expected or {"a": 16, "b": 9}
+    )
+    used = {windows["a"][number].trajectory for number in range(len(windows["a"]))}
+    assert used == set(range(len(windows["a"]) // 4))
+
+
+def test_of_trajectories_of_unequal_length_the_first_ones_count(tmp_path, describe, coded) -> None:
+    with StoreWriter(tmp_path, describe("c")) as writer:
+        for first, trajectories, frames in ((0, 2, 2), (2, 1, 5), (3, 2, 3)):
+            writer.append("train", coded(first, trajectories, frames, 1, 4))
+    stores = {"c": open_store(tmp_path, "c")}
+    assert [
+        len(training_windows(stores, FRAMES, (1,), lambda _, most=most: most)["c"])
+        for most in (3, 4, 5)
+    ] == [3, 4, 5]
+    with pytest.raises(DataError, match=r"dataset c stores 2 frames, but .* needs 3"):
+        training_windows(stores, FRAMES, (1,), lambda _: 2)
+
+
 def test_an_error_of_the_reader_reaches_the_consumer(stores) -> None:
     for shard in (store.folder / store.shards["train"][0].file for store in stores.values()):
         shard.write_bytes(shard.read_bytes()[:100])
