@@ -319,7 +319,7 @@ def test_weights_of_another_model_name_every_override_at_once(
     said = mistake([*trained, *other], capsys)
     assert said == (
         "error: the config says model.depth=1, model.normalize=false, but the weights need: "
-        "model.depth=2 model.normalize=true; or start.absent=draw takes them so"
+        "model.depth=2 model.normalize=true; or start.absent=draw starts from them as it is"
     )
     # Modes decide the shape of no weight.
     assert main([*trained, f"initialize_from={first}", "name=fewer", "model.modes=2"]) == 0

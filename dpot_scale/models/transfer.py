@@ -253,7 +253,8 @@ def require_whole(
         if fields.missing:
             reasons.append(f"the weights have no fields {', '.join(fields.missing)}")
         reasons = reasons or ["the weights lack a part of the model"]
-        draws = f"draws what is missing of {', '.join(unasked)}" if unasked else "takes them so"
+        missing = f"draws what is missing of {', '.join(unasked)}"
+        draws = missing if unasked else "starts from them as it is"
         raise ConfigError(f"{'; '.join(reasons)}; or start.absent=draw {draws}")
     for row in drawn:
         if row.rate == 0:

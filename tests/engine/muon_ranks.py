@@ -15,6 +15,7 @@ from dpot_scale.models.dpot.network import DPOT
 sys.path.insert(0, str(Path(__file__).parent))
 
 from zero_ranks import (
+    ADAPTER,
     BF16,
     MODEL,
     OPTIM,
@@ -122,6 +123,12 @@ CASES: dict[str, Callable[[World, Path], Any]] = {
         f"{name}_parts_{what}": partial(case, deepspeed=json, optim=MUON, start=PARTS)
         for name, json in ALL.items()
         for what, case in (("trained", train_afresh), ("resume", resume), ("exported", exported))
+    },
+    # Without a matrix that trains.
+    **{
+        f"{name}_adapter_{what}": partial(case, deepspeed=json, optim=MUON, start=ADAPTER)
+        for name, json in ALL.items()
+        for what, case in (("trained", train_afresh), ("resume", resume))
     },
     **{
         f"{stage}_started": partial(initialize_from, deepspeed=json, optim=MUON)

@@ -9,7 +9,8 @@ from torch import nn
 
 from dpot_scale.config.optim import OptimConfig
 from dpot_scale.engine.matrices import Layout, Piece
-from dpot_scale.engine.muon import Muon
+from dpot_scale.engine.muon import MATRICES, Muon
+from dpot_scale.engine.network import FACTOR
 from dpot_scale.engine.runtime import World
 from dpot_scale.models.dpot.config import DPOTConfig
 from dpot_scale.models.dpot.network import DPOT
@@ -48,7 +49,11 @@ def test_muon_updates_as_on_the_cpu() -> None:
         device = torch.device(name)
         world = World(rank=0, local_rank=0, world_size=1, device=device)
         master, other = nn.Parameter(flat.to(device)), nn.Parameter(torch.zeros(2, device=device))
-        muon = Muon([master], [other], OptimConfig(kind="muon"))
+        groups = [
+            {"params": [parameter], FACTOR: 1.0, MATRICES: parameter is master}
+            for parameter in (master, other)
+        ]
+        muon = Muon(groups, OptimConfig(kind="muon"))
         muon.place({master: Layout(shapes=shapes, pieces=[pieces], world=world)})
         master.grad, other.grad = flat.to(device).square(), torch.ones_like(other)
         muon.step()

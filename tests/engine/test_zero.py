@@ -333,7 +333,12 @@ def test_a_part_that_trains_does_as_in_plain_torch(
 @pytest.mark.parametrize("way", ["zero2_adapter_compiled", "zero3_adapter_compiled"])
 def test_an_adapter_trains_however_it_is_run(way: str, results: Results) -> None:
     assert_same_training(results[way], results["plain_adapter"])
-    recomputed, kept = results["zero3_adapter_selective"], results["zero3_adapter_trained"]
+
+
+@pytest.mark.parametrize("way", ["full", "every_k", "selective", "fairscale"])
+def test_recomputing_blocks_that_are_frozen_changes_nothing(way: str, results: Results) -> None:
+    """Of pairs alone: what goes into the first block has no gradient."""
+    recomputed, kept = results[f"zero3_adapter_{way}"], results["zero3_adapter_trained"]
     assert recomputed["losses"] == kept["losses"]
     assert_same_weights(recomputed["weights"], kept["weights"], **EXACT)
 
@@ -395,3 +400,12 @@ def test_the_rate_of_a_group_is_that_of_the_run_times_its_factor(muon: Results) 
     name = "blocks.0.mlp.0.weight"
     moved = [(case["weights"][name] - case["initial"][name]).norm().item() for case in (slow, fast)]
     assert moved[0] == pytest.approx(0.5 * moved[1], rel=0.15)
+
+
+@pytest.mark.parametrize("strategy", MUON)
+def test_muon_leaves_pairs_to_adam(strategy: str, muon: Results, results: Results) -> None:
+    case = muon[f"{strategy}_adapter_trained"]
+    if strategy in STAGES:
+        assert_same_training(case, results["plain_adapter"])
+    resumed = muon[f"{strategy}_adapter_resume"]
+    assert resumed["resumed"]["losses"] == resumed["straight"]["losses"]

@@ -423,7 +423,10 @@ CASES: dict[str, Callable[[World, Path], Any]] = {
     "zero2_adapter_compiled": partial(
         train_afresh, deepspeed="zero2_fp32", start=ADAPTER, compile=True, **FULL
     ),
-    "zero3_adapter_selective": partial(STAGE_3, start=ADAPTER, **RECOMPUTE["selective"]),
+    **{
+        f"zero3_adapter_{way}": partial(STAGE_3, start=ADAPTER, **options)
+        for way, options in {**RECOMPUTE, "full": FULL}.items()
+    },
     **{
         f"{name}_{kind}_{what}": partial(case, deepspeed=FP32.get(name, name), start=start)
         for kind, start in (("parts", PARTS), ("adapter", ADAPTER))

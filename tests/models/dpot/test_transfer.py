@@ -237,7 +237,7 @@ def test_weights_in_half_precision_are_adapted_in_full_precision() -> None:
         ({"normalize": True}, NAMES, "draws what is missing of statistics"),
         ({"target": "residual"}, NAMES, "draws what is missing of output"),
         ({"time_aggregation": "mlp"}, NAMES, "draws what is missing of time_agg"),
-        ({"depth": 1}, NAMES, "the weights need: model.depth=2; or start.absent=draw takes them"),
+        ({"depth": 1}, NAMES, "the weights need: model.depth=2; or start.absent=draw starts from"),
         ({"channels": 5}, {"new": ["u", "q"]}, "the weights have no fields q, channel 5; or "),
         ({"channels": 1}, {"new": ["h"]}, "no fields h; or start.absent=draw draws what is "),
     ],
