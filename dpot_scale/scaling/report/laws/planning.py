@@ -28,7 +28,7 @@ def expected_width(law: Fit, planned: Points, at: Points) -> Array:
     values_zk, vectors_zkk = np.linalg.eigh(information)
     known = values_zk > LEAST_CURVATURE * values_zk[:, -1:]
     inverse = np.where(known, 1 / np.where(known, values_zk, 1.0), 0.0)
-    change_zpk = law.form.linearize(draws_zk, at)[1] @ vectors_zkk
+    change_zpk = _changes(law, draws_zk, at) @ vectors_zkk
     variance_zp = (change_zpk**2 * inverse[:, None]).sum(axis=-1)
     freedom = law.noise.freedom + len(planned)
     reach = stats.t.ppf((1 + LEVEL) / 2, freedom)
@@ -38,6 +38,14 @@ def expected_width(law: Fit, planned: Points, at: Points) -> Array:
 
 def _information(law: Fit, draws_zk: Array, points: Points) -> Array:
     """Return what points say of the parameters (z, k, k), in units of the noise."""
-    change_zpk = law.form.linearize(draws_zk, points)[1]
+    change_zpk = _changes(law, draws_zk, points)
     found: Array = np.einsum("zpi,zpj,p->zij", change_zpk, change_zpk, points.seeds)
     return found
+
+
+def _changes(law: Fit, draws_zk: Array, points: Points) -> Array:
+    """Return the derivatives (z, p, k) of log errors; a floor of 0 is held, as it falls no more."""
+    change_zpk = law.form.linearize(draws_zk, points)[1]
+    if law.form.floor:
+        change_zpk[draws_zk[:, 0] <= 0, :, 0] = 0.0
+    return change_zpk

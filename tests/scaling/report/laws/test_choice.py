@@ -64,14 +64,41 @@ def test_four_falling_sizes_are_a_law_with_a_wide_interval() -> None:
     assert law.parameters()["a"].low < 0 < law.parameters()["a"].value
 
 
-def test_a_floor_must_earn_its_parameter() -> None:
+def test_a_floor_needs_six_sizes() -> None:
+    sizes = np.geomspace(1e5, 1e8, 6)
+    errors = 0.1 + 30.0 * sizes**-0.5
+    with_floor, without = choose(Points.of(sizes, errors)), choose(Points.of(sizes[:5], errors[:5]))
+    assert isinstance(with_floor, Fit)
+    assert isinstance(without, Fit)
+    assert str(with_floor) == "0.1 + 30 N^-0.500"
+    assert without.form.floor is False
+
+
+def test_a_floor_that_is_not_there_is_zero() -> None:
     sizes = np.geomspace(1e5, 1e8, 8)
-    noise = np.exp(0.01 * np.random.default_rng(0).standard_normal(8))
-    plain = choose(Points.of(sizes, 3.0 * sizes**-0.16 * noise))
-    floored = choose(Points.of(sizes, (0.1 + 30.0 * sizes**-0.5) * noise))
-    assert isinstance(plain, Fit)
-    assert isinstance(floored, Fit)
-    assert (plain.form.floor, floored.form.floor) == (False, True)
+    law = choose(Points.of(sizes, 3.0 * sizes**-0.16))
+    assert isinstance(law, Fit)
+    assert str(law) == "3 N^-0.160"
+    assert law.parameters()["E"] == (0.0, 0.0, 0.0)
+
+
+def test_a_weak_floor_does_not_narrow_the_interval_beyond_the_sizes() -> None:
+    sizes, rng = np.geomspace(1e5, 1e7, 8), np.random.default_rng(1)
+    far = Points.at([3e7], 1)
+    inside = []
+    for seed in range(100):
+        errors = (0.01 + 3.0 * sizes**-0.3) * np.exp(0.02 * rng.standard_normal(8))
+        law = choose(Points.of(sizes, errors), draws=60, seed=seed)
+        assert isinstance(law, Fit)
+        low, high = law.band(far)
+        inside.append(low[0] <= 0.01 + 3.0 * 3e7**-0.3 <= high[0])
+    assert np.mean(inside) >= 0.9
+
+
+@pytest.mark.parametrize("count", [4, 8])
+def test_without_a_fall_a_floor_makes_no_law(count: int) -> None:
+    noise = np.exp(0.03 * np.random.default_rng(0).standard_normal(count))
+    assert "exponent of size" in reason(np.geomspace(1e5, 1e7, count), 0.2 * noise)
 
 
 def test_lengths_of_one_size_are_a_law_of_data() -> None:

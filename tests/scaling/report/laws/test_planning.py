@@ -10,9 +10,9 @@ from dpot_scale.scaling.report.laws.points import Points
 NONE = Points.at([], [])
 
 
-def measured() -> Fit:
-    sizes = np.geomspace(2e5, 8e6, 6)
-    noise = np.exp(0.02 * np.random.default_rng(0).standard_normal(6))
+def measured(count: int = 5) -> Fit:
+    sizes = np.geomspace(2e5, 8e6, count)
+    noise = np.exp(0.02 * np.random.default_rng(0).standard_normal(count))
     law = choose(Points.of(sizes, 3.0 * sizes**-0.16 * noise))
     assert isinstance(law, Fit)
     return law
@@ -22,6 +22,13 @@ def test_the_width_of_now_is_that_of_the_bootstrap() -> None:
     law, at = measured(), Points.at([1e6, 3e7], 1)
     low, high = law.band(at)
     np.testing.assert_allclose(expected_width(law, NONE, at), np.log(high / low), rtol=0.15)
+
+
+def test_with_a_floor_the_width_is_about_that_of_the_bootstrap() -> None:
+    law, at = measured(8), Points.at([1e6, 3e7], 1)
+    assert law.form.floor
+    low, high = law.band(at)
+    np.testing.assert_allclose(expected_width(law, NONE, at), np.log(high / low), rtol=0.4)
 
 
 def test_a_point_at_the_end_narrows_more_than_one_in_the_middle() -> None:
