@@ -294,6 +294,27 @@ def test_a_run_starts_from_the_weights_of_another_shape(
     torch.testing.assert_close(read(tmp_path / "other").state, other, rtol=0, atol=0)
 
 
+def test_a_temporal_model_starts_one_of_a_steady_problem(
+    trained: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Darcy: one frame of coefficients goes in, and the solution comes out."""
+    recipe = "{equation: darcy, train: 6, test: 2, grid: 16, frames: 2, frame_interval: 1}"
+    (tmp_path / "suite.yaml").write_text(f"name: s\ndatasets:\n  steady: {recipe}\n")
+    data = [f"data.root={tmp_path / 'data'}", f"data.suite={tmp_path / 'suite.yaml'}"]
+    data += ["data.weights={steady: 1}", "data.trajectories=4", "model.history=1"]
+    steady = [*trained, *data, f"start.source={tmp_path / 'short'}", "name=steady"]
+    assert "the weights have no fields " in mistake(steady, capsys)
+    freeze = "start.components={blocks: freeze, head: freeze}"
+    assert main([*steady, "start.absent=draw", freeze]) == 0
+    printed = capsys.readouterr().out
+    assert "4 to 1 frames of history" in printed
+    assert "frozen: blocks, head" in printed
+    before, after = (read(tmp_path / name).state for name in ("short", "steady"))
+    for name, value in after.items():
+        if name.startswith(("blocks.", "cls_head.")):
+            assert torch.equal(value, before[name]), name
+
+
 def _undo_after(directory: Path, step: int) -> None:
     """Leave a run as if it had been killed after a step."""
     for name in (RESULT_FILE, "model.safetensors"):
