@@ -3,6 +3,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor, nn
 from torch.nn.functional import (
     conv2d,
     conv3d,
@@ -222,3 +223,26 @@ def test_initialisation():
         assert scaled.min() >= 0
         assert scaled.max() < 1
         assert scaled.mean().item() == pytest.approx(0.5, abs=0.08)
+
+
+class Frames(nn.Module):
+    """Gives the frames of a forecast alone: torch saves no graph with a tuple of ours."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, frames_BTCs: Tensor) -> Tensor:
+        frames: Tensor = self.model(frames_BTCs).frames
+        return frames
+
+
+def test_a_graph_of_torch_export_forecasts_the_same(tmp_path: Path) -> None:
+    """For one shape: with it a program without Python can make forecasts."""
+    model = Frames(DPOT(SMALL)).eval()
+    frames = torch.randn(2, 3, 2, 16, 16)
+    with torch.no_grad():
+        expected = model(frames)
+        torch.export.save(torch.export.export(model, (frames,)), tmp_path / "model.pt2")
+        loaded = torch.export.load(tmp_path / "model.pt2").module()
+        torch.testing.assert_close(loaded(frames), expected)
