@@ -12,7 +12,7 @@ from dpot_scale.runs.result import TrainingResult, read_result
 from dpot_scale.scaling.design import FactorValue
 from dpot_scale.scaling.plan import Trial
 from dpot_scale.scaling.report.laws.choice import FEWEST_SIZES
-from dpot_scale.scaling.report.laws.points import Array, Points
+from dpot_scale.scaling.report.laws.points import Array, Points, geometric_mean
 from dpot_scale.scaling.report.training_data import (
     TrainingSplit,
     distinct_windows,
@@ -137,11 +137,13 @@ def longest(finished: Sequence[Finished]) -> list[Finished]:
 def errors_of(finished: Sequence[Finished]) -> dict[str, list[float]]:
     """Return every held-out error that a law is fitted to, of each trial.
 
-    A rollout has all lead times and one step the first; the means are over datasets. Bands are
-    thirds of the lead times of each dataset.
+    A rollout has all lead times and one step the first; the means are over datasets. In the
+    geometric one each dataset weighs as much as another, in the other one as much as its error.
+    Bands are thirds of the lead times of each dataset.
     """
     series = {
         "rollout, mean": [entry.result.mean_rel_l2 for entry in finished],
+        "rollout, geometric mean": [_geometric_mean(entry.result) for entry in finished],
         "one step, mean": [entry.result.mean_one_step_rel_l2 for entry in finished],
     }
     if all(entry.result.lead_times for entry in finished):
@@ -155,6 +157,10 @@ def errors_of(finished: Sequence[Finished]) -> dict[str, list[float]]:
         series[f"rollout, {name}"] = [score.rel_l2 for score in scores]
         series[f"one step, {name}"] = [score.one_step_rel_l2 for score in scores]
     return series
+
+
+def _geometric_mean(result: TrainingResult) -> float:
+    return geometric_mean([score.rel_l2 for score in result.evaluation.values()])
 
 
 def _bands(result: TrainingResult) -> list[float]:

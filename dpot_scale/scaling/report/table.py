@@ -102,7 +102,16 @@ def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def write_csv(path: Path, finished: Sequence[Finished]) -> None:
     """Write one row per trial and dataset, for people who fit their own laws."""
-    columns = ("trial", "size", "parameters", "block_parameters", "windows", "train_flops")
+    columns = (
+        "trial",
+        "size",
+        "parameters",
+        "block_parameters",
+        "windows",
+        "train_flops",
+        "distinct_windows",
+        "seed",
+    )
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
         writer.writerow([*columns, "dataset", "digest", *DatasetScore.model_fields, VALID])
@@ -115,6 +124,8 @@ def write_csv(path: Path, finished: Sequence[Finished]) -> None:
                 result.block_parameters,
                 result.windows,
                 result.train_flops,
+                round(entry.distinct_windows),
+                entry.trial.run.seed,
             ]
             for name, score in result.evaluation.items():
                 digest = result.datasets.get(name, "")

@@ -165,6 +165,7 @@ def test_the_csv_holds_every_score(tmp_path: Path) -> None:
     assert {row["trial"] for row in rows} == {trial.id for trial in trials}
     assert {row["digest"] for row in rows} == {"0123456789ab"}
     assert all(float(row["rel_l2"]) == 0.25 for row in rows)
+    assert {(row["distinct_windows"], row["seed"]) for row in rows} == {("4096", "0")}
     assert {float(row["persistence_rel_l2"]) for row in rows} == set(PERSISTENCE.values())
 
 
@@ -298,6 +299,8 @@ def test_every_error_has_its_law_or_its_reason(tmp_path: Path) -> None:
         finish(trial, 3.0 * trial.parameters**-0.2, bad_on="dr")
     laws = write_report(sweep, trials).markdown.partition("## Laws")[2].partition("##")[0]
     assert "| rollout, ns | 3 N^-0.200 | 0.2 (0.2 to 0.2) |" in laws
+    # dr has the error 0.4 with every size: the root of the product of both falls half as fast.
+    assert "| rollout, geometric mean | 1.1 N^-0.100 |" in laws
     assert "| rollout, dr | none: the error is flat within its scatter in size" in laws
     for measure in ("all parameters", "parameters in blocks", "training FLOPs of a window"):
         assert f"| {measure} |" in laws

@@ -96,5 +96,6 @@ class Points:
 
 
 def geometric_mean(values: Array | Sequence[float]) -> float:
-    """Return the geometric mean of positive numbers; 1 for none."""
-    return float(np.exp(np.mean(np.log(values)))) if len(values) else 1.0
+    """Return the geometric mean of numbers from 0 on; 1 for none."""
+    with np.errstate(divide="ignore"):
+        return float(np.exp(np.mean(np.log(values)))) if len(values) else 1.0
