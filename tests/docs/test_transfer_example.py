@@ -30,7 +30,7 @@ def folder(tmp_path: Path) -> Path:
     (tmp_path / "flow").mkdir()
     x = np.linspace(0, 2 * np.pi, 32, endpoint=False)
     for part in (1, 2):
-        phase = 0.3 * np.arange(16)[:, None, None] + part * x[:, None] + x
+        phase = 0.3 * np.arange(12 + part)[:, None, None] + part * x[:, None] + x
         waves = np.stack([np.sin(phase), np.cos(phase)], axis=-1)  # (frames, x, y, channels)
         np.save(tmp_path / "flow" / f"part_{part}.npy", np.stack([waves, -waves, 2 * waves]))
     return tmp_path

@@ -212,6 +212,20 @@ def test_released_and_earlier_weights_forecast(source: Path) -> None:
         torch.testing.assert_close(frames, ds.load_model(source)(history).frames)
 
 
+def test_a_volume_is_forecast_too(tmp_path: Path) -> None:
+    config = DPOTConfig.model_validate(
+        CONFIG.model_dump() | {"space_dims": 3, "grid": 8, "channels": 2}
+    )
+    path = tmp_path / "volume.safetensors"
+    save_model(path, config, DPOT(config).state_dict())
+    history = np.random.default_rng(0).normal(size=(3, 1, 8, 8, 12)).astype(np.float32)
+    frames = ds.load(path).rollout(history, 3)
+    assert isinstance(frames, np.ndarray)
+    assert frames.shape == (3, 1, 8, 8, 12)
+    with pytest.raises(DataError, match=r"shape \(T, C, X, Y, Z\) or \(B, T, C, X, Y, Z\)"):
+        ds.load(path).rollout(history[0], 1)
+
+
 def test_of_several_datasets_one_is_chosen(tmp_path: Path, history: np.ndarray) -> None:
     path = saved(tmp_path / "both.safetensors", flow=FLOW, plain=PLAIN)
     model = ds.load(path)
