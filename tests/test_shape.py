@@ -39,6 +39,8 @@ TESTED_ELSEWHERE = {
     "engine/start.py": "engine/test_zero.py",
     # What every family offers is tested for each.
     "models/dpot/family.py": "models/test_family.py",  # as every family
+    "models/vit/family.py": "models/test_family.py",
+    "models/fno/family.py": "models/test_family.py",
     "models/counting.py": "models/test_family.py",
     "models/families.py": "models/test_family.py",
     # Whole runs, as real processes.

@@ -21,6 +21,8 @@ from dpot_scale.config.base import PositiveInt, Section
 
 FAMILIES = {
     "dpot": "dpot_scale.models.dpot",
+    "vit": "dpot_scale.models.vit",
+    "fno": "dpot_scale.models.fno",
 }
 DEFAULT_FAMILY = "dpot"
 

@@ -72,6 +72,17 @@ class Adaptable(nn.Module):
         )
 
 
+class AdaptableLinear(nn.Linear, Adaptable):
+    """A linear layer with a matrix that a pair can be added to."""
+
+    matrices = ("weight",)
+
+    def forward(self, x_I: Tensor) -> Tensor:
+        """Return (..., O)."""
+        product: Tensor = super().forward(x_I)
+        return product if self.adapters is None else product + self.adapters["weight"](x_I)
+
+
 def as_stack(shape: Sequence[int]) -> tuple[int, int, int]:
     """Return how many matrices a parameter is, their rows and their columns.
 

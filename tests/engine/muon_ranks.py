@@ -8,9 +8,10 @@ from typing import Any
 
 import torch
 
+from dpot_scale.config.model import ModelConfig
 from dpot_scale.engine.runtime import World
-from dpot_scale.models.dpot.config import DPOTConfig
-from dpot_scale.models.dpot.network import DPOT
+from dpot_scale.models.families import family_of
+from dpot_scale.models.family import KEEP_ALL
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -18,6 +19,7 @@ from zero_ranks import (
     ADAPTER,
     BF16,
     MODEL,
+    OF_FRAMES,
     OPTIM,
     SCHEDULE,
     STEPS,
@@ -36,21 +38,29 @@ MUON = OPTIM.model_copy(update={"kind": "muon"})
 WIDE = MODEL.model_copy(update={"mlp_ratio": 3})
 
 
+# What Muon updates of a block: all weights but those of norms.
+MATRICES = (
+    *("filter.w1", "filter.w2", "mlp.0.weight", "mlp.2.weight"),
+    *("query.weight", "key.weight", "value.weight", "space.output.weight", "time.output.weight"),
+    *("spectral.weight", "pointwise.weight"),
+)
+
+
 def is_matrix(name: str) -> bool:
-    """Whether Muon updates it: the weights of spectral mixers and MLPs alone."""
-    return name.endswith(("filter.w1", "filter.w2", "mlp.0.weight", "mlp.2.weight"))
+    """Whether Muon updates it."""
+    return name.endswith(MATRICES)
 
 
 def matrices_of(name: str, tensor: torch.Tensor) -> list[torch.Tensor]:
     """Views of the matrices that a parameter is: by its name, and one by one."""
-    if name.endswith("weight"):
-        return [tensor[:, :, 0, 0]]
-    return [matrix for part in tensor for matrix in part]
+    if ".filter." in name or ".spectral." in name:
+        return list(tensor.flatten(0, -3))
+    return [tensor.flatten(1)]  # a view, of a 1x1 convolution too
 
 
 def newton_schulz(matrix: torch.Tensor) -> torch.Tensor:
     """The orthogonal factor of a matrix as the published iteration finds it."""
-    x = matrix / matrix.norm()
+    x = matrix / matrix.norm().clamp(min=1e-30)  # that of an FNO's mean has no imaginary part
     for _ in range(5):
         product = x @ x.T
         x = 3.4445 * x - 4.7750 * product @ x + 2.0315 * product @ product @ x
@@ -58,10 +68,10 @@ def newton_schulz(matrix: torch.Tensor) -> torch.Tensor:
 
 
 @cache
-def train_plain(model_config: DPOTConfig) -> Result:
+def train_plain(model_config: ModelConfig) -> Result:
     """Train with nothing but torch in this process."""
     torch.manual_seed(0)
-    model = DPOT(model_config)
+    model = family_of(model_config).network(model_config, KEEP_ALL, "float32")
     named = dict(model.named_parameters())
     others = [parameter for name, parameter in named.items() if not is_matrix(name)]
     adam = torch.optim.Adam(others, eps=OPTIM.eps, weight_decay=OPTIM.weight_decay, foreach=False)
@@ -91,15 +101,20 @@ def train_plain(model_config: DPOTConfig) -> Result:
 
 # Of the matrices, which all are in the blocks, none stays as it is; but the rates of some differ.
 PARTS = {"components": {"blocks": {"lr": 0.5}, "head": "freeze", "output": {"lr": 0.25}}}
+
+
+def plain(model: ModelConfig, *_: object) -> Result:
+    return train_plain(model)
+
+
 FP32 = {f"zero{stage}": f"zero{stage}_fp32" for stage in range(4)}
 ALL = {**FP32, **{name: name for name in (*BF16, "zero2_bf16_offload")}}
 AFRESH = partial(train_afresh, optim=MUON)
 STAGE_3 = partial(AFRESH, deepspeed="zero3_fp32")
-MODELS = {"square": MODEL, "wide": WIDE}
+MODELS = {"square": MODEL, "wide": WIDE, **OF_FRAMES}
 
 CASES: dict[str, Callable[[World, Path], Any]] = {
-    "plain_square": lambda *_: train_plain(MODEL),
-    "plain_wide": lambda *_: train_plain(WIDE),
+    **{f"plain_{name}": partial(plain, model) for name, model in MODELS.items()},
     **{
         f"{stage}_{name}": partial(AFRESH, deepspeed=json, model=model)
         for stage, json in FP32.items()

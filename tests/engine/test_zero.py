@@ -140,6 +140,39 @@ def test_a_residual_starts_at_zero_and_trains_as_plain_torch_does(
     assert_same_training(results[f"{engine}_residual"], plain)
 
 
+@pytest.mark.parametrize("family", ["vit", "fno"])
+@pytest.mark.parametrize("engine", [*STAGES, "fairscale"])
+def test_every_family_trains_as_plain_torch_does(
+    engine: str, family: str, results: Results
+) -> None:
+    """Unrolled and recomputed; what the target `residual` forecasts at first is the last frame."""
+    plain = results[f"plain_{family}"]
+    assert_same_weights(results[f"{engine}_{family}"]["initial"], plain["initial"], **EXACT)
+    assert_same_training(results[f"{engine}_{family}"], plain)
+
+
+@pytest.mark.parametrize("family", ["vit", "fno"])
+@pytest.mark.parametrize("stage", ["zero1", "zero3"])
+def test_adapters_of_every_family_train_as_in_plain_torch(
+    stage: str, family: str, results: Results
+) -> None:
+    assert_same_training(results[f"{stage}_{family}_adapter"], results[f"plain_{family}_adapter"])
+
+
+@pytest.mark.parametrize("family", ["vit", "fno"])
+def test_every_family_compiles_resumes_exports_and_learns_in_bf16(
+    family: str, results: Results
+) -> None:
+    assert_same_training(results[f"zero3_{family}_compiled"], results[f"plain_{family}_once"])
+    resumed = results[f"zero3_{family}_resume"]
+    assert resumed["resumed"]["losses"] == resumed["straight"]["losses"]
+    assert_same_weights(resumed["resumed"]["weights"], resumed["straight"]["weights"], **EXACT)
+    exported = results[f"zero3_{family}_exported"]
+    assert_same_weights(exported["together"], exported["whole"], **EXACT)
+    losses = results[f"zero3_bf16_{family}"]["losses"]
+    assert losses[-1] < 0.97 * losses[0]
+
+
 def test_stage_3_holds_a_share(results: Results, ranks: Any) -> None:
     counts = results["partition"]
     assert counts["held"] == 0
@@ -234,7 +267,7 @@ MUON = [*STAGES, *BF16[:-1], "zero2_bf16_offload"]
 
 
 @pytest.mark.parametrize("stage", STAGES)
-@pytest.mark.parametrize("model", ["square", "wide"])
+@pytest.mark.parametrize("model", ["square", "wide", "vit", "fno"])
 def test_muon_equals_plain_torch(stage: str, model: str, muon: Results) -> None:
     found, plain = muon[f"{stage}_{model}"], muon[f"plain_{model}"]
     assert min(plain["norms"]) > 0.05, "clipping must have an effect"

@@ -1,4 +1,4 @@
-"""What test_zero.py asks of two ranks: one tiny DPOT is trained, saved and loaded in many ways.
+"""What test_zero.py asks of two ranks: one tiny model is trained, saved and loaded in many ways.
 
 `CASES` names every way; each is a function of the world and an empty folder that the ranks share.
 """
@@ -17,6 +17,7 @@ from dpot_scale.checkpoints.checkpoint import TrainState
 from dpot_scale.checkpoints.shards import foreign_names, masters
 from dpot_scale.checkpoints.store import CheckpointStore
 from dpot_scale.config.data import DataConfig
+from dpot_scale.config.model import ModelConfig
 from dpot_scale.config.optim import Length, OptimConfig
 from dpot_scale.config.run import BatchConfig, CheckpointConfig, EngineConfig, RunConfig
 from dpot_scale.config.start import StartConfig
@@ -28,9 +29,10 @@ from dpot_scale.engine.runtime import World, any_rank
 from dpot_scale.engine.start import start_engine
 from dpot_scale.errors import ConfigError
 from dpot_scale.models.dpot.config import DPOTConfig
-from dpot_scale.models.dpot.family import FAMILY
-from dpot_scale.models.dpot.network import DPOT
+from dpot_scale.models.families import family_of
 from dpot_scale.models.family import KEEP_ALL
+from dpot_scale.models.fno.config import FNOConfig
+from dpot_scale.models.vit.config import ViTConfig
 from dpot_scale.training.schedule import Schedule
 
 STEPS = 5
@@ -43,6 +45,16 @@ MODEL = DPOTConfig(
 )
 # Whose last layer starts at zero, and whose second forward depends on the statistics of the first.
 RESIDUAL = MODEL.model_copy(update={"target": "residual", "normalize": True})
+# Models of the other families, for the same frames.
+SHAPE = {"grid": 16, "channels": 2, "history": 3, "depth": 2, "target": "residual"}
+FAMILIES: dict[str, ModelConfig] = {
+    "vit": ViTConfig.model_validate(
+        {**SHAPE, "width": 24, "heads": 3, "patch": 4, "time_tokens": 3}
+    ),
+    "fno": FNOConfig.model_validate({**SHAPE, "width": 6, "modes": 3}),
+}
+# The same, without a last layer of zeros: their blocks learn from the first step on.
+OF_FRAMES = {name: model.model_copy(update={"target": "frame"}) for name, model in FAMILIES.items()}
 OPTIM = OptimConfig(
     lr=3e-3,
     betas=(0.9, 0.95),
@@ -77,7 +89,7 @@ FAIRSCALE = "fairscale"  # stands for the other engine, among the names of strat
 def config(
     deepspeed: str,
     *,
-    model: DPOTConfig = MODEL,
+    model: ModelConfig = MODEL,
     optim: OptimConfig = OPTIM,
     micro_batch: int = 2,
     seed: int = 0,
@@ -112,7 +124,7 @@ def strategy(name: str) -> Strategy:
 def own_strategies() -> tempfile.TemporaryDirectory[str]:
     """Write the strategies that deepspeed_configs/ lacks; they go when this process ends."""
     zero: dict[str, dict[str, Any]] = {f"zero{stage}_fp32": {"stage": stage} for stage in (1, 2)}
-    footprint = FAMILY.footprint(MODEL, KEEP_ALL, "bf16", "float32")
+    footprint = family_of(MODEL).footprint(MODEL, KEEP_ALL, "bf16", "float32")
     on_gpu = fit_buffers(footprint, on_gpu=True)
     for stage in (1, 2, 3):
         zero[f"zero{stage}_gpu_sizes"] = {"stage": stage, **deepspeed_sizes(on_gpu, stage)}
@@ -145,7 +157,8 @@ def loss_of(model, windows_BTCs: torch.Tensor, unroll: int) -> torch.Tensor:
     for index in range(unroll):
         output = model(history)
         loss = loss + (output.frames[:, 0] - targets[:, index]).square().mean()
-        loss = loss + output.logits.square().mean()
+        if output.logits is not None:
+            loss = loss + output.logits.square().mean()
         history = torch.cat([history[:, 1:], output.frames], dim=1)
     return loss
 
@@ -153,13 +166,13 @@ def loss_of(model, windows_BTCs: torch.Tensor, unroll: int) -> torch.Tensor:
 @cache
 def train_plain(
     unroll: int = 1,
-    described: DPOTConfig = MODEL,
+    described: ModelConfig = MODEL,
     factor_of: Callable[[str], float] = lambda _: 1.0,
     rank: int = 0,
 ) -> Result:
     """Train with nothing but torch in this process; each parameter at a factor of the rates."""
     torch.manual_seed(0)
-    model = DPOT(described)
+    model = family_of(described).network(described, KEEP_ALL, "float32")
     if rank:
         model.adapt(rank)
     factors = [factor_of(name) for name, _ in model.named_parameters()]
@@ -186,6 +199,10 @@ def train_plain(
         optimizer.step()
         losses.append(loss.item())
     return {**result, "losses": losses, "norms": norms, "weights": model.state_dict()}
+
+
+def plain(unroll: int, described: ModelConfig, *_: object, **options) -> Result:
+    return train_plain(unroll, described, **options)
 
 
 def whole_weights(engine: Engine) -> dict[str, torch.Tensor]:
@@ -437,6 +454,40 @@ CASES: dict[str, Callable[[World, Path], Any]] = {
             ("exported", exported),
             ("started", initialize_from),
         )
+    },
+    **{
+        f"plain_{name}{suffix}": partial(plain, unroll, model)
+        for name, model in FAMILIES.items()
+        for unroll, suffix in ((2, ""), (1, "_once"))
+    },
+    **{
+        f"{stage}_{name}": partial(train_afresh, deepspeed=json, model=model, unroll=2, **FULL)
+        for stage, json in FP32.items()
+        for name, model in FAMILIES.items()
+    },
+    **{
+        f"zero3_{name}_compiled": partial(STAGE_3, model=model, compile=True)
+        for name, model in FAMILIES.items()
+    },
+    **{
+        f"zero3_{name}_{what}": partial(case, deepspeed="zero3_fp32", model=model)
+        for name, model in FAMILIES.items()
+        for what, case in (("resume", resume), ("exported", exported))
+    },
+    **{
+        f"plain_{name}_adapter": partial(plain, 2, model, factor_of=factor_with_adapter, rank=2)
+        for name, model in FAMILIES.items()
+    },
+    **{
+        f"{stage}_{name}_adapter": partial(
+            train_afresh, deepspeed=FP32[stage], model=model, unroll=2, start=ADAPTER, **FULL
+        )
+        for stage in ("zero1", "zero3")
+        for name, model in FAMILIES.items()
+    },
+    **{
+        f"zero3_bf16_{name}": partial(fall, deepspeed="zero3_bf16", model=model)
+        for name, model in OF_FRAMES.items()
     },
     "partition": partition,
     "nvme": refusal,

@@ -1,0 +1,1 @@
+"""A Fourier neural operator: its network and its cost."""

@@ -1,0 +1,1 @@
+"""A transformer over patches in space and time: its network and its cost."""
