@@ -80,7 +80,8 @@ ADAPTER = {"adapter": {"rank": 2}, "components": {"output": {"lr": 0.5}}}
 
 
 def factor_with_adapter(name: str) -> float:
-    return 1.0 if ".adapters." in name else 0.5 * name.startswith("out_layer.")
+    of_output = name.startswith(("out_layer.", "norm.", "output."))
+    return 1.0 if ".adapters." in name else 0.5 * of_output
 
 
 FAIRSCALE = "fairscale"  # stands for the other engine, among the names of strategies

@@ -17,6 +17,7 @@ from dpot_scale.checkpoints.weights_file import save_model
 from dpot_scale.config.model import FAMILIES, ModelConfig, config_class
 from dpot_scale.engine.muon import as_stack
 from dpot_scale.errors import DataError
+from dpot_scale.models.adapter import merged
 from dpot_scale.models.families import family_of
 from dpot_scale.models.family import BLOCKS, KEEP_ALL, Family, Recompute
 from dpot_scale.models.forecaster import Forecaster
@@ -185,6 +186,24 @@ def test_the_footprint_is_that_of_the_network(
     assert found.fixed == pytest.approx(one - (three - one) / 2, rel=0.1, abs=0.02 * one)
     less = family.footprint(model, Recompute(blocks="full"), "bf16", "bfloat16")
     assert less.per_window < found.per_window
+
+
+def test_adapters_are_counted_and_merged(
+    model: ModelConfig, family: Family[Any], network: Forecaster
+) -> None:
+    plain = network(frames(model)).frames
+    before = {name for name, _ in network.named_parameters()}
+    network.adapt(2)
+    pairs = {name: p.detach() for name, p in network.named_parameters() if name not in before}
+    assert sum(map(Tensor.numel, pairs.values())) == family.adapter_parameters(model, 2)
+    torch.testing.assert_close(network(frames(model)).frames, plain, rtol=0, atol=0)
+    for number, pair in enumerate(pairs.values()):
+        pair.copy_(0.1 * torch.randn(pair.shape, generator=torch.Generator().manual_seed(number)))
+    adapted = network(frames(model)).frames
+    assert not pairs or not torch.allclose(adapted, plain)
+    expected = drawn(model, KEEP_ALL)
+    expected.load_state_dict(dict(merged(network.state_dict().items(), pairs)))
+    torch.testing.assert_close(expected(frames(model)).frames, adapted, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("blocks", ["full", "every_k", "selective"])
