@@ -8,6 +8,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -30,12 +31,21 @@ def runners(blocks: nn.ModuleList, recompute: Recompute) -> list[Run]:
 
     A block that repeats a part of itself (selective) does so by itself.
     """
-    if recompute.blocks == "selective":
-        return list(blocks)
-    return [
-        _again(block, recompute) if recompute.repeats(i) else block
-        for i, block in enumerate(blocks)
+    repeats = recompute.repeats if recompute.blocks != "selective" else (lambda _: False)
+    runs: list[Run] = [
+        _again(block, recompute) if repeats(i) else block for i, block in enumerate(blocks)
     ]
+    return [partial(_with_gradient, blocks[0], runs[0]), *runs[1:]]
+
+
+def _with_gradient(block: nn.Module, run: Run, x: Tensor) -> Tensor:
+    """Return run(x), where x gets a gradient if the block trains.
+
+    It would get none where all is frozen that comes before. ZeRO-3 then frees the parameters of a
+    block that is compiled before its backward, and FairScale warns.
+    """
+    trains = torch.is_grad_enabled() and any(p.requires_grad for p in block.parameters())
+    return run(x.detach().requires_grad_() if trains and not x.requires_grad else x)
 
 
 def _again(block: nn.Module, recompute: Recompute) -> Run:

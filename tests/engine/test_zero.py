@@ -60,10 +60,12 @@ def muon(ranks: Any, tmp_path_factory: pytest.TempPathFactory) -> Results:
     return Results("muon_ranks.py", ranks, tmp_path_factory.mktemp("muon"))
 
 
-def assert_same_training(found: dict[str, Any], expected: dict[str, Any]) -> None:
+def assert_same_training(
+    found: dict[str, Any], expected: dict[str, Any], **of_weights: float
+) -> None:
     torch.testing.assert_close(found["losses"], expected["losses"], **CLOSE)
     torch.testing.assert_close(found["norms"], expected["norms"], **CLOSE)
-    assert_same_weights(found["weights"], expected["weights"])
+    assert_same_weights(found["weights"], expected["weights"], **of_weights)
 
 
 def assert_same_weights(found: dict[str, Any], expected: dict[str, Any], **options: float) -> None:
@@ -351,6 +353,8 @@ def test_on_a_gpu_all_but_small_parameters_begin_aligned_in_a_packed_buffer(size
 PARTS = [*STAGES, "fairscale", *BF16[:-1]]
 
 
+# Gradients of pairs begin at zero, and Adam divides by numbers as small.
+PAIRS = {"rtol": 1e-4, "atol": 1e-5}
 KINDS = ["parts", "adapter"]  # one that is frozen beside one that is slow; pairs of low rank
 
 
@@ -360,13 +364,14 @@ def test_a_part_that_trains_does_as_in_plain_torch(
     engine: str, kind: str, results: Results
 ) -> None:
     plain = results[f"plain_{kind}"]
-    assert_same_training(results[f"{engine}_{kind}_trained"], plain)
+    of_weights = PAIRS if kind == "adapter" else CLOSE
+    assert_same_training(results[f"{engine}_{kind}_trained"], plain, **of_weights)
     assert plain["losses"] != results["plain"]["losses"]
 
 
 @pytest.mark.parametrize("way", ["zero2_adapter_compiled", "zero3_adapter_compiled"])
 def test_an_adapter_trains_however_it_is_run(way: str, results: Results) -> None:
-    assert_same_training(results[way], results["plain_adapter"])
+    assert_same_training(results[way], results["plain_adapter"], **PAIRS)
 
 
 @pytest.mark.parametrize("way", ["full", "every_k", "selective", "fairscale"])
@@ -440,6 +445,6 @@ def test_the_rate_of_a_group_is_that_of_the_run_times_its_factor(muon: Results) 
 def test_muon_leaves_pairs_to_adam(strategy: str, muon: Results, results: Results) -> None:
     case = muon[f"{strategy}_adapter_trained"]
     if strategy in STAGES:
-        assert_same_training(case, results["plain_adapter"])
+        assert_same_training(case, results["plain_adapter"], **PAIRS)
     resumed = muon[f"{strategy}_adapter_resume"]
     assert resumed["resumed"]["losses"] == resumed["straight"]["losses"]

@@ -134,3 +134,22 @@ def test_fairscale_does_not_unroll() -> None:
 def test_how_many_blocks_run_again(blocks: str, repeated: int) -> None:
     options = EngineConfig.model_validate({"activation_checkpointing": blocks})
     assert Recompute.of(options).repeated(5) == repeated
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("case", CASES)
+def test_blocks_train_where_all_before_them_is_frozen(case: str) -> None:
+    trained = model(CASES[case][0])
+    expected = gradients(model({}))
+    for name, parameter in trained.named_parameters():
+        parameter.requires_grad_(name.startswith("blocks."))
+    for name, gradient in gradients(trained).items():
+        if name.startswith("blocks."):
+            torch.testing.assert_close(gradient, expected[name], msg=name)
+        else:
+            assert gradient is None
+
+
+def test_a_frozen_model_makes_no_graph() -> None:
+    frozen = model({}).requires_grad_(False)
+    assert not frozen(FRAMES).frames.requires_grad
