@@ -2,12 +2,14 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import inf
+from pathlib import Path
 
 from dpot_scale.config.run import RunConfig
 from dpot_scale.data.store.cost import read_cost
 from dpot_scale.data.store.dataset import INDEX
 from dpot_scale.data.store.index import read_index
-from dpot_scale.data.stream.mixture import Windows
+from dpot_scale.data.stream.mixture import Windows, window_shares
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -31,33 +33,38 @@ def training_splits(run: RunConfig) -> Mapping[str, TrainingSplit] | None:
         folder = run.data.root / name
         if not (folder / INDEX).is_file():
             return None
-        shards = read_index(folder / INDEX).splits.train
-        trajectories = sum(shard.trajectories for shard in shards)
+        lengths = _lengths(folder, run.data.most_trajectories(name))
+        trajectories = sum(number for number, _ in lengths)
         cost = read_cost(folder)
-        known = [one for one in cost.seconds.get("train", ()) if one is not None] if cost else []
+        seconds = cost.seconds.get("train", ())[:trajectories] if cost else ()
+        known = [one for one in seconds if one is not None]
+        cuts = [
+            Windows.of(number, frames, run.window_frames, run.data.strides)
+            for number, frames in lengths
+        ]
         splits[name] = TrainingSplit(
             trajectories=trajectories,
-            frames=sum(shard.trajectories * shard.frames for shard in shards) / trajectories,
-            windows=sum(
-                len(
-                    Windows.of(
-                        shard.trajectories, shard.frames, run.window_frames, run.data.strides
-                    )
-                )
-                for shard in shards
-            ),
+            frames=sum(number * frames for number, frames in lengths) / trajectories,
+            windows=sum(map(len, cuts)),
             solve_seconds=sum(known) / len(known) if known else None,
         )
     return splits
+
+
+def _lengths(folder: Path, most: int | None) -> list[tuple[int, int]]:
+    """Return how many of the first training trajectories have how many frames, in order."""
+    lengths = []
+    left = inf if most is None else most
+    for shard in read_index(folder / INDEX).splits.train:
+        if left > 0:
+            lengths.append((int(min(shard.trajectories, left)), shard.frames))
+        left -= shard.trajectories
+    return lengths
 
 
 def distinct_windows(run: RunConfig, splits: Mapping[str, TrainingSplit] | None) -> float:
     """Return how many of the windows that a run sees are no repeats; all where data are unknown."""
     if splits is None:
         return float(run.windows)
-    weight = dict(run.data.weights)
-    if run.data.sampling == "repeat":  # an epoch visits each trajectory so many times
-        weight = {name: weight[name] * splits[name].trajectories for name in weight}
-    total = sum(weight.values())
-    seen = {name: run.windows * weight[name] / total for name in weight}
-    return sum(min(seen[name], splits[name].windows) for name in seen)
+    shares = window_shares(run.data, {name: one.trajectories for name, one in splits.items()})
+    return sum(min(run.windows * share, splits[name].windows) for name, share in shares.items())

@@ -68,3 +68,20 @@ def test_costs_that_are_not_known_are_left_out(tmp_path: Path, describe_dataset:
     assert splits is not None
     assert splits["a"].solve_seconds == pytest.approx(1.5)
     assert splits["b"].solve_seconds is None
+
+
+def test_of_a_part_of_the_trajectories_the_rest_counts_for_nothing(
+    tmp_path: Path, describe_dataset: Describe
+) -> None:
+    describe_dataset(tmp_path, "a", [(10, 14), (10, 34)], [1.0] * 10 + [4.0] * 10)
+    describe_dataset(tmp_path, "b", [(500, 14)])
+    config = run(tmp_path, "data.trajectories=15")
+    splits = training_splits(config)
+    assert splits is not None
+    assert (splits["a"].trajectories, splits["b"].trajectories) == (15, 15)
+    assert splits["a"].windows == 10 * 10 + 5 * 30
+    assert splits["a"].solve_seconds == pytest.approx(2.0)
+    assert distinct_windows(config, splits) == 250 + 150
+    splits = training_splits(run(tmp_path, "data.trajectories={a: 4}"))
+    assert splits is not None
+    assert (splits["a"].trajectories, splits["b"].trajectories) == (4, 500)

@@ -417,3 +417,24 @@ def test_bands_of_lead_times_have_their_laws(tmp_path: Path) -> None:
     assert "| rollout, first third of the lead times, mean | 1 N^-0.300 |" in laws
     assert "| rollout, middle third of the lead times, mean | none: the error is flat" in laws
     assert "| rollout, last third of the lead times, mean | 2 N^-0.100 |" in laws
+
+
+def test_amounts_of_data_give_the_worth_of_repeats(
+    tmp_path: Path, describe_dataset: Callable[..., None]
+) -> None:
+    lengths = "{windows: [1600, 3200, 6400, 12800]}"
+    sweep, trials = planned(tmp_path, f"design=[{lengths}, {{data: {{trajectories: [8, 64]}}}}]")
+    for name in sweep.run.data.weights:
+        describe_dataset(sweep.run.data.root, name, [(64, 20)], [9.0] * 64)
+    assert len(trials) == 4 * 4 * 2
+    for trial in trials:
+        # Three datasets in equal shares, ten windows in a trajectory.
+        distinct = min(trial.run.windows, 30 * int(trial.factors["trajectories"]))
+        passes = trial.run.windows / distinct - 1
+        effective = distinct * (1 + 5 * (1 - np.exp(-passes / 5)))
+        finish(trial, 0.01 + 8 * trial.parameters**-0.4 + 2 * effective**-0.4)
+    report = write_report(sweep, trials)
+    assert "rel_l2 = 0.01 + 8 N^-0.400 + 2 D'^-0.400" in report.markdown
+    assert "| error | law | E | a | b | R | scatter |" in report.markdown
+    price = report.markdown.partition("## The price of data")[2]
+    assert "what repeated windows are worth is by the law." in price
