@@ -54,11 +54,9 @@ TESTED_ELSEWHERE = {
     "scaling/branching.py": "scaling/test_controller.py",
     "scaling/launcher.py": "end_to_end/test_sweep.py",
     # One report from results with known numbers.
-    "scaling/report/analysis.py": "scaling/report/test_write.py",
-    "scaling/report/compute_figure.py": "scaling/report/test_write.py",
+    "scaling/report/analysis.py": "scaling/report/test_law_text.py",
+    "scaling/report/compute_figure.py": "scaling/report/test_law_text.py",
     "scaling/report/figures.py": "scaling/report/test_write.py",
-    "scaling/report/law_text.py": "scaling/report/test_write.py",
-    "scaling/report/price_text.py": "scaling/report/test_write.py",
     "scaling/report/results.py": "scaling/report/test_write.py",
     "scaling/report/table.py": "scaling/report/test_write.py",
     "scaling/report/text.py": "scaling/report/test_write.py",

@@ -1,4 +1,4 @@
-"""The index and the costs of a dataset, without its data: a report reads no more."""
+"""Results with known numbers, and the index and the costs of datasets: a report reads no more."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -6,7 +6,13 @@ from pathlib import Path
 
 import pytest
 
+from dpot_scale.config.load import load_sweep
+from dpot_scale.config.places import resolve_sweep_paths
+from dpot_scale.config.sweep import SweepConfig
 from dpot_scale.data.store.cost import write_cost
+from dpot_scale.evaluation.scores import DatasetScore
+from dpot_scale.runs.result import TrainingResult, save_result
+from dpot_scale.scaling.plan import Trial, plan
 
 Describe = Callable[..., None]
 
@@ -51,3 +57,65 @@ def describe_dataset() -> Describe:
             write_cost(root / name, {"train": seconds, "test": [9.0]})
 
     return describe
+
+
+PERSISTENCE = {"ns": 0.4, "dr": 0.2}
+
+
+def _planned(tmp_path: Path, *overrides: str) -> tuple[SweepConfig, tuple[Trial, ...]]:
+    sweep = resolve_sweep_paths(load_sweep("quickstart", overrides), tmp_path)
+    return sweep, plan(sweep)
+
+
+def _finish(
+    trial: Trial,
+    rel_l2: float,
+    *,
+    bad_on: str = "",
+    valid_rel_l2: float | None = None,
+    lead_times: tuple[float, ...] = (),
+) -> None:
+    """Write a result whose rollout errors are rel_l2 on both datasets; ns may have a valid one."""
+    scores = {
+        name: DatasetScore(
+            rel_l2=2 * persistence if name == bad_on else rel_l2,
+            one_step_rel_l2=rel_l2 / 2,
+            persistence_rel_l2=persistence,
+            persistence_one_step_rel_l2=persistence / 2,
+        )
+        for name, persistence in PERSISTENCE.items()
+    }
+    result = TrainingResult(
+        name=trial.id,
+        identity="0123456789ab",
+        datasets=dict.fromkeys(PERSISTENCE, "0123456789ab"),
+        world_size=2,
+        parameters=trial.parameters,
+        block_parameters=trial.block_parameters,
+        windows=trial.run.windows,
+        steps=trial.run.steps,
+        seconds=90.0,
+        train_flops=trial.train_flops,
+        windows_per_second=12.5,
+        peak_memory_gib=1.5,
+        final_train_loss=rel_l2,
+        evaluation=scores,
+        valid={"ns": scores["ns"].model_copy(update={"rel_l2": valid_rel_l2})}
+        if valid_rel_l2 is not None
+        else {},
+        lead_times=dict.fromkeys(PERSISTENCE, lead_times) if lead_times else {},
+    )
+    trial.run.directory.mkdir(parents=True)
+    save_result(trial.run.directory, result)
+
+
+@pytest.fixture
+def planned() -> Callable[..., tuple[SweepConfig, tuple[Trial, ...]]]:
+    """Return the quickstart sweep in a folder, with overrides, and its trials."""
+    return _planned
+
+
+@pytest.fixture
+def finish() -> Callable[..., None]:
+    """Write the result of a trial."""
+    return _finish
