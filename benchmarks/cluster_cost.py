@@ -5,6 +5,8 @@ python benchmarks/cluster_cost.py [--mfu 0.4] [--price 2.5]
 step time = max(computation, communication), because ZeRO-3 overlaps them
 computation = windows per GPU x train FLOPs per window (with recompute) / (MFU x peak)
 communication = 8 bytes per parameter / bandwidth: two gathers in bf16, one reduction in fp32
+
+`python -m dpot_scale.sweep plan --device h100` prices trials by the same formula.
 """
 
 import argparse
@@ -17,11 +19,10 @@ from dpot_scale.engine.memory import GIB, estimate_memory
 from dpot_scale.models.dpot.config import DPOTConfig
 from dpot_scale.models.dpot.cost import count_flops, count_parameters
 from dpot_scale.models.family import Recompute
+from dpot_scale.scaling.cost import DEVICES, sending_seconds
 
-PEAK = 989e12  # dense bf16 FLOP/s of an H100 SXM, of the data sheet
-GPUS_PER_NODE = 8
-NVLINK, NETWORK = 450e9, 50e9  # bytes/s of a GPU, one way: NVLink 4; one 400 Gb/s port per GPU
-BYTES_PER_PARAMETER = 2 * 2 + 4
+DEVICE = DEVICES["h100"]
+STRATEGY = read_strategy("zero3_bf16")
 MICRO_BATCH = 25  # the published one of L: 200 windows on 8 GPUs
 WINDOWS = 127_900_000  # of the published training of L: 1000 epochs
 
@@ -43,14 +44,12 @@ def row(size: Literal["L", "H"], gpus: int, mfu: float, price: float) -> str:
     """Return the row of a size on a cluster."""
     arch = DPOTConfig(size=size)
     flops = MICRO_BATCH * count_flops(arch, Recompute(blocks="full")).computed
-    bandwidth = NVLINK if gpus <= GPUS_PER_NODE else NETWORK
-    others = (gpus - 1) / gpus
-    computation = flops / (mfu * PEAK)
-    communication = BYTES_PER_PARAMETER * count_parameters(arch).total * others / bandwidth
+    computation = flops / (mfu * DEVICE.peak["bf16"])
+    communication = sending_seconds(count_parameters(arch).total, STRATEGY, DEVICE, world_size=gpus)
     step = max(computation, communication)
     memory = estimate_memory(
         arch,
-        EngineConfig(deepspeed=read_strategy("zero3_bf16"), activation_checkpointing="full"),
+        EngineConfig(deepspeed=STRATEGY, activation_checkpointing="full"),
         OptimConfig(),
         world_size=gpus,
         micro_batch=MICRO_BATCH,

@@ -8,19 +8,28 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from dpot_scale.config.arguments import Entry, add_config_arguments
+from dpot_scale.config.arguments import (
+    Entry,
+    add_config_arguments,
+    hours,
+    positive_integer,
+    positive_number,
+)
 from dpot_scale.config.load import dump, load_sweep
 from dpot_scale.config.places import WEIGHTS, resolve_sweep_paths, results_home
 from dpot_scale.config.sweep import SweepConfig
-from dpot_scale.errors import exits_cleanly
+from dpot_scale.errors import ConfigError, exits_cleanly
 from dpot_scale.runs.folder import require_kind
+from dpot_scale.scaling.cost import DEVICES
 from dpot_scale.scaling.earlier import earlier_trials, require_same_sweep
-from dpot_scale.scaling.plan import Trial, plan, plan_table
+from dpot_scale.scaling.fitting import require_fit
+from dpot_scale.scaling.plan import Trial, named, on_device, plan
+from dpot_scale.scaling.plan_text import Terms, plan_json, plan_table
 from dpot_scale.terminal import print_line
 
 COMMANDS = {
     "plan": "print every trial with its price; spends nothing",
-    "run": "print the plan, run what is left of it, and report (the default)",
+    "run": "print the plan, run what is left (or [TRIAL ...] of it), and report (the default)",
     "status": "print how far each trial is; --watch: until the sweep ends",
     "cancel": "TRIAL ...: let these trials save and end, and do not train them again",
     "report": "write the figure and the tables from what has finished",
@@ -33,10 +42,33 @@ def main(argv: Sequence[str] | None = None) -> int:
     entry = Entry(
         "sweep", "Train every model of a ladder through Ray Train and fit a scaling law.", _execute
     )
-    entry.add_words(COMMANDS, default="run", with_names=["cancel"])
-    entry.add_argument("--watch", action="store_true", help="with status: until the sweep ends")
+    entry.add_words(COMMANDS, default="run", with_names=["run", "cancel"])
+    _add_options(entry)
     add_config_arguments(entry, "sweep", example="run.optim.lr=1e-3")
     return entry.run(argv)
+
+
+def _add_options(entry: Entry) -> None:
+    entry.add_argument("--watch", action="store_true", help="with status: until the sweep ends")
+    plans = entry.add_argument_group("with plan")
+    plans.add_argument("--json", action="store_true", help="print the plan as JSON")
+    plans.add_argument(
+        "--device",
+        choices=sorted(DEVICES),
+        help="price the plan for such workers (default: this machine, as fast as trials were here)",
+    )
+    plans.add_argument(
+        "--devices", type=positive_integer, metavar="N", help="how many workers there are in all"
+    )
+    plans.add_argument(
+        "--price", type=positive_number, metavar="X", help="price of a device hour, any currency"
+    )
+    plans.add_argument(
+        "--budget",
+        type=hours,
+        metavar="20h",
+        help="choose the trials that narrow the law most for so many device hours",
+    )
 
 
 def _execute(options: argparse.Namespace) -> int:
@@ -45,10 +77,9 @@ def _execute(options: argparse.Namespace) -> int:
         print_line(dump(sweep))
         return 0
     sweep = resolve_sweep_paths(sweep, results_home())
-    trials = plan(sweep)
     if options.command == "plan":
-        print_line(plan_table(sweep, trials))
-        return 0
+        return _plan(options, sweep)
+    trials = plan(sweep)
     require_kind(sweep.directory, "sweep")
     require_same_sweep(sweep, trials)
     # A command imports no more than it needs: matplotlib, MLflow and Ray load for seconds.
@@ -58,10 +89,14 @@ def _execute(options: argparse.Namespace) -> int:
 
             watch_status(sweep, trials, print_line, once=not options.watch)
         case "cancel":
-            from dpot_scale.scaling.stopping import cancel_trials
+            from dpot_scale.scaling.stopping import cancel
 
-            directories = {trial.id: trial.run.directory for trial in trials}
-            cancel_trials(directories, options.names, print_line)
+            if not options.names:
+                raise ConfigError("name the trials to cancel, as `status` does: cancel TRIAL ...")
+            for name in options.names:
+                (trial,) = [one for one in named(trials, [name]) if one.id == name]
+                file = cancel(trial.run.directory)
+                print_line(f"{name}: cancelled; to take it back, remove {file}")
         case "report":
             from dpot_scale.scaling.report.write import publish, write_report
 
@@ -71,9 +106,30 @@ def _execute(options: argparse.Namespace) -> int:
         case _:
             from dpot_scale.scaling.driver import run_sweep
 
-            failures = run_sweep(sweep, trials, print_line)
+            failures = run_sweep(sweep, named(trials, options.names), print_line)
             _register_best(sweep, (*trials, *earlier_trials(sweep, trials)))
             return 1 if failures else 0
+    return 0
+
+
+def _plan(options: argparse.Namespace, sweep: SweepConfig) -> int:
+    """Print the plan, or what to run of it for a budget."""
+    terms = Terms(device=options.device, devices=options.devices, price=options.price)
+    trials = plan(sweep, terms.device)
+    sweep = on_device(sweep, terms.device)
+    require_fit(sweep, trials, terms.device)
+    words = None
+    if options.budget is not None:
+        # SciPy loads for a second.
+        from dpot_scale.scaling.budget import choose_trials
+
+        choice = choose_trials(sweep, trials, earlier_trials(sweep, trials), options.budget)
+        trials, words = choice.trials, choice.words
+    text = plan_json if options.json else plan_table
+    print_line(text(sweep, trials, terms))
+    if words is not None and not options.json:
+        names = " ".join(trial.id for trial in trials)
+        print_line(f"{words}\nrun them with: python -m dpot_scale.sweep run ... {names}")
     return 0
 
 

@@ -119,7 +119,7 @@ class Entry(Parser):
             with_names: Those that names follow, which `options.names` then has.
         """
         self._words, self._with_names = words, with_names
-        self.set_defaults(command=default)
+        self.set_defaults(command=default, names=[])
         self.usage = (
             f"%(prog)s [{'|'.join(words)}] [--config PATH_OR_PRESET] [--print-config] "
             "[key.sub=value ...]"
@@ -168,6 +168,21 @@ def positive_number(text: str) -> float:
     if not 0 < number < math.inf:
         raise argparse.ArgumentTypeError(f"{text!r} is no positive number")
     return number
+
+
+def positive_integer(text: str) -> int:
+    """Return the whole number that an argument stands for: the `type` of an argparse option."""
+    if not text.isdigit() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is no positive whole number")
+    return int(text)
+
+
+def hours(text: str) -> float:
+    """Return the hours that an argument as 20h, 90min or 3d stands for, for an argparse option."""
+    found = re.fullmatch(r"(?P<number>[\d.e+]+)(?P<unit>min|h|d)", text)
+    if found is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is no time: write 90min, 20h or 3d")
+    return positive_number(found["number"]) * {"min": 1 / 60, "h": 1.0, "d": 24.0}[found["unit"]]
 
 
 class _HelpFormatter(argparse.HelpFormatter):

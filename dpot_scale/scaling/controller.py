@@ -14,6 +14,7 @@ from functools import partial
 
 from dpot_scale.config.sweep import ResourcesConfig, SweepConfig
 from dpot_scale.runs.outcome import run_artifacts
+from dpot_scale.runs.resolved import Run, resolve
 from dpot_scale.runs.result import read_result
 from dpot_scale.scaling.branching import begin_at_trunk, may_begin
 from dpot_scale.scaling.earlier import record_point
@@ -26,8 +27,10 @@ from dpot_scale.scaling.endings import (
 )
 from dpot_scale.scaling.journal import Event, Journal
 from dpot_scale.scaling.launcher import Launcher
-from dpot_scale.scaling.plan import Trial, plan, plan_table
+from dpot_scale.scaling.plan import Trial, plan
+from dpot_scale.scaling.plan_text import plan_table
 from dpot_scale.scaling.progress import TrialProgress
+from dpot_scale.scaling.speeds import remember, speed_of
 from dpot_scale.scaling.stopping import ask_to_stop, is_cancelled, let_run
 from dpot_scale.tracking.mlflow_run import MlflowRun, record_life
 from dpot_scale.training.watch import Signals
@@ -249,6 +252,7 @@ class Controller:
                 continue
             if finished:
                 self._record(trial, "finished", attempt)
+                self._remember_speed(trial)
                 return
             self._record_stop(trial, attempt)
 
@@ -259,6 +263,15 @@ class Controller:
             raise TrialCancelledError("saved")
         self._record(trial, "interrupted", attempt)
         raise TrialInterruptedError("saved")
+
+    def _remember_speed(self, trial: Trial) -> None:
+        """Note how fast a trial was, for the plans of this machine."""
+        result = read_result(trial.run.directory)
+        if result is not None:
+            run = Run(config=trial.run, contents=trial.contents, identity=result.identity)
+            on_gpu = self.sweep.resources.gpus_per_worker == 1
+            resolved = resolve(run, world_size=self.sweep.resources.workers, on_gpu=on_gpu)
+            remember(self.sweep, speed_of(resolved, result))
 
     def _wait_for_room(self, trial: Trial) -> None:
         """Wait for the cluster before an attempt begins, so that waiting costs none."""

@@ -15,7 +15,8 @@ from dpot_scale.runs.contents import record
 from dpot_scale.runs.result import read_result
 from dpot_scale.scaling.earlier import earlier_trials
 from dpot_scale.scaling.journal import hold_sweep
-from dpot_scale.scaling.plan import Trial, plan_table
+from dpot_scale.scaling.plan import Trial
+from dpot_scale.scaling.plan_text import plan_table
 from dpot_scale.scaling.report.text import REPORT
 from dpot_scale.scaling.report.write import publish, write_report
 from dpot_scale.tracking.mlflow_run import MlflowRun, record_life

@@ -8,14 +8,23 @@ from dataclasses import dataclass
 
 from dpot_scale.config.identity import Contents
 from dpot_scale.config.run import RunConfig
+from dpot_scale.config.sentences import nearest
 from dpot_scale.config.sweep import SweepConfig
 from dpot_scale.engine.memory import GIB, MIB
 from dpot_scale.errors import ConfigError
-from dpot_scale.runs.resolved import Run, resolve
+from dpot_scale.runs.resolved import ResolvedRun, Run, resolve
+from dpot_scale.scaling.cost import (
+    DEVICES,
+    UNNAMED_CPU,
+    UNNAMED_GPU,
+    DeviceName,
+    StepCost,
+    assumed_speed,
+    step_cost,
+)
 from dpot_scale.scaling.design import FactorValue, Point, constant_steps, points_of
 from dpot_scale.scaling.identified import Identified
-from dpot_scale.scaling.rules import describe
-from dpot_scale.terminal import duration, table
+from dpot_scale.scaling.speeds import known_speeds, measured_speed
 
 # Seconds for Ray to start the workers of a trial and for those to import torch and DeepSpeed, to
 # evaluate and to save (measured on two cores); no more than that on a cluster.
@@ -48,59 +57,31 @@ class Trial:
     train_flops: float
     worker_gib: float  # estimated peak memory of one worker
     seconds: float  # estimated
+    sending_seconds: float = 0.0  # of the messages between workers, which computing may hide
 
 
-def plan(sweep: SweepConfig) -> tuple[Trial, ...]:
+def plan(sweep: SweepConfig, device: DeviceName | None = None) -> tuple[Trial, ...]:
     """Return the trials of a sweep, the cheapest first.
+
+    Args:
+        sweep: The sweep.
+        device: What prices the workers; None for this machine, as fast as trials were here.
 
     Raises:
         ConfigError: a point of the design is not possible, two points are the same run, a batch
             does not divide among the workers, or the strategy lacks something.
         DataError: the index of a dataset cannot be read.
     """
+    sweep = on_device(sweep, device)
+    prices = _Prices(sweep, device)
     known = Identified(sweep)
     points = points_of(sweep)
     runs = [known.run(point) for point in points]
     trials = [
-        _plan_trial(sweep, point, run, _after(known, point, run))
+        _plan_trial(prices, point, run, _after(known, point, run))
         for point, run in zip(points, runs, strict=True)
     ]
     return tuple(sorted(trials, key=lambda trial: trial.train_flops))
-
-
-def plan_table(sweep: SweepConfig, trials: Sequence[Trial]) -> str:
-    """Return the plan as text: one line per trial, and the totals."""
-    resources = sweep.resources
-    rows = [
-        (
-            trial.id,
-            trial.label,
-            f"{trial.parameters:,}",
-            f"{trial.run.windows:,}",
-            f"{trial.run.steps:,}",
-            f"{trial.train_flops:.2e}",
-            f"{trial.worker_gib:.2f} GiB",
-            duration(trial.seconds),
-        )
-        for trial in trials
-    ]
-    header = ("trial", "size", "parameters", "windows", "steps", "FLOPs", "memory/worker", "time")
-    flops = sum(trial.train_flops for trial in trials)
-    seconds = sum(trial.seconds for trial in trials)
-    kind = {"auto": "", 0: "CPU ", 1: "GPU "}[resources.gpus_per_worker]
-    unsettled = (
-        "\nmemory is that of CPU workers; each gets a GPU where the cluster has enough "
-        "(resources.gpus_per_worker=auto)"
-    )
-    rules = "".join(f"\n{line}" for line in describe(sweep.rules))
-    return (
-        f"sweep {sweep.name}: {len(trials)} trials of {resources.workers} {kind}workers each, "
-        f"{trials[0].run.engine.deepspeed.name}\n\n"
-        f"{table(header, rows, left=2)}\n\n"
-        f"total {flops:.2e} FLOPs, about {duration(seconds)} one after another "
-        f"(assuming {resources.assumed_flops_per_second:.1e} FLOP/s per worker)"
-        f"{'' if kind else unsettled}{rules}"
-    )
 
 
 def _after(known: Identified, point: Point, run: Run) -> After | None:
@@ -111,23 +92,82 @@ def _after(known: Identified, point: Point, run: Run) -> After | None:
     return After(trial=trunk, step=constant_steps(run.config))
 
 
-def _plan_trial(sweep: SweepConfig, point: Point, run: Run, after: After | None) -> Trial:
+def named(trials: Sequence[Trial], names: Sequence[str]) -> tuple[Trial, ...]:
+    """Return the trials of these names, or all where none is named; branches with their trunks.
+
+    Raises:
+        ConfigError: there is no trial of such a name.
+    """
+    known = {trial.id: trial for trial in trials}
+    for name in names:
+        if name not in known:
+            raise ConfigError(f"there is no trial {name!r}{nearest(name, known)}")
+    wanted = set(names or known)
+    wanted |= {t.after.trial for t in trials if t.id in wanted and t.after is not None}
+    return tuple(trial for trial in trials if trial.id in wanted)
+
+
+def on_device(sweep: SweepConfig, device: DeviceName | None) -> SweepConfig:
+    """Return a sweep whose workers are of the kind of a device that is named."""
+    if device is None:
+        return sweep
+    gpus = int(DEVICES[device].gib is not None)
+    resources = sweep.resources.model_copy(update={"gpus_per_worker": gpus})
+    return sweep.model_copy(update={"resources": resources})
+
+
+def worker_gib(run: ResolvedRun) -> float:
+    """Return the estimated peak memory of one worker; on a GPU only that of the GPU."""
+    return (run.memory.total + (0 if run.on_gpu else RAY_WORKER)) / GIB
+
+
+class _Prices:
+    """What a run costs on the workers of a sweep."""
+
+    def __init__(self, sweep: SweepConfig, device: DeviceName | None) -> None:
+        self._resources, self._device = sweep.resources, device
+        self._speeds = known_speeds(sweep.run.output, sweep.resources) if device is None else []
+
+    def resolve(self, run: Run) -> ResolvedRun:
+        """Return a run on the workers.
+
+        A micro-batch that is yet to be found is priced as the largest that fits a GPU by the
+        estimate, and as the least on CPUs, whose messages cost nothing here.
+        """
+        # auto is settled when the cluster is known
+        on_gpu, workers = self._resources.gpus_per_worker == 1, self._resources.workers
+        found = resolve(run, world_size=workers, on_gpu=on_gpu)
+        share = run.config.batch.global_batch // workers
+        if run.config.batch.micro_batch != "auto" or not on_gpu:
+            return found
+        room = DEVICES[self._device or UNNAMED_GPU].gib
+        for size in (n for n in range(share, 1, -1) if share % n == 0):
+            larger = resolve(run, world_size=workers, on_gpu=True, micro_batch=size)
+            if room is not None and worker_gib(larger) <= room:
+                return larger
+        return found
+
+    def step(self, run: ResolvedRun) -> StepCost:
+        """Return what a step of a run costs."""
+        if self._device is not None:
+            return step_cost(run, self._device, assumed_speed(run, self._device))
+        speed = measured_speed(run, self._speeds)
+        if speed is not None:  # messages are in what was measured
+            return step_cost(run, UNNAMED_CPU, speed)
+        kind = UNNAMED_GPU if run.on_gpu else UNNAMED_CPU
+        return step_cost(run, kind, self._resources.assumed_flops_per_second)
+
+
+def _plan_trial(prices: _Prices, point: Point, run: Run, after: After | None) -> Trial:
     """Return a trial; a mistake in it is said to be its own."""
     try:
-        return _price_trial(sweep, point, run, after)
+        # Raises what would otherwise stop the trial after its workers have started.
+        resolved = prices.resolve(run)
     except ConfigError as error:
         raise ConfigError(f"trial {point.label}: {error}") from error
-
-
-def _price_trial(sweep: SweepConfig, point: Point, run: Run, after: After | None) -> Trial:
-    workers = sweep.resources.workers
-    on_gpu = sweep.resources.gpus_per_worker == 1  # auto is settled when the cluster is known
-    # Raises what would otherwise stop the trial after its workers have started. A micro-batch that
-    # is yet to be found is priced as the least.
-    resolved = resolve(run, world_size=workers, on_gpu=on_gpu)
     config = resolved.config
-    windows = config.windows - (after.step * config.batch.global_batch if after else 0)
-    speed = workers * sweep.resources.assumed_flops_per_second
+    steps = config.steps - (after.step if after else 0)
+    cost = prices.step(resolved)
     return Trial(
         id=config.name,
         label=point.label,
@@ -138,7 +178,7 @@ def _price_trial(sweep: SweepConfig, point: Point, run: Run, after: After | None
         parameters=resolved.parameters.total,
         block_parameters=resolved.parameters.blocks,
         train_flops=resolved.train_flops,
-        # On a GPU only its own memory is priced.
-        worker_gib=(resolved.memory.total + (0 if on_gpu else RAY_WORKER)) / GIB,
-        seconds=windows * resolved.flops.computed / speed + TRIAL_OVERHEAD_SECONDS,
+        worker_gib=worker_gib(resolved),
+        seconds=steps * cost.seconds + TRIAL_OVERHEAD_SECONDS,
+        sending_seconds=steps * cost.sending,
     )

@@ -6,11 +6,9 @@ file of the trial instead. It also reaches them if the signal that ended the swe
 
 import contextlib
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
-from dpot_scale.config.sentences import nearest
-from dpot_scale.errors import ConfigError
 from dpot_scale.files import cannot_write, write_whole
 
 STOP_FILE = ".stop"
@@ -77,27 +75,3 @@ def listen(directory: Path) -> Callable[[], bool]:
         return False
 
     return asked
-
-
-def cancel_trials(
-    directories: Mapping[str, Path], names: Sequence[str], say: Callable[[str], None]
-) -> None:
-    """Cancel trials by their names.
-
-    Args:
-        directories: The folder of each trial of the sweep, by its id.
-        names: The trials to cancel.
-        say: Takes one line of text for the user at a time.
-
-    Raises:
-        ConfigError: there is none of such a name, or none was named.
-        DiskError: the folder of a trial cannot be written.
-    """
-    unknown = next((name for name in names if name not in directories), None)
-    if unknown is not None:
-        raise ConfigError(f"there is no trial {unknown!r}{nearest(unknown, directories)}")
-    if not names:
-        raise ConfigError("name the trials to cancel, as `status` does: cancel TRIAL ...")
-    for name in names:
-        file = cancel(directories[name])
-        say(f"{name}: cancelled; to take it back, remove {file}")

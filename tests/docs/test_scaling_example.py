@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from dpot_scale.config.load import load_sweep
-from dpot_scale.scaling.plan import plan, plan_table
+from dpot_scale.scaling.plan import plan
+from dpot_scale.scaling.plan_text import plan_table
 
 PAGES = sorted((Path(__file__).parents[2] / "docs").glob("*.md"))
 BLOCKS = {

@@ -13,7 +13,8 @@ from dpot_scale.errors import ConfigError
 from dpot_scale.models.dpot.cost import count_flops, count_parameters
 from dpot_scale.models.family import KEEP_ALL
 from dpot_scale.runs.contents import record
-from dpot_scale.scaling.plan import RAY_WORKER, plan, plan_table
+from dpot_scale.scaling.plan import RAY_WORKER, plan
+from dpot_scale.scaling.plan_text import plan_table
 from dpot_scale.terminal import duration
 
 

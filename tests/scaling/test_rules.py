@@ -19,7 +19,8 @@ from dpot_scale.errors import ConfigError
 from dpot_scale.models.families import count_parameters, family_of
 from dpot_scale.models.family import KEEP_ALL
 from dpot_scale.scaling.design import Point, points_of
-from dpot_scale.scaling.plan import plan, plan_table
+from dpot_scale.scaling.plan import plan
+from dpot_scale.scaling.plan_text import plan_table
 
 MODELS = "ladder: {a: {width: 64}, b: {width: 256}}"
 

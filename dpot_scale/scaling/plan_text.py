@@ -1,0 +1,157 @@
+"""A plan as a table for people and as JSON for programs."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from dpot_scale.config.sweep import SweepConfig
+from dpot_scale.scaling.cost import DEVICES, DeviceName
+from dpot_scale.scaling.makespan import makespan
+from dpot_scale.scaling.plan import Trial
+from dpot_scale.scaling.rules import describe
+from dpot_scale.scaling.speeds import cores, known_speeds
+from dpot_scale.terminal import duration, table
+
+HOUR = 3600.0
+# Of the time of a trial: messages that take less are not worth a column.
+WORTH_A_COLUMN = 0.01
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Terms:
+    """What a plan is priced for."""
+
+    device: DeviceName | None = None  # None: this machine
+    devices: int | None = None  # in all; None: those of one trial, or the cores of this machine
+    price: float | None = None  # of a device hour, in any currency
+
+    def at_a_time(self, sweep: SweepConfig) -> int:
+        """Return how many trials there is room for."""
+        resources = sweep.resources
+        if self.devices is not None:
+            return max(1, self.devices // resources.workers)
+        if self.device is not None or resources.gpus_per_worker == 1:
+            return 1
+        return max(1, cores() // (resources.workers * resources.cpus_per_worker))
+
+
+THIS_MACHINE = Terms()
+
+
+def plan_table(sweep: SweepConfig, trials: Sequence[Trial], terms: Terms = THIS_MACHINE) -> str:
+    """Return the plan as text: one line per trial, and the totals.
+
+    Args:
+        sweep: The sweep, its kind of workers settled.
+        trials: Its plan.
+        terms: What it was priced for.
+    """
+    workers = sweep.resources.workers
+    sends = any(t.sending_seconds > WORTH_A_COLUMN * t.seconds for t in trials)
+    header = ["trial", "parameters", "windows", "steps", "FLOPs", "memory/worker", "time"]
+    header += ["network"] * sends + ["device-h"] + ["cost"] * (terms.price is not None)
+    rows = []
+    for trial in trials:
+        cells = [trial.id, f"{trial.parameters:,}", f"{trial.run.windows:,}"]
+        cells += [f"{trial.run.steps:,}", f"{trial.train_flops:.2e}"]
+        cells += [f"{trial.worker_gib:.2f} GiB", duration(trial.seconds)]
+        cells += [duration(trial.sending_seconds)] * sends
+        cells.append(f"{device_hours(sweep, trial):.3g}")
+        if terms.price is not None:
+            cells.append(f"{device_hours(sweep, trial) * terms.price:,.2f}")
+        rows.append(cells)
+    kind = {"auto": "", 0: "CPU ", 1: "GPU "}[sweep.resources.gpus_per_worker]
+    lines = [
+        f"sweep {sweep.name}: {len(trials)} trials of {workers} {kind}workers each, "
+        f"{trials[0].run.engine.deepspeed.name}",
+        "",
+        table(header, rows),
+        "",
+        *_totals(sweep, trials, terms),
+        *describe(sweep.rules),
+    ]
+    return "\n".join(lines)
+
+
+def _totals(sweep: SweepConfig, trials: Sequence[Trial], terms: Terms) -> list[str]:
+    flops = sum(trial.train_flops for trial in trials)
+    seconds = sum(trial.seconds for trial in trials)
+    lines = [
+        f"total {flops:.2e} FLOPs, about {duration(seconds)} one after another "
+        f"({_speed(sweep, terms)})"
+    ]
+    hours = sum(device_hours(sweep, trial) for trial in trials)
+    cost = "" if terms.price is None else f", {hours * terms.price:,.2f} at {terms.price:g} each"
+    at_a_time = terms.at_a_time(sweep)
+    lines.append(
+        f"{hours:.3g} device hours{cost}; with {at_a_time} at a time it takes "
+        f"{duration(makespan(trials, at_a_time))}, and no number of devices less than "
+        f"{duration(makespan(trials, len(trials)))}"
+    )
+    if sweep.resources.gpus_per_worker == "auto":
+        lines.append(
+            "memory is that of CPU workers; each gets a GPU where the cluster has enough "
+            "(resources.gpus_per_worker=auto)"
+        )
+    return lines
+
+
+def _speed(sweep: SweepConfig, terms: Terms) -> str:
+    """Say where the speed of a plan comes from."""
+    if terms.device is not None:
+        share = DEVICES[terms.device].reached(compiled=sweep.run.engine.compile)
+        return f"on {terms.device} at {share:.0%} of its peak"
+    if known_speeds(sweep.run.output, sweep.resources):
+        return "as fast as trials have trained on this machine"
+    return f"assuming {sweep.resources.assumed_flops_per_second:.1e} FLOP/s per worker"
+
+
+def device_hours(sweep: SweepConfig, trial: Trial) -> float:
+    """Return the hours of a trial, summed over its workers."""
+    return trial.seconds * sweep.resources.workers / HOUR
+
+
+def plan_json(sweep: SweepConfig, trials: Sequence[Trial], terms: Terms = THIS_MACHINE) -> str:
+    """Return the plan as JSON: the totals, and every trial with its factors and its price."""
+    price = terms.price
+
+    def of_trial(trial: Trial) -> dict[str, Any]:
+        hours = device_hours(sweep, trial)
+        return {
+            "id": trial.id,
+            "label": trial.label,
+            "factors": dict(trial.factors),
+            "after": None
+            if trial.after is None
+            else {"trial": trial.after.trial, "step": trial.after.step},
+            "family": trial.run.model.family,
+            "parameters": trial.parameters,
+            "block_parameters": trial.block_parameters,
+            "windows": trial.run.windows,
+            "steps": trial.run.steps,
+            "seed": trial.run.seed,
+            "flops": trial.train_flops,
+            "memory_gib": trial.worker_gib,
+            "seconds": trial.seconds,
+            "network_seconds": trial.sending_seconds,
+            "device_hours": hours,
+            "cost": None if price is None else hours * price,
+        }
+
+    hours = sum(device_hours(sweep, trial) for trial in trials)
+    content = {
+        "sweep": sweep.name,
+        "device": terms.device,
+        "workers": sweep.resources.workers,
+        "strategy": trials[0].run.engine.deepspeed.name,
+        "trials_at_a_time": terms.at_a_time(sweep),
+        "flops": sum(trial.train_flops for trial in trials),
+        "device_hours": hours,
+        "cost": None if price is None else hours * price,
+        "seconds": makespan(trials, terms.at_a_time(sweep)),
+        "critical_path_seconds": makespan(trials, len(trials)),
+        "rules": describe(sweep.rules),
+        "trials": [of_trial(trial) for trial in trials],
+    }
+    return json.dumps(content, indent=2)

@@ -1,0 +1,70 @@
+"""The plan as text and as JSON. The table of presets: test_plan.py."""
+
+import json
+from typing import Any
+
+import pytest
+
+from dpot_scale.config.load import load_sweep
+from dpot_scale.scaling.plan import on_device, plan
+from dpot_scale.scaling.plan_text import Terms, plan_json, plan_table
+from dpot_scale.sweep import main
+
+DESIGN = "design=[{ladder: {a: {width: 32}}}, {cooldown: {trunk: 800, at: [400]}}, {seeds: [0, 1]}]"
+
+
+def read(*words: str, capsys: pytest.CaptureFixture[str]) -> Any:
+    assert main(["plan", "--json", *words]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def test_json_has_every_trial_with_its_price(capsys: pytest.CaptureFixture[str]) -> None:
+    found = read(DESIGN, "--device", "h100", "--devices", "8", "--price", "2.5", capsys=capsys)
+    sweep = load_sweep("quickstart", [DESIGN])
+    trials = {trial.id: trial for trial in plan(sweep, "h100")}
+    assert (found["device"], found["workers"], found["trials_at_a_time"]) == ("h100", 2, 4)
+    assert [row["id"] for row in found["trials"]] == list(trials)
+    for row in found["trials"]:
+        trial = trials[row["id"]]
+        assert row["factors"] == dict(trial.factors)
+        assert row["flops"] == trial.train_flops
+        assert row["device_hours"] == pytest.approx(2 * trial.seconds / 3600)
+        assert row["cost"] == pytest.approx(2.5 * row["device_hours"])
+        if trial.after is not None:
+            assert row["after"] == {"trial": trial.after.trial, "step": trial.after.step}
+            assert trials[trial.after.trial].run.seed == trial.run.seed
+    assert found["cost"] == pytest.approx(sum(row["cost"] for row in found["trials"]))
+    assert found["critical_path_seconds"] <= found["seconds"]
+    assert sum(row["after"] is not None for row in found["trials"]) == 2
+
+
+def test_a_price_and_a_network_have_columns_where_there_are_some() -> None:
+    sweep = load_sweep("quickstart", [])
+    plain = plan_table(sweep, plan(sweep)).splitlines()[2].split()
+    assert not {"cost", "network"} & set(plain)
+    settings = ["ladder={H: {size: H}}", "run.model.grid=128", "resources.workers=64",
+                "run.batch={global_batch: 64, micro_batch: 1}"]  # fmt: skip
+    large = load_sweep("quickstart", settings)
+    terms = Terms(device="h100", price=2.0)
+    text = plan_table(on_device(large, "h100"), plan(large, "h100"), terms)
+    assert {"cost", "network"} <= set(text.splitlines()[2].split())
+    assert "at 2 each; with 1 at a time it takes" in text
+    assert json.loads(plan_json(large, plan(large)))["cost"] is None
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--device", "tpu"], "invalid choice: 'tpu'"),
+        (["--devices", "0"], "'0' is no positive whole number"),
+        (["--price", "-1"], "'-1' is no positive number"),
+        (["--budget", "20"], "'20' is no time: write 90min, 20h or 3d"),
+    ],
+)
+def test_a_mistake_is_one_sentence(
+    words: list[str], sentence: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        main(["plan", *words])
+    (line,) = capsys.readouterr().err.splitlines()
+    assert sentence in line
