@@ -1,40 +1,80 @@
-"""Score weights on held-out trajectories: `python -m dpot_scale.evaluate SOURCE`.
+"""Score weights on held-out trajectories: `python -m dpot_scale.evaluate SOURCE...`.
 
-One process, without DeepSpeed: the whole model must fit on the device.
+Alone, or on several ranks as `torchrun dpot_scale/evaluate.py`, which share the trajectories. Each
+holds the whole model.
 """
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from dpot_scale.checkpoints.source import SOURCE, config_of, no_weights
+from dpot_scale.checkpoints.source import SOURCE, config_of
 from dpot_scale.config.arguments import Entry, add_config_arguments
 from dpot_scale.config.load import DEFAULT, dump, is_preset, load_run
 from dpot_scale.config.places import in_home, resolve_run_paths, results_home
-from dpot_scale.errors import exits_cleanly
-from dpot_scale.evaluation.inputs import DATA_ROOT, name_of_scores, require_data
-from dpot_scale.evaluation.scores import score_table
+from dpot_scale.config.run import RunConfig
+from dpot_scale.config.sentences import nearest
+from dpot_scale.errors import ConfigError, exits_cleanly
+from dpot_scale.evaluation.inputs import (
+    COMPARED,
+    DATA_ROOT,
+    Look,
+    Request,
+    Source,
+    Wanted,
+    chosen_data,
+    registered_source,
+    require_data,
+    sources_at,
+)
+from dpot_scale.evaluation.scores import METRICS, REL_L2
 from dpot_scale.terminal import print_line
+from dpot_scale.tracking.registered import is_registered
 
 DEFAULT_OUT = Path("evaluation")
+PAPER = "paper"  # the metric that stands for the published protocol
+MLFLOW_URI = "tracking.mlflow_uri"
 
 
 @exits_cleanly
 def main(argv: Sequence[str] | None = None) -> int:
     """Score the weights that the command line names."""
+    metrics = "\n".join(f"  {name:<14} {text}" for name, text in METRICS.items())
     entry = Entry(
         "evaluate",
-        "Score weights on the held-out trajectories of stored datasets: relative L2 errors of "
-        "the rollout and of single steps, beside those of repeating the last frame.",
+        "Score weights on the held-out trajectories of stored datasets: errors of the rollout and "
+        "of single steps, of several models beside each other and of repeating the last frame.\n\n"
+        f"Metrics:\n{metrics}\n  {PAPER:<14} {REL_L2} by the published protocol, beside what was "
+        "published",
         _evaluate,
     )
-    entry.add_argument("source", type=Path, help=SOURCE)
+    entry.add_argument("source", nargs="+", help=f"{SOURCE}, or models:/NAME/VERSION of MLflow")
     add_config_arguments(
         entry,
         "run",
         example=f"{DATA_ROOT}=DIR",
-        sought_first="the config.yaml of the run that the weights are of",
+        sought_first="the config.yaml of the run that the first weights are of",
+    )
+    entry.add_argument(
+        "--data", type=Path, metavar="DIR", help="score on the datasets in this folder"
+    )
+    entry.add_argument(
+        "--datasets", nargs="+", metavar="NAME", help="the datasets to score on (default: all)"
+    )
+    entry.add_argument("--split", choices=["test", "valid"], default="test")
+    entry.add_argument(
+        "--metric", default=REL_L2, metavar="NAME", help=f"that of the table (default: {REL_L2})"
+    )
+    entry.add_argument(
+        "--leads", nargs="+", metavar="N", help="lead times to show in figures (default: five)"
+    )
+    entry.add_argument("--figures", choices=["png", "pdf"], default="png", help="their format")
+    entry.add_argument(
+        "--animate",
+        action="store_true",
+        help="write a moving rollout of each dataset: a GIF, and an MP4 where ffmpeg is found",
     )
     entry.add_argument(
         "--out",
@@ -43,35 +83,101 @@ def main(argv: Sequence[str] | None = None) -> int:
         help=f"where scores and figures go (default: {DEFAULT_OUT}/NAME, of the run that the "
         "weights lie in and the step of a checkpoint, else of their file)",
     )
+    entry.add_argument("--local_rank", help=argparse.SUPPRESS)  # the deepspeed launcher adds it
     return entry.run(argv)
 
 
 def _evaluate(options: argparse.Namespace) -> int:
-    run_config = config_of(options.source)
-    source = options.config or (DEFAULT if run_config is None else str(run_config))
-    config = load_run(source, options.overrides)
+    places, leads = _sort_words(options)
+    _require_metric(options.metric)
+    configs = [config_of(Path(place)) for place in places[:1] if not is_registered(place)]
+    config_name = options.config or str(next(filter(None, configs), DEFAULT))
+    config = load_run(config_name, options.overrides)
     if options.print_config:
         print_line(dump(config))
         return 0
     config = resolve_run_paths(config, results_home())
-    if not options.source.exists():
-        raise no_weights(options.source)
+    sources = _sources(places, config, options.overrides)
+    root = options.data and in_home(options.data)
+    data = chosen_data(config.data, root, options.datasets)
     # What was read from a file may name a place of another machine or time: nothing is made there.
-    says_where = any(override.startswith(f"{DATA_ROOT}=") for override in options.overrides)
-    generate = is_preset(source) or says_where
+    generate = root is None and (is_preset(config_name) or _says(options, f"{DATA_ROOT}="))
     if not generate:
-        require_data(config.data, source)
+        require_data(data, config_name)
+    is_published = options.metric == PAPER
+    request = Request(
+        config=config.model_copy(update={"data": data}),
+        config_name=config_name,
+        split=options.split,
+        wanted=Wanted(
+            scored_on="published" if is_published else "stored",
+            leads=leads,
+            moving=options.animate,
+        ),
+        generate=generate,
+        # Of several models, and of data that the command line names, the weights say the model.
+        agreed=tuple(
+            name
+            for name in COMPARED
+            if (len(sources) == 1 and root is None) or _says(options, f"model.{name}=")
+        ),
+        own_data=options.config is None and not _says(options, "data.normalize="),
+    )
+    names = "_vs_".join(source.name.replace("/", "-") for source in sources)
+    out = in_home(options.out or DEFAULT_OUT / names)
     # Torch loads for seconds: after what can be found without it.
-    from dpot_scale.checkpoints.weights import find
-    from dpot_scale.evaluation.weights import evaluate_weights, save_evaluation
+    from dpot_scale.evaluation.report import report
 
-    found = find(options.source)
-    evaluations = evaluate_weights(found, config, generate=generate, progress=print_line)
-    out = in_home(options.out or DEFAULT_OUT / name_of_scores(options.source, run_config))
-    scores = save_evaluation(out, found, source, evaluations)
-    print_line(score_table(scores.evaluation))
-    print_line(f"scores and figures of {found}: {out}")
+    metric = REL_L2 if is_published else options.metric
+    report(sources, request, Look(metric=metric, figures=options.figures), out)
     return 0
+
+
+def _sort_words(options: argparse.Namespace) -> tuple[list[str], tuple[int, ...]]:
+    """Return the sources and the lead times; overrides among them go to the others.
+
+    argparse gives every word behind `--datasets a b` or `SOURCE` to those.
+    """
+    places: list[str] = []
+    for word in options.source:
+        is_override = "=" in word and not Path(word).exists()
+        (options.overrides if is_override else places).append(word)
+    for name in ("datasets", "leads"):
+        words = getattr(options, name)
+        if words is not None:
+            options.overrides += [word for word in words if "=" in word]
+            setattr(options, name, [word for word in words if "=" not in word])
+    if not places:
+        raise ConfigError(f"the following arguments are required: source ({SOURCE})")
+    leads = options.leads or []
+    wrong = [word for word in leads if not word.isdecimal() or int(word) == 0]
+    if wrong:
+        raise ConfigError(f"--leads {wrong[0]}: a lead time is a whole number of frames, from 1")
+    return places, tuple(map(int, leads))
+
+
+def _require_metric(name: str) -> None:
+    known = [*METRICS, PAPER]
+    if name not in known:
+        raise ConfigError(
+            f"there is no metric {name!r}{nearest(name, known)}; choose from: {', '.join(known)}"
+        )
+
+
+def _says(options: argparse.Namespace, start: str) -> bool:
+    """Return whether an override begins so."""
+    return any(override.startswith(start) for override in options.overrides)
+
+
+def _sources(places: Sequence[str], config: RunConfig, overrides: Sequence[str]) -> list[Source]:
+    """Return the weights at some places, those in MLflow's registry among them."""
+    uri = config.tracking.mlflow_uri
+    if not any(override.startswith(f"{MLFLOW_URI}=") for override in overrides):
+        uri = os.environ.get("MLFLOW_TRACKING_URI", uri)
+    local = iter(sources_at([Path(place) for place in places if not is_registered(place)]))
+    return [
+        registered_source(place, uri) if is_registered(place) else next(local) for place in places
+    ]
 
 
 if __name__ == "__main__":

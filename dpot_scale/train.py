@@ -12,7 +12,7 @@ from dpot_scale.config.load import dump, load_run
 from dpot_scale.config.places import resolve_run_paths, results_home
 from dpot_scale.config.run import RunConfig
 from dpot_scale.errors import exits_cleanly, speaks_for_all
-from dpot_scale.evaluation.scores import score_table
+from dpot_scale.evaluation.tables import score_table
 from dpot_scale.runs.folder import finished_before
 from dpot_scale.runs.resolved import identify
 from dpot_scale.runs.result import TrainingResult

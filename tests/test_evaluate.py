@@ -1,6 +1,7 @@
 """Scoring weights files: what training reported, and mistakes in one sentence."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -8,18 +9,24 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from dpot_scale.checkpoints.source import SOURCE, config_of
 from dpot_scale.checkpoints.weights import read
-from dpot_scale.checkpoints.weights_file import save_released, stream_model
+from dpot_scale.checkpoints.weights_file import save_model, save_released, stream_model
 from dpot_scale.config.load import dump, load_run
+from dpot_scale.data.datasets import open_datasets
+from dpot_scale.data.info import DatasetInfo
+from dpot_scale.data.store.writer import StoreWriter
 from dpot_scale.evaluate import main
 from dpot_scale.evaluation.inputs import name_of_scores
-from dpot_scale.evaluation.scores import SCORES_FILE
+from dpot_scale.evaluation.scores import METRICS, SCORES_FILE, read_scores
 from dpot_scale.models.families import family_of
 from dpot_scale.models.family import KEEP_ALL
 from dpot_scale.prepare import main as prepare
 from dpot_scale.runs.result import read_result
+from dpot_scale.serving.registry import register
+from dpot_scale.tracking.mlflow_client import client
 from dpot_scale.train import main as train
 
 RELEASED = Path(__file__).parent / "golden" / "official_format_small.pth"
@@ -60,9 +67,19 @@ def test_the_scores_are_those_that_training_reported(
     assert list(found) == list(result.evaluation)
     for name, expected in result.evaluation.items():
         assert found[name] == pytest.approx(dict(expected), rel=1e-5), name
-    assert table(capsys.readouterr().out) == table(finished.out)
+    # One dataset is stored on another grid than that of the model, on which training compares.
+    shown, trained = table(capsys.readouterr().out), table(finished.out)
+    assert shown[:3] == trained[:3]
+    assert shown[3].split()[0] == trained[3].split()[0] == "swe_coarse"
+    details = read_scores(tmp_path / SCORES_FILE)[""].details
+    assert {name: one.grid for name, one in details.items()} == {
+        "dr_pdb_generated": (16, 16), "swe_pdb_generated": (16, 16), "swe_coarse": (8, 8),
+    }  # fmt: skip
+    assert f"{details['swe_coarse'].model['rel_l2'].rollout:.4f}" == shown[3].split()[1]
     assert {path.name for path in tmp_path.iterdir()} == {
         SCORES_FILE,
+        "scores.csv",
+        "scores.tex",
         "error_growth.png",
         *(f"rollout_{name}.png" for name in found),
     }
@@ -288,3 +305,201 @@ def test_help() -> None:
     program = [sys.executable, "-m", "dpot_scale.evaluate", "--help"]
     shown = subprocess.run(program, capture_output=True, text=True, check=True).stdout
     assert all(word in shown for word in ("--config", "--out", "key.sub=value", "quickstart"))
+
+
+@pytest.fixture(scope="module")
+def two(tiny_yaml: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Two weights files that lie in no run."""
+    folder = tmp_path_factory.mktemp("two")
+    config = load_run(str(tiny_yaml))
+    open_datasets(config.data, config.model, progress=lambda _: None)
+    for seed, name in enumerate(("one", "other")):
+        torch.manual_seed(seed)
+        network = family_of(config.model).network(config.model, KEEP_ALL, "float32")
+        save_model(folder / f"{name}.safetensors", config.model, network.state_dict())
+    return folder / "one.safetensors", folder / "other.safetensors"
+
+
+def test_several_models_in_one_table(
+    two: tuple[Path, Path],
+    tiny_yaml: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    capsys.readouterr()
+    data = ["--data", str(tiny_yaml.parent / "data"), "--datasets", "swe_coarse"]
+    shown = ["--leads", "1", "3", "--out", str(tmp_path), "--figures", "pdf", "--animate"]
+    assert main([str(two[0]), str(two[1]), *data, *shown]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines[:4]] == [
+        "held-out",
+        "swe_coarse",
+        "other",
+        "persistence",
+    ]
+    assert lines[4].endswith("8 x 8 points: swe_coarse")
+    found = read_scores(tmp_path / SCORES_FILE)
+    assert list(found) == ["one", "other"]
+    for name, line in zip(found, lines[1:], strict=False):
+        rollout = found[name].details["swe_coarse"].model["rel_l2"].rollout
+        assert f" {name} " in f"{line} "
+        assert f"{rollout:.4f}" in line
+    written = {path.name for path in tmp_path.iterdir()}
+    assert written >= {
+        SCORES_FILE, "scores.csv", "scores.tex", "error_growth.pdf", "rollout_swe_coarse.pdf",
+        "spectra_swe_coarse.pdf", "rollout_swe_coarse.gif",
+    }  # fmt: skip
+
+
+def test_alone_a_model_has_the_scores_it_has_beside_others(
+    two: tuple[Path, Path], tiny_yaml: Path, tmp_path: Path
+) -> None:
+    data = ["--data", str(tiny_yaml.parent / "data"), "evaluation.trajectories=1"]
+    assert main([*map(str, two), *data, "--out", str(tmp_path / "both")]) == 0
+    assert main([str(two[1]), *data, "--out", str(tmp_path / "alone")]) == 0
+    alone = read_scores(tmp_path / "alone" / SCORES_FILE)[""]
+    assert read_scores(tmp_path / "both" / SCORES_FILE)["other"] == alone
+    assert {one.trajectories for one in alone.details.values()} == {1}
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--metric", "vrms"], "there is no metric 'vrms' (did you mean 'vrmse'?); choose from: "),
+        (["--datasets", "swe"], "there is no dataset 'swe' under "),
+        (["--datasets", "swe_coarse", "--metric", "paper"], "'swe_coarse' is none of them"),
+        (["--leads", "0"], "--leads 0: a lead time is a whole number of frames, from 1"),
+        (["--leads", "1", "2.5"], "--leads 2.5: a lead time is"),
+        (["--split", "valid"], "has no valid trajectories"),
+        (["model.channels=3"], "but the weights need: model.channels=2"),
+        (["--figures", "svg"], "argument --figures: invalid choice: 'svg'"),
+    ],
+)
+def test_a_mistake_on_the_command_line_is_one_sentence(
+    words: list[str],
+    message: str,
+    two: tuple[Path, Path],
+    tiny_yaml: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    capsys.readouterr()
+    data = ["--data", str(tiny_yaml.parent / "data"), "--out", str(tmp_path / "out")]
+    try:
+        code: object = main([str(two[0]), *data, *words])
+    except SystemExit as ended:  # argparse's own
+        code = ended.code
+    assert code == 2
+    (sentence,) = capsys.readouterr().err.splitlines()
+    assert message in sentence
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_without_datasets_and_a_model_with_too_few_channels(
+    two: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([str(two[0]), "--data", str(tmp_path)]) == 2
+    assert f"{tmp_path} holds no dataset; " in capsys.readouterr().err
+    np.save(tmp_path / "flow.npy", np.zeros((2, 9, 16, 16, 3), np.float32))
+    layout = ["--layout", "NTXYC", "--channels", "u,v,p"]
+    assert prepare(["import", str(tmp_path / "flow.npy"), "--out", str(tmp_path), *layout]) == 0
+    capsys.readouterr()
+    assert main([str(two[0]), "--data", str(tmp_path)]) == 2
+    assert "dataset flow has 3 channels; model.channels=2 is too few" in capsys.readouterr().err
+
+
+def test_registered_weights_are_scored_and_their_run_gets_the_scores(
+    two: tuple[Path, Path],
+    tiny_yaml: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    mlflow_client = client(uri)
+    experiment = mlflow_client.create_experiment("e", artifact_location=str(tmp_path / "files"))
+    run_id = mlflow_client.create_run(experiment).info.run_id
+    assert register(two[0], "flow", uri, run_id) == "1"
+    command = ["models:/flow/1", f"tracking.mlflow_uri={uri}", "--out", str(tmp_path / "out")]
+    data = ["--data", str(tiny_yaml.parent / "data"), "--datasets", "swe_coarse"]
+    capsys.readouterr()
+    assert main([*command, *data]) == 0
+    assert f"added to the MLflow run {run_id} of flow_v1" in capsys.readouterr().out
+    found = read_scores(tmp_path / "out" / SCORES_FILE)[""]
+    logged = mlflow_client.get_run(run_id).data.metrics
+    model = found.details["swe_coarse"].model
+    assert logged["evaluate/swe_coarse/vrmse"] == model["vrmse"].rollout
+    files = {file.path for file in mlflow_client.list_artifacts(run_id, "evaluation")}
+    assert files >= {
+        f"evaluation/{name}" for name in (SCORES_FILE, "scores.csv", "error_growth.png")
+    }
+    assert main(["models:/flow/2", f"tracking.mlflow_uri={uri}"]) == 2
+    assert "models:/flow/2 cannot be read from" in capsys.readouterr().err
+
+
+def test_the_published_protocol(
+    tiny_yaml: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Vorticity on 64 x 64 points; of the 200 published trajectories there are two."""
+    dimensions = "width: 16, depth: 1, heads: 2, out_layer_dim: 4, grid: 128, patch: 16"
+    model = load_run(
+        "quickstart", [f"model={{size: debug, {dimensions}, channels: 1, history: 10}}"]
+    ).model
+    network = family_of(model).network(model, KEEP_ALL, "float32")
+    save_model(tmp_path / "model.safetensors", model, network.state_dict())
+    fields = np.random.default_rng(0).normal(size=(2, 22, 1, 64, 64))
+    info = DatasetInfo(
+        name="ns2d_fno_1e-5",
+        equation="none",
+        channels=("vorticity",),
+        scored=(True,),
+        spatial_axes=("x", "y"),
+        grid=(64, 64),
+        domain_length=(1.0, 1.0),
+        frame_interval=1.0,
+        boundary="periodic",
+        origin="imported",
+        source="a test",
+    )
+    with StoreWriter(tmp_path / "data", info) as writer:
+        writer.append("test", fields)
+    command = [str(tmp_path / "model.safetensors"), "--data", str(tmp_path / "data")]
+    capsys.readouterr()
+    assert main([*command, "--metric", "paper", "--out", str(tmp_path / "out")]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[3].split() == ["DPOT-Ti,", "published", "0.0976"]
+    assert "by the published protocol, 2 of 200 published trajectories; 64 x 64 points" in lines[4]
+    details = read_scores(tmp_path / "out" / SCORES_FILE)[""].details["ns2d_fno_1e-5"]
+    assert len(details.model["rel_l2"].lead_times) == 10
+    known = torch.from_numpy(fields[:, :20, 0]).float()
+    seen = torch.nn.functional.interpolate(known, size=[128, 128], mode="bilinear")
+    seen = seen[..., ::2, ::2]
+    error = (seen[:, 9:10] - seen[:, 10:]).flatten(1).norm(dim=1) / seen[:, 10:].flatten(1).norm(
+        dim=1
+    )
+    assert details.persistence["rel_l2"].rollout == pytest.approx(error.mean().item(), rel=1e-6)
+
+
+@pytest.mark.distributed
+def test_ranks_of_a_launcher_share_the_trajectories(
+    two: tuple[Path, Path], tiny_yaml: Path, tmp_path: Path
+) -> None:
+    data = ["--data", str(tiny_yaml.parent / "data"), "evaluation.batch=1"]
+    assert main([str(two[0]), *data, "--out", str(tmp_path / "alone")]) == 0
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command = [sys.executable, *launcher, "-m", "dpot_scale.evaluate", str(two[0])]
+    ended = subprocess.run(
+        [*command, *data, "--out", str(tmp_path / "ranks")],
+        cwd=Path(__file__).parents[1],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.count("held-out rel_l2") == 1, "one rank speaks"
+    alone = read_scores(tmp_path / "alone" / SCORES_FILE)[""].details
+    found = read_scores(tmp_path / "ranks" / SCORES_FILE)[""].details
+    for name, expected in alone.items():
+        for metric in METRICS:
+            one, other = found[name].model[metric], expected.model[metric]
+            assert one.rollout == pytest.approx(other.rollout, rel=1e-6), (name, metric)
+            assert one.lead_times == pytest.approx(other.lead_times, rel=1e-6), (name, metric)

@@ -44,6 +44,7 @@ TESTED_ELSEWHERE = {
     "models/counting.py": "models/test_family.py",
     "models/families.py": "models/test_family.py",
     # Whole runs, as real processes.
+    "evaluation/report.py": "test_evaluate.py",
     "evaluation/weights.py": "test_evaluate.py",
     # Parts of an evaluation are tested by what it reports.
     "evaluation/example.py": "evaluation/test_details.py",
@@ -62,6 +63,7 @@ TESTED_ELSEWHERE = {
     "scaling/report/text.py": "scaling/report/test_write.py",
     # One MLflow run, from its opening to its page.
     "tracking/mlflow_client.py": "tracking/test_mlflow_run.py",
+    "tracking/mlflow_scores.py": "test_evaluate.py",
     "tracking/mlflow_page.py": "tracking/test_mlflow_run.py",
     "tracking/tracker.py": "tracking/test_spool.py",
 }

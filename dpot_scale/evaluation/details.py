@@ -25,22 +25,15 @@ from dpot_scale.evaluation.example import (
     evenly,
     shown_leads,
 )
-from dpot_scale.evaluation.grids import Grid, ScoredOn
-from dpot_scale.evaluation.metrics import METRICS, shells
+from dpot_scale.evaluation.grids import Grid
+from dpot_scale.evaluation.inputs import Wanted
+from dpot_scale.evaluation.metrics import shells
+from dpot_scale.evaluation.scores import METRICS
 from dpot_scale.evaluation.tally import Tally, Totals
 from dpot_scale.evaluation.trajectories import Share, up_to_its_end
 from dpot_scale.forecasting.rollout import Block
 
 Array = NDArray[np.float64]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Wanted:
-    """What an evaluation is asked to report."""
-
-    scored_on: ScoredOn = "stored"
-    leads: tuple[int, ...] = ()  # lead times to show, from 1; empty: five of them
-    moving: bool = False  # whether frames for a moving picture are kept
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +48,7 @@ class Details:
     spectrum_leads: tuple[int, ...]
     truth_spectra_SCK: Array  # mean over trajectories of |F|^2 in shells of wave numbers
     forecast_spectra_SCK: Array
+    times_L: Array  # of the shown trajectory: since the last known frame, at each lead time
     example: Example
     moving: Example | None
 
@@ -68,6 +62,7 @@ class DetailKeeper:
         grid: Where truth and forecast are compared.
         held_out: How many frames are forecast of each trajectory, by its index.
         model: The model.
+        times: Of the frames of the first trajectory of this rank.
     """
 
     def __init__(
@@ -77,7 +72,9 @@ class DetailKeeper:
         grid: Grid,
         held_out: Mapping[int, int],
         model: ModelConfig,
+        times: Array,
     ) -> None:
+        self._times_L = times[model.history :] - times[model.history - 1]
         self._wanted, self._info, self._grid = wanted, info, grid
         self._lengths = tuple(held_out.values())
         leads, fields = max(self._lengths), len(info.channels)
@@ -152,6 +149,7 @@ class DetailKeeper:
             spectrum_leads=self._spectrum_leads,
             truth_spectra_SCK=spectra[0].numpy(),
             forecast_spectra_SCK=spectra[1].numpy(),
+            times_L=self._times_L,
             example=self._still.example(),
             moving=None if self._moving is None else self._moving.example(),
         )

@@ -18,11 +18,11 @@ from dpot_scale.data.grids import seen_on
 from dpot_scale.data.store.dataset import DatasetStore, Split
 from dpot_scale.data.stream.assembly import Assembler, Batch
 from dpot_scale.engine.runtime import World
-from dpot_scale.evaluation.details import DetailKeeper, Details, Wanted
+from dpot_scale.evaluation.details import DetailKeeper, Details
 from dpot_scale.evaluation.example import Keeper, shown_leads
 from dpot_scale.evaluation.grids import grid_of
-from dpot_scale.evaluation.metrics import REL_L2
-from dpot_scale.evaluation.scores import DatasetScore
+from dpot_scale.evaluation.inputs import Wanted
+from dpot_scale.evaluation.scores import REL_L2, DatasetScore
 from dpot_scale.evaluation.tally import FIRST_LEAD, ONE_STEP, ROLLOUT, Tally, Totals
 from dpot_scale.evaluation.trajectories import (
     Frames,
@@ -118,7 +118,10 @@ class _Scorer:
         self._details = None
         if wanted is not None:
             grid = grid_of(wanted.scored_on, store, split, model_config, data_config, world)
-            self._details = DetailKeeper(wanted, store.info, grid, self._held_out, model_config)
+            times = store.times(split, self._shares[0].indices[0])
+            self._details = DetailKeeper(
+                wanted, store.info, grid, self._held_out, model_config, times
+            )
 
     def evaluation(self) -> DatasetEvaluation:
         """Return the scores of all trajectories. Collective."""

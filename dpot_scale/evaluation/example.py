@@ -16,7 +16,7 @@ Array = NDArray[np.float32]
 SHOWN_LEAD_TIMES = 5
 # A moving picture has no more frames and points than these, however long a rollout is.
 MOVING_FRAMES = 60
-MOVING_POINTS = 128
+MOVING_POINTS = 256
 
 
 @dataclass(frozen=True, kw_only=True)

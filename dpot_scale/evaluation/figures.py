@@ -24,12 +24,14 @@ ERROR_COLORS = "magma"
 LINE_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 
 
-def save_figures(folder: Path, evaluations: Mapping[str, "DatasetEvaluation"]) -> None:
+def save_figures(folder: Path, evaluations: Mapping[str, "DatasetEvaluation"]) -> list[Path]:
     """Write one rollout picture per dataset and the growth of the error with lead time."""
     folder.mkdir(parents=True, exist_ok=True)
-    for name, evaluation in evaluations.items():
-        rollout_figure(name, evaluation).savefig(folder / f"rollout_{name}.png", dpi=110)
-    error_growth_figure(evaluations).savefig(folder / "error_growth.png", dpi=110)
+    figures = {f"rollout_{name}": rollout_figure(name, one) for name, one in evaluations.items()}
+    figures["error_growth"] = error_growth_figure(evaluations)
+    for name, figure in figures.items():
+        figure.savefig(folder / f"{name}.png", dpi=110)
+    return [folder / f"{name}.png" for name in figures]
 
 
 def rollout_figure(name: str, evaluation: "DatasetEvaluation") -> Figure:
@@ -38,8 +40,8 @@ def rollout_figure(name: str, evaluation: "DatasetEvaluation") -> Figure:
     Truth and forecast of a field share their colours; the error has a scale of its own. Of a 3D
     field the plane through the middle of its last axis is shown.
     """
-    truth_LCxy = _plane(evaluation.example_truth_LCs)
-    forecast_LCxy = _plane(evaluation.example_forecast_LCs)
+    truth_LCxy = plane(evaluation.example_truth_LCs)
+    forecast_LCxy = plane(evaluation.example_forecast_LCs)
     leads, fields = truth_LCxy.shape[:2]
     figure = Figure(figsize=(1.75 * leads + 1.2, 5.2 * fields + 0.5), layout="constrained")
     axes = figure.subplots(3 * fields, leads, squeeze=False)
@@ -47,7 +49,7 @@ def rollout_figure(name: str, evaluation: "DatasetEvaluation") -> Figure:
         truth_Lxy, forecast_Lxy = truth_LCxy[:, field], forecast_LCxy[:, field]
         rows = axes[3 * field : 3 * field + 3]
         channel = evaluation.channels[field]
-        limits = _limits(truth_Lxy)
+        limits = limits_of(truth_Lxy)
         _row(figure, rows[0], truth_Lxy, f"{channel}\ntruth", FIELD_COLORS, limits)
         _row(figure, rows[1], forecast_Lxy, f"{channel}\nforecast", FIELD_COLORS, limits)
         error_Lxy = np.abs(forecast_Lxy - truth_Lxy)
@@ -108,12 +110,12 @@ def _row(
     figure.colorbar(image, ax=list(axes), shrink=0.85, pad=0.01).ax.tick_params(labelsize=8)
 
 
-def _plane(frames_LCs: Array) -> Array:
+def plane(frames_LCs: Array) -> Array:
     """Return (L, C, x, y)."""
     return frames_LCs[..., frames_LCs.shape[-1] // 2] if frames_LCs.ndim == 5 else frames_LCs
 
 
-def _limits(field_Lxy: Array) -> tuple[float, float]:
+def limits_of(field_Lxy: Array) -> tuple[float, float]:
     """Return colour limits: symmetric where the field changes sign."""
     low, high = float(field_Lxy.min()), float(field_Lxy.max())
     if low < 0 < high:

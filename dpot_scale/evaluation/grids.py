@@ -7,7 +7,6 @@ Legend: B trajectories, T frames, C fields, s any number of space axes.
 """
 
 from collections.abc import Sequence
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -19,10 +18,9 @@ from dpot_scale.data.store.dataset import DatasetStore, Split
 from dpot_scale.data.stream.assembly import INTERPOLATION, Assembler, Batch
 from dpot_scale.engine.runtime import World
 from dpot_scale.errors import ConfigError
+from dpot_scale.evaluation.inputs import ScoredOn
 from dpot_scale.evaluation.trajectories import Frames
 from dpot_scale.forecasting.rollout import Block
-
-ScoredOn = Literal["stored", "published"]
 
 # Hao et al. resize all data to it, and compare datasets of half of it at every second point.
 PUBLISHED_GRID = 128

@@ -4,29 +4,12 @@ Legend: B trajectories, T frames, C fields, s any number of space axes, K modes.
 """
 
 import math
-from collections.abc import Mapping
 from functools import lru_cache
 
 import torch
 from torch import Tensor
 
-REL_L2 = "rel_l2"
-MAX_ERROR = "max_error"
-
-# What each metric is, in the order of a table.
-METRICS: Mapping[str, str] = {
-    REL_L2: "norm of the error / norm of the truth, over the frames together (the paper's)",
-    "vrmse": "root mean square error / standard deviation of the truth in space (The Well's)",
-    "nrmse": "root mean square error / root mean square of the truth (PDEBench's)",
-    MAX_ERROR: "largest error at any point, frame and trajectory, in the unit of the field",
-    "spectral_low": "as nrmse, of waves with fewer than 4 cycles in the domain",
-    "spectral_mid": "as nrmse, of waves with 4 to 12 cycles",
-    "spectral_high": "as nrmse, of waves with 12 cycles or more",
-}
-
-# Lead times that means are also given of, ends included: 6:12 and 13:30 are those of The Well
-# (Ohana et al., arXiv 2412.00568, table of losses averaged over windows of the rollout).
-WINDOWS = ((6, 12), (13, 30))
+from dpot_scale.evaluation.scores import MAX_ERROR
 
 # Cycles in the domain at which the middle and the high band begin (PDEBench, arXiv 2210.07182).
 BAND_EDGES = (4, 12)

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from dpot_scale.engine.collectives import max_over_ranks, sum_over_ranks
 from dpot_scale.engine.runtime import World
-from dpot_scale.evaluation.metrics import MAX_ERROR, REL_L2, WINDOWS, frame_errors, is_constant
+from dpot_scale.evaluation.metrics import frame_errors, is_constant
+from dpot_scale.evaluation.scores import MAX_ERROR, REL_L2, WINDOWS
 from dpot_scale.forecasting.errors import NORM_FLOOR, norm
 from dpot_scale.forecasting.rollout import Block
 

@@ -31,6 +31,8 @@ def forecast_trajectories(
     """
     lengths = [frames for run, frames in store.lengths(split) for _ in range(run)]
     longest = max(lengths, default=0)
+    if not lengths:
+        raise DataError(f"dataset {store.info.name} has no {split} trajectories to forecast")
     if longest < history + (config.rollout_frames or 1):
         raise DataError(
             f"dataset {store.info.name} stores {longest} {split} frames, but "

@@ -1,71 +1,163 @@
-"""Scores of weights from anywhere, in one process and without DeepSpeed."""
+"""Scores of weights from anywhere, without DeepSpeed's engine: each rank holds the whole model."""
 
-from collections.abc import Callable, Mapping
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 
 from dpot_scale.checkpoints.source import require_agreement
-from dpot_scale.checkpoints.weights import network_of, read_found
-from dpot_scale.config.run import RunConfig
+from dpot_scale.checkpoints.weights import find, network_of, read_found
+from dpot_scale.checkpoints.weights_file import Weights
+from dpot_scale.config.data import DataConfig
+from dpot_scale.config.load import load_run
 from dpot_scale.data.datasets import open_datasets
-from dpot_scale.engine.runtime import World
-from dpot_scale.errors import ConfigError
+from dpot_scale.data.store.dataset import DatasetStore
+from dpot_scale.engine.runtime import World, announced_world_size, start_world
+from dpot_scale.evaluation.details import Details
 from dpot_scale.evaluation.evaluator import DatasetEvaluation, evaluate
-from dpot_scale.evaluation.figures import save_figures
-from dpot_scale.evaluation.scores import SCORES_FILE, Scores
-from dpot_scale.files import write_whole
+from dpot_scale.evaluation.inputs import Request, Source
+from dpot_scale.evaluation.published import protocol, require_published
+from dpot_scale.evaluation.scores import DatasetDetails, Measured, Metric, Scores
+from dpot_scale.evaluation.tally import FIRST_LEAD, ONE_STEP, ROLLOUT
+from dpot_scale.models.families import count_parameters
 
-# What a config and weights must agree on: it decides what is forecast from what, and compared.
-COMPARED = ("space_dims", "grid", "channels", "history", "horizon")
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluated:
+    """One model and how it did."""
+
+    scores: Scores
+    evaluations: Mapping[str, DatasetEvaluation]
 
 
-def evaluate_weights(
-    found: Path, config: RunConfig, *, generate: bool, progress: Callable[[str], None]
-) -> dict[str, DatasetEvaluation]:
-    """Score a model on the test split of the datasets of a run config.
+def world_of_evaluation() -> World:
+    """Return where this process stands: alone, or among the ranks that a launcher has started."""
+    if announced_world_size() > 1:
+        return start_world()
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return World(rank=0, local_rank=0, world_size=1, device=device)
+
+
+def evaluate_sources(
+    sources: Sequence[Source], request: Request, world: World, progress: Callable[[str], None]
+) -> dict[str, Evaluated]:
+    """Score models, one after the other, on the same datasets. Collective.
 
     Args:
-        found: Its weights: a weights file or the folder of an intact checkpoint.
-        config: Says which datasets, and how they are scored.
-        generate: Whether missing datasets of its suite are made.
+        sources: The weights of the models.
+        request: What is scored how.
+        world: The ranks, which share the trajectories.
         progress: Takes one line of text for the user at a time.
 
     Raises:
-        CheckpointError: the weights cannot be used.
-        ConfigError: the config describes another model.
+        CheckpointError: weights cannot be used.
+        ConfigError: the config describes another model, or a dataset does not suit it.
         DataError: a dataset is missing, or too short to forecast.
     """
-    model = network_of(read_found(found))
-    require_agreement(model.config, config.model, COMPARED)
-    stores = open_datasets(config.data, config.model, progress=progress, generate=generate)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    alone = World(rank=0, local_rank=0, world_size=1, device=device)
-    return evaluate(model.to(device), stores, config.evaluation, config.model, config.data, alone)
+    found = {}
+    for source in sources:
+        found[source.name] = _evaluate_source(source, request, world, progress)
+    return found
 
 
-def save_evaluation(
-    out: Path, found: Path, config: str, evaluations: Mapping[str, DatasetEvaluation]
-) -> Scores:
-    """Write scores.json and the figures into a folder.
-
-    Args:
-        out: The folder; it is made if there is none.
-        found: The weights that were scored.
-        config: The config file or preset that said how.
-        evaluations: Dataset -> how the model did.
-
-    Raises:
-        ConfigError: the folder cannot be written.
-    """
+def _evaluate_source(
+    source: Source, request: Request, world: World, progress: Callable[[str], None]
+) -> Evaluated:
+    config, place = request.config, find(source.path)
+    weights = read_found(place)
+    require_agreement(weights.model, config.model, request.agreed)
+    data = _data_for(source, weights, request)
+    stores = open_datasets(data, weights.model, progress=progress, generate=request.generate)
+    network = network_of(weights).to(world.device)
+    published = request.wanted.scored_on == "published"
+    if published:
+        require_published(stores, weights.model.history)
+    evaluations: dict[str, DatasetEvaluation] = {}
+    for name, store in stores.items():
+        of_dataset = protocol(name, config.evaluation) if published else config.evaluation
+        evaluations |= evaluate(
+            network,
+            {name: store},
+            of_dataset,
+            weights.model,
+            data,
+            world,
+            request.split,
+            request.wanted,
+        )
     scores = Scores(
-        weights=found,
-        config=config,
+        weights=place,
+        config=request.config_name,
         evaluation={name: evaluation.score for name, evaluation in evaluations.items()},
+        parameters=count_parameters(weights.model).total,
+        split=request.split,
+        scored_on=request.wanted.scored_on,
+        details={
+            name: _details(evaluation.details, stores[name])
+            for name, evaluation in evaluations.items()
+            if evaluation.details is not None
+        },
     )
-    try:
-        save_figures(out, evaluations)
-        write_whole(out / SCORES_FILE, scores.model_dump_json(indent=2) + "\n")
-    except OSError as error:
-        raise ConfigError(f"cannot write to {out}: {error.strerror}") from error
-    return scores
+    return Evaluated(scores=scores, evaluations=evaluations)
+
+
+def _data_for(source: Source, weights: Weights, request: Request) -> DataConfig:
+    """Return which data a model is scored on, and how it sees them: as in its training."""
+    data = request.config.data
+    if not request.own_data:
+        return data
+    if source.run_config is not None:
+        own = load_run(str(source.run_config)).data
+        return data.model_copy(update={"normalize": own.normalize, "shapes": own.shapes})
+    if weights.data is not None:
+        scaled = any(
+            mean != 0 or std != 1
+            for channels in weights.data.datasets.values()
+            for mean, std, scored in zip(channels.mean, channels.std, channels.scored, strict=True)
+            if scored
+        )
+        return data.model_copy(update={"normalize": "dataset" if scaled else "none"})
+    return data
+
+
+def _details(details: Details, store: DatasetStore) -> DatasetDetails:
+    """Return the numbers of an evaluation as values that are saved."""
+    fields = {
+        name: 1 + index
+        for index, (name, scored) in enumerate(
+            zip(store.info.channels, store.info.scored, strict=True)
+        )
+        if scored
+    }
+
+    def of(forecast: str) -> dict[str, Metric]:
+        return {
+            metric: Metric(
+                **dict(_measured(details, metric, forecast, 0)),
+                fields={
+                    name: _measured(details, metric, forecast, group)
+                    for name, group in fields.items()
+                },
+            )
+            for metric in details.totals.metrics
+        }
+
+    return DatasetDetails(
+        grid=details.points,
+        trajectories=details.trajectories,
+        constant_targets=details.totals.constant_targets,
+        model=of("model"),
+        persistence=of("persistence"),
+    )
+
+
+def _measured(details: Details, metric: str, forecast: str, group: int) -> Measured:
+    values = details.totals.of(metric, forecast, group).tolist()
+    quantities = details.totals.quantities
+    after = FIRST_LEAD + quantities.leads
+    return Measured(
+        rollout=values[ROLLOUT],
+        one_step=values[ONE_STEP],
+        windows=dict(zip(quantities.windows, values[after:], strict=True)),
+        lead_times=tuple(values[FIRST_LEAD:after]),
+    )

@@ -15,9 +15,10 @@ from dpot_scale.data.info import DatasetInfo
 from dpot_scale.data.store.dataset import DatasetStore, open_store
 from dpot_scale.data.store.writer import StoreWriter
 from dpot_scale.engine.runtime import World, start_world
-from dpot_scale.evaluation.details import Details, Wanted
+from dpot_scale.evaluation.details import Details
 from dpot_scale.evaluation.evaluator import evaluate
-from dpot_scale.evaluation.metrics import METRICS
+from dpot_scale.evaluation.inputs import Wanted
+from dpot_scale.evaluation.scores import METRICS
 from dpot_scale.evaluation.tally import FIRST_LEAD, ONE_STEP, ROLLOUT
 from dpot_scale.models.forecaster import Forecast
 

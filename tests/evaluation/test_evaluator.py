@@ -20,7 +20,7 @@ from dpot_scale.evaluation.evaluator import (
     evaluate,
 )
 from dpot_scale.evaluation.monitor import eval_metrics
-from dpot_scale.evaluation.scores import score_table
+from dpot_scale.evaluation.tables import score_table
 from dpot_scale.forecasting.physical import Model
 from dpot_scale.models.families import family_of
 from dpot_scale.models.family import KEEP_ALL

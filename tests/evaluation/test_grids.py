@@ -15,9 +15,9 @@ from dpot_scale.data.store.dataset import DatasetStore, open_store
 from dpot_scale.data.store.writer import StoreWriter
 from dpot_scale.engine.runtime import World, start_world
 from dpot_scale.errors import ConfigError
-from dpot_scale.evaluation.details import Details, Wanted
+from dpot_scale.evaluation.details import Details
 from dpot_scale.evaluation.evaluator import DatasetEvaluation, evaluate
-from dpot_scale.evaluation.grids import ScoredOn
+from dpot_scale.evaluation.inputs import ScoredOn, Wanted
 from dpot_scale.evaluation.tally import FIRST_LEAD, ROLLOUT
 from dpot_scale.models.forecaster import Forecast
 

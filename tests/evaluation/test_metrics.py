@@ -9,7 +9,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dpot_scale.evaluation.metrics import METRICS, REL_L2, frame_errors, is_constant, shells
+from dpot_scale.evaluation.metrics import frame_errors, is_constant, shells
+from dpot_scale.evaluation.scores import METRICS, REL_L2
 
 NEAR = 1e-6
 SPACES = [(32, 32), (30, 21), (7, 40), (12, 10, 9)]

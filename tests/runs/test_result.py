@@ -8,7 +8,8 @@ import pytest
 
 from dpot_scale.config.places import RESULT_FILE
 from dpot_scale.errors import RecordError
-from dpot_scale.evaluation.scores import DatasetScore, score_table
+from dpot_scale.evaluation.scores import DatasetScore
+from dpot_scale.evaluation.tables import score_table
 from dpot_scale.runs.result import TrainingResult, read_result, save_result
 
 
