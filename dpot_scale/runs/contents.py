@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from dpot_scale.config.base import PositiveInt
 from dpot_scale.config.identity import Contents, Stored
-from dpot_scale.config.places import CHECKPOINTS, INPUTS, MARKER, RESULT_FILE
+from dpot_scale.config.places import CHECKPOINTS, INPUTS, MARKER, RESULT_FILE, WEIGHTS
 from dpot_scale.config.record import FIRST_FORMAT, FORMAT_KEY, Record, read_record
 from dpot_scale.config.run import RunConfig
 from dpot_scale.data.store.dataset import INDEX
@@ -107,8 +107,11 @@ def _start(source: Path) -> str | None:
     made_by = [_json(path) for path in (source / RESULT_FILE, *checkpoints)]
     found = next((one for one in made_by if one), {})
     identity = found.get("identity") or found.get("config_hash")
-    step = f" step {found['step']}" if (source / MARKER).is_file() else ""
-    return f"{identity}{step}" if identity else None
+    if identity:
+        step = f" step {found['step']}" if (source / MARKER).is_file() else ""
+        return f"{identity}{step}"
+    weights = source / WEIGHTS  # of a folder that no run made
+    return sha256(weights)[:DIGITS] if weights.is_file() else None
 
 
 def _json(path: Path) -> dict[str, Any]:

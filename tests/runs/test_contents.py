@@ -130,6 +130,24 @@ def test_a_run_to_start_from_counts_by_its_identity(tmp_path: Path) -> None:
     assert read_contents(checkpoint, run.directory).start == "abc step 16"
 
 
+def test_a_folder_that_no_run_made_counts_by_its_weights(tmp_path: Path) -> None:
+    """As `save_pretrained` makes one."""
+    run = run_in(tmp_path)
+    file = tmp_path / "file.safetensors"
+    for content in (b"1", b"2"):
+        (tmp_path / "hub").mkdir(exist_ok=True)
+        (tmp_path / "hub" / "config.json").write_text("{}")
+        (tmp_path / "hub" / "model.safetensors").write_bytes(content)
+        file.write_bytes(content)
+        of_folder, of_file = (
+            read_contents(
+                run.model_copy(update={"start": StartConfig(source=path)}), run.directory
+            ).start
+            for path in (tmp_path / "hub", file)
+        )
+        assert of_folder == of_file
+
+
 @pytest.mark.parametrize(
     "text", [None, "", "[1]", "[" * 10**5, '{"dataset dr": "1"}', '{"format": 2, "contents": []}']
 )
