@@ -26,6 +26,8 @@ FAMILIES = {
 }
 DEFAULT_FAMILY = "dpot"
 
+DT = "dt"  # the condition that is the time from one frame of a window to the next
+
 Points = tuple[int, ...]  # of a grid, along each axis of space
 
 
@@ -80,6 +82,14 @@ class ModelConfig(Section):
     def space(self) -> Points:
         """Points along each axis of space."""
         return (self.grid,) * self.space_dims if isinstance(self.grid, int) else self.grid
+
+    @property
+    def conditions(self) -> tuple[str, ...]:
+        """The names of the numbers that a model is told of each window, beside its frames.
+
+        `dt`, or that of a PDE parameter. A family that is told of none says nothing of it.
+        """
+        return ()
 
     def on(self, space: Points) -> Self:
         """Return the same model with another `grid`."""

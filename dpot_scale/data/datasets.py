@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 
 from dpot_scale.config.data import DataConfig
 from dpot_scale.config.model import ModelConfig
+from dpot_scale.data.conditions import require_conditions
 from dpot_scale.data.generation.suite import generate_suite, missing_datasets
 from dpot_scale.data.info import DatasetInfo
 from dpot_scale.data.store.dataset import DatasetStore, open_store
@@ -26,7 +27,8 @@ def open_datasets(
         generate: Whether missing datasets of its suite are made.
 
     Raises:
-        ConfigError: a dataset has more channels than the model, or other space axes.
+        ConfigError: a dataset has more channels than the model, or other space axes; or none keeps
+            a parameter that the model is told of.
         DataError: a dataset is missing or damaged.
     """
     if config.suite is not None:
@@ -39,6 +41,7 @@ def open_datasets(
     for store in stores.values():
         _check_fits(store.info, model)
         store.check_largest()
+    require_conditions(stores, model)
     return stores
 
 

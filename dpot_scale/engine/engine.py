@@ -30,7 +30,7 @@ class Update(NamedTuple):
 class Engine(Protocol):
     """A model that trains, spread over the ranks. Every method is a collective."""
 
-    def __call__(self, frames_BTCs: Tensor, /) -> Forecast:
+    def __call__(self, frames_BTCs: Tensor, conditions_BK: Tensor | None = None, /) -> Forecast:
         """Forecast, as the model does."""
 
     def train(self) -> None:

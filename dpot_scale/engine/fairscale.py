@@ -77,11 +77,11 @@ class FairscaleEngine:
         self._accumulation_steps = config.batch.accumulation_steps(world.world_size)
         self._micro_step = 0
 
-    def __call__(self, frames_BTCs: Tensor, /) -> Forecast:
+    def __call__(self, frames_BTCs: Tensor, conditions_BK: Tensor | None = None, /) -> Forecast:
         """Forecast, as the model does. Collective in the backward pass of the last micro step."""
         last = self._micro_step == self._accumulation_steps - 1
         self._model.require_backward_grad_sync = last  # as `no_sync` does around a forward
-        forecast: Forecast = self._model(frames_BTCs)
+        forecast: Forecast = self._model(frames_BTCs, conditions_BK)
         if forecast.logits is None:
             return forecast
         frames = _WithZeroGradient.apply(*forecast)  # type: ignore[no-untyped-call]

@@ -56,9 +56,9 @@ class ZeroEngine:
         self._accumulation_steps = config.batch.accumulation_steps(world.world_size)
         self._micro_step = 0
 
-    def __call__(self, frames_BTCs: Tensor) -> Forecast:
+    def __call__(self, frames_BTCs: Tensor, conditions_BK: Tensor | None = None, /) -> Forecast:
         """Forecast, as the model does. Collective under stage 3."""
-        output: Forecast = self._engine(frames_BTCs)
+        output: Forecast = self._engine(frames_BTCs, conditions_BK)
         return output
 
     def train(self) -> None:

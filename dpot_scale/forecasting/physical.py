@@ -11,16 +11,20 @@ from torch import Tensor
 from dpot_scale.data.stream.assembly import Batch
 from dpot_scale.models.forecaster import Forecast
 
-Model = Callable[[Tensor], Forecast]
+Model = Callable[[Tensor], Forecast]  # of frames alone
+Network = Callable[..., Forecast]  # of frames, and of conditions where it is told some
 
 
-def in_physical_units(model: Model, batch: Batch) -> Model:
+def in_physical_units(network: Network, batch: Batch) -> Model:
     """Return a model that takes and returns physical frames, and normalises them in between.
+
+    It tells the network the conditions of the batch.
 
     So losses, noise and scores mean the same with and without `data.normalize`, and a coefficient
     never reaches the model in its own unit.
     """
-    scale = batch.scale
+    scale, told = batch.scale, batch.conditions_BK
+    model: Model = network if told is None else lambda frames_BTCs: network(frames_BTCs, told)
     if scale is None:
         return model
 

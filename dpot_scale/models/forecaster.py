@@ -60,25 +60,31 @@ class Forecaster(nn.Module):
         self.config = config
         self._normalize = normalize
 
-    def forward(self, frames_BTCs: Tensor) -> Forecast:
+    def forward(self, frames_BTCs: Tensor, conditions_BK: Tensor | None = None) -> Forecast:
         """Forecast from frames of shape (B, history, C, *space).
 
         The statistics of a window, and the sum with its last frame, are of fp32 frames: a network
         in half precision that predicts no change gives the last frame exactly.
 
+        Args:
+            frames_BTCs: The history.
+            conditions_BK: The numbers that `config.conditions` names, in fp32; NaN where one is
+                unknown. None where it names none.
+
         Raises:
-            DataError: the frames have another shape.
+            DataError: the frames or the conditions have another shape.
         """
         self.require_shape(frames_BTCs)
+        self._require_conditions(conditions_BK, len(frames_BTCs))
         residual = self.config.target == "residual"
         if not (residual or self._normalize):
-            return self.predict(frames_BTCs, None)
+            return self._predict(frames_BTCs, None, conditions_BK)
         frames_BTCs = frames_BTCs.float()
         moments, centred_BTCs = _centred(frames_BTCs)
         if self._normalize:
-            output = self.predict(centred_BTCs / moments.std_B1C1, moments)
+            output = self._predict(centred_BTCs / moments.std_B1C1, moments, conditions_BK)
         else:
-            output = self.predict(frames_BTCs, None)
+            output = self._predict(frames_BTCs, None, conditions_BK)
         origin_BTCs = frames_BTCs[:, -1:] if residual else moments.mean_B1C1
         return output._replace(frames=output.frames * moments.std_B1C1 + origin_BTCs)
 
@@ -90,6 +96,25 @@ class Forecaster(nn.Module):
             moments: By which it was standardised; None if it was not.
         """
         raise NotImplementedError
+
+    def predict_told(
+        self, frames_BTCs: Tensor, moments: Moments | None, conditions_BK: Tensor
+    ) -> Forecast:
+        """Return the same where `config.conditions` names some. Only such families write it.
+
+        Args:
+            frames_BTCs: As for `predict`.
+            moments: As for `predict`.
+            conditions_BK: The conditions of each window; NaN where one is unknown.
+        """
+        raise NotImplementedError
+
+    def _predict(
+        self, frames_BTCs: Tensor, moments: Moments | None, conditions_BK: Tensor | None
+    ) -> Forecast:
+        if conditions_BK is None:
+            return self.predict(frames_BTCs, moments)
+        return self.predict_told(frames_BTCs, moments, conditions_BK)
 
     def ends_in(self, layer: nn.Module) -> None:
         """Take note of the last layer, as soon as it is made.
@@ -128,6 +153,20 @@ class Forecaster(nn.Module):
         for module in self.modules():
             if isinstance(derived := getattr(module, "derived", None), Derived):
                 derived.keep()
+
+    def _require_conditions(self, conditions_BK: Tensor | None, windows: int) -> None:
+        """Make sure that the conditions are those that the config names.
+
+        Raises:
+            DataError: they have another shape, or are missing.
+        """
+        names = self.config.conditions
+        given = None if conditions_BK is None else tuple(conditions_BK.shape)
+        if given != ((windows, len(names)) if names else None):
+            raise DataError(
+                f"the model is told of each window {', '.join(names) or 'nothing but its frames'}: "
+                f"conditions of shape {(windows, len(names)) if names else None}, got {given}"
+            )
 
     def require_shape(self, frames_BTCs: Tensor) -> None:
         """Make sure that frames have the history, the fields and the axes that the config says.

@@ -300,6 +300,7 @@ def random_batches(config: RunConfig, world: World) -> list[Batch]:
             scored_BC=ones_BC.bool(),
             scale=scale,
             counted_Bxy=counted_Bxy,
+            conditions_BK=assembler.unknown_conditions(windows),
             positions=tuple(range(windows)),
         )
         batches.append(batch)

@@ -3,6 +3,7 @@
 Legend: B windows, T frames, C channels, s any number of space axes.
 """
 
+import math
 from collections.abc import Iterator
 from copy import copy
 from pathlib import Path
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from dpot_scale.checkpoints.weights import network_of
 from dpot_scale.checkpoints.weights_file import Weights
-from dpot_scale.config.model import ModelConfig
+from dpot_scale.config.model import DT, ModelConfig
 from dpot_scale.config.sentences import nearest
 from dpot_scale.data.channels import Channels, TrainingData
 from dpot_scale.data.stream.assembly import PADDING_VALUE, Batch, Scale
@@ -54,6 +55,7 @@ class ServedModel:
         self.datasets: tuple[str, ...] = tuple(weights.data.datasets) if weights.data else ()
         self.dataset = self.datasets[0] if len(self.datasets) == 1 else None
         self._known = None if weights.data is None else _shared(weights.data)
+        self._conditions: dict[str, float] = {}
         self._device = _device(device)
         self._network = _network(weights, dtype or torch.float32).to(self._device)
 
@@ -75,6 +77,31 @@ class ServedModel:
             )
         chosen = copy(self)
         chosen.dataset, chosen._known = name, self.data.datasets[name]
+        return chosen
+
+    def told(self, **conditions: float) -> Self:
+        """Return the model with the conditions of the histories that it will be given.
+
+        What is not said is unknown, but for `dt`: that of its dataset.
+
+        Args:
+            conditions: The time from one frame to the next as `dt`, and the parameters that
+                `config.parameters` names.
+
+        Raises:
+            DataError: the model is told of no such thing, or it is no number.
+        """
+        known = self.config.conditions
+        for name, value in conditions.items():
+            if name not in known:
+                raise DataError(
+                    f"the model is not told of {name!r}{nearest(name, known)}, but of "
+                    f"{', '.join(known) or 'nothing beside its frames'}"
+                )
+            if not isinstance(value, int | float) or not math.isfinite(value):
+                raise DataError(f"{name}={value!r} must be a finite number")
+        chosen = copy(self)
+        chosen._conditions = dict(conditions)
         return chosen
 
     @property
@@ -190,7 +217,16 @@ class ServedModel:
             frames_BTCxy=torch.cat([frames_BTCs, padding], dim=2),
             scored_BC=scored_BC,
             scale=scale if known.is_scaled else None,
+            conditions_BK=self._told(windows),
         )
+
+    def _told(self, windows: int) -> Tensor | None:
+        """Return the conditions (B, K) of all windows; None if the model is told of none."""
+        said = dict(self._conditions)
+        if self._known is not None:
+            said.setdefault(DT, self._known.frame_interval)
+        told_K = [said.get(name, math.nan) for name in self.config.conditions]
+        return torch.tensor([told_K] * windows, device=self._device) if told_K else None
 
 
 def _shared(data: TrainingData) -> Channels | None:

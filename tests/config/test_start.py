@@ -10,7 +10,7 @@ from dpot_scale.config.start import ComponentConfig, StartConfig
 from dpot_scale.errors import ConfigError
 
 FROM = "start.source=model.safetensors"
-COMPONENTS = "patch_embed, pos_embed, time_agg, blocks, head, output, statistics"
+COMPONENTS = "patch_embed, pos_embed, time_agg, blocks, head, output, conditioning, statistics"
 
 
 def identity_of(*overrides: str) -> str:

@@ -1,4 +1,7 @@
-"""A training on datasets of two grids at once: two ranks, stopped and resumed, and one alone."""
+"""A training on datasets of two grids at once: two ranks, stopped and resumed, and one alone.
+
+The model is told the time step, of two strides, and parameters that not all datasets keep.
+"""
 
 import time
 from pathlib import Path
@@ -17,9 +20,12 @@ STEPS = 24
 # Two accumulated micro-batches a step, of one window per rank.
 NATIVE = [
     "data.shapes=native",
+    "data.strides=[1,2]",
     "batch.micro_batch=1",
     "model.modes=2",
     "model.modes_kept=symmetric",
+    "model.conditioning=[dt,parameters]",
+    "model.parameters=[radius,diffusion_u]",
 ]
 CLOSE = {"rel": 1e-3, "abs": 1e-5}
 

@@ -41,6 +41,9 @@ FLOW = Channels(
 )
 PLAIN = Channels(names=("a", "b"), scored=(True, True), mean=(0, 0), std=(1, 1), frame_interval=1)
 STEPS = 5
+CONDITIONED = DPOTConfig.model_validate(
+    CONFIG.model_dump() | {"conditioning": ["dt", "parameters"], "parameters": ["viscosity"]}
+)
 RELEASED = Path(__file__).parents[1] / "golden" / "official_format_small.pth"
 EARLIER = Path(__file__).parents[1] / "golden" / "formats" / "second" / "finished"
 
@@ -338,3 +341,31 @@ def test_a_tensor_comes_back_to_its_device(flow: Path, history: np.ndarray) -> N
         assert isinstance(found, Tensor)
         assert found.device.type == device
         torch.testing.assert_close(found.cpu(), expected(flow, history, FLOW), rtol=1e-3, atol=1e-3)
+
+
+def test_a_model_is_told_the_time_step_and_the_parameters(tmp_path: Path) -> None:
+    network = DPOT(CONDITIONED)
+    assert network.conditioning is not None
+    torch.nn.init.normal_(network.conditioning.modulation.weight)
+    path = tmp_path / "told.safetensors"
+    save_model(path, CONDITIONED, network.state_dict(), TrainingData(datasets={"plain": PLAIN}))
+    model = ds.load(path)
+    history = torch.randn(1, 3, 2, 16, 16)
+    padded = torch.cat([history, torch.ones_like(history)], dim=2)
+    nan = torch.nan
+    for told, conditions in (
+        (model, [1.0, nan]),
+        (model.told(viscosity=0.01), [1.0, 0.01]),
+        (model.told(dt=0.5), [0.5, nan]),
+    ):
+        with torch.no_grad():
+            expected = network(padded, torch.tensor([conditions])).frames[:, :, :2]
+        torch.testing.assert_close(told.rollout(history, 2), expected)
+    for conditions, said in (
+        ({"viscocity": 1.0}, r"not told of 'viscocity' \(did you mean 'viscosity'\?\), but of dt"),
+        ({"viscosity": nan}, r"viscosity=nan must be a finite number"),
+        ({"dt": "fast"}, r"dt='fast' must be a finite number"),
+    ):
+        with pytest.raises(DataError, match=said):
+            model.told(**conditions)
+    assert model.told(dt=0.5).dataset == "plain"

@@ -61,3 +61,9 @@ def solver_of(recipe: GeneratedDataset) -> Solver:
             )
     made: Solver = solver(**recipe.parameters)
     return made
+
+
+def parameters_of(solver: Solver) -> dict[str, float]:
+    """Return the parameters of an equation: those of its recipe, and the default of each other."""
+    names = [field.name for field in fields(SOLVERS[solver.equation])]
+    return {name: float(getattr(solver, name)) for name in names}

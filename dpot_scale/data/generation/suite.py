@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dpot_scale.config.data import GeneratedDataset, SuiteConfig
-from dpot_scale.data.generation.equations import solver_of
+from dpot_scale.data.generation.equations import parameters_of, solver_of
 from dpot_scale.data.generation.progress import SolvingProgress
 from dpot_scale.data.generation.solved import SolvedParts
 from dpot_scale.data.generation.solvers.solver import Solver
@@ -128,8 +128,10 @@ def _solved(
 
 
 def _parameters(seeds: range, solver: Solver) -> dict[str, NDArray[Any]]:
-    drawn = [{"seed": seed, **solver.drawn(seed)} for seed in seeds]
-    return {name: np.array([of_one[name] for of_one in drawn]) for name in drawn[0]}
+    """Return the parameters of the equation, which all trajectories share, and what each draws."""
+    shared = parameters_of(solver)
+    of_each = [{**shared, "seed": seed, **solver.drawn(seed)} for seed in seeds]
+    return {name: np.array([of_one[name] for of_one in of_each]) for name in of_each[0]}
 
 
 def _info(name: str, suite: SuiteConfig) -> DatasetInfo:

@@ -14,6 +14,7 @@ from torch.nn import functional
 from dpot_scale.config.data import DataConfig
 from dpot_scale.config.model import ModelConfig, Points
 from dpot_scale.data.channels import channels_of
+from dpot_scale.data.conditions import Conditions
 from dpot_scale.data.grids import seen_on
 from dpot_scale.data.info import DatasetInfo
 from dpot_scale.data.store.dataset import DatasetStore, Split
@@ -36,6 +37,7 @@ class Batch:
     scale: "Scale | None" = None  # with which the model sees the frames; None: as they are
     counted_Bxy: Tensor | None = None  # bool: points outside obstacles; None: all points count
     coefficient_BC: Tensor | None = None  # bool: given, constant in time; None: no channel is
+    conditions_BK: Tensor | None = None  # that the model is told; NaN: unknown; None: nothing
     positions: tuple[int, ...] = ()  # of its windows in the training stream; held-out: none
 
 
@@ -72,6 +74,7 @@ class Assembler:
         self.model = model
         self.data = data
         self.device = device
+        self._told = Conditions(model.conditions)
         self._host: dict[tuple[int, ...], Tensor] = {}
 
     def space_of(self, store: DatasetStore) -> Points:
@@ -82,6 +85,11 @@ class Assembler:
         """Return room for the frames of a batch, (B, T, C, *space); by default on `model.grid`."""
         shape = (windows, frames, self.model.channels, *(space or self.model.space))
         return torch.empty(shape, device=self.device)
+
+    def unknown_conditions(self, windows: int) -> Tensor | None:
+        """Return conditions of which none is known; None if the model is told nothing."""
+        shape = (windows, len(self.model.conditions))
+        return torch.full(shape, torch.nan, device=self.device) if shape[1] else None
 
     def batch(
         self, windows: Sequence[Window], frames_BTCxy: Tensor, positions: Sequence[int] = ()
@@ -116,8 +124,13 @@ class Assembler:
             scale=self._scale(windows) if is_scaled else None,
             counted_Bxy=self._counted(infos, frames_BTCxy) if self.data.mask_points else None,
             coefficient_BC=self._moved(coefficient_BC) if has_coefficients else None,
+            conditions_BK=self._conditions(windows) if self.model.conditions else None,
             positions=tuple(positions),
         )
+
+    def _conditions(self, windows: Sequence[Window]) -> Tensor:
+        of_all = [self._told.of(window.store, window.split, window.cut) for window in windows]
+        return self._moved(torch.tensor(of_all, dtype=torch.float32))
 
     def _read(self, window: Window, frames: int) -> Tensor:
         """Return a window as it is stored, (T, C, *space), on the device, up to its last frame."""

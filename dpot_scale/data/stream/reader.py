@@ -167,6 +167,7 @@ class BatchStream:
         return Batch(
             frames_BTCxy=frames_BTCxy.fill_(torch.nan),
             scored_BC=frames_BTCxy.new_ones(windows, channels, dtype=torch.bool),
+            conditions_BK=self._assembler.unknown_conditions(windows),
             positions=(0,) * windows,
         )
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 from pydantic import (
     Field,
@@ -10,13 +10,15 @@ from pydantic import (
     ValidationInfo,
     field_validator,
     model_serializer,
+    model_validator,
 )
 from pydantic_core import PydanticCustomError
 
-from dpot_scale.config.base import NonNegativeInt, PositiveInt
-from dpot_scale.config.model import ModelConfig, Points
+from dpot_scale.config.base import Name, NonNegativeInt, PositiveInt
+from dpot_scale.config.model import DT, ModelConfig, Points
 
 NORM_GROUPS = 8
+PARAMETERS = "parameters"  # in `conditioning`
 # In 3D the last axis keeps at most this many Fourier modes, as in the published 3D model.
 LAST_AXIS_MODES_3D = 8
 # Up to this many latent points per axis of a 2D field its Fourier transform is two products with
@@ -117,12 +119,21 @@ class DPOTConfig(ModelConfig):
     skip_frames: NonNegativeInt = 0
     """Newest frames that the output layer sees at full resolution, beside the latent state, so that
     details smaller than a patch reach the forecast. 0: none, as published."""
+    conditioning: tuple[Literal["dt", "parameters"], ...] = ()
+    """What the model is told of each window beside its frames. dt: the time from one frame to the
+    next, in the unit of its equation. parameters: the PDE parameters that `parameters` names.
+    Nothing, as published."""
+    parameters: tuple[Name, ...] = ()
+    """Names of PDE parameters that datasets keep of their trajectories, such as viscosity. Of a
+    dataset that lacks one the model is told that it is unknown."""
 
     abbreviations: ClassVar[tuple[str, ...]] = ("size",)
     younger: ClassVar[Mapping[str, object]] = {
         **ModelConfig.younger,
         "skip_frames": 0,
         "modes_kept": "positive",
+        "conditioning": (),
+        "parameters": (),
     }
 
     @field_validator("width", "depth", "heads", "mlp_ratio", "out_layer_dim", mode="before")
@@ -163,6 +174,29 @@ class DPOTConfig(ModelConfig):
                 {"history": history},
             )
         return frames
+
+    @model_validator(mode="after")
+    def _conditions_have_names(self) -> Self:
+        asked = PARAMETERS in self.conditioning
+        if asked and not self.parameters:
+            raise ValueError(
+                "conditioning=[parameters] needs their names, as parameters=[viscosity]"
+            )
+        if self.parameters and not asked:
+            raise ValueError(
+                f"parameters=[{', '.join(self.parameters)}] needs conditioning=[parameters]"
+            )
+        if len(set(self.conditions)) < len(self.conditioning) - asked + len(self.parameters):
+            raise ValueError(
+                f"conditioning=[{', '.join(self.conditioning)}] and parameters="
+                f"[{', '.join(self.parameters)}] name something twice"
+            )
+        return self
+
+    @property
+    def conditions(self) -> tuple[str, ...]:
+        """The names of the numbers that a model is told of each window, in their order."""
+        return (*[DT] * (DT in self.conditioning), *self.parameters)
 
     @model_serializer(mode="wrap")
     def _leave_out_the_dimensions_of_the_size(

@@ -6,9 +6,11 @@ transforms. `executed_forward_flops` counts what the code runs instead, to compa
 matrix ceiling of a machine.
 """
 
+from collections.abc import Callable
 from math import prod
+from operator import mul
 
-from dpot_scale.models.counting import FLOPS_PER_MAC, REAL_PRODUCTS, dense
+from dpot_scale.models.counting import FLOPS_PER_MAC, REAL_PRODUCTS, conditioning_layers, dense
 from dpot_scale.models.dpot.config import MATRIX_POINTS, DPOTConfig
 from dpot_scale.models.family import Flops, ParameterCount, Recompute
 
@@ -42,6 +44,7 @@ def count_parameters(config: DPOTConfig) -> ParameterCount:
             "blocks": config.depth * (norms + spectral + mlp),
             "head": 2 * dense(width, width) + dense(width, config.num_datasets),
             "output": output,
+            "conditioning": _conditioning(config, dense),
             "statistics": 2 * dense(2 * config.channels, width) if config.normalize else 0,
         }
     )
@@ -110,6 +113,7 @@ def _forward_flops(config: DPOTConfig) -> float:
         + latents * width * config.out_layer_dim * cell
         + points * per_output_point
         + (2 * 2 * config.channels * width if config.normalize else 0)
+        + _conditioning(config, mul)
     )
     return float(FLOPS_PER_MAC * macs) + _blocks_forward_flops(config)
 
@@ -131,3 +135,9 @@ def _blocks_forward_flops(config: DPOTConfig) -> float:
     )
     mlp = latents * 2 * config.mlp_ratio * config.width**2
     return float(FLOPS_PER_MAC * config.depth * (spectral + mlp))
+
+
+def _conditioning(config: DPOTConfig, of_layer: Callable[[int, int], int]) -> int:
+    """Return the sum over the layers of the conditioning, given the inputs and outputs of each."""
+    layers = conditioning_layers(len(config.conditions), config.width)
+    return sum(of_layer(*layer) for layer in layers) if config.conditions else 0

@@ -32,6 +32,7 @@ class DPOTFamily:
         "blocks": ("blocks.",),
         "head": ("cls_head.",),
         "output": ("out_layer.", "skip."),
+        "conditioning": ("conditioning.",),
         "statistics": ("scale_feats_mu.", "scale_feats_sigma."),
     }
     matrices = ("blocks.*.filter.w[12]", "blocks.*.mlp.*.weight")

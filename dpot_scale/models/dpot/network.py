@@ -7,6 +7,7 @@ grid), E width. Names inside the state dict are those of the released weights.
 import torch
 from torch import Tensor, nn
 
+from dpot_scale.models.conditioning import Conditioning
 from dpot_scale.models.derived import Derived
 from dpot_scale.models.dpot.config import NORM_GROUPS, DPOTConfig
 from dpot_scale.models.dpot.layers import PatchesIn, PatchesOut, Pointwise, PointwiseRows
@@ -63,17 +64,32 @@ class DPOT(Forecaster):
             self.skip = Pointwise(seen, config.out_layer_dim, config.space_dims)
         self.derived = Derived()
         self.ends_in(self.out_layer[-1])
+        # Drawn last: all other weights are those of a model without it.
+        self.conditioning: Conditioning | None = None
+        if config.conditions:
+            self.conditioning = Conditioning(len(config.conditions), config.width)
 
     def predict(self, frames_BTCs: Tensor, moments: Moments | None) -> Forecast:
-        """Predict from frames of shape (B, history, C, *space), in fp32.
+        """Predict from frames of shape (B, history, C, *space), in fp32."""
+        return self._forecast(frames_BTCs, moments, None)
 
-        The moments of standardised frames enter as two latent features.
-        """
+    def predict_told(
+        self, frames_BTCs: Tensor, moments: Moments | None, conditions_BK: Tensor
+    ) -> Forecast:
+        """Predict the same, told the conditions of each window."""
+        return self._forecast(frames_BTCs, moments, conditions_BK)
+
+    def _forecast(
+        self, frames_BTCs: Tensor, moments: Moments | None, conditions_BK: Tensor | None
+    ) -> Forecast:
+        """Forecast; the moments of standardised frames enter as two latent features."""
         space = tuple(frames_BTCs.shape[3:])
         frames_BTCs = edge_padded(frames_BTCs, self.config.padded(space))
         z_BhE = self._encode(frames_BTCs)
         if moments is not None:
             z_BhE = self._with_features(z_BhE, moments)
+        if self.conditioning is not None:
+            z_BhE = self.conditioning(z_BhE, conditions_BK)
         frames, logits = self._decode(z_BhE, frames_BTCs)
         return Forecast(cropped(frames, space), logits)
 

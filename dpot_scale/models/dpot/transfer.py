@@ -31,6 +31,7 @@ class DPOTAdaptation(Adaptation):
 
     flexible = frozenset({
         "grid", "channels", "history", "horizon", "num_datasets", "modes", "modes_kept",
+        "conditioning", "parameters",
     })  # fmt: skip
     decides: Mapping[str, tuple[str, ...]] = MappingProxyType(
         {
@@ -70,6 +71,8 @@ class DPOTAdaptation(Adaptation):
                 return self._resampled(value.float(), shape)
             case "cls_head.4.weight" | "cls_head.4.bias" if tuple(value.shape) != shape:
                 return _with_rows(value, shape, "datasets of the head")
+            case "conditioning.hidden.weight" if self.source.conditions != self.target.conditions:
+                return self._of_conditions(value, shape)
             case "out_layer.4.weight" | "out_layer.4.bias":
                 if same_fields and self.source.horizon == self.target.horizon:
                     return super().adapt(name, value, shape)
@@ -93,6 +96,16 @@ class DPOTAdaptation(Adaptation):
             to = [group * mine + place for place in self._mine]
             adapted[:, to] = value[:, [group * theirs + place for place in self._theirs]]
         return Adapted(adapted, self._fields.how)
+
+    def _of_conditions(self, value: Tensor, shape: tuple[int, ...]) -> Adapted | None:
+        """Adapt the layer whose inputs are the features of conditions; new ones begin at zero."""
+        theirs, mine = self.source.conditions, self.target.conditions
+        if not set(theirs) & set(mine):
+            return None
+        of_each = dict(zip(theirs, value.float().chunk(len(theirs), dim=1), strict=True))
+        unknown = torch.zeros_like(next(iter(of_each.values())))
+        adapted = torch.cat([of_each.get(name, unknown) for name in mine], dim=1)
+        return Adapted(adapted, "conditions by name") if tuple(adapted.shape) == shape else None
 
     def _patch_layer(self, name: str, value: Tensor, shape: tuple[int, ...]) -> Adapted | None:
         """Adapt a layer of the patch embedding, whose features are as many as there are fields.

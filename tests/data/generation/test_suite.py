@@ -387,6 +387,9 @@ def test_what_a_trajectory_draws_is_stored_with_it(tmp_path: Path) -> None:
     swe, smoke, flow = (open_store(tmp_path, name).parameters("train") for name in recipes)
     assert swe["seed"].tolist() == [0, 1, 2, 3]
     assert swe["radius"].tolist() == [ShallowWater().radius(seed) for seed in range(4)]
+    # And what its equation has for all of them, whether the recipe says it or not.
+    assert swe["inner"].tolist() == [2.0] * 4
+    assert smoke["smallest_buoyancy"].tolist() == [0.2] * 4
     assert 0.2 <= smoke["buoyancy"].min() < smoke["buoyancy"].max() <= 0.5
     assert [name.decode() for name in flow["problem"]] == [problem_of(seed) for seed in range(4)]
     assert flow["reynolds"].min() >= 50

@@ -16,6 +16,17 @@ from dpot_scale.models.dpot.config import SIZES, DPOTConfig
             "model.grid=[64,96,64]: must be one number, or a list of space_dims=2",
         ),
         (["grid=[64,0]"], "model.grid.1=0: must be at least 1"),
+        (
+            ["conditioning=[parameters]"],
+            "model: conditioning=[parameters] needs their names, as parameters=[viscosity]",
+        ),
+        (["parameters=[eta]"], "model: parameters=[eta] needs conditioning=[parameters]"),
+        (
+            ["conditioning=[dt,parameters]", "parameters=[dt]"],
+            "model: conditioning=[dt, parameters] and parameters=[dt] name something twice",
+        ),
+        (["conditioning=[dt,dt]"], "model: conditioning=[dt, dt] and parameters=[] name something"),
+        (["conditioning=[t]"], "model.conditioning.0='t': must be 'dt' or 'parameters'"),
         (["grid=0"], "model.grid=0: must be at least 1 or a list, as [1, 2]"),
         (["width=12", "heads=4"], "model.width=12: must be a multiple of 8, the number of norm"),
         (["size=ti"], "model.size=ti: must be 'debug', 'Ti', 'S', 'M', 'L' or 'H' (did you mean"),
@@ -29,7 +40,8 @@ def test_dimensions_that_do_not_fit_are_refused(overrides, sentence):
     assert sentence in str(refused.value)
     with pytest.raises(ConfigError) as refused:
         load_sweep("quickstart", [f"ladder.Ti.{override}" for override in overrides])
-    assert sentence.replace("model.", "ladder.Ti.").replace("=64", "=512") in str(refused.value)
+    of_ladder = sentence.replace("model.", "ladder.Ti.").replace("model:", "ladder.Ti:")
+    assert of_ladder.replace("=64", "=512") in str(refused.value)
 
 
 def test_a_dimension_set_apart_replaces_that_of_the_size():

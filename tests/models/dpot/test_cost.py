@@ -31,6 +31,7 @@ PARTS = {
     "cls_head": "head",
     "out_layer": "output",
     "skip": "output",
+    "conditioning": "conditioning",
     "scale_feats_mu": "statistics",
     "scale_feats_sigma": "statistics",
 }
@@ -68,8 +69,11 @@ def test_debug_is_small():
 grids = st.sampled_from([(dims, grid) for dims, of_dims in GRIDS.items() for grid in of_dims])
 
 
-def a_model(on, **values):
+def a_model(on, conditions, **values):
     space_dims, grid = on
+    if conditions:
+        values |= {"conditioning": ("dt", "parameters")[:conditions]}
+        values |= {"parameters": ("viscosity",) * (conditions - 1)}
     return DPOTConfig(space_dims=space_dims, grid=grid, **values)
 
 
@@ -92,6 +96,7 @@ models = st.builds(
     time_aggregation=st.sampled_from(["exp_mlp", "mlp"]),
     normalize=st.booleans(),
     skip_frames=st.integers(0, 1),
+    conditions=st.integers(0, 2),
 )
 
 
@@ -109,7 +114,8 @@ def test_executed_flops_are_those_of_the_products_that_run(config, windows):
     arch = config
     frames = torch.randn(windows, arch.history, arch.channels, *arch.space)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        DPOT(arch)(frames)
+        told = [torch.randn(windows, len(arch.conditions))] if arch.conditions else []
+        DPOT(arch)(frames, *told)
     assert executed_forward_flops(arch, windows) == counter.get_total_flops()
 
 

@@ -130,7 +130,13 @@ def test_a_model_that_the_format_does_not_know_is_refused(tmp_path):
     assert not list(tmp_path.iterdir())
     # All that a file has a place for, or whose shapes say it: what is written is read back, above.
     known = {*ARG_NAMES, *IN_SHAPES}
-    assert set(DPOTConfig.dimension_names()) - known == {"target", "skip_frames", "modes_kept"}
+    assert set(DPOTConfig.dimension_names()) - known == {
+        "target",
+        "skip_frames",
+        "modes_kept",
+        "conditioning",
+        "parameters",
+    }
 
 
 class Attack:

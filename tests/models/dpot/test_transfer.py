@@ -206,6 +206,37 @@ def test_frames_beyond_the_horizon_begin_as_the_last_one(before: int, after: int
         torch.testing.assert_close(given[:, frame], expected[:, min(frame, before - 1)])
 
 
+def conditioned(*parameters: str) -> DPOTConfig:
+    return described(conditioning=("dt", "parameters"), parameters=parameters)
+
+
+def test_conditions_are_told_by_their_names() -> None:
+    source, wanted = network(conditioned("eta", "zeta")), conditioned("Re", "zeta", "Pr", "eta")
+    assert source.conditioning is not None
+    torch.nn.init.normal_(source.conditioning.modulation.weight)
+    found, transfer = carried(source, wanted, NAMES)
+    frames, told = fields(wanted), torch.tensor([[0.1, 1.0, 2.0], [0.2, 3.0, 0.5]])
+    nan = torch.full((2, 1), torch.nan)
+    more = torch.cat([told[:, :1], nan, told[:, 2:], nan, told[:, 1:2]], dim=1)
+    with torch.no_grad():
+        torch.testing.assert_close(found(frames, more).frames, source(frames, told).frames)
+    assert "conditions by name" in transfer.table()
+
+
+def test_conditions_that_the_weights_lack_have_no_effect_at_first() -> None:
+    source, wanted = network(described()), conditioned("eta")
+    with pytest.raises(ConfigError, match=r"draws what is missing of conditioning"):
+        carried(source, wanted, NAMES)
+    found, _ = carried(source, wanted, NAMES, "start.absent=draw")
+    told = torch.tensor([[0.1, 1.0], [0.2, torch.nan]])
+    with torch.no_grad():
+        given = found(fields(wanted), told).frames
+    assert torch.equal(given, forecast(source, fields(wanted)))
+    back, transfer = carried(found, described(), NAMES)
+    assert torch.equal(forecast(back, fields(wanted)), given)
+    assert transfer.dropped == ("conditioning",)
+
+
 @pytest.mark.parametrize("datasets", [1, 5])
 def test_the_head_keeps_the_first_datasets(datasets: int) -> None:
     source = network(described())
