@@ -4,6 +4,7 @@ from pathlib import Path
 
 from dpot_scale.checkpoints.description import describe
 from dpot_scale.checkpoints.weights import read
+from dpot_scale.data.channels import Channels, TrainingData
 
 RELEASED = Path(__file__).parents[1] / "golden" / "official_format_small.pth"
 
@@ -20,3 +21,13 @@ def test_every_parameter_and_key_is_counted() -> None:
     assert sum(int(tensors) for _, tensors, _ in rows) == len(weights.state)
     assert {dtype for _, _, dtype in rows} == {"float32"}
     assert lines[-1].startswith("forward: ")
+
+
+def test_what_it_was_trained_on_is_said_where_that_is_known() -> None:
+    weights = read(RELEASED)
+    assert "trained on" not in describe(RELEASED, weights)
+    channels = Channels(
+        names=("u", "v"), scored=(True, True), mean=(0, 0), std=(1, 1), frame_interval=1
+    )
+    known = weights._replace(data=TrainingData(datasets={"flow": channels}))
+    assert "\ntrained on\n  flow                u, v\n" in describe(RELEASED, known)

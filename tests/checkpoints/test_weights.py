@@ -14,12 +14,21 @@ from dpot_scale.checkpoints.weights_file import save_model
 from dpot_scale.config.load import dump, load_run
 from dpot_scale.config.places import CHECKPOINTS, RESULT_FILE, RUN_CONFIG, WEIGHTS
 from dpot_scale.config.run import CheckpointConfig
+from dpot_scale.data.channels import Channels, TrainingData
 from dpot_scale.engine.runtime import start_world
 from dpot_scale.errors import CheckpointError
 from dpot_scale.models.dpot.network import DPOT
 from dpot_scale.weights import main
 
 SMALL = ["model.size=debug", "model.width=16", "model.depth=1", "model.heads=2", "model.grid=16"]
+
+DATA = TrainingData(
+    datasets={
+        "flow": Channels(
+            names=("u", "v"), scored=(True, True), mean=(1, 0), std=(2, 1), frame_interval=0.1
+        )
+    }
+)
 
 
 class Replicated:
@@ -51,6 +60,7 @@ def run(tmp_path: Path) -> Path:
         config=CheckpointConfig(),
         identity="hash",
         world=start_world(),
+        data=DATA,
     )
     for step in (1, 2):
         store.save(Replicated(model(step).state_dict()), TrainState(step=step))
@@ -99,6 +109,7 @@ def test_export_writes_what_a_finished_run_leaves(
     again = run.parent / "again.safetensors"
     assert main(["export", str(run / CHECKPOINTS / "step_000002"), "--out", str(again)]) == 0
     assert again.read_bytes() == written.read_bytes()
+    assert read(written).data == read(run).data == DATA
 
 
 def test_what_holds_no_weights_is_one_sentence(run: Path) -> None:
