@@ -59,7 +59,8 @@ def _draw_sizes(axis: Axes, found: Analysis, law: Fit) -> None:
         windows = np.geomspace(points.windows[own].min(), points.windows[own].max(), BUDGETS)
         per_window = (flops[own] / points.windows[own])[0]
         axis.plot(flops[own], points.errors[own], "o", color=shade, ms=5, label=f"{size:,.0f}")
-        axis.plot(windows * per_window, law.predict(Points.at(size, windows)), color=shade, lw=1)
+        at = Points.at(size, windows, points.distinct.max())
+        axis.plot(windows * per_window, law.predict(at), color=shade, lw=1)
 
 
 def _draw_frontier(upper: Axes, lower: Axes, found: Analysis, law: Fit, color: str) -> None:

@@ -153,7 +153,7 @@ def _law_table(first: str, laws: Mapping[str, Fit | NoFit]) -> str:
 
 
 def _cell(interval: Interval) -> str:
-    return f"{interval.value:.3g} ({interval.low:.2g} to {interval.high:.2g})"
+    return f"{interval.value:.3g} ({interval.low:.3g} to {interval.high:.3g})"
 
 
 def _waiting(waiting: Sequence[Trial], found: Analysis) -> list[str]:
@@ -250,7 +250,7 @@ def _parabolas(finished: Sequence[Finished]) -> list[str]:
 
 
 def _counted(interval: Interval) -> str:
-    return f"{interval.value:.3g} ({interval.low:.2g} to {interval.high:.2g})"
+    return f"{interval.value:.3g} ({interval.low:.3g} to {interval.high:.3g})"
 
 
 def _capital(text: object) -> str:

@@ -28,7 +28,7 @@ def price_tables(found: Analysis) -> list[str]:
     bills = {entry.trial.id: bill for entry in found.finished if (bill := bill_of(entry))}
     if not bills:
         return []
-    billed = [entry for entry in found.finished if entry.trial.id in bills]
+    billed = [entry for entry in found.main.trials if entry.trial.id in bills]
     return [
         f"## The price of data{found.of_arm}",
         "Times are of one worker, a worker that solves as one that trains. Data are all training "
@@ -106,7 +106,7 @@ def _purchase_cells(one: Purchase) -> tuple[str, ...]:
 
 
 def _range(interval: Interval) -> str:
-    return f"{interval.value:.3g} ({interval.low:.2g} to {interval.high:.2g})"
+    return f"{interval.value:.3g} ({interval.low:.3g} to {interval.high:.3g})"
 
 
 def _seconds(seconds: float) -> str:
