@@ -81,7 +81,7 @@ def test_the_scores_are_those_that_training_reported(
         "scores.csv",
         "scores.tex",
         "error_growth.png",
-        *(f"rollout_{name}.png" for name in found),
+        *(f"{kind}_{name}.png" for kind in ("rollout", "spectra") for name in found),
     }
 
 
