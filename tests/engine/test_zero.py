@@ -448,3 +448,18 @@ def test_muon_leaves_pairs_to_adam(strategy: str, muon: Results, results: Result
         assert_same_training(case, results["plain_adapter"], **PAIRS)
     resumed = muon[f"{strategy}_adapter_resume"]
     assert resumed["resumed"]["losses"] == resumed["straight"]["losses"]
+
+
+@pytest.mark.parametrize("engine", [*STAGES, "fairscale"])
+def test_weights_are_adapted_alike_under_every_stage(engine: str, results: Results) -> None:
+    case, plain = results[f"{engine}_adapted"], results["plain"]["weights"]
+    assert_same_weights(case["weights"], results["zero0_adapted"]["weights"], **EXACT)
+    assert case["table"] == results["zero0_adapted"]["table"]
+    for name, value in case["weights"].items():
+        if ".adapters." in name:
+            assert torch.equal(value, case["fresh"][name]), name
+        elif name.startswith("blocks."):
+            assert torch.equal(value, plain[name]), name
+    assert torch.equal(case["weights"]["out_layer.4.bias"][:2], plain["out_layer.4.bias"])
+    drawn = case["fresh"]["out_layer.4.bias"][2]
+    assert case["weights"]["out_layer.4.bias"][2] == drawn

@@ -16,6 +16,7 @@ from torch import distributed as dist
 from dpot_scale.checkpoints.checkpoint import TrainState
 from dpot_scale.checkpoints.shards import foreign_names, masters
 from dpot_scale.checkpoints.store import CheckpointStore
+from dpot_scale.checkpoints.weights_file import save_model
 from dpot_scale.config.data import DataConfig
 from dpot_scale.config.model import ModelConfig
 from dpot_scale.config.optim import Length, OptimConfig
@@ -33,6 +34,7 @@ from dpot_scale.models.families import family_of
 from dpot_scale.models.family import KEEP_ALL
 from dpot_scale.models.fno.config import FNOConfig
 from dpot_scale.models.vit.config import ViTConfig
+from dpot_scale.runs.start import first_state
 from dpot_scale.training.schedule import Schedule
 
 STEPS = 5
@@ -287,6 +289,24 @@ def initialize_from(world: World, folder: Path, deepspeed: str, **options) -> Re
     return {"before": before, "loaded": loaded, "frames": frames, **trained}
 
 
+def adapted(world: World, folder: Path, deepspeed: str) -> Result:
+    """Start a model of another shape, of which a part is drawn, from the weights of plain torch."""
+    source = folder / "model.safetensors"
+    if world.is_main:
+        save_model(source, MODEL, train_plain()["weights"])
+    dist.barrier()
+    trains = {"patch_embed": {"lr": 1}, "output": {"lr": 1}}
+    start = {"source": source, "absent": "draw", "components": trains, "adapter": {"rank": 2}}
+    model = MODEL.model_copy(update={"history": 5, "channels": 3, "grid": 24})
+    engine = start_engine(config(deepspeed, model=model, seed=1, start=start), world)
+    fresh = whole_weights(engine)
+    store = CheckpointStore(
+        folder / "checkpoints", config=CheckpointConfig(), identity="hash", world=world
+    )
+    begun = first_state(engine.config, engine, store)
+    return {"fresh": fresh, "weights": whole_weights(engine), "table": begun.table}
+
+
 def partition(world: World, folder: Path) -> Result:
     """Count what a rank holds of the parameters under stage 3."""
     engine = start_engine(config("zero3_fp32"), world)
@@ -490,6 +510,7 @@ CASES: dict[str, Callable[[World, Path], Any]] = {
         f"zero3_bf16_{name}": partial(fall, deepspeed="zero3_bf16", model=model)
         for name, model in OF_FRAMES.items()
     },
+    **{f"{name}_adapted": partial(adapted, deepspeed=json) for name, json in FP32.items()},
     "partition": partition,
     "nvme": refusal,
 }

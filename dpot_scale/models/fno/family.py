@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class FNOFamily:
-    """A transformer over patches in space and time (Dosofnoskiy et al. 2021, Arnab et al. 2021)."""
+    """A Fourier neural operator (Li et al. 2021)."""
 
     config = FNOConfig
     components: Mapping[str, tuple[str, ...]] = {
