@@ -142,7 +142,8 @@ def _draw_curves(axis: Axes, found: Analysis) -> None:
         if isinstance(found.joint_law, Fit):
             _draw_law(axis, found.joint_law, found, curve, color, "-")
     if isinstance(found.joint_law, Fit):
-        axis.plot([], [], color="0.4", lw=1, label="law of all sizes and lengths")
+        most = ", with the most data" * found.joint_law.form.repeats
+        axis.plot([], [], color="0.4", lw=1, label=f"law of all sizes and lengths{most}")
 
 
 def _label_sizes(axis: Axes, group: Sequence[Finished]) -> None:
