@@ -101,6 +101,15 @@ def test_a_mistake_is_found_before_data_are_generated(
     assert not (tmp_path / "data").exists()
 
 
+def test_a_parameter_that_no_dataset_keeps_is_no_condition(
+    short: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    conditions = ["model.conditioning=[dt,parameters]", "model.parameters=[radius,mass]"]
+    said = mistake([*short, *conditions], capsys)
+    assert "no dataset keeps a parameter 'mass' of its trajectories (they keep dr_pdb_" in said
+    assert "radius" in said
+
+
 def test_a_printed_config_is_the_config(
     short: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

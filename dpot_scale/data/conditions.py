@@ -59,7 +59,7 @@ def numbers(store: DatasetStore, split: Split) -> dict[str, Array]:
 
 
 def require_conditions(stores: Mapping[str, DatasetStore], model: ModelConfig) -> None:
-    """Make sure that each parameter that a model is told of is kept by a dataset.
+    """Make sure that each parameter that a model learns of is kept by a dataset.
 
     Raises:
         ConfigError: no dataset keeps one.

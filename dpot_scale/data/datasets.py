@@ -4,7 +4,6 @@ from collections.abc import Callable, Mapping
 
 from dpot_scale.config.data import DataConfig
 from dpot_scale.config.model import ModelConfig
-from dpot_scale.data.conditions import require_conditions
 from dpot_scale.data.generation.suite import generate_suite, missing_datasets
 from dpot_scale.data.info import DatasetInfo
 from dpot_scale.data.store.dataset import DatasetStore, open_store
@@ -27,8 +26,7 @@ def open_datasets(
         generate: Whether missing datasets of its suite are made.
 
     Raises:
-        ConfigError: a dataset has more channels than the model, or other space axes; or none keeps
-            a parameter that the model is told of.
+        ConfigError: a dataset has more channels than the model, or other space axes.
         DataError: a dataset is missing or damaged.
     """
     if config.suite is not None:
@@ -41,7 +39,6 @@ def open_datasets(
     for store in stores.values():
         _check_fits(store.info, model)
         store.check_largest()
-    require_conditions(stores, model)
     return stores
 
 

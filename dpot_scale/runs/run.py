@@ -15,6 +15,7 @@ from dpot_scale.checkpoints.store import CheckpointStore
 from dpot_scale.config.places import CHECKPOINTS
 from dpot_scale.config.run import EvaluationConfig, RunConfig
 from dpot_scale.data.channels import training_data
+from dpot_scale.data.conditions import require_conditions
 from dpot_scale.data.datasets import open_datasets, require_training
 from dpot_scale.data.grids import grid_rules
 from dpot_scale.data.store.dataset import DatasetStore
@@ -207,6 +208,7 @@ def _open_stores(config: RunConfig) -> tuple[dict[str, DatasetStore], UserError 
         require_source(config)
         stores = open_datasets(config.data, config.model, progress=print_line)
         require_training(stores)
+        require_conditions(stores, config.model)
     except UserError as error:
         if announced_world_size() == 1:
             raise
