@@ -58,6 +58,7 @@ TESTED_ELSEWHERE = {
     "scaling/report/analysis.py": "scaling/report/test_law_text.py",
     "scaling/report/compute_figure.py": "scaling/report/test_law_text.py",
     "scaling/report/figures.py": "scaling/report/test_write.py",
+    "scaling/report/left_out.py": "scaling/report/test_write.py",
     "scaling/report/results.py": "scaling/report/test_write.py",
     "scaling/report/table.py": "scaling/report/test_write.py",
     "scaling/report/text.py": "scaling/report/test_write.py",

@@ -59,6 +59,12 @@ class Trial:
     seconds: float  # estimated
     sending_seconds: float = 0.0  # of the messages between workers, which computing may hide
 
+    @property
+    def own_flops(self) -> float:
+        """The training FLOPs of the steps that it does not share with a trunk."""
+        shared = self.after.step / self.run.steps if self.after is not None else 0.0
+        return (1 - shared) * self.train_flops
+
 
 def plan(sweep: SweepConfig, device: DeviceName | None = None) -> tuple[Trial, ...]:
     """Return the trials of a sweep, the cheapest first.

@@ -75,7 +75,7 @@ def plan_table(sweep: SweepConfig, trials: Sequence[Trial], terms: Terms = THIS_
 
 
 def _totals(sweep: SweepConfig, trials: Sequence[Trial], terms: Terms) -> list[str]:
-    flops = sum(trial.train_flops for trial in trials)
+    flops = sum(trial.own_flops for trial in trials)
     seconds = sum(trial.seconds for trial in trials)
     lines = [
         f"total {flops:.2e} FLOPs, about {duration(seconds)} one after another "
@@ -132,6 +132,7 @@ def plan_json(sweep: SweepConfig, trials: Sequence[Trial], terms: Terms = THIS_M
             "steps": trial.run.steps,
             "seed": trial.run.seed,
             "flops": trial.train_flops,
+            "own_flops": trial.own_flops,
             "memory_gib": trial.worker_gib,
             "seconds": trial.seconds,
             "network_seconds": trial.sending_seconds,
@@ -146,7 +147,7 @@ def plan_json(sweep: SweepConfig, trials: Sequence[Trial], terms: Terms = THIS_M
         "workers": sweep.resources.workers,
         "strategy": trials[0].run.engine.deepspeed.name,
         "trials_at_a_time": terms.at_a_time(sweep),
-        "flops": sum(trial.train_flops for trial in trials),
+        "flops": sum(trial.own_flops for trial in trials),
         "device_hours": hours,
         "cost": None if price is None else hours * price,
         "seconds": makespan(trials, terms.at_a_time(sweep)),

@@ -87,6 +87,16 @@ def test_the_ladder_has_a_plan(tmp_path: Path) -> None:
         assert {trial.run.objective.noise for trial in trials} == {float(noise)}
 
 
+def test_an_entry_more_makes_twelve_trials(tmp_path: Path) -> None:
+    page = (PAGES / "sweep.md").read_text(encoding="utf-8")
+    (entry,) = re.findall(r"^    - (grid: .*)$", page, re.M)
+    text = block("sweep.md", "yaml").replace("  - windows:", f"  - {entry}\n  - windows:")
+    (tmp_path / "ladder.yaml").write_text(text)
+    trials = plan(load_sweep(str(tmp_path / "ladder.yaml")))
+    assert len(trials) == 12
+    assert {trial.run.objective.noise for trial in trials} == {0.01, 0.02}
+
+
 def test_the_results_of_sweeps_are_compared(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -15,6 +15,7 @@ from dpot_scale.models.dpot.cost import count_flops
 from dpot_scale.models.family import KEEP_ALL
 from dpot_scale.scaling.design import points_of
 from dpot_scale.scaling.plan import plan
+from dpot_scale.scaling.sizes import TOLERANCE, Measure, measured
 from dpot_scale.training.schedule import Schedule
 
 LADDER = "ladder: {a: {width: 32}, b: {width: 64}}"
@@ -187,3 +188,36 @@ def test_hundreds_of_trials_are_planned_at_once() -> None:
     trials = plan(sweep)
     assert len(trials) == 504
     assert time.process_time() - started < 2
+
+
+@pytest.mark.parametrize("match", ["flops", "parameters"])
+def test_families_are_matched(match: Measure) -> None:
+    ladder = "ladder: {a: {width: 96}, b: {width: 192}}"
+    sweep = designed(ladder, f"families: {{of: [dpot, vit, fno], match: {match}}}")
+    points = points_of(sweep)
+    assert [point.label for point in points] == [
+        f"{size}-{family}" for size in ("a", "b") for family in ("dpot", "vit", "fno")
+    ]
+    for number in (0, 3):
+        reference, *others = (point.run.model for point in points[number : number + 3])
+        assert reference.own_width() == (96, 192)[number // 3]
+        for model in others:
+            assert model.grid == reference.grid
+            wanted = measured(reference, match)
+            assert measured(model, match) == pytest.approx(wanted, rel=TOLERANCE)
+
+
+def test_less_data_repeat_more_often() -> None:
+    points = points_of(designed("data: {trajectories: [4, 16]}"))
+    assert [point.run.data.trajectories for point in points] == [4, 16]
+    assert [point.factors["trajectories"] for point in points] == [4, 16]
+    assert len({point.run.windows for point in points}) == 1
+
+
+def test_a_start_is_one_of_several(tmp_path: Path) -> None:
+    (tmp_path / "big").mkdir()
+    sweep = designed(f"start: {{scratch: null, big: {tmp_path / 'big'}}}")
+    scratch, big = points_of(sweep)
+    assert scratch.run.start.source is None
+    assert big.run.start.source == tmp_path / "big"
+    assert len({trial.id for trial in plan(sweep)}) == 2

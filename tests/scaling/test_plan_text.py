@@ -34,6 +34,9 @@ def test_json_has_every_trial_with_its_price(capsys: pytest.CaptureFixture[str])
             assert row["after"] == {"trial": trial.after.trial, "step": trial.after.step}
             assert trials[trial.after.trial].run.seed == trial.run.seed
     assert found["cost"] == pytest.approx(sum(row["cost"] for row in found["trials"]))
+    shared = [row["own_flops"] / row["flops"] for row in found["trials"] if row["after"]]
+    assert all(0 < share < 1 for share in shared)
+    assert found["flops"] == pytest.approx(sum(row["own_flops"] for row in found["trials"]))
     assert found["critical_path_seconds"] <= found["seconds"]
     assert sum(row["after"] is not None for row in found["trials"]) == 2
 

@@ -10,6 +10,7 @@ from dpot_scale.config.sweep import SweepConfig
 from dpot_scale.scaling.plan import Trial
 from dpot_scale.scaling.report.analysis import Analysis
 from dpot_scale.scaling.report.law_text import law_sentences, law_tables
+from dpot_scale.scaling.report.left_out import left_out
 from dpot_scale.scaling.report.price_text import price_sentences, price_tables
 from dpot_scale.scaling.report.results import Finished, arm_of, chosen_by_valid
 from dpot_scale.scaling.report.table import dataset_table, error_table, trial_table
@@ -79,9 +80,17 @@ def _choice(finished: Sequence[Finished]) -> list[str]:
     ]
 
 
-def summarize(sweep: SweepConfig, finished: Sequence[Finished], arms: Sequence[Analysis]) -> str:
+def summarize(
+    sweep: SweepConfig,
+    trials: Sequence[Trial],
+    finished: Sequence[Finished],
+    arms: Sequence[Analysis],
+) -> str:
     """Return for a terminal: the errors beside persistence, and the conclusion."""
     lines = [error_table(finished), ""]
+    reasons = left_out(sweep, trials, finished)
+    lines += [f"left out: {trial}, {why}" for trial, why in reasons.items()]
+    lines += [""] if reasons else []
     for paragraph in conclude(arms):
         lines += [*textwrap.wrap(paragraph, 100), ""]
     lines += [f"report: {sweep.directory / REPORT}", f"figure: {sweep.directory / FIGURE}"]
@@ -115,6 +124,7 @@ def write_markdown(
         "last known frame.",
         "## Trials",
         trial_table(finished),
+        *_left_out(sweep, trials, finished),
         *_arms(trials, arms),
         "## Rollout rel_l2",
         dataset_table(finished, "rel_l2", "persistence_rel_l2"),
@@ -123,6 +133,16 @@ def write_markdown(
         dataset_table(finished, "one_step_rel_l2", "persistence_one_step_rel_l2"),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _left_out(
+    sweep: SweepConfig, trials: Sequence[Trial], finished: Sequence[Finished]
+) -> list[str]:
+    """Return the trials that no law goes through, with their reasons."""
+    reasons = left_out(sweep, trials, finished)
+    if not reasons:
+        return []
+    return ["Left out of every fit:", "\n".join(f"- {t}: {why}" for t, why in reasons.items())]
 
 
 def _arms(trials: Sequence[Trial], arms: Sequence[Analysis]) -> list[str]:

@@ -72,7 +72,7 @@ def write_report(sweep: SweepConfig, trials: Sequence[Trial]) -> Report:
     with replacing(files[-1]) as partial:
         write_csv(partial, finished)
     return Report(
-        summary=summarize(sweep, finished, arms),
+        summary=summarize(sweep, trials, finished, arms),
         markdown=markdown,
         files=files,
         is_complete=len(finished) == len(trials),

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from dpot_scale.config.sweep import SweepConfig
+from dpot_scale.scaling.journal import Journal
 from dpot_scale.scaling.plan import Trial
 from dpot_scale.scaling.report.analysis import analyze
 from dpot_scale.scaling.report.figures import scaling_figure
@@ -15,6 +16,7 @@ from dpot_scale.scaling.report.results import best_trial
 from dpot_scale.scaling.report.results import finished_trials as finished
 from dpot_scale.scaling.report.text import FIGURE, REPORT
 from dpot_scale.scaling.report.write import RESULTS, NothingToReportError, write_report
+from dpot_scale.scaling.stopping import cancel
 
 Planned = Callable[..., tuple[SweepConfig, tuple[Trial, ...]]]
 Finish = Callable[..., None]
@@ -208,3 +210,24 @@ def test_forecasts_that_are_not_finite_are_told(
     assert "| nan |" in report.markdown
     with (sweep.directory / RESULTS).open() as file:
         assert [row["rel_l2"] for row in csv.DictReader(file)][-1] == "nan"
+
+
+def test_trials_that_failed_are_left_out_with_their_reason(
+    tmp_path: Path, finish: Finish, planned: Planned
+) -> None:
+    sweep, trials = planned(tmp_path)
+    failed, cancelled, *others = trials
+    for number, trial in enumerate(others):
+        finish(trial, 0.3 - 0.1 * number)
+    journal = Journal(sweep.directory)
+    journal.record(failed.id, "started", attempt=1)
+    journal.record(failed.id, "failed", attempt=1, reason="the loss is not finite")
+    cancel(cancelled.run.directory)
+    report = write_report(sweep, trials)
+    assert f"left out: {failed.id}, failed: the loss is not finite\n" in report.summary
+    assert f"Left out of every fit:\n\n- {failed.id}: failed: the loss is not finite\n" in (
+        report.markdown
+    )
+    assert f"- {cancelled.id}: cancelled" in report.markdown
+    journal.record(failed.id, "started", attempt=2)
+    assert failed.id not in write_report(sweep, trials).summary, "it may still come to its end"
