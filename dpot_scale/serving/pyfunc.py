@@ -1,7 +1,7 @@
 """The MLflow model: MLflow loads it by the name of this module, without unpickling anything.
 
-A request names `steps`, the frames to forecast, and, for weights that were trained on several
-datasets, the `dataset` whose channels the history has.
+A request names `steps`, the frames to forecast; for weights that were trained on several datasets,
+the `dataset` whose channels the history has; and the conditions that the model is told, if any.
 """
 
 from collections.abc import Mapping
@@ -45,14 +45,18 @@ class RolloutModel:
         """
         params = params or {}
         try:
-            return self._rollout(model_input, params.get("steps"), params.get("dataset"))
+            return self._rollout(model_input, params)
         except UserError as error:
             raise refusal(str(error)) from error
 
-    def _rollout(self, history: Array, steps: int | None, dataset: str | None) -> Array:
-        if not steps:  # the signature gives 0 where a request does not say it
+    def _rollout(self, history: Array, params: Mapping[str, Any]) -> Array:
+        # Where a request does not say it, the signature gives 0, "" or NaN.
+        steps, dataset = params.get("steps"), params.get("dataset")
+        if not steps:
             raise DataError('say in params how many frames to forecast, as {"steps": 50}')
         model = self._model.for_dataset(dataset) if dataset else self._model
+        said = {name: params.get(name, np.nan) for name in model.config.conditions}
+        model = model.told(**{name: value for name, value in said.items() if not np.isnan(value)})
         self._require_small(history, steps)
         with self._turn:
             frames = model.rollout(history, steps)

@@ -134,7 +134,8 @@ def signature_of(model: ModelConfig) -> "ModelSignature":
     frames = Schema([TensorSpec(np.dtype(np.float32), (ANY,) * (3 + model.space_dims))])
     steps = ParamSpec("steps", DataType.long, default=0)  # which is refused: a request must say it
     dataset = ParamSpec("dataset", DataType.string, default="")
-    return ModelSignature(frames, frames, ParamSchema([steps, dataset]))
+    conditions = [ParamSpec(name, DataType.double, default=np.nan) for name in model.conditions]
+    return ModelSignature(frames, frames, ParamSchema([steps, dataset, *conditions]))
 
 
 def example_of(weights: Weights) -> Array:

@@ -49,6 +49,7 @@ def test_until_it_is_kept_it_is_computed_each_time() -> None:
         ({"normalize": True, "skip_frames": 2, "target": "residual"}, (16, 16)),
         ({"modes": 2, "modes_kept": "symmetric", "time_aggregation": "mlp"}, (16, 20)),
         ({"space_dims": 3, "horizon": 2}, (16, 16, 16)),
+        ({"conditioning": ["dt"]}, (16, 16)),
         ({}, (160, 160)),  # beyond the Fourier matrices
     ],
 )
@@ -61,17 +62,18 @@ def test_a_forecast_stays_the_same(
     for parameter in model.parameters():  # a fresh residual would forecast the last frame
         torch.nn.init.normal_(parameter, std=0.2)
     model = model.to(dtype).eval()
+    told = torch.tensor([[0.1], [0.2]]) if model.config.conditions else None
     frames = torch.randn(2, 3, 2, *space)
     with torch.no_grad():
-        expected = model(frames)
+        expected = model(frames, told)
         model.keep_derived()
         for _ in range(2):
-            found = model(frames)
+            found = model(frames, told)
             near = {"rtol": 2e-2, "atol": 2e-2} if dtype == torch.bfloat16 else {}
             scale = expected.frames.abs().mean()
             torch.testing.assert_close(found.frames / scale, expected.frames / scale, **near)
     with torch.inference_mode():
-        model(frames)
+        model(frames, told)
 
 
 def test_what_is_kept_in_inference_mode_can_be_used_outside() -> None:

@@ -17,9 +17,14 @@ from typing import Any
 import mlflow
 import numpy as np
 import pytest
+import torch
 from mlflow.exceptions import MlflowException
 
 import dpot_scale as ds
+from dpot_scale.checkpoints.weights import read
+from dpot_scale.checkpoints.weights_file import save_model
+from dpot_scale.models.dpot.config import DPOTConfig
+from dpot_scale.models.dpot.network import DPOT
 from dpot_scale.serving.pyfunc import MOST_VALUES
 from dpot_scale.serving.registry import register
 
@@ -158,7 +163,7 @@ def test_a_bad_request_is_answered_by_one_sentence(
         (json.dumps({"inputs": HISTORY[0].tolist(), "params": FLOW}).encode(), "Shape of input"),
         (
             json.dumps({"inputs": HISTORY.tolist(), "params": {"steps": "many"}}).encode(),
-            "Incompatible types for param 'steps'",
+            "Can not safely convert",
         ),
     ],
 )
@@ -196,3 +201,21 @@ def test_a_forecast_that_is_not_finite_is_refused(uri: str) -> None:
     model = mlflow.pyfunc.load_model("models:/flow/1")
     with pytest.raises(MlflowException, match=r"not finite from step 1 on: ask for at most 0"):
         model.predict(np.full_like(HISTORY, 3e38), params=FLOW)
+
+
+def test_a_model_is_told_its_conditions(of_two: Path, tmp_path: Path) -> None:
+    weights = read(of_two)
+    said = {"conditioning": ["dt", "parameters"], "parameters": ["viscosity"]}
+    config = DPOTConfig.model_validate(weights.model.model_dump() | said)
+    network = DPOT(config)
+    assert network.conditioning is not None
+    torch.nn.init.normal_(network.conditioning.modulation.weight)
+    path, uri = tmp_path / "told.safetensors", f"sqlite:///{tmp_path / 'mlflow.db'}"
+    save_model(path, config, network.state_dict(), weights.data)
+    register(path, "told", uri)
+    mlflow.set_tracking_uri(uri)
+    served = mlflow.pyfunc.load_model("models:/told/1")
+    model = ds.load(path, dataset="flow")
+    for conditions in ({}, {"viscosity": 0.1}, {"dt": 0.5, "viscosity": 0.0}):
+        found = served.predict(HISTORY, params=FLOW | conditions)
+        np.testing.assert_array_equal(found, model.told(**conditions).rollout(HISTORY, 4))
