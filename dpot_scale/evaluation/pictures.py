@@ -12,7 +12,7 @@ from matplotlib.animation import FFMpegWriter, PillowWriter
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.image import AxesImage
+from matplotlib.image import AxesImage, NonUniformImage
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
@@ -146,7 +146,7 @@ def save_movies(folder: Path, dataset: str, sources: Sources) -> list[Path]:
         with writer.saving(figure, str(files[-1]), MOVIE_DPI):
             for number, lead in enumerate(leads):
                 for image, frames_Lxy in images:
-                    image.set_data(frames_Lxy[number].T)
+                    _show(image, frames_Lxy[number], first.info)
                 time = first.times_L[lead - 1]
                 figure.suptitle(f"{dataset}: +{lead} frames, t = {time:.3g}", fontsize=11)
                 writer.grab_frame()
@@ -244,27 +244,58 @@ def _of_field(
 
 
 def _image(axis: Axes, frame_xy: Array, info: DatasetInfo, scale: Scale) -> AxesImage:
+    """Draw a frame on its domain; points of unequal distance are drawn where they are."""
     colors, low, high = scale
-    (x_length, y_length) = info.domain_length[:2]
+    (x_low, x_high), (y_low, y_high) = _ends(info)
+    options: dict[str, Any] = {
+        "cmap": colors,
+        "interpolation": "nearest",
+        "extent": (x_low, x_high, y_low, y_high),
+    }
+    image: AxesImage
+    if info.coordinates:
+        image = NonUniformImage(axis, **options)
+        image.set_clim(low, high)
+        axis.add_image(image)
+        axis.set(xlim=(x_low, x_high), ylim=(y_low, y_high), aspect="equal")
+    else:
+        image = axis.imshow(frame_xy.T, origin="lower", vmin=low, vmax=high, **options)
     axis.set(xticks=[], yticks=[])
-    return axis.imshow(
-        frame_xy.T,
-        origin="lower",
-        cmap=colors,
-        vmin=low,
-        vmax=high,
-        extent=(0, x_length, 0, y_length),
-        interpolation="nearest",
-    )
+    _show(image, frame_xy, info)
+    return image
+
+
+def _show(image: AxesImage, frame_xy: Array, info: DatasetInfo) -> None:
+    """Put a frame, which may lack points in between, into a picture."""
+    if not isinstance(image, NonUniformImage):
+        image.set_data(frame_xy.T)
+        return
+    places = []
+    for axis, points in enumerate(info.coordinates[:2]):
+        kept = np.asarray(points)[:: -(-len(points) // frame_xy.shape[axis])]
+        order = np.argsort(kept)  # matplotlib takes points that increase
+        places.append(kept[order])
+        frame_xy = frame_xy.take(order, axis)
+    uneven: Any = image  # whose stub is that of an even image
+    uneven.set_data(*places, frame_xy.T)
+
+
+def _ends(info: DatasetInfo) -> tuple[tuple[float, float], tuple[float, float]]:
+    """Return where the first two axes begin and end."""
+    if info.coordinates:
+        x, y = info.coordinates[:2]
+        return (min(x), max(x)), (min(y), max(y))
+    x_length, y_length = info.domain_length[:2]
+    return (0.0, x_length), (0.0, y_length)
 
 
 def _label_space(axes: NDArray[np.object_], info: DatasetInfo) -> None:
     """Name the space axes at the lower left picture, with the ends of the domain."""
     corner = axes[-1, 0]
-    lengths = info.domain_length[:2]
-    corner.set(xticks=[0, lengths[0]], yticks=[0, lengths[1]])
-    corner.set_xticklabels(["0", f"{lengths[0]:.4g}"], fontsize=7)
-    corner.set_yticklabels(["0", f"{lengths[1]:.4g}"], fontsize=7)
+    x_ends, y_ends = _ends(info)
+    corner.set(xticks=x_ends, yticks=y_ends)
+    corner.set_xticklabels([f"{end:.4g}" for end in x_ends], fontsize=7)
+    corner.set_yticklabels([f"{end:.4g}" for end in y_ends], fontsize=7)
     corner.set_xlabel(info.spatial_axes[0], fontsize=8, labelpad=-6)
     beside = {"xytext": (-4, 0), "textcoords": "offset points", "ha": "right", "va": "center"}
     corner.annotate(info.spatial_axes[1], (0, 0.5), xycoords="axes fraction", fontsize=8, **beside)
@@ -272,7 +303,7 @@ def _label_space(axes: NDArray[np.object_], info: DatasetInfo) -> None:
 
 def _cell(info: DatasetInfo) -> tuple[float, float]:
     """Return width and height of a picture of one frame, in inches, as those of its domain."""
-    x_length, y_length = info.domain_length[:2]
+    x_length, y_length = (high - low for low, high in _ends(info))
     longest = max(x_length, y_length)
     return max(0.6, CELL * x_length / longest), max(0.6, CELL * y_length / longest)
 

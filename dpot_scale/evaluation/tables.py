@@ -2,7 +2,7 @@
 
 import csv
 import io
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from math import isnan
 
 from dpot_scale.data.catalog import CATALOG
@@ -46,10 +46,13 @@ def metric_table(sources: Mapping[str, Scores], metric: str) -> str:
         ]
         lines = [table(_header(metric), rows)]
     else:
+        windows = _windows(first, metric)
         rows = [
-            row for dataset in first.details for row in _rows_of(dataset, sources, first, metric)
+            (*row, *[""] * (4 + len(windows) - len(row)))
+            for dataset in first.details
+            for row in _rows_of(dataset, sources, metric, windows)
         ]
-        header = (f"held-out {metric}", "", "rollout", "one step")
+        header = (f"held-out {metric}", "", "rollout", "one step", *windows)
         lines = [table(header, rows, left=2)]
     return "\n".join([*lines, *_left_out(first.evaluation), *_grids(first)])
 
@@ -87,19 +90,27 @@ def _number(value: float) -> str:
 
 
 def _rows_of(
-    dataset: str, sources: Mapping[str, Scores], first: Scores, metric: str
+    dataset: str, sources: Mapping[str, Scores], metric: str, windows: Sequence[str]
 ) -> Iterator[tuple[str, ...]]:
     """Yield the rows of a dataset, the first of which names it."""
+    first = next(iter(sources.values()))
     forecasts = [(name, scores.details[dataset].model[metric]) for name, scores in sources.items()]
     forecasts.append((PERSISTENCE, first.details[dataset].persistence[metric]))
     for number, (name, found) in enumerate(forecasts):
         shown = "" if number else dataset
-        yield (shown, name, _number(found.rollout), _number(found.one_step))
+        values = [_number(found.windows[w]) if w in found.windows else "" for w in windows]
+        yield (shown, name, _number(found.rollout), _number(found.one_step), *values)
     if first.scored_on == "published":
         for size in dict.fromkeys(nearest_size(scores.parameters) for scores in sources.values()):
             error = PUBLISHED[size].get(dataset)
             if error is not None:
-                yield ("", f"DPOT-{size}, published", _number(error), "")
+                yield ("", f"DPOT-{size}, published", _number(error))
+
+
+def _windows(scores: Scores, metric: str) -> list[str]:
+    """Return the windows of lead times that a dataset reaches, each once."""
+    of_each = [found.model[metric].windows for found in scores.details.values()]
+    return list(dict.fromkeys(window for windows in of_each for window in windows))
 
 
 def _left_out(scores: Mapping[str, DatasetScore]) -> list[str]:

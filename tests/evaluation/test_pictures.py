@@ -1,11 +1,13 @@
 """Pictures of several models hold what they should; whether they please is for people."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from matplotlib.figure import Figure
+from matplotlib.image import NonUniformImage
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -151,3 +153,20 @@ def test_a_gif_needs_no_other_program(tmp_path: Path, monkeypatch: pytest.Monkey
     (file,) = save_movies(tmp_path, "flow", {"one": details(0.5), "other": details(0.2)})
     with Image.open(file) as movie:
         assert (file.name, movie.n_frames) == ("rollout_flow.gif", LEADS)  # type: ignore[attr-defined]
+
+
+def test_points_of_unequal_distance_are_drawn_where_they_are(tmp_path: Path) -> None:
+    found = details(0.5)
+    places = tuple(tuple(np.cos(np.linspace(0, np.pi, n))) for n in (10, 4))  # they decrease
+    uneven = replace(found, info=replace(found.info, coordinates=places))
+    figure = fields_figure("flow", {"one": uneven})
+    first = figure.axes[0]
+    assert (first.get_xlim(), first.get_ylim()) == ((-1, 1), (-1, 1))
+    assert first.get_aspect() == 1
+    image = first.images[0]
+    assert isinstance(image, NonUniformImage)
+    np.testing.assert_allclose(image._Ax, sorted(places[0]))
+    expected = found.example.truth_LCs[0, 0, ::-1, ::-1].T
+    np.testing.assert_array_equal(image.get_array(), expected)
+    figure.savefig(tmp_path / "figure.png")
+    assert save_movies(tmp_path, "flow", {"one": uneven})
