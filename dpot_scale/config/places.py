@@ -62,16 +62,21 @@ def resolve_run_paths(run: RunConfig, home: Path) -> RunConfig:
     data = run.data.model_copy(update={"root": home / run.data.root})
     nvme_path = run.engine.nvme_path and _absolute(run.engine.nvme_path)
     engine = run.engine.model_copy(update={"nvme_path": nvme_path})
-    source = run.start.source and _absolute(run.start.source)
+    run = with_absolute_source(run)
     return run.model_copy(
         update={
             "output": home / run.output,
             "data": data,
             "engine": engine,
             "tracking": tracking,
-            "start": run.start.model_copy(update={"source": source}),
         }
     )
+
+
+def with_absolute_source(run: RunConfig) -> RunConfig:
+    """Return the run with the weights that it starts from sought from here."""
+    source = run.start.source and _absolute(run.start.source)
+    return run.model_copy(update={"start": run.start.model_copy(update={"source": source})})
 
 
 def _absolute(path: Path) -> Path:

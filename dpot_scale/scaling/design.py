@@ -14,6 +14,7 @@ from dpot_scale.config.design import BASE, Design
 from dpot_scale.config.load import inline, lay_values_over, validate
 from dpot_scale.config.model import laid_over
 from dpot_scale.config.optim import Length
+from dpot_scale.config.places import with_absolute_source
 from dpot_scale.config.run import RunConfig
 from dpot_scale.config.sentences import nearest
 from dpot_scale.config.sweep import LENGTHS, SweepConfig
@@ -150,7 +151,7 @@ def _point(sweep: SweepConfig, draft: _Draft) -> Point:
     except ConfigError as error:
         raise ConfigError(f"trial {draft.label}: {error}") from error
     return Point(
-        run=run,
+        run=with_absolute_source(run),  # which an entry of the design may have set
         label=draft.label,
         factors=draft.factors,
         trunk_windows=draft.trunk_windows,

@@ -221,3 +221,22 @@ def test_a_start_is_one_of_several(tmp_path: Path) -> None:
     assert scratch.run.start.source is None
     assert big.run.start.source == tmp_path / "big"
     assert len({trial.id for trial in plan(sweep)}) == 2
+
+
+@pytest.mark.parametrize(
+    "design",
+    [
+        "[{start: {given: weights.pth, scratch: null}}, {windows: [800]}]",
+        "[{grid: {run.start.source: [weights.pth]}}, {windows: [800]}]",
+        "[{ablation: {given: {run.start.source: weights.pth}}}, {windows: [800]}]",
+    ],
+)
+def test_weights_that_a_design_names_are_sought_from_here(
+    design: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ray's workers have a working directory of their own."""
+    monkeypatch.chdir(tmp_path)
+    sweep = load_sweep("quickstart", ["ladder=null", "windows=null", f"design={design}"])
+    sources = {point.run.start.source for point in points_of(sweep)}
+    assert tmp_path / "weights.pth" in sources
+    assert sources <= {tmp_path / "weights.pth", None}
