@@ -64,17 +64,17 @@ def test_one_model_beside_persistence() -> None:
 def test_several_models_in_one_table_with_persistence() -> None:
     lines = cells(metric_table({"mine": scores(0.25), "other": scores(2e-5)}, "nrmse"))
     assert lines[:4] == [
-        ["held-out", "nrmse", "rollout", "one", "step"],
-        ["swe_pdb", "mine", "0.2500", "0.1250"],
-        ["other", "2.000e-05", "1.000e-05"],
-        ["persistence", "0.5000", "0.2500"],
+        ["held-out", "nrmse", "rollout", "one", "step", "6:7"],
+        ["swe_pdb", "mine", "0.2500", "0.1250", "0.2500"],
+        ["other", "2.000e-05", "1.000e-05", "2.000e-05"],
+        ["persistence", "0.5000", "0.2500", "0.5000"],
     ]
 
 
 def test_a_diverged_model_and_a_large_error_are_numbers_too() -> None:
     lines = cells(metric_table({"mine": scores(nan), "other": scores(1e30)}, "max_error"))
-    assert lines[1][2:] == ["nan", "nan"]
-    assert lines[2][1:] == ["1.000e+30", "5.000e+29"]
+    assert lines[1][2:] == ["nan", "nan", "nan"]
+    assert lines[2][1:] == ["1.000e+30", "5.000e+29", "1.000e+30"]
 
 
 def test_the_published_row_of_the_nearest_size_is_marked() -> None:
