@@ -5,8 +5,8 @@ never falls. What is measured is the sum of their peaks: resident memory, or all
 The last column is the fastest step of the first process: in CPU seconds, which leave out the time
 that other programs take, or on a GPU by the clock on the wall.
 
-    python benchmarks/memory.py [--sizes Ti S M] [--strategies NAME ...] [--recompute NAME ...]
-        [--optimizers adam muon]
+    python benchmarks/memory.py [--sizes Ti S M vit fno] [--strategies NAME ...]
+        [--recompute NAME ...] [--optimizers adam muon]
 """
 
 import argparse
@@ -19,6 +19,7 @@ import torch
 from torch import multiprocessing
 
 from dpot_scale.config.data import DataConfig
+from dpot_scale.config.model import FAMILIES, config_class
 from dpot_scale.config.optim import OptimConfig
 from dpot_scale.config.run import BatchConfig, EngineConfig, RunConfig
 from dpot_scale.config.strategy import read_strategy
@@ -26,13 +27,13 @@ from dpot_scale.engine.engine import Rates
 from dpot_scale.engine.memory import GIB, estimate_memory
 from dpot_scale.engine.runtime import start_world
 from dpot_scale.engine.start import start_engine
-from dpot_scale.models.dpot.config import DPOTConfig
 from dpot_scale.runs import run  # noqa: F401 - what a training has loaded takes memory, too
 from dpot_scale.training.meter import peak_memory_gib
 
 STEPS = 3
 RATES = Rates(lr=1e-3, betas=(0.9, 0.9), muon_lr=0.02)
-WINDOWS = {"debug": 1, "Ti": 4, "S": 4, "M": 2, "L": 1, "H": 1}  # per rank
+# Windows per rank: of the sizes of DPOT, and of the other families as they are by default.
+WINDOWS = {"debug": 1, "Ti": 4, "S": 4, "M": 2, "L": 1, "H": 1, "vit": 4, "fno": 4}
 STRATEGIES = ["zero0_fp32", "zero1_bf16", "zero2_bf16", "zero3_bf16", "zero3_bf16_lean"]
 # Name -> options of the engine.
 RECOMPUTE: dict[str, dict[str, object]] = {
@@ -79,10 +80,11 @@ def run_config(
 ) -> RunConfig:
     """Return a run of three steps."""
     batch = windows * ranks
+    described = {"family": size} if size in FAMILIES else {"size": size}
     return RunConfig(
-        name=recompute,
+        name=f"{size}_{recompute}",
         windows=batch * STEPS,
-        model=DPOTConfig(size=size),
+        model=config_class(described).model_validate(described),
         data=DataConfig(weights={"unused": 1}),
         optim=OptimConfig.model_validate({"kind": optimizer}),
         batch=BatchConfig(global_batch=batch, micro_batch=windows),
@@ -107,7 +109,7 @@ def measure(rank: int, ranks: int, port: int, config: RunConfig) -> None:
     world = start_world()
     engine = start_engine(config, world)
     model = config.model
-    shape = (config.batch.micro_batch, model.history, model.channels, model.grid, model.grid)
+    shape = (config.batch.micro_batch, model.history, model.channels, *model.space)
     frames_BTCxy = torch.randn(shape, device=world.device)
     seconds = []
     clock = time.perf_counter if world.device.type == "cuda" else time.process_time
@@ -127,9 +129,10 @@ def measure(rank: int, ranks: int, port: int, config: RunConfig) -> None:
             on_gpu=world.device.type == "cuda",
         )
         expected = ranks * memory.total / GIB
+        size, _, recompute = config.name.partition("_")
         print(
-            f"| {model.size} | {config.batch.micro_batch} | {config.engine.deepspeed.name} "
-            f"| {config.name} | {config.optim.kind} | {found:.2f} | {expected:.2f} "
+            f"| {size} | {config.batch.micro_batch} | {config.engine.deepspeed.name} "
+            f"| {recompute} | {config.optim.kind} | {found:.2f} | {expected:.2f} "
             f"| {expected / found - 1:+.0%} | {min(seconds):.2f} |",
             flush=True,
         )

@@ -45,8 +45,8 @@ def _per_window(config: FNOConfig, recompute: Recompute, element: int, spectral:
     state = element * config.width * points
     # Frames as they come, and at each point with its place.
     frames = (FP32 * config.history * config.channels + element * config.inputs) * points
-    # The last state; the hidden layer before and after its GELU.
-    output = (1 + 2 * PROJECTION) * state
+    # The last state; the hidden layer before and after its GELU, and the gradient of one of them.
+    output = (1 + 3 * PROJECTION) * state
     forecast = FP32 * 2 * config.channels * config.horizon * points
     # What comes in, what goes into the GELU, and the spectrum.
     block = 2 * state + spectral * 2 * prod(config.spectrum) * config.width

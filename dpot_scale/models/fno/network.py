@@ -5,13 +5,14 @@ As in the autoregressive FNO of that paper, the values of all frames at a point 
 Legend: B windows, T history frames, C fields, s the space axes, E width, D space axes as channels.
 """
 
-from functools import cache
+from functools import lru_cache
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import gelu
 
 from dpot_scale.models.adapter import AdaptableLinear
+from dpot_scale.models.derived import MOST_KEPT
 from dpot_scale.models.family import KEEP_ALL, Recompute, SpectralDtype
 from dpot_scale.models.fno.config import PROJECTION, FNOConfig
 from dpot_scale.models.fno.spectral import Modes, SpectralOperator
@@ -89,7 +90,7 @@ class Block(nn.Module):
         return next_BsE
 
 
-@cache
+@lru_cache(maxsize=MOST_KEPT)
 def _places(space: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
     """Return (*space, D): the place of each point on each axis, from 0 to 1."""
     with torch.inference_mode(False):

@@ -7,7 +7,7 @@ Legend: B windows, E width, s the space axes, n points of an axis, k its modes, 
 An axis 2 holds real and imaginary parts.
 """
 
-from functools import cache
+from functools import lru_cache
 from math import pi, prod
 from typing import Any
 
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from dpot_scale.models.adapter import Adaptable
+from dpot_scale.models.derived import MOST_KEPT
 
 Modes = tuple[int, ...]  # frequencies from zero on, along each axis
 
@@ -147,12 +148,12 @@ def _matrices(
     return _cached_matrices(points, modes, is_last, dtype, device)
 
 
-# Dynamo looks through `cache`: a compiled block would compute the matrices again in every call.
+# Dynamo looks through `lru_cache`: a compiled block would compute the matrices again in every call.
 # torch.compiler.assume_constant_result does no more than this, but imports Dynamo for a second.
 _matrices.__dict__["_dynamo_marked_constant"] = True
 
 
-@cache
+@lru_cache(maxsize=MOST_KEPT)
 def _cached_matrices(
     points: int, modes: int, is_last: bool, dtype: torch.dtype, device: torch.device
 ) -> tuple[Tensor, Tensor]:
