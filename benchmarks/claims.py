@@ -13,6 +13,7 @@ learning rates each, of which the better one counts. `report` prints the tables.
 
 import argparse
 import json
+import math
 import os
 import subprocess
 import sys
@@ -79,6 +80,7 @@ def main() -> int:
     parser.add_argument("--work", type=Path, default=WORK, help="folder of data and runs")
     parser.add_argument("--results", type=Path, default=WORK / "results.jsonl")
     parser.add_argument("--seconds", type=float, default=3 * 3600, help="start nothing after them")
+    parser.add_argument("--kinds", nargs="*", default=[*PRETRAININGS, *TASKS], metavar="KIND")
     parser.add_argument("--override", nargs="*", default=[], help="of every training")
     options = parser.parse_args()
     if options.command == "report":
@@ -94,7 +96,7 @@ def run(options: argparse.Namespace) -> int:
     done = {Training(*line["training"]) for line in read(options.results)}
 
     def one(training: Training) -> None:
-        if training in done or time.monotonic() > deadline:
+        if training.kind not in options.kinds or training in done or time.monotonic() > deadline:
             return
         begun = time.monotonic()
         problem, result = train(training, options)
@@ -107,7 +109,9 @@ def run(options: argparse.Namespace) -> int:
             with options.results.open("a", encoding="utf-8") as file:
                 line = {"training": training, "scores": scores, "flops": result["train_flops"]}
                 file.write(json.dumps(line) + "\n")
-            errors = ", ".join(f"{name} {score['rel_l2']:.4f}" for name, score in scores.items())
+            errors = ", ".join(
+                f"{name} {float(score['rel_l2']):.4f}" for name, score in scores.items()
+            )
             print(f"{training.name}: {errors} in {time.monotonic() - begun:.0f} s", flush=True)
 
     generate(options)
@@ -175,7 +179,9 @@ def report(lines: Sequence[dict[str, Any]]) -> None:
     for kind in PRETRAININGS:
         runs = [scores for training, scores in found.items() if training.kind == kind]
         if runs:
-            means = {name: fmean(float(run[name]["rel_l2"]) for run in runs) for name in runs[0]}
+            means = {
+                name: fmean(at_most_1(run[name]["rel_l2"]) for run in runs) for name in runs[0]
+            }
             by_equation = ", ".join(f"{name} {mean:.3f}" for name, mean in means.items())
             rollout, one_step = mean_of(runs, "rel_l2"), mean_of(runs, "one_step_rel_l2")
             print(f"| {kind} | {rollout} | {one_step} | {by_equation} |")
@@ -188,13 +194,18 @@ def report(lines: Sequence[dict[str, Any]]) -> None:
                 print(
                     f"| {task} | {start} | {rate:g} | {mean_of(runs, 'rel_l2')} "
                     f"| {mean_of(runs, 'one_step_rel_l2')} "
-                    f"| {fmean(run[task]['persistence_rel_l2'] for run in runs):.3f} |"
+                    f"| {fmean(float(run[task]['persistence_rel_l2']) for run in runs):.3f} |"
                 )
+
+
+def at_most_1(error: float | str) -> float:
+    """Return an error, at most that of a forecast of zeros; "NaN" or "Infinity" is as bad."""
+    return min(float(error), 1.0) if math.isfinite(float(error)) else 1.0
 
 
 def mean_of(runs: Sequence[dict[str, Any]], key: str) -> str:
     """Return the mean over seeds of the mean over datasets, each at most 1, and its interval."""
-    errors = [fmean(min(float(score[key]), 1.0) for score in run.values()) for run in runs]
+    errors = [fmean(at_most_1(score[key]) for score in run.values()) for run in runs]
     if len(errors) == 1:
         return f"{errors[0]:.4f}"
     spread = (max(errors) - min(errors)) / 2
