@@ -29,7 +29,9 @@ def load(
     """Return the model in weights from anywhere, ready to forecast arrays.
 
     Args:
-        source: The folder of a run, a checkpoint in it, a safetensors export, or a released `.pth`.
+        source: The folder of a run, a checkpoint in it, a safetensors export, a released `.pth`, a
+            folder in the layout of Hugging Face, or `models:/NAME/VERSION` of MLflow, whose address
+            is in MLFLOW_TRACKING_URI.
         dtype: The precision; None: fp32.
         device: Where it computes; None: the first GPU if there is one, else the CPU.
         dataset: Of which of the datasets that it was trained on the channels are; None: of the only
@@ -44,7 +46,7 @@ def load(
     from dpot_scale.serving.forecaster import ServedModel
     from dpot_scale.serving.source import read_with_data
 
-    model = ServedModel(read_with_data(Path(source)), dtype, device)
+    model = ServedModel(read_with_data(source), dtype, device)
     return model if dataset is None else model.for_dataset(dataset)
 
 

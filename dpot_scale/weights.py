@@ -8,11 +8,10 @@ from pathlib import Path
 from dpot_scale.checkpoints.source import SOURCE, config_of, no_weights
 from dpot_scale.config.arguments import Entry
 from dpot_scale.config.load import load_run
+from dpot_scale.config.places import MLFLOW_URI
 from dpot_scale.errors import ConfigError, exits_cleanly
 from dpot_scale.terminal import print_line
 from dpot_scale.tracking.mlflow_client import read_run_id
-
-MLFLOW_URI = "sqlite:///mlflow.db"  # what `mlflow ui` opens
 
 
 @exits_cleanly

@@ -8,6 +8,7 @@ from dpot_scale.config.sweep import SweepConfig
 
 HOME_VARIABLE = "DPOT_SCALE_HOME"
 SQLITE = "sqlite:///"
+MLFLOW_URI = f"{SQLITE}mlflow.db"  # what `mlflow ui` opens
 
 # What lies in the folder of a run.
 RUN_CONFIG = "config.yaml"

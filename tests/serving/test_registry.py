@@ -5,15 +5,17 @@ import logging
 from pathlib import Path
 
 import mlflow
+import numpy as np
 import pytest
 from mlflow.models import Model
 from mlflow.tracking import MlflowClient
 
+import dpot_scale as ds
 from dpot_scale.checkpoints.weights import read
 from dpot_scale.checkpoints.weights_file import save_model
 from dpot_scale.config.load import dump, load_run
 from dpot_scale.config.places import RESULT_FILE, RUN_CONFIG, WEIGHTS
-from dpot_scale.errors import RecordError
+from dpot_scale.errors import CheckpointError, RecordError
 from dpot_scale.serving.registry import offer, register
 from dpot_scale.tracking.mlflow_client import RUN_ID_FILE
 from dpot_scale.weights import main
@@ -75,6 +77,19 @@ def test_the_same_weights_are_registered_once(of_two: Path, uri: str, tmp_path: 
     assert register(other, "flow", uri) == "2"
     assert register(of_two, "flow", uri) == "3", "an older version again is a newer one"
     assert register(of_two, "another", uri) == "1"
+
+
+def test_what_is_registered_is_loaded_by_its_name(
+    of_two: Path, uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    register(of_two, "loaded", uri)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    model = ds.load("models:/loaded/1", dataset="flow")
+    history = np.zeros((3, 2, 16, 16), np.float32)
+    expected = ds.load(of_two, dataset="flow").rollout(history, 2)
+    np.testing.assert_array_equal(model.rollout(history, 2), expected)
+    with pytest.raises(CheckpointError, match=r"models:/loaded/7 cannot be read from sqlite"):
+        ds.load("models:/loaded/7")
 
 
 def test_from_the_command_line(
