@@ -33,8 +33,9 @@ class ResourcesConfig(Section):
     """CPU cores per worker."""
     gpus_per_worker: GpusPerWorker = "auto"
     """GPUs per worker. auto: 1 where the cluster has one for every worker of a trial, else 0."""
-    assumed_flops_per_second: PositiveFloat = 3.0e10
-    """Model FLOPs that one worker computes per second; only prices a plan."""
+    assumed_flops_per_second: PositiveFloat | None = None
+    """Model FLOPs that one worker computes per second; only prices a plan. null: 3e10 of a CPU, and
+    of a GPU what an H100 has reached."""
 
 
 # The keys of a design that say how long a trial is; a design has one of them at most.

@@ -11,7 +11,7 @@ from dpot_scale.config.places import SWEEP_CONFIG, in_job
 from dpot_scale.config.sweep import SweepConfig
 from dpot_scale.errors import this_command
 from dpot_scale.files import write_whole
-from dpot_scale.runs.contents import record
+from dpot_scale.runs.contents import read_contents, record
 from dpot_scale.runs.result import read_result
 from dpot_scale.scaling.earlier import earlier_trials
 from dpot_scale.scaling.journal import hold_sweep
@@ -75,7 +75,8 @@ def _run(
     from dpot_scale.scaling.launcher import ray_launcher
 
     require_cluster()  # before anything is written
-    tracking, contents, failures = sweep.run.tracking, trials[0].contents, dict[str, str]()
+    contents = read_contents(sweep.run, sweep.directory)
+    tracking, failures = sweep.run.tracking, dict[str, str]()
     with hold_sweep(sweep):
         write_whole(sweep.directory / SWEEP_CONFIG, dump(sweep))
         record(sweep.directory, contents)

@@ -13,7 +13,7 @@ from dpot_scale.config.record import Record, read_record
 from dpot_scale.config.sweep import SweepConfig
 from dpot_scale.errors import ConfigError, RecordError
 from dpot_scale.files import write_whole
-from dpot_scale.runs.contents import recorded
+from dpot_scale.runs.contents import read_contents, recorded
 from dpot_scale.runs.result import read_result
 from dpot_scale.scaling.design import FactorValue
 from dpot_scale.scaling.identified import trials_directory
@@ -97,12 +97,13 @@ def require_same_sweep(sweep: SweepConfig, trials: Sequence[Trial]) -> None:
         ConfigError: trials of another run or of other rules were started there, or the sweep read
             other data or weights when it was started.
     """
-    difference = changed_content(recorded(sweep.directory), trials[0].contents.record())
+    contents = read_contents(sweep.run, sweep.directory)
+    difference = changed_content(recorded(sweep.directory), contents.record())
     if difference is not None:
         raise ConfigError(f"{sweep.directory} holds a sweep that was begun with {difference}")
     started = {entry.trial for entry in Journal(sweep.directory).entries()}
     others = sorted(started - {trial.id for trial in trials})
-    if others and not _has_same_base(sweep, trials[0].contents):
+    if others and not _has_same_base(sweep, contents):
         raise ConfigError(
             f"{sweep.directory} holds a sweep of another config (see {SWEEP_CONFIG} there), which "
             f"started {', '.join(others)}; restore that config, or choose another `name` or "

@@ -16,6 +16,7 @@ from dpot_scale.runs.result import read_result
 from dpot_scale.scaling.design import Point
 
 DIGITS = 6  # of an identity, in the name of a folder
+LONGEST_LABEL = 150  # file systems take names of 255 bytes
 
 
 class Identified:
@@ -53,7 +54,8 @@ class Identified:
                 f"design: the trials {self._labels[known]} and {label} are the same run; remove one"
             )
         self._labels[known] = label
-        name = self._find(contents, known, f"{point.label}_w{config.windows}_")
+        short = point.label[:LONGEST_LABEL]
+        name = self._find(contents, known, f"{short}_w{config.windows}_")
         self._names[known] = name
         return Run(
             config=config.model_copy(update={"name": name}), contents=contents, identity=known

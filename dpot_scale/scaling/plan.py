@@ -161,7 +161,8 @@ class _Prices:
         if speed is not None:  # messages are in what was measured
             return step_cost(run, UNNAMED_CPU, speed)
         kind = UNNAMED_GPU if run.on_gpu else UNNAMED_CPU
-        return step_cost(run, kind, self._resources.assumed_flops_per_second)
+        assumed = self._resources.assumed_flops_per_second
+        return step_cost(run, kind, assumed or assumed_speed(run, kind))
 
 
 def _plan_trial(prices: _Prices, point: Point, run: Run, after: After | None) -> Trial:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dpot_scale.config.sweep import SweepConfig
-from dpot_scale.scaling.cost import DEVICES, DeviceName
+from dpot_scale.scaling.cost import DEVICES, UNNAMED_CPU, UNNAMED_GPU, DeviceName
 from dpot_scale.scaling.makespan import makespan
 from dpot_scale.scaling.plan import Trial
 from dpot_scale.scaling.rules import describe
@@ -99,12 +99,18 @@ def _totals(sweep: SweepConfig, trials: Sequence[Trial], terms: Terms) -> list[s
 
 def _speed(sweep: SweepConfig, terms: Terms) -> str:
     """Say where the speed of a plan comes from."""
-    if terms.device is not None:
-        share = DEVICES[terms.device].reached(compiled=sweep.run.engine.compile)
-        return f"on {terms.device} at {share:.0%} of its peak"
-    if known_speeds(sweep.run.output, sweep.resources):
+    assumed, engine = sweep.resources.assumed_flops_per_second, sweep.run.engine
+    if terms.device is None and known_speeds(sweep.run.output, sweep.resources):
         return "as fast as trials have trained on this machine"
-    return f"assuming {sweep.resources.assumed_flops_per_second:.1e} FLOP/s per worker"
+    if terms.device is None and assumed is not None:
+        return f"assuming {assumed:.1e} FLOP/s per worker"
+    kind = terms.device or (UNNAMED_GPU if sweep.resources.gpus_per_worker == 1 else UNNAMED_CPU)
+    device = DEVICES[kind]
+    share = device.reached(compiled=engine.compile)
+    speed = share * device.peak[engine.deepspeed.dtype]
+    if device.gib is None:
+        return f"assuming {speed:.1e} FLOP/s per worker"
+    return f"on {kind} at {share:.0%} of its peak"
 
 
 def device_hours(sweep: SweepConfig, trial: Trial) -> float:

@@ -214,6 +214,26 @@ def test_less_data_repeat_more_often() -> None:
     assert len({point.run.windows for point in points}) == 1
 
 
+def test_many_factors_still_name_a_folder() -> None:
+    many = {
+        f"f{number}": {"run.seed": number, "run.objective.noise": 0.1} for number in range(1, 3)
+    }
+    entries = [f"ablation: {json.dumps({f'{key}{40 * chr(120)}': v for key, v in many.items()})}"]
+    entries += [f"grid: {{run.optim.{name}: [0.5, 0.25]}}" for name in LONG_NAMES]
+    trials = plan(designed(*entries))
+    assert len({trial.id for trial in trials}) == 3 * 2 ** len(LONG_NAMES)
+    assert max(len(trial.id) for trial in trials) < 200
+
+
+LONG_NAMES = (
+    "initial_lr_ratio",
+    "final_lr_ratio",
+    "muon_momentum",
+    "gradient_clipping",
+    "weight_decay",
+)
+
+
 def test_a_start_is_one_of_several(tmp_path: Path) -> None:
     (tmp_path / "big").mkdir()
     sweep = designed(f"start: {{scratch: null, big: {tmp_path / 'big'}}}")
