@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+from dpot_scale.config.design import Design
 from dpot_scale.config.run import RunConfig
 from dpot_scale.config.sweep import SweepConfig
 
@@ -52,7 +53,36 @@ def resolve_sweep_paths(sweep: SweepConfig, home: Path) -> SweepConfig:
 
     What is written lies under `home`; files that are only read are sought from here.
     """
-    return sweep.model_copy(update={"run": resolve_run_paths(sweep.run, home)})
+    design = tuple(_resolve_entry(entry, home) for entry in sweep.design)
+    run = resolve_run_paths(sweep.run, home)
+    return sweep.model_copy(update={"run": run, "design": design})
+
+
+def _resolve_entry(entry: Design, home: Path) -> Design:
+    """Return an entry of a design with absolute paths."""
+    if entry.start is not None:
+        start = {label: path and _absolute(path) for label, path in entry.start.items()}
+        return entry.model_copy(update={"start": start})
+    if entry.grid is not None:
+        grid = {k: tuple(_resolve_value(k, v, home) for v in vs) for k, vs in entry.grid.items()}
+        return entry.model_copy(update={"grid": grid})
+    if entry.ablation is not None:
+        ablation = {
+            label: {key: _resolve_value(key, value, home) for key, value in changes.items()}
+            for label, changes in entry.ablation.items()
+        }
+        return entry.model_copy(update={"ablation": ablation})
+    return entry
+
+
+def _resolve_value(key: str, value: object, home: Path) -> object:
+    """Return the value of a field of a sweep's run, absolute if it is a path."""
+    if not isinstance(value, str | Path):
+        return value
+    if key == "run.data.root":
+        return str(home / value)
+    read = ("run.start.source", "run.engine.nvme_path")
+    return str(_absolute(Path(value))) if key in read else value
 
 
 def resolve_run_paths(run: RunConfig, home: Path) -> RunConfig:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from dpot_scale.config.load import load_sweep
+from dpot_scale.config.load import dump, load_sweep
 from dpot_scale.config.places import absolute_uri, resolve_sweep_paths, results_home
 from dpot_scale.config.sweep import SweepConfig
 
@@ -20,6 +20,24 @@ def test_results_lie_below_home_and_inputs_here(
     assert sweep.run.tracking.mlflow_uri == "sqlite:////results/mlflow.db"
     assert sweep.run.engine.nvme_path == tmp_path / "nvme"
     assert sweep.run.start.source == tmp_path / "model.safetensors"
+
+
+def test_a_design_reads_what_lies_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    design = (
+        "design=[{start: {scratch: null, big: runs/big}}, "
+        "{grid: {run.data.root: [a, /b], run.optim.lr: [1e-3]}}, "
+        "{ablation: {other: {run.start.source: w.pth, run.seed: 3}}}]"
+    )
+    sweep = resolve_sweep_paths(load_sweep("quickstart", [design]), Path("/results"))
+    start, grid, ablation = sweep.design
+    assert start.start == {"scratch": None, "big": tmp_path / "runs" / "big"}
+    assert grid.grid == {"run.data.root": ("/results/a", "/b"), "run.optim.lr": ("1e-3",)}
+    assert ablation.ablation == {
+        "other": {"run.start.source": str(tmp_path / "w.pth"), "run.seed": 3}
+    }
+    (tmp_path / "sweep.yaml").write_text(dump(sweep))
+    assert load_sweep(str(tmp_path / "sweep.yaml")) == sweep
 
 
 def test_names_of_presets_and_absolute_paths_stay() -> None:

@@ -23,6 +23,7 @@ Measure = Literal["parameters", "block_parameters", "flops_per_window"]
 BANDS = ("first third", "middle third", "last third")
 # Factors of a design along which a law is fitted. Trials that differ in another one follow others.
 LAW_FACTORS = {"size", "windows", "flops", "seed", "trajectories"}
+LAW_FACTORS |= {"model.size", "model.width", "model.depth"}  # of a grid
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -12,7 +12,7 @@ from dpot_scale.scaling.journal import Journal
 from dpot_scale.scaling.plan import Trial
 from dpot_scale.scaling.report.analysis import analyze
 from dpot_scale.scaling.report.figures import scaling_figure
-from dpot_scale.scaling.report.results import best_trial
+from dpot_scale.scaling.report.results import arms, best_trial
 from dpot_scale.scaling.report.results import finished_trials as finished
 from dpot_scale.scaling.report.text import FIGURE, REPORT
 from dpot_scale.scaling.report.write import RESULTS, NothingToReportError, write_report
@@ -231,3 +231,13 @@ def test_trials_that_failed_are_left_out_with_their_reason(
     assert f"- {cancelled.id}: cancelled" in report.markdown
     journal.record(failed.id, "started", attempt=2)
     assert failed.id not in write_report(sweep, trials).summary, "it may still come to its end"
+
+
+def test_a_grid_of_widths_is_a_ladder(tmp_path: Path, finish: Finish, planned: Planned) -> None:
+    design = "design=[{grid: {run.model.width: [32, 64, 128], run.optim.lr: [1e-3, 2e-3]}}]"
+    _, trials = planned(tmp_path, design, "ladder=null")
+    for trial in trials:
+        finish(trial, trial.parameters**-0.16)
+    found = arms(finished(trials))
+    assert list(found) == ["optim.lr = 0.001", "optim.lr = 0.002"]
+    assert [len(entries) for entries in found.values()] == [3, 3]
