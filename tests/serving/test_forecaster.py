@@ -12,10 +12,13 @@ from torch import Tensor
 
 import dpot_scale as ds
 from dpot_scale.checkpoints.weights_file import save_model
+from dpot_scale.config.model import FAMILIES, config_class
 from dpot_scale.data.channels import Channels, TrainingData
 from dpot_scale.errors import ConfigError, DataError
 from dpot_scale.models.dpot.config import DPOTConfig
 from dpot_scale.models.dpot.network import DPOT
+from dpot_scale.models.families import family_of
+from dpot_scale.models.family import KEEP_ALL
 
 CONFIG = DPOTConfig.model_validate(
     {
@@ -227,6 +230,20 @@ def test_a_volume_is_forecast_too(tmp_path: Path) -> None:
     assert frames.shape == (3, 1, 8, 8, 12)
     with pytest.raises(DataError, match=r"shape \(T, C, X, Y, Z\) or \(B, T, C, X, Y, Z\)"):
         ds.load(path).rollout(history[0], 1)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_model_of_every_family_is_served(family: str, tmp_path: Path) -> None:
+    kind = config_class({"family": family})
+    described = {"family": family, "size": "debug", "grid": 32, "channels": 2, "history": 4}
+    config = kind.model_validate(described)
+    network = family_of(config).network(config, KEEP_ALL, "float32").eval()
+    path = tmp_path / "model.safetensors"
+    save_model(path, config, network.state_dict())
+    history = torch.randn(1, 4, 2, 32, 32)
+    with torch.no_grad():
+        expected = network(history).frames
+    torch.testing.assert_close(ds.load(path).rollout(history, config.horizon), expected)
 
 
 def test_of_several_datasets_one_is_chosen(tmp_path: Path, history: np.ndarray) -> None:
