@@ -74,6 +74,7 @@ class DatasetDetails(Section):
     """All metrics on one dataset, on the grid that was asked for."""
 
     grid: tuple[int, ...]
+    seen_on: tuple[int, ...]  # the grid of the model, on which a training compares
     trajectories: int
     constant_targets: int  # frames of a field that are the same everywhere, which have no vrmse
     model: dict[str, Metric]

@@ -11,6 +11,7 @@ from dpot_scale.evaluation.scores import REL_L2, DatasetScore, Measured, Metric,
 from dpot_scale.terminal import table
 
 PERSISTENCE = "persistence"
+VRMSE = "vrmse"
 COLUMNS = ("source", "dataset", "split", "grid", "forecast", "metric", "field", "of", "value")
 ALL_FIELDS = "all"
 
@@ -54,7 +55,7 @@ def metric_table(sources: Mapping[str, Scores], metric: str) -> str:
         ]
         header = (f"held-out {metric}", "", "rollout", "one step", *windows)
         lines = [table(header, rows, left=2)]
-    return "\n".join([*lines, *_left_out(first.evaluation), *_grids(first)])
+    return "\n".join([*lines, *_left_out(first.evaluation), *_grids(sources, metric)])
 
 
 class _Pair:
@@ -121,29 +122,44 @@ def _left_out(scores: Mapping[str, DatasetScore]) -> list[str]:
     ]
 
 
-def _grids(scores: Scores) -> list[str]:
-    """Return on which grid and trajectories the scores are, in lines for a terminal."""
-    found = scores.details.items()
-    constants = [
-        f"without vrmse in {name}: {one.constant_targets:,} frames of a field that are the same "
-        "at all points"
-        for name, one in found
-        if one.constant_targets
-    ]
-    grids = dict.fromkeys(one.grid for _, one in found)
-    names = {grid: [name for name, one in found if one.grid == grid] for grid in grids}
-    listed = "; ".join(
-        f"{' x '.join(map(str, grid))} points: {', '.join(of_grid)}"
-        for grid, of_grid in names.items()
-    )
-    if scores.scored_on == "stored":
+def _grids(sources: Mapping[str, Scores], metric: str) -> Iterator[str]:
+    """Yield on which grid and trajectories the scores are, and what a training reports."""
+    first = next(iter(sources.values()))
+    found = first.details.items()
+    for name, one in found:
+        if one.constant_targets and metric == VRMSE:
+            yield (
+                f"left out of {name}, too: {one.constant_targets:,} frames of a field that are "
+                "the same at all points"
+            )
+    if first.scored_on == "stored":
         counts = sorted({one.trajectories for _, one in found})
         there = " to ".join(f"{n:,}" for n in dict.fromkeys([counts[0], counts[-1]]))
         how = f"as stored, {there} trajectories of a dataset"
     else:
         there = ", ".join(f"{one.trajectories:,} of {CATALOG[name].test:,}" for name, one in found)
         how = f"by the published protocol, {there} published trajectories"
-    return [*constants, f"compared {how}; {listed}"]
+    listed = _listed({name: one.grid for name, one in found})
+    yield f"compared {how}; {listed}"
+    for source, scores in sources.items():
+        other = {
+            name: one.seen_on for name, one in scores.details.items() if one.seen_on != one.grid
+        }
+        errors = [f"{name} {_number(scores.evaluation[name].rel_l2)}" for name in other]
+        if other and metric == REL_L2 and scores.scored_on == "stored":
+            of = f" of {source}" if len(sources) > 1 else ""
+            yield f"rollouts{of} as a training compares them, on the grid of the model: " + (
+                ", ".join(errors)
+            )
+
+
+def _listed(grids: Mapping[str, tuple[int, ...]]) -> str:
+    """Return grids in words, each with the datasets that have it."""
+    return "; ".join(
+        f"{' x '.join(map(str, grid))} points: "
+        f"{', '.join(name for name, of_one in grids.items() if of_one == grid)}"
+        for grid in dict.fromkeys(grids.values())
+    )
 
 
 def csv_text(sources: Mapping[str, Scores]) -> str:

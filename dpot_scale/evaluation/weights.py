@@ -10,7 +10,9 @@ from dpot_scale.checkpoints.weights import find, network_of, read_found
 from dpot_scale.checkpoints.weights_file import Weights
 from dpot_scale.config.data import DataConfig
 from dpot_scale.config.load import load_run
+from dpot_scale.config.model import Points
 from dpot_scale.data.datasets import open_datasets
+from dpot_scale.data.grids import seen_on
 from dpot_scale.data.store.dataset import DatasetStore
 from dpot_scale.engine.runtime import World, announced_world_size, start_world
 from dpot_scale.evaluation.details import Details
@@ -93,7 +95,11 @@ def _evaluate_source(
         split=request.split,
         scored_on=request.wanted.scored_on,
         details={
-            name: _details(evaluation.details, stores[name])
+            name: _details(
+                evaluation.details,
+                stores[name],
+                seen_on(stores[name].info.grid, weights.model, data),
+            )
             for name, evaluation in evaluations.items()
             if evaluation.details is not None
         },
@@ -120,7 +126,7 @@ def _data_for(source: Source, weights: Weights, request: Request) -> DataConfig:
     return data
 
 
-def _details(details: Details, store: DatasetStore) -> DatasetDetails:
+def _details(details: Details, store: DatasetStore, seen: Points) -> DatasetDetails:
     """Return the numbers of an evaluation as values that are saved."""
     fields = {
         name: 1 + index
@@ -144,6 +150,7 @@ def _details(details: Details, store: DatasetStore) -> DatasetDetails:
 
     return DatasetDetails(
         grid=details.points,
+        seen_on=seen,
         trajectories=details.trajectories,
         constant_targets=details.totals.constant_targets,
         model=of("model"),

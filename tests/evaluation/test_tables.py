@@ -21,7 +21,11 @@ def metric(rollout: float) -> Metric:
 
 
 def scores(
-    rollout: float, scored_on: Literal["stored", "published"] = "stored", zeros: int = 0
+    rollout: float,
+    scored_on: Literal["stored", "published"] = "stored",
+    zeros: int = 0,
+    *,
+    seen_elsewhere: bool = False,
 ) -> Scores:
     one = DatasetScore(
         rel_l2=rollout,
@@ -32,6 +36,7 @@ def scores(
     )
     details = DatasetDetails(
         grid=(96, 160),
+        seen_on=(64, 64) if seen_elsewhere else (96, 160),
         trajectories=7,
         constant_targets=zeros,
         model={name: metric(rollout) for name in METRICS},
@@ -56,9 +61,22 @@ def test_one_model_beside_persistence() -> None:
     assert lines[0] == ["held-out", "vrmse", "rollout", "persistence", "one", "step", "persistence"]
     assert lines[1] == ["swe_pdb", "0.2500", "0.5000", "0.1250", "0.2500"]
     assert " ".join(lines[2]).startswith("left out of swe_pdb: 3 frames of a field that are zero")
-    assert " ".join(lines[3]).startswith("without vrmse in swe_pdb: 3 frames of a field")
+    assert " ".join(lines[3]).startswith("left out of swe_pdb, too: 3 frames of a field")
     expected = "compared as stored, 7 trajectories of a dataset; 96 x 160 points: swe_pdb"
     assert " ".join(lines[4]) == expected
+
+
+def test_what_a_training_reports_is_said_where_it_is_of_another_grid() -> None:
+    found = scores(0.25, seen_elsewhere=True)
+    last = metric_table({"mine": found}, "rel_l2").splitlines()[-1]
+    assert last == (
+        "rollouts as a training compares them, on the grid of the model: swe_pdb 0.2500"
+    )
+    both = metric_table({"mine": found, "other": scores(0.1)}, "rel_l2").splitlines()
+    assert [line for line in both if "as a training" in line] == [
+        last.replace("rollouts", "rollouts of mine")
+    ]
+    assert "as a training" not in metric_table({"mine": found}, "nrmse")
 
 
 def test_several_models_in_one_table_with_persistence() -> None:
