@@ -2,9 +2,11 @@
 
 import pytest
 
+from dpot_scale.config.model import FAMILIES
 from dpot_scale.errors import ConfigError
 from dpot_scale.scaling.sizes import (
     TOLERANCE,
+    Measure,
     geometric,
     label_of_size,
     matching_model,
@@ -28,6 +30,17 @@ BELOW = {"family": "dpot", "size": "debug", "grid": 64, "channels": 2}
 )
 def test_dots_stand_for_sizes_at_equal_ratios(given: list[float | str], sizes: list[float]) -> None:
     assert geometric(given) == pytest.approx(sizes)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("width", [64, 128, 512])
+@pytest.mark.parametrize("match", ["flops", "parameters"])
+def test_every_family_has_a_width_that_matches(family: str, width: int, match: Measure) -> None:
+    reference = model_from({**BELOW, "width": width})
+    shape = {"grid": 64, "channels": 2}
+    model = matching_model(reference, {"family": family, **shape}, match)
+    assert model.family == family
+    assert measured(model, match) == pytest.approx(measured(reference, match), rel=0.1)
 
 
 @pytest.mark.parametrize("parameters", [1e5, 2e5, 1e6, 1e7])

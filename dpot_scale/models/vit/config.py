@@ -14,7 +14,7 @@ class ViTConfig(ModelConfig):
 
     family: Literal["vit"] = "vit"
     """Family of the model."""
-    heads: PositiveInt = 8
+    heads: PositiveInt = 4
     """Heads of each attention."""
     width: PositiveInt = 256
     """Channels of a token."""
