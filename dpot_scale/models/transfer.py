@@ -49,7 +49,9 @@ def match_fields(
     """Find for each channel of a model the one of a source.
 
     By name where both sides have names. A channel may have several names, one in each dataset, and
-    one that no dataset uses is padding, which takes the channel in its place.
+    one that no dataset uses is padding, which takes the channel in its place. A field that the
+    source does not know takes a channel that no other one takes, that in its place if it can: a
+    layer for another field is a better start than one that is drawn.
 
     Args:
         source: The number of channels of the source.
@@ -59,24 +61,30 @@ def match_fields(
     """
     theirs, mine = _by_place(of_source, source), _by_place(of_target, target)
     by_name = any(theirs) and any(mine)
-    taken: list[int | None] = []
+    known: dict[int, int] = {}
     for place, names in enumerate(mine):
         alike = [q for q, others in enumerate(theirs) if names & others]
         if not (by_name and names):
-            taken.append(place if place < source else None)
-        elif place in alike:
-            taken.append(place)
-        else:
-            taken.append(alike[0] if alike else None)
-    missing = [
-        " or ".join(sorted(names)) or f"channel {place + 1}"
-        for place, (names, theirs_is) in enumerate(zip(mine, taken, strict=True))
-        if theirs_is is None
-    ]
-    how = "fields by name" if by_name else "fields by position"
+            known |= {place: place} if place < source else {}
+        elif alike:
+            known[place] = place if place in alike else alike[0]
+    used = {known[place] for place in known if mine[place]}
+    left = [q for q in range(source) if q not in used]
+    replaced = []
+    for place in range(target):
+        if place not in known and mine[place] and left:
+            known[place] = left.pop(left.index(place) if place in left else 0)
+            replaced.append(f"{_said(mine, place)} as {_said(theirs, known[place])}")
+    missing = [_said(mine, place) for place in range(target) if place not in known]
+    how = ["fields by name" if by_name else "fields by position", *replaced]
     if not by_name and any(mine):
-        how += ", as the source names none"
-    return Fields(tuple(taken), tuple(missing), how)
+        how.append("as the source names none")
+    return Fields(tuple(map(known.get, range(target))), tuple(missing), ", ".join(how))
+
+
+def _said(names: Sequence[set[str]], place: int) -> str:
+    """Return what to call a channel."""
+    return " or ".join(sorted(names[place])) or f"channel {place + 1}"
 
 
 def _by_place(names: ChannelNames, channels: int) -> list[set[str]]:

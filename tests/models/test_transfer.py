@@ -155,9 +155,12 @@ def test_a_source_of_which_nothing_fits_is_refused() -> None:
         ({"a": ["u", "v"]}, {}, (0, 1, 2), ()),
         # By name; what no dataset uses is padding, which takes its own place.
         ({"a": ["u", "v", "p"]}, {"b": ["p", "u"]}, (2, 0, 2), ()),
-        ({"a": ["u", "v", "p"]}, {"b": ["u", "q"]}, (0, None, 2), ("q",)),
+        # What the source does not know takes what is left, in its place if it can.
+        ({"a": ["u", "v", "p"]}, {"b": ["u", "q"]}, (0, 1, 2), ()),
+        ({"a": ["u", "v", "p"]}, {"b": ["q", "u", "v"]}, (2, 0, 1), ()),
+        ({"a": ["u", "v", "p"]}, {"b": ["q", "r", "s"]}, (0, 1, 2), ()),
         # A channel with a name in each dataset, and one that two channels have: its place first.
-        ({"a": ["u"], "c": ["h", "u"]}, {"b": ["u", "u2"]}, (0, None, 2), ("u2",)),
+        ({"a": ["u"], "c": ["h", "u"]}, {"b": ["u", "u2"]}, (0, 1, 2), ()),
         ({"a": ["u"], "c": ["h", "u"]}, {"b": ["h", "u"]}, (0, 1, 2), ()),
         ({"a": ["u", "v"]}, {"b": ["v"], "c": ["w", "u"]}, (1, 0, 2), ()),
     ],
@@ -168,6 +171,13 @@ def test_fields_are_found_by_name_or_by_position(
     fields = match_fields(3, 3, of_source, of_target)
     assert (fields.taken, fields.missing) == (taken, missing)
     assert ("by name" in fields.how) == bool(of_source and of_target)
+
+
+def test_a_field_for_which_no_channel_is_left_is_missing() -> None:
+    fields = match_fields(2, 3, {"a": ["u", "v"]}, {"b": ["v", "q", "u"]})
+    assert fields == Fields((1, None, 0), ("q",), "fields by name")
+    fields = match_fields(2, 3, {"a": ["u", "v"]}, {"b": ["v", "q", "r"]})
+    assert fields == Fields((1, 0, None), ("r",), "fields by name, q as u")
 
 
 def test_channels_beyond_those_of_the_source_are_missing() -> None:

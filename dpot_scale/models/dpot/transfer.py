@@ -56,10 +56,7 @@ class DPOTAdaptation(Adaptation):
         self._mine, self._theirs = fields.known
         theirs, mine = source.dimensions(), target.dimensions()
         changed = [name for name in _UNSEEN if theirs[name] != mine[name]]
-        redrawn = {component for name in changed for component in self.decides[name]}
-        if not self._mine:  # not a single field in common
-            redrawn |= {"patch_embed", "output"}
-        self.redrawn = frozenset(redrawn)
+        self.redrawn = frozenset(part for name in changed for part in self.decides[name])
 
     def adapt(self, name: str, value: Tensor, shape: tuple[int, ...]) -> Adapted | None:
         """Return a tensor of the source in the shape of the model; None if nothing leads there."""

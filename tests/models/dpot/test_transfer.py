@@ -108,6 +108,15 @@ def test_the_order_of_channels_is_found_by_their_names() -> None:
     assert transfer.unfinished == set()
 
 
+def test_a_field_that_it_does_not_know_begins_as_another_one() -> None:
+    source = network(described())
+    found, transfer = carried(source, described(channels=1), {"new": ["h"]})
+    last = found.out_layer[4].weight
+    assert torch.equal(last[0], source.out_layer[4].weight[0])
+    assert "fields by name, h as u" in transfer.table()
+    assert transfer.unfinished == set()
+
+
 def test_without_names_channels_are_those_in_their_places() -> None:
     source = network(described())
     found, transfer = carried(source, described(), {"new": ["T", "p", "v", "u"]}, of={})
@@ -269,8 +278,8 @@ def test_weights_in_half_precision_are_adapted_in_full_precision() -> None:
         ({"target": "residual"}, NAMES, "draws what is missing of output"),
         ({"time_aggregation": "mlp"}, NAMES, "draws what is missing of time_agg"),
         ({"depth": 1}, NAMES, "the weights need: model.depth=2; or start.absent=draw starts from"),
-        ({"channels": 5}, {"new": ["u", "q"]}, "the weights have no fields q, channel 5; or "),
-        ({"channels": 1}, {"new": ["h"]}, "no fields h; or start.absent=draw draws what is "),
+        ({"channels": 5}, {"new": ["u", "q"]}, "the weights have no fields channel 5; or start"),
+        ({"channels": 5}, {"new": ["u", "v", "p", "T", "h"]}, "no fields h; or start.absent=draw"),
     ],
 )
 def test_what_has_no_counterpart_is_refused_unless_it_may_be_drawn(
