@@ -40,7 +40,7 @@ COMMANDS = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one of the commands; the exit code is 1 if a trial failed, 2 for wrong usage."""
     entry = Entry(
-        "sweep", "Train every model of a ladder through Ray Train and fit a scaling law.", _execute
+        "sweep", "Train the runs of a design through Ray Train and fit scaling laws.", _execute
     )
     entry.add_words(COMMANDS, default="run", with_names=["run", "cancel"])
     _add_options(entry)
@@ -71,7 +71,17 @@ def _add_options(entry: Entry) -> None:
     )
 
 
+def _require_command_of_options(options: argparse.Namespace) -> None:
+    """Refuse an option that the command would leave aside."""
+    of_command = {"status": ["watch"], "plan": ["json", "device", "devices", "price", "budget"]}
+    for command, names in of_command.items():
+        given = [name for name in names if getattr(options, name)]
+        if given and options.command != command:
+            raise ConfigError(f"--{given[0]} goes with `{command}`, not with `{options.command}`")
+
+
 def _execute(options: argparse.Namespace) -> int:
+    _require_command_of_options(options)
     sweep = load_sweep(options.config, options.overrides)
     if options.print_config:
         print_line(dump(sweep))

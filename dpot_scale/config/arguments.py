@@ -61,7 +61,7 @@ class Parser(argparse.ArgumentParser):
         for word in rest:
             if word.startswith("-") and word != "--":
                 option = word.partition("=")[0]
-                known = ["--help", *re.findall(r"--[\w-]+", self.format_usage())]
+                known = [word for word in self._option_string_actions if word.startswith("--")]
                 self.error(f"there is no option {option!r}{nearest(option, known)}")
 
 

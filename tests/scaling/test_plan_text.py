@@ -62,6 +62,7 @@ def test_a_price_and_a_network_have_columns_where_there_are_some() -> None:
         (["--devices", "0"], "'0' is no positive whole number"),
         (["--price", "-1"], "'-1' is no positive number"),
         (["--budget", "20"], "'20' is no time: write 90min, 20h or 3d"),
+        (["--pirce", "2"], "there is no option '--pirce' (did you mean '--price'?)"),
     ],
 )
 def test_a_mistake_is_one_sentence(
@@ -71,3 +72,18 @@ def test_a_mistake_is_one_sentence(
         main(["plan", *words])
     (line,) = capsys.readouterr().err.splitlines()
     assert sentence in line
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["status", "--price", "2"], "error: --price goes with `plan`, not with `status`"),
+        (["--json"], "error: --json goes with `plan`, not with `run`"),
+        (["plan", "--watch"], "error: --watch goes with `status`, not with `plan`"),
+    ],
+)
+def test_an_option_of_another_command_is_refused(
+    words: list[str], sentence: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(words) == 2
+    assert capsys.readouterr().err.splitlines() == [sentence]
