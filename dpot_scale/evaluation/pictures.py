@@ -318,5 +318,6 @@ def _quantiles(errors_NL: NDArray[np.float64]) -> NDArray[np.float64]:
     for lead, errors_N in enumerate(errors_NL.T):
         there = errors_N[~np.isnan(errors_N)]
         if there.size:
-            found[:, lead] = np.quantile(there, QUANTILES)
+            with np.errstate(invalid="ignore"):  # between infinite errors
+                found[:, lead] = np.quantile(there, QUANTILES)
     return found

@@ -135,7 +135,7 @@ def _grids(sources: Mapping[str, Scores], metric: str) -> Iterator[str]:
     if first.scored_on == "stored":
         counts = sorted({one.trajectories for _, one in found})
         there = " to ".join(f"{n:,}" for n in dict.fromkeys([counts[0], counts[-1]]))
-        how = f"as stored, {there} trajectories of a dataset"
+        how = f"as stored, {there} {'trajectory' if there == '1' else 'trajectories'} of a dataset"
     else:
         there = ", ".join(f"{one.trajectories:,} of {CATALOG[name].test:,}" for name, one in found)
         how = f"by the published protocol, {there} published trajectories"

@@ -84,7 +84,8 @@ class Tally:
             weights_B: 1 for each trajectory that counts, else 0.
 
         Returns:
-            (B, L): the error `rel_l2` of the model at each lead time; NaN where none is.
+            (B, L): the error `rel_l2` of the model at each lead time; NaN where none is, infinite
+            where the forecast is not finite.
         """
         batch, self._batch = self._batch, None
         assert batch is not None
@@ -101,7 +102,9 @@ class Tally:
                     self._largest[f, m] = self._largest[f, m].maximum(counting.amax(0))
                 if (f, m) == (0, 0):
                     leads = slice(FIRST_LEAD, FIRST_LEAD + self.quantities.leads)
-                    per_lead_BL = values_BGQ.masked_fill(missing_BGQ > 0, torch.nan)[:, 0, leads]
+                    # One that went astray is the worst, not absent.
+                    errors_BGQ = values_BGQ.nan_to_num(nan=torch.inf, posinf=torch.inf)
+                    per_lead_BL = errors_BGQ.masked_fill(missing_BGQ > 0, torch.nan)[:, 0, leads]
         self._skipped += torch.stack(
             [weights_B @ skipped for skipped in (batch.zeros_B, batch.constants_B)]
         )

@@ -18,6 +18,7 @@ from dpot_scale.engine.runtime import World, start_world
 from dpot_scale.evaluation.details import Details
 from dpot_scale.evaluation.evaluator import evaluate
 from dpot_scale.evaluation.inputs import Wanted
+from dpot_scale.evaluation.pictures import growth_figure, spectra_figure
 from dpot_scale.evaluation.scores import METRICS
 from dpot_scale.evaluation.tally import FIRST_LEAD, ONE_STEP, ROLLOUT
 from dpot_scale.models.forecaster import Forecast
@@ -198,6 +199,35 @@ def test_ranks_share_the_trajectories(tmp_path: Path, config: RunConfig, world: 
     np.testing.assert_allclose(sum(part.errors_NL for part in parts), whole.errors_NL, rtol=1e-12)
     spectra = sum(part.forecast_spectra_SCK for part in parts)
     np.testing.assert_allclose(spectra, whole.forecast_spectra_SCK, rtol=1e-12)
+
+
+def test_a_forecast_that_goes_astray_is_not_left_out(
+    tmp_path: Path, config: RunConfig, world: World
+) -> None:
+    tests = walks([9, 9, 9])
+    tests[1] *= 1e3
+
+    def astray(history: Tensor) -> Forecast:
+        last = history[:, -1:]
+        return Forecast(last.where(last.abs() < 100, torch.nan), None)
+
+    store = stored(tmp_path, tests, (16, 16))
+    found = evaluate(
+        astray,
+        {"flow": store},
+        EvaluationConfig(batch=2),
+        config.model,
+        config.data,
+        world,
+        wanted=Wanted(moving=True),
+    )["flow"].details
+    assert found is not None
+    assert np.isposinf(found.errors_NL[1]).all()
+    assert np.isfinite(found.errors_NL[[0, 2]]).all()
+    assert torch.isnan(found.totals.of("vrmse", "model")[ROLLOUT])
+    assert found.totals.of("max_error", "model")[ROLLOUT] == torch.inf
+    for figure in (growth_figure({"flow": {"one": found}}), spectra_figure("f", {"one": found})):
+        figure.savefig(tmp_path / "figure.png")
 
 
 def test_twice_the_same(tmp_path: Path, config: RunConfig, world: World) -> None:
