@@ -257,7 +257,7 @@ def test_the_best_model_is_in_the_registry(home: Home, continued: tuple[int, str
     assert "mlflow models serve --model-uri models:/ladder/1 --env-manager local" in continued[1]
     path = Path(download_artifacts("models:/ladder/1", tracking_uri=client.tracking_uri))
     weights = weights_in(path / "data" / WEIGHTS)
-    assert weights.model == best.trial.run.model
+    assert weights.model.dimensions() == best.trial.run.model.dimensions()
     assert weights.data is not None
     assert set(weights.data.datasets) == set(best.trial.run.data.weights)
 
