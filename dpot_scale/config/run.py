@@ -254,12 +254,17 @@ class RunConfig(Section):
         return self
 
     @model_validator(mode="after")
-    def _unroll_can_be_recomputed(self) -> Self:
-        if self.engine.recompute_backend == "fairscale" and self.objective.unroll > 1:
+    def _unroll_reduces_whole_gradients(self) -> Self:
+        engine, unroll = self.engine, self.objective.unroll
+        needs = ""
+        if unroll > 1 and engine.recompute_backend == "fairscale":
+            needs = "recompute_backend=torch: fairscale runs a backward pass of its own"
+        elif unroll > 1 and engine.compile and engine.deepspeed.stage == 3:
+            needs = "compile=false: ZeRO-3 reduces the gradients of a compiled block"
+        if needs:
             raise ValueError(
-                f"objective.unroll={self.objective.unroll} needs engine.recompute_backend=torch: "
-                "fairscale runs a backward pass of its own for each forward, so a parameter's "
-                "gradient would be reduced before it is complete"
+                f"objective.unroll={unroll} needs engine.{needs} for each forward, so a gradient "
+                "would be reduced before it is complete"
             )
         return self
 

@@ -122,6 +122,14 @@ def test_what_cannot_be_is_refused(options: dict[str, object], sentence: str) ->
         EngineConfig.model_validate(options)
 
 
+def test_compiled_blocks_do_not_unroll_under_stage_3() -> None:
+    """DeepSpeed reduces all gradients of a leaf module at once, after each of its forwards."""
+    options = ["engine.compile=true", "objective.unroll=2", "engine.deepspeed=zero3_fp32"]
+    with pytest.raises(ConfigError, match=r"objective.unroll=2 needs engine.compile=false: ZeRO-3"):
+        load_run("quickstart", options)
+    load_run("quickstart", [*options[:2], "engine.deepspeed=zero0_fp32"])
+
+
 def test_fairscale_does_not_unroll() -> None:
     options = ["engine.recompute_backend=fairscale", "objective.unroll=2"]
     with pytest.raises(ConfigError, match=r"objective.unroll=2 needs engine.recompute_backend=tor"):
