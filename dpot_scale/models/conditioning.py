@@ -5,7 +5,7 @@ Legend: B windows, K conditions, F features of a condition, E width, s any axes 
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import gelu
+from torch.nn.functional import gelu, linear
 
 from dpot_scale.models.counting import conditioning_layers
 
@@ -29,7 +29,7 @@ class Conditioning(nn.Module):
     def __init__(self, conditions: int, width: int) -> None:
         super().__init__()
         first, last = conditioning_layers(conditions, width)
-        self.hidden, self.modulation = nn.Linear(*first), nn.Linear(*last)
+        self.hidden, self.modulation = _Linear(*first), _Linear(*last)
         for parameter in self.modulation.parameters():
             # ZeRO-3 has cut it up already; each rank holds a part.
             nn.init.zeros_(getattr(parameter, "ds_tensor", parameter))
@@ -41,6 +41,18 @@ class Conditioning(nn.Module):
         per_channel = per_channel.view(len(z_BsE), *[1] * (z_BsE.ndim - 2), -1)
         scale, shift = per_channel.chunk(2, dim=-1)
         return z_BsE + torch.addcmul(shift, scale, z_BsE)
+
+
+class _Linear(nn.Linear):
+    """A linear layer whose rounding does not depend on where ZeRO-3 has gathered its weights.
+
+    The product with one row is rounded otherwise in memory that is aligned otherwise, which differs
+    between a run and the same run resumed. Copies always begin aligned.
+    """
+
+    def forward(self, x_BI: Tensor) -> Tensor:
+        """Return (B, O)."""
+        return linear(x_BI, self.weight.clone(), self.bias.clone())
 
 
 def features_of(conditions_BK: Tensor) -> Tensor:
