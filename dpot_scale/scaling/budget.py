@@ -15,6 +15,7 @@ from dpot_scale.scaling.report.laws.fit import Fit
 from dpot_scale.scaling.report.laws.planning import expected_width
 from dpot_scale.scaling.report.laws.points import Points
 from dpot_scale.scaling.report.results import Finished, arm_of, finished_trials
+from dpot_scale.scaling.stopping import is_cancelled
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -46,9 +47,15 @@ def choose_trials(
     """
     finished = finished_trials((*trials, *earlier))
     done = {entry.trial.id for entry in finished}
-    left = [trial for trial in trials if trial.id not in done]
+    left = [t for t in trials if t.id not in done and not is_cancelled(t.run.directory)]
+    # A branch whose trunk was cancelled does not begin.
+    to_come = done | {trial.id for trial in left}
+    left = [t for t in left if t.after is None or t.after.trial in to_come]
     if not left:
-        raise ConfigError(f"every trial of sweep {sweep.name} has finished: nothing is left to buy")
+        raise ConfigError(
+            f"every trial of sweep {sweep.name} has finished or was cancelled: nothing is left to "
+            "buy"
+        )
     laws = _laws(finished)
     chooser = _Chooser(sweep, left, hours)
     arm = arm_of(max(left, key=lambda trial: trial.train_flops))

@@ -13,7 +13,7 @@ def makespan(trials: Sequence[Trial], at_a_time: int) -> float:
     made the steps that both share.
 
     Args:
-        trials: The trials, with every trunk of a branch among them.
+        trials: The trials. A branch whose trunk is not among them may begin at once.
         at_a_time: How many there is room for.
     """
     waiting = sorted(trials, key=lambda trial: -trial.seconds)
@@ -40,8 +40,8 @@ def makespan(trials: Sequence[Trial], at_a_time: int) -> float:
 
 def _ready_at(trial: Trial, began: Mapping[str, float], by_id: Mapping[str, Trial]) -> float:
     """Return when a trial may begin; infinity while that is not known."""
-    if trial.after is None:
+    trunk = by_id.get(trial.after.trial) if trial.after is not None else None
+    if trial.after is None or trunk is None:
         return 0.0
-    trunk = by_id[trial.after.trial]
     start = began.get(trunk.id, float("inf"))
     return start + trunk.seconds * trial.after.step / trunk.run.steps

@@ -13,7 +13,8 @@ from dpot_scale.evaluation.scores import DatasetScore
 from dpot_scale.runs.result import TrainingResult, save_result
 from dpot_scale.scaling.budget import choose_trials
 from dpot_scale.scaling.plan import Trial, plan
-from dpot_scale.scaling.plan_text import device_hours
+from dpot_scale.scaling.plan_text import device_hours, plan_table
+from dpot_scale.scaling.stopping import cancel
 
 SIZES = "ladder: {parameters: [2e5, 4e5, ..., 1.3e7]}"
 
@@ -94,6 +95,27 @@ def test_a_branch_is_bought_with_its_trunk(tmp_path: Path) -> None:
         choose_trials(sweep, trials, (), 1.01 * alone)
     choice = choose_trials(sweep, trials, (), alone + device_hours(sweep, trunk) + 1e-9)
     assert {trial.id for trial in choice.trials} == {branch.id, trunk.id}
+
+
+def test_a_branch_of_a_finished_trunk_is_bought_alone(tmp_path: Path) -> None:
+    sweep, trials = planned(
+        tmp_path, "ladder: {a: {width: 32}}", "cooldown: {trunk: 8000, at: [800]}"
+    )
+    branch, trunk = trials
+    finish(trunk)
+    choice = choose_trials(sweep, trials, (), 1)
+    assert choice.trials == (branch,)
+    assert branch.id in plan_table(sweep, choice.trials)
+
+
+def test_what_was_cancelled_is_not_bought(tmp_path: Path) -> None:
+    sweep, trials = planned(tmp_path, SIZES, "cooldown: {trunk: 8000, at: [800]}")
+    trunk = next(trial for trial in trials if trial.after is None)
+    trunk.run.directory.mkdir(parents=True)
+    cancel(trunk.run.directory)
+    found = {trial.id for trial in choose_trials(sweep, trials, (), 1000).trials}
+    of_trunk = {trial.id for trial in trials if trial.after and trial.after.trial == trunk.id}
+    assert found == {trial.id for trial in trials} - of_trunk - {trunk.id}
 
 
 def test_a_finished_sweep_has_nothing_to_buy(tmp_path: Path) -> None:
