@@ -73,18 +73,20 @@ class Controller:
         Raises:
             KeyboardInterrupt: the user's; what had started continues when submitted again.
         """
-        unfinished = []
+        unfinished, cancelled = [], set()
         for trial in self.trials:
             if read_result(trial.run.directory) is not None:
                 self.say(f"{trial.id}: finished before")
             elif is_cancelled(trial.run.directory):
                 self.say(f"{trial.id}: cancelled before")
+                cancelled.add(trial.id)
             else:
                 unfinished.append(trial)
         if not unfinished:
             return {}
         self._settle(self.launcher.cluster.resources)
-        return self._run_all(unfinished, min(self.launcher.cluster.trials, len(unfinished)))
+        at_a_time = min(self.launcher.cluster.trials, len(unfinished))
+        return self._run_all(unfinished, at_a_time, Ended(cancelled=cancelled))
 
     def _settle(self, resources: ResourcesConfig) -> None:
         """Go on with the resources that the cluster has; show the plan anew if that differs."""
@@ -94,7 +96,7 @@ class Controller:
             self.say(f"the cluster has a GPU for every worker:\n\n{table}\n")
         self.sweep = settled
 
-    def _run_all(self, trials: Sequence[Trial], at_a_time: int) -> dict[str, str]:
+    def _run_all(self, trials: Sequence[Trial], at_a_time: int, ended: Ended) -> dict[str, str]:
         # The largest first: what is left at the end is small, and no part of the cluster waits for
         # one long trial.
         waiting = sorted(trials, key=lambda trial: -trial.seconds)
@@ -104,7 +106,6 @@ class Controller:
             closing(TrialProgress(trials, self.say)) as progress,
             closing(Signals()) as signals,
         ):
-            ended = Ended()
             try:
                 while (running or waiting) and not signals.received:
                     self._begin(waiting, running, ended, pool, progress, at_a_time)

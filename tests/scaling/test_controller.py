@@ -20,7 +20,7 @@ from dpot_scale.evaluation.scores import DatasetScore
 from dpot_scale.runs.result import TrainingResult, save_result
 from dpot_scale.scaling.cluster import Cluster
 from dpot_scale.scaling.controller import Controller
-from dpot_scale.scaling.endings import AttemptFailedError, TrialInterruptedError
+from dpot_scale.scaling.endings import AttemptFailedError, Ended, TrialInterruptedError
 from dpot_scale.scaling.journal import Journal
 from dpot_scale.scaling.plan import Trial, plan
 from dpot_scale.scaling.stopping import CANCEL_FILE, cancel, listen
@@ -148,7 +148,7 @@ def test_a_bug_is_raised_when_the_others_have_ended(
 
     monkeypatch.setattr(controller, "_fit", fit)
     with pytest.raises(AssertionError):
-        controller._run_all(controller.trials, 1)
+        controller._run_all(controller.trials, 1, Ended())
     lines = capsys.readouterr().out.splitlines()
     endings = [line.split(": ", 1)[1] for line in lines]
     assert endings == ["failed: AssertionError", "failed: a mistake of the user", "finished"]
@@ -331,6 +331,24 @@ def test_the_branches_of_a_trunk_that_failed_are_left_out_with_the_reason(tmp_pa
             last = Journal(controller.sweep.directory).last(trial.id)
             assert last is not None
             assert (last.event, last.reason) == ("failed", failures[trial.id])
+
+
+def test_the_branches_of_a_trunk_that_was_cancelled_are_left_out_by_later_submissions_too(
+    tmp_path: Path,
+) -> None:
+    sweep = designed(tmp_path, SMALL, COOLDOWN)
+    (trunk,) = [trial for trial in plan(sweep) if trial.after is None]
+    trunk.run.directory.mkdir(parents=True)
+    cancel(trunk.run.directory)
+    for _ in range(2):
+        controller, launcher = control(sweep, 2, lambda trial, _: finish(trial))
+        reason = f"its trunk {trunk.id} was cancelled"
+        assert set(controller.run().values()) == {reason}
+        assert launcher.begun == []
+    for branch in controller.trials[:2]:
+        last = Journal(sweep.directory).last(branch.id)
+        assert last is not None
+        assert last.reason == reason
 
 
 def test_cancelled_trials_save_or_do_not_begin(tmp_path: Path) -> None:
