@@ -102,7 +102,7 @@ class Design(Section):
 
     ladder: Ladder | None = None
     """The models, by label; what a model leaves out comes from `run.model`."""
-    grid: dict[str, Values] | None = None
+    grid: dict[str, Values] | None = Field(default=None, min_length=1)
     """Values of any fields of the run, as `run.optim.lr`; all combinations."""
     windows: tuple[PositiveInt, ...] | None = Field(default=None, min_length=1)
     """Lengths of training, in windows."""

@@ -72,7 +72,7 @@ class BatchConfig(Section):
             raise ConfigError(
                 f"batch.global_batch={self.global_batch} is not a multiple of "
                 f"batch.micro_batch x workers = {self.micro_batch} x {world_size} = "
-                f"{per_micro_step}; choose batch.micro_batch so that it divides"
+                f"{per_micro_step}; choose micro_batch, global_batch or workers so that it divides"
             )
         return steps
 

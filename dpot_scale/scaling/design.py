@@ -25,6 +25,7 @@ from dpot_scale.scaling.rules import (
     BATCH,
     follow_rules,
     power_rules,
+    refuse_values_of_rules,
     values_beneath,
     whole_batches,
 )
@@ -96,6 +97,7 @@ def points_of(sweep: SweepConfig) -> list[Point]:
     Raises:
         ConfigError: a point is not possible; the sentence names it.
     """
+    refuse_values_of_rules(sweep)
     drafts = [_Draft(run=_base(sweep))]
     entries = _in_order(sweep.factors)
     number = sum(entry.kind not in LENGTHS for entry in entries)

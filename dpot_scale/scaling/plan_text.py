@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dpot_scale.config.sweep import SweepConfig
+from dpot_scale.errors import ConfigError
 from dpot_scale.scaling.cost import DEVICES, UNNAMED_CPU, UNNAMED_GPU, DeviceName
 from dpot_scale.scaling.makespan import makespan
 from dpot_scale.scaling.plan import Trial
@@ -27,10 +28,19 @@ class Terms:
     price: float | None = None  # of a device hour, in any currency
 
     def at_a_time(self, sweep: SweepConfig) -> int:
-        """Return how many trials there is room for."""
+        """Return how many trials there is room for.
+
+        Raises:
+            ConfigError: there is none for a single one.
+        """
         resources = sweep.resources
         if self.devices is not None:
-            return max(1, self.devices // resources.workers)
+            if self.devices < resources.workers:
+                raise ConfigError(
+                    f"a trial has {resources.workers} workers, and --devices={self.devices} holds "
+                    "fewer; give more, or lower resources.workers"
+                )
+            return self.devices // resources.workers
         if self.device is not None or resources.gpus_per_worker == 1:
             return 1
         return max(1, cores() // (resources.workers * resources.cpus_per_worker))

@@ -52,6 +52,23 @@ def power_rules(rules: Rules, stage: Stage) -> dict[str, Power]:
     }
 
 
+def refuse_values_of_rules(sweep: SweepConfig) -> None:
+    """Refuse a design that gives values to a field that a power law sets: these would be lost.
+
+    Raises:
+        ConfigError: there is such a field.
+    """
+    ruled = {f"run.{key}" for stage in STAGES for key in power_rules(sweep.rules, stage)}
+    for entry in sweep.factors:
+        changes = [entry.grid or {}, *(entry.ablation or {}).values()]
+        lost = next((key for keys in changes for key in keys if key in ruled), None)
+        if lost is not None:
+            raise ConfigError(
+                f"design: a rule sets {lost}, in place of the values that `{entry.kind}` gives it; "
+                "remove one of the two"
+            )
+
+
 def follow_rules(sweep: SweepConfig, run: RunConfig, stage: Stage) -> Values:
     """Return the values that a run gets by the rules.
 

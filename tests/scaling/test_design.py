@@ -146,6 +146,7 @@ def test_a_branch_trains_as_its_trunk_until_it_decays() -> None:
         ),
         (["grid: {run.optim.rate: [1]}"], "{}", (), "unknown key 'optim.rate'"),
         (["grid: {optim.lr: [1]}"], "{}", (), "'optim.lr' is no field of the run"),
+        (["grid: {}"], "{}", (), "grid={}: must be at least 1 entry long"),
         (["grid: {run.name: [a, b]}"], "{}", (), "run.name cannot differ"),
         (
             ["grid: {run.batch.global_batch: [8, 12]}"],

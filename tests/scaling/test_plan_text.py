@@ -74,6 +74,16 @@ def test_a_mistake_is_one_sentence(
     assert sentence in line
 
 
+def test_devices_that_hold_no_trial_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    for words in (["--json"], []):
+        assert main(["plan", "--devices", "1", *words]) == 2
+        assert capsys.readouterr() == (
+            "",
+            "error: a trial has 2 workers, and --devices=1 holds fewer; give more, or lower "
+            "resources.workers\n",
+        )
+
+
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [

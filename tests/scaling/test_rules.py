@@ -98,6 +98,23 @@ def test_a_mistake_in_a_rule_is_one_sentence(rules: str, sentence: str) -> None:
     assert sentence in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("rules", "entry", "field"),
+    [
+        ("{lr: {power: %s}}", "grid: {run.optim.lr: [1e-3, 3e-3]}", "run.optim.lr"),
+        ("{batch: %s}", "ablation: {b: {run.seed: 1, run.batch.global_batch: 8}}",
+         "run.batch.global_batch"),
+        ("{weight_decay: %s}", "grid: {run.optim.weight_decay: [0.1]}", "run.optim.weight_decay"),
+    ],
+)  # fmt: skip
+def test_values_that_a_rule_would_replace_are_refused(rules: str, entry: str, field: str) -> None:
+    power = "{of: width, at: 64, value: 0.01, power: -0.5}"
+    kind = entry.partition(":")[0]
+    sentence = f"^design: a rule sets {field}, in place of the values that `{kind}` gives it; "
+    with pytest.raises(ConfigError, match=sentence):
+        points_of(ruled(rules % power, entry))
+
+
 def test_the_plan_says_where_a_rule_comes_from() -> None:
     rule = "{of: width, at: 64, value: 0.1, power: -1, source: a search at width 64}"
     sweep = ruled(f"{{weight_decay: {rule}}}")
