@@ -63,7 +63,8 @@ class Form:
         high_term = float(np.max(log_errors)) + 3.0
         # Beside other terms a rising power could stand for anything.
         flattest = 0.0 if self.floor or len(self.powers) > 1 else -STEEPEST
-        ranges = [(0.0, float(np.exp(np.max(log_errors))))] * self.floor
+        # Draws through three points reach errors that only their logarithms can be.
+        ranges = [(0.0, float(np.exp(np.max(log_errors))))] if self.floor else []
         ranges += [(low_term, high_term), (flattest, STEEPEST)] * len(self.powers)
         ranges += [LOG_REPEATS] * self.repeats
         low, high = np.array(ranges).T

@@ -1,5 +1,7 @@
 """Which law is taken, and the reasons why there is none."""
 
+import warnings
+
 import numpy as np
 import pytest
 
@@ -26,6 +28,13 @@ def reason(sizes: object, errors: object, **others: object) -> str:
     found = choose(Points.of(sizes, errors, **others))  # type: ignore[arg-type]
     assert isinstance(found, NoFit)
     return found.reason
+
+
+def test_wild_draws_through_three_points_warn_nobody() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for errors in ([0.2, 0.2, 0.2], [0.1, 0.2, 0.3], [0.3, 0.1, 0.2]):
+            assert isinstance(choose(Points.of([1e5, 1e6, 1e7], errors)), NoFit)
 
 
 @pytest.mark.parametrize("sizes", [[], [1e6], [1e6, 1e6], [1e5, 1e6], [1e5, 1e6, 1e6]])
