@@ -191,7 +191,7 @@ class LearningRateRule(Section):
     width_transfer: WidthTransfer | None = None
     """From rates found at one width."""
     power: Power | None = None
-    """Adam's, by a power law."""
+    """Adam's at the width of the model, by a power law; that of Muon stays that of the run."""
 
     @model_validator(mode="after")
     def _is_one(self) -> Self:

@@ -77,6 +77,9 @@ def follow_rules(sweep: SweepConfig, run: RunConfig, stage: Stage) -> Values:
     """
     rules = power_rules(sweep.rules, stage)
     values: Values = {key: predicted(rule, run) for key, rule in rules.items()}
+    if LEARNING_RATE in values:
+        # The run transfers its rate from the reference width to its own; the rule's is of its own.
+        values[LEARNING_RATE] *= run.optim.lr / run.settled_optim.lr
     if BATCH in values:
         values[BATCH] = shared_batch(values[BATCH], run, sweep.resources.workers)
         values["windows"] = whole_batches(run.windows, values[BATCH])
