@@ -20,6 +20,7 @@ from dpot_scale.config.places import WEIGHTS, resolve_sweep_paths, results_home
 from dpot_scale.config.sweep import SweepConfig
 from dpot_scale.errors import ConfigError, exits_cleanly
 from dpot_scale.runs.folder import require_kind
+from dpot_scale.runs.result import read_result
 from dpot_scale.scaling.cost import DEVICES
 from dpot_scale.scaling.earlier import earlier_trials, require_same_sweep
 from dpot_scale.scaling.fitting import require_fit
@@ -99,14 +100,7 @@ def _execute(options: argparse.Namespace) -> int:
 
             watch_status(sweep, trials, print_line, once=not options.watch)
         case "cancel":
-            from dpot_scale.scaling.stopping import cancel
-
-            if not options.names:
-                raise ConfigError("name the trials to cancel, as `status` does: cancel TRIAL ...")
-            for name in options.names:
-                (trial,) = [one for one in named(trials, [name]) if one.id == name]
-                file = cancel(trial.run.directory)
-                print_line(f"{name}: cancelled; to take it back, remove {file}")
+            _cancel(trials, options.names)
         case "report":
             from dpot_scale.scaling.report.write import publish, write_report
 
@@ -120,6 +114,19 @@ def _execute(options: argparse.Namespace) -> int:
             _register_best(sweep, (*trials, *earlier_trials(sweep, trials)))
             return 1 if failures else 0
     return 0
+
+
+def _cancel(trials: Sequence[Trial], names: Sequence[str]) -> None:
+    from dpot_scale.scaling.stopping import cancel
+
+    if not names:
+        raise ConfigError("name the trials to cancel, as `status` does: cancel TRIAL ...")
+    for name in names:
+        (trial,) = [one for one in named(trials, [name]) if one.id == name]
+        if read_result(trial.run.directory) is not None:
+            raise ConfigError(f"{name} has finished: there is nothing to cancel")
+        file = cancel(trial.run.directory)
+        print_line(f"{name}: cancelled; to take it back, remove {file}")
 
 
 def _plan(options: argparse.Namespace, sweep: SweepConfig) -> int:

@@ -117,7 +117,7 @@ def test_a_command_may_stand_anywhere(capsys: pytest.CaptureFixture[str]) -> Non
 
 
 def test_trials_are_cancelled_by_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    first, second, *_ = plan(load_sweep("quickstart", [f"run.output={tmp_path}"]))
+    first, second, third, _ = plan(load_sweep("quickstart", [f"run.output={tmp_path}"]))
     (tmp_path / "quickstart-sweep").mkdir()
     place = f"run.output={tmp_path}"
     assert main(["cancel", first.id, second.id, place]) == 0
@@ -129,6 +129,9 @@ def test_trials_are_cancelled_by_name(tmp_path: Path, capsys: pytest.CaptureFixt
     assert said == f"error: there is no trial '{first.id[:-1]}' (did you mean '{first.id}'?)"
     said = mistake(["cancel", place], capsys)
     assert said.startswith("error: name the trials to cancel")
+    finish(third, 0.1)
+    said = mistake(["cancel", third.id, place], capsys)
+    assert said == f"error: {third.id} has finished: there is nothing to cancel"
 
 
 def finish(trial: Trial, rel_l2: float) -> None:
