@@ -71,10 +71,15 @@ def _run(
 ) -> Mapping[str, str]:
     # Torch and Ray load for seconds: after what is shown without them.
     from dpot_scale.cluster.connection import require_cluster
+    from dpot_scale.runs.start import require_source
     from dpot_scale.scaling.controller import Controller
     from dpot_scale.scaling.launcher import ray_launcher
 
     require_cluster()  # before anything is written
+    for trial in trials:
+        # A branch begins at its trunk, which needs them.
+        if trial.after is None and read_result(trial.run.directory) is None:
+            require_source(trial.run)
     contents = read_contents(sweep.run, sweep.directory)
     tracking, failures = sweep.run.tracking, dict[str, str]()
     with hold_sweep(sweep):

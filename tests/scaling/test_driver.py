@@ -7,7 +7,7 @@ import pytest
 
 from dpot_scale.config.load import load_sweep
 from dpot_scale.config.places import resolve_sweep_paths
-from dpot_scale.errors import ConfigError
+from dpot_scale.errors import CheckpointError, ConfigError
 from dpot_scale.scaling import launcher
 from dpot_scale.scaling.controller import Controller
 from dpot_scale.scaling.driver import run_sweep
@@ -38,3 +38,12 @@ def test_mlflow_tells_a_bug_from_an_interrupt(
     assert told == [status]
     says_how = str(raised.value).startswith("interrupted; to continue: ")
     assert says_how == (status == "KILLED")
+
+
+def test_weights_that_are_missing_are_told_before_anything_is_made(tmp_path: Path) -> None:
+    missing = tmp_path / "missing.pth"
+    design = f"design=[{{start: {{scratch: null, pretrained: {missing}}}}}]"
+    sweep = resolve_sweep_paths(load_sweep("quickstart", [*NO_SERVICES, design]), tmp_path)
+    with pytest.raises(CheckpointError, match=f"^start.source: .*{missing}"):
+        run_sweep(sweep, plan(sweep), print)
+    assert not sweep.directory.exists()
