@@ -8,11 +8,12 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from functools import partial
 
 from dpot_scale.config.sweep import ResourcesConfig, SweepConfig
+from dpot_scale.errors import DiskError, UserError
 from dpot_scale.runs.outcome import run_artifacts
 from dpot_scale.runs.resolved import Run, resolve
 from dpot_scale.runs.result import read_result
@@ -220,13 +221,19 @@ class Controller:
                 if trial.after is not None:
                     begin_at_trunk(trial, self.sweep.resources, self.say)
                 self._attempt_until_done(trial)
-            except stops:
+            except (*stops, TrialFailedError):
                 raise
             except BaseException as error:
                 if not self._stopping.is_set():
+                    self._record_obstacle(trial, error)
                     raise
                 # Ray ends a thread that waits for a cluster that was shut down by SystemExit.
                 raise TrialInterruptedError("not saved") from error
+
+    def _record_obstacle(self, trial: Trial, error: BaseException) -> None:
+        """Record what kept a trial from its attempts, so that the report can say it, too."""
+        if isinstance(error, UserError) and read_result(trial.run.directory) is None:
+            self._record(trial, "failed", self._journal.attempts(trial.id), str(error))
 
     def _tags(self, trial: Trial) -> dict[str, str]:
         factors = {f"factor.{name}": str(value) for name, value in trial.factors.items()}
@@ -272,7 +279,8 @@ class Controller:
             run = Run(config=trial.run, contents=trial.contents, identity=result.identity)
             on_gpu = self.sweep.resources.gpus_per_worker == 1
             resolved = resolve(run, world_size=self.sweep.resources.workers, on_gpu=on_gpu)
-            remember(self.sweep, speed_of(resolved, result))
+            with suppress(DiskError):  # the trial has finished all the same
+                remember(self.sweep, speed_of(resolved, result))
 
     def _wait_for_room(self, trial: Trial) -> None:
         """Wait for the cluster before an attempt begins, so that waiting costs none."""

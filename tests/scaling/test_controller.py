@@ -23,6 +23,7 @@ from dpot_scale.scaling.controller import Controller
 from dpot_scale.scaling.endings import AttemptFailedError, Ended, TrialInterruptedError
 from dpot_scale.scaling.journal import Journal
 from dpot_scale.scaling.plan import Trial, plan
+from dpot_scale.scaling.speeds import SPEEDS
 from dpot_scale.scaling.stopping import CANCEL_FILE, cancel, listen
 from dpot_scale.tracking.mlflow_run import MlflowRun
 
@@ -230,6 +231,12 @@ def test_hundreds_of_trials_are_packed_the_largest_first(tmp_path: Path) -> None
     assert sorted(ends) == sorted(launcher.begun)
 
 
+def test_a_speed_that_cannot_be_noted_fails_no_trial(tmp_path: Path) -> None:
+    controller, _ = control(designed(tmp_path, SMALL), 1, lambda trial, _: finish(trial))
+    (controller.sweep.run.output / SPEEDS).mkdir()
+    assert controller.run() == {}
+
+
 def test_a_killed_controller_is_continued_where_it_was(tmp_path: Path) -> None:
     """By the next one, which trains nothing twice and counts the attempts of both."""
 
@@ -314,6 +321,25 @@ def test_a_branch_is_alone_where_its_trunk_has_no_checkpoint(
     assert controller.run() == {}
     assert len(launcher.begun) == 3
     assert capsys.readouterr().out.count("has no checkpoint to begin at; begins at step 0") == 2
+
+
+def test_a_branch_that_cannot_take_a_checkpoint_has_failed_with_that_reason(tmp_path: Path) -> None:
+    def train(trial: Trial, _: int) -> bool:
+        if trial.after is None:
+            commit(trial, 60)
+            (marker,) = (trial.run.directory / "checkpoints").glob("*/COMMITTED.json")
+            marker.write_text(marker.read_text().replace('"format": 3', '"format": 300'))
+        return finish(trial)
+
+    controller, launcher = control(designed(tmp_path, SMALL, COOLDOWN), 1, train)
+    failures = controller.run()
+    branches = [trial.id for trial in controller.trials if trial.after is not None]
+    assert sorted(failures) == sorted(branches)
+    assert not set(branches) & set(launcher.begun)
+    for branch in branches:
+        last = Journal(controller.sweep.directory).last(branch)
+        assert last is not None
+        assert (last.event, last.reason) == ("failed", failures[branch])
 
 
 def test_the_branches_of_a_trunk_that_failed_are_left_out_with_the_reason(tmp_path: Path) -> None:
