@@ -9,6 +9,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from dpot_scale.checkpoints.source import SOURCE, config_of
 from dpot_scale.config.arguments import Entry, add_config_arguments
@@ -55,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         entry,
         "run",
         example=f"{DATA_ROOT}=DIR",
-        sought_first="the config.yaml of the run that the first weights are of",
+        sought_first="the config.yaml of the first source that is of a run",
     )
     entry.add_argument(
         "--data", type=Path, metavar="DIR", help="score on the datasets in this folder"
@@ -90,14 +91,27 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _evaluate(options: argparse.Namespace) -> int:
     places, leads = _sort_words(options)
     _require_metric(options.metric)
-    configs = [config_of(Path(place)) for place in places[:1] if not is_registered(place)]
+    configs = (config_of(Path(place)) for place in places if not is_registered(place))
     config_name = options.config or str(next(filter(None, configs), DEFAULT))
     config = load_run(config_name, options.overrides)
     if options.print_config:
         print_line(dump(config))
         return 0
     config = resolve_run_paths(config, results_home())
-    sources = _sources(places, config, options.overrides)
+    with TemporaryDirectory(prefix="dpot_scale_") as fetched:
+        sources = _sources(places, config, options.overrides, Path(fetched))
+        _score(sources, config, config_name, options, leads)
+    return 0
+
+
+def _score(
+    sources: Sequence[Source],
+    config: RunConfig,
+    config_name: str,
+    options: argparse.Namespace,
+    leads: tuple[int, ...],
+) -> None:
+    """Score weights as the options say, and report it."""
     root = options.data and in_home(options.data)
     data = chosen_data(config.data, root, options.datasets)
     # What was read from a file may name a place of another machine or time: nothing is made there.
@@ -130,7 +144,6 @@ def _evaluate(options: argparse.Namespace) -> int:
 
     metric = REL_L2 if is_published else options.metric
     report(sources, request, Look(metric=metric, figures=options.figures), out)
-    return 0
 
 
 def _sort_words(options: argparse.Namespace) -> tuple[list[str], tuple[int, ...]]:
@@ -169,14 +182,17 @@ def _says(options: argparse.Namespace, start: str) -> bool:
     return any(override.startswith(start) for override in options.overrides)
 
 
-def _sources(places: Sequence[str], config: RunConfig, overrides: Sequence[str]) -> list[Source]:
-    """Return the weights at some places, those in MLflow's registry among them."""
+def _sources(
+    places: Sequence[str], config: RunConfig, overrides: Sequence[str], fetched: Path
+) -> list[Source]:
+    """Return the weights at some places; those in MLflow's registry are put into a folder."""
     uri = config.tracking.mlflow_uri
     if not any(override.startswith(f"{MLFLOW_URI}=") for override in overrides):
         uri = os.environ.get("MLFLOW_TRACKING_URI", uri)
     local = iter(sources_at([Path(place) for place in places if not is_registered(place)]))
     return [
-        registered_source(place, uri) if is_registered(place) else next(local) for place in places
+        registered_source(place, uri, fetched) if is_registered(place) else next(local)
+        for place in places
     ]
 
 

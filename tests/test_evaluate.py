@@ -216,8 +216,10 @@ def test_no_data_are_made_where_a_file_says(
     config.write_text(dump(load_run("quickstart", [f"data.root={gone}"])))
     weights = tmp_path / "run" / "model.safetensors"
     weights.touch()
-    for how in ([], ["--config", str(config)]):
-        assert main([str(weights), *how]) == 2
+    # The config is that of the first source that is of a run.
+    commands = ([weights], [weights, "--config", config], [RELEASED, weights])
+    for command in commands:
+        assert main(list(map(str, command))) == 2
         said = capsys.readouterr().err
         assert said == (
             "error: datasets 'ns2d_fno_1e-3_generated', 'dr_pdb_generated', 'swe_pdb_generated' "
@@ -413,6 +415,7 @@ def test_registered_weights_are_scored_and_their_run_gets_the_scores(
     tiny_yaml: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
     mlflow_client = client(uri)
@@ -421,10 +424,18 @@ def test_registered_weights_are_scored_and_their_run_gets_the_scores(
     assert register(two[0], "flow", uri, run_id) == "1"
     command = ["models:/flow/1", f"tracking.mlflow_uri={uri}", "--out", str(tmp_path / "out")]
     data = ["--data", str(tiny_yaml.parent / "data"), "--datasets", "swe_coarse"]
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(temporary))
     capsys.readouterr()
     assert main([*command, *data]) == 0
-    assert f"added to the MLflow run {run_id} of flow_v1" in capsys.readouterr().out
+    printed = capsys.readouterr()
+    assert f"added to the MLflow run {run_id} of flow_v1" in printed.out
+    assert "scores and figures of models:/flow/1: " in printed.out
+    assert "Downloading" not in printed.err
+    assert not list(temporary.iterdir())
     found = read_scores(tmp_path / "out" / SCORES_FILE)[""]
+    assert str(found.weights) == "models:/flow/1"
     logged = mlflow_client.get_run(run_id).data.metrics
     model = found.details["swe_coarse"].model
     assert logged["evaluate/swe_coarse/vrmse"] == model["vrmse"].rollout

@@ -32,6 +32,7 @@ class Source:
     run_config: Path | None  # that of the run in which they lie
     mlflow_run: str | None  # that trained them
     mlflow_uri: str | None  # where that is
+    registered: str | None = None  # `models:/NAME/VERSION`, if they were fetched from there
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,19 +88,25 @@ def sources_at(paths: Sequence[Path]) -> list[Source]:
     ]
 
 
-def registered_source(place: str, uri: str | None) -> Source:
+def registered_source(place: str, uri: str | None, folder: Path) -> Source:
     """Return the weights that `models:/NAME/VERSION` names in the registry at an address.
+
+    Args:
+        place: That name.
+        uri: The address.
+        folder: Where the weights are put.
 
     Raises:
         CheckpointError: there are none.
     """
-    found = fetch(place, uri)
+    found = fetch(place, uri, folder)
     return Source(
         path=found.weights,
         name=place.removeprefix(SCHEME).strip("/").replace("/", "_v"),
         run_config=None,
         mlflow_run=found.run_id,
         mlflow_uri=uri,
+        registered=place,
     )
 
 

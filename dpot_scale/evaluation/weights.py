@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
@@ -88,7 +89,7 @@ def _evaluate_source(
             request.wanted,
         )
     scores = Scores(
-        weights=place,
+        weights=Path(source.registered) if source.registered else place,
         config=request.config_name,
         evaluation={name: evaluation.score for name, evaluation in evaluations.items()},
         parameters=count_parameters(weights.model).total,

@@ -1,7 +1,6 @@
 """Weights in MLflow's registry, brought into a local folder."""
 
 import re
-import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,13 +23,13 @@ def is_registered(source: str) -> bool:
     return source.startswith(SCHEME)
 
 
-def fetch(source: str, uri: str | None, folder: Path | None = None) -> Registered:
+def fetch(source: str, uri: str | None, folder: Path) -> Registered:
     """Return the weights that `models:/NAME/VERSION` names.
 
     Args:
         source: The name and version. In the place of the version: an alias, `models:/NAME@ALIAS`.
         uri: The tracking server or sqlite database of MLflow.
-        folder: Where weights from a server are put; None: a temporary folder.
+        folder: Where they are put, each version in a folder of its own.
 
     Raises:
         CheckpointError: there is no such version, MLflow does not answer, or what is registered
@@ -59,7 +58,7 @@ def fetch(source: str, uri: str | None, folder: Path | None = None) -> Registere
         where = registry.get_model_version_download_uri(name, number)
         if where.startswith(SCHEME):
             where = registry.get_logged_model(version.model_id).artifact_location
-        place = folder or Path(tempfile.mkdtemp(prefix="dpot_scale_models_"))
+        place = folder / name / number
         found = download_artifacts(where, dst_path=str(place), tracking_uri=registry.tracking_uri)
     except Exception as error:  # MLflow's own and those of its store
         raise CheckpointError(f"{source} cannot be read from {uri}: {reason(error)}") from error
