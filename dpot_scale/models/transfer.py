@@ -264,14 +264,16 @@ def require_whole(
         missing = f"draws what is missing of {', '.join(unasked)}"
         draws = missing if unasked else "starts from them as it is"
         raise ConfigError(f"{'; '.join(reasons)}; or start.absent=draw {draws}")
-    for row in drawn:
-        if row.rate == 0:
-            raise ConfigError(
-                f"{row.component} is drawn from the seed, at least in part, and would stay so: let "
-                f"it train, with start.components.{row.component}={{lr: 1}}"
-            )
     if all(row.carried + row.adapted == 0 for row in transfer.rows):
-        raise ConfigError("nothing of start.source fits the model: leave it out")
+        why = f"{disagreement}; " if disagreement else ""
+        raise ConfigError(f"{why}nothing of start.source fits the model: leave it out")
+    stuck = [row.component for row in drawn if row.rate == 0]
+    if stuck:
+        train = " ".join(f"start.components.{component}.lr=1" for component in stuck)
+        raise ConfigError(
+            f"{', '.join(stuck)} {'are' if stuck[1:] else 'is'} drawn from the seed, at least in "
+            f"part, and would stay so: to let {'them' if stuck[1:] else 'it'} train, add {train}"
+        )
 
 
 def _adapted(

@@ -124,7 +124,7 @@ def test_kernels_of_one_point_get_the_axes_of_3d() -> None:
             {"absent": "draw", "components": {"head": "freeze"}},
             "",
             ALL,
-            "head is drawn from the seed, at least in part, and would stay so: let it train",
+            "head is drawn from the seed, at least in part, and would stay so: to let it train",
         ),
     ],
 )
@@ -143,8 +143,9 @@ def test_a_source_of_which_nothing_fits_is_refused() -> None:
     source, start = weights(), StartConfig(absent="draw")
     wanted = dict.fromkeys(source, (99,))
     transfer = carry_over(source, wanted, COMPONENTS, Adaptation(), start)
-    with pytest.raises(ConfigError, match=r"nothing of start\.source fits the model"):
-        require_whole(transfer, start, "", ALL)
+    for disagreement, said in (("", "^nothing of"), ("widths differ", "^widths differ; nothing")):
+        with pytest.raises(ConfigError, match=said):
+            require_whole(transfer, start, disagreement, ALL)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Where a run starts. Weights from elsewhere: tests/checkpoints/test_weights.py."""
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -181,11 +182,11 @@ def test_channels_are_found_by_the_names_in_an_export(tmp_path: Path, world: Wor
 
 def test_what_is_drawn_may_not_stay_as_it_is(released: Path, world: World) -> None:
     words = ["model.channels=6", "start.absent=draw", "start.adapter={rank: 2}"]
-    said = r"patch_embed is drawn .* let it train, with start\.components\.patch_embed=\{lr: 1\}"
+    trains = ["start.components.patch_embed.lr=1", "start.components.output.lr=1"]
+    said = "patch_embed, output are drawn .* to let them train, add " + re.escape(" ".join(trains))
     with pytest.raises(ConfigError, match=said):
         begun(released, world, *words)
-    trains = "start.components={patch_embed: {lr: 1}, output: {lr: 1}}"
-    begun(released, world, *words, trains)
+    begun(released, world, *words, *trains)
 
 
 def test_first_weights_that_are_nowhere_are_refused_before_anything_is_made(tmp_path: Path) -> None:
