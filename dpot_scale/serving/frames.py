@@ -119,13 +119,21 @@ def _real(given: object) -> Any:  # noqa: ANN401 - an array of either kind
             return given.detach()
     elif isinstance(given, np.ndarray):
         if given.dtype.kind in NUMBERS:
-            return given
+            return _with_gaps(given) if isinstance(given, np.ma.MaskedArray) else given
     else:
         raise DataError(
             "a history is a NumPy array, a torch tensor or a mapping of channel names to such, got "
             f"{type(given).__name__}"
         )
     raise DataError(f"a history holds real numbers, got {given.dtype}")
+
+
+def _with_gaps(masked: "np.ma.MaskedArray[Any, Any]") -> Array:
+    """Return an array, as netCDF files give it, with NaN at masked points."""
+    if not np.ma.is_masked(masked):
+        return masked.data
+    floats = np.result_type(masked.dtype, np.float16)
+    return np.where(np.ma.getmaskarray(masked), np.nan, masked.data.astype(floats))
 
 
 def _require_shape(

@@ -98,6 +98,8 @@ def _load_pyfunc(data_path: str, model_config: Mapping[str, Any] | None = None) 
     """
     config = dict(model_config or {})
     most_values = int(config.pop("most_values", MOST_VALUES))
-    dtype = getattr(torch, config.pop("dtype", "float32"), None)
+    name = config.pop("dtype", "float32")
+    # A name that is none of a precision is refused as it is.
+    dtype: Any = getattr(torch, name, name) if isinstance(name, str) else name
     device = config.pop("device", None)
     return RolloutModel(ServedModel(read(Path(data_path)), dtype, device), most_values)

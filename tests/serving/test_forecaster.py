@@ -303,6 +303,8 @@ SHAPES = r"shape \(T, C, X, Y\) or \(B, T, C, X, Y\) with T = 3 and C = 3 \(u, p
             r"not finite .* first in frame 1, channel u, at the point \(5, 7\)",
         ),
         (with_one(np.inf, 2, 1, 0, 0)[None], "frame 2 of window 0, channel p"),
+        (np.ma.masked_equal(with_one(7, 1, 2, 5, 7), 7), "frame 1, channel mask, .* \\(5, 7\\)"),
+        (np.ma.masked_equal(with_one(7, 1, 2, 5, 7).astype(int), 7), "frame 1, channel mask"),
         (with_one(1e300, 0, 0, 0, 0), "not finite in single precision"),
         (ZEROS.astype(complex), "real numbers, got complex128"),
         (np.full((3, 3, 16, 16), "1"), "real numbers, got <U1"),

@@ -23,6 +23,7 @@ from mlflow.exceptions import MlflowException
 import dpot_scale as ds
 from dpot_scale.checkpoints.weights import read
 from dpot_scale.checkpoints.weights_file import save_model
+from dpot_scale.errors import ConfigError
 from dpot_scale.models.dpot.config import DPOTConfig
 from dpot_scale.models.dpot.network import DPOT
 from dpot_scale.serving.pyfunc import MOST_VALUES
@@ -194,6 +195,8 @@ def test_it_is_loaded_in_python(uri: str, expected: np.ndarray) -> None:
     assert not np.array_equal(found, expected)
     with pytest.raises(MlflowException, match="one request may have 10,000"):
         rough.predict(HISTORY, params=FLOW | {"steps": 10})
+    with pytest.raises(ConfigError, match="dtype='bfloat17' is none of the precisions"):
+        mlflow.pyfunc.load_model("models:/flow/1", model_config={"dtype": "bfloat17"})
 
 
 def test_a_forecast_that_is_not_finite_is_refused(uri: str) -> None:
