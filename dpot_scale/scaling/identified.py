@@ -43,10 +43,11 @@ class Identified:
         """Return the run of a point, named after what it is and placed inside the sweep.
 
         Raises:
-            ConfigError: an earlier point is the same run.
+            ConfigError: an earlier point is the same run, or no dataset has so many trajectories.
         """
         config = point.run.model_copy(update={"output": self._folder})
         contents = self._read(config)
+        _require_trajectories(point, contents)
         known = identity(config, contents)
         label = f"{point.label} of {config.windows:,} windows"
         if known in self._labels:
@@ -101,6 +102,18 @@ class Identified:
             return identity(load_run(str(folder / RUN_CONFIG)), contents) == known
         except (ConfigError, RecordError):  # of a trial that no longer says what it is
             return False
+
+
+def _require_trajectories(point: Point, contents: Contents) -> None:
+    """Refuse an amount of data beyond all that there is: it would be the same as all of it."""
+    wanted, names = point.factors.get("trajectories"), point.run.data.weights
+    if isinstance(wanted, int) and names.keys() <= contents.stored.keys():
+        most = max(contents.stored[name].trajectories for name in names)
+        if wanted > most:
+            raise ConfigError(
+                f"trial {point.label}: no dataset has {wanted} training trajectories; the largest "
+                f"has {most}"
+            )
 
 
 def trials_directory(sweep: SweepConfig) -> Path:

@@ -2,8 +2,11 @@
 
 from pathlib import Path
 
+import pytest
+
 from dpot_scale.config.load import dump, load_sweep
 from dpot_scale.config.places import RUN_CONFIG
+from dpot_scale.errors import ConfigError
 from dpot_scale.scaling.identified import trials_directory
 from dpot_scale.scaling.plan import Trial, plan
 
@@ -27,3 +30,12 @@ def test_seeds_that_are_added_find_the_trials_before(tmp_path: Path) -> None:
     assert all("-s1_w4096_" in trial.id for trial in second)
     folder = trials_directory(load_sweep("quickstart", [place]))
     assert {trial.run.directory.parent for trial in after} == {folder}
+
+
+def test_more_trajectories_than_any_dataset_has_are_refused() -> None:
+    design = "design=[{data: {trajectories: [64, 128, 129]}}]"
+    sentence = "^trial E64-t129: no dataset has 129 training trajectories; the largest has 128$"
+    with pytest.raises(ConfigError, match=sentence):
+        plan(load_sweep("quickstart", [design]))
+    # Of datasets that are nowhere nobody knows.
+    assert len(plan(load_sweep("quickstart", [design, "run.data.suite=null"]))) == 12
