@@ -125,7 +125,7 @@ class _Chooser:
                 break
             _, width, best = max(gains.values(), key=lambda gain: gain[0])
             self._take(best)
-        now, then = (f"x/÷ {np.exp(w / 2):.3g}" for w in (before, width))
+        now, then = (f"x/÷ {np.exp(w / 2):.4g}" for w in (before, width))
         return (
             f"expected 95 % interval of the law at {largest.parameters:,} parameters and "
             f"{largest.run.windows:,} windows: {now} now, {then} after these"

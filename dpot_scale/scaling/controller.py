@@ -28,7 +28,7 @@ from dpot_scale.scaling.endings import (
 )
 from dpot_scale.scaling.journal import Event, Journal
 from dpot_scale.scaling.launcher import Launcher
-from dpot_scale.scaling.plan import Trial, plan
+from dpot_scale.scaling.plan import Trial, named, plan
 from dpot_scale.scaling.plan_text import plan_table
 from dpot_scale.scaling.progress import TrialProgress
 from dpot_scale.scaling.speeds import remember, speed_of
@@ -93,7 +93,7 @@ class Controller:
         """Go on with the resources that the cluster has; show the plan anew if that differs."""
         settled = self.sweep.model_copy(update={"resources": resources})
         if resources != self.sweep.resources and resources.gpus_per_worker:
-            table = plan_table(settled, plan(settled))
+            table = plan_table(settled, named(plan(settled), [trial.id for trial in self.trials]))
             self.say(f"the cluster has a GPU for every worker:\n\n{table}\n")
         self.sweep = settled
 

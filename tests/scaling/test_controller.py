@@ -128,6 +128,16 @@ def test_an_attempt_that_fails_while_all_stop_is_interrupted_and_not_repeated(
     assert events(controller) == ["started", "interrupted"]
 
 
+def test_the_plan_is_shown_anew_where_the_cluster_has_gpus(
+    controller: Controller, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """That of the trials that run."""
+    controller._settle(ResourcesConfig(gpus_per_worker=1))
+    shown = capsys.readouterr().out
+    assert "3 trials of 2 GPU workers each" in shown
+    assert all(trial.id in shown for trial in controller.trials)
+
+
 def test_nothing_starts_once_all_stop(controller: Controller) -> None:
     controller._stopping.set()
     with pytest.raises(TrialInterruptedError):
