@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import inf, isfinite
 
 import numpy as np
 
@@ -75,7 +76,7 @@ class Analysis:
         """The trial to speak of: the largest of a length, or the best of the most FLOPs."""
         if not self.has_no_ladder:
             return self.group[-1]
-        return min(self.main.trials, key=lambda entry: entry.result.mean_rel_l2)
+        return min(self.main.trials, key=_error_or_last)
 
     @property
     def curves(self) -> list[Curve]:
@@ -123,6 +124,12 @@ class Analysis:
         """Numbers of FLOPs to speak of: those of trials, and ten times the most."""
         flops = [entry.result.train_flops for entry in self.finished]
         return [*np.geomspace(min(flops), max(flops), 3).tolist(), BEYOND * max(flops)]
+
+
+def _error_or_last(entry: Finished) -> float:
+    """Return the error of a trial; one that is no number comes last."""
+    error = entry.result.mean_rel_l2
+    return error if isfinite(error) else inf
 
 
 def analyze(finished: Sequence[Finished]) -> list[Analysis]:

@@ -33,7 +33,7 @@ def _conclude(found: Analysis) -> str:
     shown = found.shown.result
     sentences = [_errors(found)]
     sentences += law_sentences(found)
-    lost = [entry.trial.label for entry in found.group if not isfinite(entry.result.mean_rel_l2)]
+    lost = _lost(found)
     if lost:
         sentences.append(f"No law holds the forecasts of {', '.join(lost)}, which are not finite.")
     sentences += price_sentences(found)
@@ -44,6 +44,16 @@ def _conclude(found: Analysis) -> str:
         else f"{found.shown.trial.label} beats repeating the last frame on every dataset."
     )
     return " ".join(sentences)
+
+
+def _lost(found: Analysis) -> list[str]:
+    """Return the trials that no law goes through, as their errors are not finite."""
+    lengths = {entry.result.windows for entry in found.together}
+    return [
+        entry.trial.label + f" at {entry.result.windows:,} windows" * (len(lengths) > 1)
+        for entry in found.together
+        if not isfinite(entry.result.mean_rel_l2)
+    ]
 
 
 def _errors(found: Analysis) -> str:

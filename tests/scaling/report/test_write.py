@@ -212,6 +212,31 @@ def test_forecasts_that_are_not_finite_are_told(
         assert [row["rel_l2"] for row in csv.DictReader(file)][-1] == "nan"
 
 
+def test_forecasts_of_any_length_that_are_not_finite_are_told(
+    tmp_path: Path, finish: Finish, planned: Planned
+) -> None:
+    sweep, trials = planned(tmp_path, "windows=[800, 1600, 3200]")
+    shortest = next(trial for trial in trials if trial.run.windows == 800)
+    for trial in trials:
+        error = 0.01 + 8 * trial.parameters**-0.4 + 2 * trial.run.windows**-0.4
+        finish(trial, float("nan") if trial is shortest else error)
+    said = " ".join(write_report(sweep, trials).summary.split())
+    assert (
+        f"No law holds the forecasts of {shortest.label} at 800 windows, which are not finite."
+        in said
+    )
+
+
+def test_of_equal_flops_the_best_number_is_shown(
+    tmp_path: Path, finish: Finish, planned: Planned
+) -> None:
+    sweep, trials = planned(tmp_path, "windows=null", "design=[{isoflop: {budgets: [1e12, 1e13]}}]")
+    for trial in trials:
+        lost = trial.label == "E64"
+        finish(trial, float("nan") if lost else 3.0 * trial.parameters**-0.2)
+    assert "nan" not in write_report(sweep, trials).summary.partition("At ")[2].partition(".")[0]
+
+
 def test_trials_that_failed_are_left_out_with_their_reason(
     tmp_path: Path, finish: Finish, planned: Planned
 ) -> None:
