@@ -148,7 +148,9 @@ def save_movies(folder: Path, dataset: str, sources: Sources) -> list[Path]:
                 for image, frames_Lxy in images:
                     _show(image, frames_Lxy[number], first.info)
                 time = first.times_L[lead - 1]
-                figure.suptitle(f"{dataset}: +{lead} frames, t = {time:.3g}", fontsize=11)
+                figure.suptitle(
+                    f"{dataset}: +{lead} frame{'s' * (lead > 1)}, t = {time:.3g}", fontsize=11
+                )
                 writer.grab_frame()
     return files
 
