@@ -9,6 +9,7 @@ import numpy as np
 from dpot_scale.config.sweep import SweepConfig
 from dpot_scale.scaling.plan import Trial
 from dpot_scale.scaling.report.analysis import Analysis
+from dpot_scale.scaling.report.data_figure import has_amounts
 from dpot_scale.scaling.report.law_text import law_sentences, law_tables
 from dpot_scale.scaling.report.left_out import left_out
 from dpot_scale.scaling.report.price_text import price_sentences, price_tables
@@ -19,6 +20,7 @@ from dpot_scale.tracking.mlflow_page import review
 REPORT = "report.md"
 FIGURE = "scaling.png"
 COMPUTE_FIGURE = "compute.png"  # of a law of size and data
+DATA_FIGURE = "data.png"  # of several numbers of trajectories
 
 
 def conclude(arms: Sequence[Analysis]) -> list[str]:
@@ -129,6 +131,7 @@ def write_markdown(
         *conclude(arms),
         f"![held-out error against model size]({FIGURE})",
         *([f"![error and best size against FLOPs]({COMPUTE_FIGURE})"] * has_compute),
+        *([f"![error against training trajectories]({DATA_FIGURE})"] * has_amounts(arms)),
         f"{len(finished)} of {len(trials)} trials finished, each on {sweep.resources.workers} "
         f"workers with {sweep.run.engine.deepspeed.name}. Lower is better; persistence repeats the "
         "last known frame.",

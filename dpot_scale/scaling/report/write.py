@@ -10,10 +10,18 @@ from dpot_scale.files import replacing, write_whole
 from dpot_scale.scaling.plan import Trial
 from dpot_scale.scaling.report.analysis import analyze
 from dpot_scale.scaling.report.compute_figure import compute_figure
+from dpot_scale.scaling.report.data_figure import data_figure
 from dpot_scale.scaling.report.figures import scaling_figure
 from dpot_scale.scaling.report.results import finished_trials
 from dpot_scale.scaling.report.table import write_csv
-from dpot_scale.scaling.report.text import COMPUTE_FIGURE, FIGURE, REPORT, summarize, write_markdown
+from dpot_scale.scaling.report.text import (
+    COMPUTE_FIGURE,
+    DATA_FIGURE,
+    FIGURE,
+    REPORT,
+    summarize,
+    write_markdown,
+)
 from dpot_scale.tracking.mlflow_page import LARGEST_NOTE, annotate
 
 RESULTS = "results.csv"
@@ -36,7 +44,7 @@ class Report:
     def note(self, run_id: str) -> str:
         """Return the Markdown for the MLflow run that has the files, cut to what MLflow takes."""
         markdown = self.markdown
-        for figure in (FIGURE, COMPUTE_FIGURE):
+        for figure in (FIGURE, COMPUTE_FIGURE, DATA_FIGURE):
             picture = f"get-artifact?path={MLFLOW_FOLDER}%2F{figure}&run_uuid={run_id}"
             markdown = markdown.replace(f"]({figure})", f"]({picture})")
         parts = markdown.split("\n## ")
@@ -63,6 +71,8 @@ def write_report(sweep: SweepConfig, trials: Sequence[Trial]) -> Report:
     figures = {FIGURE: scaling_figure(sweep.name, arms)}
     if (compute := compute_figure(sweep.name, arms)) is not None:
         figures[COMPUTE_FIGURE] = compute
+    if (data := data_figure(sweep.name, arms)) is not None:
+        figures[DATA_FIGURE] = data
     markdown = write_markdown(sweep, trials, finished, arms)
     files = tuple(sweep.directory / name for name in (REPORT, *figures, RESULTS))
     write_whole(files[0], markdown)
