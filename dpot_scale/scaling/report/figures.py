@@ -34,7 +34,7 @@ def scaling_figure(name: str, arms: Sequence[Analysis]) -> Figure:
             _draw_one_of_arms(upper, found, color)
             _draw_flops(lower, found, color)
     for axis in (upper, lower):
-        axis.set(xscale="log", yscale="log")
+        _make_logarithmic(axis)
         axis.set_ylabel("held-out relative L2 error", fontsize=9)
         axis.grid(which="both", alpha=0.2)
         _label_axes(axis)
@@ -75,6 +75,15 @@ def _draw_flops(axis: Axes, found: Analysis, color: str) -> None:
     axis.plot(flops, errors, "o", color=color, ms=5, label=found.arm)
     axis.set_xlabel("training FLOPs", fontsize=9)
     axis.set_title("rollout, mean over datasets, of all trials", fontsize=10)
+
+
+def _make_logarithmic(axis: Axes) -> None:
+    """Scale both axes by powers; without a number to show, as where all forecasts blow up, too."""
+    if not np.isfinite(axis.dataLim.minposx):
+        axis.set_xlim(1e5, 1e6)
+    if not np.isfinite(axis.dataLim.minposy):
+        axis.set_ylim(0.1, 1.0)
+    axis.set(xscale="log", yscale="log")
 
 
 def _label_axes(axis: Axes) -> None:

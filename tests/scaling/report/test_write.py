@@ -227,6 +227,21 @@ def test_forecasts_of_any_length_that_are_not_finite_are_told(
     )
 
 
+@pytest.mark.parametrize(
+    "design", ["windows=[800]", "windows=[800, 1600, 3200]", "design=[{seeds: [0, 1]}]",
+               "design=[{ablation: {a: {run.objective.noise: 0.1}}}]"],
+)  # fmt: skip
+def test_a_sweep_whose_forecasts_are_all_lost_has_a_report(
+    design: str, tmp_path: Path, finish: Finish, planned: Planned
+) -> None:
+    sweep, trials = planned(tmp_path, design)
+    finish(trials[0], float("nan"))
+    finish(trials[1], float("inf"))
+    report = write_report(sweep, trials)
+    assert "not finite" in report.summary
+    assert (sweep.directory / FIGURE).stat().st_size > 0
+
+
 def test_of_equal_flops_the_best_number_is_shown(
     tmp_path: Path, finish: Finish, planned: Planned
 ) -> None:
