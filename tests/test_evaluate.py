@@ -330,7 +330,7 @@ def test_several_models_in_one_table(
 ) -> None:
     capsys.readouterr()
     data = ["--data", str(tiny_yaml.parent / "data"), "--datasets", "swe_coarse"]
-    shown = ["--leads", "1", "3", "--out", str(tmp_path), "--figures", "pdf", "--animate"]
+    shown = ["--leads", "1", "3", "99", "--out", str(tmp_path), "--figures", "pdf", "--animate"]
     assert main([str(two[0]), str(two[1]), *data, *shown]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines[:4]] == [
@@ -340,6 +340,7 @@ def test_several_models_in_one_table(
         "persistence",
     ]
     assert lines[4].endswith("8 x 8 points: swe_coarse")
+    assert "not shown of swe_coarse: lead times 99; its last is 5" in lines
     found = read_scores(tmp_path / SCORES_FILE)
     assert list(found) == ["one", "other"]
     for name, line in zip(found, lines[1:], strict=False):

@@ -1,6 +1,6 @@
 """An evaluation from its request to its table, files and MLflow runs."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from dpot_scale.engine.collectives import on_main
@@ -48,6 +48,8 @@ def report(sources: Sequence[Source], request: Request, look: Look, out: Path) -
         files = save_evaluation(out, found, look)
         scores = {name: one.scores for name, one in found.items()}
         print_line(metric_table(scores, look.metric))
+        for line in _unreached(found, request.wanted.leads):
+            print_line(line)
         for source in sources:
             _track(source, scores[source.name], files)
         of = ", ".join(str(one.weights) for one in scores.values())
@@ -58,6 +60,16 @@ def report(sources: Sequence[Source], request: Request, look: Look, out: Path) -
 
 def _say_nothing(line: str) -> None:
     del line
+
+
+def _unreached(found: Mapping[str, Evaluated], leads: Sequence[int]) -> Iterator[str]:
+    """Yield which of the lead times that were asked for no figure of a dataset can show."""
+    first = next(iter(found.values()))
+    for dataset, evaluation in first.evaluations.items():
+        reached = len(evaluation.rel_l2_L)
+        beyond = [str(lead) for lead in leads if lead > reached]
+        if beyond:
+            yield f"not shown of {dataset}: lead times {', '.join(beyond)}; its last is {reached}"
 
 
 def _track(source: Source, scores: Scores, files: list[Path]) -> None:
