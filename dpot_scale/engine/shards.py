@@ -1,7 +1,9 @@
 """The files of a checkpoint that engines write: their names, and how all ranks write them."""
 
+import copyreg
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,21 @@ MODEL_FILE = f"{SHARDS}/mp_rank_00_model_states.pt"  # where each rank has the w
 def fairscale_file(rank: int) -> str:
     """Return the file of a rank's part of the optimizer's state, which only FairScale's has."""
     return f"{SHARDS}/fairscale_rank_{rank:02d}.pt"
+
+
+def pickle_stages_by_value() -> None:
+    """Have DeepSpeed's stage of ZeRO pickled as a call of its class, by every Python.
+
+    Python 3.11.0 to 3.11.3 pickle a member of an enumeration as a call of `getattr`, and a
+    checkpoint that may call `getattr` is refused: it may call anything.
+    """
+    from deepspeed.runtime.zero.config import ZeroStageEnum
+
+    copyreg.pickle(ZeroStageEnum, _by_value)
+
+
+def _by_value(member: Enum) -> tuple[type[Enum], tuple[Any]]:
+    return type(member), (member.value,)
 
 
 @contextmanager

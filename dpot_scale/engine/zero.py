@@ -20,7 +20,12 @@ from dpot_scale.engine.matrices import layouts
 from dpot_scale.engine.muon import MATRICES, Muon, muon_groups
 from dpot_scale.engine.network import FACTOR, Group, build, freeze_and_group, optimizer_groups
 from dpot_scale.engine.runtime import World, quiet_deepspeed
-from dpot_scale.engine.shards import SHARDS, errors_at_the_end, fairscale_file
+from dpot_scale.engine.shards import (
+    SHARDS,
+    errors_at_the_end,
+    fairscale_file,
+    pickle_stages_by_value,
+)
 from dpot_scale.errors import CheckpointError, ConfigError
 from dpot_scale.models.families import family_of
 from dpot_scale.models.family import Family
@@ -116,6 +121,7 @@ class ZeroEngine:
         Raises:
             DiskError: this rank cannot write its part; the others may have written theirs.
         """
+        pickle_stages_by_value()
         with errors_at_the_end(self._engine, folder):
             self._engine.save_checkpoint(str(folder), tag=SHARDS, save_latest=False)
 

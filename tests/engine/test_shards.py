@@ -1,11 +1,16 @@
 """How ranks write their files: one that cannot still takes part in what the others wait for."""
 
+import copyreg
 import errno
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
+from deepspeed.runtime.zero.config import ZeroStageEnum
 
-from dpot_scale.engine.shards import errors_at_the_end
+from dpot_scale.checkpoints.shards import foreign_names
+from dpot_scale.engine.shards import errors_at_the_end, pickle_stages_by_value
 from dpot_scale.errors import DiskError
 
 
@@ -76,3 +81,20 @@ def test_the_engine_is_left_as_it_was(tmp_path: Path) -> None:
         engine.save_checkpoint(tmp_path)
     assert vars(engine.checkpoint_engine) == own
     assert "_copy_recovery_script" not in vars(engine)
+
+
+def test_the_stage_is_pickled_without_getattr_by_any_python(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def as_python_3_11_2(member: ZeroStageEnum, _: int) -> tuple[Any, ...]:
+        return getattr, (type(member), member.name)
+
+    monkeypatch.setattr(ZeroStageEnum, "__reduce_ex__", as_python_3_11_2)
+    monkeypatch.delitem(copyreg.dispatch_table, ZeroStageEnum, raising=False)
+    torch.save({"zero_stage": ZeroStageEnum.weights}, tmp_path / "before.pt")
+    assert foreign_names(tmp_path / "before.pt") == ["builtins.getattr"]
+    pickle_stages_by_value()
+    torch.save({"zero_stage": ZeroStageEnum.weights}, tmp_path / "after.pt")
+    assert foreign_names(tmp_path / "after.pt") == []
+    found = torch.load(tmp_path / "after.pt", weights_only=False)
+    assert found == {"zero_stage": ZeroStageEnum.weights}
