@@ -11,7 +11,7 @@ from dpot_scale.scaling.cost import DEVICES, UNNAMED_CPU, UNNAMED_GPU, DeviceNam
 from dpot_scale.scaling.makespan import makespan
 from dpot_scale.scaling.plan import Trial
 from dpot_scale.scaling.rules import describe
-from dpot_scale.scaling.speeds import cores, known_speeds
+from dpot_scale.scaling.speeds import cores, known_speeds, speeds_like
 from dpot_scale.terminal import duration, table
 
 HOUR = 3600.0
@@ -89,7 +89,7 @@ def _totals(sweep: SweepConfig, trials: Sequence[Trial], terms: Terms) -> list[s
     seconds = sum(trial.seconds for trial in trials)
     lines = [
         f"total {flops:.2e} FLOPs, about {duration(seconds)} one after another "
-        f"({_speed(sweep, terms)})"
+        f"({_speed(sweep, trials, terms)})"
     ]
     hours = sum(device_hours(sweep, trial) for trial in trials)
     cost = "" if terms.price is None else f", {hours * terms.price:,.2f} at {terms.price:g} each"
@@ -107,11 +107,23 @@ def _totals(sweep: SweepConfig, trials: Sequence[Trial], terms: Terms) -> list[s
     return lines
 
 
-def _speed(sweep: SweepConfig, terms: Terms) -> str:
-    """Say where the speed of a plan comes from."""
-    assumed, engine = sweep.resources.assumed_flops_per_second, sweep.run.engine
-    if terms.device is None and known_speeds(sweep.run.output, sweep.resources):
+def _speed(sweep: SweepConfig, trials: Sequence[Trial], terms: Terms) -> str:
+    """Say where the speeds of a plan come from."""
+    here = known_speeds(sweep.run.output, sweep.resources) if terms.device is None else []
+    measured = [bool(speeds_like(trial.run, here)) for trial in trials]
+    if all(measured):
         return "as fast as trials have trained on this machine"
+    if any(measured):
+        return (
+            "as fast as trials of their family have trained on this machine, others "
+            f"{_assumption(sweep, terms)}"
+        )
+    return _assumption(sweep, terms)
+
+
+def _assumption(sweep: SweepConfig, terms: Terms) -> str:
+    """Say which speed is taken where none was measured."""
+    assumed, engine = sweep.resources.assumed_flops_per_second, sweep.run.engine
     if terms.device is None and assumed is not None:
         return f"assuming {assumed:.1e} FLOP/s per worker"
     kind = terms.device or (UNNAMED_GPU if sweep.resources.gpus_per_worker == 1 else UNNAMED_CPU)

@@ -15,6 +15,7 @@ from typing import Literal
 from pydantic import ValidationError
 
 from dpot_scale.config.record import Record, read_record
+from dpot_scale.config.run import RunConfig
 from dpot_scale.config.strategy import Dtype
 from dpot_scale.config.sweep import ResourcesConfig, SweepConfig
 from dpot_scale.errors import RecordError
@@ -91,14 +92,15 @@ def known_speeds(folder: Path, resources: ResourcesConfig) -> list[Speed]:
     return found
 
 
+def speeds_like(run: RunConfig, speeds: Sequence[Speed]) -> list[Speed]:
+    """Return the speeds of the family and the precision of a run."""
+    like = (run.model.family, run.engine.deepspeed.dtype)
+    return [speed for speed in speeds if (speed.family, speed.dtype) == like]
+
+
 def measured_speed(run: ResolvedRun, speeds: Sequence[Speed]) -> float | None:
     """Return the FLOP/s of a worker by the trials most like a run; None if there are none."""
-    like = [
-        speed
-        for speed in speeds
-        if (speed.family, speed.dtype)
-        == (run.config.model.family, run.config.engine.deepspeed.dtype)
-    ]
+    like = speeds_like(run.config, speeds)
     size = math.log(run.parameters.total)
     like.sort(key=lambda speed: abs(math.log(speed.parameters) - size))
     return median([s.flops_per_second for s in like[:NEAREST]]) if like else None

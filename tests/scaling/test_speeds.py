@@ -47,6 +47,21 @@ def test_the_next_plan_is_as_fast_as_the_trials_before(tmp_path: Path) -> None:
     assert named[0].seconds == pytest.approx(assumed[0].seconds), "a named device is not measured"
 
 
+def test_the_plan_says_which_trials_were_never_measured(tmp_path: Path) -> None:
+    design = "design=[{families: {of: [dpot, vit]}}]"
+    sweep = resolve_sweep_paths(load_sweep("quickstart", [design]), tmp_path)
+    sweep.run.output.mkdir(parents=True)
+    remember(sweep, speed(family="fno"))
+    assert "(assuming 3.0e+10 FLOP/s per worker)" in plan_table(sweep, plan(sweep))
+    remember(sweep, speed())
+    said = (
+        "(as fast as trials of their family have trained on this machine, others assuming 3.0e+10"
+    )
+    assert said in plan_table(sweep, plan(sweep))
+    remember(sweep, speed(family="vit"))
+    assert "(as fast as trials have trained on this machine)" in plan_table(sweep, plan(sweep))
+
+
 @pytest.mark.parametrize(
     "changes",
     [{"machine": "elsewhere"}, {"device": "gpu"}, {"workers": 4}],
