@@ -88,8 +88,8 @@ def described(**changes: object) -> dict[str, str]:
         (described() | {"data": "{}"}, r"says nothing usable of the data of its model: datasets"),
         (described(colour=1), r"another version .* \(it has colour, which this version does"),
         (
-            described(family="vit"),
-            r"another version .* of the family 'vit', which is none of: dpot",
+            described(family="mamba"),
+            r"another version .* of the family 'mamba', which is none of: dpot, vit, fno",
         ),
         (described(heads=5), "heads=5: Input should be a divisor of width=32"),
         (described(width="wide"), "describes no dpot: width='wide'"),
