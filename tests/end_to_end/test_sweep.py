@@ -255,7 +255,8 @@ def test_the_best_model_is_in_the_registry(home: Home, continued: tuple[int, str
     (version,) = client.search_model_versions("name='ladder'")
     assert version.run_id == runs[best.trial.id].info.run_id
     assert "mlflow models serve --model-uri models:/ladder/1 --env-manager local" in continued[1]
-    path = Path(download_artifacts("models:/ladder/1", tracking_uri=client.tracking_uri))
+    uri = client.tracking_uri
+    path = Path(download_artifacts("models:/ladder/1", tracking_uri=uri, registry_uri=uri))
     weights = weights_in(path / "data" / WEIGHTS)
     assert weights.model.dimensions() == best.trial.run.model.dimensions()
     assert weights.data is not None

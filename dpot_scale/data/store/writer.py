@@ -1,7 +1,9 @@
 """Writes a dataset shard by shard, checks it on the way, and commits it as a whole."""
 
+import errno
 import json
 import math
+import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -24,6 +26,8 @@ from dpot_scale.files import cannot_write, flush_to_disk, reason, sha256, write_
 
 # Few enough files for a parallel file system, and little enough to hold in memory.
 SHARD_BYTES = 256 * 2**20
+# HDF5's own structures in a shard, and what lies beside the fields.
+BESIDE_BYTES = 64 * 2**10
 
 Array = NDArray[Any]
 
@@ -294,8 +298,10 @@ class StoreWriter:
     ) -> None:
         file = f"{split}/shard-{len(self._written.shards[split]):05d}.h5"
         path = self._partial / file
+        needed = 4 * math.prod(shape) + BESIDE_BYTES
         try:
             path.parent.mkdir(exist_ok=True)
+            _require_room(path.parent, needed)
             write_shard(path, self.info, shape, pieces, self._pending[split].beside)
             flush_to_disk(path)
             self._written.shards[split].append(
@@ -305,7 +311,7 @@ class StoreWriter:
             if self._resume:
                 self._written.save(self._partial)
         except (OSError, RuntimeError) as error:
-            raise self._cannot_write(error, 4 * math.prod(shape)) from error
+            raise self._cannot_write(error, needed) from error
 
     def _cannot_write(self, error: OSError | RuntimeError, needed: int | None = None) -> DiskError:
         # Of the dataset, not of the shard: the hidden folder that this lies in is removed.
@@ -330,3 +336,13 @@ class StoreWriter:
                 if pending.beside.parameters:
                     pending.beside.write(file.create_group(split), self.info)
         flush_to_disk(self._partial / LINKED)
+
+
+def _require_room(folder: Path, needed: int) -> None:
+    """Fail before HDF5 does: a process that could not close a file crashes when it exits.
+
+    Raises:
+        OSError: the disk of a folder has fewer bytes than needed.
+    """
+    if shutil.disk_usage(folder).free < needed:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
