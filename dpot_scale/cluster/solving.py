@@ -40,6 +40,12 @@ def ray_tasks(say: Callable[[str], None]) -> Iterator[Workers]:
         )
 
 
+def has_room() -> bool:
+    """Return whether the cluster that this process is connected to could start a task at once."""
+    free, there = ray.available_resources(), ray.cluster_resources()
+    return all(free.get(kind, 0) >= 1 for kind in ("CPU", "GPU") if kind in there)
+
+
 def _part_size(recipe: GeneratedDataset, *, workers: int) -> int:
     """Return the trajectories of a shard, or of a share of the cluster where that is less."""
     trajectory_bytes = BYTES_PER_VALUE * recipe.frames * frame_values(recipe)

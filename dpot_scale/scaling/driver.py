@@ -108,12 +108,17 @@ def _run(
 
 
 def _make_data(trials: Sequence[Trial], say: Callable[[str], None]) -> None:
-    """Solve what is missing of their suites, on the cluster that the sweep is connected to."""
-    from dpot_scale.cluster.solving import ray_tasks
+    """Solve what is missing of their suites, on the cluster that the sweep is connected to.
+
+    On a cluster that others fill, its tasks would wait without end: then it is done here.
+    """
+    from dpot_scale.cluster.solving import has_room, ray_tasks
     from dpot_scale.data.generation.suite import generate_suite
+    from dpot_scale.data.generation.workers import threads
 
     made: list[DataConfig] = []
     for data in (trial.run.data for trial in trials):
         if data.suite is not None and data not in made:
-            generate_suite(data.suite, data.root, progress=say, workers=partial(ray_tasks, say))
+            workers = partial(ray_tasks, say) if has_room() else threads
+            generate_suite(data.suite, data.root, progress=say, workers=workers)
             made.append(data)
