@@ -17,18 +17,18 @@ from pathlib import Path
 
 import psutil
 import pytest
-from mlflow.artifacts import download_artifacts
 from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 
 from dpot_scale.checkpoints.store import MARKER
 from dpot_scale.checkpoints.weights import read as weights_in
 from dpot_scale.config.load import load_sweep
-from dpot_scale.config.places import WEIGHTS, resolve_sweep_paths
+from dpot_scale.config.places import resolve_sweep_paths
 from dpot_scale.runs.result import read_result
 from dpot_scale.scaling.journal import Journal
 from dpot_scale.scaling.plan import Trial, plan
 from dpot_scale.scaling.report.results import best_trial, finished_trials
+from dpot_scale.tracking.registered import fetch
 from dpot_scale.tracking.spool import SPOOL, newest_record, read_metrics
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
@@ -248,16 +248,16 @@ def test_mlflow_shows_a_parent_with_its_trials(home: Home, continued: tuple[int,
         assert steps == list(range(1, STEPS + 1)), "no step is there twice"
 
 
-def test_the_best_model_is_in_the_registry(home: Home, continued: tuple[int, str]) -> None:
+def test_the_best_model_is_in_the_registry(
+    home: Home, continued: tuple[int, str], tmp_path: Path
+) -> None:
     client, runs = in_mlflow(home)
     best = best_trial(finished_trials(home.trials))
     assert best is not None
     (version,) = client.search_model_versions("name='ladder'")
     assert version.run_id == runs[best.trial.id].info.run_id
     assert "mlflow models serve --model-uri models:/ladder/1 --env-manager local" in continued[1]
-    uri = client.tracking_uri
-    path = Path(download_artifacts("models:/ladder/1", tracking_uri=uri, registry_uri=uri))
-    weights = weights_in(path / "data" / WEIGHTS)
+    weights = weights_in(fetch("models:/ladder/1", client.tracking_uri, tmp_path).weights)
     assert weights.model.dimensions() == best.trial.run.model.dimensions()
     assert weights.data is not None
     assert set(weights.data.datasets) == set(best.trial.run.data.weights)
