@@ -12,7 +12,7 @@ ENTRIES = {
     "train": "train one model (`deepspeed dpot_scale/train.py` on several GPUs)",
     "sweep": "train a ladder of model sizes through Ray and fit a scaling law",
     "evaluate": "score weights on held-out trajectories",
-    "weights": "look into weights, convert them, take them out of runs",
+    "weights": "look into weights, convert and register them, take them out of runs",
 }
 
 
