@@ -379,7 +379,7 @@ def test_as_a_ray_job_on_a_busy_cluster(
     submission += ["--working-dir", "."]
     environment = f'{{"env_vars": {{"DPOT_SCALE_HOME": "{tmp_path}"}}}}'
     # The last words of the user's command are `python -m dpot_scale.sweep`.
-    changes = ["ladder={narrow: {width: 16}}", "resources.gpus_per_worker=0"]
+    changes = ["ladder={wide: {width: 24, heads: 3}}", "resources.gpus_per_worker=0"]
     python = [sys.executable, *home.command("run"), *changes]
     command = [*submission, "--runtime-env-json", environment, "--", *python]
     job = accepted(tmp_path, command)
