@@ -1,5 +1,6 @@
 """The plan: what each trial is and costs, without any heavy import."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -154,3 +155,15 @@ def test_a_trial_keeps_the_name_under_which_it_was_begun(tmp_path: Path) -> None
     read = dict.fromkeys(first.contents.datasets, "0123456789ab")
     record(again[0].run.directory, Contents(datasets=read))
     assert plan(sweep)[0].id == first.id, "it was begun with other data"
+
+
+def test_the_law_preset_takes_shorter_and_longer_lengths_later() -> None:
+    """Each is a trial more, and those that there were keep their ids."""
+    law = load_sweep("law")
+    (before,) = [entry.cooldown for entry in law.factors if entry.cooldown]
+    kept = [e.model_dump() for e in law.factors if e.kind != "cooldown"]
+    more = {"cooldown": {"trunk": before.trunk, "at": [1024, *before.at]}}
+    wider = load_sweep("law", [f"design={json.dumps([*kept, more])}"])
+    old, new = ({trial.id for trial in plan(sweep)} for sweep in (law, wider))
+    assert old < new
+    assert len(new - old) == 14
