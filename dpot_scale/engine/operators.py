@@ -1,10 +1,14 @@
 """Compiles the operator by which DeepSpeed's ranks on CPUs share memory, on its first use.
 
 torch guards a build by a file that a killed process leaves behind: every later process would wait
-for its removal without end and without a word.
+for its removal without end and without a word. It also keeps the builds of all environments of a
+user in one folder, where two environments would compile the operator anew in turn.
 """
 
+import hashlib
+import logging
 import os
+import sys
 from pathlib import Path
 
 import psutil
@@ -12,17 +16,38 @@ import psutil
 from dpot_scale.files import held
 
 OPERATOR = "deepspeed_shm_comm"
+FOLDER_VARIABLE = "TORCH_EXTENSIONS_DIR"  # where torch compiles, if it is set
+
+log = logging.getLogger(__name__)
 
 
 def build_operators() -> None:
     """Compile what is not compiled yet. One process at a time does: others would destroy it."""
+    from deepspeed.accelerator import get_accelerator
     from deepspeed.comm.torch import build_shm_op
-    from torch.utils.cpp_extension import get_default_build_root
 
-    root = Path(os.environ.get("TORCH_EXTENSIONS_DIR") or get_default_build_root())
+    root = Path(os.environ.setdefault(FOLDER_VARIABLE, str(own_folder())))
     with held(root / "dpot_scale.lock", wait=True):
         remove_abandoned(root)
+        if get_accelerator().device_name() == "cpu" and not _is_built(root):
+            # Not on the standard output, which DeepSpeed's prints are kept off.
+            log.warning("compiling %s in %s; once, for a minute or two", OPERATOR, root)
         build_shm_op()
+
+
+def own_folder() -> Path:
+    """Return the folder of operators that are compiled by this Python environment."""
+    import deepspeed
+    import torch
+    from torch.utils.cpp_extension import get_default_build_root
+
+    maker = f"{sys.prefix} {sys.version} {torch.__version__} {deepspeed.__version__}"
+    digest = hashlib.sha256(maker.encode()).hexdigest()[:12]
+    return Path(get_default_build_root()) / f"dpot_scale_{digest}"
+
+
+def _is_built(root: Path) -> bool:
+    return (root / OPERATOR / f"{OPERATOR}.so").is_file()
 
 
 def remove_abandoned(root: Path) -> None:

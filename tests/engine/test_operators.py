@@ -1,14 +1,16 @@
-"""The guard of a build that a killed process left behind."""
+"""Where the operator is compiled, and the guard of a build that a killed process left behind."""
 
+import importlib
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import pytest
 from torch.utils.file_baton import FileBaton
 
-from dpot_scale.engine.operators import OPERATOR, remove_abandoned
+from dpot_scale.engine.operators import OPERATOR, build_operators, own_folder, remove_abandoned
 
 BUILDS = """
 import sys, time
@@ -45,3 +47,32 @@ def test_the_guard_of_a_build_in_this_process_stays(tmp_path: Path) -> None:
     remove_abandoned(tmp_path)
     assert guard.exists()
     baton.release()
+
+
+def test_two_environments_do_not_share_a_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch would keep the builds of both in one, and compile anew whenever they take turns."""
+    mine = own_folder()
+    assert own_folder() == mine
+    monkeypatch.setattr("sys.prefix", "/another/environment")
+    assert own_folder() != mine
+    assert own_folder().parent == mine.parent
+
+
+def test_a_build_is_announced_once_where_the_user_wants_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path))
+    monkeypatch.setenv("DS_ACCELERATOR", "cpu")
+    built = tmp_path / OPERATOR / f"{OPERATOR}.so"
+
+    def build() -> None:
+        built.parent.mkdir()
+        built.touch()
+
+    module = importlib.import_module("deepspeed.comm.torch")  # its attribute is torch itself
+    monkeypatch.setattr(module, "build_shm_op", lambda: built.exists() or build())
+    build_operators()
+    build_operators()
+    assert [record.getMessage() for record in caplog.records] == [
+        f"compiling {OPERATOR} in {tmp_path}; once, for a minute or two"
+    ]
