@@ -4,7 +4,7 @@ Legend: B trajectories, T frames, C fields, s any number of space axes, L lead t
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -19,7 +19,8 @@ from dpot_scale.data.store.dataset import DatasetStore, Split
 from dpot_scale.data.stream.assembly import Assembler, Batch
 from dpot_scale.engine.runtime import World
 from dpot_scale.evaluation.details import DetailKeeper, Details
-from dpot_scale.evaluation.example import Keeper, shown_leads
+from dpot_scale.evaluation.example import KEPT_FRAMES, KEPT_POINTS, Keeper, evenly, shown_leads
+from dpot_scale.evaluation.frames import Shown
 from dpot_scale.evaluation.grids import grid_of
 from dpot_scale.evaluation.inputs import Wanted
 from dpot_scale.evaluation.scores import REL_L2, DatasetScore
@@ -55,6 +56,7 @@ class DatasetEvaluation:
     example_leads: tuple[int, ...]  # shown lead times, from 1
     example_truth_LCs: Array  # the first held-out trajectory at these; real fields only
     example_forecast_LCs: Array
+    shown: Shown | None = None  # the same trajectory at more lead times, for reports
     details: Details | None = None  # of the evaluation of given weights
 
 
@@ -114,7 +116,10 @@ class _Scorer:
         self._assembler = Assembler(model_config, data_config, world.device)
         self._tally = Tally((REL_L2,), self._most, model_config.channels)
         first = self._held_out[self._shares[0].indices[0]]
-        self._keeper = Keeper(shown_leads(first), len(store.info.channels))
+        fields = len(store.info.channels)
+        self._keeper = Keeper(shown_leads(first), fields)
+        self._kept_leads = evenly(first, KEPT_FRAMES)
+        self._frames = Keeper(self._kept_leads, fields, KEPT_POINTS, planes=True)
         self._details = None
         if wanted is not None:
             grid = grid_of(wanted.scored_on, store, split, model_config, data_config, world)
@@ -140,7 +145,21 @@ class _Scorer:
             example_leads=example.leads,
             example_truth_LCs=example.truth_LCs,
             example_forecast_LCs=example.forecast_LCs,
+            shown=self._shown(example.truth_LCs.shape[2:]),
             details=None if self._details is None else self._details.details(self._world),
+        )
+
+    def _shown(self, grid: tuple[int, ...]) -> Shown:
+        """Return the kept frames of the first trajectory, which the model sees on a grid."""
+        info = self._store.info
+        if info.grid != grid:  # the points of the dataset are not those of the frames
+            info = replace(info, coordinates=())
+        times = self._store.times(self._split, self._shares[0].indices[0])
+        last = self._history - 1
+        return Shown(
+            info=info,
+            times=tuple(float(times[last + lead] - times[last]) for lead in self._kept_leads),
+            example=self._frames.example(),
         )
 
     def _forecast(self, share: Share, *, keeps: bool) -> None:
@@ -165,6 +184,7 @@ class _Scorer:
             self._tally.add(block, start.scored_BC, exists_BT, None)
             if keeps:
                 self._keeper.add(block, lead + 1)
+                self._frames.add(block, lead + 1)
             if self._details is not None:
                 self._details.add(whole, lead)
 

@@ -17,6 +17,9 @@ SHOWN_LEAD_TIMES = 5
 # A moving picture has no more frames and points than these, however long a rollout is.
 MOVING_FRAMES = 60
 MOVING_POINTS = 256
+# What a run keeps of each dataset for reports, however long its rollouts and large its grids are.
+KEPT_FRAMES = 12
+KEPT_POINTS = 128
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,12 +38,21 @@ class Keeper:
         leads: The lead times, from 1, in order.
         fields: The first channels, which are kept.
         most_points: Along an axis; others are left out.
+        planes: Whether of a 3D field only the plane through the middle of its last axis is kept.
     """
 
-    def __init__(self, leads: Sequence[int], fields: int, most_points: int | None = None) -> None:
+    def __init__(
+        self,
+        leads: Sequence[int],
+        fields: int,
+        most_points: int | None = None,
+        *,
+        planes: bool = False,
+    ) -> None:
         self._leads = tuple(leads)
         self._fields = fields
         self._most_points = most_points
+        self._planes = planes
         self._kept: Array | None = None  # (2, L, C, *s)
 
     def add(self, block: Block, first: int) -> None:
@@ -63,9 +75,16 @@ class Keeper:
         return Example(leads=self._leads, truth_LCs=truth_LCs, forecast_LCs=forecast_LCs)
 
     def _thinned(self, frame_Cs: Array) -> Array:
+        if self._planes:
+            frame_Cs = middle_plane(frame_Cs)
         space = frame_Cs.shape[1:]
         step = -(-max(space) // (self._most_points or max(space)))
         return frame_Cs[(slice(None), *[slice(None, None, step)] * len(space))]
+
+
+def middle_plane(fields_Cs: Array) -> Array:
+    """Return (C, x, y): of 3D fields the plane through the middle of their last axis."""
+    return fields_Cs[..., fields_Cs.shape[-1] // 2] if fields_Cs.ndim == 4 else fields_Cs
 
 
 def shown_leads(leads: int, wanted: Sequence[int] = ()) -> tuple[int, ...]:

@@ -13,6 +13,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 from numpy.typing import NDArray
 
+from dpot_scale.evaluation.example import middle_plane
+
 if TYPE_CHECKING:
     from dpot_scale.evaluation.evaluator import DatasetEvaluation
 
@@ -112,7 +114,7 @@ def _row(
 
 def plane(frames_LCs: Array) -> Array:
     """Return (L, C, x, y)."""
-    return frames_LCs[..., frames_LCs.shape[-1] // 2] if frames_LCs.ndim == 5 else frames_LCs
+    return np.stack([middle_plane(frame_Cs) for frame_Cs in frames_LCs])
 
 
 def limits_of(field_Lxy: Array) -> tuple[float, float]:

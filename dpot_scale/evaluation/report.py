@@ -6,6 +6,7 @@ from pathlib import Path
 from dpot_scale.engine.collectives import on_main
 from dpot_scale.errors import ConfigError
 from dpot_scale.evaluation.details import Details
+from dpot_scale.evaluation.frames import save_frames
 from dpot_scale.evaluation.inputs import Look, Request, Source
 from dpot_scale.evaluation.pictures import (
     DPI,
@@ -97,6 +98,8 @@ def save_evaluation(out: Path, found: Mapping[str, Evaluated], look: Look) -> li
     try:
         out.mkdir(parents=True, exist_ok=True)
         figures = _save_figures(out, found, look)
+        if len(found) == 1:  # as a run keeps them
+            save_frames(out, next(iter(found.values())).evaluations)
         texts = {
             SCORES_FILE: content.model_dump_json(indent=2) + "\n",
             CSV_FILE: csv_text(scores),

@@ -18,6 +18,7 @@ from dpot_scale.engine.engine import Engine
 from dpot_scale.engine.runtime import World
 from dpot_scale.errors import CheckpointError
 from dpot_scale.evaluation.figures import save_figures
+from dpot_scale.evaluation.frames import save_frames
 from dpot_scale.evaluation.monitor import Monitor
 from dpot_scale.files import write_whole
 from dpot_scale.models.adapter import is_of_pair, merged
@@ -190,7 +191,12 @@ def keep(
         lead_times={name: tuple(found.rel_l2_L.tolist()) for name, found in monitor.latest.items()},
     )
     figures = config.directory / FIGURES
-    on_main(lambda: save_figures(figures, monitor.latest), world, figures)
+
+    def show() -> None:
+        save_figures(figures, monitor.latest)
+        save_frames(figures, monitor.latest)
+
+    on_main(show, world, figures)
     on_main(lambda: save_result(config.directory, result), world, config.directory)
     return result
 

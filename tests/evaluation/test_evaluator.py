@@ -281,3 +281,18 @@ def test_a_trajectory_counts_up_to_its_end(
     np.testing.assert_allclose(found[0].example_truth_LCs, tests[0][0, history:], rtol=1e-6)
     if ranks == 2:
         assert found[1].example_truth_LCs.shape[0] == 1, "the shorter one ends after a frame"
+
+
+def test_a_forecast_is_kept_for_reports_with_its_times(
+    stores: Stores, config: RunConfig, world: World
+) -> None:
+    store = stores["swe_pdb_generated"]
+    history, interval = config.model.history, store.info.frame_interval
+    shown = scored(Repeat(1.5), {"swe": store}, config, world)["swe"].shown
+    assert shown is not None
+    leads = range(1, 9 - history + 1)
+    assert shown.example.leads == tuple(leads)
+    assert shown.times == pytest.approx([lead * interval for lead in leads])
+    truth_Lxy = store.read("test", 0, 0, 9)[history:, 0]
+    np.testing.assert_allclose(shown.example.truth_LCs[:, 0], truth_Lxy)
+    assert shown.info == store.info
