@@ -7,17 +7,18 @@ holds the whole model.
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from dpot_scale.checkpoints.source import SOURCE, config_of
 from dpot_scale.config.arguments import Entry, add_config_arguments
+from dpot_scale.config.data import DataConfig
 from dpot_scale.config.load import DEFAULT, dump, is_preset, load_run
 from dpot_scale.config.places import in_home, resolve_run_paths, results_home
 from dpot_scale.config.run import RunConfig
 from dpot_scale.config.sentences import nearest
-from dpot_scale.errors import ConfigError, exits_cleanly
+from dpot_scale.errors import ConfigError, exits_cleanly, speaks_for_all
 from dpot_scale.evaluation.inputs import (
     COMPARED,
     DATA_ROOT,
@@ -30,11 +31,19 @@ from dpot_scale.evaluation.inputs import (
     require_data,
     sources_at,
 )
+from dpot_scale.evaluation.own_data import (
+    data_of,
+    likeliest_root,
+    named_data,
+    names_of_data,
+    other_data,
+)
 from dpot_scale.evaluation.scores import METRICS, REL_L2
 from dpot_scale.terminal import print_line
 from dpot_scale.tracking.registered import is_registered
 
 DEFAULT_OUT = Path("evaluation")
+DATA = ("data=", "data.weights", "data.suite=")  # overrides that say which datasets
 PAPER = "paper"  # the metric that stands for the published protocol
 MLFLOW_URI = "tracking.mlflow_uri"
 
@@ -59,7 +68,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         sought_first="the config.yaml of the first source that is of a run",
     )
     entry.add_argument(
-        "--data", type=Path, metavar="DIR", help="score on the datasets in this folder"
+        "--data",
+        type=Path,
+        metavar="DIR",
+        help="score on the datasets in this folder (default: those of the config, and without "
+        "--config and a run those that the weights were trained on)",
     )
     entry.add_argument(
         "--datasets", nargs="+", metavar="NAME", help="the datasets to score on (default: all)"
@@ -92,7 +105,10 @@ def _evaluate(options: argparse.Namespace) -> int:
     places, leads = _sort_words(options)
     _require_metric(options.metric)
     configs = (config_of(Path(place)) for place in places if not is_registered(place))
-    config_name = options.config or str(next(filter(None, configs), DEFAULT))
+    of_run = next(filter(None, configs), None)
+    # Without either, the default says how to score, and the weights say on what.
+    has_config = options.config is not None or of_run is not None
+    config_name = options.config or str(of_run or DEFAULT)
     config = load_run(config_name, options.overrides)
     if options.print_config:
         print_line(dump(config))
@@ -100,28 +116,25 @@ def _evaluate(options: argparse.Namespace) -> int:
     config = resolve_run_paths(config, results_home())
     with TemporaryDirectory(prefix="dpot_scale_") as fetched:
         sources = _sources(places, config, options.overrides, Path(fetched))
-        _score(sources, config, config_name, options, leads)
+        _score(sources, config, config_name if has_config else None, options, leads)
     return 0
 
 
 def _score(
     sources: Sequence[Source],
     config: RunConfig,
-    config_name: str,
+    config_name: str | None,
     options: argparse.Namespace,
     leads: tuple[int, ...],
 ) -> None:
-    """Score weights as the options say, and report it."""
-    root = options.data and in_home(options.data)
-    data = chosen_data(config.data, root, options.datasets)
-    # What was read from a file may name a place of another machine or time: nothing is made there.
-    generate = root is None and (is_preset(config_name) or _says(options, f"{DATA_ROOT}="))
-    if not generate:
-        require_data(data, config_name)
+    """Score weights as the options and a config, if there is one beside the default, say."""
+    data, generate = _data(sources, config, config_name, options)
+    # Of several models, and of data that the command line names, the weights say the model.
+    has_model = config_name is not None and len(sources) == 1 and options.data is None
     is_published = options.metric == PAPER
     request = Request(
         config=config.model_copy(update={"data": data}),
-        config_name=config_name,
+        config_name=config_name or DEFAULT,
         split=options.split,
         wanted=Wanted(
             scored_on="published" if is_published else "stored",
@@ -129,12 +142,7 @@ def _score(
             moving=options.animate,
         ),
         generate=generate,
-        # Of several models, and of data that the command line names, the weights say the model.
-        agreed=tuple(
-            name
-            for name in COMPARED
-            if (len(sources) == 1 and root is None) or _says(options, f"model.{name}=")
-        ),
+        agreed=tuple(name for name in COMPARED if has_model or _says(options, f"model.{name}=")),
         own_data=options.config is None and not _says(options, "data.normalize="),
     )
     names = "_vs_".join(source.name.replace("/", "-") for source in sources)
@@ -144,6 +152,46 @@ def _score(
 
     metric = REL_L2 if is_published else options.metric
     report(sources, request, Look(metric=metric, figures=options.figures), out)
+
+
+def _data(
+    sources: Sequence[Source],
+    config: RunConfig,
+    config_name: str | None,
+    options: argparse.Namespace,
+) -> tuple[DataConfig, bool]:
+    """Return which datasets are scored, and whether missing ones are made."""
+    root, says_data = options.data and in_home(options.data), _says(options, *DATA)
+    if config_name is not None or root is not None or says_data:
+        given = config.data
+        if config_name is None and not _says(options, "data=", "data.suite="):
+            given = given.model_copy(update={"suite": None})  # that of the default
+        data = chosen_data(given, root, options.datasets)
+        # What was read from a file may name a place of another machine or time: nothing is made
+        # there.
+        is_place = is_preset(config_name or DEFAULT) or _says(options, f"{DATA_ROOT}=")
+        generate = root is None and is_place
+        if not generate:
+            require_data(data, config_name or DEFAULT)
+        if config_name and not (options.config or root or options.datasets or says_data):
+            _say_others(sources, data.weights, f"the data of {config_name}")
+        return data, generate
+    roots = [config.data.root]
+    if not _says(options, f"{DATA_ROOT}="):
+        roots.insert(0, in_home(DataConfig.model_fields["root"].default))
+    if options.datasets:
+        root = likeliest_root(roots, options.datasets)
+        return chosen_data(config.data, root, options.datasets), False
+    named = {source.registered or str(source.path): data_of(source) for source in sources}
+    data = named_data(config.data, named, roots)
+    return data, False
+
+
+def _say_others(sources: Sequence[Source], scored: Collection[str], whose: str) -> None:
+    """Say which sources were trained on other data than those that they are scored on."""
+    trained = {source.name: names_of_data(source) for source in sources}
+    if (others := other_data(trained, scored)) and speaks_for_all():
+        print_line(f"scored on {', '.join(scored)}, {whose}; {others}")
 
 
 def _sort_words(options: argparse.Namespace) -> tuple[list[str], tuple[int, ...]]:
@@ -177,9 +225,9 @@ def _require_metric(name: str) -> None:
         )
 
 
-def _says(options: argparse.Namespace, start: str) -> bool:
-    """Return whether an override begins so."""
-    return any(override.startswith(start) for override in options.overrides)
+def _says(options: argparse.Namespace, *starts: str) -> bool:
+    """Return whether an override begins with one of some texts."""
+    return any(override.startswith(starts) for override in options.overrides)
 
 
 def _sources(

@@ -256,7 +256,7 @@ def test_a_file_that_holds_no_weights(
 
 
 def test_weights_of_another_shape_than_the_quickstart(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([str(RELEASED)]) == 2
+    assert main([str(RELEASED), "--config", "quickstart"]) == 2
     assert "but the weights need: model.grid=" in capsys.readouterr().err
 
 

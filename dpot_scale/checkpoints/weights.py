@@ -16,6 +16,7 @@ from dpot_scale.checkpoints.source import config_of, no_weights
 from dpot_scale.checkpoints.weights_file import (
     Weights,
     model_of,
+    read_data_in,
     read_weights_file,
     require_keys,
     shapes_of,
@@ -112,6 +113,17 @@ def read_found(found: Path) -> Weights:
     model, tensors = _masters(found)
     state = {name: tensor.read() for name, tensor in tensors.items()}
     return Weights(model, state, _data_of(found))
+
+
+def read_data(source: Path) -> TrainingData | None:
+    """Return what the weights that a path stands for say of their data, without reading them.
+
+    Raises:
+        CheckpointError: there are none, or their description is damaged.
+    """
+    # The files of a checkpoint are not verified here: whoever reads them does that.
+    found = source if open_checkpoint(source) is not None else find(source)
+    return read_data_in(found) if found.is_file() else _data_of(found)
 
 
 def export(checkpoint: Path, out: Path | None = None) -> Path:

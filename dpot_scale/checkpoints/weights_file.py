@@ -1,10 +1,11 @@
 """A model as one file: our safetensors export, and the reader of it and of released weights."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from math import prod
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -144,13 +145,37 @@ def _is_safetensors(path: Path) -> bool:
         raise CheckpointError(str(error)) from error
 
 
-def _read_export(path: Path) -> Weights:
+def read_data_in(path: Path) -> TrainingData | None:
+    """Return what a weights file says of the data of its model; a released one says nothing.
+
+    Raises:
+        CheckpointError: the file cannot be read.
+    """
+    if not _is_safetensors(path):
+        return None
+    with _opened(path) as file:
+        return _data_in(file.metadata() or {}, path)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
     try:
         with safe_open(path, framework="pt") as file:
-            metadata: dict[str, str] = file.metadata() or {}
-            state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118, no mapping
+            yield file
     except SafetensorError as error:
         raise CheckpointError(f"{path} is a damaged safetensors file: {error}") from error
+
+
+def _data_in(metadata: Mapping[str, str], path: Path) -> TrainingData | None:
+    if DATA_KEY not in metadata:
+        return None
+    return read_training_data(_from_json(metadata[DATA_KEY], DATA_KEY, path), path)
+
+
+def _read_export(path: Path) -> Weights:
+    with _opened(path) as file:
+        metadata: dict[str, str] = file.metadata() or {}
+        state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118, no mapping
     version = _from_json(metadata.get(FORMAT_KEY, f"{FIRST_FORMAT}"), FORMAT_KEY, path)
     require_format({FORMAT_KEY: version}, FORMAT, path, CheckpointError)
     key = FIRST_MODEL_KEY if version == FIRST_FORMAT else MODEL_KEY
@@ -158,10 +183,8 @@ def _read_export(path: Path) -> Weights:
         raise CheckpointError(
             f"{path} has no {key!r} in its metadata, so it is no export of dpot_scale"
         )
-    data = None
-    if DATA_KEY in metadata:
-        data = read_training_data(_from_json(metadata[DATA_KEY], DATA_KEY, path), path)
-    return Weights(model_of(_from_json(metadata[key], key, path), path), state, data)
+    model = model_of(_from_json(metadata[key], key, path), path)
+    return Weights(model, state, _data_in(metadata, path))
 
 
 def _from_json(text: str, key: str, path: Path) -> object:
