@@ -1,0 +1,124 @@
+"""Every command that a file of cluster/ runs, or tells people to, is one that its parser accepts.
+
+`--print-config` makes each entry load its config, and do nothing more.
+"""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import yaml
+
+from dpot_scale import sweep, train
+from dpot_scale.config.load import load_run, load_sweep
+from dpot_scale.config.strategy import strategy_names
+from dpot_scale.runs.resolved import identify, resolve
+from dpot_scale.scaling.fitting import require_fit
+from dpot_scale.scaling.plan import on_device, plan
+
+ROOT = Path(__file__).parents[2]
+CLUSTER = ROOT / "cluster"
+FILES = [path for path in sorted(CLUSTER.rglob("*")) if path.is_file()]
+COMMAND = re.compile(
+    r"(?:python -m dpot_scale\.|dpot_scale/)(sweep|train)(?:\.py)?((?: [^\s`&|<>'\"]+)*)"
+)
+SUBMITTED = re.compile(r"sbatch cluster/slurm/(\w+)\.sbatch((?: [^\s`#]+)*)")
+
+
+def commands(text: str) -> list[tuple[str, list[str]]]:
+    """The entry and the arguments of each command in a text."""
+    text = re.sub(r"\\\n#?\s*", " ", text)
+    found = [(entry, shlex.split(words)) for entry, words in COMMAND.findall(text)]
+    scripts = [(name, shlex.split(words)) for name, words in SUBMITTED.findall(text)]
+    found += [("train" if name == "train" else "sweep", words) for name, words in scripts]
+    return [(entry, words) for entry, words in found if not {"$@", "..."} & {*words}]
+
+
+COMMANDS = sorted(
+    {
+        (entry, *words)
+        for path in FILES
+        for entry, words in commands(path.read_text(encoding="utf-8"))
+    }
+)
+
+
+def test_there_are_some_of_each() -> None:
+    assert {entry for entry, *_ in COMMANDS} == {"sweep", "train"}
+    assert len(COMMANDS) >= 6
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_its_parser_accepts_it(
+    command: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    entry, *words = command
+    words = ["quickstart" if word.endswith(".yaml") else word for word in words]  # a reader's own
+    assert {"sweep": sweep, "train": train}[entry].main([*words, "--print-config"]) == 0
+    assert yaml.safe_load(capsys.readouterr().out)["name"]
+
+
+# Sizes.
+
+
+def directives(path: Path) -> dict[str, str]:
+    return dict(re.findall(r"^#SBATCH --([\w-]+)=(\S+)$", path.read_text(), re.M))
+
+
+@pytest.mark.parametrize("name", ["sweep", "symmetric_run"])
+def test_a_slurm_job_has_the_gpus_and_cores_of_one_trial(name: str) -> None:
+    path = CLUSTER / "slurm" / f"{name}.sbatch"
+    asked = directives(path)
+    (words,) = [words for _, words in commands(path.read_text()) if "--config" in words]
+    resources = load_sweep(words[words.index("--config") + 1]).resources
+    assert int(asked["nodes"]) * int(asked["gpus-per-node"]) == resources.workers
+    assert int(asked["cpus-per-task"]) >= int(asked["gpus-per-node"]) * resources.cpus_per_worker
+    assert asked["ntasks-per-node"] == "1"
+    assert asked["signal"] == "B:TERM@300"
+
+
+def slots(path: Path) -> int:
+    return sum(map(int, re.findall(r"^\w+ slots=(\d+)$", path.read_text(), re.M)))
+
+
+def test_deepspeed_starts_as_many_workers_as_divide_the_batch() -> None:
+    path = CLUSTER / "slurm" / "train.sbatch"
+    asked = directives(path)
+    (words,) = [words for _, words in commands(path.read_text()) if "--config" in words]
+    workers = int(asked["nodes"]) * int(asked["gpus-per-node"])
+    run = load_run(words[words.index("--config") + 1])
+    assert slots(CLUSTER / "hostfile") == workers
+    assert run.batch.accumulation_steps(workers) == 1
+    assert run.name in (CLUSTER / "hostfile").read_text()
+
+
+def test_deepspeed_reads_the_hostfile() -> None:
+    from deepspeed.launcher.runner import fetch_hostfile
+
+    assert sum(fetch_hostfile(str(CLUSTER / "hostfile")).values()) == slots(CLUSTER / "hostfile")
+
+
+@pytest.mark.parametrize("workers", [8, 16])
+@pytest.mark.parametrize("name", strategy_names())
+def test_every_sharding_config_resolves_at_the_sizes_of_the_files(
+    name: str, workers: int, tmp_path: Path
+) -> None:
+    overrides = [
+        f"engine.deepspeed={name}",
+        f"output={tmp_path}",
+        "batch.global_batch=128",
+        "windows=1280",
+        "batch.micro_batch=8",
+    ]
+    if name.endswith("nvme"):
+        overrides.append(f"engine.nvme_path={tmp_path}")
+    run = resolve(identify(load_run("paper_l", overrides)), world_size=workers, on_gpu=True)
+    assert run.deepspeed is not None
+    assert run.deepspeed["train_batch_size"] == 128
+    assert run.deepspeed["train_micro_batch_size_per_gpu"] == 8
+
+
+def test_the_preset_of_the_files_fits_their_gpus() -> None:
+    sweep = on_device(load_sweep("gpus"), "h100")
+    require_fit(sweep, plan(sweep, "h100"), "h100")

@@ -1,0 +1,351 @@
+"""The files of cluster/ for Kubernetes, Compose, images and Ray's launcher, without a cluster.
+
+Their form by strict shapes and by the tools themselves, and what they mean: sizes, versions, names
+of hosts, users and secrets agree with the code and with each other.
+"""
+
+import re
+import shutil
+import subprocess
+import tomllib
+from collections.abc import Iterator
+from importlib.machinery import SourceFileLoader
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from mlflow.server.security_utils import is_allowed_host_header
+from packaging.requirements import Requirement
+
+from dpot_scale.config.load import load_sweep
+
+shapes = SourceFileLoader("shapes", str(Path(__file__).with_name("shapes.py"))).load_module()
+problems, of_kind = shapes.problems, shapes.of_kind
+
+ROOT = Path(__file__).parents[2]
+CLUSTER = ROOT / "cluster"
+KUBERNETES = [*CLUSTER.glob("kuberay/*.yaml"), CLUSTER / "mlflow/kubernetes.yaml"]
+KUBERNETES += [CLUSTER / "monitoring/podmonitor.yaml"]
+LAUNCHERS = sorted(CLUSTER.glob("ray_cluster*.yaml"))
+DOCKERFILES = [CLUSTER / "Dockerfile", CLUSTER / "mlflow/Dockerfile"]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+SECRET = re.compile(r"PASSWORD|SECRET|TOKEN|ACCESS_KEY")
+
+
+def documents(path: Path) -> list[dict[str, Any]]:
+    return list(yaml.safe_load_all(path.read_text(encoding="utf-8")))
+
+
+def rays(path: Path) -> dict[str, Any]:
+    """The cluster of a file of KubeRay."""
+    (document,) = documents(path)
+    spec: dict[str, Any] = document["spec"]
+    return spec.get("rayClusterSpec", spec)
+
+
+def pods(path: Path) -> Iterator[dict[str, Any]]:
+    for document in documents(path):
+        spec = document["spec"].get("rayClusterSpec", document["spec"])
+        groups = [spec.get("headGroupSpec"), *spec.get("workerGroupSpecs", []), spec]
+        yield from (one["template"]["spec"] for one in groups if one and "template" in one)
+
+
+RAY_FILES = sorted(path for path in CLUSTER.glob("kuberay/ray*.yaml"))
+COMPOSE_FILE = yaml.safe_load((CLUSTER / "mlflow/compose.yaml").read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("path", KUBERNETES, ids=lambda path: path.name)
+def test_kubernetes_knows_every_field(path: Path) -> None:
+    for document in documents(path):
+        assert problems(document, of_kind(document)) == []
+
+
+def test_a_misspelt_field_would_be_found() -> None:
+    (document,) = documents(CLUSTER / "kuberay/rayjob.yaml")
+    document["spec"]["rayClusterSpec"]["workerGroupSpecs"][0]["minReplica"] = "2"
+    del document["spec"]["entrypoint"]
+    assert problems(document, of_kind(document)) == [
+        ".spec.entrypoint: is missing",
+        ".spec.rayClusterSpec.workerGroupSpecs[0].minReplica: is unknown",
+    ]
+
+
+def test_compose_knows_every_field() -> None:
+    assert problems(COMPOSE_FILE, shapes.COMPOSE) == []
+    services = COMPOSE_FILE["services"]
+    for name, service in services.items():
+        assert ("image" in service) != ("build" in service), name
+        assert set(service.get("depends_on", {})) <= services.keys()
+        named = {volume.split(":")[0] for volume in service.get("volumes", [])}
+        assert {name for name in named if not name.startswith(".")} <= COMPOSE_FILE[
+            "volumes"
+        ].keys()
+
+
+@pytest.mark.parametrize("path", RAY_FILES, ids=lambda path: path.name)
+def test_the_operator_accepts_it(path: Path) -> None:
+    """The rules of KubeRay's own validation that concern the fields in use."""
+    (document,) = documents(path)
+    ray = rays(path)
+    assert len(document["metadata"]["name"]) <= 47
+    yaml.safe_load(document["spec"].get("runtimeEnvYAML", ""))
+    for group in ray["workerGroupSpecs"]:
+        assert 0 <= group["minReplicas"] <= group["replicas"] <= group["maxReplicas"]
+    grows = any(group["maxReplicas"] > group["minReplicas"] for group in ray["workerGroupSpecs"])
+    assert grows == ray.get("enableInTreeAutoscaling", False)
+    assert ("autoscalerOptions" in ray) == grows
+
+
+@pytest.mark.parametrize(
+    "path", [p for p in KUBERNETES if "storage" not in p.name], ids=lambda p: p.name
+)
+def test_pods_run_as_an_ordinary_user_with_limits_and_mounted_volumes(path: Path) -> None:
+    for pod in pods(path):
+        assert pod["securityContext"]["runAsNonRoot"]
+        claims = [
+            c["metadata"]["name"]
+            for d in documents(path)
+            for c in d["spec"].get("volumeClaimTemplates", [])
+        ]
+        there = {volume["name"] for volume in pod.get("volumes", [])} | set(claims)
+        for container in pod["containers"]:
+            assert container["securityContext"]["allowPrivilegeEscalation"] is False
+            assert container["securityContext"]["capabilities"]["drop"] == ["ALL"]
+            assert container["resources"]["limits"].keys() >= {"cpu", "memory"}
+            assert {mount["name"] for mount in container.get("volumeMounts", [])} <= there
+
+
+@pytest.mark.parametrize("path", RAY_FILES, ids=lambda path: path.name)
+def test_ranks_share_memory_and_storage(path: Path) -> None:
+    for pod in pods(path):
+        kinds = {v["name"]: v for v in pod["volumes"]}
+        (container,) = pod["containers"]
+        mounts = {mount["mountPath"]: mount["name"] for mount in container["volumeMounts"]}
+        assert kinds[mounts["/dev/shm"]]["emptyDir"]["medium"] == "Memory"
+        assert "persistentVolumeClaim" in kinds[mounts["/shared"]]
+        (home,) = [one["value"] for one in container["env"] if one["name"] == "DPOT_SCALE_HOME"]
+        assert home.startswith("/shared/")
+
+
+def test_secrets_come_from_secrets() -> None:
+    for path in KUBERNETES:
+        for pod in pods(path) if "storage" not in path.name else ():
+            for container in pod["containers"]:
+                for one in container.get("env", []):
+                    assert not (SECRET.search(one["name"]) and "value" in one), one["name"]
+    for service in COMPOSE_FILE["services"].values():
+        for name, value in service["environment"].items():
+            if SECRET.search(name) and not name.endswith("USERNAME"):
+                assert re.fullmatch(r"\$\{\w+:\?.+\}", value), name
+    used = set(re.findall(r"\$\{(\w+):", (CLUSTER / "mlflow/compose.yaml").read_text()))
+    example = (CLUSTER / "mlflow/env.example").read_text().splitlines()
+    assert used == {line.split("=")[0] for line in example if "=" in line and line[0] != "#"}
+
+
+def allowed_hosts(words: list[str]) -> list[str]:
+    (hosts,) = [word.split("=")[1] for word in words if word.startswith("--allowed-hosts=")]
+    return hosts.split(",")
+
+
+def test_mlflow_lets_in_who_comes_by_the_name_that_runs_use() -> None:
+    """It refuses unknown names with 403, and still answers /health."""
+    (deployment,) = [
+        d for d in documents(CLUSTER / "mlflow/kubernetes.yaml") if d["kind"] == "Deployment"
+    ]
+    (container,) = deployment["spec"]["template"]["spec"]["containers"]
+    (job,) = documents(CLUSTER / "kuberay/rayjob.yaml")
+    uri = re.search(r"mlflow_uri=http://(\S+)", job["spec"]["entrypoint"])
+    assert uri is not None
+    assert is_allowed_host_header(allowed_hosts(container["args"]), uri[1])
+    names = {
+        d["metadata"]["name"]: d
+        for d in documents(CLUSTER / "mlflow/kubernetes.yaml")
+        if d["kind"] == "Service"
+    }
+    host, port = uri[1].split(":")
+    assert names[host]["spec"]["ports"][0]["port"] == int(port)
+    for local in ("localhost:5000", "127.0.0.1:5000"):
+        assert is_allowed_host_header(
+            allowed_hosts(COMPOSE_FILE["services"]["mlflow"]["command"]), local
+        )
+        assert is_allowed_host_header(allowed_hosts(container["args"]), local)
+
+
+def test_services_lead_to_pods() -> None:
+    found = documents(CLUSTER / "mlflow/kubernetes.yaml")
+    for service in (one for one in found if one["kind"] == "Service"):
+        (owner,) = [
+            d
+            for d in found
+            if d["kind"] in ("Deployment", "StatefulSet")
+            and d["spec"]["template"]["metadata"]["labels"] == service["spec"]["selector"]
+        ]
+        assert owner["spec"]["selector"]["matchLabels"] == service["spec"]["selector"]
+        (container,) = owner["spec"]["template"]["spec"]["containers"]
+        ports = {one["containerPort"] for one in container["ports"]}
+        assert {port["targetPort"] for port in service["spec"]["ports"]} <= ports
+    options = [
+        word for word in COMPOSE_FILE["services"]["mlflow"]["command"] if "hosts" not in word
+    ]
+    (deployment,) = [d for d in found if d["kind"] == "Deployment"]
+    args = deployment["spec"]["template"]["spec"]["containers"][0]["args"]
+    assert set(options) <= set(args), "compose and Kubernetes start the same server"
+
+
+# Versions.
+
+
+def arguments(dockerfile: Path) -> dict[str, str]:
+    return dict(re.findall(r"^ARG (\w+)=(\S+)$", dockerfile.read_text(), re.M))
+
+
+def test_an_image_holds_the_versions_that_the_package_asks_for() -> None:
+    wanted = {one.name: one for one in map(Requirement, PROJECT["dependencies"])}
+    pinned = arguments(CLUSTER / "Dockerfile")
+    for name in ("torch", "ray", "mlflow", "deepspeed"):
+        assert pinned[f"{name.upper()}_VERSION"] in wanted[name].specifier, name
+    assert pinned["RAY_VERSION"] == version("ray")
+    assert pinned["MLFLOW_VERSION"] == arguments(CLUSTER / "mlflow/Dockerfile")["MLFLOW_VERSION"]
+    for path in RAY_FILES:
+        assert rays(path)["rayVersion"] == pinned["RAY_VERSION"]
+
+
+def test_images_are_those_that_the_dockerfiles_make_or_pinned() -> None:
+    ours = {
+        f"REGISTRY/dpot_scale:{PROJECT['version']}-cuda",
+        f"REGISTRY/dpot_scale-mlflow:{arguments(CLUSTER / 'mlflow/Dockerfile')['MLFLOW_VERSION']}",
+    }
+    text = "".join(path.read_text() for path in DOCKERFILES)
+    assert all(f"-t {image} " in text for image in ours)
+    images = {
+        c["image"]
+        for path in KUBERNETES
+        if "storage" not in path.name
+        for pod in pods(path)
+        for c in pod["containers"]
+    }
+    images |= {one["image"] for one in COMPOSE_FILE["services"].values() if "image" in one}
+    for image in images:
+        assert image in ours or re.search(r":v?\d+\.\d+", image), image
+    for path in DOCKERFILES:
+        assert re.search(r"^FROM \S+:\d+\.\d+\.\d+-slim", path.read_text(), re.M)
+        assert re.search(r"^USER 1000$", path.read_text(), re.M)
+
+
+def test_the_image_gets_all_that_an_installation_needs() -> None:
+    left_in = re.findall(r"^!(.+)$", (ROOT / ".dockerignore").read_text(), re.M)
+    needed = {
+        "dpot_scale",
+        "deepspeed_configs",
+        "pyproject.toml",
+        PROJECT["readme"],
+        *PROJECT["license-files"],
+    }
+    assert set(left_in) == needed
+
+
+# Sizes.
+
+
+def sweep_workers(text: str) -> tuple[int, int]:
+    """The workers of a trial of the preset that a command names, and the cores of each."""
+    found = re.search(r"dpot_scale\.sweep run --config (\w+)", text)
+    assert found is not None
+    resources = load_sweep(found[1]).resources
+    assert resources.gpus_per_worker == 1
+    return resources.workers, resources.cpus_per_worker
+
+
+@pytest.mark.parametrize("path", RAY_FILES, ids=lambda path: path.name)
+def test_the_nodes_have_the_gpus_and_cores_of_one_trial(path: Path) -> None:
+    workers, cores = sweep_workers(path.read_text())
+    (group,) = rays(path)["workerGroupSpecs"]
+    limits = group["template"]["spec"]["containers"][0]["resources"]["limits"]
+    gpus = int(limits["nvidia.com/gpu"])
+    assert group["replicas"] * gpus == group["minReplicas"] * gpus == workers
+    assert int(limits["cpu"]) >= gpus * cores
+    assert rays(path)["headGroupSpec"]["rayStartParams"]["num-cpus"] == "0"
+
+
+@pytest.mark.parametrize(
+    "path", [p for p in LAUNCHERS if p.stem != "ray_cluster"], ids=lambda p: p.name
+)
+def test_the_nodes_of_a_cloud_have_them_too(path: Path) -> None:
+    workers, cores = sweep_workers(path.read_text().replace("\\\n#", ""))
+    gpu = yaml.safe_load(path.read_text())["available_node_types"]["gpu"]
+    assert gpu["min_workers"] * gpu["resources"]["GPU"] == workers
+    assert gpu["resources"]["CPU"] >= gpu["resources"]["GPU"] * cores
+
+
+# Tools.
+
+
+@pytest.mark.parametrize("path", LAUNCHERS, ids=lambda path: path.name)
+def test_rays_launcher_accepts_it(path: Path) -> None:
+    from ray.autoscaler._private import util
+
+    config = util.prepare_config(yaml.safe_load(path.read_text()))
+    util.validate_config(config)
+    text = path.read_text()
+    assert text.count("RAY_AUTH_MODE=token") == 2, "head and workers ask for the token"
+    assert "--dashboard-host=127.0.0.1" in text
+    assert "~/.ray/auth_token" in config["file_mounts"]
+
+
+def starts(text: str) -> Iterator[list[str]]:
+    """The options of every `ray start` in a text."""
+    for found in re.findall(r"ray start ([^\n]+)", text.replace("\\\n", " ")):
+        yield re.findall(r"--[\w-]+", found)
+
+
+def test_every_option_of_ray_start_exists() -> None:
+    from ray.scripts.scripts import start
+
+    known = {option for parameter in start.params for option in parameter.opts}
+    files = [*LAUNCHERS, *CLUSTER.glob("slurm/*.sbatch"), CLUSTER / "README.md"]
+    found = [options for path in files for options in starts(path.read_text(encoding="utf-8"))]
+    assert len(found) >= 8
+    for options in found:
+        assert set(options) <= known
+    for path in RAY_FILES:
+        for group in (rays(path)["headGroupSpec"], *rays(path)["workerGroupSpecs"]):
+            assert {f"--{name}" for name in group["rayStartParams"]} <= known
+
+
+@pytest.mark.parametrize("path", DOCKERFILES, ids=lambda path: str(path.relative_to(CLUSTER)))
+def test_hadolint_has_no_warning(path: Path) -> None:
+    tool = shutil.which("hadolint") or pytest.skip("hadolint is not installed")
+    done = subprocess.run(
+        [tool, "--failure-threshold", "warning", str(path)], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize("path", sorted(CLUSTER.glob("slurm/*.sbatch")), ids=lambda path: path.name)
+def test_shells_accept_the_scripts(path: Path) -> None:
+    subprocess.run(["bash", "-n", str(path)], check=True)
+    if tool := shutil.which("shellcheck"):
+        done = subprocess.run([tool, str(path)], capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        p
+        for p in CLUSTER.rglob("*")
+        if p.suffix in {".yaml", ".sbatch", ".example"} or p.name in {"Dockerfile", "hostfile"}
+    ],
+    ids=lambda p: str(p.relative_to(CLUSTER)),
+)
+def test_a_file_says_at_its_top_what_to_replace_and_how_to_run_it(path: Path) -> None:
+    lines = path.read_text(encoding="utf-8").splitlines()
+    top = "\n".join(line for line in lines if line.startswith("#"))
+    assert lines[0].startswith("#")
+    if "replace" in path.read_text(encoding="utf-8") or "REGISTRY" in path.read_text():
+        assert "replace" in top.lower()
+    assert re.search(
+        r"kubectl|docker|ray up|sbatch |deepspeed|prometheus --config|compose\.yaml", top
+    )
