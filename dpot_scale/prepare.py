@@ -25,7 +25,10 @@ DEFAULT_ROOT = Path("data")
 LAYOUT_FLAGS = {
     "channels": "names of the channels (default: c0, c1, ..., or after the arrays)",
     "dt": "time between frames (default: 1)",
-    "domain": "lengths of the space axes (default: 1 each)",
+    "domain": "lengths of the space axes (default: unknown)",
+    "units": "units of the channels, for pictures (default: those in an HDF5 file)",
+    "length_unit": "unit of --domain",
+    "time_unit": "unit of --dt",
     "arrays": "which arrays to read from files that hold several (default: those that --channels "
     "names, or the only one with these axes)",
     "test_share": "share of the trajectories for the test, the last ones (default: the files whose "
@@ -215,6 +218,9 @@ def _add_layout(command: argparse.ArgumentParser) -> None:
     layout.add_argument("--channels", type=names, metavar="A,B", help=LAYOUT_FLAGS["channels"])
     layout.add_argument("--dt", metavar="TIME", help=LAYOUT_FLAGS["dt"])
     layout.add_argument("--domain", type=names, metavar="X,Y", help=LAYOUT_FLAGS["domain"])
+    layout.add_argument("--units", type=names, metavar="A,B", help=LAYOUT_FLAGS["units"])
+    layout.add_argument("--length-unit", metavar="UNIT", help=LAYOUT_FLAGS["length_unit"])
+    layout.add_argument("--time-unit", metavar="UNIT", help=LAYOUT_FLAGS["time_unit"])
     layout.add_argument("--arrays", type=names, metavar="A,B", help=LAYOUT_FLAGS["arrays"])
     layout.add_argument("--test-share", metavar="SHARE", help=LAYOUT_FLAGS["test_share"])
 

@@ -104,7 +104,15 @@ class ArrayLayout(Section):
     dt: PositiveFloat = 1.0
     """Time from one frame to the next, in the equation's unit."""
     domain: tuple[PositiveFloat, ...] = ()
-    """Lengths of the space axes x, y and z. Default: 1 each."""
+    """Lengths of the space axes x, y and z. Default: nobody knows them; in pictures points are
+    as far apart along each axis."""
+    units: tuple[str, ...] = ()
+    """Units of the channels for pictures, as m/s; "" is unknown, "1" none. Default: the attributes
+    `units` of arrays in HDF5."""
+    length_unit: str = ""
+    """The unit of `domain`."""
+    time_unit: str = ""
+    """The unit of `dt`."""
     equation: str = "unknown"
     """The equation, in words."""
     boundary: str = "unknown"
@@ -137,6 +145,8 @@ class ArrayLayout(Section):
                 f"domain={list(self.domain)} gives {len(self.domain)} lengths; layout="
                 f"{self.layout} has the {len(self.space_axes)} space axes {self.space_axes}"
             )
+        if self.length_unit and not self.domain:
+            raise ValueError(f"length_unit={self.length_unit} is that of no domain")
         for key in ("arrays", "channels"):
             names = getattr(self, key)
             if len(set(names)) < len(names):

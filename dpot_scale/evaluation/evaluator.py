@@ -15,6 +15,7 @@ from dpot_scale.config.data import DataConfig
 from dpot_scale.config.model import ModelConfig
 from dpot_scale.config.run import EvaluationConfig
 from dpot_scale.data.grids import seen_on
+from dpot_scale.data.info import DatasetInfo
 from dpot_scale.data.store.dataset import DatasetStore, Split
 from dpot_scale.data.stream.assembly import Assembler, Batch
 from dpot_scale.engine.runtime import World
@@ -49,7 +50,7 @@ Array = NDArray[np.float32]
 class DatasetEvaluation:
     """The scores of one dataset on the grid of the model, and one forecast to look at."""
 
-    channels: tuple[str, ...]
+    info: DatasetInfo
     score: DatasetScore
     rel_l2_L: Array  # per lead time, mean over trajectories
     persistence_rel_l2_L: Array
@@ -138,7 +139,7 @@ class _Scorer:
         example, info = self._keeper.example(), self._store.info
         totals = self._tally.totals(len(self._held_out), self._world)
         return DatasetEvaluation(
-            channels=info.channels,
+            info=info,
             score=_score(totals),
             rel_l2_L=_leads(totals, "model"),
             persistence_rel_l2_L=_leads(totals, "persistence"),

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 from numpy.typing import NDArray
 
+from dpot_scale.data.info import DatasetInfo
 from dpot_scale.evaluation.example import middle_plane
 
 if TYPE_CHECKING:
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
 
 Array = NDArray[np.float32]
 
+Scale = tuple[str, float, float]  # colours and their limits
+
+CELL, LEAST = 1.75, 0.6  # inches: the longer side of a picture of one frame, the shortest other
 FIELD_COLORS = "RdBu_r"
 ERROR_COLORS = "magma"
 # Distinguishable with any colour vision (Okabe and Ito).
@@ -45,18 +49,23 @@ def rollout_figure(name: str, evaluation: "DatasetEvaluation") -> Figure:
     truth_LCxy = plane(evaluation.example_truth_LCs)
     forecast_LCxy = plane(evaluation.example_forecast_LCs)
     leads, fields = truth_LCxy.shape[:2]
-    figure = Figure(figsize=(1.75 * leads + 1.2, 5.2 * fields + 0.5), layout="constrained")
+    info = evaluation.info
+    width, height = cell(info)
+    size = (width * leads + 1.2, 3 * height * fields + 0.7)
+    figure = Figure(figsize=size, layout="constrained")
     axes = figure.subplots(3 * fields, leads, squeeze=False)
     for field in range(fields):
         truth_Lxy, forecast_Lxy = truth_LCxy[:, field], forecast_LCxy[:, field]
         rows = axes[3 * field : 3 * field + 3]
-        channel = evaluation.channels[field]
-        limits = limits_of(truth_Lxy)
-        _row(figure, rows[0], truth_Lxy, f"{channel}\ntruth", FIELD_COLORS, limits)
-        _row(figure, rows[1], forecast_Lxy, f"{channel}\nforecast", FIELD_COLORS, limits)
         error_Lxy = np.abs(forecast_Lxy - truth_Lxy)
-        error_limits = (0.0, float(error_Lxy.max()))
-        _row(figure, rows[2], error_Lxy, f"{channel}\n|error|", ERROR_COLORS, error_limits)
+        value = (FIELD_COLORS, *limits_of(truth_Lxy))
+        error = (ERROR_COLORS, 0.0, float(error_Lxy.max()))
+        shown = ("truth", truth_Lxy, value), ("forecast", forecast_Lxy, value)
+        for row, (words, frames_Lxy, scale) in zip(
+            rows, (*shown, ("|error|", error_Lxy, error)), strict=True
+        ):
+            _row(figure, row, frames_Lxy, info, scale)
+            row[0].set_ylabel(f"{info.labels[field]}\n{words}", fontsize=9)
     for axis, lead in zip(axes[0], evaluation.example_leads, strict=True):
         axis.set_title(f"+{lead} frames" if lead > 1 else "+1 frame", fontsize=10)
     score = evaluation.score
@@ -98,18 +107,28 @@ def _row(
     figure: Figure,
     axes: NDArray[np.object_],
     frames_Lxy: Array,
-    label: str,
-    colors: str,
-    limits: tuple[float, float],
+    info: DatasetInfo,
+    scale: Scale,
 ) -> None:
+    """Draw frames on the domain of their dataset."""
     image = None
+    colors, low, high = scale
+    extent = (*info.ends[0], *info.ends[1])
     for axis, frame_xy in zip(axes, frames_Lxy, strict=True):
         assert isinstance(axis, Axes)
-        image = axis.imshow(frame_xy.T, origin="lower", cmap=colors, vmin=limits[0], vmax=limits[1])
+        image = axis.imshow(
+            frame_xy.T, origin="lower", cmap=colors, vmin=low, vmax=high, extent=extent
+        )
         axis.set(xticks=[], yticks=[])
-    axes[0].set_ylabel(label, fontsize=9)
     assert image is not None
     figure.colorbar(image, ax=list(axes), shrink=0.85, pad=0.01).ax.tick_params(labelsize=8)
+
+
+def cell(info: DatasetInfo) -> tuple[float, float]:
+    """Return width and height of a picture of one frame, in inches, as those of its domain."""
+    x_length, y_length = (high - low for low, high in info.ends[:2])
+    longest = max(x_length, y_length)
+    return max(LEAST, CELL * x_length / longest), max(LEAST, CELL * y_length / longest)
 
 
 def plane(frames_LCs: Array) -> Array:

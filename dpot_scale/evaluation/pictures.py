@@ -16,13 +16,15 @@ from matplotlib.image import AxesImage, NonUniformImage
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from dpot_scale.data.info import DatasetInfo
+from dpot_scale.data.info import DatasetInfo, has_unit, with_unit
 from dpot_scale.evaluation.details import Details
 from dpot_scale.evaluation.example import Example
 from dpot_scale.evaluation.figures import (
     ERROR_COLORS,
     FIELD_COLORS,
     LINE_COLORS,
+    Scale,
+    cell,
     label_with_numbers,
     limits_of,
     plane,
@@ -35,7 +37,6 @@ Array = NDArray[np.float32]
 Sources = Mapping[str, Details]  # of one dataset, by the names of the models
 
 POSITIVE_COLORS = "cividis"  # of a field that does not change its sign
-CELL = 1.75  # inches, the longer side of a picture of one frame
 DPI = 130
 MOVIE_DPI = 90
 FRAMES_PER_SECOND = 8
@@ -54,7 +55,7 @@ def fields_figure(dataset: str, sources: Sources) -> Figure:
     first = next(iter(sources.values()))
     info, leads = first.info, first.example.leads
     fields = _scored(info)
-    width, height = _cell(info)
+    width, height = cell(info)
     rows = (1 + 2 * len(sources)) * len(fields)
     figure = Figure(figsize=(width * len(leads) + 1.9, height * rows + 0.9), layout="constrained")
     axes = figure.subplots(rows, len(leads), squeeze=False)
@@ -62,8 +63,7 @@ def fields_figure(dataset: str, sources: Sources) -> Figure:
         of_field = axes[rows // len(fields) * number : rows // len(fields) * (number + 1)]
         _draw_field(figure, of_field, info, field, examples)
     for axis, lead in zip(axes[0], leads, strict=True):
-        time = first.times_L[lead - 1]
-        axis.set_title(f"+{lead} frame{'s' * (lead > 1)}\nt = {time:.3g}", fontsize=9)
+        axis.set_title(f"{_lead(lead)}\n{_time(first, lead)}", fontsize=9)
     _label_space(axes, info)
     figure.suptitle(f"{dataset}: rollout of a held-out trajectory", fontsize=11)
     return figure
@@ -117,9 +117,9 @@ def spectra_figure(dataset: str, sources: Sources) -> Figure:
                 axis.axvline(edge, color="0.6", lw=0.8, ls=":")
             axis.grid(alpha=0.2)
             axis.tick_params(labelsize=8)
-        row[0].set_ylabel(f"energy of {first.info.channels[field]}", fontsize=9)
+        row[0].set_ylabel(_energy(first.info, field), fontsize=9)
     for axis, s in zip(axes[0], shown, strict=True):
-        axis.set_title(f"+{leads[s]} frame{'s' * (leads[s] > 1)}", fontsize=9)
+        axis.set_title(_lead(leads[s]), fontsize=9)
     for axis in axes[-1]:
         axis.set_xlabel("wave number [cycles per domain]", fontsize=9)
     axes[0, 0].legend(fontsize=8, edgecolor="none", framealpha=0.8)
@@ -147,10 +147,8 @@ def save_movies(folder: Path, dataset: str, sources: Sources) -> list[Path]:
             for number, lead in enumerate(leads):
                 for image, frames_Lxy in images:
                     _show(image, frames_Lxy[number], first.info)
-                time = first.times_L[lead - 1]
-                figure.suptitle(
-                    f"{dataset}: +{lead} frame{'s' * (lead > 1)}, t = {time:.3g}", fontsize=11
-                )
+                title = f"{dataset}: {_lead(lead)}, {_time(first, lead)}"
+                figure.suptitle(title, fontsize=11)
                 writer.grab_frame()
     return files
 
@@ -160,7 +158,7 @@ def _movie_figure(
 ) -> tuple[Figure, list[tuple[AxesImage, Array]]]:
     """Return a row of truth, forecasts and errors for each field, and what moves in each."""
     fields, columns = _scored(info), 1 + 2 * len(examples)
-    width, height = _cell(info)
+    width, height = cell(info)
     figure = Figure(
         figsize=(1.3 * width * columns + 1.4, 1.3 * height * len(fields) + 0.9),
         layout="constrained",
@@ -169,7 +167,7 @@ def _movie_figure(
     images = []
     for row, field in zip(axes, fields, strict=True):
         drawn = _draw_row(figure, row, info, field, examples)
-        row[0].set_ylabel(info.channels[field], fontsize=9)
+        row[0].set_ylabel(info.labels[field], fontsize=9)
         images += drawn
     titles = ["truth", *examples, *(f"|error| of {name}" for name in examples)]
     for axis, title in zip(axes[0], titles, strict=True):
@@ -208,7 +206,7 @@ def _draw_field(
     """Draw the rows of a field: truth, forecasts, errors; with a bar for each scale."""
     truth_Lxy, forecasts, errors = _of_field(field, examples)
     value, error = _scales(truth_Lxy, errors)
-    channel, names = info.channels[field], list(examples) if len(examples) > 1 else [""]
+    channel, names = info.labels[field], list(examples) if len(examples) > 1 else [""]
     labels = [f"{channel}\n{words}" for words in ("truth", *(name or "forecast" for name in names))]
     labels += [f"{channel}\n|error| {name}".rstrip() for name in names]
     scales = [value] * (1 + len(forecasts)) + [error] * len(errors)
@@ -222,9 +220,6 @@ def _draw_field(
     for part, image in ((axes[:split], images[0]), (axes[split:], images[-1])):
         bar = figure.colorbar(image, ax=part.ravel().tolist(), shrink=0.9, pad=0.01, aspect=20)
         bar.ax.tick_params(labelsize=8)
-
-
-Scale = tuple[str, float, float]  # colours and their limits
 
 
 def _scales(truth_Lxy: Array, errors: Sequence[Array]) -> tuple[Scale, Scale]:
@@ -248,7 +243,7 @@ def _of_field(
 def _image(axis: Axes, frame_xy: Array, info: DatasetInfo, scale: Scale) -> AxesImage:
     """Draw a frame on its domain; points of unequal distance are drawn where they are."""
     colors, low, high = scale
-    (x_low, x_high), (y_low, y_high) = _ends(info)
+    (x_low, x_high), (y_low, y_high) = info.ends[:2]
     options: dict[str, Any] = {
         "cmap": colors,
         "interpolation": "nearest",
@@ -282,32 +277,32 @@ def _show(image: AxesImage, frame_xy: Array, info: DatasetInfo) -> None:
     uneven.set_data(*places, frame_xy.T)
 
 
-def _ends(info: DatasetInfo) -> tuple[tuple[float, float], tuple[float, float]]:
-    """Return where the first two axes begin and end."""
-    if info.coordinates:
-        x, y = info.coordinates[:2]
-        return (min(x), max(x)), (min(y), max(y))
-    x_length, y_length = info.domain_length[:2]
-    return (0.0, x_length), (0.0, y_length)
-
-
 def _label_space(axes: NDArray[np.object_], info: DatasetInfo) -> None:
     """Name the space axes at the lower left picture, with the ends of the domain."""
     corner = axes[-1, 0]
-    x_ends, y_ends = _ends(info)
+    x_ends, y_ends = info.ends[:2]
+    x_label, y_label = info.axis_labels[:2]
     corner.set(xticks=x_ends, yticks=y_ends)
     corner.set_xticklabels([f"{end:.4g}" for end in x_ends], fontsize=7)
     corner.set_yticklabels([f"{end:.4g}" for end in y_ends], fontsize=7)
-    corner.set_xlabel(info.spatial_axes[0], fontsize=8, labelpad=-6)
+    corner.set_xlabel(x_label, fontsize=8, labelpad=-6)
     beside = {"xytext": (-4, 0), "textcoords": "offset points", "ha": "right", "va": "center"}
-    corner.annotate(info.spatial_axes[1], (0, 0.5), xycoords="axes fraction", fontsize=8, **beside)
+    corner.annotate(y_label, (0, 0.5), xycoords="axes fraction", fontsize=8, **beside)
 
 
-def _cell(info: DatasetInfo) -> tuple[float, float]:
-    """Return width and height of a picture of one frame, in inches, as those of its domain."""
-    x_length, y_length = (high - low for low, high in _ends(info))
-    longest = max(x_length, y_length)
-    return max(0.6, CELL * x_length / longest), max(0.6, CELL * y_length / longest)
+def _lead(lead: int) -> str:
+    return f"+{lead} frame{'s' * (lead > 1)}"
+
+
+def _time(found: Details, lead: int) -> str:
+    """Return the time since the last known frame, in words."""
+    unit = found.info.time_unit
+    return f"t = {found.times_L[lead - 1]:.3g}{f' {unit}' if has_unit(unit) else ''}"
+
+
+def _energy(info: DatasetInfo, field: int) -> str:
+    unit = info.units[field] if info.units else ""
+    return with_unit(f"energy of {info.channels[field]}", f"({unit})²" if has_unit(unit) else "")
 
 
 def _scored(info: DatasetInfo) -> list[int]:

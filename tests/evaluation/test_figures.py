@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from dpot_scale.data.info import DatasetInfo
 from dpot_scale.evaluation.evaluator import DatasetEvaluation
 from dpot_scale.evaluation.figures import error_growth_figure, rollout_figure, save_figures
 from dpot_scale.evaluation.scores import DatasetScore
@@ -19,7 +20,20 @@ def evaluation(fields: int = 2, space: tuple[int, ...] = (6, 4)) -> DatasetEvalu
     shape = (len(shown), fields, *space)
     truth: NDArray[np.float32] = random.normal(size=shape).astype(np.float32)
     return DatasetEvaluation(
-        channels=tuple(f"field {i}" for i in range(fields)),
+        info=DatasetInfo(
+            name="flow",
+            equation="none",
+            channels=tuple(f"field {i}" for i in range(fields)),
+            scored=(True,) * fields,
+            spatial_axes=("x", "y", "z")[: len(space)],
+            grid=space,
+            domain_length=(3.0, 1.0, 1.0)[: len(space)],
+            frame_interval=1.0,
+            boundary="none",
+            origin="imported",
+            source="a test",
+            units=("m/s",) * fields,
+        ),
         score=DatasetScore(
             rel_l2=0.25,
             one_step_rel_l2=0.1,
@@ -52,6 +66,14 @@ def test_truth_forecast_and_error_of_each_field_at_five_lead_times() -> None:
         np.testing.assert_array_equal(truth[-1], found.example_truth_LCs[-1, field])
         np.testing.assert_array_equal(forecast[-1], found.example_forecast_LCs[-1, field])
         np.testing.assert_allclose(error[0], 0.5, rtol=1e-5)
+
+
+def test_frames_are_drawn_on_their_domain_with_units() -> None:
+    figure = rollout_figure("name", evaluation(fields=1))
+    first = figure.axes[0]
+    assert first.get_ylabel() == "field 0 [m/s]\ntruth"
+    assert first.images[0].get_extent() == [0, 3, 0, 1]
+    assert first.get_aspect() == 1, "a unit of length is as long along both axes"
 
 
 def test_truth_and_forecast_share_their_colours() -> None:
@@ -92,7 +114,7 @@ def test_growth_of_the_error_of_model_and_persistence() -> None:
 def test_files(leads: int, tmp_path: Path) -> None:
     whole = evaluation()
     cut = DatasetEvaluation(
-        channels=whole.channels,
+        info=whole.info,
         score=whole.score,
         rel_l2_L=whole.rel_l2_L[:leads],
         persistence_rel_l2_L=whole.persistence_rel_l2_L[:leads],

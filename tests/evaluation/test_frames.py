@@ -32,7 +32,7 @@ def evaluation() -> DatasetEvaluation:
     truth = np.random.default_rng(0).normal(size=(3, 2, 6, 4)).astype(np.float32)
     example = Example(leads=(1, 2, 4), truth_LCs=truth, forecast_LCs=truth + 0.5)
     return DatasetEvaluation(
-        channels=INFO.channels,
+        info=INFO,
         score=DatasetScore(
             rel_l2=0.25,
             one_step_rel_l2=0.1,

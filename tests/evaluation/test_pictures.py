@@ -1,5 +1,8 @@
 """Pictures of several models hold what they should; whether they please is for people."""
 
+import json
+import shutil
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 
@@ -118,6 +121,28 @@ def test_axes_times_and_the_shape_of_the_domain() -> None:
     assert labels[:3] == ["w\ntruth", "w\nforecast", "w\n|error|"]
 
 
+def test_fields_axes_times_and_energies_have_units() -> None:
+    found = details(0.5)
+    info = replace(found.info, units=("m/s", "", ""), length_unit="km", time_unit="h")
+    found = replace(found, info=info)
+    figure = fields_figure("flow", {"one": found})
+    titles = [axis.get_title() for axis in figure.axes if axis.get_title()]
+    assert titles[0] == "+1 frame\nt = 0.5 h"
+    labels = [axis.get_ylabel() for axis in figure.axes if axis.get_ylabel()]
+    assert labels[2:4] == ["w [m/s]\n|error|", "p\ntruth"]
+    corner = next(axis for axis in figure.axes if axis.get_xlabel())
+    assert (corner.get_xlabel(), corner.texts[0].get_text()) == ("r [km]", "theta [km]")
+    energies = [axis.get_ylabel() for axis in spectra_figure("flow", {"one": found}).axes]
+    assert energies[::3] == ["energy of w [(m/s)²]", "energy of p"]
+
+
+def test_an_unknown_domain_is_drawn_as_its_grid() -> None:
+    found = details(0.5)
+    unknown = replace(found, info=replace(found.info, has_lengths=False))
+    figure = fields_figure("flow", {"one": unknown})
+    assert figure.axes[0].images[0].get_extent() == [0, 10, 0, 4]
+
+
 def test_of_a_3d_field_the_middle_plane_is_shown() -> None:
     found = details(0.5, (6, 4, 5))
     truth = pictures(fields_figure("flow", {"one": found}))[0]
@@ -153,6 +178,24 @@ def test_a_gif_needs_no_other_program(tmp_path: Path, monkeypatch: pytest.Monkey
     (file,) = save_movies(tmp_path, "flow", {"one": details(0.5), "other": details(0.2)})
     with Image.open(file) as movie:
         assert (file.name, movie.n_frames) == ("rollout_flow.gif", LEADS)  # type: ignore[attr-defined]
+
+
+@pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="an MP4 needs ffmpeg: none is here")
+def test_an_mp4_is_a_film_of_every_frame_that_players_take(tmp_path: Path) -> None:
+    sources = {"one": details(0.5, (7, 5)), "other": details(0.2, (7, 5))}
+    _, file = save_movies(tmp_path, "flow", sources)
+    assert file.name == "rollout_flow.mp4"
+    asked = "stream=codec_name,pix_fmt,width,height,avg_frame_rate,nb_read_frames"
+    said = subprocess.run(
+        ["ffprobe", "-v", "error", "-count_frames", "-show_entries", asked, "-of", "json", file],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    (stream,) = json.loads(said.stdout)["streams"]
+    assert (stream["codec_name"], stream["pix_fmt"]) == ("h264", "yuv420p")
+    assert (stream["nb_read_frames"], stream["avg_frame_rate"]) == (str(LEADS), "8/1")
+    assert stream["width"] % 2 == stream["height"] % 2 == 0
 
 
 def test_points_of_unequal_distance_are_drawn_where_they_are(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from dpot_scale.data.generation.progress import SolvingProgress
 from dpot_scale.data.generation.solved import SolvedParts
 from dpot_scale.data.generation.solvers.solver import Solver
 from dpot_scale.data.generation.workers import Part, Solved, Workers, pieces, threads
-from dpot_scale.data.info import MASK, DatasetInfo
+from dpot_scale.data.info import MASK, NO_DIMENSION, DatasetInfo
 from dpot_scale.data.store.cost import write_cost
 from dpot_scale.data.store.dataset import INDEX, Split, counted, hold_folder, open_store
 from dpot_scale.data.store.writer import StoreWriter
@@ -156,6 +156,10 @@ def _info(name: str, suite: SuiteConfig) -> DatasetInfo:
         staggering=solver.staggering,
         origin="generated",
         source=suite.recipe(name),
+        # All equations are solved in units of their own scales.
+        units=(NO_DIMENSION,) * len(solver.channels),
+        length_unit=NO_DIMENSION,
+        time_unit=NO_DIMENSION,
     )
 
 

@@ -84,6 +84,7 @@ def _source(case: Case, *, paper: bool) -> Source:
         channels=("u", "v", MASK),
         grid=(REFERENCE_GRID,) * 2 if paper else case.shape[1:],
         domain_length=(1.0, 1.0),
+        units=("m/s", "m/s", ""),  # the cases are in SI units
         frame_interval=1.0,
         boundary="walls, inlet and outlet of each case; lengths and times in `parameters`",
         trajectories=len(starts),

@@ -292,6 +292,10 @@ def _info(sources: Sequence[Source], name: str, origin: str) -> DatasetInfo:
         staggering=source.staggering,
         fluid_mask=source.fluid_mask,
         coordinates=source.coordinates,
+        units=source.units if any(source.units) else (),
+        length_unit=source.length_unit,
+        time_unit=source.time_unit,
+        has_lengths=source.has_lengths,
     )
 
 

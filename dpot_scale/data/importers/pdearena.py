@@ -21,6 +21,7 @@ from dpot_scale.data.importers.source import (
     frame_interval,
     rounded,
     sliced_in_place,
+    unit_of,
 )
 from dpot_scale.data.importers.splits import SPLIT_WORDS, train_before_valid, with_split
 from dpot_scale.data.store.shards import TIME, TRAJECTORY, open_hdf5
@@ -157,6 +158,8 @@ def _sphere_source(path: Path, file: h5py.File) -> Source:
         channels=SPHERE,
         grid=tuple(grid),
         domain_length=(180.0, 360.0),
+        length_unit="degrees",
+        units=tuple(unit_of(file[name]) for name in SPHERE),
         frame_interval=frame_interval(times, frames, path),
         boundary="sphere",
         value_bytes=file[SPHERE[0]].dtype.itemsize,

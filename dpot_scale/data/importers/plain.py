@@ -19,7 +19,7 @@ from dpot_scale.config.data import SPACE_AXES, ArrayLayout
 from dpot_scale.data.catalog import CATALOG
 from dpot_scale.data.importers import arrays
 from dpot_scale.data.importers.npz import ArrayLike
-from dpot_scale.data.importers.source import Source, file_view, sliced_in_place
+from dpot_scale.data.importers.source import Source, file_view, sliced_in_place, unit_of
 from dpot_scale.data.importers.splits import (
     by_folder_or_name,
     name_without_split,
@@ -44,6 +44,7 @@ class _Chosen:
     size: Mapping[str, int]  # points of each axis
     dtype: np.dtype[Any]
     chunk: int  # trajectories that lie in one chunk of the file
+    unit: str  # that the file says; "" if none
 
 
 def recognise(path: Path, *, paper: bool, layout: ArrayLayout, name: str | None) -> list[Source]:
@@ -138,7 +139,9 @@ def _choose(path: Path, name: str, array: ArrayLike, layout: ArrayLayout) -> _Ch
     axes = tuple(NAMES[letter] for letter in letters)
     chunks = getattr(array, "chunks", None)
     chunk = chunks[axes.index(TRAJECTORY)] if chunks and TRAJECTORY in axes else 1
-    return _Chosen(name, axes, dict(zip(axes, array.shape, strict=True)), array.dtype, chunk)
+    return _Chosen(
+        name, axes, dict(zip(axes, array.shape, strict=True)), array.dtype, chunk, unit_of(array)
+    )
 
 
 def _listed(found: Mapping[str, ArrayLike], names: Sequence[str]) -> str:
@@ -191,6 +194,10 @@ def _source(
         domain_length=layout.lengths,
         frame_interval=layout.dt,
         boundary=layout.boundary,
+        units=_units(path, chosen, layout),
+        length_unit=layout.length_unit,
+        time_unit=layout.time_unit,
+        has_lengths=bool(layout.domain),
         aligned_to=max(array.chunk for array in chosen),
         value_bytes=max(array.dtype.itemsize for array in chosen),
         test_share=layout.test_share,
@@ -217,6 +224,21 @@ def _channels(path: Path, chosen: Sequence[_Chosen], layout: ArrayLayout) -> tup
             f"{', '.join(layout.channels)}"
         )
     return layout.channels or tuple(names)
+
+
+def _units(path: Path, chosen: Sequence[_Chosen], layout: ArrayLayout) -> tuple[str, ...]:
+    """Return the units of the channels: those that the user gives, else those in the file.
+
+    Raises:
+        DataError: the user gives more or fewer than there are.
+    """
+    said = [array.unit for array in chosen for _ in range(array.size.get(CHANNEL, 1))]
+    if layout.units and len(layout.units) != len(said):
+        raise DataError(
+            f"{path} has {len(said)} channels, but --units gives {len(layout.units)}: "
+            f"{', '.join(layout.units)}"
+        )
+    return layout.units or tuple(said)
 
 
 def _arrange(sources: Sequence[Source], *, by_name: bool) -> list[Source]:

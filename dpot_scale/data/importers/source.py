@@ -57,6 +57,10 @@ class Source:
     constant: tuple[str, ...] = ()  # channels that do not change in time, which are not scored
     fluid_mask: str = ""  # the one of them that is known to be 0 in obstacles and 1 in the fluid
     coordinates: tuple[tuple[float, ...], ...] = ()  # of the points of each axis, where it has them
+    units: tuple[str, ...] = ()  # of the channels, as `DatasetInfo` has them; so are the others
+    length_unit: str = ""
+    time_unit: str = ""
+    has_lengths: bool = True
     intervals: Array | None = None  # (N,), where trajectories differ in their time step
     series: Mapping[str, Array] = field(default_factory=dict)  # (N, T) numbers of each
     notes: tuple[str, ...] = ()  # what a user should know of it
@@ -121,6 +125,13 @@ class Source:
     def scored(self) -> tuple[bool, ...]:
         """Return, per channel, whether it is a field and not a coefficient or a mask."""
         return tuple(channel not in self.constant for channel in self.channels)
+
+
+def unit_of(array: object) -> str:
+    """Return the unit that an array of an HDF5 or netCDF file says it is in; "" if it does not."""
+    said = getattr(array, "attrs", {}).get("units", "")
+    said = said.decode(errors="replace") if isinstance(said, bytes) else said
+    return " ".join(said.split()) if isinstance(said, str) else ""
 
 
 def sliced_in_place(views: Sequence[View]) -> dict[str, Any]:

@@ -6,7 +6,7 @@
 the times, `scalars` numbers. Folders train, valid and test give the splits.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -17,7 +17,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dpot_scale.data.importers.axes import Axis, Times, axis_of, times_of, usual_step
-from dpot_scale.data.importers.source import Source, file_view, read_views, sliced_in_place
+from dpot_scale.data.importers.source import (
+    Source,
+    file_view,
+    read_views,
+    sliced_in_place,
+    unit_of,
+)
 from dpot_scale.data.importers.splits import SPLIT_WORDS, train_before_valid, with_split
 from dpot_scale.data.importers.well_fields import (
     SCALARS,
@@ -89,6 +95,9 @@ def _source(path: Path, file: h5py.File, *, tensors: bool) -> Source:
         grid=tuple(sizes[axis] for axis in axes),
         domain_length=tuple(axis.length for axis in axes.values()),
         coordinates=tuple(axis.coordinates for axis in axes.values()),
+        units=tuple(field.unit for field in varying + constant for _ in field.channels),
+        length_unit=_length_unit(file, axes),
+        time_unit=unit_of(file["dimensions"][TIME]),
         frame_interval=usual_step(times.intervals),
         intervals=times.intervals,
         boundary=_boundary(file),
@@ -106,6 +115,12 @@ def _source(path: Path, file: h5py.File, *, tensors: bool) -> Source:
         both = partial(_read_both, view, _view(path, constant, sizes))
         source = replace(source, read=both)
     return with_split(source)
+
+
+def _length_unit(file: h5py.File, axes: Mapping[str, Axis]) -> str:
+    """Return the unit of the axes of space if they have one in common; angles have another."""
+    units = {unit_of(file["dimensions"][name]) for name in axes}
+    return units.pop() if len(units) == 1 else ""
 
 
 def _axes(path: Path, file: h5py.File) -> dict[str, Axis]:

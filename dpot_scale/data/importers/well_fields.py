@@ -8,7 +8,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from dpot_scale.data.importers.source import Array
+from dpot_scale.data.importers.source import Array, unit_of
 from dpot_scale.data.store.beside import INTERVAL, TIMES
 from dpot_scale.data.store.shards import CHANNEL, COLUMN, REAL, TIME, TRAJECTORY
 from dpot_scale.errors import DataError
@@ -31,6 +31,7 @@ class Field:
     name: str  # in the file
     axes: tuple[str, ...]
     channels: tuple[str, ...]
+    unit: str  # that the file says; "" if none
 
     @property
     def varies_in_time(self) -> bool:
@@ -68,7 +69,7 @@ def fields_of(
                 )
             space = [axis for axis in sizes if axis not in {TRAJECTORY, TIME}]
             channels = tuple(_channels(name, array, axes, space, rank=int(group[1])))
-            yield Field(name=f"{group}/{name}", axes=axes, channels=channels)
+            yield Field(name=f"{group}/{name}", axes=axes, channels=channels, unit=unit_of(array))
 
 
 def frames_of(file: h5py.File) -> int:

@@ -18,6 +18,8 @@ from dpot_scale.errors import DataError
 from dpot_scale.files import check_regular
 
 CFDBENCH = ["u", "v", MASK]  # its channels
+# What importers write into `source` of the layout of plain arrays.
+LAYOUT_SAID, DOMAIN_SAID = ", layout ", ", domain "
 
 
 class Splits(Section):
@@ -52,10 +54,11 @@ class StoredIndex(Record, Description):
     """The description of a dataset, its statistics, and its shards.
 
     Since format 2 trajectories differ in length, from shard to shard, there is a split `valid`, and
-    the description says which channel is a fluid mask.
+    the description says which channel is a fluid mask. Since format 3 it says units, and whether
+    the lengths of the domain are known.
     """
 
-    format: PositiveInt = 2
+    format: PositiveInt = 3
     statistics: Statistics
     splits: Splits
 
@@ -73,6 +76,20 @@ class StoredIndex(Record, Description):
                 if is_known and (MASK, False) in zip(channels, scored, strict=False):
                     info = {**others, "channels": channels, "scored": scored, "fluid_mask": MASK}
                     return {**rest, "format": 1, "info": info}
+        return raw
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_lengths(cls, raw: object) -> object:
+        """Find plain arrays of earlier formats whose lengths are unknown: 1 each stood for it."""
+        match raw:
+            case {
+                "format": 1 | 2 as version,
+                "info": {"origin": "imported", "source": str(source), **others},
+                **rest,
+            } if LAYOUT_SAID in source and DOMAIN_SAID not in source:
+                info = {**others, "origin": "imported", "source": source, "has_lengths": False}
+                return {**rest, "format": version, "info": info}
         return raw
 
     def _problems(self) -> Iterator[str]:
@@ -138,6 +155,8 @@ def _info_problems(info: DatasetInfo) -> Iterator[str]:
     ]
     if info.fluid_mask and info.fluid_mask not in constant:
         yield f"info.fluid_mask={info.fluid_mask!r} is no channel that info.scored leaves out"
+    if info.units and len(info.units) != channels:
+        yield f"info.units has {len(info.units)} values for {channels} channels"
     yield from _axis_problems(info)
 
 

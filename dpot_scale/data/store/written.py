@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from dpot_scale.config.record import FORMAT_KEY, read_record
+from dpot_scale.config.record import FIRST_FORMAT, FORMAT_KEY, read_record
 from dpot_scale.data.info import DatasetInfo
 from dpot_scale.data.store.dataset import Split
 from dpot_scale.data.store.index import StoredIndex
@@ -65,7 +65,7 @@ def read_progress(folder: Path, info: DatasetInfo) -> Written | None:
         return None
     # Importers of the first format put valid trajectories among those to train on: going on from
     # there would have them in both splits.
-    is_merged = info.origin == "imported" and index.format < StoredIndex.newest_format()
+    is_merged = info.origin == "imported" and index.format == FIRST_FORMAT
     if index.info != info or is_merged:
         return None
     shards: dict[Split, list[Shard]] = {

@@ -1,5 +1,6 @@
 """Plain arrays whose axes the user names: every container, every order of axes, every split."""
 
+import json
 import re
 from pathlib import Path
 
@@ -12,6 +13,8 @@ from dpot_scale.config.load import load_layout
 from dpot_scale.data.importers.formats import recognise
 from dpot_scale.data.importers.importing import Options
 from dpot_scale.data.store.dataset import open_store
+from dpot_scale.data.store.digest import dataset_digest
+from dpot_scale.data.store.index import read_index
 from dpot_scale.data.store.verify import verify_dataset
 from dpot_scale.errors import DataError
 from dpot_scale.prepare import main
@@ -95,6 +98,51 @@ def test_the_flags_describe_the_dataset(tmp_path: Path, capsys) -> None:
     assert "nothing to do" in capsys.readouterr().out
     assert run(file, "--layout", "NTXYC", "--out", tmp_path / "data") == 1
     assert "was made from something else" in capsys.readouterr().err
+
+
+def test_units_are_said_or_stand_in_the_file(tmp_path: Path, capsys) -> None:
+    with h5py.File(tmp_path / "flow.h5", "w") as file:
+        for name, unit in (("u", "m s-1"), ("p", np.bytes_(b"Pa")), ("q", None)):
+            file[name] = turned("NTXY")
+            if unit is not None:
+                file[name].attrs["units"] = unit
+    flags = ["--layout", "NTXY", "--channels", "u,p,q", "--out", tmp_path / "data"]
+    assert run(tmp_path / "flow.h5", *flags) == 0
+    info = open_store(tmp_path / "data", "flow").info
+    assert (info.units, info.length_unit, info.time_unit) == (("m s-1", "Pa", ""), "", "")
+    units = ["--units", "m/s,,1", "--length-unit", "km", "--time-unit", "h", "--domain", "4,2"]
+    assert run(tmp_path / "flow.h5", *flags, *units, "--name", "said") == 0
+    info = open_store(tmp_path / "data", "said").info
+    assert (info.units, info.length_unit, info.time_unit) == (("m/s", "", "1"), "km", "h")
+    capsys.readouterr()
+    for words, sentence in (
+        (["--units", "m/s"], "has 3 channels, but --units gives 1: m/s"),
+        (["--length-unit", "km"], "length_unit=km is that of no domain"),
+    ):
+        assert run(tmp_path / "flow.h5", *flags, *words, "--name", "wrong") != 0
+        assert sentence in capsys.readouterr().err
+
+
+def test_without_a_domain_pictures_have_the_proportions_of_the_grid(tmp_path: Path) -> None:
+    np.save(tmp_path / "flow.npy", turned("NTXYC"))
+    flags = ["--layout", "NTXYC", "--out", tmp_path / "data"]
+    assert run(tmp_path / "flow.npy", *flags) == 0
+    store = open_store(tmp_path / "data", "flow")
+    assert (store.info.domain_length, store.info.ends) == ((1.0, 1.0), ((0.0, 6.0), (0.0, 3.0)))
+    assert run(tmp_path / "flow.npy", *flags, "--domain", "1,1", "--name", "square") == 0
+    square = open_store(tmp_path / "data", "square")
+    assert square.info.ends == ((0.0, 1.0), (0.0, 1.0))
+    # Earlier versions wrote no more than what the user had said of the layout.
+    for one, points in ((store, (6.0, 3.0)), (square, (1.0, 1.0))):
+        index = one.folder / "index.json"
+        raw = json.loads(index.read_text())
+        before = dataset_digest(read_index(index))
+        for key in ("units", "length_unit", "time_unit", "has_lengths"):
+            del raw["info"][key]
+        index.write_text(json.dumps(raw | {"format": 2}))
+        found = read_index(index)
+        assert tuple(end for _, end in found.info.ends) == points
+        assert dataset_digest(found) == before
 
 
 def test_a_yaml_file_says_the_same_and_flags_replace_its_keys(tmp_path: Path) -> None:
