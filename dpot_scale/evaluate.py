@@ -5,13 +5,12 @@ holds the whole model.
 """
 
 import argparse
-import os
 import sys
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from dpot_scale.checkpoints.source import SOURCE, config_of
+from dpot_scale.checkpoints.source import ANY_SOURCE, SOURCE, config_of
 from dpot_scale.config.arguments import Entry, add_config_arguments
 from dpot_scale.config.data import DataConfig
 from dpot_scale.config.load import DEFAULT, dump, is_preset, load_run
@@ -40,12 +39,11 @@ from dpot_scale.evaluation.own_data import (
 )
 from dpot_scale.evaluation.scores import METRICS, REL_L2
 from dpot_scale.terminal import print_line
-from dpot_scale.tracking.registered import is_registered
+from dpot_scale.tracking.registered import is_registered, registry_of
 
 DEFAULT_OUT = Path("evaluation")
 DATA = ("data=", "data.weights", "data.suite=")  # overrides that say which datasets
 PAPER = "paper"  # the metric that stands for the published protocol
-MLFLOW_URI = "tracking.mlflow_uri"
 
 
 @exits_cleanly
@@ -60,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "published",
         _evaluate,
     )
-    entry.add_argument("source", nargs="+", help=f"{SOURCE}, or models:/NAME/VERSION of MLflow")
+    entry.add_argument("source", nargs="+", help=ANY_SOURCE)
     add_config_arguments(
         entry,
         "run",
@@ -234,9 +232,7 @@ def _sources(
     places: Sequence[str], config: RunConfig, overrides: Sequence[str], fetched: Path
 ) -> list[Source]:
     """Return the weights at some places; those in MLflow's registry are put into a folder."""
-    uri = config.tracking.mlflow_uri
-    if not any(override.startswith(f"{MLFLOW_URI}=") for override in overrides):
-        uri = os.environ.get("MLFLOW_TRACKING_URI", uri)
+    uri = registry_of(config.tracking.mlflow_uri, overrides)
     local = iter(sources_at([Path(place) for place in places if not is_registered(place)]))
     return [
         registered_source(place, uri, fetched) if is_registered(place) else next(local)

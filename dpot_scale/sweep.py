@@ -27,6 +27,7 @@ from dpot_scale.scaling.fitting import require_fit
 from dpot_scale.scaling.plan import Trial, named, on_device, plan
 from dpot_scale.scaling.plan_text import Terms, plan_json, plan_table
 from dpot_scale.terminal import print_line
+from dpot_scale.tracking.registered import locator
 
 COMMANDS = {
     "plan": "print every trial with its price; spends nothing",
@@ -87,7 +88,9 @@ def _execute(options: argparse.Namespace) -> int:
     if options.print_config:
         print_line(dump(sweep))
         return 0
-    sweep = resolve_sweep_paths(sweep, results_home())
+    home = results_home()
+    locate = locator(sweep.run.tracking.mlflow_uri, options.overrides, home)
+    sweep = resolve_sweep_paths(sweep, home, locate)
     if options.command == "plan":
         return _plan(options, sweep)
     trials = plan(sweep)

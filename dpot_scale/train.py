@@ -18,6 +18,7 @@ from dpot_scale.runs.resolved import identify
 from dpot_scale.runs.result import TrainingResult
 from dpot_scale.terminal import print_line
 from dpot_scale.tracking.mlflow_page import review
+from dpot_scale.tracking.registered import locator
 
 
 @exits_cleanly
@@ -40,7 +41,9 @@ def _train(options: argparse.Namespace) -> int:
     if options.print_config:
         lines = dump(config)
     else:
-        config = resolve_run_paths(config, results_home())
+        home = results_home()
+        locate = locator(config.tracking.mlflow_uri, options.overrides, home)
+        config = resolve_run_paths(config, home, locate)
         lines = _summary(_result(config), config)
     if speaks_for_all():
         print_line(lines)

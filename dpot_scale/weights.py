@@ -5,13 +5,14 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from dpot_scale.checkpoints.source import SOURCE, config_of, no_weights
+from dpot_scale.checkpoints.source import ANY_SOURCE, config_of, no_weights
 from dpot_scale.config.arguments import Entry
 from dpot_scale.config.load import load_run
 from dpot_scale.config.places import MLFLOW_URI
 from dpot_scale.errors import ConfigError, exits_cleanly
 from dpot_scale.terminal import print_line
 from dpot_scale.tracking.mlflow_client import read_run_id
+from dpot_scale.tracking.registered import is_registered, local
 
 
 @exits_cleanly
@@ -23,7 +24,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "a file is ever run.",
     )
     inspect = entry.add_command("inspect", "print architecture, parameters and keys", _inspect)
-    inspect.add_argument("source", type=Path, help=SOURCE)
+    inspect.add_argument("source", type=Path, help=ANY_SOURCE)
     convert = entry.add_command(
         "import", "convert a released .pth to a .safetensors export", _import
     )
@@ -34,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "take weights out of a run or checkpoint, or convert an export to a released .pth",
         _export,
     )
-    export.add_argument("source", type=Path, help=SOURCE)
+    export.add_argument("source", type=Path, help=ANY_SOURCE)
     export.add_argument(
         "--out",
         type=Path,
@@ -44,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     register = entry.add_command(
         "register", "put weights into MLflow's registry, for `mlflow models serve`", _register
     )
-    register.add_argument("source", type=Path, help=SOURCE)
+    register.add_argument("source", type=Path, help=ANY_SOURCE)
     register.add_argument("name", help="the name of the registered model")
     register.add_argument(
         "--mlflow-uri",
@@ -61,8 +62,10 @@ def _inspect(options: argparse.Namespace) -> int:
     from dpot_scale.checkpoints.description import describe
     from dpot_scale.checkpoints.weights import find, read_found
 
-    found = find(options.source)
-    print_line(describe(found, read_found(found)))
+    with local(options.source) as source:
+        found = find(source)
+        place = found if source == options.source else options.source
+        print_line(describe(place, read_found(found)))
     return 0
 
 
@@ -89,21 +92,28 @@ def _register(options: argparse.Namespace) -> int:
 
 
 def _write(options: argparse.Namespace, *, released: bool) -> int:
-    """Write the weights of a run or checkpoint, or convert a file.
+    """Write the weights of a run, a checkpoint or the registry, or convert a file."""
+    _require_source(options)
+    with local(options.source) as source:
+        return _write_local(source, options, released=released)
+
+
+def _write_local(source: Path, options: argparse.Namespace, *, released: bool) -> int:
+    """Write weights that lie at a path.
 
     Args:
+        source: The path.
         options: Where from and where to.
         released: Whether a file becomes a released .pth, instead of an export of ours; a run or
             checkpoint does where `--out` ends so.
     """
-    _require_source(options)
-    of_run = options.source.is_dir()
+    of_run = source.is_dir()
     if options.out is None and not of_run:
         raise ConfigError(f"{options.source} is a file: say with --out which one to write")
     from dpot_scale.checkpoints.weights import export, find, read_found
     from dpot_scale.checkpoints.weights_file import save_model, save_released
 
-    found, out = find(options.source), options.out
+    found, out = find(source), options.out
     if released and out is not None and (not of_run or out.suffix == ".pth"):
         save_released(out, read_found(found))
     elif found.is_dir():
@@ -119,7 +129,7 @@ def _write(options: argparse.Namespace, *, released: bool) -> int:
 
 
 def _require_source(options: argparse.Namespace) -> None:
-    if not options.source.exists():
+    if not is_registered(str(options.source)) and not options.source.exists():
         raise no_weights(options.source)
 
 

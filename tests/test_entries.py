@@ -41,7 +41,7 @@ def ran(module: str, *arguments: str, code: int) -> tuple[str, list[str], set[st
 @pytest.mark.parametrize(
     ("module", "arguments", "sentence"),
     [
-        ("train", ["model.sise=S"], "unknown key 'model.sise' (did you mean 'size'?)"),
+        ("train", ["model.sise=S"], "unknown key 'model.sise' (did you mean 'model.size'?)"),
         ("train", ["--config", "quikstart"], "(did you mean 'quickstart'?)"),
         ("train", ["--config", "absent.yaml"], "absent.yaml: No such file"),
         ("train", ["model.heads=3"], "model.heads=3: must be a divisor of width=64"),
@@ -52,7 +52,11 @@ def ran(module: str, *arguments: str, code: int) -> tuple[str, list[str], set[st
         ("sweep", ["rnu"], "there is no command 'rnu' (did you mean 'run'?)"),
         ("sweep", ["paper.yaml"], "(did you mean --config paper.yaml?)"),
         ("sweep", ["plan", "run"], "give one command, not plan and run"),
-        ("sweep", ["run.model.sise=S"], "unknown key 'run.model.sise' (did you mean 'size'?)"),
+        (
+            "sweep",
+            ["run.model.sise=S"],
+            "unknown key 'run.model.sise' (did you mean 'run.model.size'?)",
+        ),
         ("evaluate", ["absent.pth"], "absent.pth does not exist; give the folder of a run"),
         ("evaluate", ["a.pth", "--config", "quikstart"], "(did you mean 'quickstart'?)"),
         ("evaluate", ["a.pth", "--oot", "x"], "there is no option '--oot' (did you mean '--out'?)"),

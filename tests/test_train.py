@@ -142,7 +142,7 @@ def test_other_ranks_print_no_config(
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["model.sise=S"], "unknown key 'model.sise' (did you mean 'size'?)"),
+        (["model.sise=S"], "unknown key 'model.sise' (did you mean 'model.size'?)"),
         (["windows=17"], "windows=17 is not a multiple of batch.global_batch=4"),
         (["model.channels=1"], "has 2 channels; model.channels=1 is too few"),
         (["model.history=9"], "stores 9 test frames, but model.history=9"),

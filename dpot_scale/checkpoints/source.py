@@ -9,6 +9,7 @@ from dpot_scale.errors import CheckpointError, ConfigError
 
 # What stands for weights, in words.
 SOURCE = "the folder of a run, a checkpoint in it, a .safetensors export, or a released .pth"
+ANY_SOURCE = f"{SOURCE}; or models:/NAME/VERSION of MLflow"
 
 
 def config_of(source: Path) -> Path | None:

@@ -1,15 +1,20 @@
 """Where a run or sweep reads and writes: paths made absolute before they reach other places."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 from dpot_scale.config.design import Design
 from dpot_scale.config.run import RunConfig
 from dpot_scale.config.sweep import SweepConfig
 
+Locate = Callable[[Path], Path]  # from a source of weights to where it lies, an absolute path
+
 HOME_VARIABLE = "DPOT_SCALE_HOME"
 SQLITE = "sqlite:///"
 MLFLOW_URI = f"{SQLITE}mlflow.db"  # what `mlflow ui` opens
+
+REGISTERED = "registered"  # where weights out of MLflow's registry are kept, beside results
 
 # What lies in the folder of a run.
 RUN_CONFIG = "config.yaml"
@@ -48,52 +53,69 @@ def in_home(path: Path) -> Path:
     return results_home() / path
 
 
-def resolve_sweep_paths(sweep: SweepConfig, home: Path) -> SweepConfig:
+def resolve_sweep_paths(
+    sweep: SweepConfig, home: Path, locate: Locate | None = None
+) -> SweepConfig:
     """Return the sweep with absolute paths: Ray's workers have a working directory of their own.
 
     What is written lies under `home`; files that are only read are sought from here.
+
+    Args:
+        sweep: The sweep.
+        home: Where results begin.
+        locate: Finds the weights to start from; None: they are paths.
     """
-    design = tuple(_resolve_entry(entry, home) for entry in sweep.design)
-    run = resolve_run_paths(sweep.run, home)
+    locate = locate or absolute
+    design = tuple(_resolve_entry(entry, home, locate) for entry in sweep.design)
+    run = resolve_run_paths(sweep.run, home, locate)
     return sweep.model_copy(update={"run": run, "design": design})
 
 
-def _resolve_entry(entry: Design, home: Path) -> Design:
+def _resolve_entry(entry: Design, home: Path, locate: Locate) -> Design:
     """Return an entry of a design with absolute paths."""
     if entry.start is not None:
-        start = {label: path and _absolute(path) for label, path in entry.start.items()}
+        start = {label: path and locate(path) for label, path in entry.start.items()}
         return entry.model_copy(update={"start": start})
     if entry.grid is not None:
-        grid = {k: tuple(_resolve_value(k, v, home) for v in vs) for k, vs in entry.grid.items()}
+        grid = {
+            k: tuple(_resolve_value(k, v, home, locate) for v in vs) for k, vs in entry.grid.items()
+        }
         return entry.model_copy(update={"grid": grid})
     if entry.ablation is not None:
         ablation = {
-            label: {key: _resolve_value(key, value, home) for key, value in changes.items()}
+            label: {k: _resolve_value(k, value, home, locate) for k, value in changes.items()}
             for label, changes in entry.ablation.items()
         }
         return entry.model_copy(update={"ablation": ablation})
     return entry
 
 
-def _resolve_value(key: str, value: object, home: Path) -> object:
+def _resolve_value(key: str, value: object, home: Path, locate: Locate) -> object:
     """Return the value of a field of a sweep's run, absolute if it is a path."""
     if not isinstance(value, str | Path):
         return value
     if key == "run.data.root":
         return str(home / value)
-    read = ("run.start.source", "run.engine.nvme_path")
-    return str(_absolute(Path(value))) if key in read else value
+    if key == "run.start.source":
+        return str(locate(Path(value)))
+    return str(absolute(Path(value))) if key == "run.engine.nvme_path" else value
 
 
-def resolve_run_paths(run: RunConfig, home: Path) -> RunConfig:
-    """Return the run with absolute paths, so that its saved config means the same anywhere."""
+def resolve_run_paths(run: RunConfig, home: Path, locate: Locate | None = None) -> RunConfig:
+    """Return the run with absolute paths, so that its saved config means the same anywhere.
+
+    Args:
+        run: The run.
+        home: Where results begin.
+        locate: Finds the weights to start from; None: they are a path.
+    """
     tracking, uri = run.tracking, run.tracking.mlflow_uri
     if uri is not None:
         tracking = tracking.model_copy(update={"mlflow_uri": absolute_uri(uri, home)})
     data = run.data.model_copy(update={"root": home / run.data.root})
-    nvme_path = run.engine.nvme_path and _absolute(run.engine.nvme_path)
+    nvme_path = run.engine.nvme_path and absolute(run.engine.nvme_path)
     engine = run.engine.model_copy(update={"nvme_path": nvme_path})
-    run = with_absolute_source(run)
+    run = with_absolute_source(run, locate)
     return run.model_copy(
         update={
             "output": home / run.output,
@@ -104,13 +126,13 @@ def resolve_run_paths(run: RunConfig, home: Path) -> RunConfig:
     )
 
 
-def with_absolute_source(run: RunConfig) -> RunConfig:
+def with_absolute_source(run: RunConfig, locate: Locate | None = None) -> RunConfig:
     """Return the run with the weights that it starts from sought from here."""
-    source = run.start.source and _absolute(run.start.source)
+    source = run.start.source and (locate or absolute)(run.start.source)
     return run.model_copy(update={"start": run.start.model_copy(update={"source": source})})
 
 
-def _absolute(path: Path) -> Path:
+def absolute(path: Path) -> Path:
     """Return where links lead; of links in a circle one of them, which whoever opens it refuses."""
     return Path(os.path.realpath(path))
 

@@ -60,10 +60,19 @@ def sentence(
     return f"{_mistake(model, raw, first, same, written)}{more}"
 
 
-def nearest(word: str, known: Iterable[str]) -> str:
-    """Return " (did you mean ...?)" for the known name closest to `word`, or an empty string."""
+def nearest(word: str, known: Iterable[str], section: str = "") -> str:
+    """Return " (did you mean ...?)" for the known name closest to `word`, or an empty string.
+
+    Args:
+        word: What was written.
+        known: The names.
+        section: The keys that lead to them, as `optim`, which the hint then begins with.
+    """
     matches = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
-    return f" (did you mean {matches[0]!r}?)" if matches else ""
+    if not matches:
+        return ""
+    meant = f"{section}.{matches[0]}" if section else matches[0]
+    return f" (did you mean {meant!r}?)"
 
 
 def _mistake(
@@ -151,7 +160,7 @@ def _known_key(
         if key in below.model_fields:
             meant = ".".join(map(str, (*parents, name, key)))
             return f" (did you mean {meant!r}?)"
-    return nearest(str(key), section.model_fields)
+    return nearest(str(key), section.model_fields, ".".join(map(str, parents)))
 
 
 def _sections_in(section: type[Section], content: object) -> Iterator[tuple[str, type[Section]]]:

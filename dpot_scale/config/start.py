@@ -43,8 +43,8 @@ class StartConfig(Section):
     """Where the first weights of a run come from, and which of them train."""
 
     source: Path | None = None
-    """Weights that a new run starts from: a weights file, a run or a checkpoint. null: random
-    weights. Resuming needs no option."""
+    """Weights that a new run starts from: a weights file, a run, a checkpoint, or
+    models:/NAME/VERSION of MLflow's registry. null: random weights. Resuming needs no option."""
     absent: Literal["refuse", "draw"] = "refuse"
     """What the model needs and the source lacks. refuse: end with a sentence. draw: from the seed,
     as a run without a source does."""

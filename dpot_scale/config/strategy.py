@@ -249,9 +249,8 @@ def _check_keys(settings: Json, where: str) -> None:
 def _check_known(content: Json, known: frozenset[str], prefix: str, where: str) -> None:
     for key, value in content.items():
         if key not in known:
-            raise ConfigError(
-                f"{where}: DeepSpeed has no key {prefix + key!r}{nearest(key, known)}"
-            )
+            hint = nearest(key, known, prefix.removesuffix("."))
+            raise ConfigError(f"{where}: DeepSpeed has no key {prefix + key!r}{hint}")
         if (expected := expected_instead(key, value)) is not None:
             raise ConfigError(f"{where}: {prefix}{key}={value!r} is not {expected}")
 

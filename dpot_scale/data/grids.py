@@ -63,6 +63,10 @@ def _rules(grids: Mapping[str, Points], model: ModelConfig, data: DataConfig) ->
                 f"stretched to {said(model.space)} points, each axis by its own factor: "
                 f"{_listed(stretched)}"
             )
+        if other and len(set(grids.values())) == 1:
+            (grid,) = set(grids.values())
+            square = len(set(grid)) == 1
+            yield f"model.grid={grid[0] if square else list(grid)} takes them as stored"
     for grid in sorted(set(seen.values())):
         if (padded := model.padded(grid)) != grid:
             yield f"{said(grid)} padded to {said(padded)} by its edge"

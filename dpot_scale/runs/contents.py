@@ -1,14 +1,16 @@
 """The datasets and the initial weights that a run or sweep reads, each named by its content."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
+from dpot_scale.checkpoints.checkpoint import checkpoint_folders, has_marker
 from dpot_scale.config.base import PositiveInt
 from dpot_scale.config.identity import Contents, Stored
-from dpot_scale.config.places import CHECKPOINTS, INPUTS, MARKER, RESULT_FILE, WEIGHTS
+from dpot_scale.config.places import CHECKPOINTS, INPUTS, JOURNAL, MARKER, RESULT_FILE, WEIGHTS
 from dpot_scale.config.record import FIRST_FORMAT, FORMAT_KEY, Record, read_record
 from dpot_scale.config.run import RunConfig
 from dpot_scale.data.store.dataset import INDEX
@@ -20,6 +22,7 @@ from dpot_scale.files import sha256, write_whole
 # Stands for what is not there and was never read: a plan needs no data.
 MISSING = "missing"
 DIGITS = 12
+STEP = " step "  # between the identity of a run and the step of a checkpoint
 
 
 class Recorded(Record):
@@ -50,7 +53,7 @@ def read_contents(config: RunConfig, directory: Path) -> Contents:
     stored = {name: known[1] for name, known in found.items() if known}
     if config.start.source is None:
         return Contents(datasets=datasets, stored=stored)
-    start = _start(config.start.source) or before.get("start", MISSING)
+    start = _start(config.start.source, directory, before.get("start"))
     return Contents(datasets=datasets, start=start, stored=stored)
 
 
@@ -95,23 +98,53 @@ def _dataset(config: RunConfig, name: str) -> tuple[str, Stored] | None:
     return dataset_digest(index), Stored(grid=index.info.grid, trajectories=trajectories)
 
 
-def _start(source: Path) -> str | None:
-    """Return a digest of weights.
+def weights_digest(source: Path) -> str | None:
+    """Return a digest of the weights that a path stands for; None if there are none.
 
-    A run or a checkpoint is named by the identity of the run that made it, which says all that its
-    files could; so these need not be read.
+    A finished run is named by its identity, and a checkpoint, as the newest of an unfinished run,
+    by that and its step: these say all that their files could, which need not be read.
     """
     if source.is_file():
         return sha256(source)[:DIGITS]
-    checkpoints = [source / MARKER, *sorted((source / CHECKPOINTS).glob(f"*/{MARKER}"))]
-    made_by = [_json(path) for path in (source / RESULT_FILE, *checkpoints)]
-    found = next((one for one in made_by if one), {})
-    identity = found.get("identity") or found.get("config_hash")
-    if identity:
-        step = f" step {found['step']}" if (source / MARKER).is_file() else ""
-        return f"{identity}{step}"
+    if identity := _identity_in(_json(source / RESULT_FILE)):
+        return identity
+    folders = checkpoint_folders(source / CHECKPOINTS)
+    for folder in (source, *(folders[step] for step in sorted(folders, reverse=True))):
+        marker = _json(folder / MARKER)
+        if identity := _identity_in(marker):
+            return f"{identity}{STEP}{marker['step']}"
     weights = source / WEIGHTS  # of a folder that no run made
     return sha256(weights)[:DIGITS] if weights.is_file() else None
+
+
+def _identity_in(record: Mapping[str, Any]) -> str:
+    """Return the identity of the run that wrote a record; the first ones call it otherwise."""
+    return str(record.get("identity") or record.get("config_hash") or "")
+
+
+def _start(source: Path, directory: Path, before: str | None) -> str:
+    """Return the digest of the weights that a run begins with, or began with.
+
+    Args:
+        source: Where they are, or were.
+        directory: The folder of the run or sweep.
+        before: What its record says.
+    """
+    now = weights_digest(source)
+    if now is None:
+        return before or MISSING
+    # The source may have gone on since; who has begun has weights of its own by now.
+    of_run = not (source / MARKER).is_file()
+    is_same = before is not None and before.partition(STEP)[0] == now.partition(STEP)[0]
+    return before if before and of_run and is_same and _has_begun(directory) else now
+
+
+def _has_begun(directory: Path) -> bool:
+    """Return whether a run has saved something, or a sweep has started a trial."""
+    folders = checkpoint_folders(directory / CHECKPOINTS).values()
+    return any((directory / name).is_file() for name in (RESULT_FILE, JOURNAL)) or any(
+        has_marker(folder) for folder in folders
+    )
 
 
 def _json(path: Path) -> dict[str, Any]:

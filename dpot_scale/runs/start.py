@@ -1,6 +1,7 @@
 """Where a run starts: at its own newest checkpoint, at other weights, or at its seed."""
 
 from functools import partial
+from pathlib import Path
 from typing import NamedTuple
 
 from dpot_scale.checkpoints.checkpoint import TrainState, checkpoint_folders, has_marker
@@ -23,6 +24,7 @@ from dpot_scale.models.transfer import (
     match_fields,
     require_whole,
 )
+from dpot_scale.runs.contents import weights_digest
 
 
 class Begun(NamedTuple):
@@ -57,7 +59,7 @@ def first_state(
     if config.start.source is None:
         return Begun(TrainState())
     source, world = config.start.source, checkpoints.world
-    found = from_main(partial(find, source), world, source)
+    found = from_main(partial(_found, source, checkpoints.contents.get("start")), world, source)
     weights = on_every_rank(partial(read_found, found), world, found)
     transfer = plan_transfer(weights, config, data)
     unfinished, fresh, pairs = transfer.unfinished, {}, {}
@@ -69,6 +71,26 @@ def first_state(
                 fresh[name] = value
     engine.load_parameters(transfer.completed(fresh) | pairs)
     return Begun(TrainState(), transfer.table())
+
+
+def _found(source: Path, known: str | None) -> Path:
+    """Return where the first weights lie, which are those that the identity of the run names.
+
+    Args:
+        source: The weights, or a run.
+        known: The digest that is part of the identity; None: that is not known.
+
+    Raises:
+        CheckpointError: there are none, or the newest intact ones are others.
+    """
+    found = find(source)
+    digest = weights_digest(found) if found.is_dir() else None
+    if known is not None and digest is not None and digest != known:
+        raise CheckpointError(
+            f"start.source: {source} was at {known} when this run was planned, and its newest "
+            f"intact checkpoint is {found}: start again, or name the checkpoint to begin with"
+        )
+    return found
 
 
 def plan_transfer(weights: Weights, config: RunConfig, data: TrainingData | None) -> Transfer:

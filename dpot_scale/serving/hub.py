@@ -17,6 +17,7 @@ from dpot_scale.serving.forecaster import ServedModel
 
 try:
     from huggingface_hub import ModelHubMixin, hf_hub_download
+    from huggingface_hub.errors import HFValidationError
 except ImportError as error:
     raise ConfigError("huggingface_hub is not installed: pip install 'dpot_scale[hub]'") from error
 
@@ -53,6 +54,27 @@ class HubModel(  # type: ignore[misc]  # its save_pretrained has more options
         found.__dict__.update(vars(model))
         return found
 
+    @classmethod
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: str | Path,
+        **options: Any,  # noqa: ANN401 - those of the mixin, `dtype` and `device`
+    ) -> Self:
+        """Return the model in a folder, or in a repository of the hub, `OWNER/NAME`.
+
+        Raises:
+            CheckpointError: there is none.
+        """
+        _require_place(pretrained_model_name_or_path)
+        try:
+            found: Self = super().from_pretrained(pretrained_model_name_or_path, **options)
+        except (OSError, HFValidationError) as error:  # of the network, and of the hub
+            raise CheckpointError(
+                f"{pretrained_model_name_or_path} is no folder here, and the hub does not give it: "
+                f"{_first_line(error)}"
+            ) from error
+        return found
+
     def _save_pretrained(self, save_directory: Path) -> None:
         """Write the weights in their precision, and what they are of."""
         weights = self.weights
@@ -73,9 +95,8 @@ class HubModel(  # type: ignore[misc]  # its save_pretrained has more options
     ) -> Self:
         """Read what `save_pretrained` has written, from a folder or a repository of the hub."""
         folder = Path(model_id)
-        if folder.is_dir():
-            path = folder / WEIGHTS
-        else:
+        path = folder / WEIGHTS
+        if not folder.is_dir():
             path = Path(hf_hub_download(model_id, WEIGHTS, **where))
         weights = read_weights_file(path)
         said = json.loads(json.dumps(weights.model.dimensions()))
@@ -85,3 +106,28 @@ class HubModel(  # type: ignore[misc]  # its save_pretrained has more options
                 "place"
             )
         return cls(weights, dtype, device)
+
+
+def _require_place(place: str | Path) -> None:
+    """Refuse at once what names no folder with weights here and no repository of the hub.
+
+    Raises:
+        CheckpointError: it does.
+    """
+    folder = Path(place)
+    if folder.is_dir():
+        if not (folder / WEIGHTS).is_file():
+            raise CheckpointError(f"{place} holds no {WEIGHTS}, which `save_pretrained` writes")
+        return
+    names = str(place).split("/")
+    is_local = isinstance(place, Path) or len(names) != 2 or not names[1] or names[0][:1] in ".~"
+    if is_local or Path(names[0]).is_dir():
+        what = "is a file, and no folder" if folder.is_file() else "does not exist"
+        raise CheckpointError(
+            f"{place} {what}: give a folder that `save_pretrained` has written, or a repository of "
+            "the hub as OWNER/NAME"
+        )
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).split("\n")), type(error).__name__).strip()

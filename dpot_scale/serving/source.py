@@ -1,21 +1,18 @@
 """Weights with what they were trained on, also where it was not yet written into them."""
 
-import os
-import tempfile
 from pathlib import Path
 
 from dpot_scale.checkpoints.source import config_of
 from dpot_scale.checkpoints.weights import read
 from dpot_scale.checkpoints.weights_file import Weights
 from dpot_scale.config.load import load_run
-from dpot_scale.config.places import MLFLOW_URI
 from dpot_scale.config.run import RunConfig
 from dpot_scale.data.channels import TrainingData, channels_of
 from dpot_scale.data.store.dataset import INDEX
 from dpot_scale.data.store.index import read_index
 from dpot_scale.errors import DataError
 from dpot_scale.runs.contents import read_contents, recorded
-from dpot_scale.tracking.registered import fetch, is_registered
+from dpot_scale.tracking.registered import is_registered, local
 
 
 def read_with_data(source: str | Path) -> Weights:
@@ -29,9 +26,10 @@ def read_with_data(source: str | Path) -> Weights:
         CheckpointError: there are no weights, they are damaged, or they are not of one model.
         DataError: the model was trained on normalised fields, and their statistics are gone.
     """
-    if is_registered(str(source)):
-        return _read_registered(str(source))
     source = Path(source)
+    if is_registered(str(source)):
+        with local(source) as found:
+            return read(found)
     weights = read(source)
     config_file = config_of(source)
     if weights.data is not None or config_file is None:
@@ -45,12 +43,6 @@ def read_with_data(source: str | Path) -> Weights:
             f"{config.data.root}, the data.root of {config_file}, unchanged"
         )
     return weights._replace(data=data)
-
-
-def _read_registered(source: str) -> Weights:
-    with tempfile.TemporaryDirectory() as folder:
-        uri = os.environ.get("MLFLOW_TRACKING_URI", MLFLOW_URI)
-        return read(fetch(source, uri, Path(folder)).weights)
 
 
 def _data_of(config: RunConfig, directory: Path) -> TrainingData | None:

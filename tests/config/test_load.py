@@ -284,7 +284,9 @@ def test_a_family_on_the_command_line_drops_the_size_of_the_one_below(
     }  # fmt: skip
     sweep = load_sweep("quickstart", ["run.model.family=toy", "ladder={a: {width: 4}}"])
     assert sweep.ladder["a"].dimensions() == model.dimensions() | {"grid": 64, "width": 4}
-    with pytest.raises(ConfigError, match=r"unknown key 'model.widht' \(did you mean 'width'\?\)"):
+    with pytest.raises(
+        ConfigError, match=r"unknown key 'model.widht' \(did you mean 'model.width'\?\)"
+    ):
         load_run("quickstart", ["model.family=toy", "model.widht=3"])
     with pytest.raises(ConfigError, match=r"unknown key 'model.size'"):
         load_run("quickstart", ["model.family=toy", "model.size=S"])

@@ -11,7 +11,7 @@ from dpot_scale.errors import ConfigError
 @pytest.mark.parametrize(
     ("overrides", "sentence"),
     [
-        (["model.sise=S"], "unknown key 'model.sise' (did you mean 'size'?)"),
+        (["model.sise=S"], "unknown key 'model.sise' (did you mean 'model.size'?)"),
         (["model.size=Tii"], "model.size=Tii: must be 'debug', 'Ti', 'S', 'M', 'L' or 'H' "),
         (["model.size=Tii"], "did you mean 'Ti'?"),
         (["lr=3e-4"], "unknown key 'lr' (did you mean 'optim.lr'?)"),
@@ -77,8 +77,8 @@ def test_a_mistake_is_one_sentence(overrides: list[str], sentence: str) -> None:
         ("windows=16", "windows=16: must be a list"),
         ("windows=[16, 16]", "windows=[16, 16] names one twice"),
         ("model.size=S", "unknown key 'model' (did you mean 'run.model'?)"),
-        ("run.model.sise=S", "unknown key 'run.model.sise' (did you mean 'size'?)"),
-        ("ladder.E64.widht=3", "unknown key 'ladder.E64.widht' (did you mean 'width'?)"),
+        ("run.model.sise=S", "unknown key 'run.model.sise' (did you mean 'run.model.size'?)"),
+        ("ladder.E64.widht=3", "unknown key 'ladder.E64.widht' (did you mean 'ladder.E64.width'?)"),
     ],
 )
 def test_a_mistake_in_a_sweep_is_one_sentence(override: str, sentence: str, tmp_path: Path) -> None:

@@ -106,7 +106,7 @@ def test_both_spellings_of_the_source(name: str, tmp_path: Path) -> None:
         ),
         ([FROM, "start.components.blocks=frozen"], "start.components.blocks=frozen: must be "),
         ([FROM, "start.components.blocks={lr: 0}"], "must be more than 0"),
-        ([FROM, "start.sources=a"], "unknown key 'start.sources' (did you mean 'source'?)"),
+        ([FROM, "start.sources=a"], "unknown key 'start.sources' (did you mean 'start.source'?)"),
         (
             [FROM, f"start.components={{{COMPONENTS.replace(',', ': freeze,')}: freeze}}"],
             "start.components freezes all that there is: leave something to train",

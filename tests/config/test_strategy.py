@@ -41,12 +41,16 @@ def test_the_shipped_names() -> None:
     ("content", "sentence"),
     [
         ({"zero_optimisation": {"stage": 3}}, r"'zero_optimisation' \(did you mean 'zero_opt"),
-        ({"zero_optimization": {"sage": 3}}, r"'zero_optimization.sage' \(did you mean 'stage'"),
+        (
+            {"zero_optimization": {"sage": 3}},
+            r"'zero_optimization.sage' \(did you mean 'zero_optimization.stage'",
+        ),
         (
             {"zero_optimization": {"stage": 3, "offload_param": {"devise": "cpu"}}},
-            "'zero_optimization.offload_param.devise' .did you mean 'device'",
+            "'zero_optimization.offload_param.devise' "
+            ".did you mean 'zero_optimization.offload_param.device'",
         ),
-        ({"bf16": {"enable": True}}, r"'bf16.enable' \(did you mean 'enabled'\?\)"),
+        ({"bf16": {"enable": True}}, r"'bf16.enable' \(did you mean 'bf16.enabled'\?\)"),
         ({"train_batch_size": 32}, "train_batch_size=32 is owned by batch.global_batch"),
         ({"gradient_clipping": 1.0}, "gradient_clipping=1.0 is owned by optim.gradient_clipping"),
         ({"optimizer": {"type": "Adam"}}, r"remove 'optimizer': set optim\.\*"),

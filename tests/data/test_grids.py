@@ -22,10 +22,18 @@ def test_resized_datasets_are_named_with_what_is_done_to_them() -> None:
     )
     assert grid_rules({"square": (64, 64)}, MODEL, a_config()) == ""
     assert grid_rules({"channel": (96, 32)}, MODEL.on((48, 16)), a_config()) == (
-        "resized to 48 x 16 points: channel (96 x 32)"
+        "resized to 48 x 16 points: channel (96 x 32); model.grid=[96, 32] takes them as stored"
     )
     assert grid_rules({"square": (60, 60)}, MODEL.on((60, 60)), a_config()) == (
         "60 x 60 padded to 64 x 64 by its edge"
+    )
+
+
+def test_the_grid_that_takes_all_datasets_as_stored_is_named() -> None:
+    both = {"one": (48, 48), "other": (48, 48)}
+    assert grid_rules(both, MODEL, a_config()) == (
+        "resized to 64 x 64 points: one (48 x 48), other (48 x 48); "
+        "model.grid=48 takes them as stored"
     )
 
 

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -115,19 +116,50 @@ def test_weights_count_by_their_content(tmp_path: Path) -> None:
     assert start(tmp_path / "absent") == MISSING
 
 
-def test_a_run_to_start_from_counts_by_its_identity(tmp_path: Path) -> None:
-    """Also where it goes on, or ends, while another run that began with it is continued."""
+def test_a_run_to_start_from_counts_by_its_identity_and_step(tmp_path: Path) -> None:
     source = tmp_path / "source"
     run = run_in(tmp_path).model_copy(update={"start": StartConfig(source=source)})
     for step in (8, 16):
-        marker = source / "checkpoints" / f"step_{step:06d}" / "COMMITTED.json"
-        marker.parent.mkdir(parents=True)
-        marker.write_text(json.dumps({"step": step, "config_hash": "abc"}))
-        assert read_contents(run, run.directory).start == "abc"
+        marker = mark(source, step, config_hash="abc")
+        assert read_contents(run, run.directory).start == f"abc step {step}"
+    mark(source, 1_000_000, identity="abc")  # whose folder comes before the others by its name
+    assert read_contents(run, run.directory).start == "abc step 1000000"
     (source / "result.json").write_text(json.dumps({"identity": "abc"}))
-    assert read_contents(run, run.directory).start == "abc"
+    assert read_contents(run, run.directory).start == "abc", "it has one end"
     checkpoint = run.model_copy(update={"start": StartConfig(source=marker.parent)})
     assert read_contents(checkpoint, run.directory).start == "abc step 16"
+
+
+@pytest.mark.parametrize("recorded_as", ["abc step 8", "abc"])  # the second: by earlier versions
+def test_who_has_begun_keeps_its_start_where_the_source_goes_on(
+    recorded_as: str, tmp_path: Path
+) -> None:
+    source = tmp_path / "source"
+    run = run_in(tmp_path).model_copy(update={"start": StartConfig(source=source)})
+    mark(source, 8, identity="abc")
+    begun = replace(read_contents(run, run.directory), start=recorded_as)
+    run.directory.mkdir(parents=True)
+    record(run.directory, begun)
+    mark(source, 16, identity="abc")
+    assert read_contents(run, run.directory).start == "abc step 16", "nothing was saved yet"
+    mark(run.directory, 1, identity="def")
+    assert read_contents(run, run.directory).start == recorded_as
+    (source / "result.json").write_text(json.dumps({"identity": "abc"}))
+    assert read_contents(run, run.directory).start == recorded_as
+    (source / "result.json").write_text(json.dumps({"identity": "another"}))
+    assert read_contents(run, run.directory).start == "another"
+    (source / "result.json").unlink()
+    checkpoint = source / "checkpoints" / "step_000016"
+    other = run.model_copy(update={"start": StartConfig(source=checkpoint)})
+    assert read_contents(other, run.directory).start == "abc step 16", "it was named"
+
+
+def mark(run: Path, step: int, **content: object) -> Path:
+    """Write the marker of a checkpoint."""
+    marker = run / "checkpoints" / f"step_{step:06d}" / "COMMITTED.json"
+    marker.parent.mkdir(parents=True)
+    marker.write_text(json.dumps({"step": step, **content}))
+    return marker
 
 
 def test_a_folder_that_no_run_made_counts_by_its_weights(tmp_path: Path) -> None:

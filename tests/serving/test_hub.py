@@ -81,3 +81,49 @@ def test_without_the_package_it_is_one_sentence(of_two: Path, tmp_path: Path) ->
     command = [sys.executable, "-c", code, str(of_two), str(tmp_path)]
     said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     assert said == "huggingface_hub is not installed: pip install 'dpot_scale[hub]'\n"
+
+
+@pytest.mark.parametrize(
+    "place",
+    ["absent", "./absent", "../absent", "~/absent", "/absent", "/a/b", "a/b/c", "runs/", ""],
+)
+def test_a_folder_that_is_not_there_is_not_sought_in_the_hub(place: str) -> None:
+    from dpot_scale.serving.hub import HubModel
+
+    with pytest.raises(CheckpointError, match="does not exist: give a folder that `save_pretr"):
+        HubModel.from_pretrained(place)
+
+
+def test_a_folder_without_weights_and_a_file(of_two: Path, tmp_path: Path) -> None:
+    from dpot_scale.serving.hub import HubModel
+
+    with pytest.raises(CheckpointError, match=r"holds no model\.safetensors, which `save_pretr"):
+        HubModel.from_pretrained(tmp_path)
+    with pytest.raises(CheckpointError, match="is a file, and no folder: give a folder"):
+        HubModel.from_pretrained(of_two)
+    absent = Path("owner/name")
+    with pytest.raises(CheckpointError, match="owner/name does not exist"):
+        HubModel.from_pretrained(absent)
+
+
+def test_beside_a_folder_of_that_name_there_is_no_owner(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from dpot_scale.serving.hub import HubModel
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs").mkdir()
+    with pytest.raises(CheckpointError, match="runs/flow does not exist"):
+        HubModel.from_pretrained("runs/flow")
+
+
+def test_what_the_hub_does_not_give_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    from dpot_scale.serving import hub
+
+    def refuse(*_: object, **__: object) -> NoReturn:
+        raise ConnectionError("no way\nto go")
+
+    monkeypatch.setattr(hub.ModelHubMixin, "from_pretrained", classmethod(refuse))
+    said = "^owner/name is no folder here, and the hub does not give it: no way$"
+    with pytest.raises(CheckpointError, match=said):
+        hub.HubModel.from_pretrained("owner/name")

@@ -10,8 +10,10 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import mlflow
@@ -219,6 +221,34 @@ def test_a_model_is_told_its_conditions(of_two: Path, tmp_path: Path) -> None:
     mlflow.set_tracking_uri(uri)
     served = mlflow.pyfunc.load_model("models:/told/1")
     model = ds.load(path, dataset="flow")
-    for conditions in ({}, {"viscosity": 0.1}, {"dt": 0.5, "viscosity": 0.0}):
-        found = served.predict(HISTORY, params=FLOW | conditions)
-        np.testing.assert_array_equal(found, model.told(**conditions).rollout(HISTORY, 4))
+    assert [one.name for one in served.metadata.signature.params.params] == [
+        "steps", "dataset", "dt", "viscosity"
+    ]  # fmt: skip
+    with over_http(served) as server:
+        for conditions in ({}, {"viscosity": 0.1}, {"dt": 0.5, "viscosity": 0.0}):
+            expected = model.told(**conditions).rollout(HISTORY, 4)
+            found = served.predict(HISTORY, params=FLOW | conditions)
+            np.testing.assert_array_equal(found, expected)
+            status, answer = server.ask(HISTORY.tolist(), FLOW | conditions)
+            assert status == 200
+            np.testing.assert_allclose(answer["predictions"], expected, rtol=1e-5, atol=1e-5)
+        status, answer = server.ask(HISTORY.tolist(), FLOW | {"viscosity": "thick"})
+        assert (status, "viscosity" in answer["message"]) == (400, True)
+
+
+@contextmanager
+def over_http(model: mlflow.pyfunc.PyFuncModel) -> Iterator[Server]:
+    """The application that `mlflow models serve` runs, in a thread, at a free port of loopback."""
+    uvicorn = pytest.importorskip("uvicorn")
+    from mlflow.pyfunc.scoring_server import init
+
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        server = uvicorn.Server(uvicorn.Config(init(model), log_level="error"))
+        thread = Thread(target=server.run, kwargs={"sockets": [listening]})
+        thread.start()
+        try:
+            yield Server(f"http://127.0.0.1:{listening.getsockname()[1]}")
+        finally:
+            server.should_exit = True
+            thread.join(30)

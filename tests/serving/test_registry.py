@@ -7,17 +7,27 @@ from pathlib import Path
 import mlflow
 import numpy as np
 import pytest
+import torch
 from mlflow.models import Model
 from mlflow.tracking import MlflowClient
 
 import dpot_scale as ds
 from dpot_scale.checkpoints.weights import read
 from dpot_scale.checkpoints.weights_file import save_model
-from dpot_scale.config.load import dump, load_run
-from dpot_scale.config.places import RESULT_FILE, RUN_CONFIG, WEIGHTS
+from dpot_scale.config.load import dump, load_run, load_sweep
+from dpot_scale.config.places import (
+    RESULT_FILE,
+    RUN_CONFIG,
+    WEIGHTS,
+    resolve_run_paths,
+    resolve_sweep_paths,
+)
 from dpot_scale.errors import CheckpointError, RecordError
+from dpot_scale.runs.contents import weights_digest
 from dpot_scale.serving.registry import offer, register
 from dpot_scale.tracking.mlflow_client import RUN_ID_FILE
+from dpot_scale.tracking.registered import locator
+from dpot_scale.train import main as train
 from dpot_scale.weights import main
 
 RELEASED = Path(__file__).parents[1] / "golden" / "official_format_small.pth"
@@ -45,6 +55,43 @@ def run_folder(weights: Path, home: Path, uri: str, run_id: str = "") -> Path:
     (folder / RUN_ID_FILE).write_text(run_id)
     save_model(folder / WEIGHTS, *read(weights))
     return folder
+
+
+def test_every_command_opens_a_version(
+    of_two: Path,
+    uri: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    source = f"models:/opened/{register(of_two, 'opened', uri)}"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    assert main(["inspect", source]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == source
+    assert ["flow", "u,", "v"] in [line.split() for line in lines]
+    assert main(["export", source]) == 2
+    assert f"{source} is a file: say with --out which one to write" in capsys.readouterr().err
+    assert main(["export", source, "--out", str(tmp_path / "released.pth")]) == 0
+    assert read(tmp_path / "released.pth").model.dimensions() == read(of_two).model.dimensions()
+
+    home = tmp_path / "home"
+    locate = locator(None, [], home)
+    run = resolve_run_paths(load_run("quickstart", [f"start.source={source}"]), home, locate)
+    kept = run.start.source
+    assert kept is not None
+    assert (kept.name, kept.parents[1]) == (WEIGHTS, home / "registered")
+    for name, value in read(of_two).state.items():
+        assert torch.equal(read(kept).state[name], value)
+    assert weights_digest(kept) is not None, "it counts by its content"
+    monkeypatch.setattr(mlflow.artifacts, "download_artifacts", None)  # it is fetched once
+    design = f"design=[{{start: {{scratch: null, given: '{source}'}}}}]"
+    sweep = resolve_sweep_paths(load_sweep("quickstart", [design]), home, locate)
+    assert sweep.design[0].start == {"scratch": None, "given": kept}
+    assert train(["start.source=models:/opened/99", f"output={home / 'runs'}"]) == 2
+    (sentence,) = capsys.readouterr().err.splitlines()
+    assert sentence.startswith(f"error: models:/opened/99 cannot be read from {uri}: ")
+    assert not (home / "runs").exists()
 
 
 def test_a_version_says_what_it_is(of_two: Path, uri: str) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from dpot_scale.errors import CheckpointError
-from dpot_scale.tracking.registered import fetch, is_registered
+from dpot_scale.tracking.registered import fetch, is_registered, local, locator, registry_of
 
 
 def test_only_such_a_source_is_in_the_registry() -> None:
@@ -37,3 +37,27 @@ def test_a_server_that_does_not_answer_is_one_sentence(tmp_path: Path) -> None:
     ) as found:
         fetch("models:/flow/1", "http://127.0.0.1:9", tmp_path)
     assert "\n" not in str(found.value)
+
+
+@pytest.mark.parametrize("key", ["tracking.mlflow_uri", "run.tracking.mlflow_uri"])
+def test_the_command_line_says_where_the_registry_is_then_the_environment_then_the_config(
+    key: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    assert registry_of("of the config") == "of the config"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "of the environment")
+    assert registry_of("of the config", ["seed=1"]) == "of the environment"
+    assert registry_of("said", [f"{key}=said"]) == "said"
+
+
+def test_what_is_not_in_the_registry_is_a_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with local(Path("model.pth")) as found:
+        assert found == Path("model.pth")
+    locate = locator("sqlite:///mlflow.db", [], tmp_path / "home")
+    assert locate(Path("model.pth")) == tmp_path / "model.pth"
+    with pytest.raises(CheckpointError, match=f"no database {tmp_path}/home/mlflow.db"):
+        locate(Path("models:/flow/1"))
+    assert not (tmp_path / "home").exists()
