@@ -18,8 +18,9 @@ import torch
 from dpot_scale.checkpoints import store as store_module
 from dpot_scale.checkpoints.checkpoint import TrainState, committed, verify
 from dpot_scale.checkpoints.store import CheckpointStore
+from dpot_scale.config.batch import BatchConfig
 from dpot_scale.config.load import load_run
-from dpot_scale.config.run import BatchConfig, CheckpointConfig, RunConfig
+from dpot_scale.config.run import CheckpointConfig, RunConfig
 from dpot_scale.engine.engine import Rates
 from dpot_scale.engine.runtime import World, start_world
 from dpot_scale.engine.zero import ZeroEngine

@@ -30,9 +30,10 @@ from typing import Literal
 import torch
 from model_step import example, loss, reference_model, theirs
 
+from dpot_scale.config.batch import BatchConfig
 from dpot_scale.config.data import DataConfig
 from dpot_scale.config.optim import OptimConfig
-from dpot_scale.config.run import BatchConfig, EngineConfig, ObjectiveConfig, RunConfig
+from dpot_scale.config.run import EngineConfig, ObjectiveConfig, RunConfig
 from dpot_scale.config.strategy import read_strategy
 from dpot_scale.data.stream.assembly import Batch
 from dpot_scale.engine.engine import Rates

@@ -12,8 +12,9 @@ from collections.abc import Callable
 
 import torch
 
+from dpot_scale.config.batch import BatchConfig
 from dpot_scale.config.data import DataConfig
-from dpot_scale.config.run import BatchConfig, EngineConfig, RunConfig
+from dpot_scale.config.run import EngineConfig, RunConfig
 from dpot_scale.config.strategy import read_strategy
 from dpot_scale.engine.runtime import start_world
 from dpot_scale.engine.start import start_engine

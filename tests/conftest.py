@@ -166,15 +166,14 @@ class RanksError(Exception):
 
 
 class Ranks:
-    """Two processes in one process group, which run what tests ask for, one case after another.
+    """Processes in one process group, which run what tests ask for, one case after another.
 
     They start with the first case. A case that fails ends them: the next one gets new ones.
     """
 
-    SIZE = 2
-
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, size: int) -> None:
         self.folder = folder
+        self.SIZE = size
         self.processes: list[subprocess.Popen[bytes]] = []
         self.connections: list[Connection] = []
         self.ports: list[int] = []  # of their process groups
@@ -259,7 +258,15 @@ class Ranks:
 @pytest.fixture(scope="session")
 def ranks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ranks]:
     """Two ranks for all tests that need some."""
-    ranks = Ranks(tmp_path_factory.mktemp("ranks"))
+    ranks = Ranks(tmp_path_factory.mktemp("ranks"), 2)
+    yield ranks
+    ranks.end()
+
+
+@pytest.fixture(scope="session")
+def three_ranks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ranks]:
+    """Three ranks, which no parameter of the tests' models divides among evenly."""
+    ranks = Ranks(tmp_path_factory.mktemp("three_ranks"), 3)
     yield ranks
     ranks.end()
 

@@ -52,12 +52,12 @@ def _inside(name: str) -> str:
 class Marker(Record):
     """The record that makes a folder a checkpoint: the state, who saved it, and its files."""
 
-    format: PositiveInt = 3
+    format: PositiveInt = 4  # since 4 the shards are safetensors, which any number of ranks reads
     step: Annotated[int, Field(ge=0)]
     world_size: Annotated[int, Field(ge=1)]
     # Of the run; "" in the first ones, which name it by another hash.
     identity: str
-    # With which the order inside shards varies; the first ones were all made on CPU.
+    # With which the order inside older shards varies; the first ones were all made on CPU.
     device: Literal["cpu", "cuda"] = "cpu"
     # What the run reads beside its config, by its name for people; the first ones do not say.
     contents: dict[str, str] = Field(default={})

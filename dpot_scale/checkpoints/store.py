@@ -29,8 +29,9 @@ from dpot_scale.checkpoints.checkpoint import (
     require_none,
     verify,
 )
+from dpot_scale.checkpoints.deepspeed_files import pickles, refuse_code
 from dpot_scale.checkpoints.retention import removable
-from dpot_scale.checkpoints.shards import pickles, refuse_code
+from dpot_scale.checkpoints.shards import is_ours, open_state, shard_file, write_shard
 from dpot_scale.config.identity import changed_content
 from dpot_scale.config.places import MARKER
 from dpot_scale.config.record import FORMAT_KEY
@@ -38,6 +39,7 @@ from dpot_scale.config.run import CheckpointConfig
 from dpot_scale.data.channels import TrainingData
 from dpot_scale.engine.collectives import from_main, on_every_rank, on_main
 from dpot_scale.engine.runtime import World
+from dpot_scale.engine.state import Snapshot, StoredState
 from dpot_scale.errors import CheckpointError, UserError
 from dpot_scale.files import flush_to_disk, write_whole
 
@@ -46,13 +48,19 @@ log = logging.getLogger(__name__)
 
 
 class Sharded(Protocol):
-    """An engine whose whole training state is spread over files, some written by each rank."""
+    """An engine whose training state is spread over the ranks."""
+
+    def snapshot(self) -> Snapshot | None:
+        """Return what this rank keeps; None where only `save_shards` reaches it."""
+
+    def load_state(self, stored: StoredState) -> None:
+        """Continue from a state that any number of ranks has saved. Collective."""
 
     def save_shards(self, folder: Path) -> None:
         """Write this rank's files under `folder`. Collective."""
 
     def load_shards(self, folder: Path) -> None:
-        """Continue from the files under `folder`. Collective."""
+        """Continue from what as many ranks wrote by `save_shards`. Collective."""
 
 
 class CheckpointStore:
@@ -97,7 +105,7 @@ class CheckpointStore:
         folder = self.directory / checkpoint_name(state.step)
         try:
             on_main(lambda: _make(folder), self.world, folder)
-            on_every_rank(lambda: engine.save_shards(folder), self.world, folder)
+            on_every_rank(lambda: self._write(engine, folder), self.world, folder)
             census = self._put_on_disk(folder)
             on_main(lambda: self._commit(folder, state, census), self.world, folder)
         except UserError:
@@ -113,8 +121,8 @@ class CheckpointStore:
         The main rank looks for checkpoints and tells the others: a rank may see another list.
 
         Raises:
-            CheckpointError: it was made by another config, from other data or on another number of
-                ranks, it would run code, or all checkpoints are damaged.
+            CheckpointError: it was made by another config or from other data, it would run code,
+                or all checkpoints are damaged.
         """
         found = from_main(partial(committed, self.directory), self.world, self.directory)
         for checkpoint in found:
@@ -124,10 +132,31 @@ class CheckpointStore:
                     log.warning("%s is damaged (%s): trying the one before", checkpoint, damaged)
                 continue
             self._refuse_code(checkpoint)
-            engine.load_shards(checkpoint.folder)
+            self._load(engine, checkpoint)
             return checkpoint.state
         on_main(partial(require_none, self.directory), self.world, self.directory)
         return None
+
+    def _write(self, engine: Sharded, folder: Path) -> None:
+        """Write this rank's files."""
+        snapshot = engine.snapshot()
+        if snapshot is None:
+            engine.save_shards(folder)
+        else:
+            path = folder / shard_file(self.world.rank)
+            path.parent.mkdir(exist_ok=True)
+            write_shard(path, snapshot)
+
+    def _load(self, engine: Sharded, checkpoint: Checkpoint) -> None:
+        """Continue from an intact checkpoint. Collective."""
+        folder = checkpoint.folder
+        if is_ours(folder) or engine.snapshot() is not None:
+            stored = on_every_rank(partial(open_state, folder), self.world, folder)
+            if stored.is_complete:
+                engine.load_state(stored)
+                return
+        self._require_same_workers(checkpoint)
+        engine.load_shards(folder)
 
     def _commit(self, folder: Path, state: TrainState, census: Mapping[str, Census]) -> None:
         """Make a checkpoint exist."""
@@ -203,6 +232,10 @@ class CheckpointStore:
                 f"{folder} was made with another config ({marker.identity}, this run has "
                 f"{self.identity}): restore that config, or choose another `name`"
             )
+
+    def _require_same_workers(self, checkpoint: Checkpoint) -> None:
+        """Refuse files that only the workers who wrote them can tell apart."""
+        folder, marker = checkpoint.folder, checkpoint.marker
         made = _workers(marker.world_size, marker.device)
         here = _workers(self.world.world_size, self.world.device.type)
         if made != here:

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from dpot_scale.checkpoints.checkpoint import newest_intact, open_checkpoint, verify
-from dpot_scale.checkpoints.shards import Master, masters, refuse_code
+from dpot_scale.checkpoints.deepspeed_files import refuse_code
+from dpot_scale.checkpoints.shards import Master, masters
 from dpot_scale.checkpoints.source import config_of, no_weights
 from dpot_scale.checkpoints.weights_file import (
     Weights,

@@ -12,6 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from dpot_scale.checkpoints.tensor_file import tensor_header
 from dpot_scale.config.model import DEFAULT_FAMILY, FAMILIES, ModelConfig, config_class
 from dpot_scale.config.record import (
     FIRST_FORMAT,
@@ -87,7 +88,8 @@ def stream_model(
     """
     shapes = shapes_of(model)
     with replacing(path) as partial, partial.open("wb") as file:
-        file.write(_safetensors_header(shapes, _metadata(model, data)))
+        described = {name: (torch.float32, shape) for name, shape in shapes.items()}
+        file.write(tensor_header(described, _metadata(model, data)))
         for (expected, shape), (name, tensor) in zip(shapes.items(), tensors, strict=True):
             assert (name, tuple(tensor.shape), tensor.dtype) == (expected, shape, torch.float32)
             file.write(tensor.contiguous().numpy().data)
@@ -96,20 +98,6 @@ def stream_model(
 def _metadata(model: ModelConfig, data: TrainingData | None) -> dict[str, str]:
     metadata = {FORMAT_KEY: str(FORMAT), MODEL_KEY: json.dumps(model.dimensions())}
     return metadata if data is None else metadata | {DATA_KEY: data.model_dump_json()}
-
-
-def _safetensors_header(
-    shapes: Mapping[str, tuple[int, ...]], metadata: Mapping[str, str]
-) -> bytes:
-    """Return what comes before the fp32 tensors: the length of a JSON text, and the text."""
-    described: dict[str, object] = {"__metadata__": metadata}
-    end = 0
-    for name, shape in shapes.items():
-        start, end = end, end + torch.float32.itemsize * prod(shape)
-        described[name] = {"dtype": "F32", "shape": shape, "data_offsets": [start, end]}
-    text = json.dumps(described).encode()
-    text += b" " * (-len(text) % 8)  # tensors are aligned
-    return len(text).to_bytes(8, "little") + text
 
 
 def save_released(path: Path, weights: Weights) -> None:

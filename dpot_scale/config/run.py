@@ -20,13 +20,13 @@ from dpot_scale.config.base import (
     Section,
     Seed,
 )
+from dpot_scale.config.batch import BatchConfig
 from dpot_scale.config.data import DataConfig
 from dpot_scale.config.model import AnyModel, component_names
 from dpot_scale.config.optim import OptimConfig
 from dpot_scale.config.sentences import nearest
 from dpot_scale.config.start import StartConfig
 from dpot_scale.config.strategy import Strategy, read_strategy
-from dpot_scale.errors import ConfigError
 
 STRATEGY = "zero3_bf16"  # where a run names none
 
@@ -44,37 +44,6 @@ class ObjectiveConfig(Section):
     supervise_padding: bool = False
     """Whether channels that a dataset lacks, which are filled with ones, count in the loss (as in
     the paper)."""
-
-
-class BatchConfig(Section):
-    """The batch arithmetic: global_batch = micro_batch x world_size x accumulation_steps."""
-
-    global_batch: PositiveInt
-    """Windows per optimizer step, over all ranks."""
-    micro_batch: PositiveInt | Literal["auto"]
-    """Windows per rank and forward. auto: as many as fit, found when the run starts."""
-
-    @property
-    def settled_micro_batch(self) -> int:
-        """Windows per rank per forward, once they are known."""
-        assert self.micro_batch != "auto"
-        return self.micro_batch
-
-    def accumulation_steps(self, world_size: int) -> int:
-        """Return the micro steps per step.
-
-        Raises:
-            ConfigError: the global batch is no multiple of micro_batch x world_size.
-        """
-        per_micro_step = self.settled_micro_batch * world_size
-        steps, rest = divmod(self.global_batch, per_micro_step)
-        if rest:
-            raise ConfigError(
-                f"batch.global_batch={self.global_batch} is not a multiple of "
-                f"batch.micro_batch x workers = {self.micro_batch} x {world_size} = "
-                f"{per_micro_step}; choose micro_batch, global_batch or workers so that it divides"
-            )
-        return steps
 
 
 class EngineConfig(Section):

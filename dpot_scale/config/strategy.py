@@ -110,10 +110,12 @@ class Strategy(Section):
     @property
     def replaces_optimizer(self) -> bool:
         """Whether DeepSpeed updates a part of the masters by an Adam of its own."""
-        zero = section(self.settings, "zero_optimization")
-        offload = section(zero, "offload_optimizer")
-        part = offload.get("super_offload", False) or offload.get("ratio", 1) < 1
-        return bool(part or "zenflow" in zero)
+        return _replaces_optimizer(section(self.settings, "zero_optimization"))
+
+    @property
+    def hides_state(self) -> bool:
+        """Whether a part of the masters and moments is where only DeepSpeed reaches it."""
+        return hides_state(self.settings)
 
     @property
     def lean(self) -> bool:
@@ -180,6 +182,17 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> Json:
     if repeated:
         raise ValueError(f"key {min(repeated)!r} appears twice")
     return {key: value for key, value in pairs if value is not None}  # null: not set
+
+
+def hides_state(settings: Json) -> bool:
+    """Return whether a part of the masters and moments is where only DeepSpeed reaches it.
+
+    Args:
+        settings: What DeepSpeed gets.
+    """
+    zero = section(settings, "zero_optimization")
+    on_disk = any(_device(zero, offload) == "nvme" for offload in OFFLOADS)
+    return on_disk or _replaces_optimizer(zero)
 
 
 def section(settings: Json, dotted: str) -> Any:  # noqa: ANN401 - JSON
@@ -253,6 +266,12 @@ def _check_known(content: Json, known: frozenset[str], prefix: str, where: str) 
             raise ConfigError(f"{where}: DeepSpeed has no key {prefix + key!r}{hint}")
         if (expected := expected_instead(key, value)) is not None:
             raise ConfigError(f"{where}: {prefix}{key}={value!r} is not {expected}")
+
+
+def _replaces_optimizer(zero: Json) -> bool:
+    offload = section(zero, "offload_optimizer")
+    part = offload.get("super_offload", False) or offload.get("ratio", 1) < 1
+    return bool(part or "zenflow" in zero)
 
 
 def _device(zero: Json, offload: str) -> Device:

@@ -7,6 +7,7 @@ from typing import NamedTuple, Protocol
 
 from torch import Tensor
 
+from dpot_scale.engine.state import Snapshot, StoredState
 from dpot_scale.errors import CheckpointError
 from dpot_scale.models.forecaster import Forecast
 
@@ -48,15 +49,32 @@ class Engine(Protocol):
     def step(self, rates: Rates) -> Update:
         """Update the weights, unless a loss or the global gradient is not finite."""
 
+    def snapshot(self) -> Snapshot | None:
+        """Return what this rank keeps of the training state, as views of it.
+
+        None where only `save_shards` reaches it.
+        """
+
+    def load_state(self, stored: StoredState) -> None:
+        """Continue from a training state that any engine has saved on any number of ranks.
+
+        Raises:
+            CheckpointError: the names or shapes are not this model's.
+        """
+
     def save_shards(self, folder: Path) -> None:
-        """Write this rank's part of the whole training state under `folder`.
+        """Write this rank's part of the training state under `folder`, where it has no snapshot.
 
         Raises:
             DiskError: this rank cannot write its part; the others may have written theirs.
         """
 
     def load_shards(self, folder: Path) -> None:
-        """Continue from what `save_shards` wrote on the same number of ranks."""
+        """Continue from what an engine of this kind wrote by itself on the same number of ranks.
+
+        Raises:
+            CheckpointError: another kind of engine wrote it.
+        """
 
     def full_parameters(self) -> Iterator[tuple[str, Tensor]]:
         """Yield the name and the fp32 master of each parameter, whole, on the CPU.
@@ -80,20 +98,27 @@ def with_nan_gradient(loss: Tensor) -> Tensor:
     return loss * (1 + 0 * loss.detach())
 
 
-def require_fit(parameters: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]]) -> None:
+def require_fit(
+    given: Mapping[str, tuple[int, ...]], shapes: Mapping[str, tuple[int, ...]]
+) -> None:
     """Refuse weights that are not those of a model.
 
     Args:
-        parameters: The weights.
+        given: The shapes of the weights.
         shapes: The shapes of the parameters of the model.
 
     Raises:
         CheckpointError: names or shapes differ.
     """
-    for name in sorted(shapes.keys() | parameters.keys()):
-        found = tuple(parameters[name].shape) if name in parameters else None
+    for name in sorted(shapes.keys() | given.keys()):
+        found = given.get(name)
         if found != shapes.get(name):
             raise CheckpointError(
                 f"the weights do not fit the model: {name} is {found or 'absent'} in them and "
                 f"{shapes.get(name) or 'absent'} in the model"
             )
+
+
+def shapes_in(parameters: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of tensors."""
+    return {name: tuple(value.shape) for name, value in parameters.items()}

@@ -13,13 +13,23 @@ import torch
 from torch import Tensor, nn
 
 from dpot_scale.config.run import RunConfig
-from dpot_scale.engine.engine import Rates, Update, require_fit, with_nan_gradient
+from dpot_scale.engine.engine import Rates, Update, require_fit, shapes_in, with_nan_gradient
 from dpot_scale.engine.heap import tune_heap
 from dpot_scale.engine.network import FACTOR, build, freeze_and_group, optimizer_groups
 from dpot_scale.engine.runtime import World
-from dpot_scale.engine.shards import MODEL_FILE, SHARDS, fairscale_file
+from dpot_scale.engine.shards import MODEL_FILE, fairscale_file
+from dpot_scale.engine.state import (
+    WEIGHT,
+    Held,
+    Part,
+    Place,
+    Snapshot,
+    StoredState,
+    load_moments,
+    parts_of,
+    steps_of,
+)
 from dpot_scale.errors import CheckpointError
-from dpot_scale.files import cannot_write, is_about_writing
 from dpot_scale.models.families import family_of
 from dpot_scale.models.forecaster import Forecast
 
@@ -121,33 +131,44 @@ class FairscaleEngine:
         self._model.zero_grad()
         return Update(norm, applied)
 
-    def save_shards(self, folder: Path) -> None:
-        """Write this rank's part of the optimizer's state, and the model from the main rank.
+    def snapshot(self) -> Snapshot:
+        """Return the parameters that this rank updates, and their moments, as views of them."""
+        world, states = self.world, self._optimizer.optim.state
+        frozen = [(n, p) for n, p in self._parameters() if not p.requires_grad]
+        parts = [
+            *parts_of(self._held(), states),
+            *(
+                Part(name, WEIGHT, 0, value.detach().reshape(-1))
+                for name, value in frozen[world.rank :: world.world_size]
+            ),
+        ]
+        return Snapshot(shapes_in(dict(self._parameters())), parts, steps_of(states))
+
+    def load_state(self, stored: StoredState) -> None:
+        """Continue from a training state that any engine has saved on any number of ranks.
 
         Raises:
-            DiskError: this rank cannot write its part; the others may have written theirs.
+            CheckpointError: the names or shapes are not this model's.
         """
-        try:
-            (folder / SHARDS).mkdir(exist_ok=True)
-            state = self._optimizer.optim.state_dict()
-            torch.save(state, folder / fairscale_file(self.world.rank))
-            if self.world.is_main:
-                module = {name: value.detach() for name, value in self._parameters()}
-                torch.save({"module": module}, folder / MODEL_FILE)
-        except (OSError, RuntimeError) as error:
-            if not is_about_writing(error):
-                raise
-            raise cannot_write(folder, error) from error
+        require_fit(stored.shapes, shapes_in(dict(self._parameters())))
+        for name, parameter in self._parameters():
+            parameter.data.copy_(stored.whole(name))
+        load_moments(self._held(), self._optimizer.optim.state, stored)
+
+    def save_shards(self, folder: Path) -> None:
+        """Do not call it: `snapshot` reaches all that there is."""
+        raise AssertionError(folder)
 
     def load_shards(self, folder: Path) -> None:
-        """Continue from what `save_shards` wrote on the same number of ranks.
+        """Continue from what an earlier version wrote on the same number of ranks.
 
         Raises:
             CheckpointError: another engine wrote it.
         """
         if not (folder / fairscale_file(self.world.rank)).is_file():
             raise CheckpointError(
-                f"{folder} was saved with engine.kind=deepspeed: continue the run with that"
+                f"{folder} was saved with engine.kind=deepspeed by an earlier version: continue "
+                "the run with that"
             )
         self._load(torch.load(folder / MODEL_FILE, map_location="cpu", weights_only=True)["module"])
         state: dict[str, Any] = torch.load(
@@ -156,6 +177,15 @@ class FairscaleEngine:
             weights_only=True,
         )
         self._optimizer.optim.load_state_dict(state)
+
+    def _held(self) -> list[Held]:
+        """Return the parameters that this rank updates."""
+        names = {parameter: name for name, parameter in self._parameters()}
+        return [
+            Held(parameter, [Place(names[parameter], 0, 0, parameter.numel())])
+            for group in self._optimizer.optim.param_groups
+            for parameter in group["params"]
+        ]
 
     def full_parameters(self) -> Iterator[tuple[str, Tensor]]:
         """Yield the name and the value of each parameter, on the CPU."""
@@ -168,7 +198,7 @@ class FairscaleEngine:
         Raises:
             CheckpointError: the names or shapes are not this model's.
         """
-        require_fit(parameters, {name: tuple(value.shape) for name, value in self._parameters()})
+        require_fit(shapes_in(parameters), shapes_in(dict(self._parameters())))
         self._load(parameters)
 
     def _parameters(self) -> Iterator[tuple[str, nn.Parameter]]:

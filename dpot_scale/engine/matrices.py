@@ -156,7 +156,7 @@ def layouts(
     """
     parameters = [parameter for group in groups.values() for parameter in group]
     shapes = {n: tuple(getattr(p, "ds_shape", p.shape)) for n, p in enumerate(parameters)}
-    found = _PIECES[stage](optimizer, groups, world.rank)
+    found = pieces_of(optimizer, groups, stage, world.rank)
     by_rank: list[Any] = [None] * world.world_size
     dist.all_gather_object(by_rank, list(found.values()))
     return {
@@ -167,6 +167,24 @@ def layouts(
 
 Masters = dict[Tensor, list[Piece]]
 Groups = Mapping[int, Sequence[nn.Parameter]]
+
+
+def pieces_of(
+    optimizer: Any,  # noqa: ANN401 - DeepSpeed is untyped
+    groups: Groups,
+    stage: int,
+    rank: int,
+) -> Masters:
+    """Return what lies in each master of a rank that holds pieces of some parameters.
+
+    Args:
+        optimizer: The optimizer of DeepSpeed's engine.
+        groups: The parameters of some of its groups, by the numbers of the groups; the parameters
+            are numbered through all of them.
+        stage: Of ZeRO.
+        rank: This rank.
+    """
+    return _PIECES[stage](optimizer, groups, rank)
 
 
 def _numbers(groups: Groups) -> dict[nn.Parameter, int]:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from dpot_scale.config.run import RunConfig
 from dpot_scale.config.strategy import Json
-from dpot_scale.engine.engine import Rates, Update, require_fit, with_nan_gradient
+from dpot_scale.engine.engine import Rates, Update, require_fit, shapes_in, with_nan_gradient
 from dpot_scale.engine.heap import tune_heap
 from dpot_scale.engine.matrices import layouts
 from dpot_scale.engine.muon import MATRICES, Muon, muon_groups
@@ -26,6 +26,8 @@ from dpot_scale.engine.shards import (
     fairscale_file,
     pickle_stages_by_value,
 )
+from dpot_scale.engine.state import Snapshot, StoredState
+from dpot_scale.engine.zero_state import ZeroState
 from dpot_scale.errors import CheckpointError, ConfigError
 from dpot_scale.models.families import family_of
 from dpot_scale.models.family import Family
@@ -57,7 +59,8 @@ class ZeroEngine:
             _require_async_io(strategy.name)
         if world.device.type == "cpu":
             tune_heap(returns_memory=strategy.lean)
-        self._engine = self._start()
+        self._engine, groups = self._start()
+        self._state = None if strategy.hides_state else self._find_state(groups)
         self._accumulation_steps = config.batch.accumulation_steps(world.world_size)
         self._micro_step = 0
 
@@ -115,8 +118,35 @@ class ZeroEngine:
             torch.full((), applied, device=self.world.device),
         )
 
+    def snapshot(self) -> Snapshot | None:
+        """Return what this rank keeps of the training state, as views of it.
+
+        None where only `save_shards` reaches it: on NVMe, or in an optimizer of DeepSpeed's own.
+        """
+        return None if self._state is None else self._state.snapshot()
+
+    def load_state(self, stored: StoredState) -> None:
+        """Continue from a training state that any engine has saved on any number of ranks.
+
+        Collective.
+
+        Raises:
+            CheckpointError: the names or shapes are not this model's, or this engine keeps its
+                state where nothing but DeepSpeed puts it.
+        """
+        if self._state is None:
+            raise CheckpointError(
+                f"engine.deepspeed={self.config.engine.deepspeed.name} keeps training state where "
+                "only DeepSpeed puts it, and the checkpoint was saved under another one: continue "
+                "the run with that, or start a new one from its weights with start.source"
+            )
+        require_fit(stored.shapes, self._state.shapes)
+        for name, parameter in self._parameters():
+            self._set(parameter, stored.whole(name).to(self.world.device))
+        self._state.load(stored)
+
     def save_shards(self, folder: Path) -> None:
-        """Write this rank's part of the whole training state under `folder`. Collective.
+        """Write this rank's part of the training state under `folder`. Collective.
 
         Raises:
             DiskError: this rank cannot write its part; the others may have written theirs.
@@ -126,10 +156,15 @@ class ZeroEngine:
             self._engine.save_checkpoint(str(folder), tag=SHARDS, save_latest=False)
 
     def load_shards(self, folder: Path) -> None:
-        """Continue from what `save_shards` wrote on the same number of ranks. Collective."""
+        """Continue from what DeepSpeed wrote by itself on the same number of ranks. Collective.
+
+        Raises:
+            CheckpointError: another engine wrote it.
+        """
         if (folder / fairscale_file(self.world.rank)).is_file():
             raise CheckpointError(
-                f"{folder} was saved with engine.kind=fairscale: continue the run with that"
+                f"{folder} was saved with engine.kind=fairscale by an earlier version: continue "
+                "the run with that"
             )
         with quiet_deepspeed():  # its optimizer for bf16 prints a line for debugging
             path, _ = self._engine.load_checkpoint(str(folder), tag=SHARDS)
@@ -157,16 +192,24 @@ class ZeroEngine:
         Raises:
             CheckpointError: the names or shapes are not this model's.
         """
-        shapes = {
-            name: tuple(getattr(parameter, "ds_shape", parameter.shape))
-            for name, parameter in self._parameters()
-        }
-        require_fit(parameters, shapes)
+        shapes = {n: tuple(getattr(p, "ds_shape", p.shape)) for n, p in self._parameters()}
+        require_fit(shapes_in(parameters), shapes)
         for name, parameter in self._parameters():
             value = parameters[name].detach().to(self.world.device, torch.float32)
             self._set(parameter, value)
 
-    def _start(self) -> Any:  # noqa: ANN401 - DeepSpeed is untyped
+    def _find_state(self, groups: Sequence[Sequence[nn.Parameter]]) -> ZeroState:
+        return ZeroState(
+            self._engine,
+            dict(self._parameters()),
+            groups,
+            stage=self.stage,
+            scales=self.compute_dtype == torch.float16,
+            world=self.world,
+        )
+
+    def _start(self) -> tuple[Any, list[list[nn.Parameter]]]:
+        """Return DeepSpeed's engine, and the parameters of each group of its optimizer."""
         import deepspeed
 
         model = self._build()
@@ -176,6 +219,11 @@ class ZeroEngine:
         family = family_of(self.config.model)
         groups = freeze_and_group(parameters, family, self.config.start)
         muon = self._muon(groups, family) if self.config.optim.kind == "muon" else None
+        given = (  # DeepSpeed replaces them
+            [list(group["params"]) for group in muon.param_groups]
+            if muon
+            else [list(group.parameters.values()) for group in groups]
+        )
         with quiet_deepspeed():
             engine, *_ = deepspeed.initialize(
                 model=model,
@@ -190,7 +238,7 @@ class ZeroEngine:
             # the norm, which says the same.
             engine.optimizer.check_overflow = lambda **_: None
         _let_skip(engine.optimizer)
-        return engine
+        return engine, given
 
     def _muon(self, groups: Sequence[Group], family: Family[Any]) -> Muon:
         # Half precision is fast and precise enough, where a device has products of it.

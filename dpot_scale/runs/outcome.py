@@ -11,7 +11,7 @@ from dpot_scale.config.load import dump
 from dpot_scale.config.optim import WIDTH_POWER
 from dpot_scale.config.places import CHECKPOINTS, RUN_CONFIG, WEIGHTS
 from dpot_scale.config.run import RunConfig
-from dpot_scale.config.strategy import Json, section
+from dpot_scale.config.strategy import Json, hides_state, section
 from dpot_scale.data.channels import TrainingData
 from dpot_scale.engine.collectives import on_every_rank, on_main
 from dpot_scale.engine.engine import Engine
@@ -36,8 +36,8 @@ FIGURES = "figures"
 DEEPSPEED_CONFIG = "deepspeed.json"  # as DeepSpeed got it
 
 
-# Settings by which DeepSpeed's files differ beside the number of workers: a checkpoint fits only
-# where these are the same. Stages 1 and 2 write the same files.
+# Settings by which DeepSpeed's own files differ beside the number of workers. They matter only
+# where a part of the state is nowhere else. Stages 1 and 2 write the same files.
 DECIDES_FILES = (
     "stage",
     "sub_group_size",
@@ -117,6 +117,8 @@ def _rates(config: RunConfig) -> str:
 def require_same_layout(run: ResolvedRun) -> None:
     """Make sure that the checkpoints of a run fit the way in which it is sharded now.
 
+    All do, on any number of workers, unless only DeepSpeed reaches a part of the state.
+
     Raises:
         CheckpointError: they do not.
     """
@@ -125,6 +127,8 @@ def require_same_layout(run: ResolvedRun) -> None:
         return
     try:
         before = json.loads((directory / DEEPSPEED_CONFIG).read_text(encoding="utf-8"))
+        if not (hides_state(before) or hides_state(run.deepspeed)):
+            return
         old, new = _layout(before), _layout(run.deepspeed)
     except (OSError, ValueError, AttributeError):
         return  # nothing says how they were sharded

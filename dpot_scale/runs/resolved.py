@@ -79,11 +79,7 @@ def resolve(run: Run, *, world_size: int, on_gpu: bool, micro_batch: int = 1) ->
     """
     config = run.config
     if config.batch.micro_batch == "auto":
-        if config.batch.global_batch % world_size:
-            raise ConfigError(
-                f"batch.global_batch={config.batch.global_batch} is not a multiple of the "
-                f"{world_size} workers"
-            )
+        config.batch.require_share(world_size)
         config = config.with_micro_batch(micro_batch)
     model, family = config.model, family_of(config.model)
     shares = seen_shares(model, config.data, run.contents.stored)

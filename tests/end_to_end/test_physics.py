@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import torch
 
+from dpot_scale.config.batch import BatchConfig
 from dpot_scale.config.data import DataConfig
-from dpot_scale.config.run import BatchConfig, EvaluationConfig, ObjectiveConfig
+from dpot_scale.config.run import EvaluationConfig, ObjectiveConfig
 from dpot_scale.data.info import DatasetInfo
 from dpot_scale.data.store.dataset import DatasetStore, open_store
 from dpot_scale.data.store.writer import StoreWriter

@@ -14,13 +14,15 @@ import torch
 from torch import distributed as dist
 
 from dpot_scale.checkpoints.checkpoint import TrainState
-from dpot_scale.checkpoints.shards import foreign_names, masters
+from dpot_scale.checkpoints.deepspeed_files import foreign_names
+from dpot_scale.checkpoints.shards import masters, shard_file, write_shard
 from dpot_scale.checkpoints.store import CheckpointStore
 from dpot_scale.checkpoints.weights_file import save_model
+from dpot_scale.config.batch import BatchConfig
 from dpot_scale.config.data import DataConfig
 from dpot_scale.config.model import ModelConfig
 from dpot_scale.config.optim import Length, OptimConfig
-from dpot_scale.config.run import BatchConfig, CheckpointConfig, EngineConfig, RunConfig
+from dpot_scale.config.run import CheckpointConfig, EngineConfig, RunConfig
 from dpot_scale.config.start import StartConfig
 from dpot_scale.config.strategy import FOLDER, Strategy, read_strategy
 from dpot_scale.engine.buffers import deepspeed_sizes, fit_buffers
@@ -266,13 +268,24 @@ def exported(world: World, folder: Path, deepspeed: str, **options) -> Result:
     """Save a trained engine and put its shards together again, as one process does."""
     engine = start_engine(config(deepspeed, **options), world)
     train(engine, world, steps=range(2))
-    engine.save_shards(folder)
+    snapshot = engine.snapshot()
+    assert snapshot is not None
+    path = folder / "ours" / shard_file(world.rank)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_shard(path, snapshot)
     dist.barrier()
-    return {
-        "whole": whole_weights(engine),
-        "together": {name: master.read() for name, master in masters(folder).items()},
-        "foreign": [name for file in folder.rglob("*.pt") for name in foreign_names(file)],
-    }
+    found = {"whole": whole_weights(engine), "together": read_masters(folder / "ours")}
+    if isinstance(engine, FairscaleEngine):
+        return found
+    # As earlier versions saved.
+    engine.save_shards(folder / "older")
+    dist.barrier()
+    names = [name for file in folder.rglob("*.pt") for name in foreign_names(file)]
+    return {**found, "older": read_masters(folder / "older"), "foreign": names}
+
+
+def read_masters(folder: Path) -> dict[str, torch.Tensor]:
+    return {name: master.read() for name, master in masters(folder).items()}
 
 
 def initialize_from(world: World, folder: Path, deepspeed: str, **options) -> Result:

@@ -37,24 +37,29 @@ def saved(output: Path, *overrides: str) -> None:
     (folder / MARKER).write_text(json.dumps(marker))
 
 
+NVME = "engine.nvme_path=/tmp"
+
+
 @pytest.mark.parametrize(
     ("before", "now", "said"),
     [
-        ("zero3_fp32", "zero0_fp32", r"stage=3 and this run has 0"),
-        ("zero0_fp32", "zero3_fp32", r"stage=0 and this run has 3"),
-        ("zero1_bf16", "zero3_bf16", r"stage=1 and this run has 3"),
-        ("zero3_bf16", "zero3_bf16_offload", r"offload_optimizer.device=none and .* has cpu"),
-        ("zero3_fp32", "mine.json", r"sub_group_size=\d+ and this run has 1000"),
+        ("zero3_bf16", "zero3_bf16_nvme", r"offload_optimizer.device=none and this run has nvme"),
+        ("zero3_bf16_nvme", "zero3_bf16_offload", r"offload_optimizer.device=nvme and .* has cpu"),
+        ("zero2_bf16", "zero3_bf16_nvme", r"stage=1 and this run has 3"),
+        ("zero3_bf16", "replaced.json", r"sub_group_size=\d+ and this run has 1000"),
     ],
 )
-def test_another_way_to_shard_is_refused_where_there_is_a_checkpoint(
+def test_a_state_that_only_deepspeed_reaches_goes_on_where_it_lies(
     before: str, now: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    Path("mine.json").write_text(json.dumps(MINE))
-    later = resolved(tmp_path, f"engine.deepspeed={now}")
+    replaced = MINE["zero_optimization"] | {"offload_optimizer": {"device": "cpu", "ratio": 0.5}}
+    Path("replaced.json").write_text(
+        json.dumps({"zero_optimization": replaced, "bf16": {"enabled": True}})
+    )
+    later = resolved(tmp_path, f"engine.deepspeed={now}", NVME)
     require_same_layout(later)
-    saved(tmp_path, f"engine.deepspeed={before}")
+    saved(tmp_path, f"engine.deepspeed={before}", NVME)
     sentence = rf"was saved with zero_optimization\.{said}: restore"
     with pytest.raises(CheckpointError, match=sentence):
         require_same_layout(later)
@@ -63,18 +68,22 @@ def test_another_way_to_shard_is_refused_where_there_is_a_checkpoint(
 @pytest.mark.parametrize(
     ("before", "now"),
     [
-        (["engine.deepspeed=zero1_bf16"], ["engine.deepspeed=zero2_bf16"]),
-        (
-            ["engine.deepspeed=zero3_fp32"],
-            ["engine.deepspeed=zero3_fp32", "engine.activation_checkpointing=full"],
-        ),
+        ("zero3_fp32", "zero0_fp32"),
+        ("zero0_fp32", "zero3_fp32"),
+        ("zero1_bf16", "zero2_bf16"),
+        ("zero1_bf16", "zero3_bf16"),
+        ("zero3_bf16", "zero3_bf16_offload"),
+        ("zero3_fp32", "mine.json"),
+        ("zero3_bf16_nvme", "zero3_bf16_nvme"),
     ],
 )
-def test_what_does_not_change_the_files_may_change(
-    before: list[str], now: list[str], tmp_path: Path
+def test_all_others_go_on_under_any_layout(
+    before: str, now: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    saved(tmp_path, *before)
-    require_same_layout(resolved(tmp_path, *now))
+    monkeypatch.chdir(tmp_path)
+    Path("mine.json").write_text(json.dumps(MINE))
+    saved(tmp_path, f"engine.deepspeed={before}", NVME)
+    require_same_layout(resolved(tmp_path, f"engine.deepspeed={now}", NVME))
 
 
 def test_its_configs_say_what_it_is(tmp_path: Path) -> None:

@@ -12,8 +12,9 @@ from typing import ClassVar
 import pytest
 from mlflow.tracking import MlflowClient
 
+from dpot_scale.config.batch import BatchConfig
 from dpot_scale.config.data import DataConfig
-from dpot_scale.config.run import BatchConfig, RunConfig, TrackingConfig
+from dpot_scale.config.run import RunConfig, TrackingConfig
 from dpot_scale.tracking.mlflow_client import RUN_ID_FILE, client
 from dpot_scale.tracking.mlflow_run import MlflowRun
 from dpot_scale.tracking.spool import SPOOL, read_metrics

@@ -20,8 +20,9 @@ import pytest
 from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 
+from dpot_scale.config.batch import BatchConfig
 from dpot_scale.config.data import DataConfig
-from dpot_scale.config.run import BatchConfig, RunConfig, TrackingConfig
+from dpot_scale.config.run import RunConfig, TrackingConfig
 from dpot_scale.tracking import mlflow_run
 from dpot_scale.tracking.mlflow_client import RUN_ID_FILE, client
 from dpot_scale.tracking.mlflow_page import annotate, review

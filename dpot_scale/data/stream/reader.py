@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dpot_scale.config.run import BatchConfig
+from dpot_scale.config.batch import BatchConfig
 from dpot_scale.data.store.dataset import DatasetStore
 from dpot_scale.data.stream.assembly import Assembler, Batch, Window
 from dpot_scale.data.stream.mixture import DatasetWindows, Mixture, UnequalWindows, Windows

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dpot_scale.config.batch import BatchConfig
 from dpot_scale.config.data import DataConfig
-from dpot_scale.config.run import BatchConfig
 from dpot_scale.data.stream.mixture import (
     BLOCK,
     Cut,
