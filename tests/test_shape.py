@@ -17,7 +17,8 @@ TESTED_ELSEWHERE = {
     "__main__.py": "test_entries.py",
     # What a checkpoint or a file holds is tested where it is written or read as a whole.
     "checkpoints/checkpoint.py": "checkpoints/test_store.py",
-    "checkpoints/shards.py": "checkpoints/test_weights.py",
+    "checkpoints/deepspeed_files.py": "engine/test_zero_state.py",
+    "checkpoints/tensor_file.py": "checkpoints/test_weights_file.py",
     "checkpoints/source.py": "test_evaluate.py",
     # Sections without behaviour of their own are tested where configs are loaded.
     "config/data.py": "config/test_load.py",
@@ -37,6 +38,7 @@ TESTED_ELSEWHERE = {
     # Engines are compared with each other.
     "engine/engine.py": "engine/test_zero.py",
     "engine/start.py": "engine/test_zero.py",
+    "engine/state.py": "engine/test_zero_state.py",
     # What every family offers is tested for each.
     "models/dpot/family.py": "models/test_family.py",  # as every family
     "models/vit/family.py": "models/test_family.py",

@@ -21,11 +21,12 @@ from dpot_scale.checkpoints.checkpoint import (
     examine,
     newest_intact,
 )
-from dpot_scale.checkpoints.shards import refuse_code
+from dpot_scale.checkpoints.deepspeed_files import refuse_code
 from dpot_scale.checkpoints.store import CheckpointStore
 from dpot_scale.config.run import CheckpointConfig
 from dpot_scale.engine.runtime import World, start_world
 from dpot_scale.engine.shards import errors_at_the_end
+from dpot_scale.engine.state import StoredState
 from dpot_scale.errors import CheckpointError, DiskError
 
 KEEP = CheckpointConfig()
@@ -36,6 +37,12 @@ class Counter:
 
     def __init__(self, value: int = 0) -> None:
         self.value = value
+
+    def snapshot(self) -> None:
+        """Only this engine reaches its state."""
+
+    def load_state(self, stored: StoredState) -> None:
+        raise NotImplementedError
 
     def save_shards(self, folder: Path) -> None:
         (folder / "shards").mkdir()
@@ -257,7 +264,9 @@ def test_another_config_is_refused(tmp_path: Path, world: World) -> None:
         store_in(tmp_path, world, "other").restore(Counter())
 
 
-def test_another_number_of_workers_is_refused(tmp_path: Path, world: World) -> None:
+def test_another_number_of_workers_is_refused_where_only_the_engine_reaches_its_state(
+    tmp_path: Path, world: World
+) -> None:
     save_steps(tmp_path, world, 1)
     marker = tmp_path / "step_000001" / MARKER
     marker.write_text(marker.read_text().replace('"world_size": 1', '"world_size": 4'))

@@ -16,6 +16,7 @@ from dpot_scale.config.places import CHECKPOINTS, RESULT_FILE, RUN_CONFIG, WEIGH
 from dpot_scale.config.run import CheckpointConfig
 from dpot_scale.data.channels import Channels, TrainingData
 from dpot_scale.engine.runtime import start_world
+from dpot_scale.engine.state import StoredState
 from dpot_scale.errors import CheckpointError
 from dpot_scale.models.dpot.network import DPOT
 from dpot_scale.weights import main
@@ -36,6 +37,12 @@ class Replicated:
 
     def __init__(self, state: dict[str, Tensor]) -> None:
         self.state = state
+
+    def snapshot(self) -> None:
+        """Only this engine reaches its state."""
+
+    def load_state(self, stored: StoredState) -> None:
+        raise NotImplementedError
 
     def save_shards(self, folder: Path) -> None:
         (folder / "shards").mkdir()

@@ -18,14 +18,6 @@ from dpot_scale.train import main
 FIRST = str(Path(__file__).parents[1] / "golden" / "first_quickstart.yaml")  # sets few fields
 
 
-def test_a_batch_that_does_not_divide_shows_the_arithmetic() -> None:
-    batch = load_run("quickstart", ["batch.global_batch=16", "batch.micro_batch=8"]).batch
-    assert batch.accumulation_steps(world_size=1) == 2
-    assert batch.accumulation_steps(world_size=2) == 1
-    with pytest.raises(ConfigError, match=r"8 x 3 = 24"):
-        batch.accumulation_steps(world_size=3)
-
-
 @pytest.mark.parametrize(
     "uri",
     [

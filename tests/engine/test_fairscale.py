@@ -5,12 +5,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from dpot_scale.checkpoints.weights import read
 from dpot_scale.config.identity import Contents, identity
 from dpot_scale.config.load import load_run
 from dpot_scale.config.places import CHECKPOINTS
 from dpot_scale.engine.runtime import World, start_world
+from dpot_scale.engine.shards import MODEL_FILE, SHARDS, fairscale_file
 from dpot_scale.engine.start import start_engine
 from dpot_scale.errors import CheckpointError, ConfigError
 from dpot_scale.runs.result import read_result
@@ -61,14 +63,20 @@ def test_a_run_trains_is_evaluated_saved_and_exported(start: Callable[..., Any])
 
 
 @pytest.mark.parametrize("saves", ["fairscale", "deepspeed"])
-def test_a_checkpoint_of_the_other_engine_is_refused(
+def test_what_an_earlier_version_saved_goes_on_under_its_engine_alone(
     saves: str, tiny_yaml: Path, tmp_path: Path, world: World
 ) -> None:
     engines = {
         kind: start_engine(load_run(str(tiny_yaml), [*OTHER, f"engine.kind={kind}"]), world)
         for kind in ("fairscale", "deepspeed")
     }
-    engines[saves].save_shards(tmp_path)
+    if saves == "deepspeed":
+        engines[saves].save_shards(tmp_path)
+    else:
+        (tmp_path / SHARDS).mkdir()
+        module = {"module": dict(engines[saves].full_parameters())}
+        torch.save(module, tmp_path / MODEL_FILE)
+        torch.save({"state": {}, "param_groups": [{"params": []}]}, tmp_path / fairscale_file(0))
     other = next(engine for kind, engine in engines.items() if kind != saves)
-    with pytest.raises(CheckpointError, match=f"was saved with engine.kind={saves}: continue"):
+    with pytest.raises(CheckpointError, match=f"was saved with engine.kind={saves} by an earlier"):
         other.load_shards(tmp_path)

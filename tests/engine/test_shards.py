@@ -9,7 +9,7 @@ import pytest
 import torch
 from deepspeed.runtime.zero.config import ZeroStageEnum
 
-from dpot_scale.checkpoints.shards import foreign_names
+from dpot_scale.checkpoints.deepspeed_files import foreign_names
 from dpot_scale.engine.shards import errors_at_the_end, pickle_stages_by_value
 from dpot_scale.errors import DiskError
 

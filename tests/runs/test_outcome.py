@@ -37,7 +37,8 @@ def saved(output: Path, *overrides: str) -> None:
     (folder / MARKER).write_text(json.dumps(marker))
 
 
-NVME = "engine.nvme_path=/tmp"
+# Where Muon needs not be.
+NVME = ("engine.nvme_path=/tmp", "optim.kind=adam")
 
 
 @pytest.mark.parametrize(
@@ -57,9 +58,9 @@ def test_a_state_that_only_deepspeed_reaches_goes_on_where_it_lies(
     Path("replaced.json").write_text(
         json.dumps({"zero_optimization": replaced, "bf16": {"enabled": True}})
     )
-    later = resolved(tmp_path, f"engine.deepspeed={now}", NVME)
+    later = resolved(tmp_path, f"engine.deepspeed={now}", *NVME)
     require_same_layout(later)
-    saved(tmp_path, f"engine.deepspeed={before}", NVME)
+    saved(tmp_path, f"engine.deepspeed={before}", *NVME)
     sentence = rf"was saved with zero_optimization\.{said}: restore"
     with pytest.raises(CheckpointError, match=sentence):
         require_same_layout(later)
@@ -82,8 +83,8 @@ def test_all_others_go_on_under_any_layout(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("mine.json").write_text(json.dumps(MINE))
-    saved(tmp_path, f"engine.deepspeed={before}", NVME)
-    require_same_layout(resolved(tmp_path, f"engine.deepspeed={now}", NVME))
+    saved(tmp_path, f"engine.deepspeed={before}", *NVME)
+    require_same_layout(resolved(tmp_path, f"engine.deepspeed={now}", *NVME))
 
 
 def test_its_configs_say_what_it_is(tmp_path: Path) -> None:

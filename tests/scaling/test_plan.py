@@ -92,8 +92,8 @@ def test_more_workers_mean_less_memory_and_time_each() -> None:
     [
         (
             "resources.workers=3",
-            r"trial E64: batch.global_batch=\d+ is not a multiple of the 3 workers: take 2, or, for "
-            r"a new run, batch.global_batch=\d+",
+            r"trial E64: batch.global_batch=\d+ is not a multiple of the 3 workers: take 2, or, "
+            r"for a new run, batch.global_batch=\d+",
         ),
         (
             "windows=[100]",

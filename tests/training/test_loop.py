@@ -20,6 +20,7 @@ from dpot_scale.data.stream.mixture import open_mixture
 from dpot_scale.data.stream.reader import BatchStream, Share, training_windows
 from dpot_scale.engine.engine import Rates, Update
 from dpot_scale.engine.runtime import World, start_world
+from dpot_scale.engine.state import Snapshot, StoredState
 from dpot_scale.errors import SharedDataError
 from dpot_scale.models.forecaster import Forecast
 from dpot_scale.tracking.spool import SPOOL, read_metrics
@@ -75,6 +76,12 @@ class Plain:
         self.seen.append([])
         self.at_step(step_index)
         return Update(norm, norm.isfinite())
+
+    def snapshot(self) -> Snapshot:
+        raise NotImplementedError
+
+    def load_state(self, stored: StoredState) -> None:
+        raise NotImplementedError
 
     def save_shards(self, folder: Path) -> None:
         raise NotImplementedError
