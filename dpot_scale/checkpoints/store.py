@@ -14,8 +14,6 @@ from functools import partial
 from pathlib import Path
 from typing import Protocol, TypeVar
 
-from torch import distributed as dist
-
 from dpot_scale.checkpoints.checkpoint import (
     Census,
     Checkpoint,
@@ -37,7 +35,7 @@ from dpot_scale.config.places import MARKER
 from dpot_scale.config.record import FORMAT_KEY
 from dpot_scale.config.run import CheckpointConfig
 from dpot_scale.data.channels import TrainingData
-from dpot_scale.engine.collectives import from_main, on_every_rank, on_main
+from dpot_scale.engine.collectives import from_main, gathered, on_every_rank, on_main
 from dpot_scale.engine.runtime import World
 from dpot_scale.engine.state import Snapshot, StoredState
 from dpot_scale.errors import CheckpointError, UserError
@@ -201,16 +199,13 @@ class CheckpointStore:
 
         mine = on_every_rank(put_mine, self.world, folder)
         on_main(put_folders, self.world, folder)
-        shares: list[dict[str, Census]] = [{} for _ in range(self.world.world_size)]
-        dist.all_gather_object(shares, mine)
+        shares = gathered(mine, self.world)
         return {name: entry for share in shares for name, entry in share.items()}
 
     def _damaged(self, checkpoint: Checkpoint) -> list[str]:
         """Return the files that are not as they were committed; the ranks share the work."""
         mine = verify(checkpoint, self._my_share(sorted(checkpoint.marker.files)))
-        shares: list[list[str]] = [[] for _ in range(self.world.world_size)]
-        dist.all_gather_object(shares, mine)
-        return [name for share in shares for name in share]
+        return [name for share in gathered(mine, self.world) for name in share]
 
     def _refuse_code(self, checkpoint: Checkpoint) -> None:
         """Refuse a checkpoint that would run code when it is read; the ranks share the work."""

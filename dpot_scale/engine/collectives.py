@@ -64,9 +64,18 @@ def from_main(find: Callable[[], T], world: World, place: Path) -> T:
     On a shared disk, one rank may not see yet what another has written.
     """
     found = [on_every_rank(lambda: find() if world.is_main else None, world, place)]
-    dist.broadcast_object_list(found)
+    if world.world_size > 1:
+        dist.broadcast_object_list(found)
     result: T = found[0]  # type: ignore[assignment]
     return result
+
+
+def gathered(mine: T, world: World) -> list[T]:
+    """Return what each rank has, by rank. Collective."""
+    found = [mine] * world.world_size
+    if world.world_size > 1:
+        dist.all_gather_object(found, mine)
+    return found
 
 
 def mean_over_ranks(values: Tensor, world: World) -> Tensor:
