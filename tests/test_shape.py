@@ -11,7 +11,7 @@ TESTS = PACKAGE.parent / "tests"
 FILES = sorted(PACKAGE.rglob("*.py"))
 LONGEST_FILE = 350
 LONGEST_FUNCTION = 60
-ENTRIES = {"train", "sweep", "prepare", "evaluate", "weights", "__main__"}
+ENTRIES = {"train", "sweep", "prepare", "evaluate", "weights", "doctor", "__main__"}
 # Modules without a test file of their own, and where they are tested.
 TESTED_ELSEWHERE = {
     "__main__.py": "test_entries.py",
@@ -52,6 +52,7 @@ TESTED_ELSEWHERE = {
     "evaluation/example.py": "evaluation/test_details.py",
     "evaluation/tally.py": "evaluation/test_details.py",
     "evaluation/trajectories.py": "evaluation/test_evaluator.py",
+    "diagnosis/examination.py": "test_doctor.py",
     "runs/run.py": "end_to_end/test_training.py",
     # With a cluster that trains nothing, and with Ray.
     "scaling/branching.py": "scaling/test_controller.py",

@@ -32,6 +32,7 @@ from dpot_scale.engine.state import (
 from dpot_scale.errors import CheckpointError
 from dpot_scale.models.families import family_of
 from dpot_scale.models.forecaster import Forecast
+from dpot_scale.models.recompute import require_fairscale
 
 
 class _WithZeroGradient(torch.autograd.Function):
@@ -61,8 +62,7 @@ class FairscaleEngine:
     compute_dtype = torch.float32
 
     def __init__(self, config: RunConfig, world: World) -> None:
-        from fairscale.optim.oss import OSS
-
+        OSS = require_fairscale("fairscale.optim.oss").OSS
         self.config = config
         self.world = world
         if world.device.type == "cpu":

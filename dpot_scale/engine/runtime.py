@@ -50,6 +50,15 @@ def start_world(seed: int = 0) -> World:
     Args:
         seed: The seed of Python, numpy and torch, shifted by the rank.
     """
+    world = join_ranks()
+    with quiet_deepspeed():
+        _adopt(world.device)
+    _seed(seed + world.rank)
+    return world
+
+
+def join_ranks() -> World:
+    """Join the process group and choose the device: the part of `start_world` without DeepSpeed."""
     local_rank = int(os.environ.setdefault("LOCAL_RANK", "0"))  # zero.Init reads it too
     device = torch.device("cpu")
     if trains_on_gpu():
@@ -59,11 +68,12 @@ def start_world(seed: int = 0) -> World:
         os.environ["DS_ACCELERATOR"] = "cpu"  # DeepSpeed would take a GPU that it can see
     _limit_threads()
     _join(device)
-    with quiet_deepspeed():
-        _adopt(device)
-    rank = dist.get_rank()
-    _seed(seed + rank)
-    return World(rank=rank, local_rank=local_rank, world_size=dist.get_world_size(), device=device)
+    return World(
+        rank=dist.get_rank(),
+        local_rank=local_rank,
+        world_size=dist.get_world_size(),
+        device=device,
+    )
 
 
 def announced_world_size() -> int:

@@ -4,6 +4,7 @@ torch's non-reentrant checkpointing is right in every mode. FairScale's wrapper 
 that can move what is kept to the host; it is unmaintained, so it is imported where it is asked for.
 """
 
+import importlib
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from dpot_scale.errors import ConfigError
 from dpot_scale.models.family import Recompute
 
 # Blocks draw no random numbers, so no generator is restored.
@@ -51,8 +53,22 @@ def _with_gradient(block: nn.Module, run: Run, x: Tensor) -> Tensor:
 def _again(block: nn.Module, recompute: Recompute) -> Run:
     if recompute.backend == "torch":
         return partial(repeated, block)
-    from fairscale.nn.checkpoint import checkpoint_wrapper
-
+    checkpoint_wrapper = require_fairscale("fairscale.nn.checkpoint").checkpoint_wrapper
     # It replaces the `forward` of the block it is given, and returns the block.
     wrapped: Run = checkpoint_wrapper(block, offload_to_cpu=recompute.offload)
     return wrapped
+
+
+def require_fairscale(module: str) -> Any:  # noqa: ANN401 - a module without types
+    """Return a module of FairScale, which is an extra of this package.
+
+    Raises:
+        ConfigError: it is not installed.
+    """
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        raise ConfigError(
+            "FairScale is not installed, and the config asks for it: pip install "
+            "'dpot_scale[fairscale]'"
+        ) from error

@@ -41,9 +41,9 @@ def require_agreement_of_ranks(run: Run, world: World) -> None:
         DiskError: the main rank cannot write to its folder.
     """
     if world.world_size > 1:
-        _require_one_folder(run.config.directory, world)
+        require_one_folder(run.config.directory, world)
         own = {
-            "version of dpot_scale": _code_digest(),
+            "version of dpot_scale": code_digest(),
             "version of torch": torch.__version__,
             "content of engine.deepspeed": content_hash(run.config.engine.deepspeed.settings),
             **run.contents.record(),
@@ -52,8 +52,13 @@ def require_agreement_of_ranks(run: Run, world: World) -> None:
         _require_same(own, world)
 
 
-def _require_one_folder(directory: Path, world: World) -> None:
-    """Let the main rank write a file that the others must see."""
+def require_one_folder(directory: Path, world: World) -> None:
+    """Make sure that all ranks see what the main one writes into a folder. Collective.
+
+    Raises:
+        ConfigError: a rank does not.
+        DiskError: the main rank cannot write there.
+    """
     written = [secrets.token_hex(8)]
     dist.broadcast_object_list(written)
     on_main(lambda: write_whole(directory / TOKEN, written[0]), world, directory)
@@ -96,7 +101,8 @@ def _require_same(own: Mapping[str, str], world: World) -> None:
                 )
 
 
-def _code_digest() -> str:
+def code_digest() -> str:
+    """Return a digest of the source of this package, as installed here."""
     digest = hashlib.sha256()
     package = Path(__file__).parents[1]
     for file in sorted(package.rglob("*.py")):

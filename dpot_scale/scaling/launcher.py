@@ -2,9 +2,10 @@
 
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Protocol
+from pathlib import Path
+from typing import Any, Protocol
 
 import ray
 from ray.exceptions import RayError
@@ -13,7 +14,8 @@ from ray.train import RunConfig as RayRunConfig
 from ray.train.torch import TorchTrainer
 from ray.train.v2.api.exceptions import TrainingFailedError
 
-from dpot_scale.config.sweep import SweepConfig
+from dpot_scale.config.sweep import ResourcesConfig, SweepConfig
+from dpot_scale.errors import UserError
 from dpot_scale.scaling.cluster import (
     Cluster,
     join_cluster,
@@ -71,7 +73,10 @@ class RayLauncher:
         # Unique: under a name it knows, Ray would restore its own state of that run.
         name = f"{trial.id}_{attempt}_{int(time.time())}"
         try:
-            return self._trainer(trial, name).fit().return_value is not None
+            task: TrialTask = {"run": trial.run}
+            resources = self.cluster.resources
+            made = trainer(train_trial, task, resources, name=name, storage=self._storage)
+            return made.fit().return_value is not None
         except (TrainingFailedError, RayError) as error:
             raise AttemptFailedError(*diagnose(error)) from error
         finally:
@@ -82,27 +87,71 @@ class RayLauncher:
         """Leave the cluster, which ends what this process started there."""
         ray.shutdown()
 
-    def _trainer(self, trial: Trial, name: str) -> TorchTrainer:
-        resources = self.cluster.resources
-        task: TrialTask = {"run": trial.run}
-        return TorchTrainer(
-            train_trial,
-            train_loop_config=task,
-            scaling_config=ScalingConfig(
-                num_workers=resources.workers,
-                use_gpu=resources.gpus_per_worker == 1,
-                resources_per_worker=worker_resources(resources),
+
+def trainer(
+    function: Callable[..., Any],
+    task: Mapping[str, Any],
+    resources: ResourcesConfig,
+    *,
+    name: str,
+    storage: Path,
+) -> TorchTrainer:
+    """Return what runs a function on the workers of a trial, in one process group.
+
+    Args:
+        function: Called with the task on each worker.
+        task: What the driver sends.
+        resources: The workers, their kind settled.
+        name: Under a name that it knows, Ray would restore its own state.
+        storage: A folder that all nodes see; Ray makes one of that name in it.
+    """
+    return TorchTrainer(
+        function,
+        train_loop_config=dict(task),
+        scaling_config=ScalingConfig(
+            num_workers=resources.workers,
+            use_gpu=resources.gpus_per_worker == 1,
+            resources_per_worker=worker_resources(resources),
+        ),
+        run_config=RayRunConfig(
+            name=name,
+            storage_path=str(storage),
+            worker_runtime_env=worker_environment(resources),
+            # Attempts are counted by the controller, which knows a user's mistake.
+            failure_config=FailureConfig(
+                max_failures=0, controller_failure_limit=CONTROLLER_FAILURES
             ),
-            run_config=RayRunConfig(
-                name=name,
-                storage_path=str(self._storage),
-                worker_runtime_env=worker_environment(resources),
-                # Attempts are counted by the controller, which knows a user's mistake.
-                failure_config=FailureConfig(
-                    max_failures=0, controller_failure_limit=CONTROLLER_FAILURES
-                ),
-            ),
-        )
+        ),
+    )
+
+
+def on_workers(
+    function: Callable[..., Any],
+    task: Mapping[str, Any],
+    resources: ResourcesConfig,
+    storage: Path,
+) -> Any:  # noqa: ANN401 - of the function
+    """Run a function on workers of the Ray cluster; return what it returns on the first one.
+
+    Args:
+        function: Called with the task on each worker, in one process group.
+        task: What the driver sends.
+        resources: The workers.
+        storage: A folder that all nodes see; it is removed at the end.
+
+    Raises:
+        UserError: there is no cluster, it is too small, or the workers failed.
+    """
+    with join_cluster(resources) as cluster:
+        try:
+            made = trainer(
+                function, task, cluster.resources, name=f"workers_{time.time_ns()}", storage=storage
+            )
+            return made.fit().return_value
+        except (TrainingFailedError, RayError) as error:
+            raise UserError(f"the workers failed: {diagnose(error)[0]}") from error
+        finally:
+            shutil.rmtree(storage, ignore_errors=True)
 
 
 @contextmanager

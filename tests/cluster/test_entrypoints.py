@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from dpot_scale import sweep, train
+from dpot_scale import doctor, sweep, train
 from dpot_scale.config.load import load_run, load_sweep
 from dpot_scale.config.strategy import strategy_names
 from dpot_scale.runs.resolved import identify, resolve
@@ -19,9 +19,10 @@ from dpot_scale.scaling.plan import on_device, plan
 
 ROOT = Path(__file__).parents[2]
 CLUSTER = ROOT / "cluster"
-FILES = [path for path in sorted(CLUSTER.rglob("*")) if path.is_file()]
+PAGES = [ROOT / "docs" / "cluster.md", ROOT / "docs" / "troubleshooting.md", ROOT / "SECURITY.md"]
+FILES = [*PAGES, *(path for path in sorted(CLUSTER.rglob("*")) if path.is_file())]
 COMMAND = re.compile(
-    r"(?:python -m dpot_scale\.|dpot_scale/)(sweep|train)(?:\.py)?((?: [^\s`&|<>'\"]+)*)"
+    r"(?:python -m dpot_scale\.|dpot_scale/)(sweep|train|doctor)(?:\.py)?((?: [^\s`&|<>'\"]+)*)"
 )
 SUBMITTED = re.compile(r"sbatch cluster/slurm/(\w+)\.sbatch((?: [^\s`#]+)*)")
 
@@ -45,7 +46,7 @@ COMMANDS = sorted(
 
 
 def test_there_are_some_of_each() -> None:
-    assert {entry for entry, *_ in COMMANDS} == {"sweep", "train"}
+    assert {entry for entry, *_ in COMMANDS} == {"sweep", "train", "doctor"}
     assert len(COMMANDS) >= 6
 
 
@@ -55,8 +56,17 @@ def test_its_parser_accepts_it(
 ) -> None:
     entry, *words = command
     words = ["quickstart" if word.endswith(".yaml") else word for word in words]  # a reader's own
-    assert {"sweep": sweep, "train": train}[entry].main([*words, "--print-config"]) == 0
+    assert {"sweep": sweep, "train": train, "doctor": doctor}[entry].main(
+        [*words, "--print-config"]
+    ) == 0
     assert yaml.safe_load(capsys.readouterr().out)["name"]
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_the_files_that_it_names_exist(path: Path) -> None:
+    named = re.findall(r"(?<![\w/])cluster/[\w/.-]*\w", path.read_text(encoding="utf-8"))
+    made_by_readers = {"cluster/mlflow/.env"}
+    assert {name for name in named if not (ROOT / name).exists()} <= made_by_readers
 
 
 # Sizes.

@@ -304,7 +304,7 @@ def test_every_option_of_ray_start_exists() -> None:
     from ray.scripts.scripts import start
 
     known = {option for parameter in start.params for option in parameter.opts}
-    files = [*LAUNCHERS, *CLUSTER.glob("slurm/*.sbatch"), CLUSTER / "README.md"]
+    files = [*LAUNCHERS, *CLUSTER.glob("slurm/*.sbatch"), ROOT / "docs" / "cluster.md"]
     found = [options for path in files for options in starts(path.read_text(encoding="utf-8"))]
     assert len(found) >= 8
     for options in found:

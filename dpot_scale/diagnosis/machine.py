@@ -1,0 +1,168 @@
+"""Checks that one process makes on its machine, before any rank is started."""
+
+import contextlib
+import fcntl
+import os
+import shutil
+import socket
+import sys
+from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import torch
+
+from dpot_scale.config.run import RunConfig
+from dpot_scale.diagnosis.finding import Finding
+from dpot_scale.engine.runtime import ranks_of_node, trains_on_gpu
+from dpot_scale.files import NO_LOCKS
+from dpot_scale.models.families import family_of
+from dpot_scale.runs.agreement import code_digest
+
+GIB = 2**30
+SHARED_MEMORY = Path("/dev/shm")
+SHARED_BYTES = 66 * 2**20  # of each rank on CPUs: DeepSpeed's buffers; NCCL needs about as much
+PACKAGES = ("torch", "deepspeed", "ray", "mlflow", "numpy")
+COMPILERS = ("c++", "g++", "clang++")
+LAUNCHER_PORT = 29500  # of `deepspeed` and torchrun, unless they are told another
+STATE_BYTES = 16  # of a parameter in a checkpoint: master, two moments, and the model
+OPEN_FILES = 4096  # a rank opens the shards of its datasets, sockets and pipes
+
+
+def machine_findings(config: RunConfig) -> Iterator[Finding]:
+    """Yield what the checks of this machine find.
+
+    Args:
+        config: A run that is to be trained here, its paths absolute.
+    """
+    yield versions()
+    yield devices()
+    yield compiler(config)
+    yield shared_memory()
+    yield storage(config.output)
+    yield locks(config.output)
+    yield disk(config)
+    yield open_files()
+    if "RANK" not in os.environ:  # else the launcher has taken it
+        yield port()
+
+
+def versions() -> Finding:
+    """Say which versions are installed; nodes are compared by what they say."""
+    found = [f"Python {sys.version.split()[0]}"]
+    for name in PACKAGES:
+        try:
+            found.append(f"{name} {version(name)}")
+        except PackageNotFoundError:
+            return Finding("versions", "stops", f"no {name}", "pip install dpot_scale again")
+    return Finding("versions", "ok", ", ".join([*found, f"code {code_digest()}"]))
+
+
+def devices() -> Finding:
+    """Say on what this machine trains."""
+    if trains_on_gpu():
+        names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+        kinds = ", ".join(f"{names.count(name)} x {name}" for name in dict.fromkeys(names))
+        return Finding("devices", "ok", kinds)
+    cores = len(os.sched_getaffinity(0))
+    if not Path("/dev/nvidia0").exists():
+        return Finding("devices", "ok", f"{cores} CPU cores, no GPU")
+    to_do = "install a build of torch for CUDA, and a driver that is new enough for it"
+    return Finding("devices", "note", f"{cores} CPU cores; torch sees no GPU", to_do)
+
+
+def compiler(config: RunConfig) -> Finding:
+    """Say whether DeepSpeed's operators can be compiled, where a run needs them."""
+    needed = not trains_on_gpu() or config.engine.deepspeed.optimizer_device != "none"
+    chosen = os.environ.get("CXX")
+    found = [name for name in ([chosen] if chosen else COMPILERS) if shutil.which(name)]
+    if found and shutil.which("ninja"):
+        return Finding("compiler", "ok", f"{found[0]} and ninja")
+    missing = "ninja" if found else "C++ compiler"
+    if not needed:
+        return Finding("compiler", "ok", f"no {missing} in PATH, and none needed on GPUs")
+    to_do = (
+        "pip install ninja" if found else "apt-get install g++, or load a module with a compiler"
+    )
+    return Finding("compiler", "stops", f"no {missing} in PATH", to_do)
+
+
+def shared_memory(folder: Path = SHARED_MEMORY) -> Finding:
+    """Say whether the ranks of this machine can share memory."""
+    if not folder.is_dir():
+        return Finding(str(folder), "stops", "does not exist", f"mount a tmpfs at {folder}")
+    free, needed = shutil.disk_usage(folder).free, SHARED_BYTES * ranks_of_node()
+    found = f"{free / GIB:.2f} GiB free, {needed / GIB:.2f} needed"
+    if free >= needed:
+        return Finding(str(folder), "ok", found)
+    to_do = (
+        "give the container more: --shm-size=8g in Docker, a volume with `medium: Memory` in "
+        "Kubernetes; or remove what killed processes left there"
+    )
+    return Finding(str(folder), "stops", found, to_do)
+
+
+def storage(folder: Path) -> Finding:
+    """Say whether results can be written."""
+    probe = folder / f".doctor_{socket.gethostname()}_{os.getpid()}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe.write_bytes(b"written")
+        read = probe.read_bytes()
+        probe.unlink()
+    except OSError as error:
+        to_do = "set `output` or DPOT_SCALE_HOME to a folder that this user may write to"
+        return Finding("storage", "stops", f"cannot write {folder}: {error.strerror}", to_do)
+    assert read == b"written"
+    return Finding("storage", "ok", f"{folder} can be written")
+
+
+def locks(folder: Path) -> Finding:
+    """Say whether the file system of results has locks."""
+    probe = folder / f".doctor_lock_{socket.gethostname()}_{os.getpid()}"
+    try:
+        with probe.open("a") as file:
+            fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in NO_LOCKS:
+            to_do = "nothing: lock files are used instead; a mount with `flock` would be surer"
+            return Finding("flock", "note", "the file system has none", to_do)
+        return Finding("flock", "note", str(error.strerror), "see the line `storage`")
+    finally:
+        with contextlib.suppress(OSError):  # it could not be made
+            probe.unlink()
+    return Finding("flock", "ok", "works")
+
+
+def disk(config: RunConfig) -> Finding:
+    """Say whether the checkpoints of the run fit on the disk."""
+    folder = next(place for place in (config.output, *config.output.parents) if place.is_dir())
+    free = shutil.disk_usage(folder).free
+    parameters = family_of(config.model).parameters(config.model).total
+    needed = STATE_BYTES * parameters * (config.checkpoint.keep + 1)
+    found = f"{free / GIB:,.1f} GiB free in {folder}, {needed / GIB:,.1f} for checkpoints"
+    if free >= needed:
+        return Finding("disk", "ok", found)
+    return Finding("disk", "stops", found, "make room, or set `output` to a larger disk")
+
+
+def open_files() -> Finding:
+    """Say how many files a process may open."""
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft >= OPEN_FILES or soft == resource.RLIM_INFINITY:
+        return Finding("open files", "ok", f"{soft:,} allowed")
+    return Finding("open files", "note", f"{soft:,} allowed", f"ulimit -n {min(hard, 65536)}")
+
+
+def port(number: int = LAUNCHER_PORT) -> Finding:
+    """Say whether the port that launchers take is free."""
+    with socket.socket() as tried:
+        tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            tried.bind(("", number))
+        except OSError:
+            to_do = "another training runs here: start yours with `deepspeed --master_port N ...`"
+            return Finding(f"port {number}", "note", "taken", to_do)
+    return Finding(f"port {number}", "ok", "free")

@@ -1,0 +1,48 @@
+"""Whether MLflow can be reached, lets this process in and takes a run. No training needs it."""
+
+from urllib.parse import urlsplit
+
+from dpot_scale.config.run import TrackingConfig
+from dpot_scale.diagnosis.finding import Finding
+from dpot_scale.tracking.mlflow_client import client, experiment_of, reason
+
+CHECK = "MLflow"
+
+
+def mlflow(tracking: TrackingConfig) -> Finding:
+    """Make a run, log a metric and a file, and delete the run again.
+
+    Args:
+        tracking: The address and the experiment.
+        folder: Where the artifact is made.
+    """
+    uri = tracking.mlflow_uri
+    if uri is None:
+        return Finding(CHECK, "ok", "not used: tracking.mlflow_uri is null")
+    try:
+        server = client(uri)
+        run_id = server.create_run(experiment_of(server, tracking), run_name="doctor").info.run_id
+        try:
+            server.log_metric(run_id, "doctor", 1.0)
+            server.log_text(run_id, "written by the doctor", "doctor.txt")
+        finally:
+            server.delete_run(run_id)
+    except Exception as error:
+        return Finding(CHECK, "note", f"{uri}: {_short(reason(error))}", _to_do(uri, str(error)))
+    return Finding(CHECK, "ok", f"{uri} takes runs, metrics and files")
+
+
+def _short(sentence: str, most: int = 120) -> str:
+    return sentence if len(sentence) <= most else sentence[: most - 4] + " ..."
+
+
+def _to_do(uri: str, error: str) -> str:
+    kept = "; until then metrics stay in the run's folder, and are sent when it continues"
+    host = urlsplit(uri).netloc
+    if "Invalid Host header" in error:
+        return f"start the server with --allowed-hosts {host} beside the names it has{kept}"
+    if "401" in error or "not authenticated" in error.lower():
+        return f"set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD{kept}"
+    if "403" in error:
+        return f"give this user the right to write to the experiment{kept}"
+    return f"start the server, or correct tracking.mlflow_uri and the firewall{kept}"

@@ -1,0 +1,106 @@
+"""Each verdict about a machine that can be caused on this one."""
+
+import errno
+import fcntl
+import os
+import shutil
+import socket
+from pathlib import Path
+
+import pytest
+
+from dpot_scale.config.load import load_run
+from dpot_scale.config.run import RunConfig
+from dpot_scale.diagnosis import machine
+from dpot_scale.diagnosis.machine import (
+    compiler,
+    disk,
+    locks,
+    machine_findings,
+    open_files,
+    port,
+    shared_memory,
+    storage,
+    versions,
+)
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> RunConfig:
+    return load_run("quickstart", [f"output={tmp_path / 'runs'}", "tracking.mlflow_uri=null"])
+
+
+def test_nothing_is_wrong_here_and_nothing_is_left_behind(config: RunConfig) -> None:
+    findings = list(machine_findings(config))
+    assert {one.check for one in findings if one.verdict == "stops"} <= {"/dev/shm", "disk"}
+    assert [one.check for one in findings][:3] == ["versions", "devices", "compiler"]
+    assert list(config.output.iterdir()) == []
+
+
+def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    found = storage(tmp_path / "file" / "runs")
+    assert (found.verdict, "Not a directory" in found.found) == ("stops", True)
+    assert "DPOT_SCALE_HOME" in found.to_do
+    assert locks(tmp_path / "file" / "runs").verdict == "note"
+
+
+def test_a_file_system_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(number: int, operation: int) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    assert locks(tmp_path).verdict == "ok"
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    found = locks(tmp_path)
+    assert (found.verdict, found.found) == ("note", "the file system has none")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_shared_memory_that_is_full(small_disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = shared_memory(small_disk)
+    assert (found.verdict, found.found) == ("stops", "0.00 GiB free, 0.06 needed")
+    assert "--shm-size" in found.to_do
+    assert shared_memory(small_disk / "absent").verdict == "stops"
+    monkeypatch.setattr(machine, "SHARED_BYTES", 1000)
+    assert shared_memory(small_disk).verdict == "ok"
+
+
+def test_a_path_without_a_compiler(
+    config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert compiler(config).verdict == "ok"
+    ninja = shutil.which("ninja")
+    assert ninja is not None
+    (tmp_path / "ninja").symlink_to(ninja)
+    monkeypatch.delenv("CXX", raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    found = compiler(config)
+    assert (found.verdict, found.found) == ("stops", "no C++ compiler in PATH")
+    monkeypatch.setattr(machine, "trains_on_gpu", lambda: True)
+    assert compiler(config).verdict == "ok", "nothing is compiled on GPUs"
+    offloads = load_run("quickstart", ["engine.deepspeed=zero3_bf16_offload", "optim.kind=adam"])
+    assert compiler(offloads).verdict == "stops", "its Adam is"
+
+
+def test_a_disk_without_room_for_checkpoints(small_disk: Path) -> None:
+    found = disk(load_run("quickstart", [f"output={small_disk}"]))
+    assert found.verdict == "stops"
+    assert f"0.0 GiB free in {small_disk}" in found.found
+
+
+def test_a_port_that_is_taken() -> None:
+    with socket.create_server(("", 0)) as server:
+        number = server.getsockname()[1]
+        assert port(number).verdict == "note"
+    assert port(number).verdict == "ok"
+
+
+def test_a_package_that_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert versions().verdict == "ok"
+    monkeypatch.setattr(machine, "PACKAGES", ("torch", "no-such-package"))
+    assert versions().found == "no no-such-package"
+
+
+def test_few_open_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("resource.getrlimit", lambda _: (256, 1024))
+    assert (open_files().verdict, open_files().to_do) == ("note", "ulimit -n 1024")

@@ -1,0 +1,70 @@
+"""MLflow that takes runs, refuses the name it is called by, asks for a password, or is absent."""
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from wsgiref.simple_server import WSGIRequestHandler, make_server
+
+import pytest
+from flask import Flask
+from mlflow.server.security import init_security_middleware
+
+from dpot_scale.config.run import TrackingConfig
+from dpot_scale.diagnosis.tracking import mlflow
+from dpot_scale.tracking.mlflow_client import client
+
+
+class Quiet(WSGIRequestHandler):
+    def log_message(self, *_: object) -> None:
+        """Nothing."""
+
+
+def test_a_database_that_takes_runs(tmp_path: Path) -> None:
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    assert mlflow(TrackingConfig(mlflow_uri=uri)).verdict == "ok"
+    server = client(uri)
+    (experiment,) = [one for one in server.search_experiments() if one.name == "dpot_scale"]
+    assert server.search_runs([experiment.experiment_id]) == [], "it is deleted again"
+
+
+def served(app: Flask) -> Iterator[str]:
+    with make_server("127.0.0.1", 0, app, handler_class=Quiet) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
+@pytest.fixture
+def strict(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """MLflow's own check of names, before a server that has nothing."""
+    monkeypatch.setenv("MLFLOW_SERVER_ALLOWED_HOSTS", "mlflow.example.com")
+    app = Flask("mlflow")
+    init_security_middleware(app)
+    yield from served(app)
+
+
+@pytest.fixture
+def asking() -> Iterator[str]:
+    """One that asks for a password."""
+    app = Flask("mlflow")
+    app.before_request(lambda: ("You are not authenticated.", 401))
+    yield from served(app)
+
+
+def test_a_server_that_refuses_the_name(strict: str) -> None:
+    found = mlflow(TrackingConfig(mlflow_uri=f"http://{strict}"))
+    assert found.verdict == "note"
+    assert found.to_do.startswith(f"start the server with --allowed-hosts {strict} beside")
+
+
+def test_a_server_that_asks_for_a_password(asking: str) -> None:
+    found = mlflow(TrackingConfig(mlflow_uri=f"http://{asking}"))
+    assert found.to_do.startswith("set MLFLOW_TRACKING_USERNAME")
+
+
+def test_nobody_there() -> None:
+    found = mlflow(TrackingConfig(mlflow_uri="http://127.0.0.1:9"))
+    assert (found.verdict, "refused" in found.found) == ("note", True)
+    assert mlflow(TrackingConfig()).found == "not used: tracking.mlflow_uri is null"
