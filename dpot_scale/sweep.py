@@ -114,6 +114,7 @@ def _execute(options: argparse.Namespace) -> int:
             from dpot_scale.scaling.driver import run_sweep
 
             failures = run_sweep(sweep, named(trials, options.names), print_line)
+            trials = plan(sweep)  # with the rates that a probe has found by now
             _register_best(sweep, (*trials, *earlier_trials(sweep, trials)))
             return 1 if failures else 0
     return 0
@@ -126,6 +127,8 @@ def _cancel(trials: Sequence[Trial], names: Sequence[str]) -> None:
         raise ConfigError("name the trials to cancel, as `status` does: cancel TRIAL ...")
     for name in names:
         (trial,) = [one for one in named(trials, [name]) if one.id == name]
+        if trial.role == "unprobed":
+            raise ConfigError(f"{name} has no id before its rate is probed; cancel it then")
         if read_result(trial.run.directory) is not None:
             raise ConfigError(f"{name} has finished: there is nothing to cancel")
         file = cancel(trial.run.directory)
@@ -145,9 +148,11 @@ def _plan(options: argparse.Namespace, sweep: SweepConfig) -> int:
 
         choice = choose_trials(sweep, trials, earlier_trials(sweep, trials), options.budget)
         trials, words = choice.trials, choice.words
-    text = plan_json if options.json else plan_table
-    print_line(text(sweep, trials, terms))
-    if words is not None and not options.json:
+    if options.json:
+        print_line(plan_json(sweep, trials, terms, words))
+        return 0
+    print_line(plan_table(sweep, trials, terms))
+    if words is not None:
         names = " ".join(trial.id for trial in trials)
         print_line(f"{words}\nrun them with: python -m dpot_scale.sweep run ... {names}")
     return 0

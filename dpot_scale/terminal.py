@@ -47,6 +47,12 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.1f} min" if seconds >= 120 else f"{seconds:.0f} s"
 
 
+def clock(seconds: float) -> str:
+    """Return a time for a column, all of which has one unit: 0:00:40, 2:30:00, 96:00:00."""
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02}:{rest:02}"
+
+
 class Bars:
     """Live bars, each with a name, on a terminal; in a pipe or a file there are none.
 

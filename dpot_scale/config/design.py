@@ -185,18 +185,45 @@ class Power(Section):
     """Where this comes from, for the plan and the report."""
 
 
+class Probe(Section):
+    """Short trainings of small models, which find the learning rates before the trials begin.
+
+    Each model is trained with each rate. The best rates of all models give a power law.
+    """
+
+    ladder: Ladder
+    """The models, at least two, as a ladder of the design."""
+    rates: tuple[PositiveFloat, ...] = Field(min_length=3)
+    """Peak learning rates of Adam, for the width of each model. That of Muon keeps its ratio to it,
+    as `run.optim` has it."""
+    windows: PositiveInt
+    """Windows of each training."""
+    of: Literal["width", "parameters"] = "width"
+    """What the best rate follows."""
+
+    @model_validator(mode="after")
+    def _shows_a_law(self) -> Self:
+        models = self.ladder.parameters if isinstance(self.ladder, Sizes) else self.ladder
+        if len(models) < 2:
+            raise ValueError("ladder: two models at least say how the rate follows their size")
+        refuse_twins("rates", self.rates)
+        return self
+
+
 class LearningRateRule(Section):
-    """How the learning rate is found: one of the two."""
+    """How the learning rate is found: one of these."""
 
     width_transfer: WidthTransfer | None = None
     """From rates found at one width."""
     power: Power | None = None
     """Adam's at the width of the model, by a power law; that of Muon stays that of the run."""
+    probe: Probe | None = None
+    """By a power law that trainings of small models find first."""
 
     @model_validator(mode="after")
     def _is_one(self) -> Self:
-        if (self.width_transfer is None) == (self.power is None):
-            raise ValueError("give either width_transfer or power")
+        if [self.width_transfer, self.power, self.probe].count(None) != 2:
+            raise ValueError("give one of width_transfer, power and probe")
         return self
 
 
@@ -209,3 +236,8 @@ class Rules(Section):
     """`batch.global_batch`, rounded to what the workers can share; lengths are rounded to it."""
     weight_decay: Power | None = None
     """`optim.weight_decay`."""
+
+    @property
+    def probe(self) -> Probe | None:
+        """The trainings that find the learning rates first."""
+        return self.lr.probe if self.lr is not None else None

@@ -300,13 +300,21 @@ def inline(run: object) -> None:
         data["suite"] = load_suite(data["suite"])
 
 
+def _probe(raw: Raw) -> Raw:
+    """Return the probe of the learning rates in a raw sweep; empty if there is none."""
+    found: object = raw
+    for key in ("rules", "lr", "probe"):
+        found = found.get(key) if isinstance(found, dict) else None
+    return found if isinstance(found, dict) else {}
+
+
 def _complete_ladders(raw: Raw) -> None:
     """Lay each model of a ladder over `run.model`; what is no mapping is left to the validation."""
     run, design = raw.get("run"), raw.get("design")
     shared = run.get("model") if isinstance(run, dict) else None
     if not isinstance(shared, dict):
         return
-    for place in (raw, *(design if _is_design(design) else ())):
+    for place in (raw, *(design if _is_design(design) else ()), _probe(raw)):
         ladder = place.get("ladder")
         if isinstance(ladder, dict) and kind_of_ladder(ladder) == "models":
             for label, model in ladder.items():

@@ -115,6 +115,20 @@ def resolve(run: Run, *, world_size: int, on_gpu: bool, micro_batch: int = 1) ->
     )
 
 
+def require_precision(run: ResolvedRun) -> None:
+    """Make sure that the workers of a run can compute in its precision.
+
+    Raises:
+        ConfigError: they cannot.
+    """
+    strategy = run.config.engine.deepspeed
+    if strategy.dtype == "fp16" and not run.on_gpu:
+        raise ConfigError(
+            f"engine.deepspeed={strategy.name} computes in fp16, which DeepSpeed does on "
+            "GPUs only; choose a bf16 or fp32 one"
+        )
+
+
 def _mean_flops(config: RunConfig, shares: Mapping[Points, float]) -> Flops:
     """Return the FLOPs of one window, a mean over those of each grid."""
     family, recompute = family_of(config.model), Recompute.of(config.engine)

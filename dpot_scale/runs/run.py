@@ -25,14 +25,14 @@ from dpot_scale.data.stream.reader import BatchStream, Share, training_windows
 from dpot_scale.engine.collectives import on_every_rank, on_main, raise_on_all
 from dpot_scale.engine.runtime import World, announced_world_size, start_world, trains_on_gpu
 from dpot_scale.engine.start import start_engine
-from dpot_scale.errors import ConfigError, UserError, speaks_for_all, this_command
+from dpot_scale.errors import UserError, speaks_for_all, this_command
 from dpot_scale.evaluation.monitor import Monitor
 from dpot_scale.runs.agreement import require_agreement_of_ranks
 from dpot_scale.runs.folder import finished_before
 from dpot_scale.runs.lock import only_run_in
 from dpot_scale.runs.micro_batch import settle_micro_batch
 from dpot_scale.runs.outcome import header, keep, require_same_layout, run_artifacts, write_configs
-from dpot_scale.runs.resolved import ResolvedRun, Run, resolve
+from dpot_scale.runs.resolved import ResolvedRun, Run, require_precision, resolve
 from dpot_scale.runs.result import TrainingResult
 from dpot_scale.runs.start import first_state, require_source
 from dpot_scale.terminal import print_line
@@ -81,7 +81,7 @@ def run_training(
         return finished
     # Finds what is wrong with the config before hours are spent on generating its data.
     resolved = resolve(run, world_size=announced_world_size(), on_gpu=trains_on_gpu())
-    _require_precision(resolved)
+    require_precision(resolved)
     stores, problem = _open_stores(run.config)
     world = start_world(run.config.seed)
     raise_on_all(problem, world)
@@ -89,15 +89,6 @@ def run_training(
         require_agreement_of_ranks(run, world)
         settled = settle_micro_batch(resolved, world, print_line)
         return _train(settled, world, stores, opens_mlflow_run, told_to_stop)
-
-
-def _require_precision(run: ResolvedRun) -> None:
-    strategy = run.config.engine.deepspeed
-    if strategy.dtype == "fp16" and not run.on_gpu:
-        raise ConfigError(
-            f"engine.deepspeed={strategy.name} computes in fp16, which DeepSpeed does on "
-            "GPUs only; choose a bf16 or fp32 one"
-        )
 
 
 def _train(

@@ -43,8 +43,14 @@ def choose_trials(
         hours: Device hours.
 
     Raises:
-        ConfigError: nothing is left to run, or not even the cheapest trial can be paid for.
+        ConfigError: its rates are not probed yet, nothing is left to run, or not even the cheapest
+            trial can be paid for.
     """
+    if any(trial.role == "unprobed" for trial in trials):
+        raise ConfigError(
+            f"the rates of sweep {sweep.name} are not probed yet: run the trials of its probe first"
+        )
+    trials = [trial for trial in trials if trial.role == "point"]
     finished = finished_trials((*trials, *earlier))
     done = {entry.trial.id for entry in finished}
     left = [t for t in trials if t.id not in done and not is_cancelled(t.run.directory)]

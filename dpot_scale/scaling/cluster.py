@@ -4,7 +4,7 @@ import logging
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +14,10 @@ from ray.util.placement_group import placement_group, remove_placement_group
 
 from dpot_scale.cluster.connection import connection
 from dpot_scale.config.sweep import ResourcesConfig
+from dpot_scale.engine.memory import GIB
 from dpot_scale.errors import ConfigError, UserError
+from dpot_scale.scaling.cost import DEVICES
+from dpot_scale.scaling.fitting import NO_NODES, Node, machine_gib
 from dpot_scale.terminal import duration
 
 # Only small control messages pass through Ray: metrics and checkpoints go to disk.
@@ -23,6 +26,7 @@ OBJECT_STORE_BYTES = 100 * 2**20
 ROOM_SECONDS = 24 * 3600.0
 UNSAID_SECONDS = 10.0  # an earlier trial takes a moment to leave
 POLL_SECONDS = 1.0
+KIND = "accelerator_type:"  # begins the resource of a node that names its GPUs
 # Ray's own limits for the start of workers, 60 s both, are limits of an idle cluster.
 PATIENCE = {
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": str(ROOM_SECONDS),  # read by the driver of a trial
@@ -36,6 +40,7 @@ class Cluster:
 
     resources: ResourcesConfig  # with the kind of workers settled
     trials: int  # that it holds at a time when nobody else uses it
+    nodes: Sequence[Node] = NO_NODES
 
 
 @contextmanager
@@ -71,7 +76,27 @@ def _measure(resources: ResourcesConfig) -> Cluster:
                 f"{there.get(key, 0):g}; lower resources.workers or start a larger cluster"
             )
     trials = min(int(there[key] // amount) for key, amount in needed.items())
-    return Cluster(resources=settled, trials=trials)
+    nodes = [as_node(node) for node in ray.nodes() if node["Alive"]]
+    return Cluster(resources=settled, trials=trials, nodes=nodes)
+
+
+def as_node(described: Mapping[str, Any]) -> Node:
+    """Return what Ray says of one of its nodes.
+
+    That is the memory which was free when it was started, and as much as there is on this machine:
+    others may have used some of it. Of a GPU Ray names the kind.
+    """
+    there = described["Resources"]
+    memory = there.get("memory", 0.0) + there.get("object_store_memory", 0.0)
+    is_here = described["NodeID"] == ray.get_runtime_context().get_node_id()
+    kinds = [key.removeprefix(KIND).lower() for key in there if key.startswith(KIND)]
+    known = [DEVICES[name].gib for name in DEVICES if name in kinds]
+    return Node(
+        cpus=there.get("CPU", 0.0),
+        gpus=there.get("GPU", 0.0),
+        gib=machine_gib() if is_here else memory / GIB or None,
+        gpu_gib=known[0] if len(kinds) == 1 == len(known) else None,
+    )
 
 
 def settle(resources: ResourcesConfig, there: Mapping[str, float]) -> ResourcesConfig:

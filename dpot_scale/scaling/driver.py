@@ -4,6 +4,7 @@ import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
+from typing import TYPE_CHECKING
 
 from dpot_scale.config.data import DataConfig
 from dpot_scale.config.load import dump
@@ -14,12 +15,19 @@ from dpot_scale.files import write_whole
 from dpot_scale.runs.contents import read_contents, record
 from dpot_scale.runs.result import read_result
 from dpot_scale.scaling.earlier import earlier_trials
+from dpot_scale.scaling.fitting import require_fit
 from dpot_scale.scaling.journal import hold_sweep
-from dpot_scale.scaling.plan import Trial
+from dpot_scale.scaling.plan import Trial, named, plan
 from dpot_scale.scaling.plan_text import plan_table
+from dpot_scale.scaling.probe import fit_rates
+from dpot_scale.scaling.rates import save_rates
 from dpot_scale.scaling.report.text import REPORT
 from dpot_scale.scaling.report.write import publish, write_report
 from dpot_scale.tracking.mlflow_run import MlflowRun, record_life
+from dpot_scale.tracking.spool import SPOOL
+
+if TYPE_CHECKING:
+    from dpot_scale.scaling.cluster import Cluster
 
 
 def run_sweep(
@@ -42,11 +50,14 @@ def run_sweep(
     """
     say(plan_table(sweep, trials))
     say(f"\nresults go to {sweep.directory}\n")
+    if any(trial.role == "point" for trial in trials):
+        # The rates are known: a trial of the probe that failed is not tried again.
+        trials = [trial for trial in trials if trial.role == "point"]
     has_ended = all(read_result(trial.run.directory) is not None for trial in trials)
     if has_ended and (sweep.directory / REPORT).exists():
         for trial in trials:
             say(f"{trial.id}: finished before")
-        say(f"\n{write_report(sweep, (*trials, *earlier_trials(sweep, trials))).summary}")
+        say(f"\n{write_report(sweep, _pooled(sweep)).summary}")
         return {}
     with _interrupts():
         return _run(sweep, trials, say, has_ended=has_ended)
@@ -81,23 +92,32 @@ def _run(
         if trial.after is None and read_result(trial.run.directory) is None:
             require_source(trial.run)
     contents = read_contents(sweep.run, sweep.directory)
-    tracking, failures = sweep.run.tracking, dict[str, str]()
+    failures: Mapping[str, str] = {}
     with hold_sweep(sweep):
         write_whole(sweep.directory / SWEEP_CONFIG, dump(sweep))
         record(sweep.directory, contents)
         run = MlflowRun(
-            sweep.directory, sweep, tracking, name=sweep.name, datasets=contents.datasets
+            sweep.directory,
+            sweep,
+            sweep.run.tracking,
+            name=sweep.name,
+            datasets=contents.datasets,
         )
         if not has_ended:
             with ray_launcher(sweep) as launcher:
+                _require_room(sweep, trials, launcher.cluster)
                 _make_data(trials, say)
                 with record_life(run):
-                    controller = Controller(
-                        sweep=sweep, trials=trials, parent_run=run, launcher=launcher, say=say
-                    )
-                    failures = controller.run()
+
+                    def control(trials: Sequence[Trial]) -> Mapping[str, str]:
+                        controller = Controller(
+                            sweep=sweep, trials=trials, parent_run=run, launcher=launcher, say=say
+                        )
+                        return controller.run()
+
+                    failures = _train(sweep, trials, control, say)
                     run.has_failed = bool(failures)
-        pooled = (*trials, *earlier_trials(sweep, trials))
+        pooled = _pooled(sweep)
         has_results = any(read_result(trial.run.directory) is not None for trial in pooled)
         report = write_report(sweep, pooled) if has_results else None
         if report is not None:
@@ -105,6 +125,54 @@ def _run(
     if report is not None:
         say(f"\n{report.summary}")
     return failures
+
+
+def _require_room(sweep: SweepConfig, trials: Sequence[Trial], cluster: "Cluster") -> None:
+    """Make sure that the cluster can train what is left, before anything is spent on it.
+
+    What has trained before fits, whatever the estimate says.
+
+    Raises:
+        ConfigError: a trial does not fit into the memory of the nodes, or they cannot compute in
+            its precision.
+    """
+    settled = sweep.model_copy(update={"resources": cluster.resources})
+    if cluster.resources != sweep.resources:
+        trials = named(plan(settled), [trial.id for trial in trials])
+    new = [trial for trial in trials if not (trial.run.directory / SPOOL).exists()]
+    require_fit(settled, new, None, cluster.nodes)
+
+
+def _train(
+    sweep: SweepConfig,
+    trials: Sequence[Trial],
+    control: Callable[[Sequence[Trial]], Mapping[str, str]],
+    say: Callable[[str], None],
+) -> Mapping[str, str]:
+    """Run trials, those of a probe first; return why each failed one did.
+
+    Raises:
+        ConfigError: the probe does not show the rates of the others.
+    """
+    failures = control([trial for trial in trials if trial.role != "unprobed"])
+    waiting = {(t.label, t.run.windows) for t in trials if t.role == "unprobed"}
+    if not waiting:
+        return failures
+    rates = fit_rates(sweep, [trial for trial in trials if trial.role == "probe"])
+    save_rates(sweep.directory, rates)
+    probed = [
+        trial
+        for trial in plan(sweep)
+        if trial.role == "point" and (trial.label, trial.run.windows) in waiting
+    ]
+    say(f"\n{plan_table(sweep, probed)}\n")
+    return {**failures, **control(probed)}
+
+
+def _pooled(sweep: SweepConfig) -> tuple[Trial, ...]:
+    """Return all trials of a sweep, finished ones of earlier designs among them."""
+    trials = plan(sweep)
+    return (*trials, *earlier_trials(sweep, trials))
 
 
 def _make_data(trials: Sequence[Trial], say: Callable[[str], None]) -> None:

@@ -19,6 +19,7 @@ from dpot_scale.scaling.design import FactorValue
 from dpot_scale.scaling.identified import trials_directory
 from dpot_scale.scaling.journal import Journal
 from dpot_scale.scaling.plan import Trial
+from dpot_scale.scaling.rates import PROBE
 
 POINT = "point.json"
 
@@ -66,6 +67,8 @@ def _read(folder: Path) -> Trial | None:
     except ConfigError:
         return None
     point = _point(folder, result.windows)
+    if PROBE in point.factors:
+        return None  # no point of a law
     return Trial(
         id=folder.name,
         label=point.label,
@@ -102,7 +105,11 @@ def require_same_sweep(sweep: SweepConfig, trials: Sequence[Trial]) -> None:
     if difference is not None:
         raise ConfigError(f"{sweep.directory} holds a sweep that was begun with {difference}")
     started = {entry.trial for entry in Journal(sweep.directory).entries()}
-    others = sorted(started - {trial.id for trial in trials})
+    others = sorted(
+        name
+        for name in started - {trial.id for trial in trials}
+        if PROBE not in _point(trials_directory(sweep) / name, windows=0).factors
+    )
     if others and not _has_same_base(sweep, contents):
         raise ConfigError(
             f"{sweep.directory} holds a sweep of another config (see {SWEEP_CONFIG} there), which "

@@ -39,8 +39,12 @@ class Identified:
         for config in sorted(self._folder.glob(f"*/{RUN_CONFIG}")):
             self._begun[config.parent.name[-DIGITS:]].append(config.parent.name)
 
-    def run(self, point: Point) -> Run:
+    def run(self, point: Point, *, is_settled: bool = True) -> Run:
         """Return the run of a point, named after what it is and placed inside the sweep.
+
+        Args:
+            point: The point.
+            is_settled: Whether its config is. Until then its name ends in question marks.
 
         Raises:
             ConfigError: an earlier point is the same run, or no dataset has so many trajectories.
@@ -56,7 +60,8 @@ class Identified:
             )
         self._labels[known] = label
         short = point.label[:LONGEST_LABEL]
-        name = self._find(contents, known, f"{short}_w{config.windows}_")
+        prefix = f"{short}_w{config.windows}_"
+        name = self._find(contents, known, prefix) if is_settled else self._unsettled(prefix)
         self._names[known] = name
         return Run(
             config=config.model_copy(update={"name": name}), contents=contents, identity=known
@@ -73,6 +78,13 @@ class Identified:
         contents = read_contents(config, self._sweep.directory)
         self._contents.append((config.data, config.start.source, contents))
         return contents
+
+    def _unsettled(self, prefix: str) -> str:
+        """Return a name that no folder and no other point has."""
+        name = f"{prefix}{'?' * DIGITS}"
+        while name in self._names.values():
+            name += "?"
+        return name
 
     def _find(self, contents: Contents, known: str, prefix: str) -> str:
         """Return the name of the folder of a run: that of an earlier design, or a new one."""

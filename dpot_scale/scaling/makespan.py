@@ -16,6 +16,10 @@ def makespan(trials: Sequence[Trial], at_a_time: int) -> float:
         trials: The trials. A branch whose trunk is not among them may begin at once.
         at_a_time: How many there is room for.
     """
+    probe = [trial for trial in trials if trial.role == "probe"]
+    if probe and len(probe) < len(trials):  # which all others wait for
+        others = [trial for trial in trials if trial.role != "probe"]
+        return makespan(probe, at_a_time) + makespan(others, at_a_time)
     waiting = sorted(trials, key=lambda trial: -trial.seconds)
     began: dict[str, float] = {}
     by_id = {trial.id: trial for trial in trials}

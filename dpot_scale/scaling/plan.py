@@ -4,7 +4,8 @@ No torch, DeepSpeed, Ray or MLflow here.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal
 
 from dpot_scale.config.identity import Contents
 from dpot_scale.config.run import RunConfig
@@ -12,7 +13,7 @@ from dpot_scale.config.sentences import nearest
 from dpot_scale.config.sweep import SweepConfig
 from dpot_scale.engine.memory import GIB, MIB
 from dpot_scale.errors import ConfigError
-from dpot_scale.runs.resolved import ResolvedRun, Run, resolve
+from dpot_scale.runs.resolved import ResolvedRun, Run, require_precision, resolve
 from dpot_scale.scaling.cost import (
     DEVICES,
     UNNAMED_CPU,
@@ -24,6 +25,7 @@ from dpot_scale.scaling.cost import (
 )
 from dpot_scale.scaling.design import FactorValue, Point, constant_steps, points_of
 from dpot_scale.scaling.identified import Identified
+from dpot_scale.scaling.rates import Rates, probe_points, read_rates, with_rate
 from dpot_scale.scaling.speeds import known_speeds, measured_speed
 
 # Seconds for Ray to start the workers of a trial and for those to import torch and DeepSpeed, to
@@ -32,6 +34,11 @@ TRIAL_OVERHEAD_SECONDS = 20.0
 # Resident memory of a Ray worker that mirrors to MLflow beyond that of a rank of `deepspeed` that
 # does not (measured on CPU, Ray 2.60, MLflow 3.17: 68 MiB and 60 MiB).
 RAY_WORKER = 128 * MIB
+
+
+# What a trial is for: a point of the laws; one that waits for the rates of a probe, from which its
+# config and its id follow; or one of the probe.
+Role = Literal["point", "unprobed", "probe"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -58,6 +65,7 @@ class Trial:
     worker_gib: float  # estimated peak memory of one worker
     seconds: float  # estimated
     sending_seconds: float = 0.0  # of the messages between workers, which computing may hide
+    role: Role = "point"
 
     @property
     def own_flops(self) -> float:
@@ -67,7 +75,7 @@ class Trial:
 
 
 def plan(sweep: SweepConfig, device: DeviceName | None = None) -> tuple[Trial, ...]:
-    """Return the trials of a sweep, the cheapest first.
+    """Return the trials of a sweep: those of its probe, if any, and all others, the cheapest first.
 
     Args:
         sweep: The sweep.
@@ -77,17 +85,46 @@ def plan(sweep: SweepConfig, device: DeviceName | None = None) -> tuple[Trial, .
         ConfigError: a point of the design is not possible, two points are the same run, a batch
             does not divide among the workers, or the strategy lacks something.
         DataError: the index of a dataset cannot be read.
+        RecordError: the rates that a probe found cannot be read.
     """
     sweep = on_device(sweep, device)
     prices = _Prices(sweep, device)
-    known = Identified(sweep)
     points = points_of(sweep)
-    runs = [known.run(point) for point in points]
+    if sweep.rules.probe is None:
+        return _in_order(_plan_points(sweep, prices, points, "point"))
+    small = _plan_points(sweep, prices, probe_points(sweep, sweep.rules.probe), "probe")
+    rates = read_rates(sweep.directory)
+    if rates is not None and not rates.are_of([trial.id for trial in small]):
+        rates = None  # of another probe
+    if rates is not None:
+        points = [_with_found_rate(sweep, point, rates) for point in points]
+    role: Role = "unprobed" if rates is None else "point"
+    return _in_order(small) + _in_order(_plan_points(sweep, prices, points, role))
+
+
+def _in_order(trials: Sequence[Trial]) -> tuple[Trial, ...]:
+    return tuple(sorted(trials, key=lambda trial: trial.train_flops))
+
+
+def _plan_points(
+    sweep: SweepConfig, prices: "_Prices", points: Sequence[Point], role: Role
+) -> list[Trial]:
+    known = Identified(sweep)
+    runs = [known.run(point, is_settled=role != "unprobed") for point in points]
     trials = [
         _plan_trial(prices, point, run, _after(known, point, run))
         for point, run in zip(points, runs, strict=True)
     ]
-    return tuple(sorted(trials, key=lambda trial: trial.train_flops))
+    return [replace(trial, role=role) for trial in trials]
+
+
+def _with_found_rate(sweep: SweepConfig, point: Point, rates: Rates) -> Point:
+    """Return a point with the rate that a probe found for its size."""
+    try:
+        run = with_rate(point.run, rates.rate(point.run.model), sweep.run.optim)
+    except ConfigError as error:
+        raise ConfigError(f"trial {point.label}: {error}") from error
+    return replace(point, run=run)
 
 
 def _after(known: Identified, point: Point, run: Run) -> After | None:
@@ -99,7 +136,9 @@ def _after(known: Identified, point: Point, run: Run) -> After | None:
 
 
 def named(trials: Sequence[Trial], names: Sequence[str]) -> tuple[Trial, ...]:
-    """Return the trials of these names, or all where none is named; branches with their trunks.
+    """Return the trials of these names, or all where none is named.
+
+    Branches come with their trunks, and what waits for a probe with its trials.
 
     Raises:
         ConfigError: there is no trial of such a name.
@@ -110,6 +149,8 @@ def named(trials: Sequence[Trial], names: Sequence[str]) -> tuple[Trial, ...]:
             raise ConfigError(f"there is no trial {name!r}{nearest(name, known)}")
     wanted = set(names or known)
     wanted |= {t.after.trial for t in trials if t.id in wanted and t.after is not None}
+    if any(t.id in wanted and t.role == "unprobed" for t in trials):
+        wanted |= {t.id for t in trials if t.role == "probe"}
     return tuple(trial for trial in trials if trial.id in wanted)
 
 
@@ -133,6 +174,11 @@ class _Prices:
     def __init__(self, sweep: SweepConfig, device: DeviceName | None) -> None:
         self._resources, self._device = sweep.resources, device
         self._speeds = known_speeds(sweep.run.output, sweep.resources) if device is None else []
+
+    @property
+    def are_settled(self) -> bool:
+        """Whether the kind of the workers is: `auto` awaits a cluster, which may have GPUs."""
+        return self._resources.gpus_per_worker != "auto"
 
     def resolve(self, run: Run) -> ResolvedRun:
         """Return a run on the workers.
@@ -170,6 +216,8 @@ def _plan_trial(prices: _Prices, point: Point, run: Run, after: After | None) ->
     try:
         # Raises what would otherwise stop the trial after its workers have started.
         resolved = prices.resolve(run)
+        if prices.are_settled:
+            require_precision(resolved)
     except ConfigError as error:
         raise ConfigError(f"trial {point.label}: {error}") from error
     config = resolved.config

@@ -10,9 +10,10 @@ from dpot_scale.errors import ConfigError
 from dpot_scale.scaling.cost import DEVICES, UNNAMED_CPU, UNNAMED_GPU, DeviceName
 from dpot_scale.scaling.makespan import makespan
 from dpot_scale.scaling.plan import Trial
+from dpot_scale.scaling.rates import read_rates
 from dpot_scale.scaling.rules import describe
 from dpot_scale.scaling.speeds import cores, known_speeds, speeds_like
-from dpot_scale.terminal import duration, table
+from dpot_scale.terminal import clock, duration, table
 
 HOUR = 3600.0
 # Of the time of a trial: messages that take less are not worth a column.
@@ -65,23 +66,28 @@ def plan_table(sweep: SweepConfig, trials: Sequence[Trial], terms: Terms = THIS_
     for trial in trials:
         cells = [trial.id, f"{trial.parameters:,}", f"{trial.run.windows:,}"]
         cells += [f"{trial.run.steps:,}", f"{trial.train_flops:.2e}"]
-        cells += [f"{trial.worker_gib:.2f} GiB", duration(trial.seconds)]
-        cells += [duration(trial.sending_seconds)] * sends
+        cells += [f"{trial.worker_gib:.2f} GiB", clock(trial.seconds)]
+        cells += [clock(trial.sending_seconds)] * sends
         cells.append(f"{device_hours(sweep, trial):.3g}")
         if terms.price is not None:
             cells.append(f"{device_hours(sweep, trial) * terms.price:,.2f}")
         rows.append(cells)
     kind = {"auto": "", 0: "CPU ", 1: "GPU "}[sweep.resources.gpus_per_worker]
     lines = [
-        f"sweep {sweep.name}: {len(trials)} trials of {workers} {kind}workers each, "
+        f"sweep {sweep.name}: {_count(len(trials), 'trial')} of {_count(workers, f'{kind}worker')} "
+        "each, "
         f"{trials[0].run.engine.deepspeed.name}",
         "",
         table(header, rows),
         "",
         *_totals(sweep, trials, terms),
-        *describe(sweep.rules),
+        *rule_lines(sweep, trials),
     ]
     return "\n".join(lines)
+
+
+def _count(number: int, name: str) -> str:
+    return f"{number} {name}{'s' * (number != 1)}"
 
 
 def _totals(sweep: SweepConfig, trials: Sequence[Trial], terms: Terms) -> list[str]:
@@ -104,6 +110,21 @@ def _totals(sweep: SweepConfig, trials: Sequence[Trial], terms: Terms) -> list[s
             "memory is that of CPU workers; each gets a GPU where the cluster has enough "
             "(resources.gpus_per_worker=auto)"
         )
+    return lines
+
+
+def rule_lines(sweep: SweepConfig, trials: Sequence[Trial]) -> list[str]:
+    """Return each rule in one line, with its source."""
+    lines = describe(sweep.rules)
+    probe = [trial for trial in trials if trial.role == "probe"]
+    if any(trial.role == "unprobed" for trial in trials):
+        hours = sum(device_hours(sweep, trial) for trial in probe)
+        lines.append(
+            f"optim.lr is probed first, by {len(probe)} trials for {hours:.3g} device hours; the "
+            "ids of all others follow from what they find"
+        )
+    elif sweep.rules.probe is not None and len(probe) < len(trials):
+        lines.append(f"{read_rates(sweep.directory)}")
     return lines
 
 
@@ -140,8 +161,20 @@ def device_hours(sweep: SweepConfig, trial: Trial) -> float:
     return trial.seconds * sweep.resources.workers / HOUR
 
 
-def plan_json(sweep: SweepConfig, trials: Sequence[Trial], terms: Terms = THIS_MACHINE) -> str:
-    """Return the plan as JSON: the totals, and every trial with its factors and its price."""
+def plan_json(
+    sweep: SweepConfig,
+    trials: Sequence[Trial],
+    terms: Terms = THIS_MACHINE,
+    choice: str | None = None,
+) -> str:
+    """Return the plan as JSON: the totals, and every trial with its factors and its price.
+
+    Args:
+        sweep: The sweep, its kind of workers settled.
+        trials: Its plan, or what of it was chosen for a budget.
+        terms: What it was priced for.
+        choice: Why these trials were chosen.
+    """
     price = terms.price
 
     def of_trial(trial: Trial) -> dict[str, Any]:
@@ -149,6 +182,7 @@ def plan_json(sweep: SweepConfig, trials: Sequence[Trial], terms: Terms = THIS_M
         return {
             "id": trial.id,
             "label": trial.label,
+            "role": trial.role,
             "factors": dict(trial.factors),
             "after": None
             if trial.after is None
@@ -180,7 +214,8 @@ def plan_json(sweep: SweepConfig, trials: Sequence[Trial], terms: Terms = THIS_M
         "cost": None if price is None else hours * price,
         "seconds": makespan(trials, terms.at_a_time(sweep)),
         "critical_path_seconds": makespan(trials, len(trials)),
-        "rules": describe(sweep.rules),
+        "rules": rule_lines(sweep, trials),
+        "choice": choice,
         "trials": [of_trial(trial) for trial in trials],
     }
     return json.dumps(content, indent=2)

@@ -14,6 +14,7 @@ from dpot_scale.errors import ConfigError
 from dpot_scale.models.families import count_parameters
 
 LEARNING_RATE, BATCH, WEIGHT_DECAY = "optim.lr", "batch.global_batch", "optim.weight_decay"
+OF_A_PROBE = (LEARNING_RATE, "optim.muon_lr", "optim.reference_width")  # what it sets
 Values = dict[str, Any]  # by dotted keys of a run
 # Rules that follow the size of a model, and those that follow the length of its training.
 Stage = Literal["size", "length"]
@@ -59,6 +60,8 @@ def refuse_values_of_rules(sweep: SweepConfig) -> None:
         ConfigError: there is such a field.
     """
     ruled = {f"run.{key}" for stage in STAGES for key in power_rules(sweep.rules, stage)}
+    if sweep.rules.probe is not None:
+        ruled |= {f"run.{key}" for key in OF_A_PROBE}
     for entry in sweep.factors:
         changes = [entry.grid or {}, *(entry.ablation or {}).values()]
         lost = next((key for keys in changes for key in keys if key in ruled), None)

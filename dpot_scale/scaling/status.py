@@ -80,6 +80,8 @@ def _words(trial: Trial, last: Entry | None, state: str) -> str:
     """Return why a trial failed, or what it waits for."""
     if state == "failed" and last is not None:
         return last.reason
+    if state == "waiting" and trial.role == "unprobed":
+        return "after the probe, which finds its rate"
     if state == "waiting" and trial.after is not None:
         return f"after step {trial.after.step} of {trial.after.trial}"
     return ""

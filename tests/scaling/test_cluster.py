@@ -1,9 +1,14 @@
 """What the workers of a trial get from a cluster. With Ray itself: tests/end_to_end."""
 
+from types import SimpleNamespace
+
 import pytest
+import ray
 
 from dpot_scale.config.sweep import ResourcesConfig
-from dpot_scale.scaling.cluster import settle, worker_environment, worker_resources
+from dpot_scale.engine.memory import GIB
+from dpot_scale.scaling.cluster import as_node, settle, worker_environment, worker_resources
+from dpot_scale.scaling.fitting import machine_gib
 
 
 @pytest.mark.parametrize(("gpus", "expected"), [(0, 0), (1, 0), (2, 1), (8, 1)])
@@ -24,3 +29,27 @@ def test_only_a_worker_without_a_gpu_of_its_own_is_shown_none() -> None:
     hidden = {"env_vars": {"CUDA_VISIBLE_DEVICES": ""}}
     assert worker_environment(ResourcesConfig(gpus_per_worker=0)) == hidden
     assert worker_environment(ResourcesConfig(gpus_per_worker=1)) == {}
+
+
+@pytest.mark.parametrize(
+    ("kinds", "gib"),
+    [
+        (["H100"], 79.6),
+        (["A100"], 80.0),
+        (["A100-40G"], None),
+        (["H100", "A100"], None),
+        ([], None),
+    ],
+)
+def test_a_node_has_what_ray_says_of_it(
+    kinds: list[str], gib: float | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    context = SimpleNamespace(get_node_id=lambda: "here")
+    monkeypatch.setattr(ray, "get_runtime_context", lambda: context)
+    there = {"CPU": 64.0, "GPU": 8.0, "memory": 70 * GIB, "object_store_memory": 30 * GIB}
+    there |= {f"accelerator_type:{kind}": 1.0 for kind in kinds}
+    node = as_node({"NodeID": "there", "Resources": there})
+    assert (node.cpus, node.gpus, node.gib, node.gpu_gib) == (64, 8, 100, gib)
+    # Others may have used memory of this machine when its node was started.
+    assert as_node({"NodeID": "here", "Resources": there}).gib == machine_gib()
+    assert as_node({"NodeID": "there", "Resources": {"CPU": 1.0}}).gib is None

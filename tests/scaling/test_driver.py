@@ -2,6 +2,7 @@
 
 from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -9,10 +10,13 @@ from dpot_scale.config.load import load_sweep
 from dpot_scale.config.places import resolve_sweep_paths
 from dpot_scale.errors import CheckpointError, ConfigError
 from dpot_scale.scaling import launcher
+from dpot_scale.scaling.cluster import Cluster
 from dpot_scale.scaling.controller import Controller
 from dpot_scale.scaling.driver import run_sweep
+from dpot_scale.scaling.fitting import Node
 from dpot_scale.scaling.plan import plan
 from dpot_scale.tracking.mlflow_run import MlflowRun
+from dpot_scale.tracking.spool import SPOOL
 
 NO_SERVICES = ["run.tracking.mlflow_uri=null", "run.data.suite=null"]
 
@@ -31,7 +35,9 @@ def test_mlflow_tells_a_bug_from_an_interrupt(
         raise error
 
     monkeypatch.setattr(Controller, "run", fail)
-    monkeypatch.setattr(launcher, "ray_launcher", lambda _: nullcontext())
+    cluster = Cluster(resources=sweep.resources, trials=1)
+    workers = SimpleNamespace(cluster=cluster)
+    monkeypatch.setattr(launcher, "ray_launcher", lambda _: nullcontext(workers))
     monkeypatch.setattr(MlflowRun, "close", lambda _, how, **__: told.append(how))
     with pytest.raises(type(error)) as raised:
         run_sweep(sweep, plan(sweep), print)
@@ -47,3 +53,41 @@ def test_weights_that_are_missing_are_told_before_anything_is_made(tmp_path: Pat
     with pytest.raises(CheckpointError, match=f"^start.source: .*{missing}"):
         run_sweep(sweep, plan(sweep), print)
     assert not sweep.directory.exists()
+
+
+def test_what_the_nodes_cannot_hold_is_refused_before_anything_is_spent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sweep = resolve_sweep_paths(load_sweep("quickstart"), tmp_path)
+    resources = sweep.resources.model_copy(update={"gpus_per_worker": 0})
+    small = Node(cpus=2.0, gpus=0.0, gib=1.0, gpu_gib=None)
+    workers = SimpleNamespace(cluster=Cluster(resources=resources, trials=1, nodes=[small]))
+    monkeypatch.setattr(launcher, "ray_launcher", lambda _: nullcontext(workers))
+    began: list[Controller] = []
+    monkeypatch.setattr(Controller, "run", lambda controller: began.append(controller) or {})
+    with pytest.raises(ConfigError, match=r"2 workers of the cluster has 0\.5; no sharding, micro"):
+        run_sweep(sweep, plan(sweep), print)
+    assert not began
+    assert not sweep.run.data.root.exists()
+    # What has trained before fits.
+    trials = plan(resolve_sweep_paths(load_sweep("quickstart", NO_SERVICES), tmp_path))
+    for trial in trials:
+        trial.run.directory.mkdir(parents=True)
+        (trial.run.directory / SPOOL).write_text("")
+    sweep = resolve_sweep_paths(load_sweep("quickstart", NO_SERVICES), tmp_path)
+    run_sweep(sweep, trials, print)
+    assert len(began) == 1
+
+
+def test_a_cluster_without_gpus_is_told_of_fp16_before_anything_is_spent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = [*NO_SERVICES, "run.engine.deepspeed=zero3_fp16"]
+    sweep = resolve_sweep_paths(load_sweep("quickstart", settings), tmp_path)
+    resources = sweep.resources.model_copy(update={"gpus_per_worker": 0})
+    workers = SimpleNamespace(cluster=Cluster(resources=resources, trials=1))
+    monkeypatch.setattr(launcher, "ray_launcher", lambda _: nullcontext(workers))
+    with pytest.raises(
+        ConfigError, match=r"^trial E64: engine\.deepspeed=zero3_fp16 computes in f"
+    ):
+        run_sweep(sweep, plan(sweep), print)

@@ -1,14 +1,15 @@
 """A plan that cannot fit is refused, with the nearest one that can."""
 
 import re
+from dataclasses import replace
 
 import pytest
 
-from dpot_scale.config.load import load_sweep
+from dpot_scale.config.load import load_sweep, presets
 from dpot_scale.config.sweep import SweepConfig
 from dpot_scale.errors import ConfigError
 from dpot_scale.scaling.cost import DEVICES, DeviceName
-from dpot_scale.scaling.fitting import require_fit
+from dpot_scale.scaling.fitting import MARGIN, NO_NODES, Node, require_fit
 from dpot_scale.scaling.plan import on_device, plan
 
 LARGE = (
@@ -74,3 +75,52 @@ def test_a_gpu_that_nobody_names_has_room() -> None:
     sweep = load_sweep("quickstart", [*LARGE, "resources.gpus_per_worker=1"])
     require_fit(sweep, plan(sweep), None)
     assert all(re.fullmatch("[a-z0-9]+", name) for name in DEVICES)
+
+
+def on_cpus(cpus: float, gib: float | None) -> Node:
+    return Node(cpus=cpus, gpus=0, gib=gib, gpu_gib=None)
+
+
+@pytest.mark.parametrize(
+    ("nodes", "room"),
+    [
+        ([on_cpus(2, 12.0)], 6.0),
+        ([on_cpus(64, 12.0)], 6.0),
+        ([on_cpus(1, 12.0), on_cpus(1, 8.0)], 8.0),
+        ([on_cpus(8, 12.0), on_cpus(8, 4.0)], 6.0),
+        ([on_cpus(8, 12.0), on_cpus(8, 7.0)], 7.0),
+        ([on_cpus(8, 12.0), on_cpus(1, None)], 12.0),
+    ],
+)
+def test_a_cluster_is_refused_by_the_memory_of_its_nodes(nodes: list[Node], room: float) -> None:
+    """Two workers go where they have the most."""
+    settings = ["resources.workers=2", "resources.gpus_per_worker=0", "ladder={a: {width: 64}}"]
+    sweep = load_sweep("quickstart", settings)
+    (trial,) = plan(sweep)
+    fits = replace(trial, worker_gib=MARGIN * room - 0.01)
+    require_fit(sweep, [fits], None, nodes)
+    with pytest.raises(ConfigError) as refused:
+        require_fit(sweep, [replace(trial, worker_gib=MARGIN * room + 0.1)], None, nodes)
+    words = f"each of 2 workers of the cluster has {room:.1f}; the nearest plan that fits: "
+    assert words in str(refused.value)
+
+
+def test_the_gpus_of_a_cluster_have_what_their_kind_has() -> None:
+    settings = [*LARGE, "resources.gpus_per_worker=1", "resources.workers=2"]
+    sweep = load_sweep("quickstart", settings)
+    trials = plan(sweep)
+    node = Node(cpus=16, gpus=2, gib=2000.0, gpu_gib=None)
+    require_fit(sweep, trials, None, [node])
+    with pytest.raises(ConfigError, match=r"each of 2 workers of the cluster has 79\.6; the near"):
+        require_fit(sweep, trials, None, [replace(node, gpu_gib=79.6)])
+    # The smallest that fits is found by the run itself.
+    auto = load_sweep("quickstart", [*settings, "run.batch.micro_batch=auto"])
+    require_fit(auto, plan(auto), None, [replace(node, gpu_gib=79.6)])
+
+
+@pytest.mark.parametrize("name", presets("sweep"))
+def test_no_preset_is_refused_here(name: str) -> None:
+    sweep = load_sweep(name)
+    trials = plan(sweep)
+    for nodes in (NO_NODES, [on_cpus(2, 8.0)]):
+        require_fit(sweep, trials, None, nodes)

@@ -1,6 +1,7 @@
 """The plan as text and as JSON. The table of presets: test_plan.py."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ from dpot_scale.config.load import load_sweep
 from dpot_scale.scaling.plan import on_device, plan
 from dpot_scale.scaling.plan_text import Terms, plan_json, plan_table
 from dpot_scale.sweep import main
+from dpot_scale.terminal import clock
 
 DESIGN = "design=[{ladder: {a: {width: 32}}}, {cooldown: {trunk: 800, at: [400]}}, {seeds: [0, 1]}]"
 
@@ -97,3 +99,39 @@ def test_an_option_of_another_command_is_refused(
 ) -> None:
     assert main(words) == 2
     assert capsys.readouterr().err.splitlines() == [sentence]
+
+
+def test_cpus_are_not_planned_with_fp16(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["plan", "run.engine.deepspeed=zero3_fp16"]
+    for kind in (["resources.gpus_per_worker=0"], ["--device", "cpu"]):
+        assert main([*words, *kind]) == 2
+        said = capsys.readouterr().err
+        assert said.startswith("error: trial E64: engine.deepspeed=zero3_fp16 computes in fp16")
+    for kind in ([], ["--device", "h100"], ["resources.gpus_per_worker=1"]):
+        assert main([*words, *kind]) == 0
+
+
+def test_one_is_not_many(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["resources={workers: 1, gpus_per_worker: 1}", "ladder={a: {width: 32}}"]
+    assert main(["plan", *words]) == 0
+    first = capsys.readouterr().out.splitlines()[0]
+    assert first == "sweep quickstart-sweep: 1 trial of 1 GPU worker each, zero3_fp32"
+
+
+def test_times_of_a_column_have_one_unit() -> None:
+    assert [clock(s) for s in (0.4, 59.6, 3599.6, 86400 * 4)] == [
+        "0:00:00",
+        "0:01:00",
+        "1:00:00",
+        "96:00:00",
+    ]
+
+
+def test_json_says_why_trials_were_chosen(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place = f"run.output={tmp_path}"
+    assert read(place, capsys=capsys)["choice"] is None
+    chosen = read("--budget", "20h", place, capsys=capsys)
+    assert chosen["choice"].startswith("there is no law to narrow yet")
+    assert len(chosen["trials"]) == 4

@@ -85,7 +85,7 @@ def test_a_batch_is_what_workers_share_and_lengths_are_rounded_to_it() -> None:
 @pytest.mark.parametrize(
     ("rules", "sentence"),
     [
-        ("{lr: {}}", "rules.lr: give either width_transfer or power"),
+        ("{lr: {}}", "rules.lr: give one of width_transfer, power and probe"),
         ("{lr: {width_transfer: {at: 0}}}", "rules.lr.width_transfer.at=0: must be at least 1"),
         (
             "{weight_decay: {of: widht, at: 1, value: 1, power: 1}}",

@@ -46,13 +46,14 @@ class Finished:
 
 
 def finished_trials(trials: Sequence[Trial]) -> list[Finished]:
-    """Return the trials that have a result, in the order of the plan.
+    """Return the trials that have a result, in the order of the plan, without those of a probe.
 
     Raises:
         RecordError: a result is damaged, or another version wrote it.
         DataError: an index or the record of the costs of a dataset is damaged.
     """
-    results = [(trial, read_result(trial.run.directory)) for trial in trials]
+    points = [trial for trial in trials if trial.role == "point"]
+    results = [(trial, read_result(trial.run.directory)) for trial in points]
     return [
         Finished(trial=trial, result=result, splits=training_splits(trial.run))
         for trial, result in results

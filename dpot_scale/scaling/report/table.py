@@ -9,7 +9,7 @@ import numpy as np
 
 from dpot_scale.evaluation.scores import DatasetScore
 from dpot_scale.scaling.report.results import Finished
-from dpot_scale.terminal import duration, table
+from dpot_scale.terminal import clock, table
 
 VALID = "valid_rel_l2"  # the column of rollout errors on the valid split; empty without one
 TRIAL_HEADER = (
@@ -64,7 +64,7 @@ def _trial_cells(entry: Finished) -> tuple[str, ...]:
         f"{result.mean_one_step_rel_l2:.4f}",
         f"{result.windows_per_second:.1f}",
         f"{result.peak_memory_gib:.2f} GiB",
-        duration(result.seconds),
+        clock(result.seconds),
     )
 
 

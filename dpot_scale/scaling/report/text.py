@@ -8,6 +8,7 @@ import numpy as np
 
 from dpot_scale.config.sweep import SweepConfig
 from dpot_scale.scaling.plan import Trial
+from dpot_scale.scaling.plan_text import rule_lines
 from dpot_scale.scaling.report.analysis import Analysis
 from dpot_scale.scaling.report.data_figure import has_amounts
 from dpot_scale.scaling.report.law_text import law_sentences, law_tables
@@ -135,6 +136,7 @@ def write_markdown(
         f"{len(finished)} of {len(trials)} trials finished, each on {sweep.resources.workers} "
         f"workers with {sweep.run.engine.deepspeed.name}. Lower is better; persistence repeats the "
         "last known frame.",
+        *rule_lines(sweep, trials),
         "## Trials",
         trial_table(finished),
         *_left_out(sweep, trials, finished),

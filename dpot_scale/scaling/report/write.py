@@ -62,6 +62,7 @@ def write_report(sweep: SweepConfig, trials: Sequence[Trial]) -> Report:
     Raises:
         NothingToReportError: no trial has finished.
     """
+    trials = [trial for trial in trials if trial.role != "probe"]
     finished = finished_trials(trials)
     if not finished:
         raise NothingToReportError(
