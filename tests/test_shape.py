@@ -60,6 +60,7 @@ TESTED_ELSEWHERE = {
     "scaling/rates.py": "scaling/test_probe.py",
     # One report from results with known numbers.
     "scaling/report/analysis.py": "scaling/report/test_law_text.py",
+    "scaling/report/predictions.py": "scaling/report/test_law_text.py",
     "scaling/report/compute_figure.py": "scaling/report/test_law_text.py",
     "scaling/report/figures.py": "scaling/report/test_write.py",
     "scaling/report/left_out.py": "scaling/report/test_write.py",

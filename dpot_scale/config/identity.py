@@ -68,6 +68,9 @@ def identity(config: RunConfig, contents: Contents) -> str:
     """
     values = config.model_dump(mode="json", exclude=LEFT_OUT, exclude_defaults=True)
     values["model"] = _dimensions(config.model)
+    if isinstance(config.optim.reference_width, dict):  # of other families it decides nothing
+        reference = {"reference_width": config.optim.reference_for(config.model.family)}
+        values["optim"] = {k: v for k, v in (values["optim"] | reference).items() if v is not None}
     # A section whose other fields were left out is as good as none.
     values = {key: value for key, value in values.items() if value != {}}
     return content_hash(

@@ -12,6 +12,8 @@ from dpot_scale.config.base import (
     PositiveInt,
     Section,
 )
+from dpot_scale.config.model import FAMILIES
+from dpot_scale.config.sentences import nearest
 
 # How fast the best learning rates fall with the width (benchmarks/recipes.md).
 WIDTH_POWER = 0.25
@@ -56,9 +58,11 @@ class OptimConfig(Section):
     """Peak learning rate of Muon, which rises and falls as `lr` does; `muon` only."""
     muon_momentum: Fraction = 0.95
     """Decay rate of the mean of gradients that Muon makes orthogonal; `muon` only."""
-    reference_width: PositiveInt | None = None
+    reference_width: PositiveInt | dict[str, PositiveInt] | None = None
     """Width of the model that the learning rates are meant for; another one gets them times
-    (reference_width / width)^(1/4), so that a ladder of sizes needs no others. null: any width."""
+    (reference_width / width)^(1/4), so that a ladder of sizes needs no others. null: any width. By
+    family, as {dpot: 128}, it concerns these alone: the same width means another thing in another
+    family, and one that is not named gets the rates as they are."""
     betas: tuple[Fraction, Fraction] = (0.9, 0.9)
     """Adam's decay rates of the first and second moment."""
     eps: PositiveFloat = 1e-8
@@ -83,17 +87,32 @@ class OptimConfig(Section):
     """Whether beta1 goes 0.95 -> 0.85 -> 0.95 as the learning rate rises and falls, as in the
     paper; `one_cycle` only."""
 
-    def for_width(self, width: int) -> Self:
-        """Return the optimizer of a model of a width: wider ones need lower rates.
+    def reference_for(self, family: str) -> int | None:
+        """Return the width that the rates are meant for in a family; None if that is any."""
+        given = self.reference_width
+        return given.get(family) if isinstance(given, dict) else given
+
+    def for_width(self, width: int, family: str) -> Self:
+        """Return the optimizer of a model of a family and a width: wider ones need lower rates.
 
         Theory has the rate of Adam fall as 1 / width (Yang and Hu, Feature Learning in
         Infinite-Width Neural Networks, 2021), and that of Muon stay. Over widths of 64 to 512 the
         best rates of both together were found to fall slowly (benchmarks/recipes.md).
         """
-        if self.reference_width is None:
+        reference = self.reference_for(family)
+        if reference is None:
             return self
-        factor = (self.reference_width / width) ** WIDTH_POWER
+        factor = (reference / width) ** WIDTH_POWER
         return self.model_copy(update={"lr": factor * self.lr, "muon_lr": factor * self.muon_lr})
+
+    @model_validator(mode="after")
+    def _families_exist(self) -> Self:
+        given = self.reference_width
+        for name in given if isinstance(given, dict) else ():
+            if name not in FAMILIES:
+                known = nearest(name, FAMILIES)
+                raise ValueError(f"reference_width: there is no family {name!r}{known}")
+        return self
 
     @model_validator(mode="before")
     @classmethod

@@ -239,10 +239,12 @@ class RunConfig(Section):
 
     @model_validator(mode="after")
     def _rates_can_follow_the_width(self) -> Self:
-        if self.optim.reference_width is not None and self.model.own_width() is None:
+        family = self.model.family
+        reference = self.optim.reference_for(family)
+        if reference is not None and self.model.own_width() is None:
             raise ValueError(
-                f"optim.reference_width={self.optim.reference_width} makes the learning rate "
-                f"follow model.width, and a {self.model.family} has none: set it to null"
+                f"optim.reference_width={reference} makes the learning rate follow model.width, "
+                f"and a {family} has none: set it to null"
             )
         return self
 
@@ -296,7 +298,7 @@ class RunConfig(Section):
     def settled_optim(self) -> OptimConfig:
         """The optimizer with the peak rates for the width of the model."""
         width = self.model.own_width()
-        return self.optim if width is None else self.optim.for_width(width)
+        return self.optim if width is None else self.optim.for_width(width, self.model.family)
 
     @property
     def steps(self) -> int:

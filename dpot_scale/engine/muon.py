@@ -19,12 +19,12 @@ from torch import Tensor, nn
 from dpot_scale.config.optim import OptimConfig
 from dpot_scale.engine.matrices import Layout
 from dpot_scale.engine.network import FACTOR, Group
+from dpot_scale.engine.update import ITERATIONS
 from dpot_scale.models.adapter import as_stack
 from dpot_scale.models.family import Family
 
-# a s + b s^3 + c s^5, applied five times, brings a singular value s of (0, 1] near 1.
+# a s + b s^3 + c s^5, applied ITERATIONS times, brings a singular value s of (0, 1] near 1.
 QUINTIC = (3.4445, -4.7750, 2.0315)
-ITERATIONS = 5
 # In a group of parameters: whether they are matrices.
 MATRICES = "matrices"
 

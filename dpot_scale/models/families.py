@@ -37,8 +37,10 @@ def trained_parameters(model: ModelConfig, start: StartConfig) -> int:
 
 def adapter_parameters(model: ModelConfig, start: StartConfig) -> int:
     """Return how many parameters a run has beside those of its model."""
-    adapter = start.adapter
-    return 0 if adapter is None else family_of(model).adapter_parameters(model, adapter.rank)
+    if start.adapter is None:
+        return 0
+    shapes = family_of(model).matrix_shapes(model)
+    return start.adapter.rank * sum(one.number * (one.rows + one.columns) for one in shapes)
 
 
 def footprint_of(model: ModelConfig, engine: EngineConfig) -> Footprint:

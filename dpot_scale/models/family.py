@@ -3,7 +3,7 @@
 No torch here: plans price models that are never built.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol, Self, TypeVar
 
@@ -90,6 +90,20 @@ class Flops:
         return self.training + self.recomputed
 
 
+@dataclass(frozen=True, slots=True)
+class Matrices:
+    """Matrices of one shape."""
+
+    number: int
+    rows: int
+    columns: int
+
+    @property
+    def parameters(self) -> int:
+        """Return the parameters of all of them."""
+        return self.number * self.rows * self.columns
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Footprint:
     """What the memory of a training depends on, before anything is sharded."""
@@ -139,8 +153,8 @@ class Family(Protocol[M]):
     def parameters(self, model: M) -> ParameterCount:
         """Return the number of parameters of each component, by formula."""
 
-    def adapter_parameters(self, model: M, rank: int) -> int:
-        """Return the parameters of low-rank pairs for all its matrices, by formula."""
+    def matrix_shapes(self, model: M) -> Sequence[Matrices]:
+        """Return how many of these matrices there are of each shape, by formula."""
 
     def flops(self, model: M, recompute: Recompute) -> Flops:
         """Return the FLOPs of one window, by formula."""

@@ -104,7 +104,8 @@ def _trained(config: RunConfig) -> str:
 
 def _rates(config: RunConfig) -> str:
     """Return the peak learning rate, and where it comes from."""
-    reference, settled = config.optim.reference_width, Schedule.of(config).optim
+    reference = config.optim.reference_for(config.model.family)
+    settled = Schedule.of(config).optim
     rates = [("peak learning rate", config.optim.lr, settled.lr)]
     if config.optim.kind == "muon":
         rates.append(("of Muon", config.optim.muon_lr, settled.muon_lr))

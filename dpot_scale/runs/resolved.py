@@ -15,6 +15,7 @@ from dpot_scale.config.strategy import Json
 from dpot_scale.data.grids import seen_shares
 from dpot_scale.engine.memory import MemoryEstimate, estimate_memory
 from dpot_scale.engine.strategy import effective_deepspeed_config
+from dpot_scale.engine.update import update_flops
 from dpot_scale.errors import ConfigError
 from dpot_scale.models.families import family_of
 from dpot_scale.models.family import Flops, ParameterCount, Recompute
@@ -41,13 +42,34 @@ class ResolvedRun:
     deepspeed: Json  # the complete config that DeepSpeed gets
     accumulation_steps: int  # micro-batches per step and worker
     parameters: ParameterCount
-    flops: Flops  # of one window, a mean over the grids of the datasets
+    flops: Flops  # of the model for one window, a mean over the grids of the datasets
+    update_flops: float  # of the products of one update of the optimizer, over all workers
     memory: MemoryEstimate  # of one worker
 
     @property
     def train_flops(self) -> float:
-        """Model FLOPs of the whole training."""
-        return self.config.windows * self.flops.training
+        """FLOPs of the whole training: those of the model, and those of the updates."""
+        return self.config.windows * self.flops.training + self.all_update_flops
+
+    @property
+    def all_update_flops(self) -> float:
+        """FLOPs of all updates of the optimizer."""
+        return self.config.steps * self.update_flops
+
+    @property
+    def train_flops_per_window(self) -> float:
+        """FLOPs of the training, per window."""
+        return self.train_flops / self.config.windows
+
+    @property
+    def step_flops(self) -> float:
+        """FLOPs that each worker computes in a step, those of recomputed blocks among them.
+
+        At stage 0 every worker updates all parameters; else each updates its share.
+        """
+        of_model = self.config.batch.global_batch * self.flops.computed / self.world_size
+        shares = self.world_size if self.config.engine.deepspeed.stage else 1
+        return of_model + self.update_flops / shares
 
 
 def identify(config: RunConfig, recorded_in: Path | None = None) -> Run:
@@ -102,6 +124,7 @@ def resolve(run: Run, *, world_size: int, on_gpu: bool, micro_batch: int = 1) ->
         accumulation_steps=config.batch.accumulation_steps(world_size),
         parameters=family.parameters(model),
         flops=_mean_flops(config, shares),
+        update_flops=update_flops(model, config.optim, config.start),
         memory=estimate_memory(
             model,
             config.engine,

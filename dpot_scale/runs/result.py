@@ -17,7 +17,7 @@ from dpot_scale.files import write_whole
 class TrainingResult(Record):
     """One finished run."""
 
-    format: PositiveInt = 4
+    format: PositiveInt = 5
     name: str
     identity: str
     datasets: dict[str, str]  # what it was trained on: digests, by name
@@ -27,7 +27,7 @@ class TrainingResult(Record):
     windows: int
     steps: int
     seconds: float  # of training steps and evaluations in the attempt that finished
-    train_flops: float
+    train_flops: float  # since format 5 with those of Muon
     windows_per_second: float
     peak_memory_gib: float  # of all ranks together
     final_train_loss: Score

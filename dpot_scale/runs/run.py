@@ -130,7 +130,7 @@ def _train(
             console=console,
             evaluate=monitor,
             save=partial(checkpoints.save, engine),
-            train_flops_per_window=run.flops.training,
+            train_flops_per_window=run.train_flops_per_window,
             told_to_stop=told_to_stop,
         )
         about = header(run, _grid_rules(config, stores), begun.table)

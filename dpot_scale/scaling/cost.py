@@ -79,9 +79,8 @@ def step_cost(run: ResolvedRun, device: DeviceName, flops_per_second: float) -> 
         device: What they are.
         flops_per_second: What each of them computes.
     """
-    windows = run.config.batch.global_batch / run.world_size
     return StepCost(
-        computing=windows * run.flops.computed / flops_per_second,
+        computing=run.step_flops / flops_per_second,
         sending=sending_seconds(
             run.parameters.total,
             run.config.engine.deepspeed,

@@ -61,11 +61,17 @@ class Trial:
     contents: Contents  # what it reads beside its config
     parameters: int
     block_parameters: int
-    train_flops: float
+    train_flops: float  # of the model and of the optimizer's updates
     worker_gib: float  # estimated peak memory of one worker
     seconds: float  # estimated
     sending_seconds: float = 0.0  # of the messages between workers, which computing may hide
     role: Role = "point"
+    update_flops: float = 0.0  # of `train_flops`, those of the updates
+
+    @property
+    def model_flops(self) -> float:
+        """The training FLOPs of the model alone."""
+        return self.train_flops - self.update_flops
 
     @property
     def own_flops(self) -> float:
@@ -103,7 +109,8 @@ def plan(sweep: SweepConfig, device: DeviceName | None = None) -> tuple[Trial, .
 
 
 def _in_order(trials: Sequence[Trial]) -> tuple[Trial, ...]:
-    return tuple(sorted(trials, key=lambda trial: trial.train_flops))
+    """Return trials by the FLOPs of their models."""
+    return tuple(sorted(trials, key=lambda trial: trial.model_flops))
 
 
 def _plan_points(
@@ -233,6 +240,7 @@ def _plan_trial(prices: _Prices, point: Point, run: Run, after: After | None) ->
         parameters=resolved.parameters.total,
         block_parameters=resolved.parameters.blocks,
         train_flops=resolved.train_flops,
+        update_flops=resolved.all_update_flops,
         worker_gib=worker_gib(resolved),
         seconds=steps * cost.seconds + TRIAL_OVERHEAD_SECONDS,
         sending_seconds=steps * cost.sending,

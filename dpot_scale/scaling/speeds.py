@@ -14,6 +14,7 @@ from typing import Literal
 
 from pydantic import ValidationError
 
+from dpot_scale.config.base import PositiveInt
 from dpot_scale.config.record import Record, read_record
 from dpot_scale.config.run import RunConfig
 from dpot_scale.config.strategy import Dtype
@@ -31,18 +32,19 @@ NEAREST = 5  # records of models of the most similar sizes, whose median is take
 class Speed(Record):
     """How fast one trial trained."""
 
+    format: PositiveInt = 2  # in which the FLOPs of Muon count
     machine: str
     device: Literal["cpu", "gpu"]
     family: str
     dtype: Dtype
     workers: int
     parameters: int
-    flops_per_second: float  # of one worker, with recomputed blocks
+    flops_per_second: float  # of one worker, with recomputed blocks and updates
 
 
 def speed_of(run: ResolvedRun, result: TrainingResult) -> Speed:
     """Return how fast a finished trial trained."""
-    of_workers = result.windows_per_second * run.flops.computed
+    steps_per_second = result.windows_per_second / run.config.batch.global_batch
     return Speed(
         machine=socket.gethostname(),
         device="gpu" if run.on_gpu else "cpu",
@@ -50,7 +52,7 @@ def speed_of(run: ResolvedRun, result: TrainingResult) -> Speed:
         dtype=run.config.engine.deepspeed.dtype,
         workers=run.world_size,
         parameters=result.parameters,
-        flops_per_second=of_workers / run.world_size,
+        flops_per_second=steps_per_second * run.step_flops,
     )
 
 
@@ -86,6 +88,8 @@ def known_speeds(folder: Path, resources: ResourcesConfig) -> list[Speed]:
             speed = read_record(Speed, json.loads(line), path, RecordError)
         except (ValueError, ValidationError, RecordError):
             continue  # cut by a crash, or of a newer version: the next trial measures again
+        if speed.format < Speed.newest_format():
+            continue  # its FLOPs are others
         here = speed.machine == socket.gethostname()
         if here and (speed.device, speed.workers) == (device, resources.workers):
             found.append(speed)

@@ -161,3 +161,17 @@ def test_what_is_left_out_exists() -> None:
         section = getattr(RUN, key)
         for name in below if isinstance(below, set) else ():
             assert name in type(section).model_fields
+
+
+def test_a_width_of_reference_counts_for_its_own_family_alone() -> None:
+    """However it is spelled; without one the rates are the same for every width."""
+
+    def of(*settings: str) -> str:
+        return identity(load_run("quickstart", settings), Contents(datasets={}))
+
+    assert of() == of("optim.reference_width=128") == of("optim.reference_width={dpot: 128}")
+    assert of() != of("optim.reference_width={dpot: 64}")
+    fno = "model.family=fno"
+    assert of(fno) == of(fno, "optim.reference_width=null")
+    assert of(fno) != of(fno, "optim.reference_width=128")
+    assert of(fno, "optim.reference_width={fno: 128}") == of(fno, "optim.reference_width=128")

@@ -61,8 +61,12 @@ def test_a_length_is_saved_as_it_was_given() -> None:
 
 def test_every_rate_follows_the_width_and_nothing_else_does() -> None:
     given = OptimConfig(reference_width=128).model_dump()
-    found = OptimConfig(reference_width=128).for_width(2048).model_dump()
+    found = OptimConfig(reference_width=128).for_width(2048, "dpot").model_dump()
     changed = {name for name, value in given.items() if found[name] != value}
     assert changed == {name for name in given if name == "lr" or name.endswith("_lr")}
     assert {name: found[name] for name in changed} == {name: given[name] / 2 for name in changed}
-    assert OptimConfig().for_width(512) == OptimConfig()
+    assert OptimConfig().for_width(512, "dpot") == OptimConfig()
+    of_two = OptimConfig(reference_width={"dpot": 128, "fno": 32})
+    assert of_two.for_width(2048, "dpot").lr == found["lr"]
+    assert of_two.for_width(512, "fno").lr == found["lr"]
+    assert of_two.for_width(512, "vit") == of_two

@@ -95,7 +95,20 @@ def test_in_a_ladder_it_is_found_by_the_plan() -> None:
         plan(load_sweep("quickstart", overrides))
 
 
-@pytest.mark.parametrize("width", ["0", "-1", "true", "1.5"])
+def test_rates_follow_the_width_of_those_families_that_are_named() -> None:
+    """An FNO of equal FLOPs is ten times as narrow, and its rates are not twice as high."""
+    narrow = ["model.family=fno", "model.width=10"]
+    fno = load_run("quickstart", narrow)
+    assert fno.settled_optim == fno.optim
+    vit = load_run("quickstart", ["model.family=vit", "model.width=64", "model.heads=4"])
+    assert vit.settled_optim.lr == pytest.approx(vit.optim.lr * 2**0.25)
+    named = load_run("quickstart", [*narrow, "optim.reference_width={fno: 160}"])
+    assert named.settled_optim.lr == pytest.approx(2 * named.optim.lr)
+    with pytest.raises(ConfigError, match=r"no family 'fon' \(did you mean 'fno'\?\)"):
+        load_run("quickstart", ["optim.reference_width={fon: 32}"])
+
+
+@pytest.mark.parametrize("width", ["0", "-1", "true", "1.5", "{dpot: 0}"])
 def test_a_width_of_reference_is_a_positive_number(width: str) -> None:
     with pytest.raises(ConfigError, match=r"optim\.reference_width="):
         load_run("quickstart", [f"optim.reference_width={width}"])

@@ -3,6 +3,7 @@
 import importlib
 import subprocess
 import sys
+from collections import Counter
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -179,6 +180,14 @@ def test_the_footprint_is_that_of_the_network(
         if any(fnmatchcase(name, pattern) for pattern in family.matrices)
     ]
     assert found.matrices == sum(parameter.numel() for parameter in matrices)
+    stacks = Counter[tuple[int, int]]()
+    for parameter in matrices:
+        number, rows, columns = as_stack(parameter.shape)
+        stacks[rows, columns] += number
+    shapes = Counter[tuple[int, int]]()
+    for one in family.matrix_shapes(model):
+        shapes[one.rows, one.columns] += one.number
+    assert shapes == stacks
     assert all(min(as_stack(parameter.shape)[1:]) > 1 for parameter in matrices)
     assert 0 < found.vector <= found.block_matrix
     one, three = (kept_bytes(network, frames(model, windows)) for windows in (1, 3))
@@ -195,7 +204,8 @@ def test_adapters_are_counted_and_merged(
     before = {name for name, _ in network.named_parameters()}
     network.adapt(2)
     pairs = {name: p.detach() for name, p in network.named_parameters() if name not in before}
-    assert sum(map(Tensor.numel, pairs.values())) == family.adapter_parameters(model, 2)
+    sides = sum(one.number * (one.rows + one.columns) for one in family.matrix_shapes(model))
+    assert sum(map(Tensor.numel, pairs.values())) == 2 * sides
     torch.testing.assert_close(network(frames(model)).frames, plain, rtol=0, atol=0)
     for number, pair in enumerate(pairs.values()):
         pair.copy_(0.1 * torch.randn(pair.shape, generator=torch.Generator().manual_seed(number)))

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -66,3 +67,24 @@ def test_no_preset_needs_torch_to_resolve() -> None:
         "assert not heavy, heavy"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_the_flops_of_a_training_hold_those_of_its_updates() -> None:
+    """One number for the plan, for the meter of a run, and for its result."""
+    run = identify(load_run("quickstart"))
+    batch, steps = run.config.batch.global_batch, run.config.steps
+    for stage, share in (("zero0_fp32", 1), ("zero3_fp32", 2)):
+        engine = load_run("quickstart", [f"engine.deepspeed={stage}"]).engine
+        sharded = replace(run, config=run.config.model_copy(update={"engine": engine}))
+        found = resolve(sharded, world_size=2, on_gpu=False)
+        assert found.update_flops > 0
+        assert (
+            found.train_flops == found.flops.training * batch * steps + found.update_flops * steps
+        )
+        assert found.train_flops_per_window * run.config.windows == pytest.approx(found.train_flops)
+        of_model = batch * found.flops.computed / 2
+        assert found.step_flops == pytest.approx(of_model + found.update_flops / share)
+    adam = resolve(
+        identify(load_run("quickstart", ["optim.kind=adam"])), world_size=2, on_gpu=False
+    )
+    assert adam.train_flops == adam.flops.training * batch * steps

@@ -10,6 +10,7 @@ import pytest
 from dpot_scale.config.identity import Contents
 from dpot_scale.config.load import dump, load_sweep, presets
 from dpot_scale.engine.memory import GIB, estimate_memory
+from dpot_scale.engine.update import update_flops
 from dpot_scale.errors import ConfigError
 from dpot_scale.models.dpot.cost import count_flops, count_parameters
 from dpot_scale.models.family import KEEP_ALL
@@ -23,12 +24,16 @@ def test_a_trial_is_priced_by_its_model_and_windows() -> None:
     sweep = load_sweep("quickstart", ["windows=[1600, 800]"])
     trials = plan(sweep)
     assert len(trials) == 2 * len(sweep.ladder)
-    assert [t.train_flops for t in trials] == sorted(t.train_flops for t in trials)
+    assert [t.model_flops for t in trials] == sorted(t.model_flops for t in trials)
     for trial in trials:
         arch = sweep.ladder[trial.label]
         assert trial.parameters == count_parameters(arch).total
         assert trial.run.model == sweep.ladder[trial.label]
-        assert trial.train_flops == trial.run.windows * count_flops(arch, KEEP_ALL).training
+        of_model = trial.run.windows * count_flops(arch, KEEP_ALL).training
+        of_muon = trial.run.steps * update_flops(arch, trial.run.optim, trial.run.start)
+        assert trial.train_flops == of_model + of_muon
+        assert (trial.model_flops, trial.update_flops) == (pytest.approx(of_model), of_muon)
+        assert of_muon > 0
         assert trial.run.directory == sweep.directory / "trials" / trial.id
     by_size = {(t.label, t.run.windows): t for t in trials}
     for label in sweep.ladder:

@@ -67,7 +67,7 @@ def test_a_power_law_is_followed(of: str) -> None:
         assert followed is not None
         expected = 0.1 * (followed / 100) ** -0.5
         assert point.run.optim.weight_decay == pytest.approx(expected)
-        assert point.run.optim.reference_width == 128
+        assert point.run.optim.reference_for("dpot") == 128
         assert point.run.settled_optim.lr == pytest.approx(expected), "not transferred once more"
 
 

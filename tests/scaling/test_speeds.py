@@ -82,3 +82,10 @@ def test_a_damaged_line_is_left_out(tmp_path: Path) -> None:
     remember(sweep, speed(parameters=7))
     found = known_speeds(sweep.run.output, ResourcesConfig())
     assert [one.parameters for one in found] == [250_000, 7]
+
+
+def test_a_speed_of_before_muon_counted_is_measured_anew(tmp_path: Path) -> None:
+    sweep = resolve_sweep_paths(load_sweep("quickstart"), tmp_path)
+    sweep.run.output.mkdir(parents=True)
+    remember(sweep, speed(format=1))
+    assert known_speeds(sweep.run.output, ResourcesConfig()) == []

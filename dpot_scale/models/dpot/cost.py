@@ -12,7 +12,7 @@ from operator import mul
 
 from dpot_scale.models.counting import FLOPS_PER_MAC, REAL_PRODUCTS, conditioning_layers, dense
 from dpot_scale.models.dpot.config import MATRIX_POINTS, DPOTConfig
-from dpot_scale.models.family import Flops, ParameterCount, Recompute
+from dpot_scale.models.family import Flops, Matrices, ParameterCount, Recompute
 
 
 def count_parameters(config: DPOTConfig) -> ParameterCount:
@@ -50,17 +50,16 @@ def count_parameters(config: DPOTConfig) -> ParameterCount:
     )
 
 
-def count_matrices(config: DPOTConfig) -> int:
-    """Return the parameters of the matrices of all blocks: those of its mixers and MLPs."""
-    spectral = 2 * 2 * config.width * (config.width // config.heads)
-    return int(config.depth * (spectral + 2 * config.mlp_ratio * config.width**2))
-
-
-def count_adapter(config: DPOTConfig, rank: int) -> int:
-    """Return the parameters of low-rank pairs for the matrices of all blocks."""
-    # Two weights of a mixer, each with a real and an imaginary matrix for each head.
-    sides = 2 * 2 * 2 * config.width + 2 * (1 + config.mlp_ratio) * config.width
-    return config.depth * rank * sides
+def matrix_shapes(config: DPOTConfig) -> tuple[Matrices, ...]:
+    """Return the matrices of all blocks: those of its mixers and MLPs."""
+    depth, of_head = config.depth, config.width // config.heads
+    hidden = config.mlp_ratio * config.width
+    return (
+        # Two weights of a mixer, each with a real and an imaginary matrix for each head.
+        Matrices(depth * 2 * 2 * config.heads, of_head, of_head),
+        Matrices(depth, hidden, config.width),
+        Matrices(depth, config.width, hidden),
+    )
 
 
 def count_flops(config: DPOTConfig, recompute: Recompute) -> Flops:

@@ -5,12 +5,13 @@ from typing import TYPE_CHECKING
 
 from dpot_scale.config.strategy import Dtype
 from dpot_scale.models.dpot.config import DPOTConfig
-from dpot_scale.models.dpot.cost import count_adapter, count_flops, count_parameters
+from dpot_scale.models.dpot.cost import count_flops, count_parameters, matrix_shapes
 from dpot_scale.models.dpot.footprint import footprint
 from dpot_scale.models.family import (
     Family,
     Flops,
     Footprint,
+    Matrices,
     ParameterCount,
     Recompute,
     SpectralDtype,
@@ -42,9 +43,9 @@ class DPOTFamily:
         """Return the number of parameters of each component."""
         return count_parameters(model)
 
-    def adapter_parameters(self, model: DPOTConfig, rank: int) -> int:
-        """Return the parameters of low-rank pairs for all its matrices."""
-        return count_adapter(model, rank)
+    def matrix_shapes(self, model: DPOTConfig) -> tuple[Matrices, ...]:
+        """Return how many of its matrices there are of each shape."""
+        return matrix_shapes(model)
 
     def flops(self, model: DPOTConfig, recompute: Recompute) -> Flops:
         """Return the FLOPs of one window."""

@@ -4,7 +4,7 @@ from math import prod
 
 from dpot_scale.config.strategy import ELEMENT_BYTES, Dtype
 from dpot_scale.models.dpot.config import DPOTConfig
-from dpot_scale.models.dpot.cost import count_matrices, count_parameters
+from dpot_scale.models.dpot.cost import count_parameters, matrix_shapes
 from dpot_scale.models.family import Footprint, Recompute, SpectralDtype
 
 FP32 = 4
@@ -20,7 +20,7 @@ def footprint(
     temporal = config.history * config.width**2
     return Footprint(
         parameters=count.total,
-        matrices=count_matrices(config),
+        matrices=sum(one.parameters for one in matrix_shapes(config)),
         largest_parameter=temporal,  # of all sizes but debug
         block=count.blocks // config.depth,
         block_matrix=config.mlp_ratio * config.width**2,

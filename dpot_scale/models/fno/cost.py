@@ -3,7 +3,7 @@
 from math import prod
 
 from dpot_scale.models.counting import FLOPS_PER_MAC, REAL_PRODUCTS, dense
-from dpot_scale.models.family import Flops, ParameterCount, Recompute
+from dpot_scale.models.family import Flops, Matrices, ParameterCount, Recompute
 from dpot_scale.models.fno.config import PROJECTION, FNOConfig
 
 
@@ -26,15 +26,10 @@ def count_spectral(config: FNOConfig) -> int:
     return int(2 * prod(config.spectrum) * config.width**2)
 
 
-def count_matrices(config: FNOConfig) -> int:
-    """Return the parameters of the matrices of all blocks: for modes and for points."""
-    return config.depth * (count_spectral(config) + config.width**2)
-
-
-def count_adapter(config: FNOConfig, rank: int) -> int:
-    """Return the parameters of pairs of a rank for each of these matrices."""
-    matrices = 2 * prod(config.spectrum) + 1
-    return int(config.depth * matrices * 2 * config.width * rank)
+def matrix_shapes(config: FNOConfig) -> tuple[Matrices, ...]:
+    """Return the matrices of all blocks: a real and an imaginary one for modes, one for points."""
+    number = config.depth * (2 * prod(config.spectrum) + 1)
+    return (Matrices(number, config.width, config.width),)
 
 
 def count_flops(config: FNOConfig, recompute: Recompute) -> Flops:

@@ -8,12 +8,13 @@ from dpot_scale.models.family import (
     Family,
     Flops,
     Footprint,
+    Matrices,
     ParameterCount,
     Recompute,
     SpectralDtype,
 )
 from dpot_scale.models.fno.config import FNOConfig
-from dpot_scale.models.fno.cost import count_adapter, count_flops, count_parameters
+from dpot_scale.models.fno.cost import count_flops, count_parameters, matrix_shapes
 from dpot_scale.models.fno.footprint import footprint
 
 if TYPE_CHECKING:
@@ -38,9 +39,9 @@ class FNOFamily:
         """Return the number of parameters of each component."""
         return count_parameters(model)
 
-    def adapter_parameters(self, model: FNOConfig, rank: int) -> int:
-        """Return the parameters of low-rank pairs for all its matrices."""
-        return count_adapter(model, rank)
+    def matrix_shapes(self, model: FNOConfig) -> tuple[Matrices, ...]:
+        """Return how many of its matrices there are of each shape."""
+        return matrix_shapes(model)
 
     def flops(self, model: FNOConfig, recompute: Recompute) -> Flops:
         """Return the FLOPs of one window."""

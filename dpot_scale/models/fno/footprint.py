@@ -5,7 +5,7 @@ from math import prod
 from dpot_scale.config.strategy import ELEMENT_BYTES, Dtype
 from dpot_scale.models.family import Footprint, Recompute, SpectralDtype
 from dpot_scale.models.fno.config import PROJECTION, FNOConfig
-from dpot_scale.models.fno.cost import count_matrices, count_parameters, count_spectral
+from dpot_scale.models.fno.cost import count_parameters, count_spectral, matrix_shapes
 
 FP32 = 4
 
@@ -20,7 +20,7 @@ def footprint(
     matrices = count_spectral(config)
     return Footprint(
         parameters=count.total,
-        matrices=count_matrices(config),
+        matrices=sum(one.parameters for one in matrix_shapes(config)),
         largest_parameter=matrices,
         block=count.blocks // config.depth,
         block_matrix=matrices,

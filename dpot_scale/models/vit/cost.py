@@ -3,7 +3,7 @@
 from math import prod
 
 from dpot_scale.models.counting import FLOPS_PER_MAC, dense
-from dpot_scale.models.family import Flops, ParameterCount, Recompute
+from dpot_scale.models.family import Flops, Matrices, ParameterCount, Recompute
 from dpot_scale.models.vit.config import ViTConfig
 
 
@@ -25,15 +25,14 @@ def count_parameters(config: ViTConfig) -> ParameterCount:
     )
 
 
-def count_matrices(config: ViTConfig) -> int:
-    """Return the parameters of the matrices of all blocks: those of attentions and MLPs."""
-    return config.depth * (4 * config.attentions + 2 * config.mlp_ratio) * config.width**2
-
-
-def count_adapter(config: ViTConfig, rank: int) -> int:
-    """Return the parameters of pairs of a rank for each of these matrices."""
-    rows_and_columns = 4 * config.attentions * 2 + 2 * (1 + config.mlp_ratio)
-    return config.depth * rows_and_columns * config.width * rank
+def matrix_shapes(config: ViTConfig) -> tuple[Matrices, ...]:
+    """Return the matrices of all blocks: those of attentions and MLPs."""
+    depth, width, hidden = config.depth, config.width, config.mlp_ratio * config.width
+    return (
+        Matrices(depth * 4 * config.attentions, width, width),
+        Matrices(depth, hidden, width),
+        Matrices(depth, width, hidden),
+    )
 
 
 def count_flops(config: ViTConfig, recompute: Recompute) -> Flops:

@@ -8,12 +8,13 @@ from dpot_scale.models.family import (
     Family,
     Flops,
     Footprint,
+    Matrices,
     ParameterCount,
     Recompute,
     SpectralDtype,
 )
 from dpot_scale.models.vit.config import ViTConfig
-from dpot_scale.models.vit.cost import count_adapter, count_flops, count_parameters
+from dpot_scale.models.vit.cost import count_flops, count_parameters, matrix_shapes
 from dpot_scale.models.vit.footprint import footprint
 
 if TYPE_CHECKING:
@@ -45,9 +46,9 @@ class ViTFamily:
         """Return the number of parameters of each component."""
         return count_parameters(model)
 
-    def adapter_parameters(self, model: ViTConfig, rank: int) -> int:
-        """Return the parameters of low-rank pairs for all its matrices."""
-        return count_adapter(model, rank)
+    def matrix_shapes(self, model: ViTConfig) -> tuple[Matrices, ...]:
+        """Return how many of its matrices there are of each shape."""
+        return matrix_shapes(model)
 
     def flops(self, model: ViTConfig, recompute: Recompute) -> Flops:
         """Return the FLOPs of one window."""

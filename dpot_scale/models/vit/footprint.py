@@ -5,7 +5,7 @@ from math import prod
 from dpot_scale.config.strategy import ELEMENT_BYTES, Dtype
 from dpot_scale.models.family import Footprint, Recompute
 from dpot_scale.models.vit.config import ViTConfig
-from dpot_scale.models.vit.cost import count_matrices, count_parameters
+from dpot_scale.models.vit.cost import count_parameters, matrix_shapes
 
 FP32 = 4
 
@@ -18,7 +18,7 @@ def footprint(config: ViTConfig, recompute: Recompute, dtype: Dtype) -> Footprin
     block_matrix = config.mlp_ratio * width**2
     return Footprint(
         parameters=count.total,
-        matrices=count_matrices(config),
+        matrices=sum(one.parameters for one in matrix_shapes(config)),
         largest_parameter=max(*ends, block_matrix, width * prod(config.latent_grid)),
         block=count.blocks // config.depth,
         block_matrix=block_matrix,

@@ -6,6 +6,7 @@ from math import inf, isfinite
 
 import numpy as np
 
+from dpot_scale.scaling.plan import Trial
 from dpot_scale.scaling.report.laws.choice import (
     FEWEST_LENGTHS,
     FEWEST_SIZES,
@@ -14,10 +15,11 @@ from dpot_scale.scaling.report.laws.choice import (
     choose,
     foretell_largest,
 )
-from dpot_scale.scaling.report.laws.fit import Fit
+from dpot_scale.scaling.report.laws.fit import Fit, Interval
 from dpot_scale.scaling.report.laws.optimum import SAME_BUDGET, WindowCost
 from dpot_scale.scaling.report.laws.points import Array, Points
 from dpot_scale.scaling.report.results import Finished, arms, by_windows, longest, mean_points
+from dpot_scale.scaling.report.training_data import distinct_windows, training_splits
 
 BEYOND = 10.0  # an optimum is also given for so many times the most FLOPs of a trial
 
@@ -33,11 +35,12 @@ class Curve:
     def __str__(self) -> str:
         return f"{self.windows:,} windows" if self.windows else f"{self.flops:.2g} FLOPs"
 
-    def points(self, sizes: Array, cost: WindowCost, law: Fit) -> Points:
-        """Return the points of the curve at some sizes."""
+    def points(self, sizes: Array, law: Fit) -> Points:
+        """Return the points of the curve at some sizes; of equal FLOPs, between its trials."""
         if self.windows is None:
-            assert self.flops is not None
-            return Points.at(sizes, self.flops / cost.flops(sizes))
+            lengths = {entry.result.parameters: entry.result.windows for entry in self.trials}
+            known = np.log(sorted(lengths.items())).T
+            return Points.at(sizes, np.exp(np.interp(np.log(sizes), *known)))
         own = law.points.distinct[law.points.windows == self.windows]
         return Points.at(sizes, self.windows, own.max(initial=0) or self.windows)
 
@@ -84,10 +87,10 @@ class Analysis:
         if not self.has_no_ladder:
             lengths = by_windows(self.finished).items()
             return [Curve(windows=windows, trials=group) for windows, group in lengths]
-        entries = sorted(self.finished, key=lambda entry: entry.result.train_flops)
+        entries = sorted(self.finished, key=lambda entry: entry.budget)
         curves: list[Curve] = []
         for entry in entries:
-            flops = entry.result.train_flops
+            flops = entry.budget
             if not curves or flops > SAME_BUDGET * (curves[-1].flops or 0):
                 curves.append(Curve(flops=flops, trials=[]))
             curves[-1].trials.append(entry)
@@ -104,6 +107,24 @@ class Analysis:
     def law(self) -> Fit | NoFit:
         """The law of these trials."""
         return self.size_law if self.joint_law is None else self.joint_law
+
+    def foretell(self, waiting: Sequence[Trial]) -> list[tuple[Trial, Interval]]:
+        """Return what the law says of trials that have not finished, where it says anything.
+
+        Args:
+            waiting: Such trials of this arm.
+        """
+        law = self.law
+        if isinstance(law, NoFit):
+            return []
+        length = self.group[0].result.windows
+        told = [trial for trial in waiting if law.form.data or trial.run.windows == length]
+        at = Points.at(
+            [trial.parameters for trial in told],
+            [trial.run.windows for trial in told],
+            [distinct_windows(trial.run, training_splits(trial.run)) for trial in told],
+        )
+        return list(zip(told, law.foresee(at), strict=True)) if told else []
 
     @property
     def trade(self) -> Fit | None:
@@ -122,7 +143,7 @@ class Analysis:
     @property
     def budgets(self) -> list[float]:
         """Numbers of FLOPs to speak of: those of trials, and ten times the most."""
-        flops = [entry.result.train_flops for entry in self.finished]
+        flops = [entry.train_flops for entry in self.finished]
         return [*np.geomspace(min(flops), max(flops), 3).tolist(), BEYOND * max(flops)]
 
 

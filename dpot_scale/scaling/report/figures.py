@@ -47,7 +47,7 @@ def _draw_arm(axis: Axes, found: Analysis) -> None:
     """Draw the mean errors of all trials with their laws."""
     if found.joint_law is None:
         for color, curve in zip(cycle(LINE_COLORS), found.curves, strict=False):
-            _draw_mean(axis, found, curve, color)
+            _draw_mean(axis, curve, color)
     else:
         _draw_curves(axis, found)
     _label_sizes(axis, found.main.trials)
@@ -63,14 +63,14 @@ def _draw_one_of_arms(axis: Axes, found: Analysis, color: str) -> None:
     axis.plot(sizes, errors, "o", color=color, ms=5, label=f"{found.arm}, {curve}")
     law = found.law
     if isinstance(law, Fit) and law.form.size:
-        _draw_law(axis, law, found, curve, color, "-")
+        _draw_law(axis, law, curve, color, "-")
     axis.set_xlabel("parameters", fontsize=9)
     axis.set_title("rollout, mean over datasets; shaded: 95 % interval of the law", fontsize=10)
 
 
 def _draw_flops(axis: Axes, found: Analysis, color: str) -> None:
     """Draw all trials of an arm against their FLOPs."""
-    flops = [entry.result.train_flops for entry in found.finished]
+    flops = [entry.train_flops for entry in found.finished]
     errors = [entry.result.mean_rel_l2 for entry in found.finished]
     axis.plot(flops, errors, "o", color=color, ms=5, label=found.arm)
     axis.set_xlabel("training FLOPs", fontsize=9)
@@ -98,7 +98,7 @@ def _label_axes(axis: Axes) -> None:
         axis.yaxis.set_minor_formatter(NullFormatter())
 
 
-def _draw_mean(axis: Axes, found: Analysis, curve: Curve, color: str) -> None:
+def _draw_mean(axis: Axes, curve: Curve, color: str) -> None:
     """Draw trials of one length, each kind of error with its law."""
     group = curve.trials
     for kind, errors, marker in (
@@ -117,7 +117,7 @@ def _draw_mean(axis: Axes, found: Analysis, curve: Curve, color: str) -> None:
         )
         law = choose(points_of(group, errors))
         if isinstance(law, Fit) and law.form.size:
-            _draw_law(axis, law, found, curve, color, style, label=_fit_label(law))
+            _draw_law(axis, law, curve, color, style, label=_fit_label(law))
 
 
 def _fit_label(law: Fit) -> str:
@@ -126,13 +126,11 @@ def _fit_label(law: Fit) -> str:
     return f"fit {start}N$^{{{-law.parameters()['a'].value:+.2f}}}$"
 
 
-def _draw_law(
-    axis: Axes, law: Fit, found: Analysis, curve: Curve, color: str, style: str, label: str = ""
-) -> None:
+def _draw_law(axis: Axes, law: Fit, curve: Curve, color: str, style: str, label: str = "") -> None:
     """Draw a law over the sizes of its points along a curve, shaded where it may as well be."""
     sizes = [entry.result.parameters for entry in curve.trials]
     line = np.geomspace(min(sizes), max(sizes), LINE_POINTS)
-    at = curve.points(line, found.window_cost, law)
+    at = curve.points(line, law)
     axis.plot(line, law.predict(at), style, color=color, lw=1, label=label or None)
     axis.fill_between(line, *law.band(at), color=color, alpha=0.12, lw=0)
 
@@ -149,7 +147,7 @@ def _draw_curves(axis: Axes, found: Analysis) -> None:
         has_label = (len(curves) - 1 - number) % apart == 0
         axis.plot(sizes, errors, "o", color=color, ms=5, label=f"rollout, {curve}" * has_label)
         if isinstance(found.joint_law, Fit):
-            _draw_law(axis, found.joint_law, found, curve, color, "-")
+            _draw_law(axis, found.joint_law, curve, color, "-")
     if isinstance(found.joint_law, Fit):
         most = ", with the most data" * found.joint_law.form.repeats
         axis.plot([], [], color="0.4", lw=1, label=f"law of all sizes and lengths{most}")

@@ -13,7 +13,6 @@ from dpot_scale.scaling.report.laws.optimum import (
     isoflop_parabolas,
     optimal_exponent,
 )
-from dpot_scale.scaling.report.laws.points import Points
 from dpot_scale.scaling.report.results import (
     Finished,
     Measure,
@@ -23,7 +22,6 @@ from dpot_scale.scaling.report.results import (
     points_of,
 )
 from dpot_scale.scaling.report.table import markdown
-from dpot_scale.scaling.report.training_data import distinct_windows, training_splits
 
 MEASURES: dict[Measure, str] = {
     "parameters": "all parameters",
@@ -41,7 +39,7 @@ def law_sentences(found: Analysis) -> list[str]:
         sentences.append(f"Over all sizes and lengths: {told}.")
     if not found.has_no_ladder:
         sentences += _steps(found)
-    return [*sentences, *_foretold_sentence(found)]
+    return [*sentences, *_foretold_sentence(found), *_kept_sentence(found)]
 
 
 def _size_sentences(law: Fit | NoFit) -> list[str]:
@@ -88,6 +86,18 @@ def _foretold_sentence(found: Analysis) -> list[str]:
     ]
 
 
+def _kept_sentence(found: Analysis) -> list[str]:
+    """Say how often what was foretold before a trial had finished came true."""
+    told = [entry for entry in found.finished if entry.foretold is not None]
+    if not told:
+        return []
+    held = [e for e in told if e.foretold is not None and e.foretold.holds(e.result.mean_rel_l2)]
+    return [
+        f"Of {len(told)} trials that were foretold before they had finished, {len(held)} lie "
+        "inside their 95 % intervals."
+    ]
+
+
 def law_tables(waiting: Sequence[Trial], found: Analysis) -> list[str]:
     """Return the parts of the report on laws in Markdown.
 
@@ -105,6 +115,7 @@ def law_tables(waiting: Sequence[Trial], found: Analysis) -> list[str]:
         f"{_capital(found.foretold)}."
         if isinstance(found.foretold, NoFit)
         else markdown(_FORETOLD, [_foretold_cells(one) for one in found.foretold]),
+        *_kept(found),
         *_waiting(waiting, found),
         *_optimum(found),
     ]
@@ -158,26 +169,38 @@ def _cell(interval: Interval) -> str:
 
 def _waiting(waiting: Sequence[Trial], found: Analysis) -> list[str]:
     """Return what the law says of trials that have not finished."""
-    law = found.law
-    if isinstance(law, NoFit):
-        return []
-    length = found.group[0].result.windows
-    waiting = [trial for trial in waiting if law.form.data or trial.run.windows == length]
-    if not waiting:
-        return []
-    at = Points.at(
-        [trial.parameters for trial in waiting],
-        [trial.run.windows for trial in waiting],
-        [distinct_windows(trial.run, training_splits(trial.run)) for trial in waiting],
-    )
     rows = [
         (trial.label, f"{trial.run.windows:,}", f"{one.value:.4f}", _range(one))
-        for trial, one in zip(waiting, law.foresee(at), strict=True)
+        for trial, one in found.foretell(waiting)
     ]
+    if not rows:
+        return []
     header = ("size", "windows", "foretold rel_l2", "95 %")
     return ["Trials that have not finished:", markdown(header, rows)]
 
 
+def _kept(found: Analysis) -> list[str]:
+    """Return what reports foretold of trials before these ran, beside what was measured."""
+    rows = [
+        (
+            entry.trial.label,
+            f"{entry.result.windows:,}",
+            f"{one.time:%Y-%m-%d %H:%M}",
+            f"{one.trials} by {one.law}",
+            f"{one.value:.4f}",
+            f"{one.low:.4f} to {one.high:.4f}",
+            f"{entry.result.mean_rel_l2:.4f}",
+            "yes" if one.holds(entry.result.mean_rel_l2) else "no",
+        )
+        for entry in found.finished
+        if (one := entry.foretold) is not None
+    ]
+    if not rows:
+        return []
+    return ["Trials that were foretold before they had finished (UTC):", markdown(_KEPT, rows)]
+
+
+_KEPT = ("size", "windows", "on", "through trials", "foretold rel_l2", "95 %", "measured", "inside")
 _FORETOLD = ("parameters", "windows", "foretold rel_l2", "95 %", "measured", "inside")
 
 

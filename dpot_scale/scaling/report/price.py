@@ -151,7 +151,7 @@ def price_of(finished: Sequence[Finished]) -> Price | None:
 
     The speed is that of the trial with the most FLOPs: small models are slower per FLOP.
     """
-    largest = max(finished, key=lambda entry: entry.result.train_flops)
+    largest = max(finished, key=lambda entry: entry.train_flops)
     bill = bill_of(largest)
     if bill is None or largest.splits is None:
         return None

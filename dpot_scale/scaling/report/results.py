@@ -8,11 +8,13 @@ from typing import Literal
 
 import numpy as np
 
+from dpot_scale.engine.update import update_flops
 from dpot_scale.runs.result import TrainingResult, read_result
 from dpot_scale.scaling.design import FactorValue
 from dpot_scale.scaling.plan import Trial
 from dpot_scale.scaling.report.laws.choice import FEWEST_SIZES
 from dpot_scale.scaling.report.laws.points import Array, Points, geometric_mean
+from dpot_scale.scaling.report.predictions import Prediction, kept
 from dpot_scale.scaling.report.training_data import (
     TrainingSplit,
     distinct_windows,
@@ -23,6 +25,7 @@ Measure = Literal["parameters", "block_parameters", "flops_per_window"]
 BANDS = ("first third", "middle third", "last third")
 # Factors of a design along which a law is fitted. Trials that differ in another one follow others.
 LAW_FACTORS = {"size", "windows", "flops", "seed", "trajectories"}
+MUON_COUNTS = 5  # the format of results from which on FLOPs hold those of Muon
 LAW_FACTORS |= {"model.size", "model.width", "model.depth"}  # of a grid
 
 
@@ -33,6 +36,7 @@ class Finished:
     trial: Trial
     result: TrainingResult
     splits: Mapping[str, TrainingSplit] | None  # what it was trained on; None: the data are gone
+    foretold: Prediction | None = None  # the last time before it finished
 
     @property
     def distinct_windows(self) -> float:
@@ -40,9 +44,24 @@ class Finished:
         return distinct_windows(self.trial.run, self.splits)
 
     @property
+    def train_flops(self) -> float:
+        """FLOPs of the whole training; results before format 5 have none of Muon's."""
+        run, known = self.trial.run, self.result.format >= MUON_COUNTS
+        missing = 0.0 if known else update_flops(run.model, run.optim, run.start)
+        return self.result.train_flops + self.result.steps * missing
+
+    @property
+    def budget(self) -> float:
+        """FLOPs that the design gave to the trial, or those that it took.
+
+        A design of equal FLOPs gives them to the model, and the updates of Muon come on top.
+        """
+        return float(self.trial.factors.get("flops", self.train_flops))
+
+    @property
     def flops_per_window(self) -> float:
         """FLOPs of training on one window."""
-        return self.result.train_flops / self.result.windows
+        return self.train_flops / self.result.windows
 
 
 def finished_trials(trials: Sequence[Trial]) -> list[Finished]:
@@ -55,7 +74,12 @@ def finished_trials(trials: Sequence[Trial]) -> list[Finished]:
     points = [trial for trial in trials if trial.role == "point"]
     results = [(trial, read_result(trial.run.directory)) for trial in points]
     return [
-        Finished(trial=trial, result=result, splits=training_splits(trial.run))
+        Finished(
+            trial=trial,
+            result=result,
+            splits=training_splits(trial.run),
+            foretold=next(reversed(kept(trial.run.directory)), None),
+        )
         for trial, result in results
         if result is not None
     ]
@@ -206,9 +230,6 @@ def mean_points(finished: Sequence[Finished], measure: Measure = "parameters") -
 
 
 def flops_of(finished: Sequence[Finished], points: Points) -> Array:
-    """Return the training FLOPs of each point, whose sizes are counted in parameters."""
-    cost = {
-        (entry.result.parameters, entry.result.windows): entry.result.train_flops
-        for entry in finished
-    }
+    """Return the budget of each point, whose sizes are counted in parameters."""
+    cost = {(entry.result.parameters, entry.result.windows): entry.budget for entry in finished}
     return np.array([cost[key] for key in zip(points.sizes, points.windows, strict=True)])

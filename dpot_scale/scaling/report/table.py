@@ -59,7 +59,7 @@ def _trial_cells(entry: Finished) -> tuple[str, ...]:
         f"{result.parameters:,}",
         f"{result.block_parameters:,}",
         f"{result.windows:,}",
-        f"{result.train_flops:.2e}",
+        f"{entry.train_flops:.2e}",
         f"{result.mean_rel_l2:.4f}",
         f"{result.mean_one_step_rel_l2:.4f}",
         f"{result.windows_per_second:.1f}",
@@ -123,7 +123,7 @@ def write_csv(path: Path, finished: Sequence[Finished]) -> None:
                 result.parameters,
                 result.block_parameters,
                 result.windows,
-                result.train_flops,
+                entry.train_flops,
                 round(entry.distinct_windows),
                 entry.trial.run.seed,
             ]

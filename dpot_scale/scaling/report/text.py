@@ -65,7 +65,7 @@ def _errors(found: Analysis) -> str:
     what = f"the held-out rollout error (rel_l2, mean over {len(shown.evaluation)} datasets) is"
     if found.has_no_ladder:
         return (
-            f"At {shown.train_flops:.2g} FLOPs {what} {shown.mean_rel_l2:.3f} at best, for "
+            f"At {found.shown.train_flops:.2g} FLOPs {what} {shown.mean_rel_l2:.3f} at best, for "
             f"{shown.parameters:,} parameters and {shown.windows:,} windows."
         )
     ends = sorted({group[0].result.parameters, shown.parameters})

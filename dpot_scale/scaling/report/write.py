@@ -8,11 +8,12 @@ from dpot_scale.config.sweep import SweepConfig
 from dpot_scale.errors import UserError
 from dpot_scale.files import replacing, write_whole
 from dpot_scale.scaling.plan import Trial
-from dpot_scale.scaling.report.analysis import analyze
+from dpot_scale.scaling.report.analysis import Analysis, analyze
 from dpot_scale.scaling.report.compute_figure import compute_figure
 from dpot_scale.scaling.report.data_figure import data_figure
 from dpot_scale.scaling.report.figures import scaling_figure
-from dpot_scale.scaling.report.results import finished_trials
+from dpot_scale.scaling.report.predictions import keep
+from dpot_scale.scaling.report.results import arm_of, finished_trials
 from dpot_scale.scaling.report.table import write_csv
 from dpot_scale.scaling.report.text import (
     COMPUTE_FIGURE,
@@ -69,6 +70,7 @@ def write_report(sweep: SweepConfig, trials: Sequence[Trial]) -> Report:
             f"no trial of sweep {sweep.name} in {sweep.directory} has finished; run it first"
         )
     arms = analyze(finished)
+    _keep_predictions(trials, arms)
     figures = {FIGURE: scaling_figure(sweep.name, arms)}
     if (compute := compute_figure(sweep.name, arms)) is not None:
         figures[COMPUTE_FIGURE] = compute
@@ -88,6 +90,16 @@ def write_report(sweep: SweepConfig, trials: Sequence[Trial]) -> Report:
         files=files,
         is_complete=len(finished) == len(trials),
     )
+
+
+def _keep_predictions(trials: Sequence[Trial], arms: Sequence[Analysis]) -> None:
+    """Keep what the laws say of trials that have not finished, to be compared afterwards."""
+    done = {entry.trial.id for found in arms for entry in found.finished}
+    waiting = [trial for trial in trials if trial.role == "point" and trial.id not in done]
+    for found in arms:
+        own = [trial for trial in waiting if arm_of(trial) == arm_of(found.finished[0].trial)]
+        for trial, expected in found.foretell(own):
+            keep(trial.run.directory, expected, f"{found.law}", len(found.together))
 
 
 def publish(report: Report, sweep: SweepConfig) -> None:

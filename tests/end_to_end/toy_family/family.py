@@ -8,6 +8,7 @@ from dpot_scale.models.family import (
     Family,
     Flops,
     Footprint,
+    Matrices,
     ParameterCount,
     Recompute,
     SpectralDtype,
@@ -45,10 +46,10 @@ class ToyFamily:
             }
         )
 
-    def adapter_parameters(self, model: ToyConfig, rank: int) -> int:
-        """Return the parameters of low-rank pairs for all its matrices, of which it has none."""
-        del model, rank
-        return 0
+    def matrix_shapes(self, model: ToyConfig) -> tuple[Matrices, ...]:
+        """Return how many of its matrices there are of each shape: it has none."""
+        del model
+        return ()
 
     def flops(self, model: ToyConfig, recompute: Recompute) -> Flops:
         """Return the FLOPs of one window."""

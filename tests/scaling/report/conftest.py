@@ -105,7 +105,7 @@ def _finish(
         else {},
         lead_times=dict.fromkeys(PERSISTENCE, lead_times) if lead_times else {},
     )
-    trial.run.directory.mkdir(parents=True)
+    trial.run.directory.mkdir(parents=True, exist_ok=True)
     save_result(trial.run.directory, result)
 
 

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from dpot_scale.config.load import load_sweep
 from dpot_scale.config.places import resolve_sweep_paths
@@ -13,6 +14,7 @@ from dpot_scale.scaling.report.analysis import analyze
 from dpot_scale.scaling.report.compute_figure import compute_figure
 from dpot_scale.scaling.report.figures import scaling_figure
 from dpot_scale.scaling.report.laws.fit import Fit
+from dpot_scale.scaling.report.predictions import FORETOLD, kept
 from dpot_scale.scaling.report.results import finished_trials as finished
 from dpot_scale.scaling.report.write import write_report
 
@@ -51,6 +53,41 @@ def test_what_has_not_run_is_foretold(tmp_path: Path, finish: Finish, planned: P
     expected = 3.0 * trials[-1].parameters ** -0.2
     row = f"| {trials[-1].label} | {trials[-1].run.windows:,} | {expected:.4f} |"
     assert row in report.markdown.partition("Trials that have not finished:")[2]
+
+
+def test_what_was_foretold_is_kept_and_not_fitted_anew(
+    tmp_path: Path, finish: Finish, planned: Planned
+) -> None:
+    """A report of the small ones foretells the rest; later ones show that beside what came."""
+    sweep, trials = planned(tmp_path)
+    *small, large = trials
+    for trial in small:
+        finish(trial, 3.0 * trial.parameters**-0.2)
+    for _ in range(2):
+        write_report(sweep, trials)
+    (told,) = kept(large.run.directory)
+    assert told.value == pytest.approx(3.0 * large.parameters**-0.2, rel=1e-3)
+    assert told.trials == 3
+    assert "N^-0.200" in told.law
+    finish(small[0], 2.9 * small[0].parameters ** -0.2)
+    write_report(sweep, trials)
+    assert len(kept(large.run.directory)) == 2, "another law says something else"
+    last = kept(large.run.directory)[-1]
+
+    finish(large, 2 * last.value)
+    for trial in small:
+        finish(trial, 2 * last.value * (large.parameters / trial.parameters) ** 0.2)
+    markdown = write_report(sweep, trials).markdown
+    assert list(kept(large.run.directory))[-1] == last
+    shown = markdown.partition("Trials that were foretold before they had finished (UTC):")[2]
+    cells = f"| {last.time:%Y-%m-%d %H:%M} | 3 by {last.law} | {last.value:.4f} | {last.low:.4f}"
+    assert f"| {large.label} | {large.run.windows:,} {cells} to {last.high:.4f} | " in shown
+    assert f" | {2 * last.value:.4f} | no |" in shown
+    said = "Of 1 trials that were foretold before they had finished, 0 lie inside their 95 % inter"
+    assert said in markdown
+    with (large.run.directory / FORETOLD).open("a") as file:
+        file.write('\n{"format": 1, "ti')
+    assert len(kept(large.run.directory)) == 2, "a line that was cut is none"
 
 
 def test_the_largest_size_is_compared_with_what_the_smaller_ones_said(
