@@ -412,3 +412,23 @@ def test_cancelled_trials_save_or_do_not_begin(tmp_path: Path) -> None:
     taken_back, launcher = control(sweep, 1, lambda trial, _: finish(trial))
     assert taken_back.run() == {}
     assert launcher.begun == [largest.id, waiting.id]
+
+
+def test_a_trial_that_waits_for_room_can_be_cancelled(tmp_path: Path) -> None:
+    """It has not begun, so it costs no attempt, and the others go on."""
+
+    class Full(FakeLauncher):
+        def wait_for_room(self, give_up: Callable[[], bool], say: Callable[[str], None]) -> bool:
+            if len(self.begun) == 0:
+                cancel(largest.run.directory)
+            return super().wait_for_room(give_up, say)
+
+    sweep = designed(tmp_path, {"windows": [800, 1600]}, SMALL)
+    controller, _ = control(sweep, 1, lambda trial, _: finish(trial))
+    smaller, largest = controller.trials
+    launcher = Full(1, lambda trial, _: finish(trial))
+    controller.launcher = launcher
+    assert controller.run() == {}
+    assert launcher.begun == [smaller.id]
+    assert events(controller, 1) == ["cancelled"]
+    assert Journal(sweep.directory).attempts(largest.id) == 0
