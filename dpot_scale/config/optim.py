@@ -92,7 +92,7 @@ class OptimConfig(Section):
         given = self.reference_width
         return given.get(family) if isinstance(given, dict) else given
 
-    def for_width(self, width: int, family: str) -> Self:
+    def for_width(self, width: int | None, family: str) -> Self:
         """Return the optimizer of a model of a family and a width: wider ones need lower rates.
 
         Theory has the rate of Adam fall as 1 / width (Yang and Hu, Feature Learning in
@@ -100,7 +100,7 @@ class OptimConfig(Section):
         best rates of both together were found to fall slowly (benchmarks/recipes.md).
         """
         reference = self.reference_for(family)
-        if reference is None:
+        if reference is None or width is None:
             return self
         factor = (reference / width) ** WIDTH_POWER
         return self.model_copy(update={"lr": factor * self.lr, "muon_lr": factor * self.muon_lr})

@@ -239,12 +239,11 @@ class RunConfig(Section):
 
     @model_validator(mode="after")
     def _rates_can_follow_the_width(self) -> Self:
-        family = self.model.family
-        reference = self.optim.reference_for(family)
+        reference = self.optim.reference_for(self.model.family)
         if reference is not None and self.model.own_width() is None:
             raise ValueError(
                 f"optim.reference_width={reference} makes the learning rate follow model.width, "
-                f"and a {family} has none: set it to null"
+                f"and a {self.model.family} has none: set it to null"
             )
         return self
 
@@ -297,8 +296,7 @@ class RunConfig(Section):
     @property
     def settled_optim(self) -> OptimConfig:
         """The optimizer with the peak rates for the width of the model."""
-        width = self.model.own_width()
-        return self.optim if width is None else self.optim.for_width(width, self.model.family)
+        return self.optim.for_width(self.model.own_width(), self.model.family)
 
     @property
     def steps(self) -> int:
