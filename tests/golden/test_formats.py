@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from dpot_scale.checkpoints.checkpoint import committed, verify
-from dpot_scale.checkpoints.weights import load_model, read
+from dpot_scale.checkpoints.weights import load_model, read, read_data
 from dpot_scale.config.load import load_run, load_suite
 from dpot_scale.data.generation.suite import missing_datasets
 from dpot_scale.data.store.dataset import INDEX, SPLITS, open_store
@@ -42,6 +42,9 @@ ELSEWHERE = 1e-6  # relative: other kernels add up in another order
 # Of formats/second/store.
 UNEVEN = "2e75c6cc918f"
 UNEVEN_VALUES = "0afdbdc347153c0f00206f2918c1a98457461192c7a94581d30cb5ae3f0ef2a0"
+# Of formats/third/store.
+UNITS = "fce7fe1fb0cc"
+UNITS_VALUES = "822cc7469b145e19dc7b71586a49c78cb6077f41f1466771e467fa7e1090d0ff"
 TRIALS = ["narrow_w96_5641ef", "wide_w96_b7c438"]
 
 losses = SimpleNamespace(
@@ -167,6 +170,49 @@ def test_weights_of_the_second_version_are_a_whole_model(source: str) -> None:
     assert weights.model.family == "dpot"
     assert sum(tensor.numel() for tensor in weights.state.values()) == 2839
     load_model(FORMATS / "second" / source)
+
+
+def test_weights_of_the_third_version_say_what_they_were_trained_on() -> None:
+    run = FORMATS / "third" / "finished"
+    (checkpoint,) = committed(run / "checkpoints")
+    assert (checkpoint.marker.format, verify(checkpoint)) == (3, [])
+    exported, kept = read(run / "model.safetensors"), read(checkpoint.folder)
+    assert exported.data == kept.data == read_data(run) == read_data(checkpoint.folder)
+    assert exported.data is not None
+    assert list(exported.data.datasets) == ["dr_pdb_generated", "swe_coarse"]
+    for name, channels in exported.data.datasets.items():
+        store = open_store(STORE, name)
+        assert (channels.names, channels.frame_interval) == (
+            store.info.channels,
+            store.info.frame_interval,
+        )
+        assert (channels.mean, channels.std) == (store.statistics.mean, store.statistics.std)
+    assert exported.model.dimensions() == kept.model.dimensions()
+    assert all(torch.equal(kept.state[name], value) for name, value in exported.state.items())
+
+
+def test_a_run_of_the_third_version_is_that_run(tmp_path: Path) -> None:
+    runs = shutil.copytree(FORMATS / "third", tmp_path / "runs")
+    config = load_run(
+        str(runs / "finished" / "config.yaml"), [f"output={runs}", f"data.root={STORE}"]
+    )
+    result = finished_before(identify(config))
+    assert result is not None
+    assert (result.identity, result.steps) == (identify(config).identity, 24)
+
+
+def test_store_of_the_third_version_has_units_and_no_known_lengths() -> None:
+    store = open_store(FORMATS / "third" / "store", "units")
+    assert store.info.labels == ("u [m/s]", "p")
+    assert store.info.time_unit == "s"
+    assert store.info.ends == ((0.0, 3.0), (0.0, 5.0))
+    digest = hashlib.sha256()
+    for split in ("train", "test"):
+        for trajectory in range(store.num_trajectories(split)):
+            digest.update(store.read(split, trajectory, 0, store.num_frames(split)).tobytes())
+    assert digest.hexdigest() == UNITS_VALUES
+    assert verify_dataset(store).problems == []
+    assert dataset_digest(read_index(store.folder / INDEX)) == UNITS
 
 
 def test_exported_weights_forecast_as_they_did() -> None:
