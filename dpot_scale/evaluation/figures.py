@@ -51,7 +51,7 @@ def rollout_figure(name: str, evaluation: "DatasetEvaluation") -> Figure:
     leads, fields = truth_LCxy.shape[:2]
     info = evaluation.info
     width, height = cell(info)
-    size = (width * leads + 1.2, 3 * height * fields + 0.7)
+    size = (width * leads + 1.8, 3 * height * fields + 0.7)
     figure = Figure(figsize=size, layout="constrained")
     axes = figure.subplots(3 * fields, leads, squeeze=False)
     for field in range(fields):
@@ -65,7 +65,7 @@ def rollout_figure(name: str, evaluation: "DatasetEvaluation") -> Figure:
             rows, (*shown, ("|error|", error_Lxy, error)), strict=True
         ):
             _row(figure, row, frames_Lxy, info, scale)
-            row[0].set_ylabel(f"{info.labels[field]}\n{words}", fontsize=9)
+            label_row(row[0], f"{info.labels[field]}\n{words}")
     for axis, lead in zip(axes[0], evaluation.example_leads, strict=True):
         axis.set_title(f"+{lead} frames" if lead > 1 else "+1 frame", fontsize=10)
     score = evaluation.score
@@ -94,6 +94,11 @@ def error_growth_figure(evaluations: Mapping[str, "DatasetEvaluation"]) -> Figur
     axis.grid(which="both", alpha=0.2)
     axis.legend(fontsize=8, edgecolor="none", framealpha=0.9)
     return figure
+
+
+def label_row(axis: Axes, text: str) -> None:
+    """Write what a row shows beside its first picture, which may be low."""
+    axis.set_ylabel(text, fontsize=8, rotation=0, ha="right", va="center")
 
 
 def label_with_numbers(axis: Axes) -> None:

@@ -25,6 +25,7 @@ from dpot_scale.evaluation.figures import (
     LINE_COLORS,
     Scale,
     cell,
+    label_row,
     label_with_numbers,
     limits_of,
     plane,
@@ -57,7 +58,7 @@ def fields_figure(dataset: str, sources: Sources) -> Figure:
     fields = _scored(info)
     width, height = cell(info)
     rows = (1 + 2 * len(sources)) * len(fields)
-    figure = Figure(figsize=(width * len(leads) + 1.9, height * rows + 0.9), layout="constrained")
+    figure = Figure(figsize=(width * len(leads) + 2.5, height * rows + 0.9), layout="constrained")
     axes = figure.subplots(rows, len(leads), squeeze=False)
     for number, field in enumerate(fields):
         of_field = axes[rows // len(fields) * number : rows // len(fields) * (number + 1)]
@@ -65,6 +66,7 @@ def fields_figure(dataset: str, sources: Sources) -> Figure:
     for axis, lead in zip(axes[0], leads, strict=True):
         axis.set_title(f"{_lead(lead)}\n{_time(first, lead)}", fontsize=9)
     _label_space(axes, info)
+    figure.align_ylabels(list(axes[:, 0]))
     figure.suptitle(f"{dataset}: rollout of a held-out trajectory", fontsize=11)
     return figure
 
@@ -167,7 +169,7 @@ def _movie_figure(
     images = []
     for row, field in zip(axes, fields, strict=True):
         drawn = _draw_row(figure, row, info, field, examples)
-        row[0].set_ylabel(info.labels[field], fontsize=9)
+        label_row(row[0], info.labels[field])
         images += drawn
     titles = ["truth", *examples, *(f"|error| of {name}" for name in examples)]
     for axis, title in zip(axes[0], titles, strict=True):
@@ -215,7 +217,7 @@ def _draw_field(
     for row, frames_Lxy, label, scale in zip(axes, rows, labels, scales, strict=True):
         for axis, frame_xy in zip(row, frames_Lxy, strict=True):
             images.append(_image(axis, frame_xy, info, scale))
-        row[0].set_ylabel(label, fontsize=8)
+        label_row(row[0], label)
     split = 1 + len(forecasts)
     for part, image in ((axes[:split], images[0]), (axes[split:], images[-1])):
         bar = figure.colorbar(image, ax=part.ravel().tolist(), shrink=0.9, pad=0.01, aspect=20)
@@ -282,12 +284,13 @@ def _label_space(axes: NDArray[np.object_], info: DatasetInfo) -> None:
     corner = axes[-1, 0]
     x_ends, y_ends = info.ends[:2]
     x_label, y_label = info.axis_labels[:2]
-    corner.set(xticks=x_ends, yticks=y_ends)
+    (low, high), words = y_ends, [f"{end:.4g}" for end in y_ends]
+    corner.set(xticks=x_ends, yticks=(low, (low + high) / 2, high))
     corner.set_xticklabels([f"{end:.4g}" for end in x_ends], fontsize=7)
-    corner.set_yticklabels([f"{end:.4g}" for end in y_ends], fontsize=7)
+    # As a tick, or the label of the row would be written over it.
+    corner.set_yticklabels([words[0], y_label, words[1]], fontsize=7)
+    corner.tick_params(axis="y", length=0)
     corner.set_xlabel(x_label, fontsize=8, labelpad=-6)
-    beside = {"xytext": (-4, 0), "textcoords": "offset points", "ha": "right", "va": "center"}
-    corner.annotate(y_label, (0, 0.5), xycoords="axes fraction", fontsize=8, **beside)
 
 
 def _lead(lead: int) -> str:
@@ -302,7 +305,8 @@ def _time(found: Details, lead: int) -> str:
 
 def _energy(info: DatasetInfo, field: int) -> str:
     unit = info.units[field] if info.units else ""
-    return with_unit(f"energy of {info.channels[field]}", f"({unit})²" if has_unit(unit) else "")
+    squared = f"{unit}²" if unit.isalpha() else f"({unit})²"
+    return with_unit(f"energy of {info.channels[field]}", squared if has_unit(unit) else "")
 
 
 def _scored(info: DatasetInfo) -> list[int]:
