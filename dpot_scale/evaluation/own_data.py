@@ -111,6 +111,6 @@ def _require_same(source: str, trained: TrainingData, root: Path) -> None:
         ):
             if before != now:
                 raise ConfigError(
-                    f"dataset {name} under {root} is not the one that {source} was trained on: its "
-                    f"{what} was {before} and is {now}; say with --data DIR what to score"
+                    f"dataset {name} under {root} is not the one that {source} was trained on "
+                    f"({what} then: {before}, now: {now}): say with --data DIR what to score"
                 )

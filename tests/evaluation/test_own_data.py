@@ -108,15 +108,16 @@ def test_other_data_of_the_same_name_are_refused(
     capsys.readouterr()
     assert main([file]) == 2
     assert error(capsys) == (
-        f"dataset flow under {here}/data is not the one that {file} was trained on: its time from "
-        "frame to frame was 0.2 and is 0.1; say with --data DIR what to score"
+        f"dataset flow under {here}/data is not the one that {file} was trained on (time from "
+        "frame to frame then: 0.2, now: 0.1): say with --data DIR what to score"
     )
     fields = trained_on("flow").model_dump()
     fields["datasets"]["flow"]["names"] = ["u", "p"]
     other = save(here / "b.safetensors", tiny_yaml, TrainingData.model_validate(fields))
     right = save(here / "c.safetensors", tiny_yaml, trained_on("flow"))
     assert main([right, other]) == 2
-    assert f"the one that {other} was trained on: its channels was u, p" in error(capsys)
+    said = f"the one that {other} was trained on (channels then: u, p, now: u, v): say with --data"
+    assert said in error(capsys)
 
 
 def test_sources_of_other_data_and_of_none(
