@@ -1,6 +1,7 @@
 """Where a run starts. Weights from elsewhere: tests/checkpoints/test_weights.py."""
 
 import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,6 +23,7 @@ from dpot_scale.models.adapter import is_of_pair
 from dpot_scale.models.dpot.released import write_released
 from dpot_scale.models.families import family_of
 from dpot_scale.models.family import KEEP_ALL
+from dpot_scale.runs.contents import weights_digest
 from dpot_scale.runs.start import Begun, first_state, require_source
 
 
@@ -63,6 +65,7 @@ def test_weights_of_another_target_are_refused(target: str, tmp_path: Path, worl
     class Nothing:
         def __init__(self) -> None:
             self.world = world
+            self.contents: dict[str, str] = {}
 
         def restore(self, _engine: object) -> None:
             return None
@@ -104,7 +107,7 @@ def begun(
 ) -> tuple[Drawn, RunConfig, str]:
     config = load_run("quickstart", [*RELEASED, f"start.source={source}", *overrides])
     engine = Drawn(config)
-    nothing = SimpleNamespace(world=world, restore=lambda _: None)
+    nothing = SimpleNamespace(world=world, contents={}, restore=lambda _: None)
     state, table = first_state(config, engine, nothing, data)
     assert state == TrainState()
     return engine, config, table
@@ -187,6 +190,22 @@ def test_what_is_drawn_may_not_stay_as_it_is(released: Path, world: World) -> No
     with pytest.raises(ConfigError, match=said):
         begun(released, world, *words)
     begun(released, world, *words, *trains)
+
+
+def test_other_weights_than_the_identity_names_are_refused(tmp_path: Path, world: World) -> None:
+    """Where the source has gone on since, or its newest checkpoint is damaged."""
+    third = Path(__file__).parents[1] / "golden" / "formats" / "third" / "finished"
+    source = shutil.copytree(third / "checkpoints", tmp_path / "run" / "checkpoints").parent
+    digest = weights_digest(source)
+    assert digest == weights_digest(source / "checkpoints" / "step_000024")
+    assert digest is not None
+    assert digest.endswith(" step 24")
+    config = load_run("quickstart", [f"start.source={source}"])
+    planned = {"start": digest.replace("24", "16")}
+    nothing = SimpleNamespace(world=world, contents=planned, restore=lambda _: None)
+    said = r"was at .* step 16 when this run was planned, and its newest .*step_000024: start"
+    with pytest.raises(CheckpointError, match=said):
+        first_state(config, None, nothing)
 
 
 def test_first_weights_that_are_nowhere_are_refused_before_anything_is_made(tmp_path: Path) -> None:
