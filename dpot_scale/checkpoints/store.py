@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Protocol, TypeVar
 
+from dpot_scale.checkpoints.archive import Archive, Uploads
 from dpot_scale.checkpoints.checkpoint import (
     Census,
     Checkpoint,
@@ -93,6 +94,12 @@ class CheckpointStore:
         self.model = model
         self.data = data
         self.contents = dict(contents or {})
+        self._archive = self._uploads = None
+        if config.archive is not None:
+            self._archive = Archive(config.archive, directory.absolute().parent.name)
+            if world.is_main:
+                sync = partial(self._archive.sync, directory, config)
+                self._uploads = Uploads(sync, config.archive)
 
     def save(self, engine: Sharded, state: TrainState) -> None:
         """Commit a checkpoint, then remove older ones and what crashes left. Collective.
@@ -112,6 +119,13 @@ class CheckpointStore:
                     _remove(folder)
             raise
         on_main(partial(self._prune, state.step), self.world, self.directory)
+        if self._uploads is not None:
+            self._uploads.wake()
+
+    def close(self) -> None:
+        """Wait until the archive, if there is one, has what is committed."""
+        if self._uploads is not None:
+            self._uploads.close()
 
     def restore(self, engine: Sharded) -> TrainState | None:
         """Continue from the newest intact checkpoint; None if there is none. Collective.
@@ -122,7 +136,7 @@ class CheckpointStore:
             CheckpointError: it was made by another config or from other data, it would run code,
                 or all checkpoints are damaged.
         """
-        found = from_main(partial(committed, self.directory), self.world, self.directory)
+        found = from_main(self._committed, self.world, self.directory)
         for checkpoint in found:
             self._check_belongs(checkpoint)
             if damaged := self._damaged(checkpoint):
@@ -134,6 +148,14 @@ class CheckpointStore:
             return checkpoint.state
         on_main(partial(require_none, self.directory), self.world, self.directory)
         return None
+
+    def _committed(self) -> list[Checkpoint]:
+        """Return what is on the disk; where there is nothing, what the archive has."""
+        found = committed(self.directory)
+        if not found and self._archive is not None:
+            fetched = self._archive.fetch(self.directory)
+            found = [] if fetched is None else [fetched]
+        return found
 
     def _write(self, engine: Sharded, folder: Path) -> None:
         """Write this rank's files."""

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from dpot_scale.config.base import (
     NO_BOOL,
@@ -142,6 +142,24 @@ class CheckpointConfig(Section):
     """Steps between milestones: checkpoints that are made then and kept for ever. 0: none."""
     keep_at: tuple[PositiveInt, ...] = ()
     """Steps of further milestones. A sweep sets them where branches of a run begin."""
+
+    archive: str | None = None
+    """URL to which committed checkpoints are copied in the background, each run into a folder of
+    its name; a run on an empty disk goes on from there. file:///FOLDER, or any that fsspec has a
+    package for: s3://BUCKET/PATH needs s3fs. null: none."""
+
+    @field_validator("archive")
+    @classmethod
+    def _is_url_without_secret(cls, url: str | None) -> str | None:
+        """Refuse what is no URL, and what would be written into config.yaml and MLflow."""
+        if url is not None and not re.match(r"[a-z][a-z0-9+.-]*://.", url, re.IGNORECASE):
+            raise ValueError(f"archive={url} is no URL; give one as file:///FOLDER or s3://BUCKET")
+        if url is not None and re.search(r"://[^/]*@|[?#]", url):
+            raise ValueError(
+                "archive may be a bare address only, because it is saved and shown; give "
+                "credentials to fsspec's package by the environment or its own config"
+            )
+        return url
 
     def is_milestone(self, step: int) -> bool:
         """Return whether a checkpoint is made at a step and kept for ever."""

@@ -136,8 +136,7 @@ def _train(
         about = header(run, _grid_rules(config, stores), begun.table)
         console.start(about, first_step=begun.state.step)
         if begun.state.step == 0:  # so that runs can be plotted against their size
-            size = {names.PARAMETERS: run.parameters.total}
-            _record(size, TrainState(), config, world, tracker)
+            _record({names.PARAMETERS: run.parameters.total}, TrainState(), config, world, tracker)
         try:
             verdict, state = trainer.fit(begun.state)
             _raise_unless_finished(verdict, state, config, trainer.meter.skipped_in_a_row)
@@ -147,6 +146,7 @@ def _train(
                 _record(scores, state, config, world, tracker)
         finally:
             stream.close()
+            checkpoints.close()
             tracker.close()
             console.close()
         seconds = time.perf_counter() - started

@@ -1,0 +1,189 @@
+"""The archive has what was committed, and gives it back to an empty disk."""
+
+import logging
+import shutil
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from test_kills import WORLD, Engine
+
+from dpot_scale.checkpoints.archive import Archive, Uploads
+from dpot_scale.checkpoints.checkpoint import TrainState, committed
+from dpot_scale.checkpoints.store import CheckpointStore
+from dpot_scale.config.load import load_run
+from dpot_scale.config.run import CheckpointConfig
+from dpot_scale.errors import CheckpointError, ConfigError
+
+
+@pytest.fixture(params=["file", "memory"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """A folder on this machine, and what behaves as an object store does."""
+    yield f"file://{tmp_path}/archive" if request.param == "file" else "memory://archive"
+    fsspec.filesystem("memory").store.clear()
+
+
+def store_in(directory: Path, url: str, **config: object) -> CheckpointStore:
+    kept = CheckpointConfig.model_validate({"archive": url, **config})
+    return CheckpointStore(directory, config=kept, identity="hash", world=WORLD)
+
+
+def save(directory: Path, url: str, *steps: int, **config: object) -> None:
+    store = store_in(directory, url, **config)
+    for step in steps:
+        store.save(Engine(step), TrainState(step=step))
+    store.close()
+
+
+def assert_restores(directory: Path, url: str, step: int) -> None:
+    engine, store = Engine(), store_in(directory, url)
+    assert store.restore(engine) == TrainState(step=step)
+    assert engine.value == step
+    store.close()
+
+
+def test_a_run_goes_on_from_the_archive_on_an_empty_disk(tmp_path: Path, url: str) -> None:
+    here = tmp_path / "run" / "checkpoints"
+    save(here, url, 1, 2, 3)
+    shutil.rmtree(tmp_path / "run")
+    assert_restores(here, url, 3)
+    assert [one.state.step for one in committed(here)] == [3]
+    assert store_in(tmp_path / "other" / "checkpoints", url).restore(Engine()) is None
+
+
+def test_it_keeps_what_the_disk_keeps_and_touches_nothing_else(tmp_path: Path, url: str) -> None:
+    files, root = fsspec.core.url_to_fs(url)
+    for other in ("step_1", "step_000001_mine", "notes"):
+        files.makedirs(f"{root}/run/{other}", exist_ok=True)
+        files.pipe_file(f"{root}/run/{other}/COMMITTED.json", b"{}")
+    here = tmp_path / "run" / "checkpoints"
+    for step in (1, 2, 3, 4, 5):
+        save(here, url, step, keep_every=2)
+    assert sorted(Archive(url, "run").markers()) == [2, 4, 5]
+    assert all(files.exists(f"{root}/run/{one}/COMMITTED.json") for one in ("step_1", "notes"))
+
+
+def test_an_upload_that_ends_anywhere_leaves_the_one_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = f"file://{tmp_path}/archive"
+    here = tmp_path / "run" / "checkpoints"
+    save(here, url, 1)
+    archive = Archive(url, "run")
+    calls = 0
+
+    def ends_at(last: int) -> Any:
+        def counted(name: str) -> Any:
+            original = getattr(archive._files, name)
+
+            def act(*args: object, **kwargs: object) -> object:
+                nonlocal calls
+                calls += 1
+                if calls > last:
+                    raise KeyboardInterrupt
+                return original(*args, **kwargs)
+
+            return act
+
+        return counted
+
+    kept = CheckpointConfig()
+    finished = 0
+    while not finished:
+        calls = 0
+        step = committed(here)[0].state.step + 1
+        CheckpointStore(here, config=kept, identity="hash", world=WORLD).save(
+            Engine(step), TrainState(step=step)
+        )
+        with monkeypatch.context() as patch:
+            counted = ends_at(step - 2)
+            for name in ("rm_file", "makedirs", "put_file", "pipe_file", "rm"):
+                patch.setattr(archive._files, name, counted(name))
+            try:
+                archive.sync(here, kept)
+                finished = step
+            except KeyboardInterrupt:
+                pass
+        empty = tmp_path / f"empty_{step}"
+        fetched = archive.fetch(empty)
+        assert fetched is not None
+    assert finished > 5
+    assert fetched.state.step == finished
+
+
+def test_an_archive_that_cannot_be_reached_ends_no_training(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "archive").write_text("a file in its place")
+    with caplog.at_level(logging.WARNING):
+        save(tmp_path / "run" / "checkpoints", f"file://{tmp_path}/archive", 1, 2)
+    assert "archive is not up to date" in caplog.text
+    (tmp_path / "archive").unlink()
+    save(tmp_path / "run" / "checkpoints", f"file://{tmp_path}/archive", 3)
+    assert sorted(Archive(f"file://{tmp_path}/archive", "run").markers()) == [2, 3]
+
+
+def test_what_is_committed_while_another_is_copied_is_copied_too() -> None:
+    begun, may_end, synced = threading.Event(), threading.Event(), []
+
+    def sync() -> None:
+        begun.set()
+        may_end.wait(10)
+        synced.append(1)
+
+    uploads = Uploads(sync, "memory://archive")
+    uploads.wake()
+    assert begun.wait(10)
+    uploads.wake()
+    may_end.set()
+    uploads.close()
+    assert len(synced) == 2
+    assert uploads.seconds is not None
+
+
+def test_a_damaged_copy_is_not_taken(tmp_path: Path, url: str) -> None:
+    here = tmp_path / "run" / "checkpoints"
+    save(here, url, 1, 2)
+    files, root = fsspec.core.url_to_fs(url)
+    files.pipe_file(f"{root}/run/step_000002/shards/rank_00000.safetensors", b"other")
+    shutil.rmtree(here)
+    assert_restores(here, url, 1)
+
+
+def test_a_file_system_that_is_not_installed_is_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"checkpoint\.archive=nosuch://x needs a file system"):
+        store_in(tmp_path, "nosuch://x")
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("somewhere/else", "is no URL"),
+        ("s3://key:secret@bucket", "may be a bare address only"),
+        ("https://host/path?token=secret", "may be a bare address only"),
+    ],
+)
+def test_an_address_is_a_bare_url(given: str, said: str) -> None:
+    with pytest.raises(ConfigError, match=said) as refused:
+        load_run("quickstart", [f"checkpoint.archive={given}"])
+    assert "secret" not in str(refused.value)
+
+
+def test_what_cannot_be_read_there_is_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    archive = Archive(f"file://{tmp_path}", "run")
+
+    def fail(*_: object, **__: object) -> None:
+        raise TimeoutError("no answer")
+
+    monkeypatch.setattr(archive._files, "ls", fail)
+    with pytest.raises(CheckpointError, match=r"cannot read checkpoint.archive=.*: no answer"):
+        archive.fetch(tmp_path / "checkpoints")
