@@ -26,6 +26,7 @@ from dpot_scale.scaling.endings import (
     TrialFailedError,
     TrialInterruptedError,
 )
+from dpot_scale.scaling.fitting import hold_together
 from dpot_scale.scaling.journal import Event, Journal
 from dpot_scale.scaling.launcher import Launcher
 from dpot_scale.scaling.plan import Trial, named, plan
@@ -135,6 +136,7 @@ class Controller:
         at_a_time: int,
     ) -> None:
         """Begin the largest trials that can, as many as there is room for."""
+        nodes, resources, is_full = self.launcher.cluster.nodes, self.sweep.resources, False
         for trial in list(waiting):
             if is_cancelled(trial.run.directory):
                 waiting.remove(trial)
@@ -143,6 +145,10 @@ class Controller:
                 waiting.remove(trial)
                 progress.finish(trial, ended.add(trial, self._leave(trial, "failed", reason)))
             elif len(running) < at_a_time and self._is_ready(trial, waiting, running):
+                # What is smaller does not go first where memory is short: it might for ever.
+                is_full = is_full or not hold_together(nodes, resources, [*running.values(), trial])
+                if is_full:
+                    continue
                 waiting.remove(trial)
                 running[pool.submit(self._run_trial, trial)] = trial
 

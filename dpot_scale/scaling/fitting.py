@@ -84,6 +84,19 @@ def require_fit(
     )
 
 
+def hold_together(
+    nodes: Sequence[Node], resources: ResourcesConfig, trials: Sequence[Trial]
+) -> bool:
+    """Return whether nodes have the memory for trials at a time, as far as that is known.
+
+    One alone is another question. GPUs are not shared, so neither is their memory.
+    """
+    known = [node.gib for node in nodes if node.gib is not None]
+    if resources.gpus_per_worker == 1 or len(trials) < 2 or not known or len(known) < len(nodes):
+        return True
+    return resources.workers * sum(trial.worker_gib for trial in trials) <= MARGIN * sum(known)
+
+
 def _need(sweep: SweepConfig, trial: Trial, device: DeviceName | None) -> float:
     """Return the GiB that a worker of a trial needs at least.
 

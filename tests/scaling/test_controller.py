@@ -5,6 +5,7 @@ import multiprocessing
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from dpot_scale.runs.result import TrainingResult, save_result
 from dpot_scale.scaling.cluster import Cluster
 from dpot_scale.scaling.controller import Controller
 from dpot_scale.scaling.endings import AttemptFailedError, Ended, TrialInterruptedError
+from dpot_scale.scaling.fitting import MARGIN, Node
 from dpot_scale.scaling.journal import Journal
 from dpot_scale.scaling.plan import Trial, plan
 from dpot_scale.scaling.speeds import SPEEDS
@@ -239,6 +241,18 @@ def test_hundreds_of_trials_are_packed_the_largest_first(tmp_path: Path) -> None
     assert all(seconds[trial] >= least for trial, least in zip(launcher.begun, latest, strict=True))
     ends = [e.trial for e in Journal(controller.sweep.directory).entries() if e.event != "started"]
     assert sorted(ends) == sorted(launcher.begun)
+
+
+def test_trials_that_the_nodes_cannot_hold_together_take_turns(tmp_path: Path) -> None:
+    """Cores alone would let all of them begin, and the system would kill some."""
+    sweep = designed(tmp_path, {"seeds": [0, 1, 2, 3, 4, 5]}, SMALL)
+    controller, launcher = control(sweep, 6, lambda trial, _: time.sleep(0.1) or finish(trial))
+    gib = 2 * sum(trial.worker_gib for trial in controller.trials[:2]) / MARGIN + 0.01
+    node = Node(cpus=64, gpus=0, gib=gib, gpu_gib=None)
+    launcher.cluster = replace(launcher.cluster, nodes=[node])
+    assert controller.run() == {}
+    assert launcher.most == 2
+    assert len(launcher.begun) == 6
 
 
 def test_a_speed_that_cannot_be_noted_fails_no_trial(tmp_path: Path) -> None:

@@ -122,5 +122,7 @@ def test_the_gpus_of_a_cluster_have_what_their_kind_has() -> None:
 def test_no_preset_is_refused_here(name: str) -> None:
     sweep = load_sweep(name)
     trials = plan(sweep)
-    for nodes in (NO_NODES, [on_cpus(2, 8.0)]):
+    laptop = on_cpus(2, 8.0)
+    with_gpus = 8 * [Node(cpus=128, gpus=8, gib=None, gpu_gib=79.6)]
+    for nodes in (NO_NODES, with_gpus if sweep.resources.gpus_per_worker == 1 else [laptop]):
         require_fit(sweep, trials, None, nodes)
