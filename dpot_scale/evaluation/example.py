@@ -5,11 +5,13 @@ Legend: L shown lead times, T frames of a block, C fields, s any number of space
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dpot_scale.forecasting.rollout import Block
+if TYPE_CHECKING:  # it imports torch, which the report of a sweep does without
+    from dpot_scale.forecasting.rollout import Block
 
 Array = NDArray[np.float32]
 
@@ -55,7 +57,7 @@ class Keeper:
         self._planes = planes
         self._kept: Array | None = None  # (2, L, C, *s)
 
-    def add(self, block: Block, first: int) -> None:
+    def add(self, block: "Block", first: int) -> None:
         """Take the next block of the first trajectory, whose lead times begin with `first`."""
         length = block.truth.shape[1]
         for number, lead in enumerate(self._leads):

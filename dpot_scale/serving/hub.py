@@ -117,7 +117,7 @@ def _require_place(place: str | Path) -> None:
     folder = Path(place)
     if folder.is_dir():
         if not (folder / WEIGHTS).is_file():
-            raise CheckpointError(f"{place} holds no {WEIGHTS}, which `save_pretrained` writes")
+            raise CheckpointError(f"{folder} holds no {WEIGHTS}, which `save_pretrained` writes")
         return
     names = str(place).split("/")
     is_local = isinstance(place, Path) or len(names) != 2 or not names[1] or names[0][:1] in ".~"

@@ -108,7 +108,7 @@ def test_scores_are_means_over_real_fields_and_trajectories(
     norms_N = np.linalg.norm(truth_NLxy[:, history:].reshape(2, -1), axis=1)
     errors_N = np.linalg.norm(error_NLxy.reshape(2, -1), axis=1)
     assert found.score.rel_l2 == pytest.approx(np.mean(errors_N / norms_N), rel=1e-5)
-    assert found.channels == ("h",)
+    assert found.info.channels == ("h",)
     assert found.example_truth_LCs.shape == (leads, 1, 16, 16)
     np.testing.assert_allclose(found.example_truth_LCs[:, 0], truth_NLxy[0, history:])
     np.testing.assert_allclose(found.example_forecast_LCs[:, 0], forecast_NLxy[0], rtol=1e-6)

@@ -85,7 +85,7 @@ def test_without_the_package_it_is_one_sentence(of_two: Path, tmp_path: Path) ->
 
 @pytest.mark.parametrize(
     "place",
-    ["absent", "./absent", "../absent", "~/absent", "/absent", "/a/b", "a/b/c", "runs/", ""],
+    ["absent", "./absent", "../absent", "~/absent", "/absent", "/a/b", "a/b/c", "runs/"],
 )
 def test_a_folder_that_is_not_there_is_not_sought_in_the_hub(place: str) -> None:
     from dpot_scale.serving.hub import HubModel
