@@ -25,7 +25,7 @@ from dpot_scale.scaling.cost import (
 )
 from dpot_scale.scaling.design import FactorValue, Point, constant_steps, points_of
 from dpot_scale.scaling.identified import Identified
-from dpot_scale.scaling.rates import Rates, probe_points, read_rates, with_rate
+from dpot_scale.scaling.rates import probe_points, read_rates, require_one_family, with_rate
 from dpot_scale.scaling.speeds import known_speeds, measured_speed
 
 # Seconds for Ray to start the workers of a trial and for those to import torch and DeepSpeed, to
@@ -98,12 +98,17 @@ def plan(sweep: SweepConfig, device: DeviceName | None = None) -> tuple[Trial, .
     points = points_of(sweep)
     if sweep.rules.probe is None:
         return _in_order(_plan_points(sweep, prices, points, "point"))
-    small = _plan_points(sweep, prices, probe_points(sweep, sweep.rules.probe), "probe")
+    of_probe = probe_points(sweep, sweep.rules.probe)
+    require_one_family(of_probe, points)
+    small = _plan_points(sweep, prices, of_probe, "probe")
     rates = read_rates(sweep.directory)
     if rates is not None and not rates.are_of([trial.id for trial in small]):
         rates = None  # of another probe
     if rates is not None:
-        points = [_with_found_rate(sweep, point, rates) for point in points]
+        points = [
+            replace(point, run=with_rate(point.run, rates.rate(point.run.model), sweep.run.optim))
+            for point in points
+        ]
     role: Role = "unprobed" if rates is None else "point"
     return _in_order(small) + _in_order(_plan_points(sweep, prices, points, role))
 
@@ -123,15 +128,6 @@ def _plan_points(
         for point, run in zip(points, runs, strict=True)
     ]
     return [replace(trial, role=role) for trial in trials]
-
-
-def _with_found_rate(sweep: SweepConfig, point: Point, rates: Rates) -> Point:
-    """Return a point with the rate that a probe found for its size."""
-    try:
-        run = with_rate(point.run, rates.rate(point.run.model), sweep.run.optim)
-    except ConfigError as error:
-        raise ConfigError(f"trial {point.label}: {error}") from error
-    return replace(point, run=run)
 
 
 def _after(known: Identified, point: Point, run: Run) -> After | None:

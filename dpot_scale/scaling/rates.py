@@ -5,7 +5,7 @@ follow from what was found once, and are not fitted anew. Pure: no torch here.
 """
 
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from datetime import datetime
 from math import log
@@ -51,16 +51,8 @@ class Rates(Record):
     found: tuple[BestRate, ...]
 
     def rate(self, model: ModelConfig) -> float:
-        """Return the peak rate of a model.
-
-        Raises:
-            ConfigError: it is of another family than those of the probe.
-        """
-        if model.family != self.family:
-            raise ConfigError(
-                f"rules.lr.probe has models of {self.family}, whose rates say nothing of a "
-                f"{model.family}: give each family a sweep with a probe of its own"
-            )
+        """Return the peak rate of a model of the family of the probe."""
+        assert model.family == self.family
         return rounded(self.lr * (size_of(model, self.of) / self.at) ** self.power)
 
     def are_of(self, trials: Collection[str]) -> bool:
@@ -109,6 +101,22 @@ def probe_points(sweep: SweepConfig, probe: Probe) -> list[Point]:
         )
         for point in points
     ]
+
+
+def require_one_family(probe: Sequence[Point], points: Sequence[Point]) -> None:
+    """Make sure that the rates of a probe can be those of the points of its sweep.
+
+    Raises:
+        ConfigError: some models are of other families.
+    """
+    family = probe[0].run.model.family
+    for point in (*probe, *points):
+        if point.run.model.family != family:
+            raise ConfigError(
+                f"trial {point.label}: rules.lr.probe has models of {family}, whose rates say "
+                f"nothing of a {point.run.model.family}: give each family a sweep with a probe of "
+                "its own"
+            )
 
 
 def size_of(model: ModelConfig, of: Literal["width", "parameters"]) -> float:
