@@ -12,8 +12,8 @@ communication = 8 bytes per parameter / bandwidth: two gathers in bf16, one redu
 import argparse
 from typing import Literal
 
+from dpot_scale.config.engine import EngineConfig
 from dpot_scale.config.optim import OptimConfig
-from dpot_scale.config.run import EngineConfig
 from dpot_scale.config.strategy import read_strategy
 from dpot_scale.engine.memory import GIB, estimate_memory
 from dpot_scale.models.dpot.config import DPOTConfig

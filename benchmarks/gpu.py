@@ -32,8 +32,9 @@ from model_step import example, loss, reference_model, theirs
 
 from dpot_scale.config.batch import BatchConfig
 from dpot_scale.config.data import DataConfig
+from dpot_scale.config.engine import EngineConfig
 from dpot_scale.config.optim import OptimConfig
-from dpot_scale.config.run import EngineConfig, ObjectiveConfig, RunConfig
+from dpot_scale.config.run import ObjectiveConfig, RunConfig
 from dpot_scale.config.strategy import read_strategy
 from dpot_scale.data.stream.assembly import Batch
 from dpot_scale.engine.engine import Rates

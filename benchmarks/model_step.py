@@ -22,7 +22,8 @@ from torch import Tensor, nn
 
 from dpot_scale.config.batch import BatchConfig
 from dpot_scale.config.data import DataConfig
-from dpot_scale.config.run import EngineConfig, RunConfig
+from dpot_scale.config.engine import EngineConfig
+from dpot_scale.config.run import RunConfig
 from dpot_scale.config.strategy import read_strategy
 from dpot_scale.engine.engine import Rates
 from dpot_scale.engine.runtime import World, start_world

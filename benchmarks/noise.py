@@ -14,7 +14,8 @@ import torch
 
 from dpot_scale.config.batch import BatchConfig
 from dpot_scale.config.data import DataConfig
-from dpot_scale.config.run import EngineConfig, RunConfig
+from dpot_scale.config.engine import EngineConfig
+from dpot_scale.config.run import RunConfig
 from dpot_scale.config.strategy import read_strategy
 from dpot_scale.engine.runtime import start_world
 from dpot_scale.engine.start import start_engine

@@ -18,8 +18,9 @@ from torch import multiprocessing
 
 from dpot_scale.config.batch import BatchConfig
 from dpot_scale.config.data import DataConfig
+from dpot_scale.config.engine import EngineConfig
 from dpot_scale.config.optim import OptimConfig
-from dpot_scale.config.run import EngineConfig, RunConfig
+from dpot_scale.config.run import RunConfig
 from dpot_scale.config.strategy import read_strategy
 from dpot_scale.engine.engine import Rates
 from dpot_scale.engine.memory import GIB, estimate_memory

@@ -31,8 +31,9 @@ from torch import distributed as dist
 
 from dpot_scale.config.batch import BatchConfig
 from dpot_scale.config.data import DataConfig
+from dpot_scale.config.engine import EngineConfig
 from dpot_scale.config.load import dump, load_run, load_sweep
-from dpot_scale.config.run import CheckpointConfig, EngineConfig, RunConfig
+from dpot_scale.config.run import CheckpointConfig, RunConfig
 from dpot_scale.models.dpot.config import DPOTConfig
 from dpot_scale.models.dpot.cost import count_parameters, executed_forward_flops
 from dpot_scale.models.family import TRAIN_PASSES

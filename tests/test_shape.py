@@ -23,6 +23,7 @@ TESTED_ELSEWHERE = {
     # Sections without behaviour of their own are tested where configs are loaded.
     "config/data.py": "config/test_load.py",
     "config/design.py": "scaling/test_design.py",
+    "config/engine.py": "config/test_run.py",
     "config/model.py": "config/test_load.py",
     "config/record.py": "golden/test_versions.py",
     "config/sweep.py": "config/test_load.py",

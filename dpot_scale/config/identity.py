@@ -12,12 +12,13 @@ from dpot_scale.config.run import RunConfig
 VERSION = 2
 
 # What does not decide the numbers of a run: its places, how it is sharded and recomputed, when it
-# is saved, scored and logged. A field that is not listed does.
+# is saved, scored and logged, and what it puts up with. A field that is not listed does.
 LEFT_OUT: dict[str, Any] = {
     "name": True,
     "output": True,
     "evaluation": True,
     "checkpoint": True,
+    "limits": True,
     "tracking": True,
     "model": True,  # its dimensions count instead, whether a size names them or not
     # The content of the source counts instead, as that of the datasets and of the JSON; `absent`

@@ -5,7 +5,14 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from dpot_scale.config.base import Name, PositiveFloat, PositiveInt, Section, _no_bool
+from dpot_scale.config.base import (
+    Name,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    Section,
+    _no_bool,
+)
 from dpot_scale.config.design import Design, Ladder, Rules, refuse_twins
 from dpot_scale.config.run import RunConfig
 
@@ -59,6 +66,8 @@ class SweepConfig(Section):
     resources: ResourcesConfig = ResourcesConfig()
     max_attempts: PositiveInt = 2
     """Attempts per trial, where a failure is not the user's mistake."""
+    max_preemptions: NonNegativeInt = 100
+    """How often a trial begins again because its node was taken away; no attempt of the above."""
 
     @model_validator(mode="after")
     def _trials_differ(self) -> Self:

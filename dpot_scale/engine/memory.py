@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from dpot_scale.config.engine import EngineConfig
 from dpot_scale.config.model import ModelConfig, Points
 from dpot_scale.config.optim import OptimConfig
-from dpot_scale.config.run import EngineConfig
 from dpot_scale.config.start import StartConfig
 from dpot_scale.config.strategy import ELEMENT_BYTES, Dtype, Strategy
 from dpot_scale.engine.buffers import Buffers, fit_buffers

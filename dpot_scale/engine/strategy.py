@@ -6,8 +6,9 @@ No torch here, so plans and memory estimates stay cheap.
 import copy
 
 from dpot_scale.config.deepspeed_keys import AUTO
+from dpot_scale.config.engine import EngineConfig
 from dpot_scale.config.optim import OptimConfig
-from dpot_scale.config.run import EngineConfig, RunConfig
+from dpot_scale.config.run import RunConfig
 from dpot_scale.config.strategy import OFFLOADS, Json, Strategy, section
 from dpot_scale.engine.buffers import deepspeed_sizes, fit_buffers
 from dpot_scale.errors import ConfigError

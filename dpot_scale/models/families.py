@@ -7,8 +7,8 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
+from dpot_scale.config.engine import EngineConfig
 from dpot_scale.config.model import FAMILIES, ModelConfig
-from dpot_scale.config.run import EngineConfig
 from dpot_scale.config.start import StartConfig
 from dpot_scale.errors import CheckpointError
 from dpot_scale.models.family import Family, Footprint, ParameterCount, Recompute

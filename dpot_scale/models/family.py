@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol, Self, TypeVar
 
+from dpot_scale.config.engine import EngineConfig
 from dpot_scale.config.model import ModelConfig
-from dpot_scale.config.run import EngineConfig
 from dpot_scale.config.strategy import Dtype
 
 if TYPE_CHECKING:

@@ -13,20 +13,15 @@ from functools import partial
 from dpot_scale.checkpoints.checkpoint import TrainState
 from dpot_scale.checkpoints.store import CheckpointStore
 from dpot_scale.config.places import CHECKPOINTS
-from dpot_scale.config.run import EvaluationConfig, RunConfig
+from dpot_scale.config.run import RunConfig
 from dpot_scale.data.channels import training_data
 from dpot_scale.data.conditions import require_conditions
 from dpot_scale.data.datasets import open_datasets, require_training
 from dpot_scale.data.grids import grid_rules
 from dpot_scale.data.store.dataset import DatasetStore
-from dpot_scale.data.stream.assembly import Assembler
-from dpot_scale.data.stream.groups import open_groups
-from dpot_scale.data.stream.reader import BatchStream, Share, training_windows
 from dpot_scale.engine.collectives import on_every_rank, on_main, raise_on_all
 from dpot_scale.engine.runtime import World, announced_world_size, start_world, trains_on_gpu
-from dpot_scale.engine.start import start_engine
 from dpot_scale.errors import UserError, speaks_for_all, this_command
-from dpot_scale.evaluation.monitor import Monitor
 from dpot_scale.runs.agreement import require_agreement_of_ranks
 from dpot_scale.runs.folder import finished_before
 from dpot_scale.runs.lock import only_run_in
@@ -34,23 +29,29 @@ from dpot_scale.runs.micro_batch import settle_micro_batch
 from dpot_scale.runs.outcome import header, keep, require_same_layout, run_artifacts, write_configs
 from dpot_scale.runs.resolved import ResolvedRun, Run, require_precision, resolve
 from dpot_scale.runs.result import TrainingResult
-from dpot_scale.runs.start import first_state, require_source
+from dpot_scale.runs.rollbacks import Rollbacks, all_described, describe
+from dpot_scale.runs.session import Session
+from dpot_scale.runs.start import require_source
 from dpot_scale.terminal import print_line
 from dpot_scale.tracking import names
 from dpot_scale.tracking.mlflow_run import MlflowRun, record_life
 from dpot_scale.tracking.spool import SPOOL
 from dpot_scale.tracking.tracker import Tracker
 from dpot_scale.training.console import Console
-from dpot_scale.training.loop import Trainer
-from dpot_scale.training.watch import Verdict, never
+from dpot_scale.training.loop import Trainer, Trouble
+from dpot_scale.training.watch import Stop, Verdict, never
 
 
 class TrainingStoppedError(UserError):
     """The run was told to end before its last step, and saved; starting it again continues it."""
 
 
+class TrainingPreemptedError(TrainingStoppedError):
+    """The machine of a rank is about to be taken away; the run saved before."""
+
+
 class TrainingDivergedError(UserError):
-    """The loss or the gradient is not finite, step after step."""
+    """The loss or the gradient is not finite, step after step, or out of all proportion."""
 
 
 def run_training(
@@ -58,6 +59,7 @@ def run_training(
     *,
     opens_mlflow_run: bool = True,
     told_to_stop: Callable[[], bool] = never,
+    preempted: Callable[[], bool] = never,
 ) -> TrainingResult:
     """Train a run to its end, from its newest checkpoint if it has one.
 
@@ -70,12 +72,16 @@ def run_training(
             `tracking.mlflow_uri` is set. If not, a driver does, and the metrics go to its run.
         told_to_stop: Asked after each step: whether the run is to save and end, as a signal to a
             rank would make it; one rank that says so is enough.
+        preempted: Asked in the same way: whether the machine is about to be taken away.
 
     Raises:
         ConfigError, DataError, CheckpointError: the user can mend it.
-        TrainingStoppedError: it was told to stop, by a signal or by `told_to_stop`.
-        TrainingDivergedError: the loss or the gradient is not finite, step after step.
+        TrainingStoppedError: it was told to stop, by a signal, by `told_to_stop` or `preempted`, or
+            `limits.wall_clock` was over.
+        TrainingDivergedError: it diverged, once more than `limits.rollbacks` allows.
     """
+    wall_clock = run.config.limits.wall_clock
+    ends = None if wall_clock is None else time.monotonic() + 60 * wall_clock
     finished = finished_before(run)
     if finished is not None:
         return finished
@@ -88,7 +94,7 @@ def run_training(
     with only_run_in(run.config.directory, world):
         require_agreement_of_ranks(run, world)
         settled = settle_micro_batch(resolved, world, print_line)
-        return _train(settled, world, stores, opens_mlflow_run, told_to_stop)
+        return _train(settled, world, stores, opens_mlflow_run, told_to_stop, preempted, ends)
 
 
 def _train(
@@ -97,12 +103,13 @@ def _train(
     stores: Mapping[str, DatasetStore],
     opens_mlflow_run: bool,
     told_to_stop: Callable[[], bool],
+    preempted: Callable[[], bool],
+    ends: float | None,
 ) -> TrainingResult:
     """Build what the loop needs, run it, and keep what it produced."""
     started = time.perf_counter()
     config = run.config
     on_main(lambda: require_same_layout(run), world, config.directory)
-    engine = start_engine(config, world, run.deepspeed)
     data = training_data(stores, config.data)
     checkpoints = CheckpointStore(
         config.directory / CHECKPOINTS,
@@ -113,53 +120,92 @@ def _train(
         data=data,
         contents=run.source.contents.record(),
     )
-    begun = first_state(config, engine, checkpoints, data)
-    monitor = Monitor(engine, stores, _evaluation(run), config.model, config.data, world)
-    stream = _open_stream(config, world, stores)
+    rollbacks = Rollbacks(config, world)
+    session = Session(run, world, stores, data, checkpoints, rollbacks.skipped)
+    begun = session.begun
     console = Console(is_main=world.is_main, total_steps=config.steps)
     # Not before the checkpoints have accepted the config: a refused one leaves no trace.
     on_main(lambda: write_configs(run), world, config.directory)
     with _mlflow_life(run, opens=opens_mlflow_run and world.is_main):
         tracker = _open_tracker(config, world)
-        trainer = Trainer(
-            config=config,
-            world=world,
-            engine=engine,
-            stream=stream,
-            tracker=tracker,
-            console=console,
-            evaluate=monitor,
-            save=partial(checkpoints.save, engine),
-            train_flops_per_window=run.train_flops_per_window,
-            told_to_stop=told_to_stop,
-        )
         about = header(run, _grid_rules(config, stores), begun.table)
         console.start(about, first_step=begun.state.step)
         if begun.state.step == 0:  # so that runs can be plotted against their size
             _record({names.PARAMETERS: run.parameters.total}, TrainState(), config, world, tracker)
         try:
-            verdict, state = trainer.fit(begun.state)
-            _raise_unless_finished(verdict, state, config, trainer.meter.skipped_in_a_row)
+            make = partial(
+                Trainer,
+                config=config,
+                world=world,
+                tracker=tracker,
+                console=console,
+                train_flops_per_window=run.train_flops_per_window,
+                told_to_stop=told_to_stop,
+                preempted=preempted,
+                ends=ends,
+            )
+            state = _fit(make, session, checkpoints, rollbacks)
             # Of data with a valid split, only that one was scored so far; nothing was, if the
             # attempt before ended between the last checkpoint and the result.
-            if scores := monitor.report():
+            if scores := session.monitor.report():
                 _record(scores, state, config, world, tracker)
         finally:
-            stream.close()
+            session.close()
             checkpoints.close()
             tracker.close()
             console.close()
         seconds = time.perf_counter() - started
-        return keep(run, world, engine, monitor, data, seconds)
+        return keep(run, world, session.engine, session.monitor, data, seconds)
 
 
-def _evaluation(run: ResolvedRun) -> EvaluationConfig:
-    """Return how to evaluate: with no more windows at a time than were found to fit."""
-    evaluation = run.config.evaluation
-    if run.source.config.batch.micro_batch == "auto":
-        most = min(evaluation.batch, run.config.batch.settled_micro_batch)
-        return evaluation.model_copy(update={"batch": most})
-    return evaluation
+def _fit(
+    make: Callable[..., Trainer],
+    session: Session,
+    checkpoints: CheckpointStore,
+    rollbacks: Rollbacks,
+) -> TrainState:
+    """Train to the last step; go back to the newest commit where the run diverges. Collective.
+
+    Args:
+        make: Makes the loop, from what a rollback replaces.
+        session: What it trains with.
+        checkpoints: The commits of the run.
+        rollbacks: Those that were made, and whether another one may be.
+
+    Raises:
+        TrainingStoppedError: it was told to stop.
+        TrainingDivergedError: it diverged once more than it may.
+    """
+    while True:
+        trainer = make(
+            engine=session.engine,
+            stream=session.stream,
+            evaluate=session.monitor,
+            save=partial(checkpoints.save, session.engine),
+            past=session.past,
+        )
+        verdict, state = trainer.fit(session.begun.state)
+        config, console, trouble = trainer.config, trainer.console, trainer.trouble
+        if verdict is Verdict.FINISHED:
+            return state
+        if verdict is Verdict.STOPPED:
+            how = f"at step {state.step} of {config.steps} and saved"
+            raise _stopped(trainer.stop, how, config)
+        assert trouble is not None
+        rollback = rollbacks.of(trouble)
+        windows = describe(rollback, session.mixture)
+        if not rollbacks.are_left:
+            before = all_described(rollbacks.made, session.mixture)
+            raise _diverged(trouble, f"in {windows}{before}", state, config)
+        rollbacks.add(rollback)
+        if trainer.stop:
+            raise _stopped(trainer.stop, "before it went back to its last checkpoint", config)
+        del trainer  # holds the engine
+        session.begin_again(rollbacks.skipped)
+        console.say(
+            f"went back from step {rollback.step} to step {session.begun.state.step}: "
+            f"{trouble.words}; skips {windows}"
+        )
 
 
 def _mlflow_life(run: ResolvedRun, *, opens: bool) -> AbstractContextManager[MlflowRun]:
@@ -214,42 +260,25 @@ def _grid_rules(config: RunConfig, stores: Mapping[str, DatasetStore]) -> str:
     return grid_rules(grids, config.model, config.data)
 
 
-def _open_stream(
-    config: RunConfig, world: World, stores: Mapping[str, DatasetStore]
-) -> BatchStream:
-    windows = training_windows(
-        stores, config.window_frames, config.data.strides, config.data.most_trajectories
+def _stopped(stop: Stop, how: str, config: RunConfig) -> TrainingStoppedError:
+    kind = TrainingPreemptedError if stop is Stop.PREEMPTED else TrainingStoppedError
+    return kind(
+        f"run {config.name} was stopped {stop.words()} {how}; start it again to continue"
+        f"{_how_to_start()}"
     )
-    assembler = Assembler(config.model, config.data, world.device)
-    mixture = open_groups(
-        windows,
-        {name: assembler.space_of(store) for name, store in stores.items()},
-        config.data,
-        global_batch=config.batch.global_batch,
-        seed=config.seed,
-    )
-    share = Share(config.batch, world.rank, world.world_size)
-    return BatchStream(stores, mixture, share, assembler, config.window_frames)
 
 
-def _raise_unless_finished(
-    verdict: Verdict, state: TrainState, config: RunConfig, skipped: int
-) -> None:
-    if verdict is Verdict.STOPPED:
-        raise TrainingStoppedError(
-            f"run {config.name} was stopped at step {state.step} of {config.steps} and saved; "
-            f"start it again to continue{_how_to_start()}"
-        )
-    if verdict is Verdict.DIVERGED:
-        steps = "its last step" if skipped == 1 else f"each of its last {skipped} steps"
-        clipping = "a lower " if config.optim.gradient_clipping else ""
-        of_muon = " and optim.muon_lr" if config.optim.kind == "muon" else ""
-        raise TrainingDivergedError(
-            f"run {config.name} diverged at step {state.step} of {config.steps}: in {steps} the "
-            "loss or the gradient was not finite, so the weights were left as they were; start "
-            f"another `name` with what may help: a lower optim.lr{of_muon}, {clipping}"
-            "optim.gradient_clipping, or an engine.deepspeed of another precision"
-        )
+def _diverged(
+    trouble: Trouble, where: str, state: TrainState, config: RunConfig
+) -> TrainingDivergedError:
+    clipping = "a lower " if config.optim.gradient_clipping else ""
+    of_muon = " and optim.muon_lr" if config.optim.kind == "muon" else ""
+    left = "" if trouble.of_spike else ", so the weights were left as they were"
+    return TrainingDivergedError(
+        f"run {config.name} diverged at step {state.step} of {config.steps}: {trouble.words}, "
+        f"{where}{left}; start another `name` with what may help: a lower optim.lr{of_muon}, "
+        f"{clipping}optim.gradient_clipping, or an engine.deepspeed of another precision"
+    )
 
 
 def _how_to_start() -> str:

@@ -14,7 +14,7 @@ from dpot_scale.checkpoints.checkpoint import (
     verify,
 )
 from dpot_scale.config.identity import identity
-from dpot_scale.config.places import CHECKPOINTS
+from dpot_scale.config.places import CHECKPOINTS, ROLLBACKS
 from dpot_scale.config.sweep import ResourcesConfig
 from dpot_scale.files import cannot_write, write_whole
 from dpot_scale.scaling.plan import Trial
@@ -52,6 +52,7 @@ def begin_at_trunk(trial: Trial, resources: ResourcesConfig, say: Callable[[str]
         return
     try:
         _take_curve(trial, found.state.step)
+        _take_rollbacks(trial)
         take_over(found, directory, identity(trial.run, trial.contents))
     except OSError as error:
         raise cannot_write(directory, error) from error
@@ -77,6 +78,13 @@ def _take_curve(trial: Trial, step: int) -> None:
         return
     records = [record for record in complete_records(source, 0)[0] if record[STEP] <= step]
     write_whole(target, "".join(f"{json.dumps(record)}\n" for record in records))
+
+
+def _take_rollbacks(trial: Trial) -> None:
+    """Let a branch skip the windows that its trunk skips: they would be at other steps."""
+    source = _trunk(trial) / ROLLBACKS
+    if source.exists():
+        write_whole(trial.run.directory / ROLLBACKS, source.read_bytes())
 
 
 def _trunk(trial: Trial) -> Path:

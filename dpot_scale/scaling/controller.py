@@ -4,6 +4,7 @@ The controller keeps the journal and the MLflow runs of the trials; workers only
 has done is read from its directory, so whoever submits the sweep again continues it.
 """
 
+import itertools
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -21,6 +22,7 @@ from dpot_scale.scaling.branching import begin_at_trunk, may_begin
 from dpot_scale.scaling.earlier import record_point
 from dpot_scale.scaling.endings import (
     AttemptFailedError,
+    Budget,
     Ended,
     TrialCancelledError,
     TrialFailedError,
@@ -247,8 +249,8 @@ class Controller:
         return {**factors, **own}
 
     def _attempt_until_done(self, trial: Trial) -> None:
-        first = self._journal.attempts(trial.id) + 1
-        for attempt in range(first, first + self.sweep.max_attempts):
+        budget = Budget(self.sweep.max_attempts, self.sweep.max_preemptions)
+        for attempt in itertools.count(self._journal.attempts(trial.id) + 1):
             let_run(trial.run.directory)
             self._wait_for_room(trial)
             self._record(trial, "started", attempt)
@@ -260,7 +262,7 @@ class Controller:
                     self._record(trial, "interrupted", attempt, error.reason)
                     raise TrialInterruptedError("not saved") from error
                 self._record(trial, "failed", attempt, error.reason)
-                if error.is_final or attempt + 1 == first + self.sweep.max_attempts:
+                if not budget.allows_another(error):
                     raise TrialFailedError(error.reason) from error
                 self.say(f"{trial.id}: attempt {attempt} failed ({error.reason}); trying again")
                 continue

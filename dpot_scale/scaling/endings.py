@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from ray.exceptions import RayActorError
+from ray.exceptions import OutOfMemoryError, RayActorError
 from ray.train.v2.api.exceptions import WorkerGroupError
 
 from dpot_scale.errors import UserError
@@ -16,10 +16,27 @@ class TrialFailedError(UserError):
 class AttemptFailedError(Exception):
     """One attempt at a trial failed."""
 
-    def __init__(self, reason: str, is_final: bool) -> None:
+    def __init__(self, reason: str, is_final: bool, is_preemption: bool = False) -> None:
         super().__init__(reason)
         self.reason = reason
         self.is_final = is_final  # another attempt would fail, too
+        self.is_preemption = is_preemption  # its node was taken away, which is no failure of it
+
+
+@dataclass
+class Budget:
+    """How often a trial may still be tried: after failures, and after its node was taken away."""
+
+    attempts: int
+    preemptions: int
+
+    def allows_another(self, error: AttemptFailedError) -> bool:
+        """Count an attempt that failed; return whether there may be another one."""
+        if error.is_preemption:
+            self.preemptions -= 1
+            return self.preemptions >= 0
+        self.attempts -= 1
+        return self.attempts > 0 and not error.is_final
 
 
 class TrialCancelledError(Exception):
@@ -64,11 +81,39 @@ def diagnose(error: Exception) -> tuple[str, bool]:
         found = _user_error(cause)
         if found is not None:
             return str(found), True
+    for cause in (*failures.values(), error):
+        memory = _ran_out_of_memory(cause)
+        if memory is not None:
+            return memory, True
     # Whichever Ray notices first: the dead worker, or one that waits for it in a collective.
     if any(isinstance(c, RayActorError) or _tells_of_death(c) for c in (*failures.values(), error)):
         return "a worker died: killed, out of memory, or crashed", False
     shown = str(next(iter(failures.values()), error)).strip().splitlines()
     return (shown[-1] if shown else type(error).__name__), False
+
+
+def is_preemption(error: Exception) -> bool:
+    """Return whether an attempt ended because a node was taken away, as Ray was told."""
+    failures = error.worker_failures if isinstance(error, WorkerGroupError) else {}
+    causes = (error, *failures.values())
+    return any(isinstance(cause, RayActorError) and cause.preempted for cause in causes)
+
+
+def _ran_out_of_memory(cause: Exception) -> str | None:
+    """Return what to change if memory ran out, on the device or by Ray's own measure."""
+    text = str(cause)
+    if isinstance(cause, OutOfMemoryError) or "Memory on the node" in text:
+        return (
+            "Ray killed a worker because its node ran low on memory: give a trial fewer "
+            "resources.workers per node or a smaller batch.micro_batch, or raise the limit with "
+            "RAY_memory_usage_threshold where `ray start` runs"
+        )
+    if any(sign in text for sign in ("out of memory", "can't allocate memory", "MemoryError")):
+        return (
+            "a worker ran out of memory: set run.batch.micro_batch to a smaller number or auto, "
+            "run.engine.activation_checkpointing=full, or raise resources.workers"
+        )
+    return None
 
 
 def _tells_of_death(cause: Exception) -> bool:

@@ -23,9 +23,9 @@ from dpot_scale.scaling.cluster import (
     worker_environment,
     worker_resources,
 )
-from dpot_scale.scaling.endings import AttemptFailedError, diagnose
+from dpot_scale.scaling.endings import AttemptFailedError, diagnose, is_preemption
 from dpot_scale.scaling.plan import Trial
-from dpot_scale.scaling.worker import TrialTask, train_trial
+from dpot_scale.scaling.worker import PREEMPTED, TrialTask, train_trial
 
 # Ray's own limit is no limit: a controller that cannot start would be tried for ever.
 CONTROLLER_FAILURES = 2
@@ -76,12 +76,15 @@ class RayLauncher:
             task: TrialTask = {"run": trial.run}
             resources = self.cluster.resources
             made = trainer(train_trial, task, resources, name=name, storage=self._storage)
-            return made.fit().return_value is not None
+            returned = made.fit().return_value
         except (TrainingFailedError, RayError) as error:
-            raise AttemptFailedError(*diagnose(error)) from error
+            raise AttemptFailedError(*diagnose(error), is_preemption(error)) from error
         finally:
             # Ray insists on a folder of its own, into which this training puts nothing.
             shutil.rmtree(self._storage / name, ignore_errors=True)
+        if returned == PREEMPTED:
+            raise AttemptFailedError("its node is about to be taken away; it saved", False, True)
+        return returned is not None
 
     def abandon(self) -> None:
         """Leave the cluster, which ends what this process started there."""

@@ -1,7 +1,7 @@
 """The training loop."""
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -20,15 +20,25 @@ from dpot_scale.errors import DataError, SharedDataError
 from dpot_scale.tracking.spool import SPOOL
 from dpot_scale.tracking.tracker import Tracker
 from dpot_scale.training.console import Console
-from dpot_scale.training.meter import Meter
+from dpot_scale.training.meter import Measured, Meter
 from dpot_scale.training.noise import Noise
 from dpot_scale.training.objective import training_loss
 from dpot_scale.training.schedule import Schedule
-from dpot_scale.training.watch import Findings, Verdict, Watch, never
+from dpot_scale.training.spikes import Spike, Spikes
+from dpot_scale.training.watch import Findings, Stop, Verdict, Watch, never
 
-# So many skipped steps in a row end a run; one that is resumed counts anew. fp16 needs up to 17 by
-# design: it starts with a loss scale of 2^16 and halves it after each overflow but the first.
+# After so many skipped steps in a row a run has diverged; one that is resumed counts anew. fp16
+# needs up to 17 by design: it starts with a loss scale of 2^16 and halves it after each overflow
+# but the first.
 MAX_SKIPPED_IN_A_ROW = 20
+
+
+class Trouble(NamedTuple):
+    """Why a run diverged: what went wrong, and in which of its steps."""
+
+    words: str
+    steps: range  # by how many updates had been made before each
+    of_spike: bool = False
 
 
 class _Unreadable(NamedTuple):
@@ -40,7 +50,12 @@ class _Unreadable(NamedTuple):
 
 @dataclass(kw_only=True)
 class Trainer:
-    """One run in this process: what is learned is in the objective, when in `fit`."""
+    """One run in this process: what is learned is in the objective, when in `fit`.
+
+    Attributes:
+        stop: Why the newest `fit` was to end, if it was; also where the run diverged.
+        trouble: Why the run diverged, where that is the verdict of the newest `fit`.
+    """
 
     config: RunConfig
     world: World
@@ -52,9 +67,16 @@ class Trainer:
     save: Callable[[TrainState], None]  # commits a checkpoint
     train_flops_per_window: float
     told_to_stop: Callable[[], bool] = never
+    preempted: Callable[[], bool] = never
+    ends: float | None = None  # by `time.monotonic`, if the attempt has to end some time
+    past: Sequence[Measured] = ()  # what is known of the steps before the first one
+    stop: Stop = field(default=Stop.NO, init=False)
+    trouble: Trouble | None = field(default=None, init=False)
     meter: Meter = field(init=False)  # of the newest `fit`
     _schedule: Schedule = field(init=False)
     _noise: Noise = field(init=False)
+    _spikes: Spikes = field(init=False)
+    _logged_step: int = field(default=0, init=False)
     _unreadable: _Unreadable | None = field(default=None, init=False)
     _saved_step: int = field(default=-1, init=False)
     _saved: float = field(default_factory=time.monotonic, init=False)  # when, by this rank's clock
@@ -68,16 +90,17 @@ class Trainer:
 
         Collective: every rank calls it with the same state. The final state is committed to disk
         unless the run diverged: it skipped `MAX_SKIPPED_IN_A_ROW` steps, or all that there were, or
-        ended with a loss that is not finite.
+        ended with a loss that is not finite, or made a step that is a spike.
 
         Raises:
             SharedDataError: a rank cannot read its data; raised on all ranks.
         """
         batches = self.stream.start(state.step)
         self.meter = Meter(self.world, lambda: self.stream.wait_seconds)
-        self._saved_step = state.step
+        self._saved_step = self._logged_step = state.step
+        self._spikes = Spikes(self.config.limits.spike, self.past)
         verdict = Verdict.FINISHED if state.step == self.config.steps else Verdict.CONTINUE
-        with closing(Watch(self.world, self.told_to_stop)) as watch:
+        with closing(self._watch()) as watch:
             while verdict is Verdict.CONTINUE:
                 rates = self._schedule.at(state.step)
                 loss, update = self._train_step(batches, state, rates)
@@ -88,12 +111,16 @@ class Trainer:
                     unreadable_since=self._unreadable and self._unreadable.since.step,
                     settle=self._something_is_due(state),
                 )
+                self.stop = found.stop
                 if found.unreadable_since is not None:
                     self._refuse_data(state, TrainState(step=found.unreadable_since))
                 verdict = self._do_what_is_due(state, found)
             if verdict is Verdict.STOPPED:  # a second SIGTERM must not end what the first began
                 self._save(state)
         return verdict, state
+
+    def _watch(self) -> Watch:
+        return Watch(self.world, self.told_to_stop, self.preempted, self.ends)
 
     def _do_what_is_due(self, state: TrainState, found: Findings) -> Verdict:
         """Log, evaluate and save after a step; return whether to go on. Collective.
@@ -103,9 +130,9 @@ class Trainer:
         """
         saving = found.save_due or self._checkpoint_is_due(state)
         logging = self._due(self.config.tracking.log_every, state.step)
-        if (saving or logging or found.signalled) and self._log(state):
+        if (saving or logging or found.stop) and self._log(state):
             return Verdict.DIVERGED
-        if found.signalled and self.meter.loss_is_finite:  # else after a step that may be saved
+        if found.stop and self.meter.loss_is_finite:  # else after a step that may be saved
             return Verdict.STOPPED
         with self.meter.paused():
             self._evaluate_and_save(state, saving=saving and self.meter.loss_is_finite)
@@ -194,12 +221,32 @@ class Trainer:
     def _log(self, state: TrainState) -> bool:
         """Record the steps since the last log; return whether the run diverged. Collective."""
         self._report(self.meter.reduce(self.train_flops_per_window), state)
+        first_step, self._logged_step = self._logged_step, state.step
         # What the meter found is of all ranks, so all come to the same answer.
+        spike = self._spikes.find(first_step, self.meter.measured)
+        self.trouble = self._skipped_too_many(state) or self._spiked(spike, first_step, state)
+        return self.trouble is not None
+
+    def _skipped_too_many(self, state: TrainState) -> Trouble | None:
         skipped = self.meter.skipped_in_a_row
-        if skipped >= MAX_SKIPPED_IN_A_ROW:
-            return True
         is_last = state.step == self.config.steps
-        return is_last and (skipped == state.step or not self.meter.loss_is_finite)
+        ends_badly = is_last and (skipped == state.step or not self.meter.loss_is_finite)
+        if skipped < MAX_SKIPPED_IN_A_ROW and not ends_badly:
+            return None
+        steps = "its last step" if skipped == 1 else f"each of its last {skipped} steps"
+        words = f"in {steps} the loss or the gradient was not finite"
+        return Trouble(words, range(state.step - skipped, state.step))
+
+    def _spiked(self, spike: Spike | None, first_step: int, state: TrainState) -> Trouble | None:
+        """Return a spike as trouble: that step, and those that were made with its weights."""
+        if spike is None:
+            return None
+        before = first_step + spike.offset
+        words = (
+            f"the {spike.what} of step {before + 1} was {spike.value:.3g}, more than limits.spike="
+            f"{self.config.limits.spike:g} times the largest before it, {spike.largest:.3g}"
+        )
+        return Trouble(words, range(before, state.step), of_spike=True)
 
     def _due(self, every: int, step: int) -> bool:
         """Return whether something done every so many steps, and at the end, is due now."""

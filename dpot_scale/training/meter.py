@@ -25,6 +25,13 @@ MOST_UNDONE = 1 + LATE  # the void step, and those until the ranks know of it
 PEAK_FLOPS_PER_SECOND = {"H200": 989e12, "H100": 989e12, "A100": 312e12}
 
 
+class Measured(NamedTuple):
+    """Of one step, over all ranks; neither need be finite where the step was skipped."""
+
+    loss: float
+    grad_norm: float
+
+
 class _Totals(NamedTuple):
     """Of the steps since the last `reduce`."""
 
@@ -45,15 +52,18 @@ class Meter:
         skipped_in_a_row: How many of the newest steps were skipped, one after the other, across
             intervals, as of the last `reduce`.
         loss_is_finite: Whether the newest loss was, on every rank, as of the last `reduce`.
+        measured: The steps of the interval that the last `reduce` ended.
     """
 
     def __init__(self, world: World, wait_seconds: Callable[[], float]) -> None:
         self.world = world
         self.skipped_in_a_row = 0
         self.loss_is_finite = True
+        self.measured: list[Measured] = []
         self._wait_seconds = wait_seconds
         self._totals: _Totals
         self._before: deque[_Totals] = deque(maxlen=MOST_UNDONE)
+        self._each: list[Tensor]  # of each step: its loss and its norm
         self._restart(torch.zeros((), device=world.device))
 
     def add(self, loss: Tensor, update: Update, windows: int, lr: float) -> None:
@@ -61,6 +71,7 @@ class Meter:
         before = self._totals
         values = torch.stack([loss.detach(), update.grad_norm, torch.ones_like(loss)])
         self._before.append(before)
+        self._each.append(values[:2])
         self._totals = _Totals(
             # Chosen, not multiplied: those of a skipped step may be NaN.
             before.sums + values.where(update.applied, 0),
@@ -75,6 +86,7 @@ class Meter:
         """Forget the newest steps, at most `MOST_UNDONE` and none before the last `reduce`."""
         for _ in range(steps):
             self._totals = self._before.pop()
+            self._each.pop()
 
     @property
     def pending(self) -> bool:
@@ -93,10 +105,12 @@ class Meter:
         seconds = time.perf_counter() - self._started
         waited = self._wait_seconds() - self._waited
         counts = torch.stack([totals.in_a_row, totals.newest_loss.isfinite().logical_not()])
-        local = torch.cat([totals.sums, counts, torch.tensor([waited], device=counts.device)])
-        loss, grad_norm, applied, in_a_row, broken, waited_everywhere = mean_over_ranks(
+        waits = torch.tensor([waited], device=counts.device)
+        local = torch.cat([totals.sums, counts, waits, *self._each])
+        loss, grad_norm, applied, in_a_row, broken, waited_everywhere, *each = mean_over_ranks(
             local, self.world
         ).tolist()
+        self.measured = [Measured(*one) for one in zip(each[::2], each[1::2], strict=True)]
         self.skipped_in_a_row, self.loss_is_finite = round(in_a_row), broken == 0
         metrics = {}
         if applied:
@@ -127,6 +141,7 @@ class Meter:
         zero = torch.zeros((), device=self.world.device)
         self._totals = _Totals(torch.zeros(3, device=self.world.device), in_a_row, zero)
         self._before.clear()
+        self._each = []
         self._waited = self._wait_seconds()
         self._started = time.perf_counter()
 

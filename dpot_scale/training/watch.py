@@ -3,6 +3,7 @@
 import enum
 import signal
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from types import FrameType
@@ -18,6 +19,9 @@ from dpot_scale.engine.runtime import World
 # then the ranks have exchanged it, in the background.
 LATE = 1
 NEVER = 2**62  # later than any step
+# Where a scheduler signals all processes, the deepspeed launcher passes its own signal on to the
+# ranks: so soon after the first one, another SIGTERM is an echo of it.
+ECHO_SECONDS = 5.0
 
 
 class Verdict(enum.Enum):
@@ -25,14 +29,34 @@ class Verdict(enum.Enum):
 
     CONTINUE = "continue"
     FINISHED = "finished"
-    STOPPED = "stopped by a signal"
-    DIVERGED = "diverged"
+    STOPPED = "stopped"
+    DIVERGED = "diverged"  # whoever called the loop may go back to a checkpoint
+
+
+class Stop(enum.IntEnum):
+    """Why a run is to save and end. Of what several ranks have found, the largest counts."""
+
+    NO = 0
+    TOLD = 1
+    WALL_CLOCK = 2
+    PREEMPTED = 3
+    SIGINT = 4
+    SIGTERM = 5
+
+    def words(self) -> str:
+        """Return what stopped a run, behind "was stopped"."""
+        return {
+            Stop.NO: "",
+            Stop.TOLD: "as it was told",
+            Stop.WALL_CLOCK: "by limits.wall_clock",
+            Stop.PREEMPTED: "because its node is about to be taken away",
+        }.get(self, f"by {self.name}")
 
 
 class Findings(NamedTuple):
     """What any of the ranks has found."""
 
-    signalled: bool = False  # it was told to stop
+    stop: Stop = Stop.NO
     save_due: bool = False  # the time between two checkpoints is over by its clock
     unreadable_since: int | None = None  # the steps that were made before its data ended
 
@@ -45,12 +69,16 @@ def never() -> bool:
 class Signals:
     """Remembers that Ctrl-C or SIGTERM asked this process to stop, until it is closed.
 
-    A second Ctrl-C ends the process at once. A second SIGTERM does not: where a scheduler signals
-    all processes, the deepspeed launcher passes its own on to the ranks.
+    A second Ctrl-C ends the process at once, and so does any signal that comes more than
+    `ECHO_SECONDS` after the first one.
+
+    Attributes:
+        received: The first signal, if there was one.
     """
 
     def __init__(self) -> None:
-        self.received = False
+        self.received: signal.Signals | None = None
+        self._since = 0.0
         # Only the main thread may set handlers.
         in_main_thread = threading.current_thread() is threading.main_thread()
         watched = (signal.SIGINT, signal.SIGTERM) if in_main_thread else ()
@@ -62,9 +90,14 @@ class Signals:
             signal.signal(number, handler)
 
     def _remember(self, number: int, _frame: FrameType | None) -> None:
-        self.received = True
-        if number == signal.SIGINT:
-            signal.signal(number, self._previous[signal.SIGINT])
+        now = time.monotonic()
+        if self.received is None:
+            self.received, self._since = signal.Signals(number), now
+        is_another = now - self._since > ECHO_SECONDS
+        if is_another or number == signal.SIGINT:
+            signal.signal(number, self._previous[signal.Signals(number)])
+        if is_another:
+            signal.raise_signal(number)
 
 
 class Watch:
@@ -78,10 +111,20 @@ class Watch:
         world: The ranks.
         told_to_stop: Whether somebody else wants this rank to stop. A worker of Ray needs it: it
             trains outside the main thread, where no signal arrives.
+        preempted: Whether the machine of this rank, or of another one, is about to be taken away.
+        ends: When the attempt has to end, by `time.monotonic`; None: it need not.
     """
 
-    def __init__(self, world: World, told_to_stop: Callable[[], bool] = never) -> None:
+    def __init__(
+        self,
+        world: World,
+        told_to_stop: Callable[[], bool] = never,
+        preempted: Callable[[], bool] = never,
+        ends: float | None = None,
+    ) -> None:
         self._told_to_stop = told_to_stop
+        self._preempted = preempted
+        self._ends = ends
         self._signals = Signals()
         self._group = dist.new_group(backend="gloo") if world.world_size > 1 else None
         self._votes: deque[tuple[dist.Work, Tensor]] = deque()  # begun and not read
@@ -97,8 +140,7 @@ class Watch:
             settle: Whether to wait for what is found now; the same on every rank. It is waited for
                 as well where the older vote found something.
         """
-        signalled = self._signals.received or self._told_to_stop()
-        found = Findings(signalled, save_due, unreadable_since)
+        found = Findings(self._reason(), save_due, unreadable_since)
         if self._group is None:
             return found
         self._begin(found, self._group)
@@ -113,9 +155,19 @@ class Watch:
         if self._group is not None and not self._votes:
             dist.destroy_process_group(self._group)
 
+    def _reason(self) -> Stop:
+        """Return why this rank wants to stop."""
+        if self._signals.received is not None:
+            return Stop[self._signals.received.name]
+        if self._preempted():
+            return Stop.PREEMPTED
+        if self._ends is not None and time.monotonic() >= self._ends:
+            return Stop.WALL_CLOCK
+        return Stop.TOLD if self._told_to_stop() else Stop.NO
+
     def _begin(self, found: Findings, group: dist.ProcessGroup) -> None:
         since = NEVER if found.unreadable_since is None else found.unreadable_since
-        largest = torch.tensor([int(found.signalled), int(found.save_due), NEVER - since])
+        largest = torch.tensor([int(found.stop), int(found.save_due), NEVER - since])
         work = dist.all_reduce(largest, dist.ReduceOp.MAX, group=group, async_op=True)
         assert work is not None
         self._votes.append((work, largest))
@@ -124,8 +176,8 @@ class Watch:
         """Return the findings of the oldest vote that is not read, together with those before."""
         work, largest = self._votes.popleft()
         work.wait()
-        signalled, save_due, before_never = largest.tolist()
+        stop, save_due, before_never = largest.tolist()
         since = older.unreadable_since
         if since is None and before_never:
             since = NEVER - before_never
-        return Findings(older.signalled or signalled > 0, older.save_due or save_due > 0, since)
+        return Findings(max(older.stop, Stop(stop)), older.save_due or save_due > 0, since)

@@ -184,7 +184,7 @@ def test_a_signal_to_one_rank_stops_all_after_saving(interrupted: Interrupted) -
     stopped, step = interrupted.stopped, interrupted.committed_at_stop
     assert stopped.code == 2
     assert stopped.errors == [
-        f"error: run interrupted was stopped at step {step} of {STEPS} and saved; "
+        f"error: run interrupted was stopped by SIGTERM at step {step} of {STEPS} and saved; "
         "start it again to continue"
     ]
     assert "Traceback" not in stopped.err

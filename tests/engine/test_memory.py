@@ -1,7 +1,7 @@
 """The memory estimate against arithmetic one can do by hand."""
 
+from dpot_scale.config.engine import EngineConfig
 from dpot_scale.config.optim import OptimConfig
-from dpot_scale.config.run import EngineConfig
 from dpot_scale.config.strategy import read_strategy
 from dpot_scale.engine.memory import (
     GIB,

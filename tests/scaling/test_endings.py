@@ -3,13 +3,20 @@
 from pathlib import Path
 
 import pytest
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import OutOfMemoryError, RayActorError, RayTaskError
 from ray.train.v2.api.exceptions import WorkerGroupError
 
 from dpot_scale.config.load import load_sweep
 from dpot_scale.config.places import resolve_sweep_paths
 from dpot_scale.errors import ConfigError, DiskError
-from dpot_scale.scaling.endings import Ended, TrialInterruptedError, diagnose
+from dpot_scale.scaling.endings import (
+    AttemptFailedError,
+    Budget,
+    Ended,
+    TrialInterruptedError,
+    diagnose,
+    is_preemption,
+)
 from dpot_scale.scaling.plan import Trial, plan
 
 DIED = "a worker died: killed, out of memory, or crashed"
@@ -61,6 +68,40 @@ def test_a_worker_that_died_may_be_tried_again(cause: Exception) -> None:
 def test_a_death_may_be_told_of_by_ray_alone() -> None:
     error = RuntimeError("The actor is dead because its worker process has died.")
     assert diagnose(error) == (DIED, False)
+
+
+@pytest.mark.parametrize(
+    ("cause", "setting"),
+    [
+        (OutOfMemoryError("Task was killed"), "RAY_memory_usage_threshold"),
+        (RuntimeError("Memory on the node (IP: 1.2.3.4) was 61 / 64 GB"), "RAY_memory"),
+        (RuntimeError("CUDA out of memory. Tried to allocate 2 GiB"), "run.batch.micro_batch"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), "run.batch.micro_batch"),
+    ],
+)
+def test_memory_that_ran_out_is_final_and_names_what_to_change(
+    cause: Exception, setting: str
+) -> None:
+    reason, is_final = diagnose(failed(cause, RayActorError()))
+    assert setting in reason
+    assert is_final
+
+
+def test_a_node_that_was_taken_away_is_a_preemption() -> None:
+    taken = RayActorError()
+    taken._preempted = True
+    assert is_preemption(failed(RuntimeError("it saw something else"), taken))
+    assert not is_preemption(failed(RayActorError()))
+
+
+def test_failures_and_preemptions_have_budgets_of_their_own() -> None:
+    budget = Budget(attempts=2, preemptions=3)
+    failure, preemption = (AttemptFailedError("", False, taken) for taken in (False, True))
+    errors = [preemption, failure, preemption, preemption]
+    assert [budget.allows_another(error) for error in errors] == [True] * 4
+    assert not budget.allows_another(preemption)
+    assert not budget.allows_another(failure)
+    assert not Budget(9, 9).allows_another(AttemptFailedError("a mistake", is_final=True))
 
 
 @pytest.mark.parametrize(

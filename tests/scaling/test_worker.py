@@ -11,10 +11,11 @@ from dpot_scale.config.load import load_run
 from dpot_scale.config.run import RunConfig
 from dpot_scale.errors import DataError
 from dpot_scale.runs import run as run_module
-from dpot_scale.runs.run import TrainingStoppedError
+from dpot_scale.runs.run import TrainingPreemptedError, TrainingStoppedError
 from dpot_scale.scaling import stopping, worker
 from dpot_scale.scaling.stopping import ask_to_stop, let_run
-from dpot_scale.scaling.worker import TrialTask, train_trial
+from dpot_scale.scaling.worker import PREEMPTED, TrialTask, train_trial
+from dpot_scale.training.watch import never
 
 Trained = list[dict[str, Any]]
 
@@ -43,6 +44,7 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> Trained:
 def on_rank(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
     context = SimpleNamespace(get_world_rank=lambda: number)
     monkeypatch.setattr(worker, "get_context", lambda: context)
+    monkeypatch.setattr(worker, "_preempted", lambda: never)
 
 
 def test_the_result_is_returned_and_the_run_in_mlflow_is_the_drivers(
@@ -87,6 +89,15 @@ def test_a_trial_that_was_stopped_returns_nothing(
     stopped = raising(TrainingStoppedError("was stopped and saved"))
     monkeypatch.setattr(run_module, "run_training", stopped)
     assert train_trial(task) is None
+
+
+def test_a_trial_that_loses_its_node_says_so(
+    task: TrialTask, trained: Trained, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    on_rank(0, monkeypatch)
+    preempted = raising(TrainingPreemptedError("was stopped and saved"))
+    monkeypatch.setattr(run_module, "run_training", preempted)
+    assert train_trial(task) == PREEMPTED
 
 
 def test_another_error_reaches_the_driver(

@@ -3,15 +3,17 @@
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from dpot_scale.engine.runtime import World, start_world
-from dpot_scale.training.watch import Findings, Watch
+from dpot_scale.training.watch import Findings, Stop, Watch
 
 
 @pytest.fixture(scope="module")
@@ -28,10 +30,10 @@ def watch(world: World) -> Iterator[Watch]:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_is_remembered(number: signal.Signals, watch: Watch) -> None:
-    assert not watch.vote().signalled
+    assert watch.vote().stop is Stop.NO
     os.kill(os.getpid(), number)
-    assert watch.vote().signalled
-    assert watch.vote().signalled, "and not forgotten"
+    assert watch.vote().stop.name == number.name
+    assert watch.vote().stop.name == number.name, "and not forgotten"
 
 
 def test_handlers_are_given_back(world: World) -> None:
@@ -46,7 +48,32 @@ def test_handlers_are_given_back(world: World) -> None:
 def test_a_second_sigterm_is_the_launchers(watch: Watch) -> None:
     for _ in range(3):
         os.kill(os.getpid(), signal.SIGTERM)
-    assert watch.vote().signalled
+    assert watch.vote().stop is Stop.SIGTERM
+
+
+@pytest.mark.parametrize("first", [signal.SIGTERM, signal.SIGINT])
+def test_another_signal_after_a_while_ends_the_process(
+    first: signal.Signals, watch: Watch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As whoever handled it before does: here pytest, by an exception."""
+    monkeypatch.setattr("dpot_scale.training.watch.ECHO_SECONDS", 0.0)
+    monkeypatch.setitem(watch._signals._previous, first, signal.default_int_handler)
+    os.kill(os.getpid(), first)
+    with pytest.raises(KeyboardInterrupt):
+        os.kill(os.getpid(), first)
+    monkeypatch.undo()
+
+
+def test_a_preemption_and_the_clock_stop_a_run(world: World) -> None:
+    now = time.monotonic()
+    for told, preempted, ends, expected in (
+        (False, False, now + 3600, Stop.NO),
+        (False, False, now, Stop.WALL_CLOCK),
+        (True, False, now, Stop.WALL_CLOCK),
+        (True, True, now, Stop.PREEMPTED),
+    ):
+        with closing(Watch(world, partial(bool, told), partial(bool, preempted), ends)) as watch:
+            assert watch.vote().stop is expected
 
 
 def test_a_second_interrupt_ends_the_process(watch: Watch) -> None:
@@ -61,13 +88,13 @@ def test_outside_the_main_thread_signals_are_left_alone(world: World) -> None:
 
     def in_thread() -> None:
         watch = Watch(world)
-        found.extend([signal.getsignal(signal.SIGTERM), watch.vote().signalled])
+        found.extend([signal.getsignal(signal.SIGTERM), watch.vote().stop])
         watch.close()
 
     thread = threading.Thread(target=in_thread)
     thread.start()
     thread.join()
-    assert found == [before, False]
+    assert found == [before, Stop.NO]
 
 
 def findings(world: World) -> dict[str, list[Findings]]:
@@ -94,4 +121,4 @@ def test_what_one_rank_finds_all_know_a_step_later_or_at_once_where_it_matters(r
     assert said["late"] == [nothing, nothing, save, nothing]
     assert said["settled"] == [save]
     assert said["data"] == [nothing, nothing, Findings(unreadable_since=1)]
-    assert said["told"] == [nothing, Findings(signalled=True)]
+    assert said["told"] == [nothing, Findings(stop=Stop.TOLD)]

@@ -21,6 +21,7 @@ from dpot_scale.config.batch import BatchConfig
 from dpot_scale.data.store.dataset import DatasetStore
 from dpot_scale.data.stream.assembly import Assembler, Batch, Window
 from dpot_scale.data.stream.mixture import DatasetWindows, Mixture, UnequalWindows, Windows
+from dpot_scale.data.stream.spans import Span, after_skips
 from dpot_scale.errors import DataError
 
 PREFETCHED_BATCHES = 2
@@ -87,17 +88,20 @@ def _windows_of(
 class Share:
     """Which windows of the stream one rank takes.
 
-    Step s covers the positions [s * global_batch, (s + 1) * global_batch) for any number of ranks.
+    Step s covers the positions [s * global_batch, (s + 1) * global_batch) for any number of ranks,
+    shifted by what is skipped before them.
     """
 
     batch: BatchConfig
     rank: int = 0
     world_size: int = 1
+    skipped: tuple[Span, ...] = ()
 
     def positions(self, step: int, micro_step: int) -> range:
         """Return the positions of one micro-batch."""
         windows = self.batch.settled_micro_batch
-        first = step * self.batch.global_batch + micro_step * windows * self.world_size
+        first = after_skips(step * self.batch.global_batch, self.skipped)
+        first += micro_step * windows * self.world_size
         return range(first + self.rank * windows, first + (self.rank + 1) * windows)
 
     def micro_batches(self, first_step: int) -> Iterator[range]:

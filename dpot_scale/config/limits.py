@@ -1,0 +1,22 @@
+"""What ends a run before its last step, and what it does not put up with."""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from dpot_scale.config.base import NO_BOOL, NonNegativeInt, PositiveFloat, Section
+
+
+class LimitsConfig(Section):
+    """When a run stops early, and when it goes back to its last checkpoint."""
+
+    wall_clock: PositiveFloat | None = None
+    """Minutes from the start of an attempt after which it saves and ends, to be started again; less
+    than a scheduler allows, so that there is time to save. null: no limit."""
+    spike: Annotated[float, Field(gt=1, allow_inf_nan=False), NO_BOOL] | None = 30.0
+    """A step whose loss or gradient norm is more than so many times the largest of the 200 steps
+    before it is a spike. The run goes back to its last checkpoint and skips the windows from that
+    step on. null: no step is one."""
+    rollbacks: NonNegativeInt = 2
+    """How often a run goes back, after a spike or 20 skipped steps in a row; the next time it
+    fails."""

@@ -1,0 +1,108 @@
+"""A run that goes wrong goes back to its last commit and skips the windows of it, or says which.
+
+One window is made to give a gradient a million times too large, in a real training in this process.
+"""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.torch import load_file
+from torch import Tensor
+
+from dpot_scale.config.load import load_run
+from dpot_scale.config.places import ROLLBACKS, WEIGHTS
+from dpot_scale.data.stream.assembly import Batch
+from dpot_scale.runs.resolved import identify
+from dpot_scale.runs.rollbacks import read_rollbacks
+from dpot_scale.runs.run import TrainingDivergedError, run_training
+from dpot_scale.tracking.spool import SPOOL, read_metrics
+from dpot_scale.training import loop
+
+BATCH, LENGTH, BAD_STEP, LOG_EVERY = 4, 36, 26, 3
+BAD_WINDOW = BAD_STEP * BATCH + 1
+# That step, and the other one until the next log.
+SKIPPED = {"first": BAD_STEP * BATCH, "end": (BAD_STEP + 1) * BATCH}
+NO_COMMITS = ["checkpoint.every=0", "checkpoint.minutes=0"]
+
+Train = Callable[..., Path]
+
+
+@pytest.fixture(scope="module")
+def train(tiny_yaml: Path) -> Train:
+    """Train a run in this process; return its folder."""
+
+    def train(name: str, *overrides: str) -> Path:
+        short = [f"windows={LENGTH * BATCH}", f"tracking.log_every={LOG_EVERY}"]
+        short += ["evaluation.every=0", "engine.deepspeed=zero1_bf16", "checkpoint.every=5"]
+        config = load_run(str(tiny_yaml), [f"name={name}", *short, *overrides])
+        run_training(identify(config))
+        return config.directory
+
+    return train
+
+
+@pytest.fixture
+def bad_window(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make the gradient of one window a million times too large; its loss stays as it is."""
+    training_loss = loop.training_loss
+
+    def disturbed(engine: Any, batch: Batch, *rest: Any) -> Tensor:
+        loss = training_loss(engine, batch, *rest)
+        if BAD_WINDOW in batch.positions:
+            loss = loss + 1e6 * (loss - loss.detach())
+        return loss
+
+    monkeypatch.setattr(loop, "training_loss", disturbed)
+
+
+def losses(folder: Path) -> dict[int, float]:
+    return read_metrics(folder / SPOOL)["train/loss"]
+
+
+def weights(folder: Path) -> dict[str, bytes]:
+    return {name: value.numpy().tobytes() for name, value in load_file(folder / WEIGHTS).items()}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(train: Train, tiny_yaml: Path) -> dict[str, bytes]:
+    """The weights of a run that skips the bad stretch from the beginning."""
+    folder = tiny_yaml.parent / "runs" / "undisturbed"
+    folder.mkdir(parents=True)
+    record = {"step": BAD_STEP + 1, **SKIPPED, "reason": "known before"}
+    (folder / ROLLBACKS).write_text(json.dumps({"format": 1, "rollbacks": [record]}))
+    return weights(train("undisturbed"))
+
+
+@pytest.mark.parametrize(("name", "commits"), [("from_commit", []), ("from_the_start", NO_COMMITS)])
+def test_a_bad_window_is_as_good_as_never_seen(
+    name: str,
+    commits: list[str],
+    train: Train,
+    undisturbed: dict[str, bytes],
+    bad_window: None,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    folder = train(name, *commits)
+    (rollback,) = read_rollbacks(folder)
+    assert {"first": rollback.first, "end": rollback.end} == SKIPPED
+    assert weights(folder) == undisturbed
+    back = 0 if commits else 25
+    said = f"went back from step {BAD_STEP + 1} to step {back}: the gradient norm of step "
+    assert f"{said}{BAD_STEP + 1} was " in capsys.readouterr().out
+
+
+def test_a_run_that_may_not_go_back_fails_and_names_the_windows(
+    train: Train, tiny_yaml: Path, bad_window: None
+) -> None:
+    with pytest.raises(TrainingDivergedError) as found:
+        train("no_more", "limits.rollbacks=0")
+    assert f"run no_more diverged at step {BAD_STEP + 1} of {LENGTH}: " in str(found.value)
+    assert f"in windows {SKIPPED['first']} to {SKIPPED['end'] - 1} (" in str(found.value)
+    assert max(losses(tiny_yaml.parent / "runs" / "no_more")) == BAD_STEP + 1
+
+
+def test_what_is_no_spike_is_left_alone(train: Train, bad_window: None) -> None:
+    assert read_rollbacks(train("tolerant", "limits.spike=null")) == []
