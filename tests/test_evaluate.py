@@ -515,3 +515,12 @@ def test_ranks_of_a_launcher_share_the_trajectories(
             one, other = found[name].model[metric], expected.model[metric]
             assert one.rollout == pytest.approx(other.rollout, rel=1e-6), (name, metric)
             assert one.lead_times == pytest.approx(other.lead_times, rel=1e-6), (name, metric)
+
+
+@pytest.mark.parametrize("name", ["x" * 300, f"{'y' * 300}.pth"])
+def test_a_name_that_no_file_can_have_is_one_sentence(
+    name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main([name])
+    assert capsys.readouterr().err.startswith(f"error: {name[:60]}...: no file can have this name")

@@ -3,6 +3,7 @@
 One process opens them, without DeepSpeed's engine, whatever number of ranks wrote them.
 """
 
+import os
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -81,9 +82,9 @@ def find(source: Path) -> Path:
     Raises:
         CheckpointError: there is none, or it is damaged.
     """
-    if source.is_file():
+    if os.path.isfile(source):  # noqa: PTH113 - never raises, whatever a user writes
         return source
-    if not source.is_dir():
+    if not os.path.isdir(source):  # noqa: PTH112 - never raises
         raise no_weights(source)
     checkpoint = open_checkpoint(source)
     if checkpoint is not None:

@@ -11,8 +11,10 @@ import re
 import sys
 import textwrap
 from collections.abc import Callable, Collection, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
+from dpot_scale.config.base import possible
 from dpot_scale.config.load import DEFAULT, Kind, config_hint, presets
 from dpot_scale.config.places import HOME_VARIABLE
 from dpot_scale.config.sentences import nearest
@@ -24,6 +26,8 @@ PLACES = (
     "~/dpot_scale in a Ray job, and here otherwise."
 )
 
+
+SHOWN = 60  # letters of a word that is far too long
 
 Run = Callable[[argparse.Namespace], int]  # what an entry or one of its commands does
 
@@ -129,15 +133,24 @@ class Entry(Parser):
 
     def run(self, argv: Sequence[str] | None) -> int:
         """Do what a command line says; return the exit code."""
+        words = sys.argv[1:] if argv is None else argv
+        self._refuse_impossible(words)
         if self._commands is None:
-            options = self.parse_intermixed_args(argv)
+            options = self.parse_intermixed_args(words)
             self._take_word(options)
         else:
-            words = sys.argv[1:] if argv is None else argv
             self._require_command(words, self._commands.choices)
             options = self.parse_args(words)
         run: Run = options.run
         return run(options)
+
+    def _refuse_impossible(self, words: Sequence[str]) -> None:
+        """Refuse what can be no file, before anything looks for it: the system would raise."""
+        for word in words:
+            try:
+                possible(Path(word) if "=" not in word else Path())
+            except ValueError as error:
+                self.error(f"{word[:SHOWN]}...: {error}")
 
     def _take_word(self, options: argparse.Namespace) -> None:
         """Take the command, if this entry has words for one, out of the overrides."""

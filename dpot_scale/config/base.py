@@ -2,11 +2,15 @@
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic_core import PydanticKnownError
+
+LONGEST_NAME = 255  # bytes, of a file or folder
 
 
 def _no_bool(value: object) -> object:
@@ -14,6 +18,13 @@ def _no_bool(value: object) -> object:
     if isinstance(value, bool):
         raise PydanticKnownError("float_type")
     return value
+
+
+def possible(path: Path) -> Path:
+    """Refuse a path of which the system would only say that it is wrong, whatever is done."""
+    if "\0" in str(path) or any(len(os.fsencode(part)) > LONGEST_NAME for part in path.parts):
+        raise ValueError("no file can have this name, which is too long or holds a zero byte")
+    return path
 
 
 # Not strict: YAML reads 1e-3 as text.
@@ -27,7 +38,8 @@ Fraction = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False), NO_BOOL]
 # numpy takes 32 bits, and a rank is added
 Seed = Annotated[int, Field(ge=0, lt=2**31), NO_BOOL]
 FOLDER_NAME = r"\w[\w.\-]*"  # never "." or ".."
-Name = Annotated[str, Field(pattern=f"^{FOLDER_NAME}$")]
+Name = Annotated[str, Field(pattern=f"^{FOLDER_NAME}$", max_length=200)]
+Place = Annotated[Path, AfterValidator(possible)]
 STRICT = ConfigDict(extra="forbid")  # about unknown keys
 
 

@@ -10,6 +10,7 @@ from dpot_scale.config.base import (
     Float,
     Name,
     NonNegativeInt,
+    Place,
     PositiveFloat,
     PositiveInt,
     Section,
@@ -157,7 +158,7 @@ class ArrayLayout(Section):
 class DataConfig(Section):
     """Which datasets are mixed, and how their windows reach the model."""
 
-    root: Path = Path("data")
+    root: Place = Path("data")
     """Folder of the datasets."""
     weights: dict[str, PositiveFloat] = Field(min_length=1)
     """Mixture weight of each dataset, by its name."""

@@ -1,12 +1,11 @@
 """How the training state of a run is sharded and computed."""
 
 from functools import partial
-from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from dpot_scale.config.base import NO_BOOL, Section
+from dpot_scale.config.base import NO_BOOL, Place, Section
 from dpot_scale.config.strategy import Strategy, read_strategy
 
 STRATEGY = "zero3_bf16"  # where a run names none
@@ -24,7 +23,7 @@ class EngineConfig(Section):
     )
     """How to shard: the name of a file in `deepspeed_configs/`, the path of a JSON file, or its
     name and content."""
-    nvme_path: Path | None = None
+    nvme_path: Place | None = None
     """Folder on a fast disk, for a strategy that keeps training state on disk."""
     activation_checkpointing: Literal["none", "full", "every_k", "selective"] = "none"
     """Which blocks recompute their activations in the backward pass instead of keeping them. full:

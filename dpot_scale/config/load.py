@@ -143,8 +143,7 @@ def _read(kind: Kind, source: str, extended_by: tuple[Path, ...] = ()) -> Raw:
     path = Path(source)
     if is_preset(source):
         path = PRESETS / kind / f"{source}.yaml"
-        if not path.is_file():
-            known = presets(kind)
+        if source not in (known := presets(kind)):
             raise ConfigError(
                 f"no {kind} preset is called {source!r}{nearest(source, known)}; "
                 f"give a .yaml file or one of: {', '.join(known)}"

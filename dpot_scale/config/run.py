@@ -15,6 +15,7 @@ from dpot_scale.config.base import (
     Name,
     NonNegativeFloat,
     NonNegativeInt,
+    Place,
     PositiveInt,
     Section,
     Seed,
@@ -132,7 +133,7 @@ class RunConfig(Section):
 
     name: Name
     """Name of the run and of its folder in `output`."""
-    output: Path = Path("runs")
+    output: Place = Path("runs")
     """Folder of runs."""
     seed: Seed = 0
     """Seed of the initial weights, the order of windows and the noise."""

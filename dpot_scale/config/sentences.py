@@ -31,6 +31,7 @@ MUST_BE = {
     "model_type": "a section, as {{key: value}}",
     "path_type": "a path",
     "string_pattern_mismatch": "only letters, digits, '_', '.' and '-', the first no '.' or '-'",
+    "string_too_long": "at most {max_length} letters long",
     "string_type": "text, in quotes where YAML reads something else",
     "too_long": "at most {max_length} entries long",
     "too_short": "at least {min_length} entry long",

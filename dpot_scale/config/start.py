@@ -1,12 +1,11 @@
 """Where the first weights of a run come from, and which of them train: a section of a run."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
 
-from dpot_scale.config.base import PositiveFloat, PositiveInt, Section
+from dpot_scale.config.base import Place, PositiveFloat, PositiveInt, Section
 
 
 class ComponentConfig(Section):
@@ -42,7 +41,7 @@ class AdapterConfig(Section):
 class StartConfig(Section):
     """Where the first weights of a run come from, and which of them train."""
 
-    source: Path | None = None
+    source: Place | None = None
     """Weights that a new run starts from: a weights file, a run, a checkpoint, or
     models:/NAME/VERSION of MLflow's registry. null: random weights. Resuming needs no option."""
     absent: Literal["refuse", "draw"] = "refuse"

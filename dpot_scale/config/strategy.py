@@ -155,14 +155,12 @@ def read_strategy(name_or_path: str) -> Strategy:
 
 @cache
 def _shipped(name: str) -> Strategy:
-    path = FOLDER / f"{name}.json"
-    if not path.is_file():
-        known = strategy_names()
+    if name not in (known := strategy_names()):
         raise ConfigError(
             f"engine.deepspeed={name!r} is not in deepspeed_configs/{nearest(name, known)}; give "
             f"a .json file or one of: {', '.join(known)}"
         )
-    return _read(path).model_copy(update={"name": name})
+    return _read(FOLDER / f"{name}.json").model_copy(update={"name": name})
 
 
 def _read(path: Path) -> Strategy:

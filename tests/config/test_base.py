@@ -1,5 +1,7 @@
 """What all sections share: values of strict kinds, and names by content."""
 
+import json
+
 import pytest
 from pydantic import ValidationError
 
@@ -12,6 +14,8 @@ from dpot_scale.config.base import (
     Seed,
     content_hash,
 )
+from dpot_scale.config.load import load_run
+from dpot_scale.errors import ConfigError
 
 
 class Example(Section):
@@ -62,3 +66,18 @@ def test_a_hash_names_the_content_and_not_the_order_of_its_keys() -> None:
     assert int(one, 16) >= 0
     others = [{"a": 1}, {"a": 1.5, "b": {"c": 2, "d": 3}}, {"a": 1, "b": {"c": 3, "d": 2}}]
     assert len({one, *map(content_hash, others)}) == 4
+
+
+@pytest.mark.parametrize("key", ["output", "data.root", "start.source", "engine.nvme_path"])
+@pytest.mark.parametrize("path", ["x" * 300, "a/" + "\u00e9" * 128, "a\0b"])
+def test_a_path_that_no_file_can_have_is_refused(key: str, path: str) -> None:
+    with pytest.raises(ConfigError, match=f"{key}.*no file can have this name"):
+        load_run("quickstart", [f"{key}={json.dumps(path)}"])
+
+
+@pytest.mark.parametrize("override", ["engine.deepspeed=", "name="])
+def test_a_name_that_is_far_too_long_is_refused(override: str) -> None:
+    with pytest.raises(ConfigError, match=override.rstrip("=")):
+        load_run("quickstart", [f"{override}{'x' * 300}"])
+    with pytest.raises(ConfigError, match="no run preset is called"):
+        load_run("x" * 300)

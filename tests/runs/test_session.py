@@ -27,6 +27,7 @@ BAD_WINDOW = BAD_STEP * BATCH + 1
 SKIPPED = {"first": BAD_STEP * BATCH, "end": (BAD_STEP + 1) * BATCH}
 NO_COMMITS = ["checkpoint.every=0", "checkpoint.minutes=0"]
 
+pytestmark = pytest.mark.timeout(900)
 Train = Callable[..., Path]
 
 

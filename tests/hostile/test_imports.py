@@ -1,0 +1,83 @@
+"""Published files and plain arrays, in every container; archives write nothing anywhere."""
+
+import contextlib
+import runpy
+import shutil
+import zipfile
+from pathlib import Path
+from types import SimpleNamespace
+
+import h5py
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from scipy.io import savemat
+
+from dpot_scale.data.importers.importing import Options, import_sound, recognise_files
+from dpot_scale.errors import UserError
+
+mutations = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("mutations.py"))))
+
+UPSTREAM = Path(__file__).parents[1] / "upstream"
+FLOW = np.linspace(0, 1, 3 * 8 * 8 * 20, dtype=np.float32).reshape(3, 8, 8, 20)  # of FNO's .mat
+
+
+def tolerated(file: Path, root: Path) -> None:
+    """Import what a file holds, if it holds something."""
+    found, _ = recognise_files([file], paper=False)
+    for sources in found:
+        with contextlib.suppress(UserError):
+            import_sound(sources, Options(root=root), lambda *_: None)
+    shutil.rmtree(root, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def good(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """Small files of each container."""
+    folder = tmp_path_factory.mktemp("good")
+    fields = {"u": FLOW, "a": FLOW[..., 0], "t": np.arange(20.0, dtype=np.float32)}
+    savemat(folder / "flow.mat", fields)
+    np.savez(folder / "flow.npz", **fields)
+    np.save(folder / "flow.npy", FLOW)
+    torch.save({key: torch.from_numpy(value) for key, value in fields.items()}, folder / "flow.pt")
+    with h5py.File(folder / "flow.h5", "w") as file:
+        for key, value in fields.items():
+            file[key] = value.T
+    return {file.name: file.read_bytes() for file in folder.iterdir()}
+
+
+@pytest.mark.parametrize("name", ["flow.mat", "flow.npz", "flow.npy", "flow.pt", "flow.h5"])
+def test_odd_bytes(name: str, good: dict[str, bytes], tmp_path: Path) -> None:
+    @given(mutations.mutated_bytes(good[name]))
+    def try_one(content: bytes) -> None:
+        (tmp_path / name).write_bytes(content)
+        tolerated(tmp_path / name, tmp_path / "store")
+
+    try_one()
+
+
+def test_odd_archives(tmp_path: Path) -> None:
+    file = tmp_path / "dam.zip"
+
+    @given(mutations.mutated_bytes((UPSTREAM / "cfdbench" / "dam.zip").read_bytes()))
+    def try_one(content: bytes) -> None:
+        file.write_bytes(content)
+        tolerated(file, tmp_path / "store")
+
+    try_one()
+
+
+def test_an_archive_writes_nothing_outside_of_the_dataset(tmp_path: Path) -> None:
+    inner = tmp_path / "some" / "folder"
+    inner.mkdir(parents=True)
+    evil = inner / "dam.zip"
+    with (
+        zipfile.ZipFile(UPSTREAM / "cfdbench" / "dam.zip") as good,
+        zipfile.ZipFile(evil, "w") as archive,
+    ):
+        for name in good.namelist():
+            for place in (name, f"../../{name}", f"{tmp_path}/{name}"):
+                archive.writestr(place, good.read(name))
+    tolerated(evil, inner / "store")
+    assert sorted(tmp_path.rglob("*")) == [tmp_path / "some", inner, evil]
