@@ -232,7 +232,7 @@ def train(training: Training, sizes: Sizes, out: Path) -> int:
     if done.returncode:
         return done.returncode
     directory = out / "work" / "runs" / training.name
-    trained = scored(directory, training.recipe, training.size, training.windows, 0, overrides)
+    trained = scored(directory, training.recipe, training.size, training.windows, 0)
     with (out / RESULTS).open("a", encoding="utf-8") as file:
         file.write(json.dumps({"rate": training.rate, "trained": trained}) + "\n")
     errors = ", ".join(f"{name} {error:.4f}" for name, error in trained.rel_l2.items())

@@ -24,18 +24,12 @@ import sys
 import tempfile
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from fnmatch import fnmatchcase
 from itertools import pairwise
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import NamedTuple
 
-import torch
-
 from dpot_scale.config.load import load_run
-from dpot_scale.engine.muon import ITERATIONS, as_stack
-from dpot_scale.models.families import family_of
-from dpot_scale.models.family import KEEP_ALL
 
 CONFIG = Path(__file__).with_suffix(".yaml")
 RESULTS = Path("runs/recipe.jsonl")
@@ -172,23 +166,18 @@ def train(recipe: str, size: str, windows: int, seed: int, root: Path) -> Traine
         done = subprocess.run(command, env=one_thread, capture_output=True, text=True)
         if done.returncode:
             raise SystemExit(f"{' '.join(command)}\n{done.stdout}\n{done.stderr}")
-        return scored(
-            Path(folder) / "recipe", recipe, size, windows, seed, [*SIZES[size], *overrides]
-        )
+        return scored(Path(folder) / "recipe", recipe, size, windows, seed)
 
 
-def scored(
-    directory: Path, recipe: str, size: str, windows: int, seed: int, overrides: Sequence[str]
-) -> Trained:
-    """Return what a finished training came to, with the overrides that its FLOPs depend on."""
+def scored(directory: Path, recipe: str, size: str, windows: int, seed: int) -> Trained:
+    """Return what a finished training came to."""
     result = json.loads((directory / "result.json").read_text())
 
     def of(key: str) -> dict[str, float]:
         return {name: float(score[key]) for name, score in result["evaluation"].items()}
 
-    flops = result["train_flops"] + muon_flops(overrides) * result["steps"]
     return Trained(
-        recipe, size, windows, seed, flops, result["seconds"],
+        recipe, size, windows, seed, result["train_flops"], result["seconds"],
         of("rel_l2"),
         of("one_step_rel_l2"), of("persistence_rel_l2"), of("persistence_one_step_rel_l2"),
     )  # fmt: skip
@@ -206,23 +195,6 @@ def batch_of(recipe: str, windows: int) -> list[str]:
     given = load_run(str(CONFIG)).optim
     rates = [f"optim.lr={given.lr * root}", f"optim.muon_lr={given.muon_lr * root}"]
     return [f"batch.global_batch={batch}", f"batch.micro_batch={batch}", *rates]
-
-
-def muon_flops(overrides: Sequence[str]) -> float:
-    """Return the FLOPs of one update of Muon, which those of a window do not hold."""
-    config = load_run(str(CONFIG), overrides)
-    if config.optim.kind != "muon":
-        return 0.0
-    family, total = family_of(config.model), 0.0
-    with torch.device("meta"):
-        network = family.network(config.model, KEEP_ALL, "float32")
-    for name, parameter in network.named_parameters():
-        if any(fnmatchcase(name, pattern) for pattern in family.matrices):
-            stack, rows, columns = as_stack(parameter.shape)
-            short, long = sorted((rows, columns))
-            # A Gram matrix, its square, and their product with the matrix.
-            total += ITERATIONS * stack * 2 * (2 * short**2 * long + short**3)
-    return total
 
 
 def read(results: Path) -> list[Trained]:
