@@ -6,12 +6,13 @@ Bare, it trains the quickstart preset. Neither Ray nor an MLflow server is neede
 import argparse
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from dpot_scale.config.arguments import Entry, add_config_arguments
 from dpot_scale.config.load import dump, load_run
 from dpot_scale.config.places import resolve_run_paths, results_home
 from dpot_scale.config.run import RunConfig
-from dpot_scale.errors import exits_cleanly, speaks_for_all
+from dpot_scale.errors import ConfigError, exits_cleanly, speaks_for_all
 from dpot_scale.evaluation.tables import score_table
 from dpot_scale.runs.folder import finished_before
 from dpot_scale.runs.resolved import identify
@@ -19,6 +20,11 @@ from dpot_scale.runs.result import TrainingResult
 from dpot_scale.terminal import print_line
 from dpot_scale.tracking.mlflow_page import review
 from dpot_scale.tracking.registered import locator
+
+COMMANDS = {
+    "run": "trains (the default)",
+    "status": "says how far the run in the folder that follows is, and lists its checkpoints",
+}
 
 
 @exits_cleanly
@@ -31,6 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "its data. A run that was stopped continues when it is started again.",
         _train,
     )
+    entry.add_words(COMMANDS, default="run", with_names=["status"])
     add_config_arguments(entry, "run", example="model.size=S")
     entry.add_argument("--local_rank", help=argparse.SUPPRESS)  # the deepspeed launcher adds it
     return entry.run(argv)
@@ -38,7 +45,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _train(options: argparse.Namespace) -> int:
     config = load_run(options.config, options.overrides)
-    if options.print_config:
+    if options.command == "status":
+        lines = _status(options, config)
+    elif options.print_config:
         lines = dump(config)
     else:
         home = results_home()
@@ -48,6 +57,16 @@ def _train(options: argparse.Namespace) -> int:
     if speaks_for_all():
         print_line(lines)
     return 0
+
+
+def _status(options: argparse.Namespace, config: RunConfig) -> str:
+    from dpot_scale.runs.status import run_status
+
+    if len(options.names) > 1:
+        raise ConfigError(f"give the folder of one run, not {' and '.join(options.names)}")
+    if options.names:
+        return run_status(Path(options.names[0]).absolute())
+    return run_status(resolve_run_paths(config, results_home()).directory)
 
 
 def _result(config: RunConfig) -> TrainingResult:

@@ -93,8 +93,10 @@ class Archive:
         if here:
             newest = here[0].state.step
             steps = there.keys() | {one.state.step for one in here}
+            times = {step: found for step, text in there.items() if (found := _time(text))}
+            times |= {one.state.step: one.marker.time for one in here if one.marker.time}
             debris = self._folders().keys() - steps
-            for step in debris | removable(steps, newest, config):
+            for step in debris | removable(steps, newest, config, times):
                 if step in self._folders():
                     self.remove(step)
 
@@ -153,6 +155,15 @@ class Archive:
         names = {PurePosixPath(entry["name"]).name for entry in entries}
         steps = (int(name[5:]) for name in names if re.fullmatch("step_[0-9]{6,}", name, re.A))
         return {step: str(self._folder(step)) for step in steps if checkpoint_name(step) in names}
+
+
+def _time(marker: bytes) -> float | None:
+    """Return when a checkpoint was committed, as its marker says; None where it does not."""
+    try:
+        found = json.loads(marker).get("time")
+    except (ValueError, AttributeError, RecursionError):
+        return None
+    return float(found) if isinstance(found, int | float) else None
 
 
 class Uploads:

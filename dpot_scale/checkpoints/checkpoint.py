@@ -65,6 +65,7 @@ class Marker(Record):
     model: dict[str, Any] | None = None
     # What the model is trained on, a `TrainingData`; since format 3.
     data: dict[str, Any] | None = None
+    time: float | None = None  # of its commit, in seconds since 1970; since format 4
     files: Annotated[dict[Annotated[str, AfterValidator(_inside)], Census], Field(min_length=1)]
 
     @model_validator(mode="before")

@@ -1,22 +1,40 @@
 """Decides which checkpoints of a run are kept."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from dpot_scale.config.run import CheckpointConfig
 
 
-def removable(steps: Iterable[int], newest: int, config: CheckpointConfig) -> set[int]:
+def removable(
+    steps: Iterable[int],
+    newest: int,
+    config: CheckpointConfig,
+    times: Mapping[int, float] | None = None,
+) -> set[int]:
     """Return the steps whose checkpoints may be removed, once a new one is committed.
 
-    The newest `keep` stay, and every milestone. Later ones go: the run went back behind them,
-    because they were damaged, so they must not count among the newest.
+    The newest `keep` stay, every milestone, and one of every `keep_hours`. Later ones go: the run
+    went back behind them, because they were damaged, so they must not count among the newest.
 
     Args:
         steps: The steps of all committed checkpoints.
         newest: The step of the one that was just committed.
         config: The rules of what to keep.
+        times: When they were committed, in seconds, as far as that is known.
     """
     steps = set(steps)
     until_now = sorted(step for step in steps if step <= newest)
     kept = {*until_now[-config.keep :], *filter(config.is_milestone, until_now)}
+    if config.keep_hours:
+        known = times or {}
+        kept |= _spaced([(step, known[step]) for step in until_now if step in known], config)
     return steps - kept
+
+
+def _spaced(committed: Iterable[tuple[int, float]], config: CheckpointConfig) -> set[int]:
+    """Return the first step, and each that follows the one before it in here by `keep_hours`."""
+    found: dict[int, float] = {}
+    for step, time in committed:
+        if not found or time - max(found.values()) >= 3600 * config.keep_hours:
+            found[step] = time
+    return set(found)

@@ -7,6 +7,7 @@ disk for good, COMMITTED.json with the size and SHA-256 of each. Removal deletes
 import json
 import logging
 import shutil
+import time
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import asdict
@@ -25,6 +26,7 @@ from dpot_scale.checkpoints.checkpoint import (
     committed,
     examine,
     has_marker,
+    open_checkpoint,
     require_none,
     verify,
 )
@@ -122,6 +124,11 @@ class CheckpointStore:
         if self._uploads is not None:
             self._uploads.wake()
 
+    @property
+    def upload_seconds(self) -> float | None:
+        """Return how long the newest copy to the archive took; None where there is none yet."""
+        return None if self._uploads is None else self._uploads.seconds
+
     def close(self) -> None:
         """Wait until the archive, if there is one, has what is committed."""
         if self._uploads is not None:
@@ -186,6 +193,7 @@ class CheckpointStore:
             "world_size": self.world.world_size,
             "identity": self.identity,
             "device": self.world.device.type,
+            "time": time.time(),
             "contents": self.contents,
             "model": self.model,
             "data": None if self.data is None else self.data.model_dump(mode="json"),
@@ -197,7 +205,10 @@ class CheckpointStore:
         """Remove the checkpoints that newer ones replace, and what crashes left."""
         folders = checkpoint_folders(self.directory)
         marked = {step for step, folder in folders.items() if has_marker(folder)}
-        for step in (folders.keys() - marked) | removable(marked, newest, self.config):
+        opened = [open_checkpoint(folders[step]) for step in marked]
+        times = {one.state.step: one.marker.time for one in opened if one and one.marker.time}
+        old = removable(marked, newest, self.config, times)
+        for step in (folders.keys() - marked) | old:
             _remove(folders[step])
 
     def _put_on_disk(self, folder: Path) -> dict[str, Census]:

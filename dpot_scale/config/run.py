@@ -70,6 +70,8 @@ class CheckpointConfig(Section):
     """How many checkpoints are kept, the newest; at least 2, since a crash may interrupt one."""
     keep_every: NonNegativeInt = 0
     """Steps between milestones: checkpoints that are made then and kept for ever. 0: none."""
+    keep_hours: NonNegativeFloat = 0.0
+    """Hours between checkpoints that are kept for ever, beside the milestones. 0: none."""
     keep_at: tuple[PositiveInt, ...] = ()
     """Steps of further milestones. A sweep sets them where branches of a run begin."""
 

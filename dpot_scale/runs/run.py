@@ -20,6 +20,7 @@ from dpot_scale.data.datasets import open_datasets, require_training
 from dpot_scale.data.grids import grid_rules
 from dpot_scale.data.store.dataset import DatasetStore
 from dpot_scale.engine.collectives import on_every_rank, on_main, raise_on_all
+from dpot_scale.engine.engine import Engine
 from dpot_scale.engine.runtime import World, announced_world_size, start_world, trains_on_gpu
 from dpot_scale.errors import UserError, speaks_for_all, this_command
 from dpot_scale.runs.agreement import require_agreement_of_ranks
@@ -181,7 +182,7 @@ def _fit(
             engine=session.engine,
             stream=session.stream,
             evaluate=session.monitor,
-            save=partial(checkpoints.save, session.engine),
+            save=partial(_save, checkpoints, session.engine),
             past=session.past,
         )
         verdict, state = trainer.fit(session.begun.state)
@@ -206,6 +207,13 @@ def _fit(
             f"went back from step {rollback.step} to step {session.begun.state.step}: "
             f"{trouble.words}; skips {windows}"
         )
+
+
+def _save(checkpoints: CheckpointStore, engine: Engine, state: TrainState) -> dict[str, float]:
+    """Commit a checkpoint; return what is known of the copies in the archive."""
+    checkpoints.save(engine, state)
+    seconds = checkpoints.upload_seconds
+    return {} if seconds is None else {names.UPLOAD_SECONDS: seconds}
 
 
 def _mlflow_life(run: ResolvedRun, *, opens: bool) -> AbstractContextManager[MlflowRun]:

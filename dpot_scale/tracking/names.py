@@ -1,7 +1,7 @@
 """The keys of all metrics, in the spool of a run and in MLflow.
 
 `train/...` and `perf/...` are recorded every `log_every` steps, `eval/...` and `valid/...` after an
-evaluation.
+evaluation, `checkpoint/...` after a save.
 """
 
 from collections.abc import Mapping
@@ -16,6 +16,9 @@ STEP_SECONDS = "perf/step_seconds"
 DATA_WAIT_FRACTION = "perf/data_wait_fraction"  # of the time
 MODEL_TFLOPS_PER_SECOND = "perf/model_tflops_per_second"
 MFU = "perf/mfu"  # model FLOP/s over the peak of the devices, where that is known
+
+SAVE_SECONDS = "checkpoint/save_seconds"  # for which training waited
+UPLOAD_SECONDS = "checkpoint/upload_seconds"  # of the newest copy that the archive had by then
 
 PEAK_GIB = "memory/peak_gib"  # of all ranks together
 PARAMETERS = "model/params"  # recorded once, at step 0

@@ -17,6 +17,7 @@ from dpot_scale.engine.collectives import on_every_rank, raise_on_all
 from dpot_scale.engine.engine import Engine, Rates, Update
 from dpot_scale.engine.runtime import World
 from dpot_scale.errors import DataError, SharedDataError
+from dpot_scale.tracking import names
 from dpot_scale.tracking.spool import SPOOL
 from dpot_scale.tracking.tracker import Tracker
 from dpot_scale.training.console import Console
@@ -64,7 +65,7 @@ class Trainer:
     tracker: Tracker
     console: Console
     evaluate: Callable[[], Mapping[str, float]]
-    save: Callable[[TrainState], None]  # commits a checkpoint
+    save: Callable[[TrainState], Mapping[str, float]]  # commits a checkpoint
     train_flops_per_window: float
     told_to_stop: Callable[[], bool] = never
     preempted: Callable[[], bool] = never
@@ -168,8 +169,10 @@ class Trainer:
             self._save(state)
 
     def _save(self, state: TrainState) -> None:
-        self.save(state)
+        started = time.monotonic()
+        metrics = self.save(state)
         self._saved, self._saved_step = time.monotonic(), state.step
+        self._report({names.SAVE_SECONDS: self._saved - started, **metrics}, state)
 
     def _save_due(self) -> bool:
         """Return whether the main rank's clock asks for a checkpoint."""

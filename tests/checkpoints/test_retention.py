@@ -39,3 +39,13 @@ def test_what_a_run_leaves_does_not_grow_but_for_its_milestones(
         kept = (kept | {step}) - removable(kept | {step}, step, config)
     newest = set(range(max(1, steps - config.keep + 1), steps + 1))
     assert kept == newest | {step for step in range(1, steps + 1) if config.is_milestone(step)}
+
+
+def test_one_of_every_few_hours_stays_for_ever() -> None:
+    config = CheckpointConfig(keep_hours=2)
+    times = {step: 1000.0 + 1800 * step for step in range(1, 20)}  # one every half hour
+    kept: set[int] = set()
+    for step in times:
+        kept = (kept | {step}) - removable(kept | {step}, step, config, times)
+    assert kept == {1, 5, 9, 13, 17, 18, 19}
+    assert removable({1, 2, 3}, 3, config) == {1}, "of which no time is known"

@@ -319,7 +319,7 @@ def mutations(marker: dict[str, Any]) -> Iterator[object]:
     """Everything that can be wrong with a marker, once."""
     yield from (None, [], 7, "text", {})
     for key in marker:
-        if key not in ("format", "contents", "model", "data"):
+        if key not in ("format", "contents", "model", "data", "time"):
             yield {name: value for name, value in marker.items() if name != key}
         yield from (marker | {key: wrong} for wrong in (None, "text", -1, 1.5, [1], {"a": 1}, True))
     yield marker | {"step": marker["step"] + 1}
@@ -365,6 +365,7 @@ def is_sound(marker: dict[str, Any]) -> bool:
     """Whether it is the marker of another run, or one that is sound until weights are read."""
     other_run = marker.get("identity") == "text" or marker.get("contents") == {"a": 1}
     model, data = marker.get("model"), marker.get("data")
+    other_run |= marker.get("time") in (None, -1, 1.5)
     return other_run or model in (None, {"a": 1}) or data == {"a": 1}
 
 

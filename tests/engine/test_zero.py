@@ -410,9 +410,7 @@ def test_a_run_with_frozen_parts_resumes_bit_equal(
 def test_a_checkpoint_with_frozen_parts_is_put_together_by_one_process(
     engine: str, kind: str, results: Results
 ) -> None:
-    case = results[f"{engine}_{kind}_exported"]
-    assert case["foreign"] == []
-    assert_same_weights(case["together"], case["whole"], **EXACT)
+    assert_read(results[f"{engine}_{kind}_exported"])
 
 
 @pytest.mark.parametrize("engine", [*STAGES, "fairscale"])

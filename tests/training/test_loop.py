@@ -103,9 +103,10 @@ class Saves:
         self.states: list[TrainState] = []
         self.weights: list[float] = []
 
-    def save(self, engine: Plain, state: TrainState) -> None:
+    def save(self, engine: Plain, state: TrainState) -> dict[str, float]:
         self.states.append(state)
         self.weights.append(engine.weight.item())
+        return {}
 
     @property
     def steps(self) -> list[int]:
@@ -319,9 +320,9 @@ def test_a_second_sigterm_does_not_end_the_last_save(loop: Callable[..., Loop]) 
     made = loop()
     made.engine.at_step = lambda _: os.kill(os.getpid(), signal.SIGTERM)
 
-    def save_slowly(state: TrainState) -> None:
+    def save_slowly(state: TrainState) -> dict[str, float]:
         os.kill(os.getpid(), signal.SIGTERM)
-        made.saves.save(made.engine, state)
+        return made.saves.save(made.engine, state)
 
     made.trainer.save = save_slowly
     assert made.fit()[0] is Verdict.STOPPED

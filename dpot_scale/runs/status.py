@@ -1,0 +1,75 @@
+"""How far a run is and what checkpoints it has, read from what it has left on the disk."""
+
+import time
+from pathlib import Path
+
+from dpot_scale.checkpoints.archive import Archive
+from dpot_scale.checkpoints.checkpoint import Checkpoint, committed
+from dpot_scale.config.load import load_run
+from dpot_scale.config.places import CHECKPOINTS, RUN_CONFIG
+from dpot_scale.config.run import CheckpointConfig, RunConfig
+from dpot_scale.errors import UserError
+from dpot_scale.files import is_held
+from dpot_scale.runs.folder import found_marks
+from dpot_scale.runs.lock import LOCK_FILE
+from dpot_scale.runs.result import read_result
+from dpot_scale.terminal import table
+from dpot_scale.tracking import names
+from dpot_scale.tracking.spool import SPOOL, newest_record, read_metrics
+
+GIB = 2**30
+
+
+def run_status(directory: Path) -> str:
+    """Return how far a run is, and a line per checkpoint.
+
+    Raises:
+        UserError: no run was started in the folder, or it cannot be read.
+    """
+    if not found_marks(directory, "run"):
+        raise UserError(f"no run was started in {directory}; give the folder of a run")
+    path = directory / RUN_CONFIG
+    config = load_run(str(path)) if path.is_file() else None
+    record = newest_record(directory / SPOOL, containing=names.LEARNING_RATE)
+    step = int(record["step"]) if record else 0
+    of_all = "" if config is None else f" of {config.steps}"
+    lines = [f"run {directory.name} in {directory}: {_state(directory)}, step {step}{of_all}"]
+    found = committed(directory / CHECKPOINTS)
+    if not found:
+        return "\n".join([*lines, "it has no checkpoint"])
+    return "\n".join([*lines, "", _table(directory, found, config)])
+
+
+def _state(directory: Path) -> str:
+    if is_held(directory / LOCK_FILE):
+        return "running"
+    return "not running" if read_result(directory) is None else "finished"
+
+
+def _table(directory: Path, found: list[Checkpoint], config: RunConfig | None) -> str:
+    rules = CheckpointConfig() if config is None else config.checkpoint
+    copied = _copied(directory, rules)
+    seconds = read_metrics(directory / SPOOL).get(names.SAVE_SECONDS, {})
+    rows = []
+    for checkpoint in found:
+        step, marker = checkpoint.state.step, checkpoint.marker
+        size = sum(census.bytes for census in marker.files.values()) / GIB
+        notes = ["kept for ever"] if rules.is_milestone(step) else []
+        if rules.archive is not None:
+            notes.append("in the archive" if step in copied else "not in the archive")
+        when = "" if marker.time is None else time.strftime("%F %T", time.localtime(marker.time))
+        taken = f"{seconds[step]:.1f}" if step in seconds else ""
+        ranks = str(marker.world_size)
+        rows.append((str(step), when, f"{size:.3g}", ranks, taken, ", ".join(notes)))
+    head = ("checkpoint", "saved", "GiB", "ranks", "seconds", "")
+    return table(head, rows, left=0)
+
+
+def _copied(directory: Path, rules: CheckpointConfig) -> set[int]:
+    """Return the steps whose checkpoints the archive has."""
+    if rules.archive is None:
+        return set()
+    try:
+        return set(Archive(rules.archive, directory.name).markers())
+    except Exception as error:  # each kind of file system has its own
+        raise UserError(f"cannot read checkpoint.archive={rules.archive}: {error}") from error

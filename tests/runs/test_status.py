@@ -1,0 +1,73 @@
+"""What `train status` says of a run, from what lies in its folder."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "checkpoints"))
+
+from test_kills import WORLD, Engine
+
+from dpot_scale.checkpoints.checkpoint import TrainState
+from dpot_scale.checkpoints.store import CheckpointStore
+from dpot_scale.config.load import dump, load_run
+from dpot_scale.config.places import CHECKPOINTS, RUN_CONFIG
+from dpot_scale.files import held, write_whole
+from dpot_scale.runs.lock import LOCK_FILE
+from dpot_scale.tracking.tracker import Tracker
+from dpot_scale.train import main
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """A run that has saved at three steps, of which one is a milestone."""
+    directory = tmp_path / "run"
+    config = load_run(
+        "quickstart",
+        [
+            f"output={tmp_path}",
+            "name=run",
+            "checkpoint.keep_every=2",
+            f"checkpoint.archive=file://{tmp_path}/archive",
+        ],
+    )
+    write_whole(directory / RUN_CONFIG, dump(config))
+    store = CheckpointStore(
+        directory / CHECKPOINTS, config=config.checkpoint, identity="hash", world=WORLD
+    )
+    tracker = Tracker(directory, config.tracking, is_main=True)
+    for step in (2, 3, 4):
+        store.save(Engine(step), TrainState(step=step))
+        tracker.log({"train/lr": 0.1, "train/loss": 1.0}, step=step)
+        tracker.log({"checkpoint/save_seconds": step / 10}, step=step)
+    tracker.close()
+    store.close()
+    return directory
+
+
+def said(capsys: pytest.CaptureFixture[str], *words: str) -> list[str]:
+    assert main(["status", *words]) == 0
+    return capsys.readouterr().out.splitlines()
+
+
+def test_it_lists_the_checkpoints(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lines = said(capsys, str(run))
+    assert f"run run in {run}: not running, step 4 of " in lines[0]
+    assert lines[2].split() == ["checkpoint", "saved", "GiB", "ranks", "seconds"]
+    rows = [line.split() for line in lines[3:]]
+    assert [row[0] for row in rows] == ["4", "3", "2"]
+    assert [row[4:6] for row in rows] == [["1", "0.4"], ["1", "0.3"], ["1", "0.2"]]
+    ever = "kept for ever, in the archive"
+    assert [" ".join(row[6:]) for row in rows] == [ever, "in the archive", ever]
+    with held(run / LOCK_FILE, wait=False):
+        assert "running, step 4" in said(capsys, str(run))[0]
+
+
+def test_of_a_folder_without_a_run_it_is_one_sentence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["status", str(tmp_path)]) == 2
+    assert "no run was started in" in capsys.readouterr().err
+    assert main(["status", "one", "two"]) == 2
+    assert "give the folder of one run, not one and two" in capsys.readouterr().err
