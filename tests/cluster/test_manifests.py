@@ -212,6 +212,15 @@ def test_an_image_holds_the_versions_that_the_package_asks_for() -> None:
         assert rays(path)["rayVersion"] == pinned["RAY_VERSION"]
 
 
+def test_the_server_has_the_driver_of_its_database() -> None:
+    """Named in full: which one `postgresql://` means depends on the version of SQLAlchemy."""
+    text = (CLUSTER / "mlflow/Dockerfile").read_text()
+    for file in ("compose.yaml", "kubernetes.yaml", "basic_auth.ini"):
+        found = re.findall(r"postgresql\S*://", (CLUSTER / "mlflow" / file).read_text())
+        assert set(found) == {"postgresql+psycopg://"}
+    assert re.search(r'"psycopg\[binary\]==\d', text)
+
+
 def test_images_are_those_that_the_dockerfiles_make_or_pinned() -> None:
     ours = {
         f"REGISTRY/dpot_scale:{PROJECT['version']}-cuda",
