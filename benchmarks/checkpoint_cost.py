@@ -1,7 +1,8 @@
-"""What does it cost to put a checkpoint on the disk for good before its marker is written?
+"""What does it cost to save a checkpoint for good, and to load it; how long does training wait?
 
-One process saves checkpoints of a model in turn with and without flushing its files; the medians
-are printed, with the part of a save that hashes.
+One process saves checkpoints of a model in turn with and without flushing its files, and loads the
+newest. The same is done with DeepSpeed's own files, as earlier versions did. Medians are printed,
+with the part of a save that hashes.
 
     python benchmarks/checkpoint_cost.py [--sizes debug Ti] [--saves 7] [--folder .]
 """
@@ -17,13 +18,14 @@ import torch
 
 from dpot_scale.checkpoints import store as store_module
 from dpot_scale.checkpoints.checkpoint import TrainState, committed, verify
-from dpot_scale.checkpoints.store import CheckpointStore
+from dpot_scale.checkpoints.store import CheckpointStore, Sharded
 from dpot_scale.config.batch import BatchConfig
 from dpot_scale.config.load import load_run
 from dpot_scale.config.run import CheckpointConfig, RunConfig
-from dpot_scale.engine.engine import Rates
+from dpot_scale.engine.engine import Engine, Rates
 from dpot_scale.engine.runtime import World, start_world
-from dpot_scale.engine.zero import ZeroEngine
+from dpot_scale.engine.start import start_engine
+from dpot_scale.engine.state import StoredState
 
 ONE_WINDOW = BatchConfig(global_batch=1, micro_batch=1)
 FLUSH = store_module.flush_to_disk
@@ -38,35 +40,61 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path(), help="on the disk to measure")
     args = parser.parse_args()
     world = start_world()
-    print("| size | MB | save s, not flushed | save s, flushed | of which SHA-256 s |")
-    print("|---|--:|--:|--:|--:|")
+    print("| size | files | MB | save s, not flushed | save s, flushed | SHA-256 s | load s |")
+    print("|---|---|--:|--:|--:|--:|--:|")
     for size in args.sizes:
-        config = load_run("paper_ti", [f"model.size={size}", f"engine.deepspeed={args.strategy}"])
-        with tempfile.TemporaryDirectory(dir=args.folder) as folder:
-            print(f"| {size} | {row(config, world, Path(folder), args.saves)} |", flush=True)
+        config = load_run(
+            "paper_ti",
+            [f"model.size={size}", f"engine.deepspeed={args.strategy}", "optim.kind=adam"],
+        )
+        engine = trained(config.model_copy(update={"batch": ONE_WINDOW}), world)
+        for files, sharded in (("ours", engine), ("DeepSpeed's", Older(engine))):
+            with tempfile.TemporaryDirectory(dir=args.folder) as folder:
+                figures = row(sharded, world, Path(folder), args.saves)
+            print(f"| {size} | {files} | {figures} |", flush=True)
 
 
-def row(config: RunConfig, world: World, folder: Path, saves: int) -> str:
-    """Return the figures of a model."""
-    engine = ZeroEngine(config.model_copy(update={"batch": ONE_WINDOW}), world)
-    model = config.model
-    frames = torch.randn(1, model.history, model.channels, model.grid, model.grid)
+class Older:
+    """An engine that leaves its files to DeepSpeed, as earlier versions did."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.save_shards, self.load_shards = engine.save_shards, engine.load_shards
+
+    def snapshot(self) -> None:
+        """Leave it to DeepSpeed."""
+
+    def load_state(self, stored: StoredState) -> None:
+        """Do not call it."""
+        raise AssertionError(stored)
+
+
+def trained(config: RunConfig, world: World) -> Engine:
+    """Return an engine after a step: the moments exist from now on."""
+    engine, model = start_engine(config, world), config.model
+    (rows, columns), history = model.space, model.history
+    frames = torch.randn(1, history, model.channels, rows, columns)
     engine.backward(engine(frames).frames.square().mean())
-    engine.step(Rates(lr=1e-3, betas=(0.9, 0.9), muon_lr=0.02))  # the moments exist from now on
+    engine.step(Rates(lr=1e-3, betas=(0.9, 0.9), muon_lr=0.02))
+    return engine
+
+
+def row(engine: Sharded, world: World, folder: Path, saves: int) -> str:
+    """Return the figures of a model."""
     store = CheckpointStore(folder, config=CheckpointConfig(), identity="x", world=world)
     seconds: dict[bool, list[float]] = {False: [], True: []}
     for step in range(1, 2 * saves + 3):
         flushed = step % 2 == 0
         store_module.flush_to_disk = FLUSH if flushed else lambda _: None  # type: ignore[assignment]
-        state = TrainState(step=step, windows_seen=step)
+        state = TrainState(step=step)
         taken = timed(lambda state=state: store.save(engine, state))  # type: ignore[misc]
         if step > 2:  # the first of each kind warm up
             seconds[flushed].append(taken)
     newest = committed(folder)[0]
     size = sum(census.bytes for census in newest.marker.files.values())
     hashing = timed(lambda: verify(newest))
+    loading = [timed(lambda: store.restore(engine)) for _ in range(3)]
     figures = [f"{size / 1e6:,.1f}", *(f"{statistics.median(s):.3f}" for s in seconds.values())]
-    return " | ".join([*figures, f"{hashing:.3f}"])
+    return " | ".join([*figures, f"{hashing:.3f}", f"{statistics.median(loading):.3f}"])
 
 
 def timed(act: Callable[[], object]) -> float:

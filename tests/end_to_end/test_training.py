@@ -4,6 +4,7 @@ import contextlib
 import json
 import math
 import os
+import re
 import shutil
 import signal
 import socket
@@ -242,6 +243,21 @@ def test_data_that_one_rank_finds_bad_stop_both_with_one_sentence(
     losses = curves(found.directory)["train/loss"]
     assert all(math.isfinite(loss) for loss in losses.values())
     assert newest_checkpoint(found.directory) == max(losses, default=0) < STEPS
+
+
+def test_a_killed_run_goes_on_with_fewer_ranks_and_another_stage(
+    start: Any, two_ranks: Any
+) -> None:
+    killed = start("fewer", ranks=2)
+    wait_for_step(killed, CHECKPOINT_EVERY + 2)
+    killed.kill()
+    ended = start("fewer", "engine.deepspeed=zero0_fp32").ended()
+    assert ended.code == 0, ended.err
+    assert re.search(r"resuming at step [48]\b", ended.out)
+    assert "2 per rank x 1 ranks x 2 accumulated" in ended.out
+    expected = curves(two_ranks.directory)
+    for key, curve in curves(ended.directory).items():
+        assert curve == pytest.approx(expected[key], **CLOSE), key
 
 
 @pytest.mark.parametrize("name", ["alone", "interrupted"])

@@ -16,6 +16,8 @@ def test_the_keys_stay() -> None:
         "perf/mfu",
         "memory/peak_gib",
         "model/params",
+        "checkpoint/save_seconds",
+        "checkpoint/upload_seconds",
         "rel_l2",
         "mean",
     }
