@@ -109,7 +109,7 @@ def _place(raw: object, error: ErrorDetails) -> Place:
     place: Place = ()
     location = error["loc"]
     for part in location:
-        if part == "[key]" or not isinstance(raw, dict | list | tuple):
+        if not isinstance(raw, dict | list | tuple) or (part == "[key]" and part not in raw):
             break
         is_missing = error["type"] == "missing" and part == location[-1]
         known = part in raw if isinstance(raw, dict) else isinstance(part, int)

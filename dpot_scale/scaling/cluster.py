@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import ray
+from ray.autoscaler.sdk import request_resources
+from ray.experimental import internal_kv
 from ray.util.placement_group import placement_group, remove_placement_group
 
 from dpot_scale.cluster.connection import connection
@@ -20,12 +22,17 @@ from dpot_scale.scaling.cost import DEVICES
 from dpot_scale.scaling.fitting import NO_NODES, Node, machine_gib
 from dpot_scale.terminal import duration
 
+log = logging.getLogger(__name__)
+
 # Only small control messages pass through Ray: metrics and checkpoints go to disk.
 OBJECT_STORE_BYTES = 100 * 2**20
 # How long a trial waits for what others use: a queue of a shared cluster takes hours, not days.
 ROOM_SECONDS = 24 * 3600.0
 UNSAID_SECONDS = 10.0  # an earlier trial takes a moment to leave
 POLL_SECONDS = 1.0
+# How long a cluster may take to grow to the size of a trial: machines of a cloud start in minutes.
+GROWTH_SECONDS = 1800.0
+AUTOSCALER_STATUS = b"__autoscaling_status"  # what an autoscaler writes, in every version of it
 KIND = "accelerator_type:"  # begins the resource of a node that names its GPUs
 # Ray's own limits for the start of workers, 60 s both, are limits of an idle cluster.
 PATIENCE = {
@@ -48,7 +55,7 @@ def join_cluster(resources: ResourcesConfig) -> Iterator[Cluster]:
     """Connect to the running cluster, or start one here that ends with the block.
 
     Raises:
-        ConfigError: it is too small for one trial.
+        ConfigError: it is too small for one trial, and does not grow.
         UserError: there is none at RAY_ADDRESS, or it refuses this process.
     """
     for variable, value in PATIENCE.items():
@@ -64,20 +71,49 @@ def join_cluster(resources: ResourcesConfig) -> Iterator[Cluster]:
 
 
 def _measure(resources: ResourcesConfig) -> Cluster:
-    """Return what the connected cluster means for the trials."""
-    there = ray.cluster_resources()
-    settled = settle(resources, there)
-    needed = {key: n * settled.workers for key, n in worker_resources(settled).items()}
-    for key, amount in needed.items():
+    """Return what the connected cluster means for the trials; wait for one that grows."""
+    deadline, said = time.monotonic() + GROWTH_SECONDS, False
+    while True:
+        there = ray.cluster_resources()
+        settled = settle(resources, there)
+        nodes = [as_node(node) for node in ray.nodes() if node["Alive"]]
+        # Each worker has all of its resources from one node.
+        workers = sum(node.workers(settled) for node in nodes)
+        if workers >= settled.workers:
+            if said:
+                request_resources(bundles=[])  # what trials use holds the nodes from now on
+            return Cluster(resources=settled, trials=workers // settled.workers, nodes=nodes)
         # Ray would wait for ever for what nobody will add.
-        if there.get(key, 0) < amount:
-            raise ConfigError(
-                f"a trial needs {amount:g} {key} ({settled.workers} workers), but the cluster has "
-                f"{there.get(key, 0):g}; lower resources.workers or start a larger cluster"
+        if not _grows() or time.monotonic() > deadline:
+            raise _too_small(settled, there, workers)
+        if not said:
+            said = True
+            log.warning("waiting for the cluster to grow: %s", _too_small(settled, there, workers))
+        request_resources(bundles=[worker_resources(settled)] * settled.workers)
+        time.sleep(POLL_SECONDS)
+
+
+def _grows() -> bool:
+    """Return whether the cluster has an autoscaler, which adds nodes as they are asked for."""
+    return internal_kv._internal_kv_get(AUTOSCALER_STATUS) is not None
+
+
+def _too_small(resources: ResourcesConfig, there: Mapping[str, float], workers: int) -> ConfigError:
+    """Return the error for a cluster that does not hold a trial."""
+    one = worker_resources(resources)
+    for key, amount in one.items():
+        if there.get(key, 0) < amount * resources.workers:
+            return ConfigError(
+                f"a trial needs {amount * resources.workers:g} {key} ({resources.workers} workers)"
+                f", but the cluster has {there.get(key, 0):g}; lower resources.workers or start a "
+                "larger cluster"
             )
-    trials = min(int(there[key] // amount) for key, amount in needed.items())
-    nodes = [as_node(node) for node in ray.nodes() if node["Alive"]]
-    return Cluster(resources=settled, trials=trials, nodes=nodes)
+    needs = " and ".join(f"{amount:g} {key}" for key, amount in one.items())
+    return ConfigError(
+        f"a trial needs {resources.workers} workers with {needs} each, on one node each, but the "
+        f"nodes of the cluster hold {workers}; lower resources.workers or "
+        "resources.cpus_per_worker, or start larger nodes"
+    )
 
 
 def as_node(described: Mapping[str, Any]) -> Node:

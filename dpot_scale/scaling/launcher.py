@@ -29,6 +29,7 @@ from dpot_scale.scaling.worker import PREEMPTED, TrialTask, train_trial
 
 # Ray's own limit is no limit: a controller that cannot start would be tried for ever.
 CONTROLLER_FAILURES = 2
+STORAGE = "ray"  # in the folder of a sweep: what Ray insists on while trials train
 
 
 class Launcher(Protocol):
@@ -62,7 +63,7 @@ class RayLauncher:
 
     def __init__(self, sweep: SweepConfig, cluster: Cluster) -> None:
         self.cluster = cluster
-        self._storage = sweep.directory / "ray"
+        self._storage = sweep.directory / STORAGE
 
     def wait_for_room(self, give_up: Callable[[], bool], say: Callable[[str], None]) -> bool:
         """Wait for what others use."""
@@ -161,9 +162,13 @@ def on_workers(
 def ray_launcher(sweep: SweepConfig) -> Iterator[RayLauncher]:
     """Connect to the running cluster, or start one here that ends with the block.
 
+    The sweep is held by this process, so what lies in its folder for Ray is of killed ones.
+
     Raises:
         ConfigError: it is too small for one trial.
         UserError: there is none at RAY_ADDRESS, or it refuses this process.
     """
+    shutil.rmtree(sweep.directory / STORAGE, ignore_errors=True)
     with join_cluster(sweep.resources) as cluster:
         yield RayLauncher(sweep, cluster)
+    shutil.rmtree(sweep.directory / STORAGE, ignore_errors=True)

@@ -14,6 +14,7 @@ from dpot_scale.errors import ConfigError
         (["model.sise=S"], "unknown key 'model.sise' (did you mean 'model.size'?)"),
         (["model.size=Tii"], "model.size=Tii: must be 'debug', 'Ti', 'S', 'M', 'L' or 'H' "),
         (["model.size=Tii"], "did you mean 'Ti'?"),
+        (["[key]=1"], "unknown key '[key]'"),
         (["lr=3e-4"], "unknown key 'lr' (did you mean 'optim.lr'?)"),
         (["batch.global_batch=many"], "batch.global_batch=many: must be a whole number"),
         (["batch.micro_batch=2.5"], "batch.micro_batch=2.5: must be a whole number or 'auto'"),

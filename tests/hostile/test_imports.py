@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import h5py
 import numpy as np
 import pytest
+import scipy.io
 import torch
 from hypothesis import given
 from scipy.io import savemat
@@ -81,3 +82,16 @@ def test_an_archive_writes_nothing_outside_of_the_dataset(tmp_path: Path) -> Non
                 archive.writestr(place, good.read(name))
     tolerated(evil, inner / "store")
     assert sorted(tmp_path.rglob("*")) == [tmp_path / "some", inner, evil]
+
+
+@pytest.mark.parametrize("shape", [(-1, 8, 8, 20), (2**31 - 1, 8, 8, 20)])
+def test_an_array_of_an_impossible_size_is_refused(
+    shape: tuple[int, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a damaged header of MATLAB says it."""
+    file = tmp_path / "flow.mat"
+    savemat(file, {"u": FLOW})
+    monkeypatch.setattr(scipy.io, "whosmat", lambda _: [("u", shape, "single")])
+    found, problems = recognise_files([file], paper=False)
+    assert found == []
+    assert "is a damaged MATLAB file (its array u is said to be of " in str(problems[0])

@@ -7,6 +7,8 @@ import ray
 
 from dpot_scale.config.sweep import ResourcesConfig
 from dpot_scale.engine.memory import GIB
+from dpot_scale.errors import ConfigError
+from dpot_scale.scaling import cluster
 from dpot_scale.scaling.cluster import as_node, settle, worker_environment, worker_resources
 from dpot_scale.scaling.fitting import machine_gib
 
@@ -53,3 +55,61 @@ def test_a_node_has_what_ray_says_of_it(
     # Others may have used memory of this machine when its node was started.
     assert as_node({"NodeID": "here", "Resources": there}).gib == machine_gib()
     assert as_node({"NodeID": "there", "Resources": {"CPU": 1.0}}).gib is None
+
+
+class Growing:
+    """A cluster of nodes with so many CPUs each, which may grow at every look."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *looks: list[int], grows: bool) -> None:
+        self.looks, self.asked = list(looks), 0
+        monkeypatch.setattr(ray, "nodes", self.nodes)
+        monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": float(sum(self.looks[0]))})
+        context = SimpleNamespace(get_node_id=lambda: "here")
+        monkeypatch.setattr(ray, "get_runtime_context", lambda: context)
+        monkeypatch.setattr(cluster, "_grows", lambda: grows)
+        monkeypatch.setattr(cluster, "POLL_SECONDS", 0.0)
+        monkeypatch.setattr(cluster, "request_resources", self.request)
+
+    def nodes(self) -> list[dict[str, object]]:
+        return [
+            {"NodeID": "", "Alive": True, "Resources": {"CPU": float(cpus)}}
+            for cpus in self.looks[0]
+        ]
+
+    def request(self, bundles: list[dict[str, float]]) -> None:
+        assert bundles in ([{"CPU": 2.0}] * 2, [])
+        self.asked += len(bundles) // 2
+        if len(self.looks) > 1:
+            self.looks.pop(0)
+
+
+TWO_OF_TWO = ResourcesConfig(workers=2, cpus_per_worker=2, gpus_per_worker=0)
+
+
+def test_a_worker_that_fits_on_no_node_is_refused_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Though all nodes together have as much."""
+    Growing(monkeypatch, [1, 1, 1, 1], grows=False)
+    with pytest.raises(ConfigError, match=r"2 workers with 2 CPU each, .* of the cluster hold 0;"):
+        cluster._measure(TWO_OF_TWO)
+    Growing(monkeypatch, [3, 1], grows=False)
+    with pytest.raises(ConfigError, match="hold 1; lower"):
+        cluster._measure(TWO_OF_TWO)
+
+
+def test_trials_are_counted_by_node(monkeypatch: pytest.MonkeyPatch) -> None:
+    Growing(monkeypatch, [5, 5, 3, 1], grows=False)  # 2, 2, 1 and no worker
+    assert cluster._measure(TWO_OF_TWO).trials == 2
+
+
+def test_a_cluster_that_grows_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = Growing(monkeypatch, [], [], [2], [2, 2], grows=True)
+    assert cluster._measure(TWO_OF_TWO).trials == 1
+    assert made.asked == 3
+
+
+def test_a_cluster_that_does_not_grow_enough_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = Growing(monkeypatch, [0], grows=True)
+    monkeypatch.setattr(cluster, "GROWTH_SECONDS", 0.05)
+    with pytest.raises(ConfigError, match=r"needs 4 CPU \(2 workers\), but the cluster has 0"):
+        cluster._measure(TWO_OF_TWO)
+    assert made.asked

@@ -5,6 +5,7 @@ import multiprocessing
 import threading
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from dpot_scale.config.sweep import ResourcesConfig, SweepConfig
 from dpot_scale.errors import ConfigError
 from dpot_scale.evaluation.scores import DatasetScore
 from dpot_scale.runs.result import TrainingResult, save_result
+from dpot_scale.scaling import launcher as launcher_module
 from dpot_scale.scaling.cluster import Cluster
 from dpot_scale.scaling.controller import Controller
 from dpot_scale.scaling.endings import AttemptFailedError, Ended, TrialInterruptedError
@@ -446,3 +448,18 @@ def test_a_trial_that_waits_for_room_can_be_cancelled(tmp_path: Path) -> None:
     assert launcher.begun == [smaller.id]
     assert events(controller, 1) == ["cancelled"]
     assert Journal(sweep.directory).attempts(largest.id) == 0
+
+
+def test_what_a_killed_driver_left_of_ray_is_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sweep = designed(tmp_path, SMALL)
+    cluster = Cluster(resources=ResourcesConfig(gpus_per_worker=0), trials=1)
+    monkeypatch.setattr(launcher_module, "join_cluster", lambda _: nullcontext(cluster))
+    left = sweep.directory / "ray" / "trial_1_123"
+    left.mkdir(parents=True)
+    with launcher_module.ray_launcher(sweep):
+        assert not left.exists()
+        left.mkdir(parents=True)
+    assert not (sweep.directory / "ray").exists()
+    assert sweep.directory.exists()

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
+from math import prod
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from dpot_scale.errors import DataError
 
 SIGNATURE = b"MATLAB 5.0 MAT-file"
+MOST_PACKED = 1032  # values that zlib packs into a byte of a file, at most
 
 T = TypeVar("T")
 
@@ -27,7 +29,16 @@ def contents(path: Path) -> dict[str, tuple[tuple[int, ...], str]]:
     Raises:
         DataError: the file is damaged.
     """
-    return {name: (shape, kind) for name, shape, kind in _read(path, scipy.io.whosmat)}
+    found: dict[str, tuple[tuple[int, ...], str]]
+    found = {name: (shape, kind) for name, shape, kind in _read(path, scipy.io.whosmat)}
+    most = MOST_PACKED * path.stat().st_size
+    for name, (shape, _) in found.items():
+        if min(shape, default=0) < 0 or prod(shape) > most:
+            raise DataError(
+                f"{path} is a damaged MATLAB file (its array {name} is said to be of {shape} "
+                "values); download it again"
+            )
+    return found
 
 
 def load(path: Path, name: str) -> NDArray[Any]:
