@@ -304,7 +304,8 @@ class Controller:
     def _fit(self, trial: Trial, attempt: int) -> bool:
         """Train a trial; return whether it came to its end, or was told to stop."""
         # The first step comes after many seconds, in which workers start and load torch.
-        self.say(f"{trial.id}: starting {self.sweep.resources.workers} workers")
+        workers = self.sweep.resources.workers
+        self.say(f"{trial.id}: starting {workers} worker{'s' * (workers != 1)}")
         return self.launcher.train(trial, attempt)
 
     def _record(self, trial: Trial, event: Event, attempt: int, reason: str = "") -> None:

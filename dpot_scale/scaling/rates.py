@@ -68,10 +68,15 @@ class Rates(Record):
 
     def __str__(self) -> str:
         sizes = " and ".join(f"{one.size:,.0f}: {one.lr:.3g}" for one in self.found)
+        checked = (
+            f"which leave the law by up to {self.largest_miss:.0%}"
+            if len(self.found) > 2
+            else "and no third one to check the law"
+        )
         return (
             f"optim.lr = {self.lr:.4g} ({self.of} / {self.at:.4g})^{self.power:.3g}, Muon's in the "
             f"ratio of the run: probed {self.time:%Y-%m-%d}, best rates by {self.of} {sizes}, "
-            f"which leave the law by up to {self.largest_miss:.0%}"
+            f"{checked}"
         )
 
 
