@@ -24,6 +24,7 @@ from dpot_scale.runs.result import read_result
 from dpot_scale.scaling.cost import DEVICES
 from dpot_scale.scaling.earlier import earlier_trials, require_same_sweep
 from dpot_scale.scaling.fitting import require_fit
+from dpot_scale.scaling.moved import original_of, where_it_lies
 from dpot_scale.scaling.plan import Trial, named, on_device, plan
 from dpot_scale.scaling.plan_text import Terms, plan_json, plan_table
 from dpot_scale.terminal import print_line
@@ -93,6 +94,8 @@ def _execute(options: argparse.Namespace) -> int:
     sweep = resolve_sweep_paths(sweep, home, locate)
     if options.command == "plan":
         return _plan(options, sweep)
+    if options.command == "report":
+        sweep = where_it_lies(sweep, options.config)
     trials = plan(sweep)
     require_kind(sweep.directory, "sweep")
     require_same_sweep(sweep, trials)
@@ -105,11 +108,7 @@ def _execute(options: argparse.Namespace) -> int:
         case "cancel":
             _cancel(trials, options.names)
         case "report":
-            from dpot_scale.scaling.report.write import publish, write_report
-
-            report = write_report(sweep, (*trials, *earlier_trials(sweep, trials)))
-            print_line(report.summary)
-            publish(report, sweep)
+            _report(sweep, trials)
         case _:
             from dpot_scale.scaling.driver import run_sweep
 
@@ -118,6 +117,18 @@ def _execute(options: argparse.Namespace) -> int:
             _register_best(sweep, (*trials, *earlier_trials(sweep, trials)))
             return 1 if failures else 0
     return 0
+
+
+def _report(sweep: SweepConfig, trials: Sequence[Trial]) -> None:
+    from dpot_scale.scaling.report.write import publish, write_report
+
+    report = write_report(sweep, (*trials, *earlier_trials(sweep, trials)))
+    print_line(report.summary)
+    original = original_of(sweep)
+    if original is None:
+        publish(report, sweep)
+    else:
+        print_line(f"a copy of {original}, whose page in MLflow stays as it is")
 
 
 def _cancel(trials: Sequence[Trial], names: Sequence[str]) -> None:

@@ -82,6 +82,7 @@ def test_the_scores_are_those_that_training_reported(
         "scores.tex",
         "error_growth.png",
         *(f"{kind}_{name}.png" for kind in ("rollout", "spectra") for name in found),
+        *(f"frames_{name}.npz" for name in found),
     }
 
 

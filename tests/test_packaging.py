@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
+RESOURCES = {".html", ".css", ".js", ".yaml", ".json"}
 
 
 @pytest.fixture(scope="module")
@@ -43,3 +44,16 @@ def test_it_finds_its_presets(command: list[str], said: str, site: Path, tmp_pat
     )
     assert found.returncode == 0, found.stderr
     assert said in found.stdout
+
+
+def test_no_file_of_the_package_is_left_out_of_a_wheel() -> None:
+    """Hatchling takes all files of a package but those that git ignores."""
+    files = [path for path in (ROOT / "dpot_scale").rglob("*") if path.suffix in RESOURCES]
+    assert {"template.html", "style.css", "script.js"} <= {path.name for path in files}
+    ignored = subprocess.run(
+        ["git", "-C", str(ROOT), "check-ignore", *map(str, files)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ignored.stdout == ""

@@ -51,6 +51,7 @@ TESTED_ELSEWHERE = {
     "evaluation/weights.py": "test_evaluate.py",
     # Parts of an evaluation are tested by what it reports.
     "evaluation/example.py": "evaluation/test_details.py",
+    "evaluation/fields.py": "evaluation/test_pictures.py",
     "evaluation/tally.py": "evaluation/test_details.py",
     "evaluation/trajectories.py": "evaluation/test_evaluator.py",
     "diagnosis/examination.py": "test_doctor.py",
@@ -62,9 +63,17 @@ TESTED_ELSEWHERE = {
     # One report from results with known numbers.
     "scaling/report/analysis.py": "scaling/report/test_law_text.py",
     "scaling/report/predictions.py": "scaling/report/test_law_text.py",
+    "scaling/report/blocks.py": "scaling/report/test_write.py",
     "scaling/report/compute_figure.py": "scaling/report/test_law_text.py",
+    "scaling/report/facts.py": "scaling/report/page/test_page.py",
     "scaling/report/figures.py": "scaling/report/test_write.py",
     "scaling/report/left_out.py": "scaling/report/test_write.py",
+    "scaling/report/lines.py": "scaling/report/test_law_text.py",  # by the figures that draw them
+    # One page, with all that it draws and tells.
+    "scaling/report/page/charts.py": "scaling/report/page/test_page.py",
+    "scaling/report/page/content.py": "scaling/report/page/test_page.py",
+    "scaling/report/page/curves.py": "scaling/report/page/test_page.py",
+    "scaling/report/page/parts.py": "scaling/report/page/test_page.py",
     "scaling/report/results.py": "scaling/report/test_write.py",
     "scaling/report/table.py": "scaling/report/test_write.py",
     "scaling/report/text.py": "scaling/report/test_write.py",

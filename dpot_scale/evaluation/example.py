@@ -98,4 +98,10 @@ def shown_leads(leads: int, wanted: Sequence[int] = ()) -> tuple[int, ...]:
 
 def evenly(leads: int, most: int) -> tuple[int, ...]:
     """Return at most so many lead times, from the first to the last."""
-    return tuple(int(lead) + 1 for lead in np.unique(np.linspace(0, leads - 1, most).astype(int)))
+    return tuple(number + 1 for number in spread(leads, most))
+
+
+def spread(count: int, most: int) -> list[int]:
+    """Return at most so many numbers below a count, evenly from the first to the last."""
+    numbers = np.linspace(0, count - 1, most).astype(int) if count else np.array([], int)
+    return [int(number) for number in np.unique(numbers)]

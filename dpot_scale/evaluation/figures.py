@@ -122,7 +122,13 @@ def _row(
     for axis, frame_xy in zip(axes, frames_Lxy, strict=True):
         assert isinstance(axis, Axes)
         image = axis.imshow(
-            frame_xy.T, origin="lower", cmap=colors, vmin=low, vmax=high, extent=extent
+            frame_xy.T,
+            origin="lower",
+            cmap=colors,
+            vmin=low,
+            vmax=high,
+            extent=extent,
+            interpolation="nearest",  # the patches of a model are seen as they are
         )
         axis.set(xticks=[], yticks=[])
     assert image is not None

@@ -16,7 +16,7 @@ from pydantic import TypeAdapter
 
 from dpot_scale.config.base import PositiveInt
 from dpot_scale.config.record import Record, read_record
-from dpot_scale.data.info import DatasetInfo
+from dpot_scale.data.info import DatasetInfo, has_unit
 from dpot_scale.errors import RecordError
 from dpot_scale.evaluation.example import Example
 from dpot_scale.files import replacing
@@ -43,6 +43,12 @@ class Shown:
     info: DatasetInfo
     times: tuple[float, ...]  # of each lead time, since the last known frame
     example: Example  # frames (L, C, x, y)
+
+    def words(self, number: int) -> str:
+        """Return a lead time for people, as `+2 frames, t = 0.5 s`."""
+        lead, unit = self.example.leads[number], self.info.time_unit
+        time = f"{self.times[number]:.3g}{f' {unit}' if has_unit(unit) else ''}"
+        return f"+{lead} frame{'s' * (lead > 1)}, t = {time}"
 
     def at(self, numbers: Sequence[int]) -> "Shown":
         """Return the frames of these numbers, from 0."""

@@ -3,31 +3,33 @@
 Legend: L shown lead times, C fields, S lead times of spectra, x y points.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from matplotlib.animation import FFMpegWriter, PillowWriter
-from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.image import AxesImage, NonUniformImage
+from matplotlib.image import AxesImage
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from dpot_scale.data.info import DatasetInfo, has_unit, with_unit
 from dpot_scale.evaluation.details import Details
 from dpot_scale.evaluation.example import Example
+from dpot_scale.evaluation.fields import (
+    frame_image,
+    label_space,
+    put_frame,
+    scales_of,
+    scored_fields,
+)
 from dpot_scale.evaluation.figures import (
-    ERROR_COLORS,
-    FIELD_COLORS,
     LINE_COLORS,
-    Scale,
     cell,
     label_row,
     label_with_numbers,
-    limits_of,
     plane,
 )
 from dpot_scale.evaluation.metrics import BAND_EDGES
@@ -37,7 +39,6 @@ from dpot_scale.evaluation.tally import FIRST_LEAD
 Array = NDArray[np.float32]
 Sources = Mapping[str, Details]  # of one dataset, by the names of the models
 
-POSITIVE_COLORS = "cividis"  # of a field that does not change its sign
 DPI = 130
 MOVIE_DPI = 90
 FRAMES_PER_SECOND = 8
@@ -55,7 +56,7 @@ def fields_figure(dataset: str, sources: Sources) -> Figure:
     examples = {name: found.example for name, found in sources.items()}
     first = next(iter(sources.values()))
     info, leads = first.info, first.example.leads
-    fields = _scored(info)
+    fields = scored_fields(info)
     width, height = cell(info)
     rows = (1 + 2 * len(sources)) * len(fields)
     figure = Figure(figsize=(width * len(leads) + 2.5, height * rows + 0.9), layout="constrained")
@@ -65,7 +66,7 @@ def fields_figure(dataset: str, sources: Sources) -> Figure:
         _draw_field(figure, of_field, info, field, examples)
     for axis, lead in zip(axes[0], leads, strict=True):
         axis.set_title(f"{_lead(lead)}\n{_time(first, lead)}", fontsize=9)
-    _label_space(axes, info)
+    label_space(axes, info)
     figure.align_ylabels(list(axes[:, 0]))
     figure.suptitle(f"{dataset}: rollout of a held-out trajectory", fontsize=11)
     return figure
@@ -103,7 +104,7 @@ def growth_figure(datasets: Mapping[str, Sources]) -> Figure:
 def spectra_figure(dataset: str, sources: Sources) -> Figure:
     """Show the mean energy of truth and forecasts at each wave number, a row for each field."""
     first = next(iter(sources.values()))
-    fields, leads = _scored(first.info), first.spectrum_leads
+    fields, leads = scored_fields(first.info), first.spectrum_leads
     shown = np.unique(np.linspace(0, len(leads) - 1, SPECTRA).astype(int))
     figure = Figure(figsize=(3.0 * len(shown) + 0.8, 2.4 * len(fields) + 0.7), layout="constrained")
     axes = figure.subplots(len(fields), len(shown), squeeze=False, sharex=True, sharey="row")
@@ -148,7 +149,7 @@ def save_movies(folder: Path, dataset: str, sources: Sources) -> list[Path]:
         with writer.saving(figure, str(files[-1]), MOVIE_DPI):
             for number, lead in enumerate(leads):
                 for image, frames_Lxy in images:
-                    _show(image, frames_Lxy[number], first.info)
+                    put_frame(image, frames_Lxy[number], first.info)
                 title = f"{dataset}: {_lead(lead)}, {_time(first, lead)}"
                 figure.suptitle(title, fontsize=11)
                 writer.grab_frame()
@@ -159,7 +160,7 @@ def _movie_figure(
     info: DatasetInfo, examples: Mapping[str, Example]
 ) -> tuple[Figure, list[tuple[AxesImage, Array]]]:
     """Return a row of truth, forecasts and errors for each field, and what moves in each."""
-    fields, columns = _scored(info), 1 + 2 * len(examples)
+    fields, columns = scored_fields(info), 1 + 2 * len(examples)
     width, height = cell(info)
     figure = Figure(
         figsize=(1.3 * width * columns + 1.4, 1.3 * height * len(fields) + 0.9),
@@ -185,11 +186,11 @@ def _draw_row(
     examples: Mapping[str, Example],
 ) -> list[tuple[AxesImage, Array]]:
     truth_Lxy, forecasts, errors = _of_field(field, examples)
-    value, error = _scales(truth_Lxy, errors)
+    value, error = scales_of(truth_Lxy, errors)
     shown = [truth_Lxy, *forecasts, *errors]
     scales = [value] * (1 + len(forecasts)) + [error] * len(errors)
     images = [
-        _image(axis, frames_Lxy[0], info, scale)
+        frame_image(axis, frames_Lxy[0], info, scale)
         for axis, frames_Lxy, scale in zip(row, shown, scales, strict=True)
     ]
     split = 1 + len(forecasts)
@@ -207,7 +208,7 @@ def _draw_field(
 ) -> None:
     """Draw the rows of a field: truth, forecasts, errors; with a bar for each scale."""
     truth_Lxy, forecasts, errors = _of_field(field, examples)
-    value, error = _scales(truth_Lxy, errors)
+    value, error = scales_of(truth_Lxy, errors)
     channel, names = info.labels[field], list(examples) if len(examples) > 1 else [""]
     labels = [f"{channel}\n{words}" for words in ("truth", *(name or "forecast" for name in names))]
     labels += [f"{channel}\n|error| {name}".rstrip() for name in names]
@@ -216,21 +217,12 @@ def _draw_field(
     images = []
     for row, frames_Lxy, label, scale in zip(axes, rows, labels, scales, strict=True):
         for axis, frame_xy in zip(row, frames_Lxy, strict=True):
-            images.append(_image(axis, frame_xy, info, scale))
+            images.append(frame_image(axis, frame_xy, info, scale))
         label_row(row[0], label)
     split = 1 + len(forecasts)
     for part, image in ((axes[:split], images[0]), (axes[split:], images[-1])):
         bar = figure.colorbar(image, ax=part.ravel().tolist(), shrink=0.9, pad=0.01, aspect=20)
         bar.ax.tick_params(labelsize=8)
-
-
-def _scales(truth_Lxy: Array, errors: Sequence[Array]) -> tuple[Scale, Scale]:
-    """Return the scale of a field, which is that of the truth, and the one of all errors."""
-    low, high = limits_of(truth_Lxy)
-    colors = FIELD_COLORS if low < 0 < high else POSITIVE_COLORS
-    finite = [error[np.isfinite(error)] for error in errors]
-    largest = max((float(values.max()) for values in finite if values.size), default=1.0)
-    return (colors, low, high), (ERROR_COLORS, 0.0, largest or 1.0)
 
 
 def _of_field(
@@ -240,57 +232,6 @@ def _of_field(
     truth_Lxy: Array = plane(next(iter(examples.values())).truth_LCs)[:, field]
     forecasts = [plane(example.forecast_LCs)[:, field] for example in examples.values()]
     return truth_Lxy, forecasts, [np.abs(forecast - truth_Lxy) for forecast in forecasts]
-
-
-def _image(axis: Axes, frame_xy: Array, info: DatasetInfo, scale: Scale) -> AxesImage:
-    """Draw a frame on its domain; points of unequal distance are drawn where they are."""
-    colors, low, high = scale
-    (x_low, x_high), (y_low, y_high) = info.ends[:2]
-    options: dict[str, Any] = {
-        "cmap": colors,
-        "interpolation": "nearest",
-        "extent": (x_low, x_high, y_low, y_high),
-    }
-    image: AxesImage
-    if info.coordinates:
-        image = NonUniformImage(axis, **options)
-        image.set_clim(low, high)
-        axis.add_image(image)
-        axis.set(xlim=(x_low, x_high), ylim=(y_low, y_high), aspect="equal")
-    else:
-        image = axis.imshow(frame_xy.T, origin="lower", vmin=low, vmax=high, **options)
-    axis.set(xticks=[], yticks=[])
-    _show(image, frame_xy, info)
-    return image
-
-
-def _show(image: AxesImage, frame_xy: Array, info: DatasetInfo) -> None:
-    """Put a frame, which may lack points in between, into a picture."""
-    if not isinstance(image, NonUniformImage):
-        image.set_data(frame_xy.T)
-        return
-    places = []
-    for axis, points in enumerate(info.coordinates[:2]):
-        kept = np.asarray(points)[:: -(-len(points) // frame_xy.shape[axis])]
-        order = np.argsort(kept)  # matplotlib takes points that increase
-        places.append(kept[order])
-        frame_xy = frame_xy.take(order, axis)
-    uneven: Any = image  # whose stub is that of an even image
-    uneven.set_data(*places, frame_xy.T)
-
-
-def _label_space(axes: NDArray[np.object_], info: DatasetInfo) -> None:
-    """Name the space axes at the lower left picture, with the ends of the domain."""
-    corner = axes[-1, 0]
-    x_ends, y_ends = info.ends[:2]
-    x_label, y_label = info.axis_labels[:2]
-    (low, high), words = y_ends, [f"{end:.4g}" for end in y_ends]
-    corner.set(xticks=x_ends, yticks=(low, (low + high) / 2, high))
-    corner.set_xticklabels([f"{end:.4g}" for end in x_ends], fontsize=7)
-    # As a tick, or the label of the row would be written over it.
-    corner.set_yticklabels([words[0], y_label, words[1]], fontsize=7)
-    corner.tick_params(axis="y", length=0)
-    corner.set_xlabel(x_label, fontsize=8, labelpad=-6)
 
 
 def _lead(lead: int) -> str:
@@ -307,10 +248,6 @@ def _energy(info: DatasetInfo, field: int) -> str:
     unit = info.units[field] if info.units else ""
     squared = f"{unit}²" if unit.isalpha() else f"({unit})²"
     return with_unit(f"energy of {info.channels[field]}", squared if has_unit(unit) else "")
-
-
-def _scored(info: DatasetInfo) -> list[int]:
-    return [index for index, scored in enumerate(info.scored) if scored]
 
 
 def _quantiles(errors_NL: NDArray[np.float64]) -> NDArray[np.float64]:

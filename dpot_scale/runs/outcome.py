@@ -9,7 +9,7 @@ from dpot_scale.checkpoints.checkpoint import committed
 from dpot_scale.checkpoints.weights_file import stream_model
 from dpot_scale.config.load import dump
 from dpot_scale.config.optim import WIDTH_POWER
-from dpot_scale.config.places import CHECKPOINTS, RUN_CONFIG, WEIGHTS
+from dpot_scale.config.places import CHECKPOINTS, FIGURES, RUN_CONFIG, WEIGHTS
 from dpot_scale.config.run import RunConfig
 from dpot_scale.config.strategy import Json, hides_state, section
 from dpot_scale.data.channels import TrainingData
@@ -32,7 +32,6 @@ from dpot_scale.tracking.spool import SPOOL, read_metrics
 from dpot_scale.training.meter import peak_memory_gib
 from dpot_scale.training.schedule import Schedule
 
-FIGURES = "figures"
 DEEPSPEED_CONFIG = "deepspeed.json"  # as DeepSpeed got it
 
 

@@ -53,6 +53,11 @@ class TrainingResult(Record):
         return float(np.mean([score.rel_l2 for score in self.evaluation.values()]))
 
     @property
+    def mean_persistence_rel_l2(self) -> float:
+        """Rollout error of repeating the last known frame, mean over datasets."""
+        return float(np.mean([score.persistence_rel_l2 for score in self.evaluation.values()]))
+
+    @property
     def mean_valid_rel_l2(self) -> float | None:
         """Rollout error on the valid split, mean over the datasets with one; None without any."""
         errors = [score.rel_l2 for score in self.valid.values()]

@@ -87,6 +87,11 @@ class Analysis:
         if not self.has_no_ladder:
             lengths = by_windows(self.finished).items()
             return [Curve(windows=windows, trials=group) for windows, group in lengths]
+        return self.of_equal_flops
+
+    @property
+    def of_equal_flops(self) -> list[Curve]:
+        """The trials of each number of FLOPs, the least first."""
         entries = sorted(self.finished, key=lambda entry: entry.budget)
         curves: list[Curve] = []
         for entry in entries:
@@ -126,11 +131,27 @@ class Analysis:
         )
         return list(zip(told, law.foresee(at), strict=True)) if told else []
 
+    def law_at(self, group: Sequence[Finished]) -> Interval | None:
+        """Return the law at the point of trials that differ in their seed, if it has one there."""
+        if isinstance(self.law, NoFit):
+            return None
+        point = mean_points(group)
+        lengths = self.law.points.windows
+        if not len(point) or not (self.law.form.data or point.windows[0] in lengths):
+            return None
+        low, high = self.law.band(point)
+        return Interval(float(self.law.predict(point)[0]), float(low[0]), float(high[0]))
+
     @property
     def trade(self) -> Fit | None:
         """The law that weighs size against data, if the trials support one."""
         law = self.joint_law
         return law if isinstance(law, Fit) and law.form.size and law.form.data else None
+
+    @property
+    def is_of_equal_flops(self) -> bool:
+        """Whether the design gave all trials their length by a number of FLOPs."""
+        return all("flops" in entry.trial.factors for entry in self.finished)
 
     @property
     def window_cost(self) -> WindowCost:

@@ -10,13 +10,11 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 
 from dpot_scale.evaluation.figures import LINE_COLORS, label_with_numbers
-from dpot_scale.scaling.report.analysis import BEYOND, Analysis
+from dpot_scale.scaling.report.analysis import Analysis
 from dpot_scale.scaling.report.laws.fit import Fit
-from dpot_scale.scaling.report.laws.optimum import Parabola, compute_optimal, isoflop_parabolas
-from dpot_scale.scaling.report.laws.points import Points
+from dpot_scale.scaling.report.lines import Line, frontier, size_lines, vertices
 from dpot_scale.scaling.report.results import flops_of, mean_points
 
-BUDGETS = 30  # numbers of FLOPs along an axis
 BAND = 0.15  # opacity
 
 
@@ -50,36 +48,29 @@ def compute_figure(name: str, arms: Sequence[Analysis]) -> Figure | None:
 
 def _draw_sizes(axis: Axes, found: Analysis, law: Fit) -> None:
     """Draw the trials of each size against their FLOPs, with the law along its lengths."""
-    points = mean_points(found.finished)
-    flops = flops_of(found.finished, points)
-    sizes = np.unique(points.sizes)
-    shades = colormaps["viridis"](np.linspace(0.85, 0.0, len(sizes)))
-    for shade, size in zip(shades, sizes, strict=True):
-        own = points.sizes == size
-        windows = np.geomspace(points.windows[own].min(), points.windows[own].max(), BUDGETS)
-        per_window = (flops[own] / points.windows[own])[0]
-        axis.plot(flops[own], points.errors[own], "o", color=shade, ms=5, label=f"{size:,.0f}")
-        at = Points.at(size, windows, points.distinct.max())
-        axis.plot(windows * per_window, law.predict(at), color=shade, lw=1)
+    lines = size_lines(found, law)
+    shades = colormaps["viridis"](np.linspace(0.85, 0.0, len(lines)))
+    for shade, line in zip(shades, lines, strict=True):
+        axis.plot(line.flops, line.errors, "o", color=shade, ms=5, label=f"{line.size:,.0f}")
+        axis.plot(line.law_flops, line.law_errors, color=shade, lw=1)
 
 
 def _draw_frontier(upper: Axes, lower: Axes, found: Analysis, law: Fit, color: str) -> None:
     """Draw the least error and the best size of an arm with their intervals."""
+    label = found.arm or "the best size"
+    best = frontier(found, law)
+    budgets = np.array([one.flops for one in best])
+    for axis, values in ((upper, [b.error for b in best]), (lower, [b.size for b in best])):
+        line = Line.of(budgets, values)
+        axis.plot(line.x, line.y, color=color, lw=1.5, label=label)
+        axis.fill_between(line.x, line.low, line.high, color=color, alpha=BAND, lw=0)
     points = mean_points(found.finished)
     flops = flops_of(found.finished, points)
-    label = found.arm or "the best size"
-    budgets = np.geomspace(flops.min(), flops.max() * BEYOND, BUDGETS)
-    best = compute_optimal(law, found.window_cost, budgets.tolist())
-    for axis, values in ((upper, [b.error for b in best]), (lower, [b.size for b in best])):
-        axis.plot(budgets, [one.value for one in values], color=color, lw=1.5, label=label)
-        low, high = ([one.low for one in values], [one.high for one in values])
-        axis.fill_between(budgets, low, high, color=color, alpha=BAND, lw=0)
     lower.plot(flops, points.sizes, ".", color=color, ms=4, alpha=0.6)
-    vertices = [one for one in isoflop_parabolas(points, flops) if isinstance(one, Parabola)]
-    if vertices and all("flops" in entry.trial.factors for entry in found.finished):
+    if parabolas := vertices(found):
         lower.plot(
-            [one.flops for one in vertices],
-            [one.size for one in vertices],
+            [one.flops for one in parabolas],
+            [one.size for one in parabolas],
             "D",
             color=color,
             mfc="white",

@@ -15,9 +15,9 @@ from dpot_scale.evaluation.figures import LINE_COLORS, label_with_numbers
 from dpot_scale.scaling.report.analysis import Analysis, Curve
 from dpot_scale.scaling.report.laws.choice import choose
 from dpot_scale.scaling.report.laws.fit import Fit
+from dpot_scale.scaling.report.lines import law_line
 from dpot_scale.scaling.report.results import Finished, points_of
 
-LINE_POINTS = 50
 MOST_LABELS = 8  # curves that a legend names; of more, some
 CROWDED = 5.0  # the greatest over the least value of an axis from which on not all digits have room
 
@@ -128,11 +128,9 @@ def _fit_label(law: Fit) -> str:
 
 def _draw_law(axis: Axes, law: Fit, curve: Curve, color: str, style: str, label: str = "") -> None:
     """Draw a law over the sizes of its points along a curve, shaded where it may as well be."""
-    sizes = [entry.result.parameters for entry in curve.trials]
-    line = np.geomspace(min(sizes), max(sizes), LINE_POINTS)
-    at = curve.points(line, law)
-    axis.plot(line, law.predict(at), style, color=color, lw=1, label=label or None)
-    axis.fill_between(line, *law.band(at), color=color, alpha=0.12, lw=0)
+    line = law_line(law, curve)
+    axis.plot(line.x, line.y, style, color=color, lw=1, label=label or None)
+    axis.fill_between(line.x, line.low, line.high, color=color, alpha=0.12, lw=0)
 
 
 def _draw_curves(axis: Axes, found: Analysis) -> None:

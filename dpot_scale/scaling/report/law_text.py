@@ -5,6 +5,7 @@ from itertools import pairwise
 
 from dpot_scale.scaling.plan import Trial
 from dpot_scale.scaling.report.analysis import Analysis
+from dpot_scale.scaling.report.blocks import Block, Heading, Table
 from dpot_scale.scaling.report.laws.choice import FEWEST_SIZES, Foretold, NoFit, choose
 from dpot_scale.scaling.report.laws.fit import LACK_OF_FIT, Fit, Interval
 from dpot_scale.scaling.report.laws.optimum import (
@@ -21,7 +22,6 @@ from dpot_scale.scaling.report.results import (
     mean_points,
     points_of,
 )
-from dpot_scale.scaling.report.table import markdown
 
 MEASURES: dict[Measure, str] = {
     "parameters": "all parameters",
@@ -98,23 +98,23 @@ def _kept_sentence(found: Analysis) -> list[str]:
     ]
 
 
-def law_tables(waiting: Sequence[Trial], found: Analysis) -> list[str]:
-    """Return the parts of the report on laws in Markdown.
+def law_tables(waiting: Sequence[Trial], found: Analysis) -> list[Block]:
+    """Return the parts of the report on laws.
 
     Args:
         waiting: Trials of the same arm that have not finished.
         found: Its laws.
     """
     return [
-        f"## Laws{found.of_arm}",
+        Heading(text=f"Laws{found.of_arm}"),
         _explained(found.together),
         _series_table(found.together),
         "N counted in three ways:",
         _measure_table(found.together),
-        f"## The largest size, foretold by the smaller ones{found.of_arm}",
+        Heading(text=f"The largest size, foretold by the smaller ones{found.of_arm}"),
         f"{_capital(found.foretold)}."
         if isinstance(found.foretold, NoFit)
-        else markdown(_FORETOLD, [_foretold_cells(one) for one in found.foretold]),
+        else Table(header=_FORETOLD, rows=[_foretold_cells(one) for one in found.foretold]),
         *_kept(found),
         *_waiting(waiting, found),
         *_optimum(found),
@@ -136,17 +136,17 @@ def _explained(group: Sequence[Finished]) -> str:
     )
 
 
-def _series_table(group: Sequence[Finished]) -> str:
+def _series_table(group: Sequence[Finished]) -> Table:
     laws = {name: choose(points_of(group, errors)) for name, errors in errors_of(group).items()}
     return _law_table("error", laws)
 
 
-def _measure_table(group: Sequence[Finished]) -> str:
+def _measure_table(group: Sequence[Finished]) -> Table:
     laws = {words: choose(mean_points(group, measure)) for measure, words in MEASURES.items()}
     return _law_table("N", laws)
 
 
-def _law_table(first: str, laws: Mapping[str, Fit | NoFit]) -> str:
+def _law_table(first: str, laws: Mapping[str, Fit | NoFit]) -> Table:
     """Return laws with the intervals of those parameters that any of them has."""
     found = {name: law.parameters() for name, law in laws.items() if isinstance(law, Fit)}
     columns = [
@@ -160,14 +160,14 @@ def _law_table(first: str, laws: Mapping[str, Fit | NoFit]) -> str:
         values = found[name]
         cells = [_cell(values[column]) if column in values else "" for column in columns]
         rows.append((name, str(law), *cells, f"{law.noise.deviation:.1%}"))
-    return markdown((first, "law", *columns, "scatter"), rows)
+    return Table(header=(first, "law", *columns, "scatter"), rows=rows)
 
 
 def _cell(interval: Interval) -> str:
     return f"{interval.value:.3g} ({interval.low:.3g} to {interval.high:.3g})"
 
 
-def _waiting(waiting: Sequence[Trial], found: Analysis) -> list[str]:
+def _waiting(waiting: Sequence[Trial], found: Analysis) -> list[Block]:
     """Return what the law says of trials that have not finished."""
     rows = [
         (trial.label, f"{trial.run.windows:,}", f"{one.value:.4f}", _range(one))
@@ -176,10 +176,10 @@ def _waiting(waiting: Sequence[Trial], found: Analysis) -> list[str]:
     if not rows:
         return []
     header = ("size", "windows", "foretold rel_l2", "95 %")
-    return ["Trials that have not finished:", markdown(header, rows)]
+    return ["Trials that have not finished:", Table(header=header, rows=rows)]
 
 
-def _kept(found: Analysis) -> list[str]:
+def _kept(found: Analysis) -> list[Block]:
     """Return what reports foretold of trials before these ran, beside what was measured."""
     rows = [
         (
@@ -197,7 +197,10 @@ def _kept(found: Analysis) -> list[str]:
     ]
     if not rows:
         return []
-    return ["Trials that were foretold before they had finished (UTC):", markdown(_KEPT, rows)]
+    return [
+        "Trials that were foretold before they had finished (UTC):",
+        Table(header=_KEPT, rows=rows),
+    ]
 
 
 _KEPT = ("size", "windows", "on", "through trials", "foretold rel_l2", "95 %", "measured", "inside")
@@ -219,11 +222,11 @@ def _range(interval: Interval) -> str:
     return f"{interval.low:.4f} to {interval.high:.4f}"
 
 
-def _optimum(found: Analysis) -> list[str]:
+def _optimum(found: Analysis) -> list[Block]:
     """Return the best use of FLOPs, where the design has sizes and lengths."""
     if found.joint_law is None:
         return []
-    title = f"## The best size and length for a number of FLOPs{found.of_arm}"
+    title = Heading(text=f"The best size and length for a number of FLOPs{found.of_arm}")
     if found.trade is None:
         law = found.joint_law
         reason = f"{law}" if isinstance(law, NoFit) else f"the points support no more than {law}"
@@ -243,27 +246,26 @@ def _optimum(found: Analysis) -> list[str]:
         "By the law of size and data, with fresh windows and "
         f"{cost.coefficient:.3g} N^{cost.exponent:.2f} FLOPs of training on one. Where an "
         "interval reaches beyond the sizes and lengths that were trained, so does the answer.",
-        markdown(("FLOPs", "N*", "D* [windows]", "rel_l2"), rows),
-        *_parabolas(found.finished),
+        Table(header=("FLOPs", "N*", "D* [windows]", "rel_l2"), rows=rows),
+        *_parabolas(found),
     ]
 
 
-def _parabolas(finished: Sequence[Finished]) -> list[str]:
+def _parabolas(found: Analysis) -> list[str]:
     """Return what parabolas say, in a design of equal FLOPs."""
-    if not all("flops" in entry.trial.factors for entry in finished):
+    if not found.is_of_equal_flops:
         return []
-    points = mean_points(finished)
-    found = isoflop_parabolas(points, flops_of(finished, points))
-    vertices = [one for one in found if isinstance(one, Parabola)]
-    if not found:
+    points = mean_points(found.finished)
+    parabolas = isoflop_parabolas(points, flops_of(found.finished, points))
+    if not parabolas:
         return []
     lines = [
         f"{one.flops:.2g} FLOPs: N* = {one.size:.3g}, rel_l2 = {one.error:.4f}"
         if isinstance(one, Parabola)
         else str(one)
-        for one in found
+        for one in parabolas
     ]
-    exponent = optimal_exponent(vertices)
+    exponent = optimal_exponent([one for one in parabolas if isinstance(one, Parabola)])
     told = exponent if isinstance(exponent, NoFit) else f"N* = k C^c with c = {exponent}"
     return [
         "As a check, the vertices of parabolas through the trials of equal FLOPs, which lean where "

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from math import isinf
 
 from dpot_scale.scaling.report.analysis import Analysis
+from dpot_scale.scaling.report.blocks import Block, Heading, Table
 from dpot_scale.scaling.report.laws.fit import Interval
 from dpot_scale.scaling.report.price import (
     REPEATS_WORTH,
@@ -15,7 +16,6 @@ from dpot_scale.scaling.report.price import (
     price_of,
 )
 from dpot_scale.scaling.report.results import Finished
-from dpot_scale.scaling.report.table import markdown
 from dpot_scale.terminal import duration
 
 TIMES = (1.0, 10.0, 100.0)  # budgets, in multiples of what the dearest trial cost
@@ -23,20 +23,20 @@ BILL = ("size", "windows", "rel_l2", "data", "training", "solve", "forecast", "s
 PURCHASE = ("budget", "for data", "trajectories", "N", "windows", "rel_l2")
 
 
-def price_tables(found: Analysis) -> list[str]:
-    """Return the part of the report on costs in Markdown; nothing where none is known."""
+def price_tables(found: Analysis) -> list[Block]:
+    """Return the part of the report on costs; nothing where none is known."""
     bills = {entry.trial.id: bill for entry in found.finished if (bill := bill_of(entry))}
     if not bills:
         return []
     billed = [entry for entry in found.main.trials if entry.trial.id in bills]
     return [
-        f"## The price of data{found.of_arm}",
+        Heading(text=f"The price of data{found.of_arm}"),
         "Times are of one worker, a worker that solves as one that trains. Data are all training "
         "trajectories of a trial, solved once; a forecast runs as fast as the training did, from "
         "frames that still have to be solved. Solves to pay: forecasts after which the surrogate "
         "has cost less than the solver that made the data (arXiv 2605.15399). A coarser solver, "
         "as accurate as the surrogate, would be cheaper, so it takes at least as many.",
-        markdown(BILL, [_bill_cells(entry, bills[entry.trial.id]) for entry in billed]),
+        Table(header=BILL, rows=[_bill_cells(entry, bills[entry.trial.id]) for entry in billed]),
         *_purchases(found, bills),
     ]
 
@@ -72,7 +72,7 @@ def _bill_cells(entry: Finished, bill: Bill) -> tuple[str, ...]:
     )
 
 
-def _purchases(found: Analysis, bills: dict[str, Bill]) -> Sequence[str]:
+def _purchases(found: Analysis, bills: dict[str, Bill]) -> Sequence[Block]:
     """Return what is best bought for some budgets, where a law weighs size against data."""
     price = price_of(found.finished)
     if found.trade is None or price is None:
@@ -92,7 +92,7 @@ def _purchases(found: Analysis, bills: dict[str, Bill]) -> Sequence[str]:
         "The least error for a total budget, of data and training together, which the dearest "
         f"trial's and its multiples are. Sizes are searched up to {SIZES_BEYOND:g} times those "
         f"trained; what repeated windows are worth is {repeats}.",
-        markdown(PURCHASE, [_purchase_cells(one) for one in bought]),
+        Table(header=PURCHASE, rows=[_purchase_cells(one) for one in bought]),
     ]
 
 

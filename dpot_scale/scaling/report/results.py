@@ -120,15 +120,22 @@ def arms(finished: Sequence[Finished]) -> dict[str, list[Finished]]:
     A family, a learning rate, a start, an ablation: each value has laws of its own. The label of
     the only arm is empty.
     """
-    groups: dict[tuple[tuple[str, FactorValue], ...], list[Finished]] = defaultdict(list)
+    labels = arm_labels([entry.trial for entry in finished])
+    groups: dict[str, list[Finished]] = defaultdict(list)
     for entry in finished:
-        groups[arm_of(entry.trial)].append(entry)
-    if len(groups) == 1:
-        return {"": list(finished)}
-    several = len({dict(arm)["family"] for arm in groups}) > 1
+        groups[labels[entry.trial.id]].append(entry)
+    return dict(groups)
+
+
+def arm_labels(trials: Sequence[Trial]) -> dict[str, str]:
+    """Return the label of the arm of each trial, by its id; empty where there is only one."""
+    found = {trial.id: arm_of(trial) for trial in trials}
+    if len(set(found.values())) == 1:
+        return dict.fromkeys(found, "")
+    several = len({dict(arm)["family"] for arm in found.values()}) > 1
     return {
-        ", ".join(_named(*factor) for factor in arm if several or factor[0] != "family"): entries
-        for arm, entries in groups.items()
+        trial: ", ".join(_named(*factor) for factor in arm if several or factor[0] != "family")
+        for trial, arm in found.items()
     }
 
 

@@ -1,17 +1,29 @@
-"""The results of a sweep as tables: for a terminal, in Markdown and as CSV."""
+"""The results of a sweep as tables, for a terminal and for a report."""
 
-import csv
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
 from dpot_scale.evaluation.scores import DatasetScore
+from dpot_scale.scaling.report.analysis import Analysis
+from dpot_scale.scaling.report.blocks import Table
+from dpot_scale.scaling.report.laws.fit import Interval
+from dpot_scale.scaling.report.lines import TRAJECTORIES, mean_over_seeds
 from dpot_scale.scaling.report.results import Finished
 from dpot_scale.terminal import clock, table
 
-VALID = "valid_rel_l2"  # the column of rollout errors on the valid split; empty without one
+OVERVIEW_HEADER = (
+    "model",
+    "parameters",
+    "windows",
+    "seeds",
+    "rollout rel_l2",
+    "95 % of the seeds",
+    "law (95 %)",
+    "over persistence",
+)
 TRIAL_HEADER = (
     "size",
     "parameters",
@@ -47,9 +59,57 @@ def error_table(finished: Sequence[Finished]) -> str:
     return table(header, rows)
 
 
-def trial_table(finished: Sequence[Finished]) -> str:
-    """Return in Markdown what each trial was, took and reached."""
-    return markdown(TRIAL_HEADER, [_trial_cells(entry) for entry in finished])
+def overview_table(arms: Sequence[Analysis]) -> Table:
+    """Return the errors of each size and length beside persistence, with their intervals."""
+    first = arms[0].shown.result
+    persistence = [f"{score.persistence_rel_l2:.4f}" for score in first.evaluation.values()]
+    mean = first.mean_persistence_rel_l2
+    rows: list[Sequence[str]] = [
+        ("persistence", "", "", "", f"{mean:.4f}", "", "", "1.00", *persistence)
+    ]
+    for found in arms:
+        rows += [_overview_cells(found, group, mean) for group in _groups(found.finished)]
+    return Table(header=(*OVERVIEW_HEADER, *first.evaluation), rows=rows)
+
+
+def _groups(finished: Sequence[Finished]) -> list[list[Finished]]:
+    """Return the trials that differ in their seed alone, by size and length."""
+    groups: dict[tuple[float, ...], list[Finished]] = defaultdict(list)
+    for entry in finished:
+        amount = float(entry.trial.factors.get(TRAJECTORIES, 0))
+        groups[entry.result.parameters, entry.result.windows, amount].append(entry)
+    return [groups[key] for key in sorted(groups)]
+
+
+def _overview_cells(found: Analysis, group: Sequence[Finished], persistence: float) -> list[str]:
+    first = group[0]
+    name = str(first.trial.factors.get("size", first.trial.label))
+    error = mean_over_seeds([entry.result.mean_rel_l2 for entry in group])
+    law = found.law_at(group)
+    of_datasets = [
+        mean_over_seeds([entry.result.evaluation[name].rel_l2 for entry in group]).value
+        for name in first.result.evaluation
+    ]
+    return [
+        f"{found.arm}, {name}" if found.arm and found.arm != name else name,
+        f"{first.result.parameters:,}",
+        f"{first.result.windows:,}",
+        str(len(group)),
+        f"{error.value:.4f}",
+        _ends(error) if len(group) > 1 else "",
+        f"{law.value:.4f} ({_ends(law)})" if law is not None else "",
+        f"{error.value / persistence:.2f}" if persistence else "",
+        *(f"{value:.4f}" for value in of_datasets),
+    ]
+
+
+def _ends(interval: Interval) -> str:
+    return f"{interval.low:.4f} to {interval.high:.4f}"
+
+
+def trial_table(finished: Sequence[Finished]) -> Table:
+    """Return what each trial was, took and reached."""
+    return Table(header=TRIAL_HEADER, rows=[_trial_cells(entry) for entry in finished])
 
 
 def _trial_cells(entry: Finished) -> tuple[str, ...]:
@@ -73,8 +133,8 @@ def dataset_table(
     score: str,
     baseline: str,
     split: Literal["valid", "test"] = "test",
-) -> str:
-    """Return one score on each dataset in Markdown: that of persistence, then of each trial.
+) -> Table:
+    """Return one score on each dataset: that of persistence, then of each trial.
 
     Args:
         finished: The trials.
@@ -91,46 +151,7 @@ def dataset_table(
         (entry.trial.label, f"{entry.result.windows:,}", *_scores(evaluation, score))
         for entry, evaluation in zip(finished, evaluations, strict=True)
     ]
-    return markdown(("size", "windows", *first), rows)
-
-
-def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return a table in Markdown, all columns but the first aligned to the right."""
-    rule = ["---", *["--:"] * (len(header) - 1)]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in (header, rule, *rows))
-
-
-def write_csv(path: Path, finished: Sequence[Finished]) -> None:
-    """Write one row per trial and dataset, for people who fit their own laws."""
-    columns = (
-        "trial",
-        "size",
-        "parameters",
-        "block_parameters",
-        "windows",
-        "train_flops",
-        "distinct_windows",
-        "seed",
-    )
-    with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow([*columns, "dataset", "digest", *DatasetScore.model_fields, VALID])
-        for entry in finished:
-            result = entry.result
-            shared = [
-                entry.trial.id,
-                entry.trial.label,
-                result.parameters,
-                result.block_parameters,
-                result.windows,
-                entry.train_flops,
-                round(entry.distinct_windows),
-                entry.trial.run.seed,
-            ]
-            for name, score in result.evaluation.items():
-                digest = result.datasets.get(name, "")
-                valid = result.valid[name].rel_l2 if name in result.valid else ""
-                writer.writerow([*shared, name, digest, *score.model_dump().values(), valid])
+    return Table(header=("size", "windows", *first), rows=rows)
 
 
 def _scores(evaluation: Mapping[str, DatasetScore], key: str) -> tuple[str, ...]:

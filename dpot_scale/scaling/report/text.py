@@ -10,7 +10,7 @@ from dpot_scale.config.sweep import SweepConfig
 from dpot_scale.scaling.plan import Trial
 from dpot_scale.scaling.plan_text import rule_lines
 from dpot_scale.scaling.report.analysis import Analysis
-from dpot_scale.scaling.report.data_figure import has_amounts
+from dpot_scale.scaling.report.blocks import Block, Heading, Items, Picture, markdown
 from dpot_scale.scaling.report.law_text import law_sentences, law_tables
 from dpot_scale.scaling.report.left_out import left_out
 from dpot_scale.scaling.report.price_text import price_sentences, price_tables
@@ -19,9 +19,7 @@ from dpot_scale.scaling.report.table import dataset_table, error_table, trial_ta
 from dpot_scale.tracking.mlflow_page import review
 
 REPORT = "report.md"
-FIGURE = "scaling.png"
-COMPUTE_FIGURE = "compute.png"  # of a law of size and data
-DATA_FIGURE = "data.png"  # of several numbers of trajectories
+PAGE = "report.html"
 
 
 def conclude(arms: Sequence[Analysis]) -> list[str]:
@@ -106,65 +104,66 @@ def summarize(
     lines += [""] if reasons else []
     for paragraph in conclude(arms):
         lines += [*textwrap.wrap(paragraph, 100), ""]
-    lines += [f"report: {sweep.directory / REPORT}", f"figure: {sweep.directory / FIGURE}"]
+    lines += [f"report: {sweep.directory / REPORT}", f"page: {sweep.directory / PAGE}"]
     lines += review(sweep.directory, sweep.run.tracking, page="experiment")
     return "\n".join(lines)
 
 
-def _valid_table(finished: Sequence[Finished]) -> list[str]:
-    scored = [entry for entry in finished if entry.result.valid]
-    if not scored:
-        return []
-    table = dataset_table(scored, "rel_l2", "persistence_rel_l2", split="valid")
-    return ["## Rollout rel_l2 on the valid split", table]
-
-
-def write_markdown(
+def report_blocks(
     sweep: SweepConfig,
     trials: Sequence[Trial],
     finished: Sequence[Finished],
     arms: Sequence[Analysis],
-) -> str:
-    """Return the whole report in Markdown: the conclusion, the figure and every table."""
-    has_compute = any(found.trade is not None for found in arms)
-    parts = [
-        f"# Sweep {sweep.name}",
-        *conclude(arms),
-        f"![held-out error against model size]({FIGURE})",
-        *([f"![error and best size against FLOPs]({COMPUTE_FIGURE})"] * has_compute),
-        *([f"![error against training trajectories]({DATA_FIGURE})"] * has_amounts(arms)),
+) -> list[Block]:
+    """Return the tables of the report, each below its heading."""
+    return [
+        Heading(text="Trials"),
         f"{len(finished)} of {len(trials)} trials finished, each on {sweep.resources.workers} "
         f"workers with {sweep.run.engine.deepspeed.name}. Lower is better; persistence repeats the "
         "last known frame.",
         *rule_lines(sweep, trials),
-        "## Trials",
         trial_table(finished),
         *_left_out(sweep, trials, finished),
         *_arms(trials, arms),
-        "## Rollout rel_l2",
+        Heading(text="Rollout rel_l2"),
         dataset_table(finished, "rel_l2", "persistence_rel_l2"),
         *_valid_table(finished),
-        "## One-step rel_l2",
+        Heading(text="One-step rel_l2"),
         dataset_table(finished, "one_step_rel_l2", "persistence_one_step_rel_l2"),
     ]
-    return "\n\n".join(parts) + "\n"
+
+
+def _valid_table(finished: Sequence[Finished]) -> list[Block]:
+    scored = [entry for entry in finished if entry.result.valid]
+    if not scored:
+        return []
+    table = dataset_table(scored, "rel_l2", "persistence_rel_l2", split="valid")
+    return [Heading(text="Rollout rel_l2 on the valid split"), table]
+
+
+def write_markdown(
+    name: str, arms: Sequence[Analysis], pictures: Sequence[Picture], blocks: Sequence[Block]
+) -> str:
+    """Return the whole report in Markdown: the conclusion, the figures and every table."""
+    parts = [*conclude(arms), *pictures, *blocks]
+    return f"# Sweep {name}\n\n{markdown(parts)}\n"
 
 
 def _left_out(
     sweep: SweepConfig, trials: Sequence[Trial], finished: Sequence[Finished]
-) -> list[str]:
+) -> list[Block]:
     """Return the trials that no law goes through, with their reasons."""
     reasons = left_out(sweep, trials, finished)
     if not reasons:
         return []
-    return ["Left out of every fit:", "\n".join(f"- {t}: {why}" for t, why in reasons.items())]
+    return ["Left out of every fit:", Items(texts=[f"{t}: {why}" for t, why in reasons.items()])]
 
 
-def _arms(trials: Sequence[Trial], arms: Sequence[Analysis]) -> list[str]:
+def _arms(trials: Sequence[Trial], arms: Sequence[Analysis]) -> list[Block]:
     """Return the laws and the prices of each arm."""
     done = {entry.trial.id for found in arms for entry in found.finished}
     waiting = [trial for trial in trials if trial.id not in done]
-    parts: list[str] = []
+    parts: list[Block] = []
     for found in arms:
         own = [trial for trial in waiting if arm_of(trial) == arm_of(found.finished[0].trial)]
         parts += [*law_tables(own, found), *price_tables(found)]

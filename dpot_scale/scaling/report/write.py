@@ -1,31 +1,45 @@
 """Writes the report of a sweep into its directory, and puts it on its page in MLflow."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+from matplotlib.figure import Figure
 
 from dpot_scale.config.sweep import SweepConfig
 from dpot_scale.errors import UserError
 from dpot_scale.files import replacing, write_whole
 from dpot_scale.scaling.plan import Trial
 from dpot_scale.scaling.report.analysis import Analysis, analyze
+from dpot_scale.scaling.report.blocks import Picture
 from dpot_scale.scaling.report.compute_figure import compute_figure
 from dpot_scale.scaling.report.data_figure import data_figure
+from dpot_scale.scaling.report.data_files import latex_table, write_csv, write_lead_times
 from dpot_scale.scaling.report.figures import scaling_figure
+from dpot_scale.scaling.report.forecasts import forecast_figures
+from dpot_scale.scaling.report.page.content import content_of
+from dpot_scale.scaling.report.page.page import render
 from dpot_scale.scaling.report.predictions import keep
 from dpot_scale.scaling.report.results import arm_of, finished_trials
-from dpot_scale.scaling.report.table import write_csv
 from dpot_scale.scaling.report.text import (
-    COMPUTE_FIGURE,
-    DATA_FIGURE,
-    FIGURE,
+    PAGE,
     REPORT,
+    report_blocks,
     summarize,
     write_markdown,
 )
 from dpot_scale.tracking.mlflow_page import LARGEST_NOTE, annotate
 
 RESULTS = "results.csv"
+LEAD_TIMES = "lead_times.csv"
+LATEX = "results.tex"
+FORECASTS = "forecasts_"  # and the name of a dataset
+FIGURE, COMPUTE_FIGURE, DATA_FIGURE = "scaling", "compute", "data"
+CAPTIONS = {
+    FIGURE: "held-out error against model size",
+    COMPUTE_FIGURE: "error and best size against FLOPs",
+    DATA_FIGURE: "error against training trajectories",
+}
 MLFLOW_FOLDER = "report"
 
 
@@ -45,7 +59,7 @@ class Report:
     def note(self, run_id: str) -> str:
         """Return the Markdown for the MLflow run that has the files, cut to what MLflow takes."""
         markdown = self.markdown
-        for figure in (FIGURE, COMPUTE_FIGURE, DATA_FIGURE):
+        for figure in (file.name for file in self.files if file.suffix == ".png"):
             picture = f"get-artifact?path={MLFLOW_FOLDER}%2F{figure}&run_uuid={run_id}"
             markdown = markdown.replace(f"]({figure})", f"]({picture})")
         parts = markdown.split("\n## ")
@@ -58,10 +72,11 @@ class Report:
 
 
 def write_report(sweep: SweepConfig, trials: Sequence[Trial]) -> Report:
-    """Write report.md, its figures and results.csv into the sweep's directory.
+    """Write the report, its page, figures and tables into the sweep's directory.
 
     Raises:
         NothingToReportError: no trial has finished.
+        RecordError: another version wrote what a trial left.
     """
     trials = [trial for trial in trials if trial.role != "probe"]
     finished = finished_trials(trials)
@@ -71,23 +86,34 @@ def write_report(sweep: SweepConfig, trials: Sequence[Trial]) -> Report:
         )
     arms = analyze(finished)
     _keep_predictions(trials, arms)
-    figures = {FIGURE: scaling_figure(sweep.name, arms)}
-    if (compute := compute_figure(sweep.name, arms)) is not None:
-        figures[COMPUTE_FIGURE] = compute
-    if (data := data_figure(sweep.name, arms)) is not None:
-        figures[DATA_FIGURE] = data
-    markdown = write_markdown(sweep, trials, finished, arms)
-    files = tuple(sweep.directory / name for name in (REPORT, *figures, RESULTS))
-    write_whole(files[0], markdown)
-    for name, figure in figures.items():
+    figures = _figures(sweep.name, arms)
+    forecasts = forecast_figures(arms)
+    blocks = report_blocks(sweep, trials, finished, arms)
+    pictures = [Picture(file=f"{name}.png", caption=CAPTIONS[name]) for name in figures]
+    pictures += [
+        Picture(file=f"{FORECASTS}{name}.png", caption=f"forecasts of {name} by all sizes")
+        for name in forecasts
+    ]
+    markdown = write_markdown(sweep.name, arms, pictures, blocks)
+    figures |= {f"{FORECASTS}{name}": figure for name, figure in forecasts.items()}
+    drawn = _save_figures(sweep.directory, figures)
+    stills = {name: (sweep.directory / f"{FORECASTS}{name}.png").read_bytes() for name in forecasts}
+    content = content_of(sweep, trials, finished, arms, blocks, stills)
+    texts = {
+        REPORT: markdown,
+        PAGE: render(content, trials, arms),
+        LATEX: latex_table(finished),
+    }
+    for name, text in texts.items():
+        write_whole(sweep.directory / name, text)
+    for name, write in {RESULTS: write_csv, LEAD_TIMES: write_lead_times}.items():
         with replacing(sweep.directory / name) as partial:
-            figure.savefig(partial, format="png")
-    with replacing(files[-1]) as partial:
-        write_csv(partial, finished)
+            write(partial, finished)
+    names = [*texts, RESULTS, LEAD_TIMES, *drawn]
     return Report(
         summary=summarize(sweep, trials, finished, arms),
         markdown=markdown,
-        files=files,
+        files=tuple(sweep.directory / name for name in names),
         is_complete=len(finished) == len(trials),
     )
 
@@ -100,6 +126,27 @@ def _keep_predictions(trials: Sequence[Trial], arms: Sequence[Analysis]) -> None
         own = [trial for trial in waiting if arm_of(trial) == arm_of(found.finished[0].trial)]
         for trial, expected in found.foretell(own):
             keep(trial.run.directory, expected, f"{found.law}", len(found.together))
+
+
+def _figures(name: str, arms: Sequence[Analysis]) -> dict[str, Figure]:
+    """Return the figures that the design allows, by the names of their files."""
+    figures = {
+        FIGURE: scaling_figure(name, arms),
+        COMPUTE_FIGURE: compute_figure(name, arms),
+        DATA_FIGURE: data_figure(name, arms),
+    }
+    return {name: figure for name, figure in figures.items() if figure is not None}
+
+
+def _save_figures(directory: Path, figures: Mapping[str, Figure]) -> list[str]:
+    """Write each figure as PNG and PDF, and return the names of the files."""
+    files = []
+    for name, figure in figures.items():
+        for suffix in ("png", "pdf"):
+            files.append(f"{name}.{suffix}")
+            with replacing(directory / files[-1]) as partial:
+                figure.savefig(partial, format=suffix)
+    return files
 
 
 def publish(report: Report, sweep: SweepConfig) -> None:

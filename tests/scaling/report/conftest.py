@@ -4,12 +4,17 @@ import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from dpot_scale.config.load import load_sweep
-from dpot_scale.config.places import resolve_sweep_paths
+from dpot_scale.config.places import FIGURES, resolve_sweep_paths
 from dpot_scale.config.sweep import SweepConfig
+from dpot_scale.data.info import DatasetInfo
 from dpot_scale.data.store.cost import write_cost
+from dpot_scale.evaluation.evaluator import DatasetEvaluation
+from dpot_scale.evaluation.example import Example
+from dpot_scale.evaluation.frames import Shown, save_frames
 from dpot_scale.evaluation.scores import DatasetScore
 from dpot_scale.runs.result import TrainingResult, save_result
 from dpot_scale.scaling.plan import Trial, plan
@@ -107,6 +112,51 @@ def _finish(
     )
     trial.run.directory.mkdir(parents=True, exist_ok=True)
     save_result(trial.run.directory, result)
+
+
+def _keep_frames(trial: Trial, dataset: str, *, points: int = 16, leads: int = 5) -> None:
+    """Write frames of a field that grows, and a forecast that is 0.5 too high."""
+    info = DatasetInfo(
+        name=dataset,
+        equation="reaction_diffusion",
+        channels=("u",),
+        scored=(True,),
+        spatial_axes=("x", "y"),
+        grid=(points, points),
+        domain_length=(2.0, 1.0),
+        frame_interval=0.5,
+        boundary="periodic",
+        origin="generated",
+        source="a test",
+    )
+    xy = np.linspace(0, 1, points)[:, None] * np.ones(points)
+    truth_LCxy = (xy * np.arange(1, leads + 1)[:, None, None])[:, None].astype(np.float32)
+    example = Example(
+        leads=tuple(range(1, leads + 1)), truth_LCs=truth_LCxy, forecast_LCs=truth_LCxy + 0.5
+    )
+    shown = Shown(info=info, times=tuple(0.5 * n for n in range(1, leads + 1)), example=example)
+    evaluation = DatasetEvaluation(
+        info=info,
+        score=DatasetScore(
+            rel_l2=0.1,
+            one_step_rel_l2=0.1,
+            persistence_rel_l2=0.2,
+            persistence_one_step_rel_l2=0.2,
+        ),
+        rel_l2_L=np.ones(leads, np.float32),
+        persistence_rel_l2_L=np.ones(leads, np.float32),
+        example_leads=example.leads,
+        example_truth_LCs=truth_LCxy,
+        example_forecast_LCs=truth_LCxy,
+        shown=shown,
+    )
+    save_frames(trial.run.directory / FIGURES, {dataset: evaluation})
+
+
+@pytest.fixture
+def keep_frames() -> Callable[..., None]:
+    """Write the frames that a trial keeps of a dataset."""
+    return _keep_frames
 
 
 @pytest.fixture

@@ -14,10 +14,11 @@ from dpot_scale.scaling.report.analysis import analyze
 from dpot_scale.scaling.report.figures import scaling_figure
 from dpot_scale.scaling.report.results import arms, best_trial
 from dpot_scale.scaling.report.results import finished_trials as finished
-from dpot_scale.scaling.report.text import FIGURE, REPORT
+from dpot_scale.scaling.report.text import REPORT
 from dpot_scale.scaling.report.write import RESULTS, NothingToReportError, write_report
 from dpot_scale.scaling.stopping import cancel
 
+FIGURE = "scaling.png"
 Planned = Callable[..., tuple[SweepConfig, tuple[Trial, ...]]]
 Finish = Callable[..., None]
 

@@ -91,6 +91,11 @@ class Parabola:
     curvature: float
     sizes: tuple[float, float]  # the smallest and the largest that were measured
 
+    def predict(self, sizes: Array) -> Array:
+        """Return the error at each size."""
+        found: Array = self.error * np.exp(self.curvature * np.log(sizes / self.size) ** 2 / 2)
+        return found
+
 
 def isoflop_parabolas(points: Points, flops: Array) -> list[Parabola | NoFit]:
     """Return the parabola of each number of FLOPs, or why it has no least error.
