@@ -112,7 +112,9 @@ def _execute(options: argparse.Namespace) -> int:
         case _:
             from dpot_scale.scaling.driver import run_sweep
 
-            failures = run_sweep(sweep, named(trials, options.names), print_line)
+            failures = run_sweep(
+                sweep, named(trials, options.names), print_line, preset=options.config
+            )
             trials = plan(sweep)  # with the rates that a probe has found by now
             _register_best(sweep, (*trials, *earlier_trials(sweep, trials)))
             return 1 if failures else 0

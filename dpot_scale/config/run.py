@@ -53,6 +53,8 @@ class EvaluationConfig(Section):
     scored on that one during the training, and on both splits at the end."""
     trajectories: PositiveInt = 16
     """Trajectories per dataset: the first ones of its test split, and of its valid split."""
+    watched: PositiveInt | None = None
+    """How many of these the curves are of; the scores at the end are of all. null: all."""
     rollout_frames: PositiveInt | None = None
     """Frames that a rollout predicts. null: to the end of each trajectory."""
     batch: PositiveInt = 8
@@ -216,10 +218,8 @@ class RunConfig(Section):
     @model_validator(mode="after")
     def _what_stays_comes_from_somewhere(self) -> Self:
         start = self.start
-        if start.source is not None:
-            return self
         frozen = [name for name, said in start.components.items() if said == "freeze"]
-        if frozen or start.adapter is not None:
+        if start.source is None and (frozen or start.adapter is not None):
             stays = f"components.{frozen[0]}=freeze" if frozen else "adapter"
             raise ValueError(
                 f"start.{stays} needs start.source: random weights that do not train are of no use"

@@ -64,6 +64,12 @@ class TrainingResult(Record):
         return float(np.mean(errors)) if errors else None
 
     @property
+    def over_persistence(self) -> float:
+        """Rollout error over that of repeating the last known frame, of means over datasets."""
+        scores = self.evaluation.values()
+        return self.mean_rel_l2 / float(np.mean([score.persistence_rel_l2 for score in scores]))
+
+    @property
     def mean_one_step_rel_l2(self) -> float:
         """One-step error, mean over datasets."""
         return float(np.mean([score.one_step_rel_l2 for score in self.evaluation.values()]))

@@ -23,6 +23,7 @@ from dpot_scale.engine.collectives import on_every_rank, on_main, raise_on_all
 from dpot_scale.engine.engine import Engine
 from dpot_scale.engine.runtime import World, announced_world_size, start_world, trains_on_gpu
 from dpot_scale.errors import UserError, speaks_for_all, this_command
+from dpot_scale.runs import numbers
 from dpot_scale.runs.agreement import require_agreement_of_ranks
 from dpot_scale.runs.folder import finished_before
 from dpot_scale.runs.lock import only_run_in
@@ -34,10 +35,11 @@ from dpot_scale.runs.rollbacks import Rollbacks, all_described, describe
 from dpot_scale.runs.session import Session
 from dpot_scale.runs.start import require_source
 from dpot_scale.terminal import print_line
-from dpot_scale.tracking import names
 from dpot_scale.tracking.mlflow_run import MlflowRun, record_life
+from dpot_scale.tracking.parameters import run_parameters
 from dpot_scale.tracking.spool import SPOOL
 from dpot_scale.tracking.tracker import Tracker
+from dpot_scale.tracking.trained_on import trained_on
 from dpot_scale.training.console import Console
 from dpot_scale.training.loop import Trainer, Trouble
 from dpot_scale.training.watch import Stop, Verdict, never
@@ -131,8 +133,7 @@ def _train(
         tracker = _open_tracker(config, world)
         about = header(run, _grid_rules(config, stores), begun.table)
         console.start(about, first_step=begun.state.step)
-        if begun.state.step == 0:  # so that runs can be plotted against their size
-            _record({names.PARAMETERS: run.parameters.total}, TrainState(), config, world, tracker)
+        _record(numbers.size(run, stores), TrainState(), config, world, tracker)
         try:
             make = partial(
                 Trainer,
@@ -150,12 +151,14 @@ def _train(
             # attempt before ended between the last checkpoint and the result.
             if scores := session.monitor.report():
                 _record(scores, state, config, world, tracker)
+            seconds = time.perf_counter() - started
+            final = numbers.end(session.monitor, seconds)
+            _record(final, TrainState(), config, world, tracker)
         finally:
             session.close()
             checkpoints.close()
             tracker.close()
             console.close()
-        seconds = time.perf_counter() - started
         return keep(run, world, session.engine, session.monitor, data, seconds)
 
 
@@ -224,10 +227,15 @@ def _mlflow_life(run: ResolvedRun, *, opens: bool) -> AbstractContextManager[Mlf
         config,
         config.tracking,
         name=config.name,
-        datasets=run.source.contents.datasets,
+        params=run_parameters(config),
+        datasets=trained_on(config.data, run.source.contents),
     )
-    artifacts = partial(run_artifacts, config.directory)
-    return record_life(mlflow_run, opens=opens, stops=(TrainingStoppedError,), artifacts=artifacts)
+    return record_life(
+        mlflow_run,
+        opens=opens,
+        stops={TrainingStoppedError: "interrupted"},
+        artifacts=partial(run_artifacts, config.directory),
+    )
 
 
 def _open_tracker(config: RunConfig, world: World) -> Tracker:

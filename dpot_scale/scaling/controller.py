@@ -37,6 +37,8 @@ from dpot_scale.scaling.progress import TrialProgress
 from dpot_scale.scaling.speeds import remember, speed_of
 from dpot_scale.scaling.stopping import ask_to_stop, is_cancelled, let_run
 from dpot_scale.tracking.mlflow_run import MlflowRun, record_life
+from dpot_scale.tracking.parameters import differing, trial_parameters
+from dpot_scale.tracking.trained_on import trained_on
 from dpot_scale.training.watch import Signals
 
 POLL_SECONDS = 0.5
@@ -66,6 +68,7 @@ class Controller:
 
     def __post_init__(self) -> None:
         self._journal = Journal(self.sweep.directory)
+        self._differing = differing([trial.run for trial in self.trials])
         # Held where a thread records an event, so that an interrupt stays the last one.
         self._recording = threading.Lock()
         self._stopping = threading.Event()  # what runs is to save, nothing else starts
@@ -218,18 +221,19 @@ class Controller:
             trial.run,
             trial.run.tracking,
             name=trial.id,
+            params=trial_parameters(trial.run, trial.label, self._differing),
             tags=self._tags(trial),
             parent=self.parent_run,
-            datasets=trial.contents.datasets,
+            datasets=trained_on(trial.run.data, trial.contents),
         )
         artifacts = partial(run_artifacts, trial.run.directory)
-        stops = (TrialInterruptedError, TrialCancelledError)
+        stops = {TrialInterruptedError: "interrupted", TrialCancelledError: "cancelled"}
         with record_life(run, stops=stops, artifacts=artifacts):
             try:
                 if trial.after is not None:
                     begin_at_trunk(trial, self.sweep.resources, self.say)
                 self._attempt_until_done(trial)
-            except (*stops, TrialFailedError):
+            except (TrialInterruptedError, TrialCancelledError, TrialFailedError):
                 raise
             except BaseException as error:
                 if not self._stopping.is_set():

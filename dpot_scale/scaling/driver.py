@@ -24,14 +24,16 @@ from dpot_scale.scaling.rates import save_rates
 from dpot_scale.scaling.report.text import REPORT
 from dpot_scale.scaling.report.write import publish, write_report
 from dpot_scale.tracking.mlflow_run import MlflowRun, record_life
+from dpot_scale.tracking.parameters import described, differing, sweep_parameters
 from dpot_scale.tracking.spool import SPOOL
+from dpot_scale.tracking.trained_on import trained_on
 
 if TYPE_CHECKING:
     from dpot_scale.scaling.cluster import Cluster
 
 
 def run_sweep(
-    sweep: SweepConfig, trials: Sequence[Trial], say: Callable[[str], None]
+    sweep: SweepConfig, trials: Sequence[Trial], say: Callable[[str], None], *, preset: str
 ) -> Mapping[str, str]:
     """Run what is left of a sweep and report; a sweep that has ended is only shown, without Ray.
 
@@ -39,6 +41,7 @@ def run_sweep(
         sweep: The sweep, with absolute paths: workers have another working directory.
         trials: Its plan.
         say: Takes one line of text for the user at a time.
+        preset: What the sweep was read from: a preset or a file.
 
     Returns:
         Why each failed trial failed.
@@ -60,7 +63,7 @@ def run_sweep(
         say(f"\n{write_report(sweep, _pooled(sweep)).summary}")
         return {}
     with _interrupts():
-        return _run(sweep, trials, say, has_ended=has_ended)
+        return _run(sweep, trials, say, preset, has_ended=has_ended)
 
 
 @contextmanager
@@ -78,7 +81,12 @@ def _interrupts() -> Iterator[None]:
 
 
 def _run(
-    sweep: SweepConfig, trials: Sequence[Trial], say: Callable[[str], None], *, has_ended: bool
+    sweep: SweepConfig,
+    trials: Sequence[Trial],
+    say: Callable[[str], None],
+    preset: str,
+    *,
+    has_ended: bool,
 ) -> Mapping[str, str]:
     # Torch and Ray load for seconds: after what is shown without them.
     from dpot_scale.cluster.connection import require_cluster
@@ -101,7 +109,9 @@ def _run(
             sweep,
             sweep.run.tracking,
             name=sweep.name,
-            datasets=contents.datasets,
+            params=sweep_parameters(sweep, differing([trial.run for trial in trials])),
+            tags={"sweep": sweep.name, "preset": preset, "design": described(sweep)},
+            datasets=trained_on(sweep.run.data, contents),
         )
         if not has_ended:
             with ray_launcher(sweep) as launcher:

@@ -13,12 +13,14 @@ from typing import TYPE_CHECKING
 from dpot_scale.config.places import SQLITE, absolute_uri
 from dpot_scale.config.run import TrackingConfig
 from dpot_scale.files import held
+from dpot_scale.tracking.artifacts import ROOT, follow_without_server
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
     from mlflow.tracking import MlflowClient
 
 RUN_ID_FILE = "mlflow_run_id"
+LARGEST_TAG = 8000  # characters, MLflow's limit
 EXPERIMENT_ID_FILE = "mlflow_experiment_id"  # with the run's id it makes the link
 
 ENVIRONMENT = {
@@ -48,6 +50,7 @@ def client(uri: str) -> "MlflowClient":
         logging.getLogger(name).setLevel(logging.WARNING)
     uri = absolute_uri(uri, Path.cwd())
     if uri.startswith(SQLITE):
+        follow_without_server()
         _make_database(Path(uri.removeprefix(SQLITE)))
     return MlflowClient(tracking_uri=uri)
 
@@ -115,7 +118,7 @@ def _make_database(path: Path) -> None:
             return
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}_") as folder:
             made = Path(folder) / path.name
-            store = SqlAlchemyStore(f"{SQLITE}{made}", (path.parent / "mlruns").as_uri())
+            store = SqlAlchemyStore(f"{SQLITE}{made}", ROOT)
             store.engine.dispose()
             made.rename(path)
 
@@ -131,10 +134,7 @@ def experiment_of(mlflow_client: "MlflowClient", tracking: TrackingConfig) -> st
     name, uri = tracking.experiment, mlflow_client.tracking_uri
     found = mlflow_client.get_experiment_by_name(name)
     if found is None:
-        location = None
-        if uri.startswith(SQLITE):
-            # Beside the database, wherever the training was started from.
-            location = (Path(uri.removeprefix(SQLITE)).parent / "mlruns").as_uri()
+        location = ROOT if uri.startswith(SQLITE) else None  # a server has a place of its own
         try:
             return str(mlflow_client.create_experiment(name, artifact_location=location))
         except MlflowException:

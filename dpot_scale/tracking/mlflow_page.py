@@ -1,12 +1,16 @@
 """What people see of a run in MLflow: its report, and the link that leads to it."""
 
 import shlex
+import socket
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from dpot_scale.config.places import absolute_uri
+from dpot_scale.config.places import SQLITE, absolute_uri, in_job
 from dpot_scale.config.run import TrackingConfig
+from dpot_scale.tracking.artifacts import beside
+from dpot_scale.tracking.experiment import NOTE_TAG, VIEW
 from dpot_scale.tracking.mlflow_client import (
     EXPERIMENT_ID_FILE,
     attach,
@@ -17,7 +21,10 @@ from dpot_scale.tracking.mlflow_client import (
     warn_if_deleted,
 )
 
-LARGEST_NOTE = 8000  # characters, MLflow's limit for a tag
+if TYPE_CHECKING:
+    from mlflow.tracking import MlflowClient
+
+JOBS_OFF = "MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false"
 UI = "http://127.0.0.1:5000"  # where `mlflow ui` listens
 # MLflow shows an experiment as one of generative AI, whose pages are empty for ours, unless the
 # link says otherwise or the browser remembers it. Nothing that a run or an experiment holds counts.
@@ -30,6 +37,7 @@ def annotate(
     *,
     artifacts: Mapping[Path, str],
     note: Callable[[str], str],
+    numbers: Mapping[str, float],
     is_finished: bool,
 ) -> None:
     """Attach files and a note to the MLflow run of a directory, without changing when it ended.
@@ -39,6 +47,7 @@ def annotate(
         tracking: The address of MLflow.
         artifacts: Path -> folder in MLflow.
         note: Makes the note, in Markdown, from the id of the run.
+        numbers: The metrics of the run, one number each.
         is_finished: Whether nothing is left to do. If the owner of the run was killed before it
             could end the run, the run is ended now.
     """
@@ -50,8 +59,18 @@ def annotate(
         if not warn_if_deleted(mlflow_client, run_id):
             if is_finished and mlflow_client.get_run(run_id).info.status != "FINISHED":
                 mlflow_client.set_terminated(run_id)
-            mlflow_client.set_tag(run_id, "mlflow.note.content", note(run_id))
+            mlflow_client.set_tag(run_id, NOTE_TAG, note(run_id))
+            _log_numbers(mlflow_client, run_id, numbers)
             attach(mlflow_client, run_id, artifacts)
+
+
+def _log_numbers(mlflow_client: "MlflowClient", run_id: str, numbers: Mapping[str, float]) -> None:
+    """Give an MLflow run numbers; a report that is written again replaces them."""
+    from mlflow.entities import Metric
+
+    now = int(time.time() * 1000)
+    metrics = [Metric(key, value, now, 0) for key, value in numbers.items()]
+    mlflow_client.log_batch(run_id, metrics=metrics)
 
 
 def review(
@@ -68,10 +87,22 @@ def review(
     experiment = read_id(directory / EXPERIMENT_ID_FILE)
     if uri is None or run is None or experiment is None:
         return []
-    place = f"experiments/{experiment}" + (f"/runs/{run}" if page == "run" else "")
+    uri = absolute_uri(uri, Path.cwd())
+    page_of = f"/runs/{run}?" if page == "run" else f"/runs?viewStateShareKey={VIEW}&"
+    link = f"#/experiments/{experiment}{page_of}{WORKFLOW}"
     if uri.startswith("http"):
-        return [f"curves: {uri.rstrip('/')}/#/{place}?{WORKFLOW}"]
-    return [
-        f"curves: mlflow ui --backend-store-uri {shlex.quote(absolute_uri(uri, Path.cwd()))}",
-        f"        then open {UI}/#/{place}?{WORKFLOW}",
-    ]
+        return [f"curves: {uri.rstrip('/')}/{link}"]
+    where = f"on {socket.gethostname()}, " if in_job() else ""
+    return [f"curves: {where}{ui_command(uri)}", f"        then open {UI}/{link}"]
+
+
+def ui_command(uri: str) -> str:
+    """Return the command that shows a database: without the processes for generative AI.
+
+    MLflow starts seven that wait for jobs of its own and four that answer, of 170 MB each.
+    """
+    command = f"{JOBS_OFF} mlflow ui --workers 1 --backend-store-uri {shlex.quote(uri)}"
+    if not uri.startswith(SQLITE):
+        return command
+    folder = beside(Path(uri.removeprefix(SQLITE)))
+    return f"{command} --artifacts-destination {shlex.quote(str(folder))}"

@@ -5,22 +5,21 @@ MLflow may be absent, slow or broken: that costs a warning, never the training.
 
 import logging
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Literal
 
-from pydantic_core import to_jsonable_python
-
 from dpot_scale.config.base import Section
-from dpot_scale.config.data import SuiteConfig
 from dpot_scale.config.load import dump
 from dpot_scale.config.run import TrackingConfig
-from dpot_scale.config.strategy import Strategy
 from dpot_scale.files import write_whole
+from dpot_scale.tracking.experiment import describe
 from dpot_scale.tracking.mirror import send_rest
 from dpot_scale.tracking.mlflow_client import (
     EXPERIMENT_ID_FILE,
+    LARGEST_TAG,
     RUN_ID_FILE,
     attach,
     client,
@@ -32,6 +31,8 @@ from dpot_scale.tracking.mlflow_client import (
     warn_if_deleted,
     warn_once,
 )
+from dpot_scale.tracking.origin import origin
+from dpot_scale.tracking.trained_on import TrainedOn, log_datasets
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 RETRY_SECONDS = 5.0  # between attempts to open a run
 FIRST_SECONDS = 30.0  # how long a start waits for the first attempt, and an end for the last
 LARGEST_PARAM_BATCH = 100
+STOP_TAG = "stop"
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 
@@ -53,11 +55,12 @@ class MlflowRun:
 
     Args:
         directory: The directory of the run or the sweep.
-        config: Its values become the parameters of the MLflow run.
+        config: It is attached as `config.yaml`.
         tracking: The address of MLflow; without one nothing is done.
         name: The name of the MLflow run.
-        tags: The tags of the MLflow run.
-        datasets: The digest of each dataset that is trained on.
+        params: Its parameters.
+        tags: Its tags, beside those that say where it comes from.
+        datasets: What is trained on.
         parent: The MLflow run under which it is shown; it is opened first.
     """
 
@@ -68,7 +71,8 @@ class MlflowRun:
         tracking: TrackingConfig,
         *,
         name: str,
-        datasets: Mapping[str, str] | None = None,
+        params: Mapping[str, str] | None = None,
+        datasets: Sequence[TrainedOn] = (),
         tags: Mapping[str, str] | None = None,
         parent: "MlflowRun | None" = None,
     ) -> None:
@@ -79,7 +83,8 @@ class MlflowRun:
         self._config = config
         self._tracking = tracking
         self._name = name
-        self._datasets = dict(datasets or {})
+        self._params = dict(params or {})
+        self._datasets = datasets
         self._tags = dict(tags or {})
         self._parent = parent
         self._is_late = False  # not opened at the first attempt
@@ -100,8 +105,10 @@ class MlflowRun:
             self._tried.wait(FIRST_SECONDS)
         return self.run_id
 
-    def close(self, status: Status, *, artifacts: Mapping[Path, str] | None = None) -> None:
-        """End the run and attach files to it (path -> folder in MLflow)."""
+    def close(
+        self, status: Status, *, stop: str = "", artifacts: Mapping[Path, str] | None = None
+    ) -> None:
+        """End the run, say why in the tag `stop`, and attach files (path -> folder in MLflow)."""
         self._closing.set()
         if self._thread.is_alive():
             self._thread.join(FIRST_SECONDS)
@@ -113,6 +120,7 @@ class MlflowRun:
             if not warn_if_deleted(mlflow_client, run_id):
                 # The status first: files may have a store of their own, which may be out of reach.
                 mlflow_client.set_terminated(run_id, status=status)
+                mlflow_client.set_tag(run_id, STOP_TAG, stop[:LARGEST_TAG] or status.lower())
                 if self._is_late:  # whoever mirrors the metrics may have ended before
                     send_rest(self._directory, uri)
                 attach(mlflow_client, run_id, artifacts or {})
@@ -136,7 +144,7 @@ class MlflowRun:
     def _find_or_make(self) -> str:
         mlflow_client = client(self._tracking.mlflow_uri or "")
         run = self._find_known(mlflow_client)
-        tags = self._tags
+        tags = origin() | self._tags
         if self._parent is not None:
             tags = tags | {"mlflow.parentRunId": self._parent.run_id or ""}
         if run is None:
@@ -145,8 +153,9 @@ class MlflowRun:
             self._made = str(run.info.run_id)
             self._remember(run)
             with never_fatal(f"the MLflow run {run.info.run_id} lacks its config"):
-                _log_config(mlflow_client, run.info.run_id, self._config)
-                _log_datasets(mlflow_client, run.info.run_id, self._datasets)
+                _log_config(mlflow_client, run.info.run_id, self._config, self._params)
+                log_datasets(mlflow_client, run.info.run_id, self._datasets)
+                describe(mlflow_client, experiment)
         else:
             self._remember(run)
             for key, value in tags.items():  # its parent may be a new one
@@ -175,7 +184,7 @@ def record_life(
     run: MlflowRun,
     *,
     opens: bool = True,
-    stops: tuple[type[Exception], ...] = (),
+    stops: Mapping[type[Exception], str] = MappingProxyType({}),
     artifacts: Callable[[], Mapping[Path, str]] = dict,
 ) -> Iterator[MlflowRun]:
     """Open an MLflow run for a block, and close it with the status that tells how the block ended.
@@ -186,51 +195,38 @@ def record_life(
     Args:
         run: The MLflow run.
         opens: Whether to do so; else the MLflow run is left alone.
-        stops: What is raised, besides an interrupt, when the user ends the block.
+        stops: What is raised, besides an interrupt, when the user ends the block; a word for each.
         artifacts: Finds the files to attach at the end (path -> folder there).
     """
     if not opens:
         yield run
         return
     status: Status = "FAILED"
+    stop = ""
     killed_by: tuple[type[BaseException], ...] = (KeyboardInterrupt, SystemExit, *stops)
     try:
         run.open()
         yield run
         status = "FAILED" if run.has_failed else "FINISHED"
-    except killed_by:
+    except killed_by as error:
         status = "KILLED"
+        words = [word for kind, word in stops.items() if isinstance(error, kind)]
+        stop = (words or ["interrupted"])[0] + f": {error}" * bool(str(error))
+        raise
+    except BaseException as error:
+        stop = f"failed: {str(error) or type(error).__name__}"
         raise
     finally:
-        run.close(status, artifacts=artifacts())
+        run.close(status, stop=stop, artifacts=artifacts())
 
 
-def _log_config(mlflow_client: "MlflowClient", run_id: str, config: Section) -> None:
+def _log_config(
+    mlflow_client: "MlflowClient", run_id: str, config: Section, params: Mapping[str, str]
+) -> None:
     from mlflow.entities import Param
 
-    params = [Param(key, text) for key, text in _flat(config)]
-    for first in range(0, len(params), LARGEST_PARAM_BATCH):
-        mlflow_client.log_batch(run_id, params=params[first : first + LARGEST_PARAM_BATCH])
+    entries = [Param(key, text) for key, text in params.items()]
+    for first in range(0, len(entries), LARGEST_PARAM_BATCH):
+        batch = entries[first : first + LARGEST_PARAM_BATCH]
+        mlflow_client.log_batch(run_id, params=batch)
     mlflow_client.log_text(run_id, dump(config), "config.yaml")
-
-
-def _log_datasets(mlflow_client: "MlflowClient", run_id: str, datasets: Mapping[str, str]) -> None:
-    """Fill the column of datasets that the table of runs has."""
-    from mlflow.entities import Dataset, DatasetInput, InputTag
-
-    training = [InputTag("mlflow.data.context", "training")]
-    inputs = [
-        DatasetInput(Dataset(name, digest, source_type="dpot_scale", source=name), training)
-        for name, digest in datasets.items()
-    ]
-    mlflow_client.log_inputs(run_id, datasets=inputs)
-
-
-def _flat(value: object, key: str = "") -> list[tuple[str, str]]:
-    """Return dotted keys and values as text; a strategy and a suite count by their names."""
-    if isinstance(value, Strategy | SuiteConfig):
-        return [(key, value.name)]
-    if not isinstance(value, Section | dict):
-        return [(key, str(to_jsonable_python(value)))]
-    items = value.items() if isinstance(value, dict) else iter(value)
-    return [pair for name, item in items for pair in _flat(item, f"{key}.{name}".lstrip("."))]

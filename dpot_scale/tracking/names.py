@@ -1,7 +1,9 @@
 """The keys of all metrics, in the spool of a run and in MLflow.
 
 `train/...` and `perf/...` are recorded every `log_every` steps, `eval/...` and `valid/...` after an
-evaluation, `checkpoint/...` after a save.
+evaluation, `checkpoint/...` after a save. `data/windows` and `compute/train_flops` are in all, so
+that any curve can be drawn against them; their last values are the totals. What is one number for a run,
+as `final/...`, is at step 0.
 """
 
 from collections.abc import Mapping
@@ -21,15 +23,42 @@ SAVE_SECONDS = "checkpoint/save_seconds"  # for which training waited
 UPLOAD_SECONDS = "checkpoint/upload_seconds"  # of the newest copy that the archive had by then
 
 PEAK_GIB = "memory/peak_gib"  # of all ranks together
-PARAMETERS = "model/params"  # recorded once, at step 0
+SECONDS = "time/seconds"  # of training and evaluation, in the attempt that finished
+WINDOWS = "data/windows"  # that the weights were trained on so far, repeats among them
+TRAJECTORIES = "data/trajectories"  # to train on, of all datasets together
+TRAIN_FLOPS = "compute/train_flops"  # model FLOPs so far
+PARAMETERS = "model/params"
+BLOCK_PARAMETERS = "model/block_params"
+
+# Of a sweep: the power of the parameters by which the error falls with its 95 % interval, and what
+# the smaller sizes say of the largest one.
+LAW_EXPONENT = "law/exponent"
+LAW_EXPONENT_LOW = "law/exponent_low"
+LAW_EXPONENT_HIGH = "law/exponent_high"
+LAW_PREDICTED = "law/predicted"
+LAW_PREDICTED_LOW = "law/predicted_low"
+LAW_PREDICTED_HIGH = "law/predicted_high"
+LAW_MEASURED = "law/measured"
+TRIALS_FINISHED = "trials/finished"
+TRIALS_FAILED = "trials/failed"
+TOTAL_FLOPS = "compute/total_flops"  # of training, of all finished trials
+DEVICE_HOURS = "compute/device_hours"  # of all attempts
 
 REL_L2 = "rel_l2"  # the score that a terminal shows
+ONE_STEP_REL_L2 = "one_step_rel_l2"
+# rel_l2 / that of repeating the last known frame: below 1 is better than that
+OVER_PERSISTENCE = "over_persistence"
 MEAN = "mean"  # in the place of a dataset: over all of them
 
 
 def score_key(dataset: str, score: str = REL_L2, split: str = "test") -> str:
     """Return the key of a held-out score: `eval/...`, or `valid/...` of the valid split."""
     return f"{'eval' if split == 'test' else split}/{dataset}/{score}"
+
+
+def final_key(score: str, dataset: str | None = None) -> str:
+    """Return the key of a score at the end of a run: of a dataset, or the mean of all."""
+    return f"final/{dataset}/{score}" if dataset else f"final/{score}"
 
 
 def held_out_errors(metrics: Mapping[str, float], split: str = "test") -> dict[str, float]:

@@ -257,8 +257,13 @@ class Trainer:
 
     def _report(self, metrics: Mapping[str, float], state: TrainState) -> None:
         """Record and show metrics. Collective: the disk may be full."""
+        windows = state.step * self.config.batch.global_batch
+        so_far = {
+            names.WINDOWS: windows,
+            names.TRAIN_FLOPS: windows * self.train_flops_per_window,
+        }
         on_every_rank(
-            lambda: self.tracker.log(metrics, step=state.step),
+            lambda: self.tracker.log({**metrics, **so_far}, step=state.step),
             self.world,
             self.config.directory / SPOOL,
         )

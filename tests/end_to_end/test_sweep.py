@@ -235,8 +235,15 @@ def test_mlflow_shows_a_parent_with_its_trials(home: Home, continued: tuple[int,
     assert "## Rollout rel_l2" in parent.data.tags["mlflow.note.content"]
     picture = f"get-artifact?path=report%2Fscaling.png&run_uuid={parent.info.run_id}"
     assert picture in parent.data.tags["mlflow.note.content"]
-    place = f"#/experiments/{parent.info.experiment_id}?workflowType=machine_learning"
-    assert f"http://127.0.0.1:5000/{place}" in continued[1]
+    place = f"#/experiments/{parent.info.experiment_id}/runs?viewStateShareKey=dpot_scale"
+    assert f"http://127.0.0.1:5000/{place}&workflowType=machine_learning" in continued[1]
+    assert parent.data.metrics["trials/finished"] == 2
+    assert parent.data.metrics["trials/failed"] == 0
+    assert parent.data.metrics["compute/device_hours"] > 0
+    best = min(runs[trial.id].data.metrics["final/rel_l2"] for trial in home.trials)
+    assert parent.data.metrics["final/rel_l2"] == pytest.approx(best)
+    assert parent.data.tags["design"].startswith("ladder: narrow, wide; windows: ")
+    assert {run.data.tags["stop"] for run in runs.values()} == {"finished"}
     paths = {item.path for item in client.list_artifacts(parent.info.run_id, "report")}
     assert {"report/scaling.png", "report/report.md"} <= paths
     for trial in home.trials:
@@ -244,6 +251,9 @@ def test_mlflow_shows_a_parent_with_its_trials(home: Home, continued: tuple[int,
         assert child.data.tags["mlflow.parentRunId"] == parent.info.run_id
         assert child.data.tags["size"] == trial.label
         assert child.data.params["model.width"] == str(trial.run.model.width)
+        assert child.data.params["size"] == trial.label
+        assert "None" not in child.data.params.values()
+        assert child.data.metrics["compute/train_flops"] == pytest.approx(trial.train_flops)
         steps = [m.step for m in client.get_metric_history(child.info.run_id, "train/loss")]
         assert steps == list(range(1, STEPS + 1)), "no step is there twice"
 

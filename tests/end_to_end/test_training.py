@@ -139,6 +139,26 @@ def test_it_learns(finished: Any) -> None:
     assert curve[8] > curve[16] > curve[STEPS]
 
 
+def test_to_be_watched_changes_no_number(start: Any, finished: Any) -> None:
+    watched = start("watched", "evaluation.every=3", "evaluation.watched=1").ended()
+    assert watched.code == 0, watched.err
+    alone, found = curves(finished.directory), curves(watched.directory)
+    assert list(found["eval/mean/rel_l2"]) == [3, 6, 9, 12, 15, 18, 21, STEPS]
+    for key in ("train/loss", "train/grad_norm", "train/lr"):
+        assert found[key] == alone[key], key
+    one, other = read_result(finished.directory), read_result(watched.directory)
+    assert one is not None
+    assert other is not None
+    assert one.evaluation == other.evaluation
+    metrics = read_metrics(watched.directory / SPOOL)
+    assert metrics["final/rel_l2"] == {0: other.mean_rel_l2}
+    assert metrics["data/windows"][STEPS] == other.windows
+    assert metrics["compute/train_flops"][STEPS] == other.train_flops
+    assert metrics["model/block_params"] == {0: other.block_parameters}
+    assert metrics["data/trajectories"] == {0: 13}
+    assert metrics["time/seconds"] == {0: other.seconds}
+
+
 def test_two_ranks_train_as_one_does(finished: Any, two_ranks: Any) -> None:
     """The same stream, noise included, and the same held-out trajectories."""
     assert two_ranks.code == 0, two_ranks.err

@@ -15,7 +15,8 @@ from dpot_scale.data.store.dataset import DatasetStore, open_store
 from dpot_scale.data.store.writer import StoreWriter
 from dpot_scale.engine.runtime import World
 from dpot_scale.errors import DataError
-from dpot_scale.evaluation.monitor import Monitor, eval_metrics
+from dpot_scale.evaluation.monitor import Monitor, eval_metrics, final_metrics
+from dpot_scale.evaluation.scores import DatasetScore
 from dpot_scale.models.forecaster import Forecast
 
 Stores = dict[str, DatasetStore]
@@ -127,6 +128,58 @@ def test_at_the_end_of_a_run_that_scored_nothing_both_splits_are(
     assert found["valid/split/rel_l2"] == pytest.approx(1 / 2)
     assert found["eval/mean/rel_l2"] == found["eval/split/rel_l2"] == pytest.approx(2 / 3)
     assert monitor.valid["split"].score.rel_l2 == pytest.approx(1 / 2)
+
+
+def test_what_is_watched_is_less_than_what_is_scored_at_the_end(
+    stores: Stores, split: DatasetStore, config: RunConfig, world: World
+) -> None:
+    both = {"split": split, "dr_pdb_generated": stores["dr_pdb_generated"]}
+    monitor = monitor_of(Trained(), both, config, world, trajectories=3, watched=1)
+    whole = monitor_of(Trained(), both, config, world, trajectories=3)
+    during, all_of_it = monitor(), whole()
+    assert during.keys() == all_of_it.keys()
+    assert during["eval/dr_pdb_generated/rel_l2"] != all_of_it["eval/dr_pdb_generated/rel_l2"]
+    # The end of the run adds a point to the curves that had none: those of the test.
+    at_end, expected = monitor.report(), whole.report()
+    assert at_end.items() <= expected.items()
+    assert set(expected) - set(at_end) == {"eval/mean/rel_l2"}
+    assert {k: v.score for k, v in monitor.latest.items()} == {
+        k: v.score for k, v in whole.latest.items()
+    }
+    assert {k: v.score for k, v in monitor.valid.items()} == {
+        k: v.score for k, v in whole.valid.items()
+    }
+    alone = {"dr_pdb_generated": stores["dr_pdb_generated"]}
+    unsplit = monitor_of(Trained(), alone, config, world, trajectories=3, watched=1)
+    assert unsplit()
+    assert unsplit.report() == {}
+    assert unsplit.latest["dr_pdb_generated"].score.rel_l2 == pytest.approx(
+        all_of_it["eval/dr_pdb_generated/rel_l2"]
+    )
+
+
+def test_the_scores_at_the_end_as_metrics() -> None:
+    def score(error: float) -> DatasetScore:
+        return DatasetScore(
+            rel_l2=error,
+            one_step_rel_l2=error / 4,
+            persistence_rel_l2=0.5,
+            persistence_one_step_rel_l2=0.25,
+        )
+
+    found = final_metrics({"a": score(0.125), "b": score(0.375)}, {"a": score(0.25)})
+    assert found == {
+        "final/rel_l2": 0.25,
+        "final/one_step_rel_l2": 0.0625,
+        "final/over_persistence": 0.5,
+        "final/valid_rel_l2": 0.25,
+        "final/a/rel_l2": 0.125,
+        "final/a/one_step_rel_l2": 0.03125,
+        "final/a/over_persistence": 0.25,
+        "final/b/rel_l2": 0.375,
+        "final/b/one_step_rel_l2": 0.09375,
+        "final/b/over_persistence": 0.75,
+    }
 
 
 def test_too_few_frames_are_found_before_any_training(

@@ -40,7 +40,7 @@ def test_mlflow_tells_a_bug_from_an_interrupt(
     monkeypatch.setattr(launcher, "ray_launcher", lambda _: nullcontext(workers))
     monkeypatch.setattr(MlflowRun, "close", lambda _, how, **__: told.append(how))
     with pytest.raises(type(error)) as raised:
-        run_sweep(sweep, plan(sweep), print)
+        run_sweep(sweep, plan(sweep), print, preset="a preset")
     assert told == [status]
     says_how = str(raised.value).startswith("interrupted; to continue: ")
     assert says_how == (status == "KILLED")
@@ -51,7 +51,7 @@ def test_weights_that_are_missing_are_told_before_anything_is_made(tmp_path: Pat
     design = f"design=[{{start: {{scratch: null, pretrained: {missing}}}}}]"
     sweep = resolve_sweep_paths(load_sweep("quickstart", [*NO_SERVICES, design]), tmp_path)
     with pytest.raises(CheckpointError, match=f"^start.source: .*{missing}"):
-        run_sweep(sweep, plan(sweep), print)
+        run_sweep(sweep, plan(sweep), print, preset="a preset")
     assert not sweep.directory.exists()
 
 

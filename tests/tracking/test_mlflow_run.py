@@ -1,6 +1,7 @@
 """An MLflow run is opened when MLflow can, keeps what it was, and never costs the training."""
 
 import contextlib
+import json
 import logging
 import multiprocessing
 import os
@@ -15,8 +16,11 @@ from multiprocessing.context import ForkServerContext
 from multiprocessing.queues import Queue
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
+from typing import Any
 
 import pytest
+from mlflow.data import get_source
+from mlflow.data.dataset_source import DatasetSource
 from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 
@@ -27,8 +31,10 @@ from dpot_scale.tracking import mlflow_run
 from dpot_scale.tracking.mlflow_client import RUN_ID_FILE, client
 from dpot_scale.tracking.mlflow_page import annotate, review
 from dpot_scale.tracking.mlflow_run import MlflowRun, record_life
+from dpot_scale.tracking.parameters import run_parameters
 from dpot_scale.tracking.spool import SPOOL, read_metrics
 from dpot_scale.tracking.tracker import Tracker
+from dpot_scale.tracking.trained_on import TrainedOn
 
 CONFIG = RunConfig(
     name="run",
@@ -61,7 +67,11 @@ def at(folder: Path) -> TrackingConfig:
 
 
 def the_run(directory: Path, tracking: TrackingConfig) -> MlflowRun:
-    return MlflowRun(directory, CONFIG, tracking, name="run", datasets={"a": "0123456789ab"})
+    dataset = TrainedOn(
+        name="a", digest="0123456789ab", uri=directory.as_uri(), profile={"grid": "8 x 8"}
+    )
+    params = run_parameters(CONFIG)
+    return MlflowRun(directory, CONFIG, tracking, name="run", params=params, datasets=[dataset])
 
 
 def opened(directory: Path, tracking: TrackingConfig) -> str:
@@ -105,11 +115,15 @@ def test_a_run_holds_its_config(tmp_path: Path, mirrored: TrackingConfig) -> Non
     assert [entry.path for entry in client_of(mirrored).list_artifacts(run_id)] == ["config.yaml"]
 
 
-def test_the_table_of_runs_names_the_datasets(tmp_path: Path, mirrored: TrackingConfig) -> None:
-    run_id = opened(tmp_path, mirrored)
-    assert opened(tmp_path, mirrored) == run_id
-    (entry,) = run_of(mirrored, run_id).inputs.dataset_inputs
+def test_the_table_of_runs_names_the_datasets(tmp_path: Path, own: TrackingConfig) -> None:
+    run_id = opened(tmp_path, own)
+    assert opened(tmp_path, own) == run_id
+    (entry,) = run_of(own, run_id).inputs.dataset_inputs
     assert (entry.dataset.name, entry.dataset.digest) == ("a", "0123456789ab")
+    source = get_source(entry.dataset)
+    assert isinstance(source, DatasetSource)
+    assert source.to_dict() == {"uri": tmp_path.as_uri()}
+    assert json.loads(entry.dataset.profile) == {"grid": "8 x 8"}
     assert [(tag.key, tag.value) for tag in entry.tags] == [("mlflow.data.context", "training")]
 
 
@@ -140,16 +154,26 @@ def test_a_report_leaves_the_end_where_it_was(tmp_path: Path, mirrored: Tracking
     picture = tmp_path / "picture.png"
     picture.write_bytes(b"png")
     artifacts = {picture: "report"}
-    annotate(tmp_path, mirrored, artifacts=artifacts, note=lambda it: f"of {it}", is_finished=False)
+    annotate(
+        tmp_path,
+        mirrored,
+        artifacts=artifacts,
+        note=lambda it: f"of {it}",
+        numbers={"law/exponent": 0.25},
+        is_finished=False,
+    )
     after = run_of(mirrored, run_id)
     assert (after.info.status, after.info.end_time) == ("FAILED", ended)
     assert after.data.tags["mlflow.note.content"] == f"of {run_id}"
+    assert after.data.metrics == {"law/exponent": 0.25}
     assert client_of(mirrored).list_artifacts(run_id, "report")
+    again: Any = {"artifacts": {}, "note": str, "numbers": {"law/exponent": 0.125}}
     # Its owner was killed after the last trial: whoever reports next ends it, once.
-    annotate(tmp_path, mirrored, artifacts={}, note=str, is_finished=True)
+    annotate(tmp_path, mirrored, **again, is_finished=True)
     finished = run_of(mirrored, run_id).info
     assert finished.status == "FINISHED"
-    annotate(tmp_path, mirrored, artifacts={}, note=str, is_finished=True)
+    assert run_of(mirrored, run_id).data.metrics == {"law/exponent": 0.125}
+    annotate(tmp_path, mirrored, **again, is_finished=True)
     assert run_of(mirrored, run_id).info.end_time == finished.end_time
 
 
@@ -158,29 +182,32 @@ class StoppedError(Exception):
 
 
 @pytest.mark.parametrize(
-    ("error", "status"),
+    ("error", "status", "stop"),
     [
-        (None, "FINISHED"),
-        (StoppedError(), "KILLED"),
-        (KeyboardInterrupt(), "KILLED"),
-        (SystemExit(), "KILLED"),
-        (AssertionError(), "FAILED"),
+        (None, "FINISHED", "finished"),
+        (StoppedError(), "KILLED", "told to"),
+        (StoppedError("saved"), "KILLED", "told to: saved"),
+        (KeyboardInterrupt(), "KILLED", "interrupted"),
+        (SystemExit(), "KILLED", "interrupted"),
+        (AssertionError("too few"), "FAILED", "failed: too few"),
+        (AssertionError(), "FAILED", "failed: AssertionError"),
     ],
 )
 def test_the_status_tells_how_the_block_ended(
-    error: BaseException | None, status: str, tmp_path: Path, mirrored: TrackingConfig
+    error: BaseException | None, status: str, stop: str, tmp_path: Path, mirrored: TrackingConfig
 ) -> None:
     file = tmp_path / "note.txt"
     run = the_run(tmp_path, mirrored)
     with (
         contextlib.suppress(KeyboardInterrupt, SystemExit, AssertionError, StoppedError),
-        record_life(run, stops=(StoppedError,), artifacts=lambda: {file: ""}),
+        record_life(run, stops={StoppedError: "told to"}, artifacts=lambda: {file: ""}),
     ):
         file.write_text("made on the way")
         if error is not None:
             raise error
     assert run.run_id is not None
-    assert client_of(mirrored).get_run(run.run_id).info.status == status
+    found = run_of(mirrored, run.run_id)
+    assert (found.info.status, found.data.tags["stop"]) == (status, stop)
     assert [found.path for found in client_of(mirrored).list_artifacts(run.run_id)] == [
         "config.yaml",
         "note.txt",
@@ -311,11 +338,13 @@ def test_the_link_to_a_local_database_comes_with_its_command(
 ) -> None:
     experiment = run_of(mirrored, opened(tmp_path, mirrored)).info.experiment_id
     command, link = review(tmp_path, mirrored, page="experiment")
-    assert command == f"curves: mlflow ui --backend-store-uri {mirrored.mlflow_uri}"
+    start = "curves: MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false mlflow ui --workers 1"
+    assert command.startswith(f"{start} --backend-store-uri {mirrored.mlflow_uri} ")
     spaced = mirrored.model_copy(update={"mlflow_uri": "sqlite:////a folder/mlflow.db"})
     copied = shlex.split(review(tmp_path, spaced, page="experiment")[0])
-    assert copied[-1] == spaced.mlflow_uri
-    place = f"#/experiments/{experiment}?workflowType=machine_learning"
+    assert copied[-3:] == [spaced.mlflow_uri, "--artifacts-destination", "/a folder/mlartifacts"]
+    place = f"#/experiments/{experiment}/runs?viewStateShareKey=dpot_scale"
+    place += "&workflowType=machine_learning"
     assert link == f"        then open http://127.0.0.1:5000/{place}"
 
 

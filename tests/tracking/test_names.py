@@ -15,16 +15,36 @@ def test_the_keys_stay() -> None:
         "perf/model_tflops_per_second",
         "perf/mfu",
         "memory/peak_gib",
+        "time/seconds",
+        "data/windows",
+        "data/trajectories",
+        "compute/train_flops",
         "model/params",
         "checkpoint/save_seconds",
         "checkpoint/upload_seconds",
+        "model/block_params",
+        "law/exponent",
+        "law/exponent_low",
+        "law/exponent_high",
+        "law/predicted",
+        "law/predicted_low",
+        "law/predicted_high",
+        "law/measured",
+        "trials/finished",
+        "trials/failed",
+        "compute/total_flops",
+        "compute/device_hours",
         "rel_l2",
+        "one_step_rel_l2",
+        "over_persistence",
         "mean",
     }
 
 
 def test_a_held_out_score_is_found_by_its_dataset() -> None:
     assert names.score_key("swe", "one_step_rel_l2") == "eval/swe/one_step_rel_l2"
+    assert names.final_key("rel_l2", "swe") == "final/swe/rel_l2"
+    assert names.final_key("rel_l2") == "final/rel_l2"
     record = {
         "eval/a/rel_l2": 0.25,
         "eval/a/one_step_rel_l2": 0.125,

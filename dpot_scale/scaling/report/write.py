@@ -17,6 +17,7 @@ from dpot_scale.scaling.report.data_figure import data_figure
 from dpot_scale.scaling.report.data_files import latex_table, write_csv, write_lead_times
 from dpot_scale.scaling.report.figures import scaling_figure
 from dpot_scale.scaling.report.forecasts import forecast_figures
+from dpot_scale.scaling.report.numbers import sweep_numbers
 from dpot_scale.scaling.report.page.content import content_of
 from dpot_scale.scaling.report.page.page import render
 from dpot_scale.scaling.report.predictions import keep
@@ -28,7 +29,8 @@ from dpot_scale.scaling.report.text import (
     summarize,
     write_markdown,
 )
-from dpot_scale.tracking.mlflow_page import LARGEST_NOTE, annotate
+from dpot_scale.tracking.mlflow_client import LARGEST_TAG
+from dpot_scale.tracking.mlflow_page import annotate
 
 RESULTS = "results.csv"
 LEAD_TIMES = "lead_times.csv"
@@ -54,6 +56,7 @@ class Report:
     summary: str
     markdown: str
     files: tuple[Path, ...]
+    numbers: Mapping[str, float]  # the sweep's own, as metrics
     is_complete: bool  # every trial has finished
 
     def note(self, run_id: str) -> str:
@@ -65,7 +68,7 @@ class Report:
         parts = markdown.split("\n## ")
         end = f"\nThe rest is in the artifact {MLFLOW_FOLDER}/{REPORT}.\n"
         note = "\n## ".join(parts)
-        while len(note) > LARGEST_NOTE and len(parts) > 1:
+        while len(note) > LARGEST_TAG and len(parts) > 1:
             parts.pop()
             note = "\n## ".join(parts) + end
         return note
@@ -114,6 +117,7 @@ def write_report(sweep: SweepConfig, trials: Sequence[Trial]) -> Report:
         summary=summarize(sweep, trials, finished, arms),
         markdown=markdown,
         files=tuple(sweep.directory / name for name in names),
+        numbers=sweep_numbers(sweep, trials, finished, arms),
         is_complete=len(finished) == len(trials),
     )
 
@@ -156,5 +160,6 @@ def publish(report: Report, sweep: SweepConfig) -> None:
         sweep.run.tracking,
         artifacts=dict.fromkeys(report.files, MLFLOW_FOLDER),
         note=report.note,
+        numbers=report.numbers,
         is_finished=report.is_complete,
     )
