@@ -35,6 +35,7 @@ from dpot_scale.runs.rollbacks import Rollbacks, all_described, describe
 from dpot_scale.runs.session import Session
 from dpot_scale.runs.start import require_source
 from dpot_scale.terminal import print_line
+from dpot_scale.tracking import names
 from dpot_scale.tracking.mlflow_run import MlflowRun, record_life
 from dpot_scale.tracking.parameters import run_parameters
 from dpot_scale.tracking.spool import SPOOL

@@ -2,8 +2,8 @@
 
 `train/...` and `perf/...` are recorded every `log_every` steps, `eval/...` and `valid/...` after an
 evaluation, `checkpoint/...` after a save. `data/windows` and `compute/train_flops` are in all, so
-that any curve can be drawn against them; their last values are the totals. What is one number for a run,
-as `final/...`, is at step 0.
+that any curve can be drawn against them; their last values are the totals. What is one number for a
+run, as `final/...`, is at step 0.
 """
 
 from collections.abc import Mapping
