@@ -4,12 +4,17 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from dpot_scale import doctor
+from dpot_scale.config.load import load_run
+from dpot_scale.diagnosis import examination
 from dpot_scale.diagnosis.finding import Finding
+from dpot_scale.engine.runtime import World
 
 ROOT = Path(__file__).parents[1]
 LAUNCHER = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
@@ -77,3 +82,26 @@ def test_it_looks_at_a_cluster_where_one_is_named(
         monkeypatch.setenv("RAY_ADDRESS", variable)
     assert doctor.main(words) == 0
     assert asked == [workers]
+
+
+def nodes_of_two_versions(world: World) -> list[Finding]:
+    """Both ranks are the first of their nodes, and one has another torch."""
+    findings, name = examination.machine_findings, examination.socket.gethostname
+    mine = [Finding("versions", "ok", f"torch 2.1{world.rank}"), Finding("flock", "ok", "works")]
+    examination.machine_findings = lambda _: iter(mine)
+    examination.socket.gethostname = lambda: f"node{world.rank}"
+    try:
+        nodes = examination._of_nodes(load_run("quickstart"), replace(world, local_rank=0))
+        return examination.merged(nodes)
+    finally:
+        examination.machine_findings, examination.socket.gethostname = findings, name
+
+
+@pytest.mark.distributed
+def test_nodes_of_two_versions_are_told_apart(ranks: Any) -> None:
+    to_do = "install the same versions on every node, from one image or environment"
+    assert ranks.run(Path(__file__), "nodes_of_two_versions") == [
+        Finding("versions", "stops", "torch 2.10", to_do, "node0"),
+        Finding("versions", "stops", "torch 2.11", to_do, "node1"),
+        Finding("flock", "ok", "works"),
+    ]

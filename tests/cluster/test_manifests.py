@@ -255,6 +255,27 @@ def test_the_image_gets_all_that_an_installation_needs() -> None:
     assert set(left_in) == needed
 
 
+def test_a_job_uploads_the_package_and_configs_and_no_tests_data_or_secrets() -> None:
+    from ray._private.runtime_env.packaging import get_excludes_from_ignore_files
+
+    rules = get_excludes_from_ignore_files(ROOT, include_gitignore=True)
+
+    def uploads(name: str) -> bool:
+        return not any(leaves_out(ROOT / name) for leaves_out in rules)
+
+    assert all(
+        map(uploads, ["dpot_scale/train.py", "deepspeed_configs/zero3_bf16.json", "my.yaml"])
+    )
+    for name in (
+        "tests/test_sweep.py",
+        "runs/a",
+        "data/a.h5",
+        "cluster/mlflow/.env",
+        "model_L.pth",
+    ):
+        assert not uploads(name), name
+
+
 # Sizes.
 
 
