@@ -1,7 +1,9 @@
 """The Ray cluster that trials run on: a running one, or one that is started on this machine."""
 
+import json
 import logging
 import os
+import re
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -10,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import ray
+from ray._private.state import state
 from ray.autoscaler.sdk import request_resources
 from ray.experimental import internal_kv
 from ray.util.placement_group import placement_group, remove_placement_group
@@ -32,7 +35,8 @@ UNSAID_SECONDS = 10.0  # an earlier trial takes a moment to leave
 POLL_SECONDS = 1.0
 # How long a cluster may take to grow to the size of a trial: machines of a cloud start in minutes.
 GROWTH_SECONDS = 1800.0
-AUTOSCALER_STATUS = b"__autoscaling_status"  # what an autoscaler writes, in every version of it
+AUTOSCALER_STATUS = b"__autoscaling_status"
+OF_ITSELF = re.compile("node_[0-9a-f]+")
 KIND = "accelerator_type:"  # begins the resource of a node that names its GPUs
 # Ray's own limits for the start of workers, 60 s both, are limits of an idle cluster.
 PATIENCE = {
@@ -94,8 +98,18 @@ def _measure(resources: ResourcesConfig) -> Cluster:
 
 
 def _grows() -> bool:
-    """Return whether the cluster has an autoscaler, which adds nodes as they are asked for."""
-    return internal_kv._internal_kv_get(AUTOSCALER_STATUS) is not None
+    """Return whether the cluster has an autoscaler, which adds nodes as they are asked for.
+
+    Every head writes a report as if it had one. Where nothing grows, each node is of a kind of its
+    own there, which is named after it.
+    """
+    settings = state.get_cluster_config()  # of the second version of the autoscaler
+    if settings is not None and settings.node_group_configs:
+        return True
+    written = internal_kv._internal_kv_get(AUTOSCALER_STATUS)
+    report = json.loads(written or b"{}").get("autoscaler_report") or {}
+    kinds = {*report.get("active_nodes", ()), *(report.get("node_type_mapping") or {}).values()}
+    return any(not OF_ITSELF.fullmatch(kind) for kind in kinds)
 
 
 def _too_small(resources: ResourcesConfig, there: Mapping[str, float], workers: int) -> ConfigError:
