@@ -20,7 +20,7 @@ from dpot_scale.errors import RecordError
 from dpot_scale.serving.frames import Array
 from dpot_scale.serving.pyfunc import MOST_VALUES
 from dpot_scale.serving.source import read_with_data
-from dpot_scale.tracking.mlflow_client import client, never_fatal, read_run_id, reason
+from dpot_scale.tracking.mlflow_client import client, never_fatal, quiet, read_run_id, reason
 
 if TYPE_CHECKING:
     from mlflow.models import ModelSignature
@@ -104,20 +104,24 @@ def _log(path: Path, weights: Weights, name: str, uri: str, run_id: str | None) 
     before = mlflow.get_tracking_uri()
     mlflow.set_tracking_uri(uri)
     try:
-        info = Model.log(
-            artifact_path=None,
-            name="model",
-            flavor=mlflow.pyfunc,
-            registered_model_name=name,
-            run_id=run_id,
-            loader_module=LOADER,
-            data_path=str(path),
-            signature=signature_of(weights.model),
-            input_example=(example_of(weights), {"steps": 1, "dataset": _first_dataset(weights)}),
-            pip_requirements=[_requirement()],
-            metadata=_described(weights),
-            model_config={"dtype": "float32", "device": None, "most_values": MOST_VALUES},
-        )
+        with quiet():
+            info = Model.log(
+                artifact_path=None,
+                name="model",
+                flavor=mlflow.pyfunc,
+                registered_model_name=name,
+                run_id=run_id,
+                loader_module=LOADER,
+                data_path=str(path),
+                signature=signature_of(weights.model),
+                input_example=(
+                    example_of(weights),
+                    {"steps": 1, "dataset": _first_dataset(weights)},
+                ),
+                pip_requirements=[_requirement()],
+                metadata=_described(weights),
+                model_config={"dtype": "float32", "device": None, "most_values": MOST_VALUES},
+            )
     finally:
         mlflow.set_tracking_uri(before)
     return str(info.registered_model_version)

@@ -32,6 +32,7 @@ parameters and FLOPs, and the curves. Any curve can be drawn against `data/windo
 `compute/train_flops` instead of steps. The tag `stop` says why a run ended.
 """
 
+COLUMN_WIDTH = 140  # pixels: for `final/over_persistence`
 FINAL, ONE_STEP = final_key(REL_L2), final_key(names.ONE_STEP_REL_L2)
 OVER_PERSISTENCE = final_key(names.OVER_PERSISTENCE)
 HELD_OUT = score_key(names.MEAN)
@@ -77,8 +78,9 @@ def _view() -> dict[str, object]:
         "orderByAsc": True,
         "selectedColumns": columns,
         "columnOrder": columns,
+        "columnWidths": dict.fromkeys(columns, COLUMN_WIDTH),
         "compareRunSections": [
-            {"uuid": name, "name": name, "display": True, "isReordered": True}
+            {"uuid": name, "name": name, "display": True, "isReordered": True, "columns": 2}
             for name in ("Held-out error", "Training")
         ],
         "compareRunCharts": _charts(),

@@ -88,6 +88,18 @@ def warn_once(sentence: str) -> None:
 
 
 @contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keep to itself what MLflow prints of its own success."""
+    from mlflow.utils.logging_utils import disable_logging, enable_logging
+
+    disable_logging()
+    try:
+        yield
+    finally:
+        enable_logging()
+
+
+@contextlib.contextmanager
 def never_fatal(consequence: str) -> Iterator[None]:
     """Turn any failure of MLflow into a warning."""
     try:
