@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Protocol, TypeVar
 
 from dpot_scale.checkpoints.archive import Archive, Uploads
+from dpot_scale.checkpoints.background import Background
 from dpot_scale.checkpoints.checkpoint import (
     Census,
     Checkpoint,
@@ -39,7 +40,7 @@ from dpot_scale.config.record import FORMAT_KEY
 from dpot_scale.config.run import CheckpointConfig
 from dpot_scale.data.channels import TrainingData
 from dpot_scale.engine.collectives import from_main, gathered, on_every_rank, on_main
-from dpot_scale.engine.runtime import World
+from dpot_scale.engine.runtime import World, aside
 from dpot_scale.engine.state import Snapshot, StoredState
 from dpot_scale.errors import CheckpointError, UserError
 from dpot_scale.files import flush_to_disk, write_whole
@@ -96,6 +97,8 @@ class CheckpointStore:
         self.model = model
         self.data = data
         self.contents = dict(contents or {})
+        self._aside = aside(world) if config.copy_gib else None
+        self._background: Background | None = None
         self._archive = self._uploads = None
         if config.archive is not None:
             self._archive = Archive(config.archive, directory.absolute().parent.name)
@@ -106,23 +109,30 @@ class CheckpointStore:
     def save(self, engine: Sharded, state: TrainState) -> None:
         """Commit a checkpoint, then remove older ones and what crashes left. Collective.
 
+        Where the host may keep a copy of the state, that is all that this waits for.
+
         Raises:
-            DiskError: a rank cannot write; raised on all ranks. The checkpoints before it remain.
+            DiskError: a rank cannot write, or could not in the save before; raised on all ranks.
+                The checkpoints before it remain.
         """
-        folder = self.directory / checkpoint_name(state.step)
-        try:
-            on_main(lambda: _make(folder), self.world, folder)
-            on_every_rank(lambda: self._write(engine, folder), self.world, folder)
-            census = self._put_on_disk(folder)
-            on_main(lambda: self._commit(folder, state, census), self.world, folder)
-        except UserError:
-            if self.world.is_main:
-                with suppress(OSError):  # what lacks a file only takes space
-                    _remove(folder)
-            raise
-        on_main(partial(self._prune, state.step), self.world, self.directory)
-        if self._uploads is not None:
-            self._uploads.wake()
+        self.finish()
+        snapshot = engine.snapshot()
+        if snapshot is not None and self._fits(snapshot):
+            assert self._aside is not None
+            copy, world = snapshot.on_host(), self._aside
+            self._background = Background(lambda: self._save(engine, copy, state, world))
+        else:
+            self._save(engine, snapshot, state, self.world)
+
+    def finish(self) -> None:
+        """Wait until the newest save is committed. Collective.
+
+        Raises:
+            DiskError: a rank could not write it; raised on all ranks.
+        """
+        background, self._background = self._background, None
+        if background is not None:
+            background.finish()
 
     @property
     def upload_seconds(self) -> float | None:
@@ -130,7 +140,9 @@ class CheckpointStore:
         return None if self._uploads is None else self._uploads.seconds
 
     def close(self) -> None:
-        """Wait until the archive, if there is one, has what is committed."""
+        """Wait until the newest save has ended, and the archive, if there is one, has it."""
+        with suppress(UserError):  # which `finish` would raise: another one is on its way
+            self.finish()
         if self._uploads is not None:
             self._uploads.close()
 
@@ -143,6 +155,7 @@ class CheckpointStore:
             CheckpointError: it was made by another config or from other data, it would run code,
                 or all checkpoints are damaged.
         """
+        self.finish()
         found = from_main(self._committed, self.world, self.directory)
         for checkpoint in found:
             self._check_belongs(checkpoint)
@@ -164,9 +177,34 @@ class CheckpointStore:
             found = [] if fetched is None else [fetched]
         return found
 
-    def _write(self, engine: Sharded, folder: Path) -> None:
+    def _fits(self, snapshot: Snapshot) -> bool:
+        """Return whether the host may keep a copy of what each rank has. Collective."""
+        if self._aside is None:
+            return False
+        most = self.config.copy_gib * 2**30
+        return not any(gathered(snapshot.bytes > most, self.world))
+
+    def _save(
+        self, engine: Sharded, snapshot: Snapshot | None, state: TrainState, world: World
+    ) -> None:
+        """Write and commit a state, then remove what it replaces. Collective in a world."""
+        folder = self.directory / checkpoint_name(state.step)
+        try:
+            on_main(lambda: _make(folder), world, folder)
+            on_every_rank(lambda: self._write(engine, snapshot, folder), world, folder)
+            census = self._put_on_disk(folder, world)
+            on_main(lambda: self._commit(folder, state, census), world, folder)
+        except UserError:
+            if world.is_main:
+                with suppress(OSError):  # what lacks a file only takes space
+                    _remove(folder)
+            raise
+        on_main(partial(self._prune, state.step), world, self.directory)
+        if self._uploads is not None:
+            self._uploads.wake()
+
+    def _write(self, engine: Sharded, snapshot: Snapshot | None, folder: Path) -> None:
         """Write this rank's files."""
-        snapshot = engine.snapshot()
         if snapshot is None:
             engine.save_shards(folder)
         else:
@@ -211,7 +249,7 @@ class CheckpointStore:
         for step in (folders.keys() - marked) | old:
             _remove(folders[step])
 
-    def _put_on_disk(self, folder: Path) -> dict[str, Census]:
+    def _put_on_disk(self, folder: Path, world: World) -> dict[str, Census]:
         """Put every file on the disk for good and examine it; the ranks share the work. Collective.
 
         Without it, a machine that loses power may keep the marker, which is small, and not the
@@ -230,9 +268,9 @@ class CheckpointStore:
                 flush_to_disk(inner)
             flush_to_disk(self.directory)
 
-        mine = on_every_rank(put_mine, self.world, folder)
-        on_main(put_folders, self.world, folder)
-        shares = gathered(mine, self.world)
+        mine = on_every_rank(put_mine, world, folder)
+        on_main(put_folders, world, folder)
+        shares = gathered(mine, world)
         return {name: entry for share in shares for name, entry in share.items()}
 
     def _damaged(self, checkpoint: Checkpoint) -> list[str]:

@@ -77,6 +77,9 @@ class CheckpointConfig(Section):
     keep_at: tuple[PositiveInt, ...] = ()
     """Steps of further milestones. A sweep sets them where branches of a run begin."""
 
+    copy_gib: NonNegativeFloat = 0.0
+    """Memory of the host, for each rank, that a save may copy the training state into. Training
+    then waits for the copy alone, and a thread writes it. A larger state is written at once."""
     archive: str | None = None
     """URL to which committed checkpoints are copied in the background, each run into a folder of
     its name; a run on an empty disk goes on from there. file:///FOLDER, or any that fsspec has a

@@ -24,7 +24,7 @@ def raise_on_all(error: UserError | None, world: World) -> None:
     found: list[tuple[type[UserError], str] | None] = [mine]
     if world.world_size > 1 and any_rank(error is not None, world):
         found = [None] * world.world_size
-        dist.all_gather_object(found, mine)
+        dist.all_gather_object(found, mine, group=world.group)
     if not any(found):
         return
     kind, sentence = next(one for one in found if one is not None)
@@ -65,7 +65,7 @@ def from_main(find: Callable[[], T], world: World, place: Path) -> T:
     """
     found = [on_every_rank(lambda: find() if world.is_main else None, world, place)]
     if world.world_size > 1:
-        dist.broadcast_object_list(found)
+        dist.broadcast_object_list(found, group=world.group)
     result: T = found[0]  # type: ignore[assignment]
     return result
 
@@ -74,7 +74,7 @@ def gathered(mine: T, world: World) -> list[T]:
     """Return what each rank has, by rank. Collective."""
     found = [mine] * world.world_size
     if world.world_size > 1:
-        dist.all_gather_object(found, mine)
+        dist.all_gather_object(found, mine, group=world.group)
     return found
 
 

@@ -9,7 +9,7 @@ import random
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ class World:
     local_rank: int  # on this node
     world_size: int
     device: torch.device
+    group: dist.ProcessGroup | None = None  # in which ranks agree; None: that of all
 
     @property
     def is_main(self) -> bool:
@@ -101,8 +102,18 @@ def any_ranks(flags: Sequence[bool], world: World) -> list[bool]:
     Collective: every rank must call it, with as many flags.
     """
     votes = torch.tensor([int(flag) for flag in flags], device=world.device)
-    dist.all_reduce(votes, op=dist.ReduceOp.MAX)
+    dist.all_reduce(votes, op=dist.ReduceOp.MAX, group=world.group)
     return [bool(vote) for vote in votes.tolist()]
+
+
+def aside(world: World) -> World:
+    """Return a world in which a thread of each rank can agree while training goes on. Collective.
+
+    Its ranks meet on the host, in a group of their own: what two threads of a rank do in one group
+    would be taken for each other.
+    """
+    group = dist.new_group(backend="gloo") if world.world_size > 1 else None
+    return replace(world, device=torch.device("cpu"), group=group)
 
 
 def ranks_of_node() -> int:

@@ -190,6 +190,7 @@ def _fit(
             past=session.past,
         )
         verdict, state = trainer.fit(session.begun.state)
+        checkpoints.finish()
         config, console, trouble = trainer.config, trainer.console, trainer.trouble
         if verdict is Verdict.FINISHED:
             return state

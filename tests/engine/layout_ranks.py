@@ -82,6 +82,25 @@ def straight(world: World, strategy: str, optimizer: str, start: str) -> dict[st
         return {**trained, "weights": zero_ranks.whole_weights(engine)}
 
 
+def in_background(world: World, folder: str, strategy: str, optimizer: str) -> dict[str, Any]:
+    """Train on while every step is saved in the background; restore the last but one."""
+    with with_global_batch():
+        config = CheckpointConfig(copy_gib=1, keep_every=1)
+        store = CheckpointStore(Path(folder), config=config, identity="hash", world=world)
+        engine = engine_of(world, strategy, optimizer, "plain", seed=0)
+        found: dict[str, Any] = {"losses": [], "norms": []}
+        for step in range(zero_ranks.STEPS):
+            store.save(engine, TrainState(step=step))
+            part = zero_ranks.train(engine, world, steps=[step])
+            found = {key: found[key] + part[key] for key in found}
+        store.finish()
+        again = engine_of(world, strategy, optimizer, "plain", seed=1)
+        state = store.restore(again)
+        assert state is not None
+        resumed = zero_ranks.train(again, world, steps=range(state.step, zero_ranks.STEPS))
+        return {**found, "steps": len(committed(Path(folder))), "resumed": resumed["losses"]}
+
+
 def older(world: World, folder: str, strategy: str, optimizer: str, start: str) -> list[str]:
     """Save in today's files and in DeepSpeed's, as earlier versions did; say how they differ."""
     place = Path(folder)

@@ -113,3 +113,16 @@ def test_the_files_of_earlier_versions_hold_the_same(
 ) -> None:
     """Those that DeepSpeed wrote, with its own choice of what lies where."""
     assert groups[2].run(SCRIPT, "older", str(tmp_path), *OLDER[name]) == []
+
+
+@pytest.mark.parametrize(
+    ("strategy", "optimizer"), [("zero3_fp32", "adam"), ("zero2_fp32", "muon")]
+)
+def test_a_save_in_the_background_holds_the_step_it_was_asked_for(
+    strategy: str, optimizer: str, groups: dict[int, Any], tmp_path: Path
+) -> None:
+    whole = groups[2].run(SCRIPT, "straight", strategy, optimizer, "plain")
+    found = groups[2].run(SCRIPT, "in_background", str(tmp_path), strategy, optimizer)
+    assert found["losses"] == whole["losses"]
+    assert found["steps"] == len(whole["losses"])
+    assert found["resumed"] == whole["losses"][-1:]
