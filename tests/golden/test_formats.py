@@ -16,6 +16,7 @@ import pytest
 import torch
 
 from dpot_scale.checkpoints.checkpoint import committed, verify
+from dpot_scale.checkpoints.shards import open_state
 from dpot_scale.checkpoints.weights import load_model, read, read_data
 from dpot_scale.config.load import load_run, load_suite
 from dpot_scale.data.generation.suite import missing_datasets
@@ -24,6 +25,7 @@ from dpot_scale.data.store.digest import dataset_digest
 from dpot_scale.data.store.index import read_index
 from dpot_scale.data.store.verify import verify_dataset
 from dpot_scale.data.stream.reader import training_windows
+from dpot_scale.engine.state import ADAM_STEPS
 from dpot_scale.evaluate import main as evaluate
 from dpot_scale.runs.contents import recorded
 from dpot_scale.runs.folder import finished_before
@@ -199,6 +201,19 @@ def test_a_run_of_the_third_version_is_that_run(tmp_path: Path) -> None:
     result = finished_before(identify(config))
     assert result is not None
     assert (result.identity, result.steps) == (identify(config).identity, 24)
+
+
+def test_a_checkpoint_of_the_fourth_version_is_of_tensors_alone() -> None:
+    run = FORMATS / "fourth" / "finished"
+    (checkpoint,) = committed(run / "checkpoints")
+    assert verify(checkpoint) == []
+    assert (checkpoint.state.step, checkpoint.marker.time) == (24, 1795716931.2562199)
+    stored, exported = open_state(checkpoint.folder), read(run / "model.safetensors").state
+    assert stored.numbers == {ADAM_STEPS: 24}
+    assert stored.kinds.keys() == {"weight", "exp_avg", "exp_avg_sq"}
+    for name, tensor in exported.items():
+        assert torch.equal(stored.whole(name), tensor)
+        assert stored.read("exp_avg_sq", name).count_nonzero() > 0
 
 
 def test_store_of_the_third_version_has_units_and_no_known_lengths() -> None:
