@@ -1,6 +1,7 @@
 """What people see when they open our experiment in MLflow: what it is, columns and charts."""
 
 import json
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from dpot_scale.tracking import names
@@ -58,12 +59,14 @@ COLUMNS = (
 
 def describe(mlflow_client: "MlflowClient", experiment: str) -> None:
     """Give an experiment its description, unless it has one, and the view that our links open."""
+    from mlflow.exceptions import MlflowException
+
     tags = mlflow_client.get_experiment(experiment).tags
-    if not tags.get(NOTE_TAG):
-        mlflow_client.set_experiment_tag(experiment, NOTE_TAG, DESCRIPTION)
-    view = json.dumps(_view())
-    if tags.get(VIEW_TAG) != view:
-        mlflow_client.set_experiment_tag(experiment, VIEW_TAG, view)
+    wanted = {NOTE_TAG: tags.get(NOTE_TAG) or DESCRIPTION, VIEW_TAG: json.dumps(_view())}
+    for key, text in wanted.items():
+        if tags.get(key) != text:
+            with suppress(MlflowException):  # of runs that begin at once, one does it
+                mlflow_client.set_experiment_tag(experiment, key, text)
 
 
 def _view() -> dict[str, object]:
