@@ -40,8 +40,10 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path(), help="on the disk to measure")
     args = parser.parse_args()
     world = start_world()
-    print("| size | files | MB | save s, not flushed | save s, flushed | SHA-256 s | load s |")
-    print("|---|---|--:|--:|--:|--:|--:|")
+    print(
+        "| size | files | MB | save s, unflushed | flushed | SHA-256 s | load s | wait s, copied |"
+    )
+    print("|---|---|--:|--:|--:|--:|--:|--:|")
     for size in args.sizes:
         config = load_run(
             "paper_ti",
@@ -93,8 +95,20 @@ def row(engine: Sharded, world: World, folder: Path, saves: int) -> str:
     size = sum(census.bytes for census in newest.marker.files.values())
     hashing = timed(lambda: verify(newest))
     loading = [timed(lambda: store.restore(engine)) for _ in range(3)]
-    figures = [f"{size / 1e6:,.1f}", *(f"{statistics.median(s):.3f}" for s in seconds.values())]
-    return " | ".join([*figures, f"{hashing:.3f}", f"{statistics.median(loading):.3f}"])
+    figures = [size / 1e6, *map(statistics.median, seconds.values()), hashing]
+    figures += [statistics.median(loading), waits(engine, world, folder / "copied", saves)]
+    return " | ".join(f"{figure:,.3f}" for figure in figures)
+
+
+def waits(engine: Sharded, world: World, folder: Path, saves: int) -> float:
+    """Return for how long training waits where a thread writes a copy."""
+    config = CheckpointConfig(copy_gib=100)
+    store = CheckpointStore(folder, config=config, identity="x", world=world)
+    seconds = []
+    for step in range(1, saves + 2):
+        seconds.append(timed(lambda step=step: store.save(engine, TrainState(step=step))))  # type: ignore[misc]
+        store.finish()
+    return statistics.median(seconds[1:])
 
 
 def timed(act: Callable[[], object]) -> float:
