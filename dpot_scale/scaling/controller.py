@@ -183,7 +183,7 @@ class Controller:
             if is_cancelled(trial.run.directory):
                 ask_to_stop(trial.run.directory)
         done, _ = wait(running, timeout=POLL_SECONDS, return_when=FIRST_COMPLETED)
-        progress.update()
+        progress.update(running.values())
         for future in done:
             trial = running.pop(future)
             progress.finish(trial, ended.add(trial, future.exception()))

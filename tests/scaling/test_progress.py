@@ -76,6 +76,30 @@ def test_a_line_comes_once_for_a_step_and_not_too_often(trials: list[Trial], clo
     assert len(said) == 2, "there is no other step"
 
 
+def test_a_running_trial_is_never_silent_for_long(trials: list[Trial], clock: Clock) -> None:
+    said: list[str] = []
+    trial = trials[0]
+    progress = TrialProgress(trials, said.append)
+    for _ in range(24):  # half seconds
+        progress.update([trial])
+        clock.now += 0.5
+    starting = f"{trial.id}: workers are starting"
+    assert said == [f"{starting}, {n} s since it was started" for n in (5, 10)]
+    record(trial, 3)
+    progress.update([trial])
+    assert len(said) == 2, "too soon"
+    for _ in range(20):
+        clock.now += 0.5
+        progress.update([trial])
+    assert said[2] == f"{trial.id}: step 3/{trial.run.steps}  loss 0.3333  20.0 windows/s"
+    assert said[3] == f"{trial.id}: at step 3/{trial.run.steps}, 20 s since it was started"
+    record(trial, trial.run.steps)
+    for _ in range(20):
+        clock.now += 0.5
+        progress.update([trial])
+    assert said[-1].startswith(f"{trial.id}: evaluates and saves, ")
+
+
 def test_a_trial_that_ended_is_shown_no_longer(trials: list[Trial], clock: Clock) -> None:
     said: list[str] = []
     progress = TrialProgress(trials, said.append)
