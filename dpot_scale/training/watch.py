@@ -14,6 +14,7 @@ from torch import Tensor
 from torch import distributed as dist
 
 from dpot_scale.engine.runtime import World
+from dpot_scale.training.launchers import Launchers
 
 # So many steps after it was begun the result of a vote is read, unless it is needed at once. Until
 # then the ranks have exchanged it, in the background.
@@ -40,8 +41,9 @@ class Stop(enum.IntEnum):
     TOLD = 1
     WALL_CLOCK = 2
     PREEMPTED = 3
-    SIGINT = 4
-    SIGTERM = 5
+    ORPHANED = 4
+    SIGINT = 5
+    SIGTERM = 6
 
     def words(self) -> str:
         """Return what stopped a run, behind "was stopped"."""
@@ -50,6 +52,7 @@ class Stop(enum.IntEnum):
             Stop.TOLD: "as it was told",
             Stop.WALL_CLOCK: "by limits.wall_clock",
             Stop.PREEMPTED: "because its node is about to be taken away",
+            Stop.ORPHANED: "because its launcher was killed",
         }.get(self, f"by {self.name}")
 
 
@@ -126,6 +129,7 @@ class Watch:
         self._preempted = preempted
         self._ends = ends
         self._signals = Signals()
+        self._launchers = Launchers()
         self._group = dist.new_group(backend="gloo") if world.world_size > 1 else None
         self._votes: deque[tuple[dist.Work, Tensor]] = deque()  # begun and not read
 
@@ -159,6 +163,8 @@ class Watch:
         """Return why this rank wants to stop."""
         if self._signals.received is not None:
             return Stop[self._signals.received.name]
+        if self._launchers.are_gone():
+            return Stop.ORPHANED
         if self._preempted():
             return Stop.PREEMPTED
         if self._ends is not None and time.monotonic() >= self._ends:

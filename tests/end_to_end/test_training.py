@@ -213,6 +213,24 @@ def test_a_signal_to_one_rank_stops_all_after_saving(interrupted: Interrupted) -
     assert recorded[-1].startswith(f"step {step:>6}/{STEPS} "), "no step is lost"
 
 
+def test_a_rank_ends_soon_after_a_killed_launcher_and_loses_nothing(start: Any) -> None:
+    """Else it would train on beside the restart, which could not use its folder."""
+    longer = ["windows=240", "evaluation.every=0", "checkpoint.every=0"]
+    orphaned = start("orphaned", *longer, ranks=1)
+    wait_for_step(orphaned, 6)
+    trains = rank(orphaned, 0)
+    orphaned.process.kill()
+    _, alive = psutil.wait_procs([trains], timeout=60)
+    assert alive == []
+    step = newest_checkpoint(orphaned.directory)
+    assert 6 <= step < 60
+    (said,) = orphaned.ended().errors
+    assert f"was stopped because its launcher was killed at step {step} of 60 and saved" in said
+    again = start("orphaned", *longer, ranks=1).ended()
+    assert again.code == 0, again.err
+    assert f"resuming at step {step}\n" in again.out
+
+
 def test_divergence_is_one_sentence_and_never_saved(start: Any) -> None:
     diverged = start(
         "diverged",
