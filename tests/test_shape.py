@@ -65,7 +65,6 @@ TESTED_ELSEWHERE = {
     "scaling/report/predictions.py": "scaling/report/test_law_text.py",
     "scaling/report/blocks.py": "scaling/report/test_write.py",
     "scaling/report/compute_figure.py": "scaling/report/test_law_text.py",
-    "scaling/report/facts.py": "scaling/report/page/test_page.py",
     "scaling/report/figures.py": "scaling/report/test_write.py",
     "scaling/report/left_out.py": "scaling/report/test_write.py",
     "scaling/report/lines.py": "scaling/report/test_law_text.py",  # by the figures that draw them

@@ -5,7 +5,6 @@ import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 
 from dpot_scale.config.load import dump
 from dpot_scale.config.places import SWEEP_CONFIG
@@ -13,16 +12,17 @@ from dpot_scale.config.sweep import SweepConfig
 from dpot_scale.scaling.plan import Trial
 from dpot_scale.scaling.report.analysis import Analysis
 from dpot_scale.scaling.report.blocks import Block, Table
-from dpot_scale.scaling.report.facts import Facts, facts_of
 from dpot_scale.scaling.report.forecasts import kept_frames
 from dpot_scale.scaling.report.left_out import left_out
+from dpot_scale.scaling.report.numbers import sweep_numbers
 from dpot_scale.scaling.report.page.rollouts import Rollouts, rollouts_of
-from dpot_scale.scaling.report.results import Finished
+from dpot_scale.scaling.report.results import Finished, best_trial
 from dpot_scale.scaling.report.table import overview_table
 from dpot_scale.scaling.report.text import conclude
+from dpot_scale.tracking.origin import origin
 
 MOST_STILLS = 1_000_000  # bytes of the pictures of all sizes
-PACKAGES = ("dpot_scale", "torch", "deepspeed", "ray", "mlflow", "numpy")
+VERSION = "version."  # begins the tags of versions
 # A config names places of its machine; with these it runs anywhere.
 HERE = "run.output=runs run.data.root=data run.tracking.mlflow_uri=sqlite:///mlflow.db"
 
@@ -32,7 +32,9 @@ class Content:
     """What the page tells."""
 
     name: str
-    facts: Facts
+    best: Finished | None
+    planned: int  # trials
+    numbers: Mapping[str, float]  # as metrics
     conclusion: Sequence[str]
     overview: Table  # errors beside persistence, with intervals
     blocks: Sequence[Block]  # all tables
@@ -67,18 +69,20 @@ def content_of(
     Raises:
         RecordError: the frames of the best trial are damaged, or another version wrote them.
     """
-    facts = facts_of(sweep, trials, finished)
-    frames = kept_frames(facts.best) if facts.best is not None else {}
+    best = best_trial(finished)
+    frames = kept_frames(best) if best is not None else {}
     shown = _that_fit(stills, MOST_STILLS)
     return Content(
         name=sweep.name,
-        facts=facts,
+        best=best,
+        planned=len(trials),
+        numbers=sweep_numbers(sweep, trials, finished, arms),
         conclusion=conclude(arms),
         overview=overview_table(arms),
         blocks=blocks,
         left_out=left_out(sweep, trials, finished),
         rollouts=rollouts_of(frames),
-        rollout_of=_rollout_of(facts.best, has_frames=bool(frames)),
+        rollout_of=_rollout_of(best, has_frames=bool(frames)),
         stills=shown,
         no_room=[name for name in stills if name not in shown],
         commands=[f"python -m dpot_scale.sweep run --config {SWEEP_CONFIG} {HERE}"],
@@ -114,11 +118,11 @@ def _config(sweep: SweepConfig) -> str:
 
 def _environment() -> list[tuple[str, str]]:
     """Return what wrote this report."""
+    found = origin()
+    commit = found.get("mlflow.source.git.commit", "")
+    changed = ", changed since" * ("git.changed" in found)
     facts = [("written", datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"))]
-    facts += [("python", platform.python_version()), ("system", platform.platform())]
-    for package in PACKAGES:
-        try:
-            facts.append((package, version(package)))
-        except PackageNotFoundError:
-            facts.append((package, "not installed"))
-    return facts
+    facts += [("commit", commit + changed)] if commit else []
+    facts += [("host", found["host"]), ("system", platform.platform())]
+    versions = {key.removeprefix(VERSION): value for key, value in found.items() if VERSION in key}
+    return [*facts, *versions.items()]

@@ -11,7 +11,6 @@ from markupsafe import Markup
 from dpot_scale.scaling.plan import Trial
 from dpot_scale.scaling.report.analysis import Analysis
 from dpot_scale.scaling.report.blocks import Block, Items, Section, Table, sections
-from dpot_scale.scaling.report.facts import Facts
 from dpot_scale.scaling.report.laws.choice import NoFit
 from dpot_scale.scaling.report.laws.fit import Fit
 from dpot_scale.scaling.report.page import charts
@@ -19,6 +18,7 @@ from dpot_scale.scaling.report.page.content import Content
 from dpot_scale.scaling.report.page.curves import curve_charts
 from dpot_scale.scaling.report.page.parts import Spec
 from dpot_scale.terminal import duration
+from dpot_scale.tracking import names
 
 PACKAGE = "dpot_scale.scaling.report.page"
 
@@ -52,7 +52,7 @@ def render(content: Content, trials: Sequence[Trial], arms: Sequence[Analysis]) 
     drawn = _charts(trials, arms)
     return template.render(
         content=content,
-        cards=cards(content.facts, arms),
+        cards=cards(content, arms),
         sections=_folded(content.blocks),
         charts=drawn,
         per_dataset=list(arms[0].shown.result.evaluation),
@@ -81,21 +81,22 @@ def _charts(trials: Sequence[Trial], arms: Sequence[Analysis]) -> dict[str, Spec
     return {key: spec for key, spec in found.items() if spec}
 
 
-def cards(facts: Facts, arms: Sequence[Analysis]) -> list[Card]:
+def cards(content: Content, arms: Sequence[Analysis]) -> list[Card]:
     """Return the numbers to begin with."""
-    shown = []
-    if facts.best is not None:
-        best = facts.best.result
-        note = f"{facts.best.trial.label}; persistence {best.mean_persistence_rel_l2:.4f}"
+    shown, numbers = [], content.numbers
+    if content.best is not None:
+        best = content.best.result
+        note = f"{content.best.trial.label}; persistence {best.mean_persistence_rel_l2:.4f}"
         shown.append(Card(name="best held-out rel_l2", value=f"{best.mean_rel_l2:.4f}", note=note))
     shown += [card for found in arms for card in _law_cards(found)]
-    failed = f"{facts.failed} failed or cancelled, {facts.waiting} not ended"
-    shown.append(
-        Card(name="trials finished", value=f"{facts.finished} of {facts.planned}", note=failed)
-    )
-    wall = f", {duration(facts.wall_hours * 3600)} from first to last" if facts.wall_hours else ""
-    hours = f"{duration(facts.device_hours * 3600)} of workers{wall}"
-    shown.append(Card(name="training FLOPs", value=f"{facts.train_flops:.2e}", note=hours))
+    finished, failed = int(numbers[names.TRIALS_FINISHED]), len(content.left_out)
+    waiting = content.planned - finished - failed
+    note = f"{failed} failed or cancelled, {waiting} not ended"
+    shown.append(Card(name="trials finished", value=f"{finished} of {content.planned}", note=note))
+    hours, seconds = numbers.get(names.DEVICE_HOURS, 0.0), numbers.get(names.SECONDS, 0.0)
+    took = f"{duration(hours * 3600)} of workers, in {duration(seconds)}" if seconds else ""
+    flops = f"{numbers[names.TOTAL_FLOPS]:.2e}"
+    shown.append(Card(name="training FLOPs", value=flops, note=took))
     return shown
 
 
