@@ -4,7 +4,6 @@ Names of trials, datasets and arms appear in them as data alone, never as fields
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import cycle
 from math import isfinite
 
 import numpy as np
@@ -36,8 +35,6 @@ from dpot_scale.scaling.report.page.parts import (
     shades,
 )
 from dpot_scale.scaling.report.results import Finished, points_of
-
-MOST_SERIES = 12  # lead times of more trials would hide each other
 
 SIZE = logarithmic("size", "parameters", "s", counts=True)
 FLOPS = logarithmic("flops", "training FLOPs", ".0e", counts=True)
@@ -206,7 +203,7 @@ def dataset_charts(arms: Sequence[Analysis]) -> Mapping[str, Spec]:
     """Show for each dataset the error against the size, beside that of persistence."""
     charts = {}
     names = [found.arm or "rollout" for found in arms]
-    colors = Colors(names, LINE_COLORS)
+    colors = Colors(names, LINE_COLORS, columns=3)
     for dataset, score in arms[0].shown.result.evaluation.items():
         points = [
             row | {"error": error}
@@ -238,12 +235,15 @@ def _mean_errors(found: Analysis, dataset: str) -> tuple[Array, Array]:
 
 
 def lead_time_charts(arms: Sequence[Analysis]) -> Mapping[str, Spec]:
-    """Show for each dataset how the error grows with the lead time, a line for each size."""
-    shown = [entry for found in arms for entry in found.main.trials if entry.result.lead_times]
-    first = {(entry.trial.run.model.family, entry.result.parameters): entry for entry in shown}
-    entries = list(first.values())[:MOST_SERIES]  # one seed of each size
-    names = [entry.trial.label for entry in entries]
-    colors = Colors(names, shades(len(names)) if len(arms) == 1 else list(_cycled(len(names))))
+    """Show for each dataset how the error grows with the lead time, a line for each size.
+
+    The sizes of one of several arms have one colour.
+    """
+    entries = [(found.arm, entry) for found in arms for entry in _one_seed(found.main.trials)]
+    named = [(arm or entry.trial.label, entry) for arm, entry in entries]
+    names = list(dict.fromkeys(name for name, _ in named))
+    palette = shades(len(names)) if len(arms) == 1 else LINE_COLORS
+    colors = Colors(names, palette, columns=3)
     x = {
         "field": "lead",
         "type": "quantitative",
@@ -253,16 +253,23 @@ def lead_time_charts(arms: Sequence[Analysis]) -> Mapping[str, Spec]:
     charts = {}
     for dataset in arms[0].shown.result.evaluation:
         rows: list[Row] = [
-            {"name": entry.trial.label, "lead": lead, "error": error}
-            for entry in entries
+            {"name": name, "trial": entry.trial.id, "lead": lead, "error": error}
+            for name, entry in named
             for lead, error in enumerate(entry.result.lead_times.get(dataset, ()), start=1)
             if isfinite(error) and error > 0
         ]
         if rows:
-            layers = [curve_of(rows, x, ERRORS, colors), dots(rows, x, ERRORS, colors, size=14)]
+            layers = [
+                curve_of(rows, x, ERRORS, colors, detail="trial"),
+                dots(rows, x, ERRORS, colors, size=14),
+            ]
             charts[dataset] = layered(layers, colors, height=200)
     return charts
 
 
-def _cycled(count: int) -> Iterable[str]:
-    return (color for color, _ in zip(cycle(LINE_COLORS), range(count), strict=False))
+def _one_seed(trials: Sequence[Finished]) -> list[Finished]:
+    """Return one trial of each size."""
+    first: dict[int, Finished] = {}
+    for entry in trials:
+        first.setdefault(entry.result.parameters, entry)
+    return list(first.values())

@@ -23,7 +23,8 @@ GRAY = "#777"
 class Colors:
     """The colour of each named series."""
 
-    def __init__(self, names: Sequence[str], colors: Sequence[str]) -> None:
+    def __init__(self, names: Sequence[str], colors: Sequence[str], columns: int = 4) -> None:
+        self._columns = columns  # of the legend
         self.names = list(dict.fromkeys(names))
         self.colors = [color for color, _ in zip(cycle(colors), self.names, strict=False)]
 
@@ -31,7 +32,12 @@ class Colors:
         """Return the channel; its legend is below the chart, and a click on it picks a series."""
         legend: Spec | None = None
         if len(self.names) > 1:
-            legend = {"orient": "bottom", "title": None, "columns": 4, "labelLimit": 320}
+            legend = {
+                "orient": "bottom",
+                "title": None,
+                "columns": self._columns,
+                "labelLimit": 480 // self._columns,
+            }
             legend |= {"symbolType": "circle", "symbolOpacity": 1}
         scale = {"domain": self.names, "range": self.colors}
         return {"field": "name", "type": "nominal", "scale": scale, "legend": legend}
