@@ -28,6 +28,7 @@ from dpot_scale.runs.result import read_result
 from dpot_scale.scaling.journal import Journal
 from dpot_scale.scaling.plan import Trial, plan
 from dpot_scale.scaling.report.results import best_trial, finished_trials
+from dpot_scale.tracking.mlflow_client import client as client_of
 from dpot_scale.tracking.registered import fetch
 from dpot_scale.tracking.spool import SPOOL, newest_record, read_metrics
 
@@ -276,7 +277,7 @@ def test_the_best_model_is_in_the_registry(
 
 
 def in_mlflow(home: Home) -> tuple[MlflowClient, dict[str, Run]]:
-    client = MlflowClient(f"sqlite:///{home.folder / 'mlflow.db'}")
+    client = client_of(f"sqlite:///{home.folder / 'mlflow.db'}")
     experiment = client.get_experiment_by_name("tests")
     assert experiment is not None
     runs = client.search_runs([experiment.experiment_id], max_results=50)
