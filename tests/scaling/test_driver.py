@@ -66,7 +66,7 @@ def test_what_the_nodes_cannot_hold_is_refused_before_anything_is_spent(
     began: list[Controller] = []
     monkeypatch.setattr(Controller, "run", lambda controller: began.append(controller) or {})
     with pytest.raises(ConfigError, match=r"2 workers of the cluster has 0\.5; no sharding, micro"):
-        run_sweep(sweep, plan(sweep), print)
+        run_sweep(sweep, plan(sweep), print, preset="a preset")
     assert not began
     assert not sweep.run.data.root.exists()
     # What has trained before fits.
@@ -75,7 +75,7 @@ def test_what_the_nodes_cannot_hold_is_refused_before_anything_is_spent(
         trial.run.directory.mkdir(parents=True)
         (trial.run.directory / SPOOL).write_text("")
     sweep = resolve_sweep_paths(load_sweep("quickstart", NO_SERVICES), tmp_path)
-    run_sweep(sweep, trials, print)
+    run_sweep(sweep, trials, print, preset="a preset")
     assert len(began) == 1
 
 
@@ -90,4 +90,4 @@ def test_a_cluster_without_gpus_is_told_of_fp16_before_anything_is_spent(
     with pytest.raises(
         ConfigError, match=r"^trial E64: engine\.deepspeed=zero3_fp16 computes in f"
     ):
-        run_sweep(sweep, plan(sweep), print)
+        run_sweep(sweep, plan(sweep), print, preset="a preset")
