@@ -1,7 +1,8 @@
 """Copies of committed checkpoints at a URL, made in the background and read on an empty disk.
 
 `URL/RUN/step_000500/` holds the files of a checkpoint and, written last, its marker: as on the
-disk, it exists when its marker does. Only folders of such names are ever removed there.
+disk, it exists when its marker does. Only folders of such names are ever removed there. Beside
+them lies what the run skips.
 """
 
 import json
@@ -21,7 +22,7 @@ from dpot_scale.checkpoints.checkpoint import (
     verify,
 )
 from dpot_scale.checkpoints.retention import removable
-from dpot_scale.config.places import MARKER
+from dpot_scale.config.places import MARKER, ROLLBACKS
 from dpot_scale.config.record import read_record
 from dpot_scale.config.run import CheckpointConfig
 from dpot_scale.errors import CheckpointError, ConfigError
@@ -87,6 +88,7 @@ class Archive:
         """Copy what a folder of checkpoints has and the archive lacks; remove what is replaced."""
         here = committed(directory)
         there = self.markers()
+        self._put_record(directory.parent / ROLLBACKS)  # which newer checkpoints go by
         for checkpoint in here:
             if there.get(checkpoint.state.step) != (checkpoint.folder / MARKER).read_bytes():
                 self.put(checkpoint)
@@ -99,6 +101,36 @@ class Archive:
             for step in debris | removable(steps, newest, config, times):
                 if step in self._folders():
                     self.remove(step)
+
+    def _put_record(self, record: Path) -> None:
+        """Copy a small file of the run's folder, if it has it and the archive has another."""
+        target = str(self._root / record.name)
+        content = record.read_bytes() if record.exists() else None
+        if content is not None and self._record(target) != content:
+            self._files.makedirs(str(self._root), exist_ok=True)
+            self._files.pipe_file(target, content)
+
+    def _record(self, target: str) -> bytes | None:
+        try:
+            return bytes(self._files.cat_file(target))
+        except FileNotFoundError:
+            return None
+
+    def fetch_record(self, directory: Path) -> None:
+        """Copy what the run skips into its folder, if the archive knows of it.
+
+        Args:
+            directory: The folder of the run.
+
+        Raises:
+            CheckpointError: the archive cannot be read.
+        """
+        try:
+            content = self._record(str(self._root / ROLLBACKS))
+        except Exception as error:  # each kind of file system has its own
+            raise self._unreadable(error) from error
+        if content is not None:
+            write_whole(directory / ROLLBACKS, content)
 
     def fetch(self, directory: Path) -> Checkpoint | None:
         """Copy the newest intact checkpoint into a folder of checkpoints; None if there is none.
@@ -115,10 +147,12 @@ class Archive:
         except CheckpointError:
             raise
         except Exception as error:  # each kind of file system has its own
-            raise CheckpointError(
-                f"cannot read checkpoint.archive={self.url}: {' '.join(str(error).split())}"
-            ) from error
+            raise self._unreadable(error) from error
         return None
+
+    def _unreadable(self, error: Exception) -> CheckpointError:
+        reason = " ".join(str(error).split())
+        return CheckpointError(f"cannot read checkpoint.archive={self.url}: {reason}")
 
     def _get(self, step: int, text: bytes, directory: Path) -> Checkpoint | None:
         """Copy a checkpoint; return None if it is not as it was committed."""

@@ -146,6 +146,19 @@ class CheckpointStore:
         if self._uploads is not None:
             self._uploads.close()
 
+    def fetch_record(self) -> None:
+        """Where the disk has no checkpoint, copy what the run skips from the archive. Collective.
+
+        Raises:
+            CheckpointError: the archive cannot be read.
+        """
+
+        def fetch() -> None:
+            if self._archive is not None and not committed(self.directory):
+                self._archive.fetch_record(self.directory.parent)
+
+        on_main(fetch, self.world, self.directory)
+
     def restore(self, engine: Sharded) -> TrainState | None:
         """Continue from the newest intact checkpoint; None if there is none. Collective.
 

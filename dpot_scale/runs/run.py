@@ -124,16 +124,16 @@ def _train(
         data=data,
         contents=run.source.contents.record(),
     )
+    checkpoints.fetch_record()
     rollbacks = Rollbacks(config, world)
     session = Session(run, world, stores, data, checkpoints, rollbacks.skipped)
-    begun = session.begun
     console = Console(is_main=world.is_main, total_steps=config.steps)
     # Not before the checkpoints have accepted the config: a refused one leaves no trace.
     on_main(lambda: write_configs(run), world, config.directory)
     with _mlflow_life(run, opens=opens_mlflow_run and world.is_main):
         tracker = _open_tracker(config, world)
-        about = header(run, _grid_rules(config, stores), begun.table)
-        console.start(about, first_step=begun.state.step)
+        about = header(run, _grid_rules(config, stores), session.begun.table)
+        console.start(about, first_step=session.begun.state.step)
         _record(numbers.size(run, stores), TrainState(), config, world, tracker)
         try:
             make = partial(

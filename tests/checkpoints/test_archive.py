@@ -19,6 +19,7 @@ from dpot_scale.checkpoints.archive import Archive, Uploads
 from dpot_scale.checkpoints.checkpoint import TrainState, committed
 from dpot_scale.checkpoints.store import CheckpointStore
 from dpot_scale.config.load import load_run
+from dpot_scale.config.places import ROLLBACKS
 from dpot_scale.config.run import CheckpointConfig
 from dpot_scale.errors import CheckpointError, ConfigError
 
@@ -56,6 +57,21 @@ def test_a_run_goes_on_from_the_archive_on_an_empty_disk(tmp_path: Path, url: st
     assert_restores(here, url, 3)
     assert [one.state.step for one in committed(here)] == [3]
     assert store_in(tmp_path / "other" / "checkpoints", url).restore(Engine()) is None
+
+
+def test_what_a_run_skips_comes_back_to_an_empty_disk(tmp_path: Path, url: str) -> None:
+    record = tmp_path / "run" / ROLLBACKS
+    record.parent.mkdir()
+    for content in ("the first", "the second"):
+        record.write_text(content)
+        save(record.parent / "checkpoints", url, len(content))
+    record.write_text("what the disk has counts")
+    store_in(record.parent / "checkpoints", url).fetch_record()
+    assert record.read_text() == "what the disk has counts"
+    shutil.rmtree(record.parent)
+    record.parent.mkdir()
+    store_in(record.parent / "checkpoints", url).fetch_record()
+    assert record.read_text() == "the second"
 
 
 def test_it_keeps_what_the_disk_keeps_and_touches_nothing_else(tmp_path: Path, url: str) -> None:
