@@ -3,7 +3,7 @@
 `train/...` and `perf/...` are recorded every `log_every` steps, `eval/...` and `valid/...` after an
 evaluation, `checkpoint/...` after a save. `data/windows` and `compute/train_flops` are in all, so
 that any curve can be drawn against them; their last values are the totals. What is one number for a
-run, as `final/...`, is at step 0.
+run, as `final/...`, is at step 0. `system/...` is what each machine does; MLflow has a tab for it.
 """
 
 from collections.abc import Mapping
@@ -49,6 +49,11 @@ ONE_STEP_REL_L2 = "one_step_rel_l2"
 # rel_l2 / that of repeating the last known frame: below 1 is better than that
 OVER_PERSISTENCE = "over_persistence"
 MEAN = "mean"  # in the place of a dataset: over all of them
+
+
+def system_key(node: int, name: str) -> str:
+    """Return the key of what a machine of a run does; they are numbered in the order of ranks."""
+    return f"system/node_{node}/{name}"
 
 
 def score_key(dataset: str, score: str = REL_L2, split: str = "test") -> str:

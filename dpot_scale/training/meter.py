@@ -16,6 +16,7 @@ from dpot_scale.engine.collectives import mean_over_ranks, sum_over_ranks
 from dpot_scale.engine.engine import Update
 from dpot_scale.engine.runtime import World
 from dpot_scale.tracking import names
+from dpot_scale.training.nodes import Nodes
 from dpot_scale.training.watch import LATE
 
 GIB = 2**30
@@ -61,6 +62,7 @@ class Meter:
         self.loss_is_finite = True
         self.measured: list[Measured] = []
         self._wait_seconds = wait_seconds
+        self._nodes = Nodes(world)
         self._totals: _Totals
         self._before: deque[_Totals] = deque(maxlen=MOST_UNDONE)
         self._each: list[Tensor]  # of each step: its loss and its norm
@@ -98,7 +100,8 @@ class Meter:
 
         `train/loss` and `train/grad_norm` are means over the steps that changed the weights, and
         absent if none did. `train/skipped_steps` is how many did not, of this interval alone, as
-        all else is: the sum of a curve is the number of the run.
+        all else is: the sum of a curve is the number of the run. `system/...` of the machines is
+        among them every few seconds.
         """
         totals = self._totals
         assert totals.steps > 0
@@ -106,10 +109,12 @@ class Meter:
         waited = self._wait_seconds() - self._waited
         counts = torch.stack([totals.in_a_row, totals.newest_loss.isfinite().logical_not()])
         waits = torch.tensor([waited], device=counts.device)
-        local = torch.cat([totals.sums, counts, waits, *self._each])
-        loss, grad_norm, applied, in_a_row, broken, waited_everywhere, *each = mean_over_ranks(
+        share = self._nodes.share()
+        local = torch.cat([totals.sums, counts, waits, share, *self._each])
+        loss, grad_norm, applied, in_a_row, broken, waited_everywhere, *rest = mean_over_ranks(
             local, self.world
         ).tolist()
+        system, each = rest[: len(share)], rest[len(share) :]
         self.measured = [Measured(*one) for one in zip(each[::2], each[1::2], strict=True)]
         self.skipped_in_a_row, self.loss_is_finite = round(in_a_row), broken == 0
         metrics = {}
@@ -127,6 +132,7 @@ class Meter:
         metrics[names.MODEL_TFLOPS_PER_SECOND] = flops_per_second / 1e12
         if (peak := device_peak(self.world.device)) is not None:
             metrics[names.MFU] = flops_per_second / (peak * self.world.world_size)
+        metrics |= self._nodes.metrics([mean * self.world.world_size for mean in system])
         self._restart(totals.in_a_row)
         return metrics
 
