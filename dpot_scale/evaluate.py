@@ -7,13 +7,14 @@ holds the whole model.
 import argparse
 import sys
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from dpot_scale.checkpoints.source import ANY_SOURCE, SOURCE, config_of
 from dpot_scale.config.arguments import Entry, add_config_arguments
 from dpot_scale.config.data import DataConfig
-from dpot_scale.config.load import DEFAULT, dump, is_preset, load_run
+from dpot_scale.config.load import DEFAULT, dump, is_preset, load_run, says
 from dpot_scale.config.places import in_home, resolve_run_paths, results_home
 from dpot_scale.config.run import RunConfig
 from dpot_scale.config.sentences import nearest
@@ -21,6 +22,7 @@ from dpot_scale.errors import ConfigError, exits_cleanly, speaks_for_all
 from dpot_scale.evaluation.inputs import (
     COMPARED,
     DATA_ROOT,
+    HOW_SEEN,
     Look,
     Request,
     Source,
@@ -39,7 +41,7 @@ from dpot_scale.evaluation.own_data import (
 )
 from dpot_scale.evaluation.scores import METRICS, REL_L2
 from dpot_scale.terminal import print_line
-from dpot_scale.tracking.registered import is_registered, registry_of
+from dpot_scale.tracking.registered import URI_KEY, is_registered, registry_of
 
 DEFAULT_OUT = Path("evaluation")
 DATA = ("data=", "data.weights", "data.suite=")  # overrides that say which datasets
@@ -140,8 +142,14 @@ def _score(
             moving=options.animate,
         ),
         generate=generate,
-        agreed=tuple(name for name in COMPARED if has_model or _says(options, f"model.{name}=")),
-        own_data=options.config is None and not _says(options, "data.normalize="),
+        agreed=tuple(
+            name for name in COMPARED if has_model or says(options.overrides, f"model.{name}")
+        ),
+        own=tuple(
+            name
+            for name in HOW_SEEN
+            if options.config is None and not says(options.overrides, f"data.{name}")
+        ),
     )
     names = "_vs_".join(source.name.replace("/", "-") for source in sources)
     out = in_home(options.out or DEFAULT_OUT / names)
@@ -231,13 +239,19 @@ def _says(options: argparse.Namespace, *starts: str) -> bool:
 def _sources(
     places: Sequence[str], config: RunConfig, overrides: Sequence[str], fetched: Path
 ) -> list[Source]:
-    """Return the weights at some places; those in MLflow's registry are put into a folder."""
+    """Return the weights at some places; those in MLflow's registry are put into a folder.
+
+    Scores go to the MLflow run that trained them, unless the command line says another address.
+    """
     uri = registry_of(config.tracking.mlflow_uri, overrides)
     local = iter(sources_at([Path(place) for place in places if not is_registered(place)]))
-    return [
+    sources = [
         registered_source(place, uri, fetched) if is_registered(place) else next(local)
         for place in places
     ]
+    if says(overrides, URI_KEY):
+        sources = [replace(source, mlflow_uri=config.tracking.mlflow_uri) for source in sources]
+    return sources
 
 
 if __name__ == "__main__":

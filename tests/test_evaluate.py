@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -26,7 +27,7 @@ from dpot_scale.models.family import KEEP_ALL
 from dpot_scale.prepare import main as prepare
 from dpot_scale.runs.result import read_result
 from dpot_scale.serving.registry import register
-from dpot_scale.tracking.mlflow_client import client
+from dpot_scale.tracking.mlflow_client import RUN_ID_FILE, client
 from dpot_scale.train import main as train
 
 RELEASED = Path(__file__).parent / "golden" / "official_format_small.pth"
@@ -447,6 +448,53 @@ def test_registered_weights_are_scored_and_their_run_gets_the_scores(
     }
     assert main(["models:/flow/2", f"tracking.mlflow_uri={uri}"]) == 2
     assert "models:/flow/2 cannot be read from" in capsys.readouterr().err
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)  # MLflow itself sets it
+    silent = ["tracking.mlflow_uri=null", "--out", str(tmp_path / "silent"), *data]
+    assert main(["models:/flow/1", *silent]) == 2
+    assert "nothing says where that is: set MLFLOW_TRACKING_URI" in capsys.readouterr().err
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    assert main(["models:/flow/1", *silent]) == 0
+    assert "added to the MLflow run" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("override", "goes_to"),
+    [
+        ("seed=0", "mlflow.db"),
+        ("tracking.mlflow_uri=null", None),
+        ("tracking={mlflow_uri: null}", None),
+        ("tracking.mlflow_uri=sqlite:///moved.db", "moved.db"),
+    ],
+)
+def test_scores_of_a_run_go_where_the_command_line_says(
+    override: str,
+    goes_to: str | None,
+    two: tuple[Path, Path],
+    tiny_yaml: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    added: list[str] = []
+
+    def log(uri: str, *scores: object) -> bool:
+        added.append(uri)
+        return bool(scores)
+
+    monkeypatch.setattr("dpot_scale.evaluation.report.log_scores", log)
+    run = tmp_path / "mine"
+    run.mkdir()
+    uri = f"tracking.mlflow_uri=sqlite:///{tmp_path}/mlflow.db"
+    (run / "config.yaml").write_text(dump(load_run(str(tiny_yaml), [uri])))
+    (run / RUN_ID_FILE).write_text("0123\n")
+    shutil.copy(two[0], run / "model.safetensors")
+    data = ["--data", str(tiny_yaml.parent / "data"), "--datasets", "swe_coarse"]
+    capsys.readouterr()
+    assert main([str(run / "model.safetensors"), override, *data]) == 0
+    assert added == ([] if goes_to is None else [f"sqlite:///{tmp_path}/{goes_to}"])
+    said = "added to the MLflow run 0123 of mine" in capsys.readouterr().out
+    assert said == (goes_to is not None)
 
 
 def test_the_published_protocol(

@@ -24,6 +24,8 @@ def describe(path: Path, weights: Weights) -> str:
         lines += [
             f"  {name:<20}{', '.join(channels.names)}" for name, channels in data.datasets.items()
         ]
+        if data.shapes is not None:
+            lines += [f"  {'data.shapes':<20}{data.shapes}"]
     lines += ["", f"{'parameters':<22}{'number':>15}{'share':>8}"]
     lines += [
         f"  {part:<20}{number:>15,}{number / count.total:>8.1%}"

@@ -155,6 +155,9 @@ class ArrayLayout(Section):
         return self
 
 
+Shapes = Literal["resize", "native"]
+
+
 class DataConfig(Section):
     """Which datasets are mixed, and how their windows reach the model."""
 
@@ -176,7 +179,7 @@ class DataConfig(Section):
     normalize: Literal["none", "dataset"] = "none"
     """dataset: the model sees each field minus its mean, divided by its standard deviation in the
     training split. Forecasts, losses and scores stay in physical units."""
-    shapes: Literal["resize", "native"] = "resize"
+    shapes: Shapes = "resize"
     """On which grid the model sees a dataset. resize: all on `model.grid`. native: each on that
     which it is stored on; the windows of a step are of datasets of one grid."""
     mask_points: bool = False

@@ -127,6 +127,17 @@ def presets(kind: Kind) -> list[str]:
     return sorted(path.stem for path in (PRESETS / kind).glob("*.yaml"))
 
 
+def says(overrides: Sequence[str], key: str) -> bool:
+    """Return whether overrides give a value its own, or that of a whole section it belongs to.
+
+    Args:
+        overrides: Each as `key.sub=value`.
+        key: A dotted key, as `tracking.mlflow_uri`.
+    """
+    names = [override.partition("=")[0] for override in overrides]
+    return any(f"{key}.".startswith(f"{name}.") for name in names)
+
+
 def config_hint(word: str) -> str:
     """Return how to say a word that names a config and not a value of one, or an empty string."""
     names_one = Path(word).suffix in SUFFIXES or word in (*presets("run"), *presets("sweep"))

@@ -5,8 +5,8 @@ from typing import Self
 
 from pydantic import Field, ValidationError, model_validator
 
-from dpot_scale.config.base import Float, PositiveFloat, Section
-from dpot_scale.config.data import DataConfig
+from dpot_scale.config.base import Float, PositiveFloat, PositiveInt, Section
+from dpot_scale.config.data import DataConfig, Shapes
 from dpot_scale.config.record import Record, read_record
 from dpot_scale.data.info import DatasetInfo
 from dpot_scale.data.store.dataset import DatasetStore
@@ -39,9 +39,11 @@ class Channels(Section):
 
 
 class TrainingData(Record):
-    """The datasets that weights were trained on, by name."""
+    """The datasets that weights were trained on, by name, and the grid on which they saw them."""
 
+    format: PositiveInt = 2
     datasets: dict[str, Channels] = Field(min_length=1)
+    shapes: Shapes | None = None  # since format 2; None: nobody knows
 
 
 def training_data(stores: Mapping[str, DatasetStore], config: DataConfig) -> TrainingData:
@@ -50,7 +52,8 @@ def training_data(stores: Mapping[str, DatasetStore], config: DataConfig) -> Tra
         datasets={
             name: channels_of(store.info, store.statistics, config)
             for name, store in stores.items()
-        }
+        },
+        shapes=config.shapes,
     )
 
 

@@ -20,6 +20,9 @@ DATA_ROOT = "data.root"  # the key that says where datasets are
 # What a config and weights must agree on: it decides what is forecast from what, and compared.
 COMPARED = ("space_dims", "grid", "channels", "history", "horizon")
 
+# What a config says of how a model sees data: of weights, their own training knows it.
+HOW_SEEN = ("normalize", "shapes")
+
 ScoredOn = Literal["stored", "published"]  # the grid on which forecasts are compared
 
 
@@ -31,7 +34,7 @@ class Source:
     name: str  # for tables and figures
     run_config: Path | None  # that of the run in which they lie
     mlflow_run: str | None  # that trained them
-    mlflow_uri: str | None  # where that is
+    mlflow_uri: str | None  # where that is; None: scores are added to no run
     registered: str | None = None  # `models:/NAME/VERSION`, if they were fetched from there
 
 
@@ -62,7 +65,7 @@ class Request:
     wanted: Wanted
     generate: bool  # whether missing datasets of its suite are made
     agreed: tuple[str, ...]  # dimensions of the model in which the config must be right
-    own_data: bool  # whether a run says how its model sees data; else the config does
+    own: tuple[str, ...]  # of HOW_SEEN, what weights say of themselves; the config says the rest
 
 
 def sources_at(paths: Sequence[Path]) -> list[Source]:

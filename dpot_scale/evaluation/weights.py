@@ -18,7 +18,7 @@ from dpot_scale.data.store.dataset import DatasetStore
 from dpot_scale.engine.runtime import World, announced_world_size, start_world
 from dpot_scale.evaluation.details import Details
 from dpot_scale.evaluation.evaluator import DatasetEvaluation, evaluate
-from dpot_scale.evaluation.inputs import Request, Source
+from dpot_scale.evaluation.inputs import HOW_SEEN, Request, Source
 from dpot_scale.evaluation.published import protocol, require_published
 from dpot_scale.evaluation.scores import DatasetDetails, Measured, Metric, Scores
 from dpot_scale.evaluation.tally import FIRST_LEAD, ONE_STEP, ROLLOUT
@@ -110,21 +110,26 @@ def _evaluate_source(
 
 def _data_for(source: Source, weights: Weights, request: Request) -> DataConfig:
     """Return which data a model is scored on, and how it sees them: as in its training."""
-    data = request.config.data
-    if not request.own_data:
-        return data
+    known = _how_seen(source, weights)
+    return request.config.data.model_copy(
+        update={name: known[name] for name in request.own if known[name] is not None}
+    )
+
+
+def _how_seen(source: Source, weights: Weights) -> dict[str, str | None]:
+    """Return the values of HOW_SEEN in the training of a model; None of what nobody knows."""
     if source.run_config is not None:
         own = load_run(str(source.run_config)).data
-        return data.model_copy(update={"normalize": own.normalize, "shapes": own.shapes})
-    if weights.data is not None:
-        scaled = any(
-            mean != 0 or std != 1
-            for channels in weights.data.datasets.values()
-            for mean, std, scored in zip(channels.mean, channels.std, channels.scored, strict=True)
-            if scored
-        )
-        return data.model_copy(update={"normalize": "dataset" if scaled else "none"})
-    return data
+        return {name: getattr(own, name) for name in HOW_SEEN}
+    if weights.data is None:
+        return dict.fromkeys(HOW_SEEN)
+    scaled = any(
+        mean != 0 or std != 1
+        for channels in weights.data.datasets.values()
+        for mean, std, scored in zip(channels.mean, channels.std, channels.scored, strict=True)
+        if scored
+    )
+    return {"normalize": "dataset" if scaled else "none", "shapes": weights.data.shapes}
 
 
 def _details(details: Details, store: DatasetStore, seen: Points) -> DatasetDetails:

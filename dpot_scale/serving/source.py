@@ -55,4 +55,4 @@ def _data_of(config: RunConfig, directory: Path) -> TrainingData | None:
             return None
         index = read_index(path)
         found[name] = channels_of(index.info, index.statistics, config.data)
-    return TrainingData(datasets=found)
+    return TrainingData(datasets=found, shapes=config.data.shapes)

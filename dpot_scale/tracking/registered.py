@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from dpot_scale.config.base import content_hash
+from dpot_scale.config.load import says
 from dpot_scale.config.places import (
     MLFLOW_URI,
     REGISTERED,
@@ -58,11 +59,11 @@ def registry_of(uri: str | None, overrides: Sequence[str] = ()) -> str | None:
     """Return where the registry is: what a command line says, else the environment, else a config.
 
     Args:
-        uri: What the config says.
-        overrides: Those of the command line.
+        uri: What the config says. None, no tracking, does not say where a registry is.
+        overrides: Those of the command line, of a run or of a sweep.
     """
-    says = any(f".{override}".find(f".{URI_KEY}=") >= 0 for override in overrides)
-    return uri if says else os.environ.get(VARIABLE, uri)
+    is_said = any(says(overrides, key) for key in (URI_KEY, f"run.{URI_KEY}"))
+    return uri if is_said and uri is not None else os.environ.get(VARIABLE, uri)
 
 
 @contextmanager
@@ -150,8 +151,8 @@ def _look_up(source: str, uri: str | None) -> _Version:
         raise CheckpointError(f"{source} names no registered model: give models:/NAME/VERSION")
     if uri is None:
         raise CheckpointError(
-            f"{source} is in MLflow's registry, and nothing says where that is: add "
-            f"{URI_KEY}=URI, for example sqlite:///mlflow.db"
+            f"{source} is in MLflow's registry, and nothing says where that is: set "
+            f"{VARIABLE}, for example to sqlite:///mlflow.db, or add {URI_KEY}=URI"
         )
     database = Path(uri.removeprefix(SQLITE))
     if uri.startswith(SQLITE) and not database.is_file():  # a client would make it

@@ -30,4 +30,7 @@ def test_what_it_was_trained_on_is_said_where_that_is_known() -> None:
         names=("u", "v"), scored=(True, True), mean=(0, 0), std=(1, 1), frame_interval=1
     )
     known = weights._replace(data=TrainingData(datasets={"flow": channels}))
-    assert "\ntrained on\n  flow                u, v\n" in describe(RELEASED, known)
+    assert "\ntrained on\n  flow                u, v\n\n" in describe(RELEASED, known)
+    assert known.data is not None
+    native = weights._replace(data=known.data.model_copy(update={"shapes": "native"}))
+    assert "u, v\n  data.shapes         native\n\n" in describe(RELEASED, native)

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from dpot_scale.config.load import PRESETS, dump, load_run, load_suite, load_sweep, presets
+from dpot_scale.config.load import PRESETS, dump, load_run, load_suite, load_sweep, presets, says
 from dpot_scale.config.model import FAMILIES, laid_over
 from dpot_scale.config.places import resolve_sweep_paths
 from dpot_scale.config.strategy import read_strategy
@@ -298,3 +298,10 @@ def test_what_another_family_has_not_is_dropped_below_it() -> None:
         "family": "other", "grid": 64, "depth": 3,
     }  # fmt: skip
     assert laid_over({"size": "S"}, {"family": "dpot"}) == {"family": "dpot", "size": "S"}
+
+
+def test_whether_a_command_line_says_a_value() -> None:
+    for override in ("tracking.mlflow_uri=null", "tracking={mlflow_uri: x}", "tracking="):
+        assert says(["seed=1", override], "tracking.mlflow_uri")
+    for override in ("tracking.experiment=a", "name=tracking.mlflow_uri=", "track=1"):
+        assert not says([override], "tracking.mlflow_uri")

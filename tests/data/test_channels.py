@@ -51,6 +51,8 @@ def test_it_is_written_and_read(make_store) -> None:
         "a": ("h",),
     }
     assert read_training_data(data.model_dump(mode="json"), "here") == data
+    assert (data.format, data.shapes) == (2, "resize")
+    assert read_training_data({"datasets": {"a": ONE}}, "the first format").shapes is None
 
 
 @pytest.mark.parametrize(

@@ -157,6 +157,32 @@ def test_a_run_decides_and_what_learned_from_other_data_is_said(
     assert "scored on" not in capsys.readouterr().out
 
 
+def test_weights_say_on_which_grid_they_saw_their_data(here: Path, tiny_yaml: Path) -> None:
+    np.save(here / "wide.npy", np.zeros((2, 9, 16, 24, 2), np.float32) + np.arange(24)[:, None])
+    assert prepare(["import", "wide.npy", "--layout", "NTXYC", "--channels", "u,v"]) == 0
+
+    def seen(*words: str) -> list[tuple[int, ...]]:
+        command = [*words, "--data", "data", "--datasets", "wide", "--out", "out"]
+        assert main(command) == 0
+        found = read_scores(here / "out" / SCORES_FILE).values()
+        return [tuple(scores.details["wide"].seen_on) for scores in found]
+
+    data = trained_on("flow")
+    native = data.model_copy(update={"shapes": "native"})
+    of_old = save(here / "old.safetensors", tiny_yaml, data)
+    of_native = save(here / "native.safetensors", tiny_yaml, native)
+    assert seen(of_native, of_old) == [(16, 24), (16, 16)]
+    assert seen(of_native, "data.shapes=resize") == [(16, 16)]
+    assert seen(of_old, "data.shapes=native") == [(16, 24)]
+    run = here / "mine"
+    run.mkdir()
+    (run / "config.yaml").write_text(dump(load_run(str(tiny_yaml), ["data.shapes=native"])))
+    of_run = save(run / "model.safetensors", tiny_yaml, data)
+    assert seen(of_run) == [(16, 24)]
+    assert seen(of_run, "data.shapes=resize") == [(16, 16)], "the command line decides"
+    assert seen(of_run, "data.normalize=none") == [(16, 24)]
+
+
 def test_the_folder_that_holds_most_is_taken(here: Path) -> None:
     roots = [here / "absent", here / "data"]
     assert likeliest_root(roots, ["flow"]) == here / "data"

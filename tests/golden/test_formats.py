@@ -193,6 +193,15 @@ def test_weights_of_the_third_version_say_what_they_were_trained_on() -> None:
     assert all(torch.equal(kept.state[name], value) for name, value in exported.state.items())
 
 
+def test_weights_of_the_fifth_version_say_on_which_grids_they_saw_their_data() -> None:
+    exported = read(FORMATS / "third" / "finished" / "model.safetensors").data
+    found = read_data(FORMATS / "fifth" / "model.safetensors")
+    assert exported is not None
+    assert found is not None
+    assert (exported.format, exported.shapes) == (1, None)
+    assert (found.format, found.shapes, found.datasets) == (2, "native", exported.datasets)
+
+
 def test_a_run_of_the_third_version_is_that_run(tmp_path: Path) -> None:
     runs = shutil.copytree(FORMATS / "third", tmp_path / "runs")
     config = load_run(

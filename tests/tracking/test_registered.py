@@ -48,6 +48,9 @@ def test_the_command_line_says_where_the_registry_is_then_the_environment_then_t
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "of the environment")
     assert registry_of("of the config", ["seed=1"]) == "of the environment"
     assert registry_of("said", [f"{key}=said"]) == "said"
+    section = key.removesuffix(".mlflow_uri")
+    assert registry_of("said", [f"{section}={{mlflow_uri: said}}"]) == "said"
+    assert registry_of(None, [f"{key}=null"]) == "of the environment"  # null says not to track
 
 
 def test_what_is_not_in_the_registry_is_a_path(
