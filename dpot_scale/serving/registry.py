@@ -101,7 +101,8 @@ def _log(path: Path, weights: Weights, name: str, uri: str, run_id: str | None) 
     import mlflow
     from mlflow.models import Model
 
-    before = mlflow.get_tracking_uri()
+    # Of a process that has set none: setting the default would set the environment, too.
+    before = mlflow.get_tracking_uri() if mlflow.is_tracking_uri_set() else None
     mlflow.set_tracking_uri(uri)
     try:
         with quiet():

@@ -101,7 +101,7 @@ def submit(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Workers]:
     ) -> Workers:
         workers = Workers(train)
         monkeypatch.setattr(launcher, "ray_launcher", lambda _: nullcontext(workers))
-        run_sweep(sweep, plan(sweep), print)
+        run_sweep(sweep, plan(sweep), print, preset="a preset")
         return workers
 
     return submit

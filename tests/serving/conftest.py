@@ -1,7 +1,9 @@
 """Weights that know two datasets, for the tests of what is registered and served."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
+import mlflow
 import pytest
 import torch
 
@@ -43,3 +45,10 @@ def of_two(tmp_path_factory: pytest.TempPathFactory) -> Path:
     data = TrainingData(datasets={"flow": _channels("u", "v"), "heat": _channels("T")})
     save_model(path, config, DPOT(config).state_dict(), data)
     return path
+
+
+@pytest.fixture(autouse=True)
+def _own_registry() -> Iterator[None]:
+    """What a test tells MLflow of its registry, it tells the environment, and so later tests."""
+    yield
+    mlflow.set_tracking_uri(None)

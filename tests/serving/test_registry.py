@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 from pathlib import Path
 
 import mlflow
@@ -113,6 +114,13 @@ def test_a_version_says_what_it_is(of_two: Path, uri: str) -> None:
     assert frames.shape == (1, 1, 2, 16, 16)
     requirements = Path(mlflow.artifacts.download_artifacts(place))
     assert "dpot_scale" in (requirements / "requirements.txt").read_text()
+
+
+def test_registering_leaves_the_environment_as_it_is(of_two: Path, uri: str) -> None:
+    mlflow.set_tracking_uri(None)
+    before = dict(os.environ)
+    register(of_two, "alone", uri)
+    assert dict(os.environ) == before
 
 
 def test_the_same_weights_are_registered_once(of_two: Path, uri: str, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import socket
 import subprocess
+import sys
 from importlib.metadata import version
 from pathlib import Path
 
@@ -10,12 +11,13 @@ import pytest
 from dpot_scale.tracking import origin
 
 
-def test_it_says_command_versions_and_machine() -> None:
+def test_it_says_command_versions_and_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "orig_argv", ["python", "-m", "dpot_scale.sweep", "name=my own"])
     tags = origin.origin()
     assert tags["host"] == socket.gethostname()
     assert tags["version.torch"] == version("torch")
     assert tags["version.mlflow"] == version("mlflow")
-    assert "pytest" in tags["command"]
+    assert tags["command"] == "python -m dpot_scale.sweep 'name=my own'"
     assert tags["mlflow.source.type"] == "LOCAL"
 
 

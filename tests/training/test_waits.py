@@ -106,7 +106,7 @@ def waits(tiny_yaml: Path, tmp_path: Path, world: World) -> Callable[..., Counte
             tracker=tracker,
             console=Console(is_main=False, total_steps=config.steps),
             evaluate=dict,
-            save=lambda _: None,
+            save=lambda _: {},
             train_flops_per_window=1.0,
         )
         counted = Waits()

@@ -8,7 +8,7 @@ from typing import Literal, Self
 from pydantic import ValidationError, model_validator
 from pydantic_core import from_json
 
-from dpot_scale.config.base import PositiveInt, Section
+from dpot_scale.config.base import PositiveInt, Section, possible
 from dpot_scale.config.record import FIRST_FORMAT, Record, read_record
 from dpot_scale.config.sentences import sentence
 from dpot_scale.data.info import MASK, DatasetInfo
@@ -178,6 +178,10 @@ def _shard_problems(shard: Shard, info: DatasetInfo) -> Iterator[str]:
         yield from _view_problems(shard, shard.view, info)
         return
     file = PurePath(shard.file)
+    try:
+        possible(Path(shard.file))
+    except ValueError as error:
+        yield f"file={shard.file!r}: {error}"
     if file.is_absolute() or ".." in file.parts or not file.parts:
         yield f"file={shard.file!r} does not lie in the folder of the dataset"
 

@@ -190,6 +190,7 @@ def test_what_is_no_json_is_no_index(text: str, own: DatasetStore) -> None:
         (("info", "frame_interval"), 0, "info.frame_interval=0: must be more than 0"),
         (("statistics", "std"), [1, -1, 1], "statistics.std.1=-1: must be at least 0"),
         (("splits", "train", 1, "file"), "../a.h5", "splits.train.1: file='../a.h5' does not lie"),
+        (("splits", "train", 1, "file"), "a\0.h5", "no file can have this name"),
         (("splits", "test"), 5, "splits.test=5: must be a list"),
         (("splits", "train", 1, "frames"), 2**31, "frames=2147483648: must be less than 21474"),
         (("splits", "train", 0, "trajectories"), 10**30, "must be less than 2147483648"),
