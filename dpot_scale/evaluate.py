@@ -46,6 +46,8 @@ from dpot_scale.tracking.registered import URI_KEY, is_registered, registry_of
 DEFAULT_OUT = Path("evaluation")
 DATA = ("data=", "data.weights", "data.suite=")  # overrides that say which datasets
 PAPER = "paper"  # the metric that stands for the published protocol
+# What of the protocol a command line may say, and what not.
+TRAJECTORIES, FRAMES = "evaluation.trajectories", "evaluation.rollout_frames"
 
 
 @exits_cleanly
@@ -103,7 +105,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _evaluate(options: argparse.Namespace) -> int:
     places, leads = _sort_words(options)
-    _require_metric(options.metric)
+    _require_metric(options)
     configs = (config_of(Path(place)) for place in places if not is_registered(place))
     of_run = next(filter(None, configs), None)
     # Without either, the default says how to score, and the weights say on what.
@@ -141,6 +143,7 @@ def _score(
             leads=leads,
             moving=options.animate,
         ),
+        most=config.evaluation.trajectories if says(options.overrides, TRAJECTORIES) else None,
         generate=generate,
         agreed=tuple(
             name for name in COMPARED if has_model or says(options.overrides, f"model.{name}")
@@ -223,8 +226,12 @@ def _sort_words(options: argparse.Namespace) -> tuple[list[str], tuple[int, ...]
     return places, tuple(map(int, leads))
 
 
-def _require_metric(name: str) -> None:
-    known = [*METRICS, PAPER]
+def _require_metric(options: argparse.Namespace) -> None:
+    name, known = options.metric, [*METRICS, PAPER]
+    if name == PAPER and says(options.overrides, FRAMES):
+        raise ConfigError(
+            f"--metric {PAPER} forecasts the published number of frames: leave {FRAMES} out"
+        )
     if name not in known:
         raise ConfigError(
             f"there is no metric {name!r}{nearest(name, known)}; choose from: {', '.join(known)}"

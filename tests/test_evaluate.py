@@ -529,7 +529,8 @@ def test_the_published_protocol(
     lines = capsys.readouterr().out.splitlines()
     assert lines[3].split() == ["DPOT-Ti,", "published", "0.0976"]
     assert "by the published protocol, 2 of 200 published trajectories; 64 x 64 points" in lines[4]
-    details = read_scores(tmp_path / "out" / SCORES_FILE)[""].details["ns2d_fno_1e-5"]
+    scores = read_scores(tmp_path / "out" / SCORES_FILE)[""]
+    details = scores.details["ns2d_fno_1e-5"]
     assert len(details.model["rel_l2"].lead_times) == 10
     known = torch.from_numpy(fields[:, :20, 0]).float()
     seen = torch.nn.functional.interpolate(known, size=[128, 128], mode="bilinear")
@@ -538,6 +539,13 @@ def test_the_published_protocol(
         dim=1
     )
     assert details.persistence["rel_l2"].rollout == pytest.approx(error.mean().item(), rel=1e-6)
+    again = [*command, "--metric", "paper", "--out", str(tmp_path / "again")]
+    assert main([*again, "data.shapes=native", "data.mask_points=true"]) == 0
+    assert read_scores(tmp_path / "again" / SCORES_FILE)[""].details == scores.details
+    assert main([*again, "evaluation.trajectories=1"]) == 0
+    assert "protocol, 1 of 200 published trajectories; 64 x 64" in capsys.readouterr().out
+    assert main([*again, "evaluation.rollout_frames=3"]) == 2
+    assert "--metric paper forecasts the published number of frames: " in capsys.readouterr().err
 
 
 @pytest.mark.distributed

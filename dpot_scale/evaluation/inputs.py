@@ -63,6 +63,7 @@ class Request:
     config_name: str  # its file or preset
     split: Split
     wanted: Wanted
+    most: int | None = None  # trajectories of a dataset by the published protocol; None: all of it
     generate: bool  # whether missing datasets of its suite are made
     agreed: tuple[str, ...]  # dimensions of the model in which the config must be right
     own: tuple[str, ...]  # of HOW_SEEN, what weights say of themselves; the config says the rest

@@ -8,6 +8,7 @@ of datasets of 64 x 64 points at every second point. `data/catalog.py` has the s
 import math
 from collections.abc import Iterable
 
+from dpot_scale.config.data import DataConfig
 from dpot_scale.config.run import EvaluationConfig
 from dpot_scale.config.sentences import nearest
 from dpot_scale.data.catalog import CATALOG
@@ -74,9 +75,21 @@ def require_published(datasets: Iterable[str], history: int) -> None:
         )
 
 
-def protocol(dataset: str, config: EvaluationConfig) -> EvaluationConfig:
-    """Return how many trajectories of a dataset are forecast as published, and how far."""
+def protocol(dataset: str, config: EvaluationConfig, most: int | None = None) -> EvaluationConfig:
+    """Return how many trajectories of a dataset are forecast as published, and how far.
+
+    Args:
+        dataset: Its name in the catalogue.
+        config: Says all else.
+        most: How many trajectories at most; None: as many as published.
+    """
     entry = CATALOG[dataset]
+    trajectories = entry.test if most is None else min(most, entry.test)
     return config.model_copy(
-        update={"trajectories": entry.test, "rollout_frames": entry.predicted_frames}
+        update={"trajectories": trajectories, "rollout_frames": entry.predicted_frames}
     )
+
+
+def published_data(data: DataConfig) -> DataConfig:
+    """Return how a model sees data by the protocol: all on its grid, and all points count."""
+    return data.model_copy(update={"shapes": "resize", "mask_points": False})

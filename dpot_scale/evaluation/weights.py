@@ -19,7 +19,7 @@ from dpot_scale.engine.runtime import World, announced_world_size, start_world
 from dpot_scale.evaluation.details import Details
 from dpot_scale.evaluation.evaluator import DatasetEvaluation, evaluate
 from dpot_scale.evaluation.inputs import HOW_SEEN, Request, Source
-from dpot_scale.evaluation.published import protocol, require_published
+from dpot_scale.evaluation.published import protocol, published_data, require_published
 from dpot_scale.evaluation.scores import DatasetDetails, Measured, Metric, Scores
 from dpot_scale.evaluation.tally import FIRST_LEAD, ONE_STEP, ROLLOUT
 from dpot_scale.models.families import count_parameters
@@ -69,15 +69,19 @@ def _evaluate_source(
     config, place = request.config, find(source.path)
     weights = read_found(place)
     require_agreement(weights.model, config.model, request.agreed)
+    published = request.wanted.scored_on == "published"
     data = _data_for(source, weights, request)
+    if published:
+        data = published_data(data)
     stores = open_datasets(data, weights.model, progress=progress, generate=request.generate)
     network = network_of(weights).to(world.device)
-    published = request.wanted.scored_on == "published"
     if published:
         require_published(stores, weights.model.history)
     evaluations: dict[str, DatasetEvaluation] = {}
     for name, store in stores.items():
-        of_dataset = protocol(name, config.evaluation) if published else config.evaluation
+        of_dataset = config.evaluation
+        if published:
+            of_dataset = protocol(name, of_dataset, request.most)
         evaluations |= evaluate(
             network,
             {name: store},

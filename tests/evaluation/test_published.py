@@ -41,6 +41,8 @@ def test_a_model_stands_beside_the_size_of_its_parameters() -> None:
 def test_the_published_number_of_trajectories_and_frames() -> None:
     found = protocol("swe_pdb", EvaluationConfig(trajectories=3, batch=5))
     assert (found.trajectories, found.rollout_frames, found.batch) == (60, 91, 5)
+    assert protocol("swe_pdb", EvaluationConfig(), 4).trajectories == 4
+    assert protocol("swe_pdb", EvaluationConfig(), 400).trajectories == 60
 
 
 @pytest.mark.parametrize(
