@@ -20,6 +20,7 @@ from dpot_scale.errors import RecordError
 from dpot_scale.serving.frames import Array
 from dpot_scale.serving.pyfunc import MOST_VALUES
 from dpot_scale.serving.source import read_with_data
+from dpot_scale.tracking.logged_model import external_model
 from dpot_scale.tracking.mlflow_client import client, never_fatal, quiet, read_run_id, reason
 
 if TYPE_CHECKING:
@@ -91,19 +92,22 @@ def _version_of(
     )
     if versions and versions[0].tags.get(DIGEST) == digest:
         return str(versions[0].version)
-    version = _log(path, weights, name, mlflow_client.tracking_uri, run_id)
+    version = _log(path, weights, name, mlflow_client, run_id)
     mlflow_client.set_model_version_tag(name, version, DIGEST, digest)
     return version
 
 
-def _log(path: Path, weights: Weights, name: str, uri: str, run_id: str | None) -> str:
+def _log(
+    path: Path, weights: Weights, name: str, mlflow_client: "MlflowClient", run_id: str | None
+) -> str:
     """Save the MLflow model, with the run if there is one, and make a version of it."""
     import mlflow
     from mlflow.models import Model
 
+    model_id = external_model(mlflow_client, run_id)
     # Of a process that has set none: setting the default would set the environment, too.
     before = mlflow.get_tracking_uri() if mlflow.is_tracking_uri_set() else None
-    mlflow.set_tracking_uri(uri)
+    mlflow.set_tracking_uri(mlflow_client.tracking_uri)
     try:
         with quiet():
             info = Model.log(
@@ -111,7 +115,8 @@ def _log(path: Path, weights: Weights, name: str, uri: str, run_id: str | None) 
                 name="model",
                 flavor=mlflow.pyfunc,
                 registered_model_name=name,
-                run_id=run_id,
+                run_id=run_id if model_id is None else None,  # that one knows its run
+                model_id=model_id,
                 loader_module=LOADER,
                 data_path=str(path),
                 signature=signature_of(weights.model),

@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING, Literal
 
 from dpot_scale.config.base import Section
 from dpot_scale.config.load import dump
+from dpot_scale.config.places import WEIGHTS
 from dpot_scale.config.run import TrackingConfig
 from dpot_scale.files import write_whole
 from dpot_scale.tracking.experiment import describe
+from dpot_scale.tracking.logged_model import log_model
 from dpot_scale.tracking.mirror import send_rest
 from dpot_scale.tracking.mlflow_client import (
     EXPERIMENT_ID_FILE,
@@ -32,6 +34,7 @@ from dpot_scale.tracking.mlflow_client import (
     warn_once,
 )
 from dpot_scale.tracking.origin import origin
+from dpot_scale.tracking.spool import SPOOL
 from dpot_scale.tracking.trained_on import TrainedOn, log_datasets
 
 if TYPE_CHECKING:
@@ -123,7 +126,16 @@ class MlflowRun:
                 mlflow_client.set_tag(run_id, STOP_TAG, stop[:LARGEST_TAG] or status.lower())
                 if self._is_late:  # whoever mirrors the metrics may have ended before
                     send_rest(self._directory, uri)
+                if status == "FINISHED":
+                    self._log_model(mlflow_client, run_id)
                 attach(mlflow_client, run_id, artifacts or {})
+
+    def _log_model(self, mlflow_client: "MlflowClient", run_id: str) -> None:
+        """Show the weights that a training has left; a sweep has none of its own."""
+        weights, spool = self._directory / WEIGHTS, self._directory / SPOOL
+        if weights.is_file() and spool.is_file():
+            with never_fatal(f"the MLflow run {run_id} lacks its model"):
+                log_model(mlflow_client, run_id, weights=weights, spool=spool, params=self._params)
 
     def _keep_trying(self) -> None:
         warned_of: type[Exception] | None = None

@@ -26,8 +26,9 @@ from dpot_scale.config.places import (
 from dpot_scale.errors import CheckpointError, RecordError
 from dpot_scale.runs.contents import weights_digest
 from dpot_scale.serving.registry import offer, register
+from dpot_scale.tracking.logged_model import log_model
 from dpot_scale.tracking.mlflow_client import RUN_ID_FILE
-from dpot_scale.tracking.registered import locator
+from dpot_scale.tracking.registered import fetch, locator
 from dpot_scale.train import main as train
 from dpot_scale.weights import main
 
@@ -170,6 +171,30 @@ def test_a_run_is_registered_where_it_is_tracked(
     assert main(["register", str(folder), "run"]) == 0
     assert client.get_model_version("run", "1").run_id == run.info.run_id
     assert "models:/run/1; to serve it" in capsys.readouterr().out
+
+
+def test_the_model_of_a_run_gets_its_file_when_it_is_registered(
+    of_two: Path, tmp_path: Path, uri: str
+) -> None:
+    client = MlflowClient(uri)
+    run_id = client.create_run(client.create_experiment("models")).info.run_id
+    folder = run_folder(of_two, tmp_path, uri, run_id)
+    spool = tmp_path / "metrics.jsonl"
+    spool.write_text('{"step": 0, "time": 1.0, "final/rel_l2": 0.25}\n')
+    log_model(client, run_id, weights=folder / WEIGHTS, spool=spool, params={})
+    (before,) = client.get_run(run_id).outputs.model_outputs
+    assert client.list_logged_model_artifacts(before.model_id) == [], "the file is not copied"
+
+    version = client.get_model_version("of_run", register(folder, "of_run", uri, run_id))
+    assert (version.run_id, version.source) == (run_id, f"models:/{before.model_id}")
+    (after,) = client.get_run(run_id).outputs.model_outputs
+    assert after.model_id == before.model_id
+    model = client.get_logged_model(after.model_id)
+    assert {one.key: one.value for one in model.metrics} == {"final/rel_l2": 0.25}
+    assert "mlflow.model.isExternal" not in model.tags
+    found = fetch("models:/of_run/1", uri, tmp_path / "fetched")
+    assert found.run_id == run_id
+    assert read(found.weights).model.dimensions() == read(of_two).model.dimensions()
 
 
 def test_mlflow_that_does_not_answer_is_one_sentence(
