@@ -88,7 +88,7 @@ def test_it_trains_and_learns(undisturbed: Any) -> None:
 
 @pytest.mark.distributed
 def test_it_resumes_where_it_was_stopped(start: Any, undisturbed: Any, stopped: Any) -> None:
-    assert "was stopped at step" in stopped.err
+    assert "was stopped by SIGTERM at step" in stopped.err
     last = max(losses(stopped.directory))
     assert 6 <= last < STEPS
     resumed = start("toy_stopped", *TOY).ended()
