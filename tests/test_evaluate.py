@@ -367,6 +367,56 @@ def test_alone_a_model_has_the_scores_it_has_beside_others(
     assert {one.trajectories for one in alone.details.values()} == {1}
 
 
+@pytest.fixture(scope="module")
+def unlike(two: tuple[Path, Path], tiny_yaml: Path) -> tuple[str, str]:
+    """Weights of a model that sees six frames and gives two, and of one with a single channel."""
+    made = []
+    for name, overrides in {
+        "long": ["model.history=6", "model.horizon=2"],
+        "one_channel": ["model.channels=1"],
+    }.items():
+        model = load_run(str(tiny_yaml), overrides).model
+        network = family_of(model).network(model, KEEP_ALL, "float32")
+        made.append(two[0].parent / f"{name}.safetensors")
+        save_model(made[-1], model, network.state_dict())
+    return str(made[0]), str(made[1])
+
+
+def test_models_of_unlike_histories_forecast_the_same_frames(
+    two: tuple[Path, Path],
+    unlike: tuple[str, str],
+    tiny_yaml: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    data = ["--data", str(tiny_yaml.parent / "data"), "--datasets", "swe_coarse", "--animate"]
+    assert main([str(two[0]), unlike[0], *data, "--out", str(tmp_path / "both")]) == 0
+    said = capsys.readouterr().out
+    assert "all forecasts begin after 6 frames, the longest history of a model\n" in said
+    assert main([unlike[0], *data, "--out", str(tmp_path / "alone")]) == 0
+    assert "all forecasts begin" not in capsys.readouterr().out
+    both = read_scores(tmp_path / "both" / SCORES_FILE)
+    assert both["long"] == read_scores(tmp_path / "alone" / SCORES_FILE)[""]
+    short, long = (one.details["swe_coarse"] for one in both.values())
+    for metric, measured in short.persistence.items():
+        assert len(measured.lead_times) == 3
+        assert measured.lead_times == long.persistence[metric].lead_times, metric
+
+
+def test_a_model_that_does_not_suit_the_data_is_named(
+    two: tuple[Path, Path],
+    unlike: tuple[str, str],
+    tiny_yaml: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    data = ["--data", str(tiny_yaml.parent / "data")]
+    capsys.readouterr()
+    assert main([str(two[0]), unlike[1], *data]) == 2
+    assert capsys.readouterr().err == (
+        "error: one_channel: dataset dr_pdb_generated has 2 channels; model.channels=1 is too few\n"
+    )
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

@@ -19,6 +19,7 @@ from dpot_scale.checkpoints.weights_file import (
     Weights,
     model_of,
     read_data_in,
+    read_model_in,
     read_weights_file,
     require_keys,
     shapes_of,
@@ -126,6 +127,16 @@ def read_data(source: Path) -> TrainingData | None:
     # The files of a checkpoint are not verified here: whoever reads them does that.
     found = source if open_checkpoint(source) is not None else find(source)
     return read_data_in(found) if found.is_file() else _data_of(found)
+
+
+def read_model(source: Path) -> ModelConfig:
+    """Return the model whose weights a path stands for; of our formats, they are not read.
+
+    Raises:
+        CheckpointError: there are none, or their description is damaged.
+    """
+    found = source if open_checkpoint(source) is not None else find(source)
+    return read_model_in(found) if found.is_file() else _model_in(found)
 
 
 def export(checkpoint: Path, out: Path | None = None) -> Path:

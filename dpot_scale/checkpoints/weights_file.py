@@ -145,6 +145,18 @@ def read_data_in(path: Path) -> TrainingData | None:
         return _data_in(file.metadata() or {}, path)
 
 
+def read_model_in(path: Path) -> ModelConfig:
+    """Return the model of a weights file; of our own, its weights are not read.
+
+    Raises:
+        CheckpointError: the file is none.
+    """
+    if not _is_safetensors(path):
+        return read_weights_file(path).model
+    with _opened(path) as file:
+        return _model_in(file.metadata() or {}, path)
+
+
 @contextmanager
 def _opened(path: Path) -> Iterator[Any]:
     try:
@@ -164,6 +176,10 @@ def _read_export(path: Path) -> Weights:
     with _opened(path) as file:
         metadata: dict[str, str] = file.metadata() or {}
         state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118, no mapping
+    return Weights(_model_in(metadata, path), state, _data_in(metadata, path))
+
+
+def _model_in(metadata: Mapping[str, str], path: Path) -> ModelConfig:
     version = _from_json(metadata.get(FORMAT_KEY, f"{FIRST_FORMAT}"), FORMAT_KEY, path)
     require_format({FORMAT_KEY: version}, FORMAT, path, CheckpointError)
     key = FIRST_MODEL_KEY if version == FIRST_FORMAT else MODEL_KEY
@@ -171,8 +187,7 @@ def _read_export(path: Path) -> Weights:
         raise CheckpointError(
             f"{path} has no {key!r} in its metadata, so it is no export of dpot_scale"
         )
-    model = model_of(_from_json(metadata[key], key, path), path)
-    return Weights(model, state, _data_in(metadata, path))
+    return model_of(_from_json(metadata[key], key, path), path)
 
 
 def _from_json(text: str, key: str, path: Path) -> object:

@@ -62,7 +62,7 @@ class DetailKeeper:
         grid: Where truth and forecast are compared.
         held_out: How many frames are forecast of each trajectory, by its index.
         model: The model.
-        times: Of the frames of the first trajectory of this rank.
+        times_L: Since the last known frame, of the first trajectory of this rank.
     """
 
     def __init__(
@@ -72,9 +72,9 @@ class DetailKeeper:
         grid: Grid,
         held_out: Mapping[int, int],
         model: ModelConfig,
-        times: Array,
+        times_L: Array,
     ) -> None:
-        self._times_L = times[model.history :] - times[model.history - 1]
+        self._times_L = times_L
         self._wanted, self._info, self._grid = wanted, info, grid
         self._lengths = tuple(held_out.values())
         leads, fields = max(self._lengths), len(info.channels)

@@ -111,7 +111,8 @@ class _Scorer:
     ) -> None:
         self._model, self._store, self._split, self._world = model, store, split, world
         self._history, self._horizon = model_config.history, model_config.horizon
-        self._held_out = forecast_trajectories(store, split, config, self._history)
+        self._known = max(self._history, 0 if wanted is None else wanted.known)
+        self._held_out = forecast_trajectories(store, split, config, self._known)
         self._most = max(self._held_out.values())
         self._shares = shares_of(list(self._held_out), config.batch, world)
         self._assembler = Assembler(model_config, data_config, world.device)
@@ -123,8 +124,8 @@ class _Scorer:
         self._frames = Keeper(self._kept_leads, fields, KEPT_POINTS, planes=True)
         self._details = None
         if wanted is not None:
-            grid = grid_of(wanted.scored_on, store, split, model_config, data_config, world)
-            times = store.times(split, self._shares[0].indices[0])
+            grid = grid_of(wanted, store, split, model_config, data_config, world)
+            times = self._times()
             self._details = DetailKeeper(
                 wanted, store.info, grid, self._held_out, model_config, times
             )
@@ -155,25 +156,30 @@ class _Scorer:
         info = self._store.info
         if info.grid != grid:  # the points of the dataset are not those of the frames
             info = replace(info, coordinates=())
-        times = self._store.times(self._split, self._shares[0].indices[0])
-        last = self._history - 1
+        times_L = self._times()
         return Shown(
             info=info,
-            times=tuple(float(times[last + lead] - times[last]) for lead in self._kept_leads),
+            times=tuple(float(times_L[lead - 1]) for lead in self._kept_leads),
             example=self._frames.example(),
         )
+
+    def _times(self) -> NDArray[np.float64]:
+        """Return the time since the last known frame at each lead time of the first trajectory."""
+        times = self._store.times(self._split, self._shares[0].indices[0])
+        since_L: NDArray[np.float64] = times[self._known :] - times[self._known - 1]
+        return since_L
 
     def _forecast(self, share: Share, *, keeps: bool) -> None:
         """Forecast a batch of trajectories, a block at a time, and measure each block."""
         frames = Frames(self._assembler, self._store, self._split, share.indices, self._world)
-        start = frames.read(0, self._history)
+        start = frames.read(self._known - self._history, self._history)
         leads = [self._held_out[index] for index in share.indices]
         exists_BL = exists(leads, self._most, self._world.device)
         if self._details is not None:
             self._details.begin(share, start, exists_BL)
 
         def read(lead: int, length: int) -> Tensor:
-            return frames.read(self._history + lead, length).frames_BTCxy
+            return frames.read(self._known + lead, length).frames_BTCxy
 
         blocks = forecast_blocks(
             _of_fields(self._model, start), start.frames_BTCxy, self._horizon, self._most, read

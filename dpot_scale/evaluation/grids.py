@@ -18,7 +18,7 @@ from dpot_scale.data.store.dataset import DatasetStore, Split
 from dpot_scale.data.stream.assembly import INTERPOLATION, Assembler, Batch
 from dpot_scale.engine.runtime import World
 from dpot_scale.errors import ConfigError
-from dpot_scale.evaluation.inputs import ScoredOn
+from dpot_scale.evaluation.inputs import Wanted
 from dpot_scale.evaluation.trajectories import Frames
 from dpot_scale.forecasting.rollout import Block
 
@@ -65,13 +65,20 @@ class StoredGrid:
         model: Whose forecasts are on another grid.
         data: What a batch holds beside frames.
         world: The ranks.
+        known: Frames before a forecast begins.
     """
 
     def __init__(
-        self, store: DatasetStore, split: Split, model: ModelConfig, data: DataConfig, world: World
+        self,
+        store: DatasetStore,
+        split: Split,
+        model: ModelConfig,
+        data: DataConfig,
+        world: World,
+        known: int,
     ) -> None:
         self.points = store.info.grid
-        self._history = model.history
+        self._known = known
         self._store, self._split, self._world = store, split, world
         self._assembler = Assembler(model.on(self.points), data, world.device)
 
@@ -82,14 +89,14 @@ class StoredGrid:
         """
         del batch
         self._frames = Frames(self._assembler, self._store, self._split, indices, self._world)
-        stored = self._frames.read(self._history - 1, 1)
+        stored = self._frames.read(self._known - 1, 1)
         self._last_B1Cs = self._known_B1Cs = stored.frames_BTCxy
         return stored.counted_Bxy
 
     def seen(self, block: Block, lead: int) -> Block:
         """Return a block of the model, whose first lead time is counted from 0, on this grid."""
         length = block.truth.shape[1]
-        truth_BTCs = self._frames.read(self._history + lead, length).frames_BTCxy
+        truth_BTCs = self._frames.read(self._known + lead, length).frames_BTCxy
         of_block = (-1, length, *[-1] * (truth_BTCs.ndim - 2))
         seen = Block(
             truth=truth_BTCs,
@@ -106,7 +113,7 @@ Grid = ModelGrid | StoredGrid
 
 
 def grid_of(
-    scored_on: ScoredOn,
+    wanted: Wanted,
     store: DatasetStore,
     split: Split,
     model: ModelConfig,
@@ -119,7 +126,7 @@ def grid_of(
         ConfigError: the published protocol is asked for, and the model has another grid.
     """
     points = model.space
-    if scored_on == "published":
+    if wanted.scored_on == "published":
         if points != (PUBLISHED_GRID,) * 2:
             raise ConfigError(
                 f"the published protocol compares at {PUBLISHED_GRID} x {PUBLISHED_GRID} points, "
@@ -129,7 +136,8 @@ def grid_of(
         return ModelGrid(points, stride=2 if is_half else 1)
     if store.info.grid == points:
         return ModelGrid(points)
-    return StoredGrid(store, split, model, data, world)
+    known = max(model.history, wanted.known)
+    return StoredGrid(store, split, model, data, world, known)
 
 
 def _resized(frames_BTCs: Tensor, points: Sequence[int]) -> Tensor:

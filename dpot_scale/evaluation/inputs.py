@@ -45,6 +45,7 @@ class Wanted:
     scored_on: ScoredOn = "stored"
     leads: tuple[int, ...] = ()  # lead times to show, from 1; empty: five of them
     moving: bool = False  # whether frames for a moving picture are kept
+    known: int = 0  # frames before a forecast begins, where they are more than the history
 
 
 @dataclass(frozen=True, kw_only=True)

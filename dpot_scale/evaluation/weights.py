@@ -1,13 +1,13 @@
 """Scores of weights from anywhere, without DeepSpeed's engine: each rank holds the whole model."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
 from dpot_scale.checkpoints.source import require_agreement
-from dpot_scale.checkpoints.weights import find, network_of, read_found
+from dpot_scale.checkpoints.weights import find, network_of, read_found, read_model
 from dpot_scale.checkpoints.weights_file import Weights
 from dpot_scale.config.data import DataConfig
 from dpot_scale.config.load import load_run
@@ -16,6 +16,7 @@ from dpot_scale.data.datasets import open_datasets
 from dpot_scale.data.grids import seen_on
 from dpot_scale.data.store.dataset import DatasetStore
 from dpot_scale.engine.runtime import World, announced_world_size, start_world
+from dpot_scale.errors import ConfigError
 from dpot_scale.evaluation.details import Details
 from dpot_scale.evaluation.evaluator import DatasetEvaluation, evaluate
 from dpot_scale.evaluation.inputs import HOW_SEEN, Request, Source
@@ -44,7 +45,9 @@ def world_of_evaluation() -> World:
 def evaluate_sources(
     sources: Sequence[Source], request: Request, world: World, progress: Callable[[str], None]
 ) -> dict[str, Evaluated]:
-    """Score models, one after the other, on the same datasets. Collective.
+    """Score models, one after the other, on the same frames of the same datasets. Collective.
+
+    All forecasts begin after the longest history that a model sees.
 
     Args:
         sources: The weights of the models.
@@ -57,9 +60,19 @@ def evaluate_sources(
         ConfigError: the config describes another model, or a dataset does not suit it.
         DataError: a dataset is missing, or too short to forecast.
     """
+    if len(sources) == 1:
+        return {sources[0].name: _evaluate_source(sources[0], request, world, progress)}
+    histories = {read_model(source.path).history for source in sources}
+    known = max(histories)
+    if len(histories) > 1:
+        progress(f"all forecasts begin after {known} frames, the longest history of a model")
+    request = replace(request, wanted=replace(request.wanted, known=known))
     found = {}
     for source in sources:
-        found[source.name] = _evaluate_source(source, request, world, progress)
+        try:
+            found[source.name] = _evaluate_source(source, request, world, progress)
+        except ConfigError as error:  # which does not say of which model it speaks
+            raise ConfigError(f"{source.name}: {error}") from error
     return found
 
 

@@ -280,3 +280,19 @@ def test_memory_does_not_grow_with_the_rollout(
         peaks[name] = peak_mib() - before
     # The shown and moving frames are at most 60, so more than those of the short one.
     assert peaks["long"] < peaks["short"] + 16, peaks
+
+
+@pytest.mark.parametrize("grid", [(16, 16), (12, 20)])
+def test_forecasts_that_begin_later_are_those_of_what_is_left(
+    grid: tuple[int, int], tmp_path: Path, config: RunConfig, world: World
+) -> None:
+    tests = walks([12, 9], grid)
+    later = details_of(stored(tmp_path / "all", tests, grid), config, world, Wanted(known=6))
+    cut = [frames[6 - config.model.history :] for frames in tests]
+    expected = details_of(stored(tmp_path / "cut", cut, grid), config, world)
+    for metric in METRICS:
+        for forecast in ("model", "persistence"):
+            found = later.totals.of(metric, forecast)
+            torch.testing.assert_close(found, expected.totals.of(metric, forecast), rtol=0, atol=0)
+    assert later.times_L.tolist() == pytest.approx(expected.times_L.tolist())
+    assert np.array_equal(later.example.truth_LCs, expected.example.truth_LCs)

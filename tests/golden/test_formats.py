@@ -17,7 +17,7 @@ import torch
 
 from dpot_scale.checkpoints.checkpoint import committed, verify
 from dpot_scale.checkpoints.shards import open_state
-from dpot_scale.checkpoints.weights import load_model, read, read_data
+from dpot_scale.checkpoints.weights import load_model, read, read_data, read_model
 from dpot_scale.config.load import load_run, load_suite
 from dpot_scale.data.generation.suite import missing_datasets
 from dpot_scale.data.store.dataset import INDEX, SPLITS, open_store
@@ -171,6 +171,7 @@ def test_weights_of_the_second_version_are_a_whole_model(source: str) -> None:
     weights = read(FORMATS / "second" / source)
     assert weights.model.family == "dpot"
     assert sum(tensor.numel() for tensor in weights.state.values()) == 2839
+    assert read_model(FORMATS / "second" / source) == weights.model
     load_model(FORMATS / "second" / source)
 
 
