@@ -14,6 +14,8 @@ from typing import ParamSpec
 P = ParamSpec("P")
 
 USER_ERROR_EXIT_CODE = 2
+LONGEST_COMMAND = 1000  # characters of what is repeated whole; a hundred names of trials are more
+SHOWN_WORDS = 12  # of a longer one
 
 
 class UserError(Exception):
@@ -52,6 +54,15 @@ def speaks_for_all() -> bool:
 def this_command() -> str:
     """Return the command that started this process, as one types it into a shell."""
     return shlex.join(sys.orig_argv)
+
+
+def shortened(command: str) -> str:
+    """Return a command for a sentence: a very long one by how it begins."""
+    if len(command) <= LONGEST_COMMAND:
+        return command
+    words = command.split(" ")
+    begins, more = " ".join(words[:SHOWN_WORDS]), len(words) - SHOWN_WORDS
+    return f"the same command, {begins} ... ({more} more words)"
 
 
 def exits_cleanly(main: Callable[P, int]) -> Callable[P, int]:

@@ -1,13 +1,22 @@
-"""Text for a terminal or a pipe: lines printed at once, aligned facts, tables, live bars."""
+"""Text for a terminal or a pipe: lines printed at once, aligned facts, tables, live ones, bars."""
 
+import os
+import shutil
 import sys
-from collections.abc import Sequence
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
+    from rich.live import Live
     from rich.progress import Progress, TaskID
 
 Unit = Literal["steps", "bytes"]
+FIRST_SECONDS = 1.0  # of something before it is said: most things take less
+SILENT_SECONDS = 4.0  # between two lines on the same
+ROWS_AROUND = 3  # of a live table: its header, the line below it, the cursor's
 
 
 def print_line(line: str) -> None:
@@ -53,6 +62,80 @@ def clock(seconds: float) -> str:
     return f"{minutes // 60}:{minutes % 60:02}:{rest:02}"
 
 
+@contextmanager
+def under_way(what: str, *, speaks: bool = True) -> Iterator[None]:
+    """Say what a block does while it takes its time: after a second, then every few seconds.
+
+    Args:
+        what: As "starting Ray".
+        speaks: Whether to say anything; other ranks do not.
+    """
+    stream = sys.stdout  # libraries may have theirs taken away in the block
+    ended = threading.Event()
+
+    def speak() -> None:
+        begun, pause = time.monotonic(), FIRST_SECONDS
+        while not ended.wait(pause):
+            seconds = time.monotonic() - begun
+            words = " ..." if pause == FIRST_SECONDS else f", {seconds:.0f} s so far"
+            with suppress(OSError, ValueError):  # nobody reads any more
+                stream.write(f"{what}{words}\n")
+                stream.flush()
+            pause = SILENT_SECONDS
+
+    thread = threading.Thread(target=speak, name="under way", daemon=True)
+    if speaks:
+        thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        if speaks:
+            thread.join()
+
+
+class LiveTable:
+    """A table that is drawn anew in its place on a terminal; in a pipe or a file there is none.
+
+    Who shows it prints lines of its own where `is_drawn` is false.
+    """
+
+    def __init__(self) -> None:
+        self._live = _make_live() if _can_redraw() else None
+
+    @property
+    def is_drawn(self) -> bool:
+        """Return whether the output is a terminal."""
+        return self._live is not None
+
+    @property
+    def room(self) -> int:
+        """Return how many rows the terminal holds."""
+        return max(1, shutil.get_terminal_size().lines - ROWS_AROUND)
+
+    def show(self, header: Sequence[str], rows: Sequence[Sequence[str]], below: str) -> None:
+        """Draw rows as `table` does, two columns at the left, and a line below them."""
+        if self._live is None:
+            return
+        from rich.text import Text
+
+        self._live.start()
+        text = f"{table(header, rows, left=2)}\n{below}"
+        self._live.update(Text(text, no_wrap=True, overflow="ellipsis"), refresh=True)
+
+    def say(self, line: str) -> None:
+        """Print one line, above the table where there is one."""
+        if self._live is None:
+            print_line(line)
+        else:
+            self._live.console.print(line, markup=False, highlight=False)
+
+    def close(self) -> None:
+        """Stop drawing; the last table stays."""
+        if self._live is not None:
+            self._live.stop()
+
+
 class Bars:
     """Live bars, each with a name, on a terminal; in a pipe or a file there are none.
 
@@ -64,7 +147,7 @@ class Bars:
     """
 
     def __init__(self, unit: Unit = "steps", *, stay: bool = True) -> None:
-        self._progress = _make_progress(unit, stay=stay) if sys.stdout.isatty() else None
+        self._progress = _make_progress(unit, stay=stay) if _can_redraw() else None
         self._tasks: dict[str, TaskID] = {}
 
     @property
@@ -97,6 +180,18 @@ class Bars:
         """Stop drawing and leave the terminal as it was found."""
         if self._progress is not None:
             self._progress.stop()
+
+
+def _can_redraw() -> bool:
+    """Return whether the output is a terminal, and one that can go back to what it shows."""
+    return sys.stdout.isatty() and os.environ.get("TERM", "dumb") not in ("dumb", "unknown")
+
+
+def _make_live() -> "Live":
+    from rich.console import Console
+    from rich.live import Live
+
+    return Live(console=Console(), auto_refresh=False)
 
 
 def _make_progress(unit: Unit, *, stay: bool) -> "Progress":

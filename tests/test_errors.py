@@ -9,6 +9,7 @@ from dpot_scale.errors import (
     SharedDataError,
     UserError,
     exits_cleanly,
+    shortened,
 )
 
 
@@ -61,3 +62,12 @@ def test_success_keeps_its_exit_code_and_name() -> None:
     assert main(0) == 0
     assert main(code=7) == 7
     assert main.__name__ == "main"
+
+
+def test_a_command_with_a_hundred_names_is_said_by_how_it_begins() -> None:
+    short = "python -m dpot_scale.sweep run --config ladder.yaml"
+    assert shortened(short) == short
+    names = [f"E64_w4096_{number:06}" for number in range(100)]
+    assert shortened(" ".join([short, *names])) == (
+        f"the same command, {short} {' '.join(names[:6])} ... (94 more words)"
+    )

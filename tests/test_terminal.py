@@ -1,12 +1,15 @@
 """Text for a terminal or a pipe."""
 
+import io
 import subprocess
 import sys
-from contextlib import closing
+import time
+from contextlib import closing, redirect_stdout
 
 import pytest
 
-from dpot_scale.terminal import Bars, align
+from dpot_scale import terminal
+from dpot_scale.terminal import Bars, align, under_way
 
 
 def test_facts_are_aligned() -> None:
@@ -30,6 +33,7 @@ def test_a_pipe_gets_the_lines_alone(capsys: pytest.CaptureFixture[str]) -> None
 
 def draw_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("COLUMNS", "100")
     monkeypatch.setenv("NO_COLOR", "1")
 
@@ -64,3 +68,25 @@ def test_what_draws_nothing_needs_no_rich() -> None:
         "bars = Bars(); bars.show('a', 1, 2); bars.close(); assert 'rich' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.PIPE)
+
+
+def test_what_takes_long_is_said_again_and_again(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(terminal, "FIRST_SECONDS", 0.01)
+    monkeypatch.setattr(terminal, "SILENT_SECONDS", 0.02)
+    # Libraries are kept from printing while they start.
+    with under_way("starting Ray"), redirect_stdout(io.StringIO()):
+        time.sleep(0.5)
+    first, second, *_ = capsys.readouterr().out.splitlines()
+    assert first == "starting Ray ..."
+    assert second == "starting Ray, 0 s so far"
+    with under_way("starting Ray", speaks=False):
+        time.sleep(0.1)
+    assert capsys.readouterr().out == ""
+
+
+def test_what_takes_a_moment_is_not_said(capsys: pytest.CaptureFixture[str]) -> None:
+    with under_way("starting Ray"):
+        pass
+    assert capsys.readouterr().out == ""

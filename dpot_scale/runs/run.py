@@ -22,7 +22,7 @@ from dpot_scale.data.store.dataset import DatasetStore
 from dpot_scale.engine.collectives import on_every_rank, on_main, raise_on_all
 from dpot_scale.engine.engine import Engine
 from dpot_scale.engine.runtime import World, announced_world_size, start_world, trains_on_gpu
-from dpot_scale.errors import UserError, speaks_for_all, this_command
+from dpot_scale.errors import UserError, shortened, speaks_for_all, this_command
 from dpot_scale.runs import numbers
 from dpot_scale.runs.agreement import require_agreement_of_ranks
 from dpot_scale.runs.folder import finished_before
@@ -301,4 +301,4 @@ def _diverged(
 
 def _how_to_start() -> str:
     """Return the command of this process; nothing where a launcher wrote it."""
-    return "" if "RANK" in os.environ else f": {this_command()}"
+    return "" if "RANK" in os.environ else f": {shortened(this_command())}"

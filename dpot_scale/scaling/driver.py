@@ -10,7 +10,7 @@ from dpot_scale.config.data import DataConfig
 from dpot_scale.config.load import dump
 from dpot_scale.config.places import SWEEP_CONFIG, in_job
 from dpot_scale.config.sweep import SweepConfig
-from dpot_scale.errors import this_command
+from dpot_scale.errors import shortened, this_command
 from dpot_scale.files import write_whole
 from dpot_scale.runs.contents import read_contents, record
 from dpot_scale.runs.result import read_result
@@ -75,7 +75,7 @@ def _interrupts() -> Iterator[None]:
     except KeyboardInterrupt:
         again = f"ray job submit --working-dir . -- {this_command()}"
         command = again if in_job() else this_command()
-        raise KeyboardInterrupt(f"interrupted; to continue: {command}") from None
+        raise KeyboardInterrupt(f"interrupted; to continue: {shortened(command)}") from None
     finally:
         signal.signal(signal.SIGTERM, before)
 

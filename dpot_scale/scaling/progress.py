@@ -1,18 +1,84 @@
-"""How far the running trials are, read from their spools: a bar each on a terminal, else lines."""
+"""How far the trials are, read from their spools: a live table on a terminal, else lines."""
 
 import time
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 
 from dpot_scale.scaling.plan import Trial
-from dpot_scale.terminal import Bars
+from dpot_scale.terminal import LiveTable, clock
 from dpot_scale.tracking import names
 from dpot_scale.tracking.spool import SPOOL, newest_record
 
 LINE_SECONDS = 5.0  # between two lines about one trial where there is no terminal
+HEADER = ("trial", "state", "step", "loss", "held-out", "windows/s", "time left")
+WAITING = "waiting"
+
+
+@dataclass
+class _Progress:
+    """What is known of a trial."""
+
+    trial: Trial
+    state: str = WAITING
+    step: int | None = None  # of its newest record
+    loss: float = 0.0
+    speed: float = 0.0  # windows per second
+    held_out: float | None = None  # mean of the datasets
+    begun: float | None = None  # when it was started
+    ended: bool = False
+    last_line: float = field(default=-LINE_SECONDS)
+    said_step: int | None = None
+
+    def read(self) -> None:
+        """Take what the trial has recorded since."""
+        spool = self.trial.run.directory / SPOOL
+        record = newest_record(spool, containing=names.LOSS)
+        if record is None or (record["step"] == self.step and not self.ended):
+            return
+        self.step, self.loss = int(record["step"]), record[names.LOSS]
+        self.speed = record[names.WINDOWS_PER_SECOND]
+        scores = newest_record(spool, containing=f"/{names.MEAN}/{names.REL_L2}") or {}
+        for split in ("valid", "test"):
+            key = names.score_key(names.MEAN, split=split)
+            if key in scores:
+                self.held_out = scores[key]
+                return
+
+    def is_at_end(self) -> bool:
+        return self.step == self.trial.run.steps
+
+    def seconds_left(self) -> float | None:
+        """Return how long the steps that are left take at the newest speed."""
+        if self.step is None or not self.speed:
+            return None
+        steps = self.trial.run.steps - self.step
+        return steps * self.trial.run.batch.global_batch / self.speed
+
+    def row(self) -> tuple[str, ...]:
+        if self.step is None:
+            return (self.trial.id, self.state, f"0/{self.trial.run.steps}", "", "", "", "")
+        error = "" if self.held_out is None else f"{self.held_out:.4f}"
+        left = None if self.ended else self.seconds_left()
+        return (
+            self.trial.id,
+            self.state,
+            f"{self.step}/{self.trial.run.steps}",
+            f"{self.loss:.4f}",
+            error,
+            f"{self.speed:.1f}",
+            "" if left is None else clock(left),
+        )
+
+    def words(self) -> str:
+        """Return the same for a line."""
+        held_out = "" if self.held_out is None else f"  held-out {self.held_out:.4f}"
+        left = self.seconds_left()
+        time_left = f"  {clock(left)} left" if left else ""
+        return f"loss {self.loss:.4f}{held_out}  {self.speed:.1f} windows/s{time_left}"
 
 
 class TrialProgress:
-    """Shows the trials that train.
+    """Shows the trials of a sweep while they train.
 
     Args:
         trials: Those that are about to run.
@@ -20,12 +86,9 @@ class TrialProgress:
     """
 
     def __init__(self, trials: Sequence[Trial], say: Callable[[str], None]) -> None:
-        self._trials = {trial.id: trial for trial in trials}
-        self._shown: dict[str, int] = {}  # trial -> step of its last line
-        self._last_line: dict[str, float] = {}
-        self._begun: dict[str, float] = {}
-        self._bars = Bars()
-        self._say = self._bars.say if self._bars.are_drawn else say
+        self._known = {trial.id: _Progress(trial) for trial in trials}
+        self._table = LiveTable()
+        self._say = self._table.say if self._table.is_drawn else say
 
     def update(self, running: Iterable[Trial] = ()) -> None:
         """Show what the trials have recorded since the last call.
@@ -33,50 +96,68 @@ class TrialProgress:
         Args:
             running: Those whose workers were started: what these do is said while nothing is new.
         """
-        for trial in self._trials.values():
-            record = newest_record(trial.run.directory / SPOOL, containing=names.LOSS)
-            if record is None or int(record["step"]) == self._shown.get(trial.id):
-                continue
-            step = int(record["step"])
-            self._show(
-                trial,
-                step,
-                f"loss {record[names.LOSS]:.4f}  {record[names.WINDOWS_PER_SECOND]:.1f} windows/s",
-            )
-
-        for trial in running:
-            self._show_waiting(trial)
+        started = {trial.id for trial in running}
+        for one in self._known.values():
+            if not one.ended:
+                one.read()
+                if not self._table.is_drawn:
+                    self._say_progress(one)
+            if one.trial.id in started:
+                self._follow(one)
+        self._draw()
 
     def finish(self, trial: Trial, how: str) -> None:
-        """Say how a trial ended, and show it no longer."""
-        self._trials.pop(trial.id)
-        self._bars.remove(trial.id)
+        """Say how a trial ended; a table keeps its row."""
+        one = self._known[trial.id]
+        one.state, one.ended = how.split(":")[0].split(",")[0], True
+        one.read()  # its last record
         self._say(f"{trial.id}: {how}")
+        self._draw()
 
     def close(self) -> None:
         """Leave the terminal as it was found."""
-        self._bars.close()
+        self._table.close()
 
-    def _show_waiting(self, trial: Trial) -> None:
+    def _follow(self, one: _Progress) -> None:
         """Say what a trial does that has recorded nothing for a while."""
-        now, shown = time.monotonic(), self._shown.get(trial.id)
-        begun = self._begun.setdefault(trial.id, now)
-        if self._bars.are_drawn and shown is None:
-            words = f"workers are starting, {now - begun:.0f} s"
-            self._bars.show(trial.id, 0, trial.run.steps, words)
-        if self._bars.are_drawn or now - self._last_line.get(trial.id, begun) < LINE_SECONDS:
-            return
-        self._last_line[trial.id] = now
-        what = "workers are starting" if shown is None else f"at step {shown}/{trial.run.steps}"
-        what = "evaluates and saves" if shown == trial.run.steps else what
-        self._say(f"{trial.id}: {what}, {now - begun:.0f} s since it was started")
+        now, steps = time.monotonic(), one.trial.run.steps
+        if one.begun is None:
+            one.begun = now
+            one.last_line = max(one.last_line, now)
+        seconds = f"{now - one.begun:.0f} s"
+        if self._table.is_drawn:
+            one.state = "trains" if one.step is not None else f"starts, {seconds}"
+            one.state = "evaluates and saves" if one.is_at_end() else one.state
+        elif now - one.last_line >= LINE_SECONDS:
+            one.last_line = now
+            what = "workers are starting" if one.step is None else f"at step {one.step}/{steps}"
+            what = "evaluates and saves" if one.is_at_end() else what
+            self._say(f"{one.trial.id}: {what}, {seconds} since it was started")
 
-    def _show(self, trial: Trial, step: int, words: str) -> None:
-        if self._bars.are_drawn:
-            self._bars.show(trial.id, step, trial.run.steps, words)
-        elif time.monotonic() - self._last_line.get(trial.id, -LINE_SECONDS) >= LINE_SECONDS:
-            self._last_line[trial.id] = time.monotonic()
-            self._say(f"{trial.id}: step {step}/{trial.run.steps}  {words}")
-        else:
-            return  # too soon for another line: shown at a later call
-        self._shown[trial.id] = step
+    def _say_progress(self, one: _Progress) -> None:
+        """Say a step that is new, but not too often."""
+        now = time.monotonic()
+        if one.step == one.said_step or now - one.last_line < LINE_SECONDS:
+            return
+        one.last_line, one.said_step = now, one.step
+        self._say(f"{one.trial.id}: step {one.step}/{one.trial.run.steps}  {one.words()}")
+
+    def _draw(self) -> None:
+        """Draw all trials; if there are more than rows, those that train and wait first."""
+        if not self._table.is_drawn:
+            return
+        known = list(self._known.values())
+        if len(known) > self._table.room:
+            known.sort(key=lambda one: (one.ended, one.state == WAITING))
+        rows = [one.row() for one in known[: self._table.room]]
+        self._table.show(HEADER, rows, self._summary())
+
+    def _summary(self) -> str:
+        """Return how many trials are in which state."""
+        ended = [one.state for one in self._known.values() if one.ended]
+        waiting = sum(one.state == WAITING for one in self._known.values())
+        counts = {state: ended.count(state) for state in ended}
+        counts["running"] = len(self._known) - len(ended) - waiting
+        counts[WAITING] = waiting
+        words = ", ".join(f"{number} {state}" for state, number in counts.items() if number)
+        return f"{len(self._known)} trials: {words}"

@@ -1,6 +1,7 @@
-"""The lines on trials that train, where there is no terminal."""
+"""The lines on trials that train, and their table on a terminal."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -55,8 +56,8 @@ def test_a_line_for_each_trial_that_has_recorded_something(
     record(second, 4)
     progress.update()
     assert said == [
-        f"{first.id}: step 2/{first.run.steps}  loss 0.5000  20.0 windows/s",
-        f"{second.id}: step 4/{second.run.steps}  loss 0.2500  20.0 windows/s",
+        f"{first.id}: step 2/512  loss 0.5000  20.0 windows/s  0:03:24 left",
+        f"{second.id}: step 4/512  loss 0.2500  20.0 windows/s  0:03:23 left",
     ]
 
 
@@ -91,7 +92,7 @@ def test_a_running_trial_is_never_silent_for_long(trials: list[Trial], clock: Cl
     for _ in range(20):
         clock.now += 0.5
         progress.update([trial])
-    assert said[2] == f"{trial.id}: step 3/{trial.run.steps}  loss 0.3333  20.0 windows/s"
+    assert said[2] == f"{trial.id}: step 3/512  loss 0.3333  20.0 windows/s  0:03:24 left"
     assert said[3] == f"{trial.id}: at step 3/{trial.run.steps}, 20 s since it was started"
     record(trial, trial.run.steps)
     for _ in range(20):
@@ -108,3 +109,84 @@ def test_a_trial_that_ended_is_shown_no_longer(trials: list[Trial], clock: Clock
     progress.update()
     progress.close()
     assert said == [f"{trials[0].id}: finished"]
+
+
+def test_a_line_has_the_newest_held_out_error(trials: list[Trial], clock: Clock) -> None:
+    said: list[str] = []
+    score(trials[0], 1, "eval/mean/rel_l2", 0.75)
+    score(trials[0], 1, "valid/mean/rel_l2", 0.5)
+    record(trials[0], trials[0].run.steps)
+    TrialProgress(trials, said.append).update()
+    assert said == [f"{trials[0].id}: step 512/512  loss 0.0020  held-out 0.5000  20.0 windows/s"]
+
+
+def score(trial: Trial, step: int, key: str, value: float) -> None:
+    with (trial.run.directory / SPOOL).open("a") as spool:
+        spool.write(json.dumps({"step": step, "time": 0, key: value}) + "\n")
+
+
+def on_a_terminal(monkeypatch: pytest.MonkeyPatch, height: str = "30") -> None:
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "120")
+    monkeypatch.setenv("LINES", height)
+    monkeypatch.setenv("NO_COLOR", "1")
+
+
+def lines(capsys: pytest.CaptureFixture[str]) -> list[str]:
+    """What was drawn, without the codes that move the cursor."""
+    return re.sub(r"\x1b\[[?\d]*[a-zA-Z]", "", capsys.readouterr().out).strip().splitlines()
+
+
+def test_a_terminal_gets_a_table_of_all_trials(
+    trials: list[Trial],
+    clock: Clock,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    on_a_terminal(monkeypatch)
+    first, second = trials
+    progress = TrialProgress(trials, print)
+    score(first, 2, "eval/mean/rel_l2", 0.75)
+    record(first, 2)
+    progress.update([first])
+    header, one, other, below = lines(capsys)[-4:]
+    columns = ["trial", "state", "step", "loss", "held-out", "windows/s", "time", "left"]
+    assert header.split() == columns
+    assert one.split() == [first.id, "trains", "2/512", "0.5000", "0.7500", "20.0", "0:03:24"]
+    assert other.split() == [second.id, "waiting", "0/512"]
+    assert below.strip() == "2 trials: 1 running, 1 waiting"
+
+    record(first, 512)
+    progress.update([first])
+    assert "evaluates and saves" in capsys.readouterr().out
+    score(first, 512, "eval/mean/rel_l2", 0.25)
+    progress.finish(first, "finished")
+    clock.now = 7.0
+    progress.update([second])
+    clock.now = 9.0
+    progress.update([second])
+    progress.close()
+    *_, one, other, below = lines(capsys)
+    assert one.split() == [first.id, "finished", "512/512", "0.0020", "0.2500", "20.0"]
+    assert other.split() == [second.id, "starts,", "2", "s", "0/512"]
+    assert below.strip() == "2 trials: 1 finished, 1 running"
+
+
+def test_of_more_trials_than_rows_those_that_train_come_first(
+    trials: list[Trial],
+    clock: Clock,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    on_a_terminal(monkeypatch, height="4")
+    progress = TrialProgress(trials, print)
+    progress.update([trials[1]])
+    *_, row, below = lines(capsys)
+    assert row.split()[:2] == [trials[1].id, "starts,"]
+    assert below.strip() == "2 trials: 1 running, 1 waiting"
+    progress.finish(trials[1], "failed: of memory, which ran out")
+    progress.close()
+    shown = capsys.readouterr().out
+    assert f"{trials[1].id}: failed: of memory, which ran out" in shown
+    assert "2 trials: 1 failed, 1 waiting" in shown

@@ -59,6 +59,7 @@ def test_a_terminal_gets_a_bar_and_keeps_the_scores(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    monkeypatch.setenv("TERM", "xterm")
     speak(Console(is_main=True, total_steps=10))
     shown = capsys.readouterr().out
     assert "step     10/10  held-out rel_l2  swe 0.2500" in shown
