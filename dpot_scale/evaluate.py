@@ -210,8 +210,10 @@ def _sort_words(options: argparse.Namespace) -> tuple[list[str], tuple[int, ...]
     """
     places: list[str] = []
     for word in options.source:
-        is_override = "=" in word and not Path(word).exists()
-        (options.overrides if is_override else places).append(word)
+        if "=" in word and not Path(word).exists():
+            options.overrides.append(word)
+        else:
+            places.append(word if is_registered(word) else str(Path(word)))
     for name in ("datasets", "leads"):
         words = getattr(options, name)
         if words is not None:
@@ -223,7 +225,7 @@ def _sort_words(options: argparse.Namespace) -> tuple[list[str], tuple[int, ...]
     wrong = [word for word in leads if not word.isdecimal() or int(word) == 0]
     if wrong:
         raise ConfigError(f"--leads {wrong[0]}: a lead time is a whole number of frames, from 1")
-    return places, tuple(map(int, leads))
+    return list(dict.fromkeys(places)), tuple(map(int, leads))
 
 
 def _require_metric(options: argparse.Namespace) -> None:
@@ -256,6 +258,10 @@ def _sources(
         registered_source(place, uri, fetched) if is_registered(place) else next(local)
         for place in places
     ]
+    names = [source.name for source in sources]
+    for number, place in enumerate(places):
+        if names.count(names[number]) > 1:
+            sources[number] = replace(sources[number], name=place)
     if says(overrides, URI_KEY):
         sources = [replace(source, mlflow_uri=config.tracking.mlflow_uri) for source in sources]
     return sources

@@ -403,6 +403,19 @@ def test_models_of_unlike_histories_forecast_the_same_frames(
         assert measured.lead_times == long.persistence[metric].lead_times, metric
 
 
+def test_each_source_stands_once_under_a_name_of_its_own(
+    two: tuple[Path, Path], tiny_yaml: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(two[0], "flow_v1.safetensors")
+    register(two[1], "flow", "sqlite:///mlflow.db")
+    sources = ["flow_v1.safetensors", "models:/flow/1", "./flow_v1.safetensors", "models:/flow/1"]
+    data = ["--data", str(tiny_yaml.parent / "data"), "--datasets", "swe_coarse"]
+    uri = "tracking.mlflow_uri=sqlite:///mlflow.db"
+    assert main([*sources, uri, *data, "--out", "out"]) == 0
+    assert list(read_scores(Path("out") / SCORES_FILE)) == sources[:2]
+
+
 def test_a_model_that_does_not_suit_the_data_is_named(
     two: tuple[Path, Path],
     unlike: tuple[str, str],

@@ -93,7 +93,8 @@ def _joined(
     missing = [name for name in names if name not in given]
     unknown = [name for name in given if name not in names]
     if missing or unknown:
-        found = [f"{', '.join(missing)} is missing"] if missing else []
+        are = "are" if missing[1:] else "is"
+        found = [f"{', '.join(missing)} {are} missing"] if missing else []
         found += [f"{name!r} is none of them{nearest(name, missing)}" for name in unknown[:1]]
         raise DataError(f"the model takes the channels {', '.join(names)}; {' and '.join(found)}")
     arrays = [_real(given[name]) for name in names]

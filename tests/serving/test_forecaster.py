@@ -316,7 +316,7 @@ SHAPES = r"shape \(T, C, X, Y\) or \(B, T, C, X, Y\) with T = 3 and C = 3 \(u, p
             {"u": MASKED, "p": MASKED, "Mask": MASKED},
             r"mask is missing and 'Mask' is none of them \(did you mean 'mask'\?\)",
         ),
-        ({}, "u, p, mask is missing"),
+        ({}, "u, p, mask are missing"),
         ({"u": MASKED, "p": MASKED[:2], "mask": MASKED}, r"one shape, got u \(3, 16, 16\), p \(2"),
         (dict.fromkeys(FLOW.names, MASKED[0]), r"\(T, X, Y\) or \(B, T, X, Y\) .* got \(16, 16\)"),
         (dict.fromkeys(FLOW.names, MASKED[:2]), r"with T = 3, got \(2, 16, 16\)"),
