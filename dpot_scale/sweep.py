@@ -27,7 +27,7 @@ from dpot_scale.scaling.fitting import require_fit
 from dpot_scale.scaling.moved import original_of, where_it_lies
 from dpot_scale.scaling.plan import Trial, named, on_device, plan
 from dpot_scale.scaling.plan_text import Terms, plan_json, plan_table
-from dpot_scale.terminal import print_line
+from dpot_scale.terminal import print_line, under_way
 from dpot_scale.tracking.registered import locator
 
 COMMANDS = {
@@ -122,9 +122,10 @@ def _execute(options: argparse.Namespace) -> int:
 
 
 def _report(sweep: SweepConfig, trials: Sequence[Trial]) -> None:
-    from dpot_scale.scaling.report.write import publish, write_report
+    with under_way("writing the report"):
+        from dpot_scale.scaling.report.write import publish, write_report
 
-    report = write_report(sweep, (*trials, *earlier_trials(sweep, trials)))
+        report = write_report(sweep, (*trials, *earlier_trials(sweep, trials)))
     print_line(report.summary)
     original = original_of(sweep)
     if original is None:
@@ -178,9 +179,10 @@ def _register_best(sweep: SweepConfig, trials: Sequence[Trial]) -> None:
     best, uri = best_trial(finished_trials(trials)), sweep.run.tracking.mlflow_uri
     if best is None or uri is None or not (best.trial.run.directory / WEIGHTS).is_file():
         return  # of a sweep of long ago the weights may be gone
-    from dpot_scale.serving.registry import offer
+    with under_way("registering the best model"):
+        from dpot_scale.serving.registry import offer
 
-    offer(best.trial.run.directory, sweep.name, uri, print_line)
+        offer(best.trial.run.directory, sweep.name, uri, print_line)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Literal
 
+from dpot_scale.errors import speaks_for_all
+
 if TYPE_CHECKING:
     from rich.live import Live
     from rich.progress import Progress, TaskID
@@ -63,13 +65,17 @@ def clock(seconds: float) -> str:
 
 
 @contextmanager
-def under_way(what: str, *, speaks: bool = True) -> Iterator[None]:
+def under_way(what: str) -> Iterator[None]:
     """Say what a block does while it takes its time: after a second, then every few seconds.
+
+    One rank does so for all.
 
     Args:
         what: As "starting Ray".
-        speaks: Whether to say anything; other ranks do not.
     """
+    if not speaks_for_all():
+        yield
+        return
     stream = sys.stdout  # libraries may have theirs taken away in the block
     ended = threading.Event()
 
@@ -84,14 +90,12 @@ def under_way(what: str, *, speaks: bool = True) -> Iterator[None]:
             pause = SILENT_SECONDS
 
     thread = threading.Thread(target=speak, name="under way", daemon=True)
-    if speaks:
-        thread.start()
+    thread.start()
     try:
         yield
     finally:
         ended.set()
-        if speaks:
-            thread.join()
+        thread.join()
 
 
 class LiveTable:
@@ -197,6 +201,7 @@ def _make_live() -> "Live":
 def _make_progress(unit: Unit, *, stay: bool) -> "Progress":
     # Rich is imported only where bars are drawn: a table or a line needs none of it.
     from rich import progress
+    from rich.console import Console
 
     steps, speed = progress.MofNCompleteColumn(), progress.TransferSpeedColumn()
     return progress.Progress(
@@ -206,5 +211,6 @@ def _make_progress(unit: Unit, *, stay: bool) -> "Progress":
         progress.TextColumn("{task.description}", markup=False),
         *([speed] if unit == "bytes" else []),
         progress.TimeRemainingColumn(),
+        console=Console(),
         transient=not stay,
     )

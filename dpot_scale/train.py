@@ -17,7 +17,7 @@ from dpot_scale.evaluation.tables import score_table
 from dpot_scale.runs.folder import finished_before
 from dpot_scale.runs.resolved import identify
 from dpot_scale.runs.result import TrainingResult
-from dpot_scale.terminal import print_line
+from dpot_scale.terminal import print_line, under_way
 from dpot_scale.tracking.mlflow_page import review
 from dpot_scale.tracking.registered import locator
 
@@ -75,11 +75,13 @@ def _result(config: RunConfig) -> TrainingResult:
     Torch and DeepSpeed load for seconds, so what needs neither comes first: the mistakes that can
     be found without them, and the result of a finished run.
     """
-    run = identify(config)
+    with under_way("reading what the data hold"):
+        run = identify(config)
     finished = finished_before(run)
     if finished is not None:
         return finished
-    from dpot_scale.runs.run import run_training
+    with under_way("loading torch"):
+        from dpot_scale.runs.run import run_training
 
     return run_training(run)
 

@@ -21,6 +21,7 @@ from dpot_scale.cluster.address import (
     refused,
     require_answer,
 )
+from dpot_scale.terminal import under_way
 
 MODE, TOKEN, TOKEN_PATH = "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"
 DEFAULT_TOKEN_PATH = "~/.ray/auth_token"
@@ -42,12 +43,14 @@ def connect(cpus: int, **own: Any) -> None:  # noqa: ANN401 - options of Ray
     require_cluster()
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     try:
-        if named_place() is not None:
-            ray.init(**quiet)
+        if (place := named_place()) is not None:
+            with under_way(f"joining the Ray cluster at {place}"):
+                ray.init(**quiet)
         else:
             # A machine with fewer cores than are asked for is slow, but not useless.
             cpus = max(len(os.sched_getaffinity(0)), cpus)
-            _start_or_join({"num_cpus": cpus, "include_dashboard": False, **own}, quiet)
+            with under_way("starting Ray"):
+                _start_or_join({"num_cpus": cpus, "include_dashboard": False, **own}, quiet)
     except AuthenticationError as error:
         raise refused() from error
     except ConnectionError as error:

@@ -14,7 +14,7 @@ from dpot_scale.checkpoints.checkpoint import TrainState
 from dpot_scale.checkpoints.store import CheckpointStore
 from dpot_scale.config.places import CHECKPOINTS
 from dpot_scale.config.run import RunConfig
-from dpot_scale.data.channels import training_data
+from dpot_scale.data.channels import TrainingData, training_data
 from dpot_scale.data.conditions import require_conditions
 from dpot_scale.data.datasets import open_datasets, require_training
 from dpot_scale.data.grids import grid_rules
@@ -34,7 +34,7 @@ from dpot_scale.runs.result import TrainingResult
 from dpot_scale.runs.rollbacks import Rollbacks, all_described, describe
 from dpot_scale.runs.session import Session
 from dpot_scale.runs.start import require_source
-from dpot_scale.terminal import print_line
+from dpot_scale.terminal import print_line, under_way
 from dpot_scale.tracking import names
 from dpot_scale.tracking.mlflow_run import MlflowRun, record_life
 from dpot_scale.tracking.parameters import run_parameters
@@ -93,11 +93,13 @@ def run_training(
     resolved = resolve(run, world_size=announced_world_size(), on_gpu=trains_on_gpu())
     require_precision(resolved)
     stores, problem = _open_stores(run.config)
-    world = start_world(run.config.seed)
-    raise_on_all(problem, world)
+    with under_way("starting DeepSpeed and its ranks"):
+        world = start_world(run.config.seed)
+        raise_on_all(problem, world)
     with only_run_in(run.config.directory, world):
         require_agreement_of_ranks(run, world)
-        settled = settle_micro_batch(resolved, world, print_line)
+        with under_way("finding the micro-batch"):
+            settled = settle_micro_batch(resolved, world, print_line)
         return _train(settled, world, stores, opens_mlflow_run, told_to_stop, preempted, ends)
 
 
@@ -115,18 +117,10 @@ def _train(
     config = run.config
     on_main(lambda: require_same_layout(run), world, config.directory)
     data = training_data(stores, config.data)
-    checkpoints = CheckpointStore(
-        config.directory / CHECKPOINTS,
-        config=config.checkpoint,
-        identity=run.source.identity,
-        world=world,
-        model=config.model.dimensions(),
-        data=data,
-        contents=run.source.contents.record(),
-    )
-    checkpoints.fetch_record()
+    checkpoints = _open_checkpoints(run, world, data)
     rollbacks = Rollbacks(config, world)
-    session = Session(run, world, stores, data, checkpoints, rollbacks.skipped)
+    with under_way("making the model and its engine"):
+        session = Session(run, world, stores, data, checkpoints, rollbacks.skipped)
     console = Console(is_main=world.is_main, total_steps=config.steps)
     # Not before the checkpoints have accepted the config: a refused one leaves no trace.
     on_main(lambda: write_configs(run), world, config.directory)
@@ -150,6 +144,7 @@ def _train(
             state = _fit(make, session, checkpoints, rollbacks)
             # Of data with a valid split, only that one was scored so far; nothing was, if the
             # attempt before ended between the last checkpoint and the result.
+            console.at(state.step, "evaluates")
             if scores := session.monitor.report():
                 _record(scores, state, config, world, tracker)
             seconds = time.perf_counter() - started
@@ -160,7 +155,23 @@ def _train(
             checkpoints.close()
             tracker.close()
             console.close()
-        return keep(run, world, session.engine, session.monitor, data, seconds)
+        with under_way("writing weights and figures"):
+            return keep(run, world, session.engine, session.monitor, data, seconds)
+
+
+def _open_checkpoints(run: ResolvedRun, world: World, data: TrainingData) -> CheckpointStore:
+    config = run.config
+    checkpoints = CheckpointStore(
+        config.directory / CHECKPOINTS,
+        config=config.checkpoint,
+        identity=run.source.identity,
+        world=world,
+        model=config.model.dimensions(),
+        data=data,
+        contents=run.source.contents.record(),
+    )
+    checkpoints.fetch_record()
+    return checkpoints
 
 
 def _fit(

@@ -23,7 +23,7 @@ from dpot_scale.engine.memory import GIB
 from dpot_scale.errors import ConfigError, UserError
 from dpot_scale.scaling.cost import DEVICES
 from dpot_scale.scaling.fitting import NO_NODES, Node, machine_gib
-from dpot_scale.terminal import duration
+from dpot_scale.terminal import duration, under_way
 
 log = logging.getLogger(__name__)
 
@@ -71,7 +71,9 @@ def join_cluster(resources: ResourcesConfig) -> Iterator[Cluster]:
     cpus = resources.cpus_per_worker * resources.workers
     with connection(cpus, object_store_memory=OBJECT_STORE_BYTES):
         signal.signal(signal.SIGTERM, before)
-        yield _measure(resources)
+        with under_way("waiting for the nodes of the Ray cluster"):
+            cluster = _measure(resources)
+        yield cluster
 
 
 def _measure(resources: ResourcesConfig) -> Cluster:

@@ -23,6 +23,7 @@ from dpot_scale.scaling.probe import fit_rates
 from dpot_scale.scaling.rates import save_rates
 from dpot_scale.scaling.report.text import REPORT
 from dpot_scale.scaling.report.write import publish, write_report
+from dpot_scale.terminal import under_way
 from dpot_scale.tracking.mlflow_run import MlflowRun, record_life
 from dpot_scale.tracking.parameters import described, differing, sweep_parameters
 from dpot_scale.tracking.spool import SPOOL
@@ -60,7 +61,9 @@ def run_sweep(
     if has_ended and (sweep.directory / REPORT).exists():
         for trial in trials:
             say(f"{trial.id}: finished before")
-        say(f"\n{write_report(sweep, _pooled(sweep)).summary}")
+        with under_way("writing the report"):
+            report = write_report(sweep, _pooled(sweep))
+        say(f"\n{report.summary}")
         return {}
     with _interrupts():
         return _run(sweep, trials, say, preset, has_ended=has_ended)
@@ -89,17 +92,19 @@ def _run(
     has_ended: bool,
 ) -> Mapping[str, str]:
     # Torch and Ray load for seconds: after what is shown without them.
-    from dpot_scale.cluster.connection import require_cluster
-    from dpot_scale.runs.start import require_source
-    from dpot_scale.scaling.controller import Controller
-    from dpot_scale.scaling.launcher import ray_launcher
+    with under_way("loading torch and Ray"):
+        from dpot_scale.cluster.connection import require_cluster
+        from dpot_scale.runs.start import require_source
+        from dpot_scale.scaling.controller import Controller
+        from dpot_scale.scaling.launcher import ray_launcher
 
     require_cluster()  # before anything is written
     for trial in trials:
         # A branch begins at its trunk, which needs them.
         if trial.after is None and read_result(trial.run.directory) is None:
             require_source(trial.run)
-    contents = read_contents(sweep.run, sweep.directory)
+    with under_way("reading what the data hold"):
+        contents = read_contents(sweep.run, sweep.directory)
     failures: Mapping[str, str] = {}
     with hold_sweep(sweep):
         write_whole(sweep.directory / SWEEP_CONFIG, dump(sweep))
@@ -129,9 +134,10 @@ def _run(
                     run.has_failed = bool(failures)
         pooled = _pooled(sweep)
         has_results = any(read_result(trial.run.directory) is not None for trial in pooled)
-        report = write_report(sweep, pooled) if has_results else None
-        if report is not None:
-            publish(report, sweep)
+        with under_way("writing the report"):
+            report = write_report(sweep, pooled) if has_results else None
+            if report is not None:
+                publish(report, sweep)
     if report is not None:
         say(f"\n{report.summary}")
     return failures

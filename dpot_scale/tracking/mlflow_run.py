@@ -16,6 +16,7 @@ from dpot_scale.config.load import dump
 from dpot_scale.config.places import WEIGHTS
 from dpot_scale.config.run import TrackingConfig
 from dpot_scale.files import write_whole
+from dpot_scale.terminal import under_way
 from dpot_scale.tracking.experiment import describe
 from dpot_scale.tracking.logged_model import log_model
 from dpot_scale.tracking.mirror import send_rest
@@ -105,7 +106,8 @@ class MlflowRun:
         """
         if self._tracking.mlflow_uri is not None:
             self._thread.start()
-            self._tried.wait(FIRST_SECONDS)
+            with under_way(f"opening {self._name} in MLflow"):
+                self._tried.wait(FIRST_SECONDS)
         return self.run_id
 
     def close(
@@ -118,7 +120,8 @@ class MlflowRun:
         uri, run_id = self._tracking.mlflow_uri, self.run_id
         if uri is None or run_id is None:
             return
-        with never_fatal(f"could not close the MLflow run {run_id}"):
+        failure = f"could not close the MLflow run {run_id}"
+        with under_way(f"closing {self._name} in MLflow"), never_fatal(failure):
             mlflow_client = client(uri)
             if not warn_if_deleted(mlflow_client, run_id):
                 # The status first: files may have a store of their own, which may be out of reach.

@@ -1,35 +1,58 @@
 """Prints a run: a header, then a live bar on a terminal or plain lines elsewhere."""
 
+import threading
+import time
 from collections.abc import Mapping
+from typing import Literal
 
 from dpot_scale.terminal import Bars
 from dpot_scale.tracking import names
 
 BAR = "step"  # its name on the screen
+LOOK_SECONDS = 1.0
+SILENT_SECONDS = 4.0  # after which a line says what the run does
+
+Doing = Literal["trains", "evaluates", "saves"]
 
 
 class Console:
-    """Prints on the main rank and is silent on the others."""
+    """Prints on the main rank and is silent on the others.
+
+    A thread of it moves the bar at each second, or says what the run does where nothing else is
+    said for a while: steps, evaluations and saves may take minutes.
+    """
 
     def __init__(self, *, is_main: bool, total_steps: int) -> None:
         self._is_main = is_main
         self._total_steps = total_steps
         self._bars = Bars()
+        self._step, self._doing = 0, "trains"
+        self._words = ""  # of the newest record, beside the bar
+        self._said = time.monotonic()  # when the newest line was
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._keep_telling, name="console", daemon=True)
 
     def start(self, header: str, *, first_step: int) -> None:
         """Print the header of a run and, on a terminal, draw its bar."""
         self.say(header)
         if first_step:
             self.say(f"resuming at step {first_step}")
+        self._step = first_step
         if self._is_main:
             self._bars.show(BAR, first_step, self._total_steps)
+            self._thread.start()
+
+    def at(self, step: int, doing: Doing = "trains") -> None:
+        """Note how far the run is and what it does now; it costs nothing."""
+        self._step, self._doing = step, doing
 
     def progress(self, metrics: Mapping[str, float], *, step: int) -> None:
         """Show one record of metrics: the training line, or a held-out score per dataset."""
         if not self._is_main:
             return
         if names.LEARNING_RATE in metrics and self._bars.are_drawn:
-            self._bars.show(BAR, step, self._total_steps, _training_words(metrics))
+            self._words = _training_words(metrics)
+            self._bars.show(BAR, step, self._total_steps, self._words)
         elif names.LEARNING_RATE in metrics:
             self.say(f"step {step:>6}/{self._total_steps}  {_training_words(metrics)}")
         else:
@@ -41,11 +64,23 @@ class Console:
     def say(self, line: str) -> None:
         """Print one line, above the bar where there is one."""
         if self._is_main:
+            self._said = time.monotonic()
             self._bars.say(line)
 
     def close(self) -> None:
         """Leave the terminal as it was found."""
+        self._closing.set()
+        if self._thread.is_alive():
+            self._thread.join()
         self._bars.close()
+
+    def _keep_telling(self) -> None:
+        while not self._closing.wait(LOOK_SECONDS):
+            if self._bars.are_drawn:
+                words = self._words if self._doing == "trains" else self._doing
+                self._bars.show(BAR, self._step, self._total_steps, words)
+            elif time.monotonic() - self._said >= SILENT_SECONDS:
+                self.say(f"step {self._step:>6}/{self._total_steps}  {self._doing}")
 
 
 def _training_words(metrics: Mapping[str, float]) -> str:

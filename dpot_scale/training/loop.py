@@ -107,6 +107,7 @@ class Trainer:
                 loss, update = self._train_step(batches, state, rates)
                 self.meter.add(loss, update, self.config.batch.global_batch, rates.lr)
                 state = state.after_step()
+                self.console.at(state.step)
                 found = watch.vote(
                     save_due=self._save_due(),
                     unreadable_since=self._unreadable and self._unreadable.since.step,
@@ -159,6 +160,7 @@ class Trainer:
         if saving and is_last:
             self._save(state)
         if evaluating:
+            self.console.at(state.step, "evaluates")
             try:
                 scores = self.evaluate()
             except SharedDataError:
@@ -169,6 +171,7 @@ class Trainer:
             self._save(state)
 
     def _save(self, state: TrainState) -> None:
+        self.console.at(state.step, "saves")
         started = time.monotonic()
         metrics = self.save(state)
         self._saved, self._saved_step = time.monotonic(), state.step

@@ -1,7 +1,11 @@
 """What a run prints where there is no terminal."""
 
+import time
+from contextlib import closing
+
 import pytest
 
+from dpot_scale.training import console as console_module
 from dpot_scale.training.console import Console
 
 TRAINING = {
@@ -64,3 +68,33 @@ def test_a_terminal_gets_a_bar_and_keeps_the_scores(
     shown = capsys.readouterr().out
     assert "step     10/10  held-out rel_l2  swe 0.2500" in shown
     assert "loss 0.1235" in shown
+
+
+def test_a_run_is_never_silent_for_long(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(console_module, "LOOK_SECONDS", 0.01)
+    monkeypatch.setattr(console_module, "SILENT_SECONDS", 0.02)
+    with closing(Console(is_main=True, total_steps=10)) as console:
+        console.start("header", first_step=6)
+        time.sleep(0.2)
+        console.at(7, "evaluates")
+        time.sleep(0.2)
+        console.at(7)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[2] == "step      6/10  trains"
+    assert "step      7/10  evaluates" in lines
+
+
+def test_a_bar_says_what_is_no_training(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(console_module, "LOOK_SECONDS", 0.01)
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    monkeypatch.setenv("TERM", "xterm")
+    with closing(Console(is_main=True, total_steps=10)) as console:
+        console.start("header", first_step=6)
+        console.at(8, "saves")
+        time.sleep(0.3)
+    assert "8/10" in (shown := capsys.readouterr().out)
+    assert "saves" in shown

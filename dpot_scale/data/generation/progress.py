@@ -2,8 +2,9 @@
 
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 
-from dpot_scale.terminal import Bars, duration
+from dpot_scale.terminal import Bars, duration, under_way
 
 SECONDS_BETWEEN_LINES = 30.0  # and before the first
 
@@ -24,6 +25,9 @@ class SolvingProgress:
         self._started = time.monotonic()
         self._next_line = self._started + SECONDS_BETWEEN_LINES
         self._bars = Bars(stay=False)
+        self._open = ExitStack()
+        if not self._bars.are_drawn:
+            self._open.enter_context(under_way(f"solving {name}"))
         if kept:
             say(f"{name}: {kept} of {total} trajectories are solved already")
 
@@ -38,6 +42,7 @@ class SolvingProgress:
 
     def close(self) -> None:
         """Leave the terminal as it was found."""
+        self._open.close()
         self._bars.close()
 
     def _line(self) -> str:

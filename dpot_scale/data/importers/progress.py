@@ -1,9 +1,10 @@
 """Shows how far an import is: with a bar on a terminal, with a few lines elsewhere."""
 
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
-from dpot_scale.terminal import Bars
+from dpot_scale.terminal import Bars, under_way
 
 BAR = "read"  # its name on the screen
 LINES = 10  # where there is no terminal
@@ -27,6 +28,9 @@ class ByteProgress:
         self._started = self._said = time.monotonic()
         self._lines = 0
         self._bars = Bars("bytes", stay=False)
+        self._open = ExitStack()
+        if not self._bars.are_drawn:
+            self._open.enter_context(under_way("reading"))
 
     def __call__(self, path: Path, length: int) -> None:
         """Count some more bytes of a file as read."""
@@ -39,6 +43,7 @@ class ByteProgress:
 
     def close(self) -> None:
         """Leave the terminal as it was found."""
+        self._open.close()
         self._bars.close()
 
     def _file(self, path: Path) -> str:
