@@ -17,7 +17,7 @@ from dpot_scale.config.places import WEIGHTS
 from dpot_scale.config.run import TrackingConfig
 from dpot_scale.files import write_whole
 from dpot_scale.terminal import under_way
-from dpot_scale.tracking.experiment import describe
+from dpot_scale.tracking.experiment import NOTE_TAG, describe
 from dpot_scale.tracking.logged_model import log_model
 from dpot_scale.tracking.mirror import send_rest
 from dpot_scale.tracking.mlflow_client import (
@@ -34,6 +34,7 @@ from dpot_scale.tracking.mlflow_client import (
     warn_if_deleted,
     warn_once,
 )
+from dpot_scale.tracking.note import note_of
 from dpot_scale.tracking.origin import origin
 from dpot_scale.tracking.spool import SPOOL
 from dpot_scale.tracking.trained_on import TrainedOn, log_datasets
@@ -130,15 +131,19 @@ class MlflowRun:
                 if self._is_late:  # whoever mirrors the metrics may have ended before
                     send_rest(self._directory, uri)
                 if status == "FINISHED":
-                    self._log_model(mlflow_client, run_id)
+                    self._log_outcome(mlflow_client, run_id)
                 attach(mlflow_client, run_id, artifacts or {})
 
-    def _log_model(self, mlflow_client: "MlflowClient", run_id: str) -> None:
-        """Show the weights that a training has left; a sweep has none of its own."""
+    def _log_outcome(self, mlflow_client: "MlflowClient", run_id: str) -> None:
+        """Show the errors and the weights of a training; a sweep has none of its own."""
         weights, spool = self._directory / WEIGHTS, self._directory / SPOOL
-        if weights.is_file() and spool.is_file():
-            with never_fatal(f"the MLflow run {run_id} lacks its model"):
-                log_model(mlflow_client, run_id, weights=weights, spool=spool, params=self._params)
+        if not weights.is_file() or not spool.is_file():
+            return
+        with never_fatal(f"the MLflow run {run_id} lacks its model"):
+            tags = mlflow_client.get_run(run_id).data.tags
+            if NOTE_TAG not in tags and (note := note_of(spool)):
+                mlflow_client.set_tag(run_id, NOTE_TAG, note[:LARGEST_TAG])
+            log_model(mlflow_client, run_id, weights=weights, spool=spool, params=self._params)
 
     def _keep_trying(self) -> None:
         warned_of: type[Exception] | None = None

@@ -62,6 +62,8 @@ def test_a_finished_training_has_a_model_with_its_numbers(
     assert len(mlflow_client.get_metric_history(run_id, "final/rel_l2")) == 1
     assert mlflow_client.list_logged_model_artifacts(model.model_id) == []
     assert external_model(mlflow_client, run_id) == model.model_id
+    note = mlflow_client.get_run(run_id).data.tags["mlflow.note.content"]
+    assert "| mean | 0.25 |" in note, "the first screen of the run shows it"
 
 
 def test_what_failed_or_has_no_weights_has_no_model(
