@@ -17,6 +17,7 @@ from dpot_scale.data.grids import seen_on
 from dpot_scale.data.store.dataset import DatasetStore
 from dpot_scale.engine.runtime import World, announced_world_size, start_world
 from dpot_scale.errors import ConfigError
+from dpot_scale.evaluation.channels import by_channels, channels_for
 from dpot_scale.evaluation.details import Details
 from dpot_scale.evaluation.evaluator import DatasetEvaluation, evaluate
 from dpot_scale.evaluation.inputs import HOW_SEEN, Request, Source
@@ -95,8 +96,13 @@ def _evaluate_source(
         of_dataset = config.evaluation
         if published:
             of_dataset = protocol(name, of_dataset, request.most)
+        names = store.info.channels
+        places = channels_for(names, weights.model.channels, weights.data)
+        if places != tuple(sorted(places)):
+            said = [f"{field} as channel {1 + places[i]}" for i, field in enumerate(names)]
+            progress(f"{source.name} takes the fields of {name} by name: {', '.join(said)}")
         evaluations |= evaluate(
-            network,
+            by_channels(network, places),
             {name: store},
             of_dataset,
             weights.model,

@@ -63,9 +63,10 @@ class RolloutModel:
         assert isinstance(frames, np.ndarray)
         if not np.isfinite(frames).all():
             step = int(np.isfinite(frames).all(axis=(0, *range(2, frames.ndim))).argmin())
-            raise DataError(
-                f"the forecast is not finite from step {step + 1} on: ask for at most {step} steps"
+            way_out = (
+                f"ask for at most {step} steps" if step else "the model cannot use this history"
             )
+            raise DataError(f"the forecast is not finite from step {step + 1} on: {way_out}")
         return frames
 
     def _require_small(self, history: Array, steps: int) -> None:

@@ -183,6 +183,21 @@ def test_weights_say_on_which_grid_they_saw_their_data(here: Path, tiny_yaml: Pa
     assert seen(of_run, "data.normalize=none") == [(16, 24)]
 
 
+def test_fields_of_other_data_go_by_name(
+    here: Path, tiny_yaml: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    np.save(here / "turned.npy", np.load(here / "flow.npy")[..., ::-1])
+    assert prepare(["import", "turned.npy", "--layout", "NTXYC", "--channels", "v,u"]) == 0
+    file = save(here / "model.safetensors", tiny_yaml, trained_on("flow"))
+    assert main([file, "--data", "data", "--out", "out"]) == 0
+    said = "model takes the fields of turned by name: v as channel 2, u as channel 1\n"
+    assert said in capsys.readouterr().out
+    details = read_scores(here / "out" / SCORES_FILE)[""].details
+    flow, turned = (details[name].model["rel_l2"].fields for name in ("flow", "turned"))
+    for field in ("u", "v"):
+        assert turned[field].rollout == pytest.approx(flow[field].rollout, rel=1e-6)
+
+
 def test_the_folder_that_holds_most_is_taken(here: Path) -> None:
     roots = [here / "absent", here / "data"]
     assert likeliest_root(roots, ["flow"]) == here / "data"
