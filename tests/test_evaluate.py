@@ -28,6 +28,7 @@ from dpot_scale.prepare import main as prepare
 from dpot_scale.runs.result import read_result
 from dpot_scale.serving.registry import register
 from dpot_scale.tracking.mlflow_client import RUN_ID_FILE, client
+from dpot_scale.tracking.mlflow_scores import log_scores
 from dpot_scale.train import main as train
 
 RELEASED = Path(__file__).parent / "golden" / "official_format_small.pth"
@@ -365,6 +366,18 @@ def test_alone_a_model_has_the_scores_it_has_beside_others(
     alone = read_scores(tmp_path / "alone" / SCORES_FILE)[""]
     assert read_scores(tmp_path / "both" / SCORES_FILE)["other"] == alone
     assert {one.trajectories for one in alone.details.values()} == {1}
+
+
+def test_scores_for_a_database_that_is_gone_make_none(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    gone = tmp_path / "folder" / "mlflow.db"
+    assert not log_scores(f"sqlite:///{gone}", "0123", {"a": 1.0}, [])
+    (line,) = caplog.messages
+    assert line.startswith(
+        f"the scores are not in the MLflow run 0123, as there is no database {gone}"
+    )
+    assert not gone.parent.exists()
 
 
 @pytest.fixture(scope="module")

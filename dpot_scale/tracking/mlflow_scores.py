@@ -4,7 +4,14 @@ import math
 from collections.abc import Mapping
 from pathlib import Path
 
-from dpot_scale.tracking.mlflow_client import attach, client, never_fatal, warn_if_deleted
+from dpot_scale.config.places import SQLITE
+from dpot_scale.tracking.mlflow_client import (
+    attach,
+    client,
+    never_fatal,
+    warn_if_deleted,
+    warn_once,
+)
 
 FOLDER = "evaluation"  # of the files in the MLflow run
 
@@ -20,6 +27,13 @@ def log_scores(uri: str, run_id: str, scores: Mapping[str, float], files: list[P
         scores: Their keys and values; those that are not finite are left out.
         files: They go to the folder `evaluation` there.
     """
+    database = Path(uri.removeprefix(SQLITE))
+    if uri.startswith(SQLITE) and not database.is_file():  # a client would make it
+        warn_once(
+            f"the scores are not in the MLflow run {run_id}, as there is no database {database}: "
+            "tracking.mlflow_uri=URI says where it is, and null that there is none"
+        )
+        return False
     with never_fatal(f"the scores are not in the MLflow run {run_id}"):
         mlflow_client = client(uri)
         if warn_if_deleted(mlflow_client, run_id):

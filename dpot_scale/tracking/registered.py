@@ -146,9 +146,12 @@ def fetch(source: str, uri: str | None, folder: Path) -> Registered:
 
 
 def _look_up(source: str, uri: str | None) -> _Version:
-    named = re.fullmatch(r"models:/+([^/@]+)(?:/(\w+)|@([\w-]+))", source)
+    named = re.fullmatch(r"models:/+([^/@]+)(?:/(\d+)|@([\w-]+))", source)
     if named is None:
-        raise CheckpointError(f"{source} names no registered model: give models:/NAME/VERSION")
+        raise CheckpointError(
+            f"{source} names no registered model: give models:/NAME/VERSION, the number of a "
+            "version, or models:/NAME@ALIAS"
+        )
     if uri is None:
         raise CheckpointError(
             f"{source} is in MLflow's registry, and nothing says where that is: set "

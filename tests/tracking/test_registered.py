@@ -14,7 +14,9 @@ def test_only_such_a_source_is_in_the_registry() -> None:
     assert not is_registered("./models:/flow/3")
 
 
-@pytest.mark.parametrize("source", ["models:/", "models:/flow", "models:/flow/1/2", "models:/@a"])
+@pytest.mark.parametrize(
+    "source", ["models:/", "models:/flow", "models:/flow/1/2", "models:/@a", "models:/flow/last"]
+)
 def test_a_name_without_a_version_is_refused(source: str, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="names no registered model: give models:/NAME/VERS"):
         fetch(source, "sqlite:///mlflow.db", tmp_path)
