@@ -13,7 +13,7 @@ from dpot_scale.config.arguments import Entry, add_config_arguments, positive_in
 from dpot_scale.config.load import dump, load_run
 from dpot_scale.config.places import in_job, resolve_run_paths, results_home
 from dpot_scale.errors import exits_cleanly, speaks_for_all
-from dpot_scale.terminal import print_line
+from dpot_scale.terminal import print_line, under_way
 
 WORKERS = 2  # of a Ray cluster, unless --workers says how many
 
@@ -45,14 +45,15 @@ def _execute(options: argparse.Namespace) -> int:
         return 0
     config = resolve_run_paths(config, results_home())
     # Torch loads for seconds, so the mistakes of a config come first.
-    from dpot_scale.diagnosis.examination import examine, examine_cluster, stopped
-    from dpot_scale.diagnosis.finding import report
+    with under_way("looking at this machine", sys.stderr):
+        from dpot_scale.diagnosis.examination import examine, examine_cluster, stopped
+        from dpot_scale.diagnosis.finding import report
 
-    on_ray = options.workers is not None or in_job() or "RAY_ADDRESS" in os.environ
-    if on_ray and "RANK" not in os.environ:
-        findings = examine_cluster(config, options.workers or WORKERS)
-    else:
-        findings = examine(config)
+        on_ray = options.workers is not None or in_job() or "RAY_ADDRESS" in os.environ
+        if on_ray and "RANK" not in os.environ:
+            findings = examine_cluster(config, options.workers or WORKERS)
+        else:
+            findings = examine(config)
     if speaks_for_all():
         print_line(report(findings))
     return 1 if stopped(findings) else 0

@@ -40,7 +40,7 @@ from dpot_scale.evaluation.own_data import (
     other_data,
 )
 from dpot_scale.evaluation.scores import METRICS, REL_L2
-from dpot_scale.terminal import print_line
+from dpot_scale.terminal import print_line, under_way
 from dpot_scale.tracking.registered import URI_KEY, is_registered, registry_of
 
 DEFAULT_OUT = Path("evaluation")
@@ -156,11 +156,12 @@ def _score(
     )
     names = "_vs_".join(source.name.replace("/", "-") for source in sources)
     out = in_home(options.out or DEFAULT_OUT / names)
-    # Torch loads for seconds: after what can be found without it.
-    from dpot_scale.evaluation.report import report
+    with under_way("scoring", sys.stderr):
+        # Torch loads for seconds: after what can be found without it.
+        from dpot_scale.evaluation.report import report
 
-    metric = REL_L2 if is_published else options.metric
-    report(sources, request, Look(metric=metric, figures=options.figures), out)
+        metric = REL_L2 if is_published else options.metric
+        report(sources, request, Look(metric=metric, figures=options.figures), out)
 
 
 def _data(

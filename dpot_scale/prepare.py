@@ -18,7 +18,7 @@ from dpot_scale.data.importers.importing import Options
 from dpot_scale.data.info import is_dataset_name
 from dpot_scale.data.store.overview import Overview, list_datasets, verify_datasets
 from dpot_scale.errors import UserError, exits_cleanly
-from dpot_scale.terminal import print_error, print_line
+from dpot_scale.terminal import print_error, print_line, under_way
 
 DEFAULT_ROOT = Path("data")
 # Of the options for plain arrays that are keys of an `ArrayLayout`, what they say.
@@ -115,7 +115,8 @@ def _layout(options: argparse.Namespace) -> ArrayLayout | None:
 
 
 def _show(look: Callable[[Path], Overview], options: argparse.Namespace) -> int:
-    overview = look(in_home(options.folder))
+    with under_way("reading the datasets", sys.stderr):
+        overview = look(in_home(options.folder))
     print_line(overview.table())
     for note in overview.notes:
         print_line(f"note: {note}")

@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TextIO
 
 from dpot_scale.errors import speaks_for_all
 
@@ -16,13 +16,33 @@ if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
 Unit = Literal["steps", "bytes"]
-FIRST_SECONDS = 1.0  # of something before it is said: most things take less
-SILENT_SECONDS = 4.0  # between two lines on the same
+SILENT_SECONDS = 4.0  # after which it is said what is done
+LOOK_SECONDS = 0.5
 ROWS_AROUND = 3  # of a live table: its header, the line below it, the cursor's
+
+
+class _Speech:
+    """What this process has said: when, and in which blocks of `under_way` it is."""
+
+    def __init__(self) -> None:
+        self.newest = time.monotonic()
+        self.blocks: list[threading.Event] = []
+
+    def spoken(self) -> None:
+        self.newest = time.monotonic()
+
+
+_speech = _Speech()
+
+
+def begin_command() -> None:
+    """Count the silence of a command from its begin."""
+    _speech.spoken()
 
 
 def print_line(line: str) -> None:
     """Print a line at once, also into a pipe."""
+    _speech.spoken()
     sys.stdout.write(line + "\n")
     sys.stdout.flush()
 
@@ -65,36 +85,40 @@ def clock(seconds: float) -> str:
 
 
 @contextmanager
-def under_way(what: str) -> Iterator[None]:
-    """Say what a block does while it takes its time: after a second, then every few seconds.
+def under_way(what: str, stream: TextIO | None = None) -> Iterator[None]:
+    """Say what a block does whenever this process has said nothing for some seconds.
 
-    One rank does so for all.
+    One rank does so for all, and of blocks in each other the inner one.
 
     Args:
         what: As "starting Ray".
+        stream: Where to; None for the standard output.
     """
     if not speaks_for_all():
         yield
         return
-    stream = sys.stdout  # libraries may have theirs taken away in the block
+    stream = stream or sys.stdout  # libraries may have theirs taken away in the block
     ended = threading.Event()
 
     def speak() -> None:
-        begun, pause = time.monotonic(), FIRST_SECONDS
-        while not ended.wait(pause):
-            seconds = time.monotonic() - begun
-            words = " ..." if pause == FIRST_SECONDS else f", {seconds:.0f} s so far"
+        begun = time.monotonic()
+        while not ended.wait(LOOK_SECONDS):
+            now = time.monotonic()
+            if now - _speech.newest < SILENT_SECONDS or _speech.blocks[-1:] != [ended]:
+                continue
+            _speech.newest = now
             with suppress(OSError, ValueError):  # nobody reads any more
-                stream.write(f"{what}{words}\n")
+                stream.write(f"{what}, {now - begun:.0f} s so far\n")
                 stream.flush()
-            pause = SILENT_SECONDS
 
     thread = threading.Thread(target=speak, name="under way", daemon=True)
+    _speech.blocks.append(ended)
     thread.start()
     try:
         yield
     finally:
         ended.set()
+        _speech.blocks.remove(ended)
         thread.join()
 
 
@@ -123,6 +147,7 @@ class LiveTable:
             return
         from rich.text import Text
 
+        _speech.spoken()
         self._live.start()
         text = f"{table(header, rows, left=2)}\n{below}"
         self._live.update(Text(text, no_wrap=True, overflow="ellipsis"), refresh=True)
@@ -132,6 +157,7 @@ class LiveTable:
         if self._live is None:
             print_line(line)
         else:
+            _speech.spoken()
             self._live.console.print(line, markup=False, highlight=False)
 
     def close(self) -> None:
@@ -166,6 +192,7 @@ class Bars:
         if name not in self._tasks:
             self._progress.start()
             self._tasks[name] = self._progress.add_task("", total=total, name=name)
+        _speech.spoken()
         self._progress.update(self._tasks[name], completed=done, description=words)
 
     def remove(self, name: str) -> None:
@@ -178,6 +205,7 @@ class Bars:
         if self._progress is None:
             print_line(line)
         else:
+            _speech.spoken()
             self._progress.console.print(line, markup=False, highlight=False)
 
     def close(self) -> None:

@@ -10,7 +10,7 @@ from dpot_scale.config.arguments import Entry
 from dpot_scale.config.load import load_run
 from dpot_scale.config.places import MLFLOW_URI
 from dpot_scale.errors import ConfigError, exits_cleanly
-from dpot_scale.terminal import print_line
+from dpot_scale.terminal import print_line, under_way
 from dpot_scale.tracking.mlflow_client import read_run_id
 from dpot_scale.tracking.registered import is_registered, local
 
@@ -53,7 +53,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="the tracking server or database (default: that of the run that the weights lie in, "
         f"else {MLFLOW_URI})",
     )
-    return entry.run(argv)
+    with under_way("at work on the weights", sys.stderr):
+        return entry.run(argv)
 
 
 def _inspect(options: argparse.Namespace) -> int:

@@ -9,7 +9,7 @@ from contextlib import closing, redirect_stdout
 import pytest
 
 from dpot_scale import terminal
-from dpot_scale.terminal import Bars, align, under_way
+from dpot_scale.terminal import Bars, align, begin_command, print_line, under_way
 
 
 def test_facts_are_aligned() -> None:
@@ -70,24 +70,44 @@ def test_what_draws_nothing_needs_no_rich() -> None:
     subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.PIPE)
 
 
+@pytest.fixture
+def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(terminal, "SILENT_SECONDS", 0.1)
+    monkeypatch.setattr(terminal, "LOOK_SECONDS", 0.01)
+
+
+@pytest.mark.usefixtures("hasty")
 def test_what_takes_long_is_said_again_and_again(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(terminal, "FIRST_SECONDS", 0.01)
-    monkeypatch.setattr(terminal, "SILENT_SECONDS", 0.02)
     # Libraries are kept from printing while they start.
     with under_way("starting Ray"), redirect_stdout(io.StringIO()):
+        time.sleep(0.8)
+    assert capsys.readouterr().out.splitlines()[:2] == ["starting Ray, 0 s so far"] * 2
+    with under_way("scoring", sys.stderr):
         time.sleep(0.5)
-    first, second, *_ = capsys.readouterr().out.splitlines()
-    assert first == "starting Ray ..."
-    assert second == "starting Ray, 0 s so far"
+    captured = capsys.readouterr()
+    assert "scoring, 0 s so far" in captured.err
+    assert captured.out == ""
     monkeypatch.setenv("RANK", "1")
     with under_way("starting Ray"):
-        time.sleep(0.1)
+        time.sleep(0.5)
     assert capsys.readouterr().out == ""
 
 
-def test_what_takes_a_moment_is_not_said(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.usefixtures("hasty")
+def test_of_blocks_in_each_other_the_inner_one_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    begin_command()
+    with under_way("scoring"):
+        with under_way("solving"):
+            time.sleep(0.5)
+        assert set(capsys.readouterr().out.splitlines()) == {"solving, 0 s so far"}
+        time.sleep(0.5)
+    assert "scoring, " in capsys.readouterr().out
+
+
+def test_nothing_is_said_after_another_line(capsys: pytest.CaptureFixture[str]) -> None:
+    print_line("a line")
     with under_way("starting Ray"):
-        pass
-    assert capsys.readouterr().out == ""
+        time.sleep(0.01)
+    assert capsys.readouterr().out == "a line\n"

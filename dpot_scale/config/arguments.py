@@ -19,6 +19,7 @@ from dpot_scale.config.load import DEFAULT, Kind, config_hint, presets
 from dpot_scale.config.places import HOME_VARIABLE
 from dpot_scale.config.sentences import nearest
 from dpot_scale.errors import USER_ERROR_EXIT_CODE, speaks_for_all
+from dpot_scale.terminal import begin_command
 
 # Where relative paths of data and results begin, for the end of a help text.
 PLACES = (
@@ -133,6 +134,7 @@ class Entry(Parser):
 
     def run(self, argv: Sequence[str] | None) -> int:
         """Do what a command line says; return the exit code."""
+        begin_command()
         words = sys.argv[1:] if argv is None else argv
         self._refuse_impossible(words)
         if self._commands is None:

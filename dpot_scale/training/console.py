@@ -5,12 +5,11 @@ import time
 from collections.abc import Mapping
 from typing import Literal
 
-from dpot_scale.terminal import Bars
+from dpot_scale.terminal import SILENT_SECONDS, Bars
 from dpot_scale.tracking import names
 
 BAR = "step"  # its name on the screen
 LOOK_SECONDS = 1.0
-SILENT_SECONDS = 4.0  # after which a line says what the run does
 
 Doing = Literal["trains", "evaluates", "saves"]
 
