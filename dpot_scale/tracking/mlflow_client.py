@@ -90,13 +90,16 @@ def warn_once(sentence: str) -> None:
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """Keep to itself what MLflow prints of its own success."""
-    from mlflow.utils.logging_utils import disable_logging, enable_logging
+    # Counts who wants silence. `disable_logging` does not: while a model is logged, the first such
+    # block that ends would let everything speak again.
+    from mlflow.utils.autologging_utils.logging_and_warnings import (
+        MlflowEventsAndWarningsBehaviorGlobally,
+    )
 
-    disable_logging()
-    try:
+    with MlflowEventsAndWarningsBehaviorGlobally(
+        disable_event_logs=True, disable_warnings=False, reroute_warnings=False
+    ):
         yield
-    finally:
-        enable_logging()
 
 
 @contextlib.contextmanager

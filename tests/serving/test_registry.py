@@ -153,7 +153,8 @@ def test_from_the_command_line(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert main(["register", str(RELEASED), "released"]) == 0
-    said = capsys.readouterr().out
+    said, lines_of_mlflow = capsys.readouterr()
+    assert lines_of_mlflow == ""
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
     assert said == (
         f"registered as models:/released/1; to serve it: MLFLOW_TRACKING_URI={uri} mlflow models "
