@@ -62,9 +62,13 @@ def named_data(
     (first, trained), *others = known.items()
     for other, one in others:
         if one.datasets.keys() != trained.datasets.keys():
+            shared = [
+                name for name in trained.datasets if all(name in d.datasets for _, d in others)
+            ]
+            share = f"add --datasets {' '.join(shared)}, which all were trained on, or "
             raise ConfigError(
                 f"{first} was trained on {', '.join(trained.datasets)}, and {other} on "
-                f"{', '.join(one.datasets)}: {SAY_WHICH} all on"
+                f"{', '.join(one.datasets)}: {share * bool(shared)}{SAY_WHICH} all on"
             )
     root = likeliest_root(roots, trained.datasets)
     _require_stored(first, trained, root, roots)

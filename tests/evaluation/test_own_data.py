@@ -129,6 +129,13 @@ def test_sources_of_other_data_and_of_none(
     capsys.readouterr()
     assert main([one, two]) == 2
     assert error(capsys) == f"{one} was trained on flow, and {two} on smoke: {WHICH} all on"
+    both = save(here / "both.safetensors", tiny_yaml, trained_on("smoke", "flow"))
+    assert main([both, one]) == 2
+    assert error(capsys) == (
+        f"{both} was trained on smoke, flow, and {one} on flow: add --datasets flow, which all "
+        f"were trained on, or {WHICH} all on"
+    )
+    assert main([both, one, "--datasets", "flow", "--out", "out"]) == 0
     assert main([one, two, "--data", "data", "--out", "out"]) == 0
     assert main([one, old, "--out", "with_old"]) == 0
     capsys.readouterr()
