@@ -13,6 +13,7 @@ ENTRIES = {
     "sweep": "train a ladder of model sizes through Ray and fit a scaling law",
     "evaluate": "score weights on held-out trajectories",
     "weights": "look into weights, convert and register them, take them out of runs",
+    "mirror": "send to MLflow what it lacks of runs and sweeps",
     "doctor": "check a machine or a cluster, and say what to do",
 }
 

@@ -18,6 +18,7 @@ from dpot_scale.runs.folder import finished_before
 from dpot_scale.runs.resolved import identify
 from dpot_scale.runs.result import TrainingResult
 from dpot_scale.terminal import print_line, under_way
+from dpot_scale.tracking.missing import catch_up
 from dpot_scale.tracking.mlflow_page import review
 from dpot_scale.tracking.registered import locator
 
@@ -79,6 +80,8 @@ def _result(config: RunConfig) -> TrainingResult:
         run = identify(config)
     finished = finished_before(run)
     if finished is not None:
+        if speaks_for_all():
+            catch_up([config.directory])
         return finished
     with under_way("loading torch"):
         from dpot_scale.runs.run import run_training

@@ -11,7 +11,7 @@ TESTS = PACKAGE.parent / "tests"
 FILES = sorted(PACKAGE.rglob("*.py"))
 LONGEST_FILE = 350
 LONGEST_FUNCTION = 60
-ENTRIES = {"train", "sweep", "prepare", "evaluate", "weights", "doctor", "__main__"}
+ENTRIES = {"train", "sweep", "prepare", "evaluate", "weights", "mirror", "doctor", "__main__"}
 # Modules without a test file of their own, and where they are tested.
 TESTED_ELSEWHERE = {
     "__main__.py": "test_entries.py",
@@ -56,6 +56,7 @@ TESTED_ELSEWHERE = {
     "evaluation/trajectories.py": "evaluation/test_evaluator.py",
     "diagnosis/examination.py": "test_doctor.py",
     "runs/run.py": "end_to_end/test_training.py",
+    "runs/tracked.py": "test_mirror.py",
     # With a cluster that trains nothing, and with Ray.
     "scaling/branching.py": "scaling/test_controller.py",
     "scaling/launcher.py": "end_to_end/test_sweep.py",
@@ -78,6 +79,8 @@ TESTED_ELSEWHERE = {
     "scaling/report/text.py": "scaling/report/test_write.py",
     # One MLflow run, from its opening to its page.
     "tracking/mlflow_client.py": "tracking/test_mlflow_run.py",
+    "tracking/opening.py": "tracking/test_mlflow_run.py",
+    "tracking/record.py": "tracking/test_missing.py",
     "tracking/mlflow_scores.py": "test_evaluate.py",
     "tracking/mlflow_page.py": "tracking/test_mlflow_run.py",
     "tracking/tracker.py": "tracking/test_spool.py",

@@ -31,6 +31,7 @@ JOURNAL = "journal.jsonl"
 TRIALS = "trials"
 
 INPUTS = "inputs.json"  # in both: what they read beside their config, by content
+LOCK = ".lock"  # in both: held while it trains
 MARKER = "COMMITTED.json"  # in a checkpoint
 
 

@@ -4,11 +4,10 @@ import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
+from dpot_scale.config.places import LOCK
 from dpot_scale.engine.runtime import World, any_rank
 from dpot_scale.errors import ConfigError
 from dpot_scale.files import held
-
-LOCK_FILE = ".lock"
 
 
 @contextlib.contextmanager
@@ -30,7 +29,7 @@ def only_run_in(directory: Path, world: World) -> Iterator[None]:
 def _hold(directory: Path, stack: contextlib.ExitStack) -> str | None:
     """Return why the directory cannot be held, or None."""
     try:
-        stack.enter_context(held(directory / LOCK_FILE, wait=False))
+        stack.enter_context(held(directory / LOCK, wait=False))
     except BlockingIOError:
         return (
             f"another process is training in {directory}; wait until it ends, or choose another "

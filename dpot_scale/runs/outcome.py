@@ -1,7 +1,6 @@
 """What a run leaves in its folder: its configs while it trains; weights, figures and its result."""
 
 import json
-from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -26,14 +25,12 @@ from dpot_scale.models.families import adapter_parameters, family_of, trained_pa
 from dpot_scale.runs.contents import record
 from dpot_scale.runs.resolved import ResolvedRun
 from dpot_scale.runs.result import TrainingResult, save_result
+from dpot_scale.runs.tracked import DEEPSPEED_CONFIG
 from dpot_scale.terminal import align
 from dpot_scale.tracking import names
 from dpot_scale.tracking.spool import SPOOL, read_metrics
 from dpot_scale.training.meter import peak_memory_gib
 from dpot_scale.training.schedule import Schedule
-
-DEEPSPEED_CONFIG = "deepspeed.json"  # as DeepSpeed got it
-
 
 # Settings by which DeepSpeed's own files differ beside the number of workers. They matter only
 # where a part of the state is nowhere else. Stages 1 and 2 write the same files.
@@ -221,10 +218,3 @@ def _export(config: RunConfig, world: World, engine: Engine, data: TrainingData)
                 pass
 
     on_every_rank(write, world, config.directory)
-
-
-def run_artifacts(directory: Path) -> dict[Path, str]:
-    """Return the files that reviewers want beside the curves, and their folder in MLflow."""
-    artifacts = dict.fromkeys(sorted((directory / FIGURES).glob("*.png")), FIGURES)
-    deepspeed_config = directory / DEEPSPEED_CONFIG
-    return artifacts | ({deepspeed_config: ""} if deepspeed_config.exists() else {})

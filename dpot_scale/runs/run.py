@@ -28,19 +28,18 @@ from dpot_scale.runs.agreement import require_agreement_of_ranks
 from dpot_scale.runs.folder import finished_before
 from dpot_scale.runs.lock import only_run_in
 from dpot_scale.runs.micro_batch import settle_micro_batch
-from dpot_scale.runs.outcome import header, keep, require_same_layout, run_artifacts, write_configs
+from dpot_scale.runs.outcome import header, keep, require_same_layout, write_configs
 from dpot_scale.runs.resolved import ResolvedRun, Run, require_precision, resolve
 from dpot_scale.runs.result import TrainingResult
 from dpot_scale.runs.rollbacks import Rollbacks, all_described, describe
 from dpot_scale.runs.session import Session
 from dpot_scale.runs.start import require_source
+from dpot_scale.runs.tracked import mlflow_run_of, run_artifacts
 from dpot_scale.terminal import print_line, under_way
 from dpot_scale.tracking import names
 from dpot_scale.tracking.mlflow_run import MlflowRun, record_life
-from dpot_scale.tracking.parameters import run_parameters
 from dpot_scale.tracking.spool import SPOOL
 from dpot_scale.tracking.tracker import Tracker
-from dpot_scale.tracking.trained_on import trained_on
 from dpot_scale.training.console import Console
 from dpot_scale.training.loop import Trainer, Trouble
 from dpot_scale.training.watch import Stop, Verdict, never
@@ -235,16 +234,8 @@ def _save(checkpoints: CheckpointStore, engine: Engine, state: TrainState) -> di
 def _mlflow_life(run: ResolvedRun, *, opens: bool) -> AbstractContextManager[MlflowRun]:
     """Return the context in which the MLflow run is open, if that is up to this process."""
     config = run.config
-    mlflow_run = MlflowRun(
-        config.directory,
-        config,
-        config.tracking,
-        name=config.name,
-        params=run_parameters(config),
-        datasets=trained_on(config.data, run.source.contents),
-    )
     return record_life(
-        mlflow_run,
+        mlflow_run_of(config, run.source.contents),
         opens=opens,
         stops={TrainingStoppedError: "interrupted"},
         artifacts=partial(run_artifacts, config.directory),

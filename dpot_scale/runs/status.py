@@ -6,12 +6,11 @@ from pathlib import Path
 from dpot_scale.checkpoints.archive import Archive
 from dpot_scale.checkpoints.checkpoint import Checkpoint, committed
 from dpot_scale.config.load import load_run
-from dpot_scale.config.places import CHECKPOINTS, RUN_CONFIG
+from dpot_scale.config.places import CHECKPOINTS, LOCK, RUN_CONFIG
 from dpot_scale.config.run import CheckpointConfig, RunConfig
 from dpot_scale.errors import UserError
 from dpot_scale.files import is_held
 from dpot_scale.runs.folder import found_marks
-from dpot_scale.runs.lock import LOCK_FILE
 from dpot_scale.runs.result import read_result
 from dpot_scale.terminal import table
 from dpot_scale.tracking import names
@@ -41,7 +40,7 @@ def run_status(directory: Path) -> str:
 
 
 def _state(directory: Path) -> str:
-    if is_held(directory / LOCK_FILE):
+    if is_held(directory / LOCK):
         return "running"
     return "not running" if read_result(directory) is None else "finished"
 

@@ -15,9 +15,9 @@ from functools import partial
 
 from dpot_scale.config.sweep import ResourcesConfig, SweepConfig
 from dpot_scale.errors import DiskError, UserError
-from dpot_scale.runs.outcome import run_artifacts
 from dpot_scale.runs.resolved import Run, resolve
 from dpot_scale.runs.result import read_result
+from dpot_scale.runs.tracked import run_artifacts
 from dpot_scale.scaling.branching import begin_at_trunk, may_begin
 from dpot_scale.scaling.earlier import record_point
 from dpot_scale.scaling.endings import (

@@ -24,6 +24,7 @@ from dpot_scale.scaling.rates import save_rates
 from dpot_scale.scaling.report.text import REPORT
 from dpot_scale.scaling.report.write import publish, write_report
 from dpot_scale.terminal import under_way
+from dpot_scale.tracking.missing import catch_up
 from dpot_scale.tracking.mlflow_run import MlflowRun, record_life
 from dpot_scale.tracking.parameters import described, differing, sweep_parameters
 from dpot_scale.tracking.spool import SPOOL
@@ -61,6 +62,7 @@ def run_sweep(
     if has_ended and (sweep.directory / REPORT).exists():
         for trial in trials:
             say(f"{trial.id}: finished before")
+        _catch_up(sweep, trials)
         with under_way("writing the report"):
             report = write_report(sweep, _pooled(sweep))
         say(f"\n{report.summary}")
@@ -132,6 +134,7 @@ def _run(
 
                     failures = _train(sweep, trials, control, say)
                     run.has_failed = bool(failures)
+        _catch_up(sweep, trials)
         pooled = _pooled(sweep)
         has_results = any(read_result(trial.run.directory) is not None for trial in pooled)
         with under_way("writing the report"):
@@ -183,6 +186,11 @@ def _train(
     ]
     say(f"\n{plan_table(sweep, probed)}\n")
     return {**failures, **control(probed)}
+
+
+def _catch_up(sweep: SweepConfig, trials: Sequence[Trial]) -> None:
+    """Send to MLflow what it did not take when trials ended."""
+    catch_up([sweep.directory, *(trial.run.directory for trial in trials)])
 
 
 def _pooled(sweep: SweepConfig) -> tuple[Trial, ...]:

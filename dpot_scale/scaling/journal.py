@@ -11,13 +11,11 @@ from typing import Literal
 from pydantic import ValidationError
 
 from dpot_scale.config.base import PositiveInt
-from dpot_scale.config.places import JOURNAL
+from dpot_scale.config.places import JOURNAL, LOCK
 from dpot_scale.config.record import Record, read_record
 from dpot_scale.config.sweep import SweepConfig
 from dpot_scale.errors import RecordError, UserError
 from dpot_scale.files import cannot_write, held, is_held
-
-LOCK = ".lock"
 
 Event = Literal["started", "finished", "failed", "interrupted", "cancelled"]
 

@@ -49,10 +49,23 @@ def client(uri: str) -> "MlflowClient":
     for name in ("alembic", "mlflow"):
         logging.getLogger(name).setLevel(logging.WARNING)
     uri = absolute_uri(uri, Path.cwd())
+    _forget_places(uri)
     if uri.startswith(SQLITE):
         follow_without_server()
         _make_database(Path(uri.removeprefix(SQLITE)))
     return MlflowClient(tracking_uri=uri)
+
+
+@functools.lru_cache(maxsize=1)
+def _forget_places(uri: str) -> None:
+    """Let MLflow look anew where files of runs are, if the client before had another address.
+
+    It remembers that by the id of a run, which is the same in a copy of a database.
+    """
+    from mlflow.tracking._tracking_service import utils
+
+    log.debug("files of runs are sought at %s", uri)
+    utils._artifact_repos_cache.clear()
 
 
 def warn_if_deleted(mlflow_client: "MlflowClient", run_id: str) -> bool:
@@ -116,6 +129,15 @@ def reason(error: BaseException) -> str:
     while (below := error.__cause__ or error.__context__) is not None:
         error = below
     return " ".join(str(error).split()) or type(error).__name__
+
+
+def is_refusal(error: Exception) -> bool:
+    """Return whether MLflow will never take what was sent; else it may once it is well again."""
+    from mlflow.exceptions import MlflowException
+    from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE, ErrorCode
+
+    refused = ErrorCode.Name(INVALID_PARAMETER_VALUE)
+    return isinstance(error, MlflowException) and error.error_code == refused
 
 
 def _make_database(path: Path) -> None:

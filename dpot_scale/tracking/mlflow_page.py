@@ -20,6 +20,7 @@ from dpot_scale.tracking.mlflow_client import (
     read_run_id,
     warn_if_deleted,
 )
+from dpot_scale.tracking.patience import Beat, in_time
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
@@ -54,14 +55,23 @@ def annotate(
     run_id = read_run_id(directory)
     if run_id is None or tracking.mlflow_uri is None:
         return
+    uri = tracking.mlflow_uri
+
+    def send(beat: Beat) -> None:
+        mlflow_client = client(uri)
+        if warn_if_deleted(mlflow_client, run_id):
+            return
+        if is_finished and mlflow_client.get_run(run_id).info.status != "FINISHED":
+            mlflow_client.set_terminated(run_id)
+        mlflow_client.set_tag(run_id, NOTE_TAG, note(run_id))
+        _log_numbers(mlflow_client, run_id, numbers)
+        for path, folder in artifacts.items():
+            beat()
+            attach(mlflow_client, run_id, {path: folder})
+
     with never_fatal(f"the MLflow run {run_id} lacks its report"):
-        mlflow_client = client(tracking.mlflow_uri)
-        if not warn_if_deleted(mlflow_client, run_id):
-            if is_finished and mlflow_client.get_run(run_id).info.status != "FINISHED":
-                mlflow_client.set_terminated(run_id)
-            mlflow_client.set_tag(run_id, NOTE_TAG, note(run_id))
-            _log_numbers(mlflow_client, run_id, numbers)
-            attach(mlflow_client, run_id, artifacts)
+        if (error := in_time(uri, send)) is not None:
+            raise error
 
 
 def _log_numbers(mlflow_client: "MlflowClient", run_id: str, numbers: Mapping[str, float]) -> None:

@@ -4,51 +4,59 @@ MLflow may be absent, slow or broken: that costs a warning, never the training.
 """
 
 import logging
+import os
+import shlex
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
+from uuid import uuid4
 
 from dpot_scale.config.base import Section
 from dpot_scale.config.load import dump
-from dpot_scale.config.places import WEIGHTS
+from dpot_scale.config.places import MLFLOW_URI, SQLITE
 from dpot_scale.config.run import TrackingConfig
-from dpot_scale.files import write_whole
+from dpot_scale.errors import RecordError
 from dpot_scale.terminal import under_way
-from dpot_scale.tracking.experiment import NOTE_TAG, describe
-from dpot_scale.tracking.logged_model import log_model
-from dpot_scale.tracking.mirror import send_rest
 from dpot_scale.tracking.mlflow_client import (
-    EXPERIMENT_ID_FILE,
-    LARGEST_TAG,
     RUN_ID_FILE,
-    attach,
     client,
     experiment_of,
     never_fatal,
     read_run_id,
     reason,
-    run_of,
     warn_if_deleted,
     warn_once,
 )
-from dpot_scale.tracking.note import note_of
+from dpot_scale.tracking.opening import (
+    complete,
+    known_run,
+    make_run,
+    mark_as_sent,
+    remember,
+    send_all,
+)
 from dpot_scale.tracking.origin import origin
-from dpot_scale.tracking.spool import SPOOL
-from dpot_scale.tracking.trained_on import TrainedOn, log_datasets
+from dpot_scale.tracking.patience import Beat, in_time
+from dpot_scale.tracking.record import (
+    MlflowRecord,
+    Status,
+    original_of,
+    read_mlflow_record,
+    write_mlflow_record,
+)
+from dpot_scale.tracking.trained_on import TrainedOn
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
     from mlflow.tracking import MlflowClient
 
 RETRY_SECONDS = 5.0  # between attempts to open a run
-FIRST_SECONDS = 30.0  # how long a start waits for the first attempt, and an end for the last
-LARGEST_PARAM_BATCH = 100
-STOP_TAG = "stop"
-
-Status = Literal["FINISHED", "FAILED", "KILLED"]
+DATABASE_SECONDS = 30.0  # that a start waits for the first attempt, which may make a database
+SERVER_SECONDS = 10.0  # the same, for a server
 
 log = logging.getLogger(__name__)
 
@@ -56,7 +64,8 @@ log = logging.getLogger(__name__)
 class MlflowRun:
     """The MLflow run of a directory, for the one process that opens and closes it.
 
-    The directory remembers the id, for restarts and for the mirrors that send metrics.
+    The directory remembers the id, for restarts and for the mirrors that send metrics, and a record
+    of all that it takes to make and to close it, so that `missing` can do so at any time.
 
     Args:
         directory: The directory of the run or the sweep.
@@ -83,8 +92,7 @@ class MlflowRun:
     ) -> None:
         self.run_id: str | None = None
         self.has_failed = False  # set by whoever finds a failure that raises nothing
-        self._made: str | None = None  # not to be made twice if the disk is too full to remember it
-        self._directory = directory
+        self.directory = directory
         self._config = config
         self._tracking = tracking
         self._name = name
@@ -92,7 +100,10 @@ class MlflowRun:
         self._datasets = datasets
         self._tags = dict(tags or {})
         self._parent = parent
-        self._is_late = False  # not opened at the first attempt
+        self._record: MlflowRecord | None = None  # from the moment it is opened
+        self._made: Run | None = None
+        self._is_open = False  # MLflow has all of the record
+        self._opening = threading.Lock()
         self._tried = threading.Event()
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._keep_trying, name="mlflow run", daemon=True)
@@ -105,98 +116,128 @@ class MlflowRun:
         The first call makes the MLflow run of a directory; later calls, in other processes too,
         find it. A run that was deleted in MLflow is replaced by a new one.
         """
-        if self._tracking.mlflow_uri is not None:
+        if (uri := self._tracking.mlflow_uri) is not None:
+            self._keep(self.record())
             self._thread.start()
+            seconds = DATABASE_SECONDS if uri.startswith(SQLITE) else SERVER_SECONDS
             with under_way(f"opening {self._name} in MLflow"):
-                self._tried.wait(FIRST_SECONDS)
+                self._tried.wait(seconds)
         return self.run_id
 
     def close(
         self, status: Status, *, stop: str = "", artifacts: Mapping[Path, str] | None = None
     ) -> None:
-        """End the run, say why in the tag `stop`, and attach files (path -> folder in MLflow)."""
-        self._closing.set()
-        if self._thread.is_alive():
-            self._thread.join(FIRST_SECONDS)
-        uri, run_id = self._tracking.mlflow_uri, self.run_id
-        if uri is None or run_id is None:
-            return
-        failure = f"could not close the MLflow run {run_id}"
-        with under_way(f"closing {self._name} in MLflow"), never_fatal(failure):
-            mlflow_client = client(uri)
-            if not warn_if_deleted(mlflow_client, run_id):
-                # The status first: files may have a store of their own, which may be out of reach.
-                mlflow_client.set_terminated(run_id, status=status)
-                mlflow_client.set_tag(run_id, STOP_TAG, stop[:LARGEST_TAG] or status.lower())
-                if self._is_late:  # whoever mirrors the metrics may have ended before
-                    send_rest(self._directory, uri)
-                if status == "FINISHED":
-                    self._log_outcome(mlflow_client, run_id)
-                attach(mlflow_client, run_id, artifacts or {})
+        """End the run, say why in the tag `stop`, and attach files (path -> folder in MLflow).
 
-    def _log_outcome(self, mlflow_client: "MlflowClient", run_id: str) -> None:
-        """Show the errors and the weights of a training; a sweep has none of its own."""
-        weights, spool = self._directory / WEIGHTS, self._directory / SPOOL
-        if not weights.is_file() or not spool.is_file():
+        What MLflow does not take in time, `missing` sends later.
+        """
+        self._closing.set()
+        if self._record is None:
             return
-        with never_fatal(f"the MLflow run {run_id} lacks its model"):
-            tags = mlflow_client.get_run(run_id).data.tags
-            if NOTE_TAG not in tags and (note := note_of(spool)):
-                mlflow_client.set_tag(run_id, NOTE_TAG, note[:LARGEST_TAG])
-            log_model(mlflow_client, run_id, weights=weights, spool=spool, params=self._params)
+        files = {os.path.relpath(at, self.directory): to for at, to in (artifacts or {}).items()}
+        ended = {"status": status, "stop": stop, "artifacts": files, "ended": time.time()}
+        self._keep(self._record.model_copy(update=ended))
+        with under_way(f"closing {self._name} in MLflow"):
+            error = in_time(self._record.uri, self._end)
+        if error is not None:
+            log.warning(
+                "could not close the MLflow run %s: %s; `python -m dpot_scale.mirror %s` sends "
+                "what it lacks",
+                self.run_id or f"at {self._record.uri}",
+                reason(error),
+                shlex.quote(str(self.directory)),
+            )
+
+    def record(self) -> MlflowRecord:
+        """Return what MLflow is to know of the run; it goes on with what its directory says."""
+        before = None
+        with suppress(RecordError):  # of another version: it costs no training
+            before = read_mlflow_record(self.directory)
+        if before and original_of(self.directory, before):
+            (self.directory / RUN_ID_FILE).unlink(missing_ok=True)  # that of the original
+            before = None
+        parent = self._parent and os.path.relpath(self._parent.directory, self.directory)
+        return MlflowRecord(
+            directory=self.directory.absolute(),
+            uri=self._tracking.mlflow_uri or MLFLOW_URI,
+            experiment=self._tracking.experiment,
+            key=before.key if before else uuid4().hex,
+            name=self._name,
+            params=self._params,
+            tags=origin() | self._tags,
+            config=dump(self._config),
+            datasets=tuple(self._datasets),
+            parent=parent,
+            begun=before.begun if before else time.time(),
+        )
+
+    def _keep(self, record: MlflowRecord) -> None:
+        self._record = record
+        with never_fatal("what MLflow lacks cannot be sent later"):
+            write_mlflow_record(self.directory, record)
 
     def _keep_trying(self) -> None:
         warned_of: type[Exception] | None = None
-        while self.run_id is None and not self._closing.is_set():
+        while not (self._is_open or self._closing.is_set()):
             try:
-                if self._parent is None or self._parent.run_id is not None:
-                    self.run_id = self._find_or_make()
+                with self._opening:
+                    self._open()
             except Exception as error:
                 if type(error) is not warned_of:
                     warned_of = type(error)
                     uri = self._tracking.mlflow_uri
                     log.warning("no MLflow mirror at %s yet, trying again: %s", uri, reason(error))
             self._tried.set()
-            if self.run_id is None:
-                self._is_late = True
+            if not self._is_open:
                 self._closing.wait(RETRY_SECONDS)
 
-    def _find_or_make(self) -> str:
-        mlflow_client = client(self._tracking.mlflow_uri or "")
-        run = self._find_known(mlflow_client)
-        tags = origin() | self._tags
-        if self._parent is not None:
-            tags = tags | {"mlflow.parentRunId": self._parent.run_id or ""}
-        if run is None:
-            experiment = experiment_of(mlflow_client, self._tracking)
-            run = mlflow_client.create_run(experiment, run_name=self._name, tags=tags)
-            self._made = str(run.info.run_id)
-            self._remember(run)
-            with never_fatal(f"the MLflow run {run.info.run_id} lacks its config"):
-                _log_config(mlflow_client, run.info.run_id, self._config, self._params)
-                log_datasets(mlflow_client, run.info.run_id, self._datasets)
-                describe(mlflow_client, experiment)
-        else:
-            self._remember(run)
-            for key, value in tags.items():  # its parent may be a new one
-                mlflow_client.set_tag(run.info.run_id, key, value)
-        mlflow_client.update_run(run.info.run_id, status="RUNNING")
-        return str(run.info.run_id)
+    def _open(self) -> None:
+        """Find or make the run, and give it what it lacks; not before its parent is there."""
+        record = self._record
+        parent = None if self._parent is None else self._parent.run_id
+        if self._is_open or record is None or (self._parent is not None and parent is None):
+            return
+        mlflow_client = client(record.uri)
+        if self._made is None:
+            self._made = self._find_or_make(mlflow_client, record)
+            self.run_id = str(self._made.info.run_id)
+        assert self.run_id is not None
+        if read_run_id(self.directory) != self.run_id:
+            remember(self.directory, self._made)
+        if record.status is None:
+            mlflow_client.update_run(self.run_id, status="RUNNING")
+        complete(mlflow_client, self.run_id, record, parent)
+        self._is_open = True
 
-    def _find_known(self, mlflow_client: "MlflowClient") -> "Run | None":
-        """Return the run that the directory remembers, if it can be used."""
-        known = self._made or read_run_id(self._directory)
-        run = None if known is None else run_of(mlflow_client, known)
-        if run is None or run.info.lifecycle_stage == "active":
+    def _find_or_make(self, mlflow_client: "MlflowClient", record: MlflowRecord) -> "Run":
+        run = known_run(mlflow_client, self.directory, record)
+        if run is None:
+            return make_run(mlflow_client, record)
+        if run.info.lifecycle_stage == "active":
             return run
         # Its experiment may be deleted as well: then a restored experiment brings it back.
         experiment_of(mlflow_client, self._tracking)
-        warn_once(f"the MLflow run {known} was deleted; a new one takes its place")
-        return None
+        warn_once(f"the MLflow run {run.info.run_id} was deleted; a new one takes its place")
+        return make_run(mlflow_client, record)
 
-    def _remember(self, run: "Run") -> None:
-        write_whole(self._directory / EXPERIMENT_ID_FILE, run.info.experiment_id)
-        write_whole(self._directory / RUN_ID_FILE, run.info.run_id)
+    def _end(self, beat: Beat) -> None:
+        record = self._record
+        assert record is not None
+        lacking: Exception | None = None
+        with self._opening:
+            try:
+                self._open()
+            except Exception as error:  # a store of files out of reach costs no status
+                lacking = error
+        beat()
+        if self.run_id is None:
+            raise lacking or LookupError("the run above it is not there")
+        mlflow_client = client(record.uri)
+        if not warn_if_deleted(mlflow_client, self.run_id):
+            send_all(mlflow_client, self.run_id, self.directory, record, beat)
+            if lacking is not None:
+                raise lacking
+            mark_as_sent(self.directory, record)
 
 
 @contextmanager
@@ -238,15 +279,3 @@ def record_life(
         raise
     finally:
         run.close(status, stop=stop, artifacts=artifacts())
-
-
-def _log_config(
-    mlflow_client: "MlflowClient", run_id: str, config: Section, params: Mapping[str, str]
-) -> None:
-    from mlflow.entities import Param
-
-    entries = [Param(key, text) for key, text in params.items()]
-    for first in range(0, len(entries), LARGEST_PARAM_BATCH):
-        batch = entries[first : first + LARGEST_PARAM_BATCH]
-        mlflow_client.log_batch(run_id, params=batch)
-    mlflow_client.log_text(run_id, dump(config), "config.yaml")

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from dpot_scale.config.places import LOCK
 from dpot_scale.engine.runtime import World, start_world
 from dpot_scale.errors import ConfigError
-from dpot_scale.runs.lock import LOCK_FILE, only_run_in
+from dpot_scale.runs.lock import only_run_in
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +36,7 @@ def test_a_killed_process_holds_nothing(tmp_path: Path, world: World) -> None:
         "fcntl.flock(file, fcntl.LOCK_EX)\n"
         "os.kill(os.getpid(), signal.SIGKILL)\n"
     )
-    subprocess.run([sys.executable, "-c", code, str(tmp_path / LOCK_FILE)], check=False)
+    subprocess.run([sys.executable, "-c", code, str(tmp_path / LOCK)], check=False)
     with only_run_in(tmp_path, world):
         pass
 

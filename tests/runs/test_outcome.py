@@ -9,8 +9,9 @@ from dpot_scale.config.load import load_run
 from dpot_scale.config.places import CHECKPOINTS, MARKER
 from dpot_scale.errors import CheckpointError
 from dpot_scale.runs.contents import recorded
-from dpot_scale.runs.outcome import DEEPSPEED_CONFIG, header, require_same_layout, write_configs
+from dpot_scale.runs.outcome import header, require_same_layout, write_configs
 from dpot_scale.runs.resolved import ResolvedRun, identify, resolve
+from dpot_scale.runs.tracked import DEEPSPEED_CONFIG
 
 MINE = {"zero_optimization": {"stage": 3, "sub_group_size": 1000}}
 RATES = ["optim.kind=adam", "optim.lr=3e-3", "optim.muon_lr=0.02", "optim.reference_width=null"]

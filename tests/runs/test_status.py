@@ -12,9 +12,8 @@ from test_kills import WORLD, Engine
 from dpot_scale.checkpoints.checkpoint import TrainState
 from dpot_scale.checkpoints.store import CheckpointStore
 from dpot_scale.config.load import dump, load_run
-from dpot_scale.config.places import CHECKPOINTS, RUN_CONFIG
+from dpot_scale.config.places import CHECKPOINTS, LOCK, RUN_CONFIG
 from dpot_scale.files import held, write_whole
-from dpot_scale.runs.lock import LOCK_FILE
 from dpot_scale.tracking.tracker import Tracker
 from dpot_scale.train import main
 
@@ -60,7 +59,7 @@ def test_it_lists_the_checkpoints(run: Path, capsys: pytest.CaptureFixture[str])
     assert [row[4:6] for row in rows] == [["1", "0.4"], ["1", "0.3"], ["1", "0.2"]]
     ever = "kept for ever, in the archive"
     assert [" ".join(row[6:]) for row in rows] == [ever, "in the archive", ever]
-    with held(run / LOCK_FILE, wait=False):
+    with held(run / LOCK, wait=False):
         assert "running, step 4" in said(capsys, str(run))[0]
 
 

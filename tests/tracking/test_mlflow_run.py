@@ -6,12 +6,8 @@ import logging
 import multiprocessing
 import os
 import shlex
-import signal
-import socket
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from multiprocessing.context import ForkServerContext
 from multiprocessing.queues import Queue
 from multiprocessing.synchronize import Barrier
@@ -22,6 +18,7 @@ import pytest
 from mlflow.data import get_source
 from mlflow.data.dataset_source import DatasetSource
 from mlflow.entities import Run
+from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from dpot_scale.config.batch import BatchConfig
@@ -35,6 +32,7 @@ from dpot_scale.tracking.parameters import run_parameters
 from dpot_scale.tracking.spool import SPOOL, read_metrics
 from dpot_scale.tracking.tracker import Tracker
 from dpot_scale.tracking.trained_on import TrainedOn
+from tests.tracking.conftest import LateServer
 
 CONFIG = RunConfig(
     name="run",
@@ -48,7 +46,9 @@ CONFIG = RunConfig(
 @pytest.fixture(scope="module")
 def mirrored(tmp_path_factory: pytest.TempPathFactory) -> TrackingConfig:
     """A fresh sqlite database, as `mlflow ui` opens it."""
-    return at(tmp_path_factory.mktemp("mlflow"))
+    tracking = at(tmp_path_factory.mktemp("mlflow"))
+    client_of(tracking)  # on a busy machine it takes longer than a run waits for it
+    return tracking
 
 
 @pytest.fixture
@@ -258,40 +258,11 @@ def test_an_unreachable_server_costs_a_warning(
     assert review(tmp_path, absent, page="run") == []
 
 
-@pytest.fixture
-def late_server(tmp_path: Path) -> Iterator[tuple[str, Callable[[], None]]]:
-    """The address of a tracking server, and what starts it."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    started: list[subprocess.Popen[bytes]] = []
-
-    def start() -> None:
-        command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1"]
-        command += ["--port", str(port), "--workers", "1"]
-        command += ["--backend-store-uri", f"sqlite:///{tmp_path}/server.db"]
-        command += ["--artifacts-destination", str(tmp_path / "artifacts")]
-        started.append(
-            subprocess.Popen(
-                command,
-                env=os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                start_new_session=True,  # so that it can be ended with all its children
-            )
-        )
-
-    yield f"http://127.0.0.1:{port}", start
-    for server in started:
-        os.killpg(server.pid, signal.SIGKILL)
-        server.wait()
-
-
 def test_a_server_that_comes_late_gets_everything(
-    tmp_path: Path, late_server: tuple[str, Callable[[], None]], impatient: None
+    tmp_path: Path, late_server: LateServer, impatient: None
 ) -> None:
     """As a sweep: the parent and its trial are opened here, a worker mirrors the trial."""
-    address, start = late_server
+    address = late_server.address
     tracking = TrackingConfig(mlflow_uri=address)
     parent = MlflowRun(tmp_path / "sweep", CONFIG, tracking, name="sweep")
     trial = MlflowRun(
@@ -301,14 +272,12 @@ def test_a_server_that_comes_late_gets_everything(
     assert trial.open() is None
     short = MlflowRun(tmp_path / "short", CONFIG, tracking, name="short", parent=parent)
     assert short.open() is None
-    (tmp_path / "short").mkdir()
     ended = Tracker(tmp_path / "short", tracking, is_main=True)
     ended.log({"train/loss": 0.125}, step=1)
     ended.close()  # a worker that is through before its driver reaches the server
-    (tmp_path / "trial").mkdir()
     tracker = Tracker(tmp_path / "trial", tracking, is_main=True)
     tracker.log({"train/loss": 0.5}, step=1)
-    start()
+    late_server.start()
     wait_for(lambda: (tmp_path / "trial" / RUN_ID_FILE).exists())
     tracker.log({"train/loss": 0.25}, step=2)
     tracker.close()
@@ -346,6 +315,48 @@ def test_the_link_to_a_local_database_comes_with_its_command(
     place = f"#/experiments/{experiment}/runs?viewStateShareKey=dpot_scale"
     place += "&workflowType=machine_learning"
     assert link == f"        then open http://127.0.0.1:5000/{place}"
+
+
+def test_what_mlflow_refuses_costs_only_itself(
+    tmp_path: Path, mirrored: TrackingConfig, caplog: pytest.LogCaptureFixture
+) -> None:
+    params = {"a#b": "1", "c": "2"}
+    run = MlflowRun(tmp_path, CONFIG, mirrored, name="run", params=params, tags={"d;e": "3"})
+    assert run.open() is not None
+    run.close("FINISHED")
+    found = run_of(mirrored, str(run.run_id))
+    assert found.data.params == {"c": "2"}
+    assert (found.info.status, found.data.tags["stop"]) == ("FINISHED", "finished")
+    assert "version.python" in found.data.tags
+    assert len(caplog.messages) == 2
+    assert all(message.startswith("MLflow refuses <") for message in caplog.messages)
+
+
+@pytest.mark.parametrize("call", ["log_batch", "log_inputs", "log_text"])
+def test_an_outage_while_a_run_opens_costs_nothing_of_it(
+    call: str,
+    tmp_path: Path,
+    mirrored: TrackingConfig,
+    impatient: None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    works, failures = getattr(MlflowClient, call), [MlflowException("too many 503 answers")] * 3
+
+    def fails(*args: object, **kwargs: object) -> object:
+        if failures:
+            raise failures.pop()
+        return works(*args, **kwargs)
+
+    monkeypatch.setattr(MlflowClient, call, fails)
+    run = the_run(tmp_path, mirrored)
+    run_id = run.open()
+    assert run_id is not None
+    wait_for(lambda: not failures)
+    run.close("FINISHED")
+    found = run_of(mirrored, run_id)
+    assert found.data.params["batch.micro_batch"] == "2"
+    assert len(found.inputs.dataset_inputs) == 1
+    assert client_of(mirrored).list_artifacts(run_id)
 
 
 def test_a_deleted_run_is_replaced(

@@ -1,0 +1,76 @@
+"""What MLflow is to know of a run beside its points: kept in its folder, to be sent at any time."""
+
+import contextlib
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, ValidationError
+from pydantic_core import from_json
+
+from dpot_scale.config.record import Record, read_record
+from dpot_scale.errors import RecordError
+from dpot_scale.files import write_whole
+from dpot_scale.tracking.trained_on import TrainedOn
+
+RECORD = "mlflow.json"
+STOP_TAG = "stop"
+
+Status = Literal["FINISHED", "FAILED", "KILLED"]
+
+
+class MlflowRecord(Record):
+    """The MLflow run of a folder: all that it takes to make it, and how it ended."""
+
+    directory: Path
+    """Where the folder was; it may be a copy by now."""
+    uri: str
+    experiment: str
+    key: str
+    """A tag by which the run is found, also one that was made while nobody waited any more."""
+    name: str
+    params: dict[str, str] = Field(default_factory=dict)
+    tags: dict[str, str] = Field(default_factory=dict)
+    config: str = ""
+    """YAML."""
+    datasets: tuple[TrainedOn, ...] = ()
+    parent: str | None = None
+    """The folder of the run under which it is shown, as seen from this one."""
+    begun: float
+    """Seconds since 1970, as `ended`."""
+    ended: float | None = None
+    status: Status | None = None
+    """How it ended; None while it lasts, and if it was killed."""
+    stop: str = ""
+    """Why it ended."""
+    artifacts: dict[str, str] = Field(default_factory=dict)
+    """File in the folder -> folder in MLflow."""
+    is_sent: bool = False
+    """Whether MLflow has all of it."""
+
+
+def read_mlflow_record(directory: Path) -> MlflowRecord | None:
+    """Return the record of a folder; None if it has none that can be read.
+
+    Raises:
+        RecordError: another version wrote it.
+    """
+    path = directory / RECORD
+    with contextlib.suppress(OSError, ValueError, ValidationError):
+        return read_record(MlflowRecord, from_json(path.read_bytes()), path, RecordError)
+    return None
+
+
+def write_mlflow_record(directory: Path, record: MlflowRecord) -> None:
+    """Write the record of a folder.
+
+    Raises:
+        DiskError: it cannot be written.
+    """
+    write_whole(directory / RECORD, record.model_dump_json(indent=2))
+
+
+def original_of(directory: Path, record: MlflowRecord) -> Path | None:
+    """Return the folder that a folder is a copy of; None if it is the only one, or was moved."""
+    original = record.directory
+    is_copy = original.is_dir() and directory.is_dir() and not original.samefile(directory)
+    return original if is_copy else None
