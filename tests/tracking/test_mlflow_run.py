@@ -258,6 +258,7 @@ def test_an_unreachable_server_costs_a_warning(
     assert review(tmp_path, absent, page="run") == []
 
 
+@pytest.mark.server
 def test_a_server_that_comes_late_gets_everything(
     tmp_path: Path, late_server: LateServer, impatient: None
 ) -> None:
