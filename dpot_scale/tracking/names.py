@@ -11,6 +11,7 @@ from collections.abc import Mapping
 LOSS = "train/loss"  # mean over the steps that changed the weights
 GRADIENT_NORM = "train/grad_norm"
 LEARNING_RATE = "train/lr"
+ZERO_TARGETS = "train/zero_targets"  # fields of targets that the loss left out, if it did
 SKIPPED_STEPS = "train/skipped_steps"  # steps since the last record that changed no weights
 
 WINDOWS_PER_SECOND = "perf/windows_per_second"  # of all ranks together

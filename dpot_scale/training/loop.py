@@ -23,7 +23,7 @@ from dpot_scale.tracking.tracker import Tracker
 from dpot_scale.training.console import Console
 from dpot_scale.training.meter import Measured, Meter
 from dpot_scale.training.noise import Noise
-from dpot_scale.training.objective import training_loss
+from dpot_scale.training.objective import training_loss, zero_targets
 from dpot_scale.training.schedule import Schedule
 from dpot_scale.training.spikes import Spike, Spikes
 from dpot_scale.training.watch import Findings, Stop, Verdict, Watch, never
@@ -185,10 +185,14 @@ class Trainer:
     def _train_step(
         self, batches: Iterator[Batch], state: TrainState, rates: Rates
     ) -> tuple[Tensor, Update]:
-        def next_batch() -> Batch:
-            return self._next_batch(batches, state)
+        config = self.config
 
-        return train_step(self.engine, next_batch, self.config, self.world, rates, self._noise)
+        def next_batch() -> Batch:
+            batch = self._next_batch(batches, state)
+            self.meter.leave_out(zero_targets(batch, config.objective, config.model.history))
+            return batch
+
+        return train_step(self.engine, next_batch, config, self.world, rates, self._noise)
 
     def _next_batch(self, batches: Iterator[Batch], state: TrainState) -> Batch:
         """Return the next micro-batch; one without numbers once the data cannot be read.

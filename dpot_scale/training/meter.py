@@ -39,6 +39,7 @@ class _Totals(NamedTuple):
     sums: Tensor  # of the losses, the norms and the number of applied steps
     in_a_row: Tensor  # how many of the newest steps were skipped, across intervals
     newest_loss: Tensor
+    zero_targets: Tensor  # fields of targets that the loss left out
     steps: int = 0
     windows: int = 0
     lr: float = 0.0  # of the newest step
@@ -66,7 +67,12 @@ class Meter:
         self._totals: _Totals
         self._before: deque[_Totals] = deque(maxlen=MOST_UNDONE)
         self._each: list[Tensor]  # of each step: its loss and its norm
+        self._left_out: Tensor
         self._restart(torch.zeros((), device=world.device))
+
+    def leave_out(self, zero_targets: Tensor) -> None:
+        """Count what the loss of a micro-batch of the step that comes leaves out."""
+        self._left_out = self._left_out + zero_targets
 
     def add(self, loss: Tensor, update: Update, windows: int, lr: float) -> None:
         """Count one step: its mean loss on this rank, what it did, its windows, its rate."""
@@ -79,10 +85,12 @@ class Meter:
             before.sums + values.where(update.applied, 0),
             (before.in_a_row + 1).where(update.applied.logical_not(), 0),
             loss.detach(),
+            before.zero_targets + self._left_out,
             before.steps + 1,
             before.windows + windows,
             lr,
         )
+        self._left_out = torch.zeros_like(self._left_out)
 
     def undo(self, steps: int) -> None:
         """Forget the newest steps, at most `MOST_UNDONE` and none before the last `reduce`."""
@@ -100,26 +108,30 @@ class Meter:
 
         `train/loss` and `train/grad_norm` are means over the steps that changed the weights, and
         absent if none did. `train/skipped_steps` is how many did not, of this interval alone, as
-        all else is: the sum of a curve is the number of the run. `system/...` of the machines is
-        among them every few seconds.
+        all else is: the sum of a curve is the number of the run. `train/zero_targets` is how many
+        fields of targets the losses left out, where there were some. `system/...` of the machines
+        is among them every few seconds.
         """
         totals = self._totals
         assert totals.steps > 0
         seconds = time.perf_counter() - self._started
         waited = self._wait_seconds() - self._waited
-        counts = torch.stack([totals.in_a_row, totals.newest_loss.isfinite().logical_not()])
+        is_broken = totals.newest_loss.isfinite().logical_not()
+        counts = torch.stack([totals.in_a_row, is_broken, totals.zero_targets])
         waits = torch.tensor([waited], device=counts.device)
         share = self._nodes.share()
         local = torch.cat([totals.sums, counts, waits, share, *self._each])
-        loss, grad_norm, applied, in_a_row, broken, waited_everywhere, *rest = mean_over_ranks(
-            local, self.world
-        ).tolist()
+        loss, grad_norm, applied, in_a_row, broken, zero_targets, waited_everywhere, *rest = (
+            mean_over_ranks(local, self.world).tolist()
+        )
         system, each = rest[: len(share)], rest[len(share) :]
         self.measured = [Measured(*one) for one in zip(each[::2], each[1::2], strict=True)]
         self.skipped_in_a_row, self.loss_is_finite = round(in_a_row), broken == 0
         metrics = {}
         if applied:
             metrics = {names.LOSS: loss / applied, names.GRADIENT_NORM: grad_norm / applied}
+        if zero_targets:
+            metrics[names.ZERO_TARGETS] = zero_targets * self.world.world_size
         metrics |= {
             names.LEARNING_RATE: totals.lr,
             names.SKIPPED_STEPS: totals.steps - applied,
@@ -145,7 +157,8 @@ class Meter:
 
     def _restart(self, in_a_row: Tensor) -> None:
         zero = torch.zeros((), device=self.world.device)
-        self._totals = _Totals(torch.zeros(3, device=self.world.device), in_a_row, zero)
+        self._totals = _Totals(torch.zeros(3, device=self.world.device), in_a_row, zero, zero)
+        self._left_out = zero
         self._before.clear()
         self._each = []
         self._waited = self._wait_seconds()

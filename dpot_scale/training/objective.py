@@ -10,7 +10,7 @@ from torch import Tensor
 
 from dpot_scale.config.run import ObjectiveConfig
 from dpot_scale.data.stream.assembly import Batch
-from dpot_scale.forecasting.errors import mean_rel_l2, norm, per_field
+from dpot_scale.forecasting.errors import counted_fields, mean_rel_l2, norm, per_field
 from dpot_scale.forecasting.physical import (
     Model,
     broadcast,
@@ -64,7 +64,7 @@ def training_loss(
     """
     frames_BTCs = batch.frames_BTCxy
     model = in_physical_units(model, batch)
-    marked_BC = _supervised(batch) if config.supervise_padding else batch.scored_BC
+    marked_BC = _marked(batch, config)
     history_BTCs = frames_BTCs[:, :history]
     target_BTCs = without_obstacles(frames_BTCs[:, history:], batch)
     loss = frames_BTCs.new_zeros(())
@@ -78,6 +78,21 @@ def training_loss(
         known_BTCs = with_given_channels(forecast_BTCs, history_BTCs, batch)
         history_BTCs = torch.cat([history_BTCs, known_BTCs], dim=1)[:, -history:]
     return loss / config.unroll
+
+
+def zero_targets(batch: Batch, config: ObjectiveConfig, history: int) -> Tensor:
+    """Return how many fields of all targets the loss leaves out, as they are zero everywhere."""
+    target_BTCs = without_obstacles(batch.frames_BTCxy[:, history:], batch)
+    marked_BC = _marked(batch, config)
+    left_out = marked_BC.new_zeros((), dtype=torch.float32)
+    for step_target_BTCs in target_BTCs.chunk(config.unroll, dim=1):
+        left_out = left_out + (marked_BC & ~counted_fields(step_target_BTCs, marked_BC)).sum()
+    return left_out
+
+
+def _marked(batch: Batch, config: ObjectiveConfig) -> Tensor:
+    """Return (B, C): the fields that the loss scores."""
+    return _supervised(batch) if config.supervise_padding else batch.scored_BC
 
 
 def _supervised(batch: Batch) -> Tensor:

@@ -56,6 +56,20 @@ def test_means_and_speed_of_an_interval(clock: Clock) -> None:
     assert "perf/mfu" not in found, "the peak of a CPU is not known"
 
 
+def test_what_the_loss_leaves_out_is_counted_where_there_is_some() -> None:
+    meter = Meter(ALONE, lambda: 0.0)
+    add(meter, 1.0, 1.0)
+    assert "train/zero_targets" not in meter.reduce(1.0)
+    for left_out in (2.0, 3.0, 4.0):
+        meter.leave_out(torch.tensor(left_out))
+        meter.leave_out(torch.tensor(1.0))  # another micro-batch of the step
+        add(meter, 1.0, 1.0)
+    meter.undo(1)
+    assert meter.reduce(1.0)["train/zero_targets"] == 3 + 4
+    add(meter, 1.0, 1.0)
+    assert "train/zero_targets" not in meter.reduce(1.0)
+
+
 def test_each_interval_starts_anew(clock: Clock) -> None:
     meter = Meter(ALONE, lambda: 0.0)
     add(meter, 100.0, 100.0)

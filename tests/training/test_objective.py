@@ -12,7 +12,7 @@ from dpot_scale.models.dpot.config import DPOTConfig
 from dpot_scale.models.dpot.network import DPOT
 from dpot_scale.models.forecaster import Forecast
 from dpot_scale.training.noise import Noise
-from dpot_scale.training.objective import inject_noise, training_loss
+from dpot_scale.training.objective import inject_noise, training_loss, zero_targets
 
 HISTORY = 2
 NOISE = Noise(0, torch.device("cpu"))
@@ -67,6 +67,7 @@ def test_a_field_that_is_zero_everywhere_is_left_out_of_the_loss() -> None:
     config = ObjectiveConfig(noise=0)
     loss = training_loss(RepeatLast(), batch_of(frames), config, HISTORY, NOISE)
     assert loss.item() == pytest.approx((0.5 + 0 + 0.5) / 3)
+    assert zero_targets(batch_of(frames), config, HISTORY) == 3
     (gradient,) = torch.autograd.grad(loss, frames)
     assert bool(gradient.isfinite().all())
     assert float(gradient[0, :, 0].abs().max()) == float(gradient[1].abs().max()) == 0
@@ -88,6 +89,15 @@ def test_a_field_that_is_zero_outside_obstacles_is_left_out() -> None:
     batch = batch_of(frames, counted=counted)
     loss = training_loss(RepeatLast(), batch, config, HISTORY, NOISE)
     assert loss.item() == pytest.approx(1 / 2)
+    assert zero_targets(batch, config, HISTORY) == 1
+
+
+def test_zero_targets_are_counted_at_every_forward() -> None:
+    frames = torch.ones(1, HISTORY + 2, 2, 4, 4)
+    assert zero_targets(batch_of(frames), ObjectiveConfig(unroll=2), HISTORY) == 0
+    frames[:, HISTORY + 1, 1] = 0.0  # of the two targets together it is not zero everywhere
+    assert zero_targets(batch_of(frames), ObjectiveConfig(unroll=2), HISTORY) == 1
+    assert zero_targets(batch_of(frames), ObjectiveConfig(), HISTORY) == 0
 
 
 @pytest.mark.parametrize("space", [(32, 32), (8, 8, 8)])
