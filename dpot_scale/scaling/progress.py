@@ -127,7 +127,7 @@ class TrialProgress:
         seconds = f"{now - one.begun:.0f} s"
         if self._table.is_drawn:
             one.state = "trains" if one.step is not None else f"starts, {seconds}"
-            one.state = "evaluates and saves" if one.is_at_end() else one.state
+            one.state = "evaluates" if one.is_at_end() else one.state  # short: 80 columns suffice
         elif now - one.last_line >= LINE_SECONDS:
             one.last_line = now
             what = "workers are starting" if one.step is None else f"at step {one.step}/{steps}"

@@ -159,7 +159,9 @@ def test_a_terminal_gets_a_table_of_all_trials(
 
     record(first, 512)
     progress.update([first])
-    assert "evaluates and saves" in capsys.readouterr().out
+    shown = lines(capsys)
+    assert shown[-3].split()[:3] == [first.id, "evaluates", "512/512"]
+    assert max(map(len, shown)) <= 80
     score(first, 512, "eval/mean/rel_l2", 0.25)
     progress.finish(first, "finished")
     clock.now = 7.0
