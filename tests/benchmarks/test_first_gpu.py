@@ -48,6 +48,6 @@ def test_a_step_that_fails_or_takes_too_long_is_said(tmp_path: Path) -> None:
         [sys.executable, str(script), *options], capture_output=True, text=True, check=False
     )
     assert ended.returncode > 0
-    assert "machine: ok in" in ended.stdout
+    assert re.search("machine: (ok|out of time) in", ended.stdout)  # on a slow one, the latter
     assert "end_to_end: not run: the time was up" in ended.stdout
     assert (tmp_path / "logs.tar.gz").exists()

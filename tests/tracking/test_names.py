@@ -9,6 +9,7 @@ def test_the_keys_stay() -> None:
         "train/grad_norm",
         "train/lr",
         "train/skipped_steps",
+        "train/zero_targets",
         "perf/windows_per_second",
         "perf/step_seconds",
         "perf/data_wait_fraction",
