@@ -223,9 +223,15 @@ def test_a_trial_has_its_numbers(finished: Finished, server: str, page: Any) -> 
     trial = finished.trials[-1]
     result = read_result(trial.run.directory)
     assert result is not None
-    page.goto(_of_run(server, finished.run_id(trial.run.directory)))
-    shows(page, trial.id, "final/rel_l2")
+    run = finished.run_id(trial.run.directory)
+    page.goto(_of_run(server, run))
+    shows(page, trial.id, "final/rel_l2", "over persistence")
+    place = page.get_by_text("over persistence").locator("visible=true").first.bounding_box()
+    assert place["y"] < WINDOW["height"], "the errors stand above the fold"
     keep(page, "child")
+    page.goto(_of_run(server, run, "/system-metrics"))
+    shows(page, "system/node_0/cpu_percent")
+    keep(page, "child_system")
 
 
 @pytest.mark.parametrize("chart", ["Scatter Plot", "Parallel Coordinates Plot"])
