@@ -37,6 +37,16 @@ def test_every_link_to_a_file_or_heading_leads_there(page: str) -> None:
             assert anchor in anchors(target.read_text(encoding="utf-8")), link
 
 
+@pytest.mark.parametrize("page", PAGES)
+def test_every_table_is_drawn_as_one(page: str) -> None:
+    """A row behind an empty line is drawn as text."""
+    text = re.sub(r"```.*?```", "", (ROOT / page).read_text(encoding="utf-8"), flags=re.S)
+    for table in re.findall(r"(?:^\|[ -].*\n)+", text, re.M):
+        head, *rest = table.splitlines()
+        assert rest, head
+        assert re.fullmatch(r"[-:| ]+", rest[0]), head
+
+
 def test_pictures_are_small() -> None:
     pictures = list((ROOT / "docs" / "images").iterdir())
     assert pictures

@@ -231,6 +231,19 @@ def test_a_rank_ends_soon_after_a_killed_launcher_and_loses_nothing(start: Any) 
     assert f"resuming at step {step}\n" in again.out
 
 
+def test_the_wall_clock_stops_a_run_after_saving(start: Any, finished: Any) -> None:
+    """It counts from the start of the process, which here takes longer than the limit."""
+    clocked = start("clocked", "limits.wall_clock=0.001").ended()
+    assert clocked.code == 2
+    assert newest_checkpoint(clocked.directory) == 1
+    (said,) = clocked.errors
+    assert f"clocked was stopped by limits.wall_clock at step 1 of {STEPS} and saved" in said
+    again = start("clocked").ended()
+    assert again.code == 0, again.err
+    assert "resuming at step 1\n" in again.out
+    assert curves(again.directory) == curves(finished.directory)
+
+
 def test_divergence_is_one_sentence_and_never_saved(start: Any) -> None:
     diverged = start(
         "diverged",

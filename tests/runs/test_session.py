@@ -25,6 +25,8 @@ BATCH, LENGTH, BAD_STEP, LOG_EVERY = 4, 36, 26, 3
 BAD_WINDOW = BAD_STEP * BATCH + 1
 # That step, and the other one until the next log.
 SKIPPED = {"first": BAD_STEP * BATCH, "end": (BAD_STEP + 1) * BATCH}
+# So many steps, seen at once where each is logged.
+BROKEN = {"first": 7 * BATCH, "end": (7 + loop.MAX_SKIPPED_IN_A_ROW) * BATCH}
 NO_COMMITS = ["checkpoint.every=0", "checkpoint.minutes=0"]
 
 pytestmark = pytest.mark.timeout(900)
@@ -67,14 +69,32 @@ def weights(folder: Path) -> dict[str, bytes]:
     return {name: value.numpy().tobytes() for name, value in load_file(folder / WEIGHTS).items()}
 
 
+@pytest.fixture
+def broken_stretch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let no loss of a stretch be finite."""
+    training_loss = loop.training_loss
+
+    def disturbed(engine: Any, batch: Batch, *rest: Any) -> Tensor:
+        loss = training_loss(engine, batch, *rest)
+        is_broken = any(BROKEN["first"] <= one < BROKEN["end"] for one in batch.positions)
+        return loss * float("nan") if is_broken else loss
+
+    monkeypatch.setattr(loop, "training_loss", disturbed)
+
+
+def skipping(train: Train, tiny_yaml: Path, name: str, skipped: dict[str, int]) -> Path:
+    """Train a run that skips a stretch from the beginning."""
+    folder = tiny_yaml.parent / "runs" / name
+    folder.mkdir(parents=True)
+    record = {"step": BAD_STEP + 1, **skipped, "reason": "known before"}
+    (folder / ROLLBACKS).write_text(json.dumps({"format": 1, "rollbacks": [record]}))
+    return train(name)
+
+
 @pytest.fixture(scope="module")
 def undisturbed(train: Train, tiny_yaml: Path) -> dict[str, bytes]:
     """The weights of a run that skips the bad stretch from the beginning."""
-    folder = tiny_yaml.parent / "runs" / "undisturbed"
-    folder.mkdir(parents=True)
-    record = {"step": BAD_STEP + 1, **SKIPPED, "reason": "known before"}
-    (folder / ROLLBACKS).write_text(json.dumps({"format": 1, "rollbacks": [record]}))
-    return weights(train("undisturbed"))
+    return weights(skipping(train, tiny_yaml, "undisturbed", SKIPPED))
 
 
 @pytest.mark.parametrize(("name", "commits"), [("from_commit", []), ("from_the_start", NO_COMMITS)])
@@ -93,6 +113,18 @@ def test_a_bad_window_is_as_good_as_never_seen(
     back = 0 if commits else 25
     said = f"went back from step {BAD_STEP + 1} to step {back}: the gradient norm of step "
     assert f"{said}{BAD_STEP + 1} was " in capsys.readouterr().out
+
+
+def test_a_stretch_that_is_not_finite_is_as_good_as_never_seen(
+    train: Train, tiny_yaml: Path, broken_stretch: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = train("broken", "tracking.log_every=1")
+    (rollback,) = read_rollbacks(folder)
+    assert {"first": rollback.first, "end": rollback.end} == BROKEN
+    assert "went back from step 27 to step 5: in each of its last 20 steps the loss or the " in (
+        capsys.readouterr().out
+    )
+    assert weights(folder) == weights(skipping(train, tiny_yaml, "never_seen", BROKEN))
 
 
 def test_a_run_that_may_not_go_back_fails_and_names_the_windows(
