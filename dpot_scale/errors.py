@@ -6,6 +6,7 @@ what to do. Our own impossible states are `assert`s.
 
 import functools
 import os
+import re
 import shlex
 import sys
 from collections.abc import Callable
@@ -16,10 +17,22 @@ P = ParamSpec("P")
 USER_ERROR_EXIT_CODE = 2
 LONGEST_COMMAND = 1000  # characters of what is repeated whole; a hundred names of trials are more
 SHOWN_WORDS = 12  # of a longer one
+# In an address: the user and password before the host, and what a query says of a secret. A model
+# of MLflow's registry may be models:/NAME@ALIAS. Paths have lost one slash behind the scheme.
+USER_IN_ADDRESS = re.compile(r"(?<=:/)(?<!models:/)/?[^/\s@]+@|[^\s/@=:'\"]+:[^\s/@]+@(?=[\w.\[])")
+SECRET_IN_ADDRESS = re.compile(
+    r"(?<=[?&])([\w-]*(?:token|pass|pwd|secret|key|signature)[\w-]*=)[^\s&;'\"]+", re.I
+)
 
 
 class UserError(Exception):
-    """One sentence for the user: what is wrong, where, and what to do."""
+    """One sentence for the user: what is wrong, where, and what to do.
+
+    It is printed, logged and kept, so it repeats no password of an address.
+    """
+
+    def __str__(self) -> str:
+        return without_secrets(super().__str__())
 
 
 class ConfigError(UserError):
@@ -46,14 +59,26 @@ class DiskError(UserError):
     """A file or folder that cannot be written, or a disk that is full."""
 
 
+def without_secrets(text: str) -> str:
+    """Return a text without the passwords and tokens of the addresses in it."""
+    return SECRET_IN_ADDRESS.sub(r"\1...", USER_IN_ADDRESS.sub(_hidden, text))
+
+
+def _hidden(user: re.Match[str]) -> str:
+    return "/...@" if user[0].startswith("/") else "...@"
+
+
 def speaks_for_all() -> bool:
     """Return whether this process is the first rank of its launcher, or has no launcher."""
     return os.environ.get("RANK", "0") == "0"
 
 
 def this_command() -> str:
-    """Return the command that started this process, as one types it into a shell."""
-    return shlex.join(sys.orig_argv)
+    """Return the command that started this process, as one types it into a shell.
+
+    Without the secrets of addresses: it is recorded.
+    """
+    return without_secrets(shlex.join(sys.orig_argv))
 
 
 def shortened(command: str) -> str:

@@ -1,5 +1,8 @@
 """Mistakes are one sentence and exit code 2; bugs keep their traceback."""
 
+import pickle
+import sys
+
 import pytest
 
 from dpot_scale.errors import (
@@ -10,6 +13,8 @@ from dpot_scale.errors import (
     UserError,
     exits_cleanly,
     shortened,
+    this_command,
+    without_secrets,
 )
 
 
@@ -71,3 +76,41 @@ def test_a_command_with_a_hundred_names_is_said_by_how_it_begins() -> None:
     assert shortened(" ".join([short, *names])) == (
         f"the same command, {short} {' '.join(names[:6])} ... (94 more words)"
     )
+
+
+@pytest.mark.parametrize(
+    ("said", "shown"),
+    [
+        ("at http://me:pw@host:5000/x.", "at http://...@host:5000/x."),
+        ("at https://token@host", "at https://...@host"),
+        ("no file https:/me:pw@host/w.pth", "no file https:/...@host/w.pth"),
+        ("RAY_ADDRESS=me:pw@10.0.0.1:6379", "RAY_ADDRESS=...@10.0.0.1:6379"),
+        ("RAY_ADDRESS=ray://me:pw@[::1]:10001", "RAY_ADDRESS=ray://...@[::1]:10001"),
+        (
+            "'postgresql://me:p=w@db/x?sslpassword=a&b=c'",
+            "'postgresql://...@db/x?sslpassword=...&b=c'",
+        ),
+        ("https://host?a=1&X-Token=abc", "https://host?a=1&X-Token=..."),
+    ],
+)
+def test_a_sentence_repeats_no_secret_of_an_address(said: str, shown: str) -> None:
+    assert without_secrets(said) == str(ConfigError(said)) == shown
+    assert str(pickle.loads(pickle.dumps(DataError(said)))) == shown
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "models:/name@champion cannot be read from sqlite:////a/mlflow.db",
+        "give key=value; --token is no option, and token=x was said",
+        "http://host:5000/#/experiments/1?workflowType=machine_learning",
+        "a mail to me@host.org, at 12:30 @home",
+    ],
+)
+def test_what_is_no_secret_stays(said: str) -> None:
+    assert without_secrets(said) == said
+
+
+def test_a_command_is_repeated_without_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "orig_argv", ["python", "a=http://me:pw@host", "b c"])
+    assert this_command() == "python a=http://...@host 'b c'"

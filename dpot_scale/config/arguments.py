@@ -18,7 +18,7 @@ from dpot_scale.config.base import possible
 from dpot_scale.config.load import DEFAULT, Kind, config_hint, presets
 from dpot_scale.config.places import HOME_VARIABLE
 from dpot_scale.config.sentences import nearest
-from dpot_scale.errors import USER_ERROR_EXIT_CODE, speaks_for_all
+from dpot_scale.errors import USER_ERROR_EXIT_CODE, speaks_for_all, without_secrets
 from dpot_scale.terminal import begin_command
 
 # Where relative paths of data and results begin, for the end of a help text.
@@ -59,7 +59,7 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Exit with a sentence, which only one rank prints."""
         if speaks_for_all():
-            sys.stderr.write(f"error: {message}\n")
+            sys.stderr.write(f"error: {without_secrets(message)}\n")
         self.exit(USER_ERROR_EXIT_CODE)
 
     def _refuse_unknown(self, rest: Sequence[str]) -> None:

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,6 +12,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from pydantic_core import PydanticKnownError
 
 LONGEST_NAME = 255  # bytes, of a file or folder
+URL = re.compile(r"(?!models:)[a-z][a-z0-9+.-]+:/", re.IGNORECASE)  # a path has one slash of two
 
 
 def _no_bool(value: object) -> object:
@@ -27,6 +29,13 @@ def possible(path: Path) -> Path:
     return path
 
 
+def no_url(path: Path) -> Path:
+    """Refuse a URL, which may hold a password and would be saved; here it would be a folder."""
+    if URL.match(str(path)):
+        raise ValueError("it is a URL, where a file or folder on this machine is needed")
+    return path
+
+
 # Not strict: YAML reads 1e-3 as text.
 NO_BOOL = BeforeValidator(_no_bool)  # behind a range, or the reference does not see the range
 Float = Annotated[float, Field(allow_inf_nan=False), NO_BOOL]
@@ -39,7 +48,7 @@ Fraction = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False), NO_BOOL]
 Seed = Annotated[int, Field(ge=0, lt=2**31), NO_BOOL]
 FOLDER_NAME = r"\w[\w.\-]*"  # never "." or ".."
 Name = Annotated[str, Field(pattern=f"^{FOLDER_NAME}$", max_length=200)]
-Place = Annotated[Path, AfterValidator(possible)]
+Place = Annotated[Path, AfterValidator(possible), AfterValidator(no_url)]
 STRICT = ConfigDict(extra="forbid")  # about unknown keys
 
 

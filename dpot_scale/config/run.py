@@ -90,7 +90,7 @@ class CheckpointConfig(Section):
     def _is_url_without_secret(cls, url: str | None) -> str | None:
         """Refuse what is no URL, and what would be written into config.yaml and MLflow."""
         if url is not None and not re.match(r"[a-z][a-z0-9+.-]*://.", url, re.IGNORECASE):
-            raise ValueError(f"archive={url} is no URL; give one as file:///FOLDER or s3://BUCKET")
+            raise ValueError("archive is no URL; give one as file:///FOLDER or s3://BUCKET")
         if url is not None and re.search(r"://[^/]*@|[?#]", url):
             raise ValueError(
                 "archive may be a bare address only, because it is saved and shown; give "
@@ -125,8 +125,10 @@ class TrackingConfig(Section):
                 "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or a token as "
                 "MLFLOW_TRACKING_TOKEN"
             )
-        database = re.match(r"(?!sqlite)[\w+.-]+:", uri, re.IGNORECASE)
-        if database and re.search(r"//[^:/@]*:[^@]*@|[?&;].*(pass|pwd|token|secret)", uri, re.I):
+        # The address of a database, or a misspelt one of anything.
+        of_others = not re.match("sqlite:", uri, re.IGNORECASE)
+        secret = r"//[^:/@]*:[^@]*@|:[^/@]+@|[?&;].*(pass|pwd|token|secret)"
+        if of_others and re.search(secret, uri, re.IGNORECASE):
             raise ValueError(
                 "mlflow_uri may hold no password, because it is saved and shown; start `mlflow "
                 "server --backend-store-uri DATABASE` with the password, and give the http:// "

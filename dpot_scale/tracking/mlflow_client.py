@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from dpot_scale.config.places import SQLITE, absolute_uri
 from dpot_scale.config.run import TrackingConfig
+from dpot_scale.errors import without_secrets
 from dpot_scale.files import held
 from dpot_scale.tracking.artifacts import ROOT, follow_without_server
 
@@ -125,10 +126,13 @@ def never_fatal(consequence: str) -> Iterator[None]:
 
 
 def reason(error: BaseException) -> str:
-    """Return in one line the innermost cause of an error, which MLflow wraps in many layers."""
+    """Return in one line the innermost cause of an error, which MLflow wraps in many layers.
+
+    Without the secrets of the addresses in it: it is logged and shown.
+    """
     while (below := error.__cause__ or error.__context__) is not None:
         error = below
-    return " ".join(str(error).split()) or type(error).__name__
+    return without_secrets(" ".join(str(error).split())) or type(error).__name__
 
 
 def is_refusal(error: Exception) -> bool:

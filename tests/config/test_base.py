@@ -75,6 +75,19 @@ def test_a_path_that_no_file_can_have_is_refused(key: str, path: str) -> None:
         load_run("quickstart", [f"{key}={json.dumps(path)}"])
 
 
+@pytest.mark.parametrize("key", ["output", "data.root", "start.source", "engine.nvme_path"])
+@pytest.mark.parametrize("url", ["https://me:secret@host/w.pth", "s3://bucket/runs", "FILE:///a"])
+def test_a_url_is_no_path(key: str, url: str) -> None:
+    """It would be saved as `https:/me:secret@host`, and made as a folder here."""
+    with pytest.raises(ConfigError, match=f"{key}.*it is a URL, where a file or folder") as refused:
+        load_run("quickstart", [f"{key}={url}"])
+    assert "secret" not in str(refused.value)
+
+
+def test_a_model_of_the_registry_is_a_source() -> None:
+    assert load_run("quickstart", ["start.source=models:/name/1"]).start.source is not None
+
+
 @pytest.mark.parametrize("override", ["engine.deepspeed=", "name="])
 def test_a_name_that_is_far_too_long_is_refused(override: str) -> None:
     with pytest.raises(ConfigError, match=override.rstrip("=")):

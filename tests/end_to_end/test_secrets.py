@@ -6,7 +6,9 @@ from typing import Any
 
 import pytest
 
-from dpot_scale import doctor, sweep, train
+from dpot_scale import doctor, evaluate, mirror, sweep, train, weights
+from dpot_scale.config.load import dump, load_run
+from dpot_scale.config.places import RUN_CONFIG
 
 SECRET = "Xq7-planted-secret"
 ENVIRONMENT = (
@@ -16,7 +18,10 @@ ENVIRONMENT = (
     "RAY_AUTH_TOKEN",
     "PGPASSWORD",
     "HF_TOKEN",
+    "FSSPEC_S3_SECRET",
 )
+# Nothing listens there: a request through it fails.
+PROXY = f"http://me:{SECRET}@127.0.0.1:9"
 
 
 def holding_it(folder: Path) -> list[str]:
@@ -77,6 +82,65 @@ def test_an_address_with_a_secret_is_refused_without_repeating_it(
     assert entry.main(["--config", str(file), "--print-config"]) == 2
     out, err = capsys.readouterr()
     assert SECRET not in out + err
+
+
+@pytest.mark.parametrize("entry", [train, sweep, doctor])
+@pytest.mark.parametrize(
+    "override",
+    [
+        f"checkpoint.archive=s3://key:{SECRET}@bucket",
+        f"checkpoint.archive=key:{SECRET}@bucket",
+        f"checkpoint.archive=https://host/path?token={SECRET}",
+        f"start.source=https://me:{SECRET}@host/w.pth",
+        f"data.root=https://me:{SECRET}@host",
+        f"output=s3://me:{SECRET}@host",
+        f"tracking.mlflow_uri=htp//me:{SECRET}@host",
+        f"tracking.mlflow_password={SECRET}",
+    ],
+)
+def test_no_other_field_takes_a_secret_and_no_sentence_repeats_it(
+    entry: Any, override: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert entry.main([f"run.{override}" if entry is sweep else override, "--print-config"]) == 2
+    out, err = capsys.readouterr()
+    assert SECRET not in out + err
+
+
+@pytest.mark.parametrize("variable", ["MLFLOW_TRACKING_URI", "RAY_ADDRESS", "HTTP_PROXY"])
+@pytest.mark.parametrize(
+    ("entry", "words"),
+    [
+        (weights, ["inspect", "models:/a/1"]),
+        (evaluate, ["models:/a/1"]),
+        (train, ["start.source=models:/a/1"]),
+        (doctor, []),
+        (sweep, ["run"]),
+        (mirror, ["run", "--mlflow-uri", f"http://me:{SECRET}@127.0.0.1:9"]),
+    ],
+)
+def test_an_address_of_the_environment_is_shown_without_its_secret(
+    entry: Any,
+    words: list[str],
+    variable: str,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Where nothing listens at it. A Ray cluster is sought first, so none is started."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:9")
+    monkeypatch.setenv("NO_PROXY", "")
+    monkeypatch.setenv(variable, PROXY.replace("http", "ray") if "RAY" in variable else PROXY)
+    (tmp_path / "run").mkdir()
+    config = dump(load_run("quickstart", [f"output={tmp_path}", "name=run"]))
+    (tmp_path / "run" / RUN_CONFIG).write_text(config)
+    assert entry.main(words) == 2
+    out, err = capsys.readouterr()
+    assert err
+    assert SECRET not in out + err + caplog.text
+    assert holding_it(tmp_path) == []
 
 
 def test_nothing_listens_beyond_this_machine_by_default() -> None:
