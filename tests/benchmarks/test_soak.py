@@ -1,0 +1,118 @@
+"""The pure parts of benchmarks/soak.py: what it draws, compares and finds left over."""
+
+import importlib
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+FOLDER = Path(__file__).parents[2] / "benchmarks"
+MODULES = ("soak", "soak_checks", "soak_faults", "soak_leaks", "soak_runs")
+STEPS = range(23, 130)
+
+
+@pytest.fixture(scope="module")
+def soak() -> Iterator[Any]:
+    """All names of all its modules."""
+    sys.path.insert(0, str(FOLDER))
+    found = [importlib.import_module(name) for name in MODULES]
+    yield SimpleNamespace(**{name: value for one in found for name, value in vars(one).items()})
+    sys.path.remove(str(FOLDER))
+
+
+def test_the_seed_alone_decides_the_faults(soak: Any) -> None:
+    def drawn(seed: int) -> list[Any]:
+        return [soak.planned_round(seed, number, STEPS) for number in range(12)]
+
+    assert drawn(1) == drawn(1)
+    assert drawn(1) != drawn(2)
+    for planned in drawn(1):
+        steps = [fault.step for fault in planned.faults]
+        assert steps == sorted(set(steps))
+        assert set(steps) <= set(STEPS)
+        kinds = soak.OF_RAY if planned.launcher == "ray" else soak.OF_A_LAUNCHER
+        assert {fault.fault for fault in planned.faults} <= kinds.keys()
+    assert {planned.launcher for planned in drawn(1)} == {"deepspeed", "torchrun", "ray"}
+
+
+def test_each_fault_comes_before_one_comes_again(soak: Any) -> None:
+    names = "abcde"
+    drawn = soak.drawn(3, names, 12)
+    assert sorted(drawn[:5]) == sorted(drawn[5:10]) == list(names)
+    assert soak.drawn(3, names, 7) == drawn[:7]
+
+
+def test_a_fault_comes_when_its_attempt_has_made_the_step(soak: Any) -> None:
+    at_a_step = soak.Planned("kill all", 30, 0, 2.0)
+    assert [soak.is_due(at_a_step, step, 60.0) for step in (-1, 29, 30, 31)] == [0, 0, 1, 1]
+    early = soak.Planned("kill all while they start", 30, 0, 2.0)
+    assert [soak.is_due(early, -1, seconds) for seconds in (1.9, 2.0)] == [0, 1]
+
+
+def test_every_digit_and_every_step_counts(soak: Any) -> None:
+    curves = {"train/loss": {1: 0.1, 2: 0.2}}
+    assert soak.of_curves(curves, {"train/loss": {1: 0.1, 2: 0.2}}) == []
+    (other,) = soak.of_curves({"train/loss": {1: 0.1, 2: 0.2 + 1e-16}}, curves)
+    assert other.startswith("train/loss differs at 1 steps, first at 2: 0.2000")
+    (less,) = soak.of_curves({"train/loss": {1: 0.1}}, curves)
+    assert "first at 2: None in place of 0.2" in less
+    assert len(soak.of_curves({**curves, "eval/a": {1: 1.0}}, curves)) == 1
+
+
+def test_points_that_mlflow_lacks_or_has_twice_are_found(soak: Any) -> None:
+    def client(*steps: int) -> Any:
+        points = [SimpleNamespace(step=step, value=1 / step) for step in steps]
+        return SimpleNamespace(get_metric_history=lambda *_: points)
+
+    curves = {"train/loss": {1: 1.0, 2: 0.5}}
+    assert soak.of_points(client(1, 2), "run", curves) == []
+    for steps in ((1,), (1, 2, 2), (1, 3)):
+        assert len(soak.of_points(client(*steps), "run", curves)) == 1
+    other = {"train/loss": {1: 1.0, 2: 0.75}}
+    assert soak.of_points(client(1, 2), "run", other)[0].startswith("in MLflow train/loss differs")
+
+
+def test_what_is_left_is_named_unless_it_may_live(soak: Any) -> None:
+    before = soak.Left({1: "server"}, frozenset({"old"}), frozenset())
+    now = soak.Left({2: "server", 3: "rank"}, frozenset({"old", "new"}), frozenset({"buffer"}))
+    assert soak.leaks(before, before, expected=()) == []
+    assert soak.leaks(before, now, expected={2}) == [
+        "process 3 is left: rank",
+        "new is left in /tmp",
+        "buffer is left in /dev/shm",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("mib", "files", "is_leak"),
+    [(0.0, 0.0, False), (0.1, 0.0, False), (2.0, 0.0, True), (0.0, 1.0, True)],
+)
+def test_a_process_that_grows_all_its_life_is_a_leak(
+    mib: float, files: float, is_leak: bool, soak: Any
+) -> None:
+    looks = [soak.Look(2.0 * i, 100 + mib * i, int(10 + files * i)) for i in range(100)]
+    (growth,) = soak.grown({"server": looks, "short": looks[:20]})
+    assert (growth.name, growth.is_leak) == ("server", is_leak)
+
+
+def test_a_fault_is_over_when_the_run_is_further_than_before(soak: Any) -> None:
+    caused = soak.Caused("kill all", step=31, time=100.0)
+    records = [(30, 98.0), (31, 99.0), (20, 110.0), (31, 111.0), (32, 112.0), (33, 113.0)]
+    assert soak.further_after(records, caused) == 12.0
+    assert soak.further_after(records[:-2], caused) is None
+
+
+def test_a_difference_is_told_and_fails_the_soak(soak: Any) -> None:
+    planned = soak.planned_round(1, 0, STEPS)
+    outcome = soak.Outcome(planned, [soak.Caused("kill all", 31, 0.0, 12.0)], [-9, 0], 7)
+    text, is_sound = soak.summary([outcome], [])
+    assert is_sound
+    assert "| kill all | 1 | 12.0 | 12.0 |" in text
+    assert "1 rounds, 2 attempts, 1 faults, 7 steps made again, 0 differences" in text
+    outcome.differences.append("train/loss differs")
+    text, is_sound = soak.summary([outcome], [])
+    assert not is_sound
+    assert text.endswith("1 differences\ntrain/loss differs")
