@@ -17,6 +17,7 @@ import argparse
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -85,6 +86,7 @@ def main() -> int:
     options = parser.parse_args()
     if options.inside is not None:
         return soak(options.inside, options.seed, options.minutes)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # what was started ends, too
     # On a real disk: the soak gets a /tmp of its own.
     with tempfile.TemporaryDirectory(dir="/var/tmp", prefix="soak_") as folder:
         # The shell is the first process of its namespace, which takes on orphans.

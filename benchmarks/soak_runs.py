@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import psutil
+from soak_leaks import family
 
 from dpot_scale.config.load import load_sweep
 from dpot_scale.config.places import CHECKPOINTS
@@ -90,6 +91,15 @@ def killed(process: subprocess.Popen[bytes] | None) -> None:
         process.wait()
 
 
+def killed_with_all_below(process: subprocess.Popen[bytes]) -> None:
+    """Kill a process, its session, and what it has started in other sessions."""
+    below = family([process.pid]) - {process.pid}
+    killed(process)
+    for pid in below:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
 def free_port() -> int:
     """Return a port that nobody listens at."""
     with socket.socket() as free:
@@ -156,20 +166,16 @@ class RayCluster:
 
     def lose_node(self) -> None:
         """Kill the second node, with the workers that it has started."""
-        below = psutil.Process(self.node.pid).children(recursive=True)
-        killed(self.node)
-        for process in below:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                process.kill()
+        killed_with_all_below(self.node)
 
     def close(self) -> None:
         """End both nodes."""
-        self.lose_node()
-        below = psutil.Process(self.head.pid).children(recursive=True)
-        killed(self.head)
-        for process in below:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                process.kill()
+        for node in (self.node, self.head):
+            killed_with_all_below(node)
+
+    def family(self) -> set[int]:
+        """Return all processes of both nodes."""
+        return family([self.head.pid, self.node.pid])
 
     def _start(self, *words: str) -> subprocess.Popen[bytes]:
         ray = str(Path(sys.executable).with_name("ray"))
@@ -225,13 +231,14 @@ class Training:
         self.process = started(self._command, self.log, **more)
 
     def ranks(self) -> list[psutil.Process]:
-        """Return the ranks that live, by number."""
+        """Return the ranks that live, by number: those of this training alone."""
         found: dict[int, psutil.Process] = {}
         for process in psutil.process_iter():
             with contextlib.suppress(psutil.Error):
-                if self._is_sweep and RAY_WORKER in " ".join(process.cmdline()):
-                    found[len(found)] = process
-                elif not self._is_sweep and "--config" in process.cmdline():
+                words = process.cmdline()
+                if self._is_sweep and self._ray is not None and RAY_WORKER in " ".join(words):
+                    found |= {len(found): process} if process.pid in self._ray.family() else {}
+                elif not self._is_sweep and f"name={self.name}" in words:
                     rank = process.environ().get("LOCAL_RANK")
                     found |= {} if rank is None else {int(rank): process}
         return [found[number] for number in sorted(found)]
@@ -242,11 +249,7 @@ class Training:
 
     def kill(self) -> None:
         """Kill the starter and all that it has started."""
-        below = [*self.ranks(), *self.starter().children(recursive=True)]
-        killed(self.process)
-        for process in below:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                process.kill()
+        killed_with_all_below(self.process)
 
     def checkpoints(self) -> Path:
         """Return where the checkpoints of the run lie."""

@@ -1,6 +1,7 @@
 """The pure parts of benchmarks/soak.py: what it draws, compares and finds left over."""
 
 import importlib
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -116,3 +117,56 @@ def test_a_difference_is_told_and_fails_the_soak(soak: Any) -> None:
     text, is_sound = soak.summary([outcome], [])
     assert not is_sound
     assert text.endswith("1 differences\ntrain/loss differs")
+
+
+# A launcher of two ranks, of which the first records a step in each 10 ms and goes on where the
+# one before was killed. As a launcher does, it ends them all when one fails.
+STUB = """
+import json, os, signal, subprocess, sys, time
+from pathlib import Path
+
+spool = Path(sys.argv[1])
+if "LOCAL_RANK" not in os.environ:
+    command = [sys.executable, *sys.argv]
+    ranks = [
+        subprocess.Popen(command, env=os.environ | {"LOCAL_RANK": str(rank)}) for rank in range(2)
+    ]
+    while any(rank.poll() is None for rank in ranks):
+        time.sleep(0.01)
+        if any(rank.poll() for rank in ranks):
+            for rank in ranks:
+                rank.kill()
+            sys.exit(1)
+    sys.exit(0)
+step = 0
+if spool.exists():
+    step = json.loads(spool.read_text().splitlines()[-1])["step"] // 10 * 10
+while step < int(sys.argv[3]):
+    step += 1
+    time.sleep(0.01)
+    if os.environ["LOCAL_RANK"] == "0":
+        with spool.open("a") as file:
+            record = {"step": step, "time": time.time(), "train/loss": 1 / step}
+            file.write(json.dumps(record) + chr(10))
+"""
+
+
+def test_a_training_is_disturbed_and_started_again_until_it_ends(soak: Any, tmp_path: Path) -> None:
+    name = f"stub_{os.getpid()}"  # no other test has it
+    training = soak.Training(tmp_path, name, "torchrun")
+    training.directory.mkdir(parents=True)
+    spool = training.directory / soak.SPOOL
+    (tmp_path / "stub.py").write_text(STUB)
+    stub = [sys.executable, str(tmp_path / "stub.py")]
+    training._command = [*stub, str(spool), f"name={name}", str(soak.STEPS)]
+    names = ["kill all while they start", "kill a rank", "stop a rank for seconds"]
+    planned = [
+        soak.Planned(name, step, 1, 0.1) for name, step in zip(names, (1, 40, 70), strict=True)
+    ]
+    outcome = soak.disturbed(training, soak.Round(0, "torchrun", tuple(planned)))
+    assert outcome.differences == []
+    assert [one.fault for one in outcome.caused] == names
+    assert outcome.codes == [-9, 1, 0]
+    assert 0 <= outcome.made_again < 30
+    assert all(one.seconds is not None for one in outcome.caused)
+    assert training.ranks() == []
