@@ -244,6 +244,7 @@ def over_http(model: mlflow.pyfunc.PyFuncModel) -> Iterator[Server]:
 
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
+        listening.listen()  # requests wait until the server takes them
         server = uvicorn.Server(uvicorn.Config(init(model), log_level="error"))
         thread = Thread(target=server.run, kwargs={"sockets": [listening]})
         thread.start()
