@@ -43,6 +43,7 @@ class Purchase:
     size: Interval
     windows: Interval
     error: Interval
+    is_bounded: bool  # the size is the largest that was searched, so a larger one may be better
 
 
 def best_purchases(
@@ -85,6 +86,7 @@ def best_purchases(
                 size=_interval(at.sizes[best_z]),
                 windows=_interval(at.windows[best_z]),
                 error=_interval(error_zp.min(axis=1)),
+                is_bounded=bool(np.isclose(at.sizes[best_z[0]], high)),
             )
         )
     return purchases

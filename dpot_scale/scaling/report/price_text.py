@@ -101,7 +101,10 @@ def _purchase_cells(one: Purchase) -> tuple[str, ...]:
     return (
         duration(one.seconds),
         f"{share.value:.0%} ({share.low:.0%} to {share.high:.0%})",
-        *(_range(interval) for interval in (one.trajectories, one.size, one.windows, one.error)),
+        _range(one.trajectories),
+        _range(one.size) + ", the largest searched" * one.is_bounded,
+        _range(one.windows),
+        _range(one.error),
     )
 
 

@@ -68,6 +68,13 @@ def test_no_other_purchase_of_equal_cost_is_better(repeats: float | None) -> Non
     assert best.error.value == pytest.approx(error(size, effective).min(), rel=2e-3)
 
 
+def test_where_the_largest_size_is_best_it_is_said_to_be_the_last_that_was_tried() -> None:
+    rich, poor = best_purchases(law(None), COST, PRICE, [1e12, 1e4])
+    assert rich.is_bounded
+    assert rich.size.value == pytest.approx(1e8)
+    assert not poor.is_bounded
+
+
 def test_dearer_data_are_bought_less_and_repeated_more() -> None:
     dear = Price(solve_seconds=200.0, windows_per_trajectory=10.0, flops_per_second=1e9)
     found = law(None)
