@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 from numpy.typing import NDArray
 
 from dpot_scale.data.info import DatasetInfo
@@ -24,6 +24,7 @@ Array = NDArray[np.float32]
 Scale = tuple[str, float, float]  # colours and their limits
 
 CELL, LEAST = 1.75, 0.6  # inches: the longer side of a picture of one frame, the shortest other
+CROWDED = 5.0  # the greatest over the least value of an axis from which on not all digits have room
 FIELD_COLORS = "RdBu_r"
 ERROR_COLORS = "magma"
 # Distinguishable with any colour vision (Okabe and Ito).
@@ -102,9 +103,17 @@ def label_row(axis: Axes, text: str) -> None:
 
 
 def label_with_numbers(axis: Axes) -> None:
-    """Label a logarithmic y axis with plain numbers, as 0.2, instead of powers of ten."""
+    """Label a logarithmic y axis with plain numbers, as 0.2, instead of powers of ten.
+
+    Its limits are those at the call. Where not all digits have room, there are 1, 2 and 5.
+    """
+    low, high = axis.get_ylim()
     axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axis.yaxis.set_minor_formatter(FuncFormatter(lambda value, _: f"{value:.2g}"))
+    if high > CROWDED * low:
+        axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.yaxis.set_minor_formatter(NullFormatter())
+    else:
+        axis.yaxis.set_minor_formatter(FuncFormatter(lambda value, _: f"{value:.2g}"))
     axis.tick_params(which="both", labelsize=8)
 
 

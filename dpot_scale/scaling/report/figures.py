@@ -19,7 +19,6 @@ from dpot_scale.scaling.report.lines import law_line
 from dpot_scale.scaling.report.results import Finished, points_of
 
 MOST_LABELS = 8  # curves that a legend names; of more, some
-CROWDED = 5.0  # the greatest over the least value of an axis from which on not all digits have room
 
 
 def scaling_figure(name: str, arms: Sequence[Analysis]) -> Figure:
@@ -87,15 +86,11 @@ def _make_logarithmic(axis: Axes) -> None:
 
 
 def _label_axes(axis: Axes) -> None:
-    """Label powers of ten and their 2 and 5; all digits of errors that are within a factor of 5."""
+    """Label sizes or FLOPs with powers of ten and their 2 and 5, and errors with numbers."""
     axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axis.xaxis.set_major_formatter(EngFormatter(sep=""))
     axis.xaxis.set_minor_formatter(NullFormatter())
     label_with_numbers(axis)
-    low, high = axis.get_ylim()
-    if high > CROWDED * low:
-        axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axis.yaxis.set_minor_formatter(NullFormatter())
 
 
 def _draw_mean(axis: Axes, curve: Curve, color: str) -> None:

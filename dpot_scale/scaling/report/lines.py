@@ -16,6 +16,7 @@ from dpot_scale.scaling.report.laws.optimum import (
     Parabola,
     compute_optimal,
     isoflop_parabolas,
+    least_within,
 )
 from dpot_scale.scaling.report.laws.points import Array, Points
 from dpot_scale.scaling.report.results import Finished, flops_of, mean_points
@@ -88,6 +89,14 @@ def frontier(found: Analysis, law: Fit) -> list[Optimum]:
     flops = [entry.train_flops for entry in found.finished]
     budgets = np.geomspace(min(flops), max(flops) * BEYOND, BUDGETS)
     return compute_optimal(law, found.window_cost, budgets.tolist())
+
+
+def envelope(found: Analysis, law: Fit) -> Line:
+    """Return the least error for FLOPs, of the sizes and lengths that were trained."""
+    flops = [entry.train_flops for entry in found.finished]
+    budgets = np.geomspace(min(flops), max(flops), POINTS)
+    least = least_within(law, found.window_cost, budgets.tolist())
+    return Line.of(budgets, least)
 
 
 def vertices(found: Analysis) -> list[Parabola]:

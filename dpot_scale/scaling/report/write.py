@@ -22,6 +22,7 @@ from dpot_scale.scaling.report.page.content import content_of
 from dpot_scale.scaling.report.page.page import render
 from dpot_scale.scaling.report.predictions import keep
 from dpot_scale.scaling.report.results import arm_of, finished_trials
+from dpot_scale.scaling.report.summary_figure import summary_figure
 from dpot_scale.scaling.report.text import (
     PAGE,
     REPORT,
@@ -36,13 +37,17 @@ RESULTS = "results.csv"
 LEAD_TIMES = "lead_times.csv"
 LATEX = "results.tex"
 FORECASTS = "forecasts_"  # and the name of a dataset
-FIGURE, COMPUTE_FIGURE, DATA_FIGURE = "scaling", "compute", "data"
+SUMMARY, FIGURE, COMPUTE_FIGURE, DATA_FIGURE = "summary", "scaling", "compute", "data"
 CAPTIONS = {
+    SUMMARY: "error against FLOPs, and the largest size as foretold by the smaller ones",
     FIGURE: "held-out error against model size",
     COMPUTE_FIGURE: "error and best size against FLOPs",
     DATA_FIGURE: "error against training trajectories",
 }
 MLFLOW_FOLDER = "report"
+# Dots per inch. The summary is for pages elsewhere; MLflow shows a PNG as wide as it has dots, and
+# the SVG of the summary as wide as it has inches.
+DPI = {SUMMARY: 300}
 
 
 class NothingToReportError(UserError):
@@ -62,7 +67,7 @@ class Report:
     def note(self, run_id: str) -> str:
         """Return the Markdown for the MLflow run that has the files, cut to what MLflow takes."""
         markdown = self.markdown
-        for figure in (file.name for file in self.files if file.suffix == ".png"):
+        for figure in (file.name for file in self.files if file.suffix in (".png", ".svg")):
             picture = f"get-artifact?path={MLFLOW_FOLDER}%2F{figure}&run_uuid={run_id}"
             markdown = markdown.replace(f"]({figure})", f"]({picture})")
         parts = markdown.split("\n## ")
@@ -92,7 +97,10 @@ def write_report(sweep: SweepConfig, trials: Sequence[Trial]) -> Report:
     figures = _figures(sweep.name, arms)
     forecasts = forecast_figures(arms)
     blocks = report_blocks(sweep, trials, finished, arms)
-    pictures = [Picture(file=f"{name}.png", caption=CAPTIONS[name]) for name in figures]
+    pictures = [
+        Picture(file=f"{name}.{'svg' if name == SUMMARY else 'png'}", caption=CAPTIONS[name])
+        for name in figures
+    ]
     pictures += [
         Picture(file=f"{FORECASTS}{name}.png", caption=f"forecasts of {name} by all sizes")
         for name in forecasts
@@ -135,6 +143,7 @@ def _keep_predictions(trials: Sequence[Trial], arms: Sequence[Analysis]) -> None
 def _figures(name: str, arms: Sequence[Analysis]) -> dict[str, Figure]:
     """Return the figures that the design allows, by the names of their files."""
     figures = {
+        SUMMARY: summary_figure(arms),
         FIGURE: scaling_figure(name, arms),
         COMPUTE_FIGURE: compute_figure(name, arms),
         DATA_FIGURE: data_figure(name, arms),
@@ -143,13 +152,13 @@ def _figures(name: str, arms: Sequence[Analysis]) -> dict[str, Figure]:
 
 
 def _save_figures(directory: Path, figures: Mapping[str, Figure]) -> list[str]:
-    """Write each figure as PNG and PDF, and return the names of the files."""
+    """Write each figure as PNG and PDF, the summary as SVG too, and return their names."""
     files = []
     for name, figure in figures.items():
-        for suffix in ("png", "pdf"):
+        for suffix in ("png", "pdf", "svg")[: 3 if name == SUMMARY else 2]:
             files.append(f"{name}.{suffix}")
             with replacing(directory / files[-1]) as partial:
-                figure.savefig(partial, format=suffix)
+                figure.savefig(partial, format=suffix, dpi=DPI.get(name, "figure"))
     return files
 
 

@@ -125,6 +125,7 @@ class Foretold:
     windows: float
     expected: Interval  # of the mean over the seeds of this point
     measured: float
+    law: Fit  # of the smaller sizes
 
     @property
     def holds(self) -> bool:
@@ -143,7 +144,13 @@ def foretell_largest(points: Points, *, draws: int = DRAWS) -> Sequence[Foretold
         return NoFit(reason=f"without the largest size, {law}")
     at = points.where(largest)
     return [
-        Foretold(size=float(size), windows=float(windows), expected=expected, measured=float(error))
+        Foretold(
+            size=float(size),
+            windows=float(windows),
+            expected=expected,
+            measured=float(error),
+            law=law,
+        )
         for size, windows, expected, error in zip(
             at.sizes, at.windows, law.foresee(at), at.errors, strict=True
         )

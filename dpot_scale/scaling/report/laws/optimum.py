@@ -12,6 +12,7 @@ from dpot_scale.scaling.report.laws.points import Array, Points
 
 SAME_BUDGET = 1.1  # FLOPs that differ by no more than this factor are one budget
 FEWEST_BUDGETS = 3
+SIZES = 60  # of which the best is looked for
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -33,6 +34,10 @@ class WindowCost:
         """Return the FLOPs of a window for each size."""
         found: Array = self.coefficient * sizes**self.exponent
         return found
+
+    def size(self, flops: float) -> float:
+        """Return the size whose windows take these FLOPs."""
+        return float((flops / self.coefficient) ** (1 / self.exponent))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -79,6 +84,35 @@ def compute_optimal(law: Fit, cost: WindowCost, budgets: Sequence[float]) -> lis
             )
         )
     return optima
+
+
+def least_within(law: Fit, cost: WindowCost, budgets: Sequence[float]) -> list[Interval]:
+    """Return the least error for no more than each number of FLOPs, at sizes and lengths measured.
+
+    Nothing is extrapolated: the size is between the smallest and the largest point, the length
+    between the shortest and the longest. Where the FLOPs are too few for that, it is NaN.
+
+    Args:
+        law: Of size, of length or of both.
+        cost: FLOPs of a window.
+        budgets: Numbers of FLOPs.
+    """
+    points = law.points
+    smallest, largest = points.sizes.min(), points.sizes.max()
+    shortest, longest = points.windows.min(), points.windows.max()
+    found = []
+    for flops in budgets:
+        at_shortest, at_longest = cost.size(flops / shortest), cost.size(flops / longest)
+        if at_shortest < smallest:
+            found.append(Interval(np.nan, np.nan, np.nan))
+            continue
+        sizes = np.geomspace(smallest, min(at_shortest, largest), SIZES)
+        sizes = np.append(sizes, np.clip(at_longest, smallest, largest))
+        windows = np.clip(flops / cost.flops(sizes), shortest, longest)
+        at = Points.at(sizes, windows, points.distinct.max())
+        low, high = ends(law.predict_draws(at).min(axis=1))
+        found.append(Interval(float(law.predict(at).min()), float(low), float(high)))
+    return found
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

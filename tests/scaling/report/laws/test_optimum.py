@@ -10,6 +10,7 @@ from dpot_scale.scaling.report.laws.optimum import (
     WindowCost,
     compute_optimal,
     isoflop_parabolas,
+    least_within,
     optimal_exponent,
 )
 from dpot_scale.scaling.report.laws.points import Array, Points
@@ -46,6 +47,19 @@ def test_no_other_size_of_equal_flops_is_better(flops: float) -> None:
     assert best.error.value == pytest.approx(errors.min(), rel=1e-3)
     spent = COST.flops(np.array([best.size.value])) * best.windows.value
     assert spent == pytest.approx([flops])
+
+
+def test_within_what_was_measured_no_other_size_and_length_is_better() -> None:
+    measured = law()
+    budgets = COST.flops(np.array([1e5, 1e6, 1e7])) * np.array([3e3, 1e4, 1e5])
+    few, *least = least_within(measured, COST, [COST.flops(np.array([1e5]))[0] * 1e3, *budgets])
+    assert np.isnan(few.value)  # too few for the smallest size at the shortest length
+    sizes, windows = np.meshgrid(np.geomspace(1e5, 1e7, 400), np.geomspace(2e3, 1e5, 400))
+    for flops, found in zip(budgets, least, strict=True):
+        affordable = COST.flops(sizes) * windows <= flops * (1 + 1e-9)
+        best = error(sizes, windows)[affordable].min()
+        assert found.value == pytest.approx(best, rel=5e-3)
+        assert found.low <= found.value <= found.high
 
 
 def test_chinchilla_s_optimum_follows_from_its_published_law() -> None:
