@@ -48,7 +48,7 @@ from dpot_scale.tracking.spool import SPOOL, newest_record
 INSIDE = "--inside"  # the folder of a soak that runs in its namespaces
 RESULT = "soak.json"
 MOST_ATTEMPTS = 15
-SILENT_SECONDS = 300.0  # without a step, after which an attempt hangs
+SILENT_SECONDS = 900.0  # without a step, after which an attempt hangs; a busy machine is slow
 GRACE_SECONDS = 30.0  # for processes to end
 # Two checkpoints are there before the first of these, and the run is far from its end at the last.
 FAULTY_STEPS = range(2 * CHECKPOINT_EVERY + 3, STEPS - 2 * CHECKPOINT_EVERY)
@@ -289,10 +289,17 @@ def write(
     found = {
         "seed": seed,
         "minutes": minutes,
-        "rounds": [asdict(one) for one in outcomes],
+        "rounds": [recorded(one) for one in outcomes],
         "lived_on": [one._asdict() | {"is_leak": one.is_leak} for one in growths],
     }
     path.write_text(json.dumps(found, indent=1), encoding="utf-8")
+
+
+def recorded(outcome: Outcome) -> dict[str, object]:
+    """Return a round as JSON values."""
+    planned = outcome.round._asdict()
+    planned["faults"] = [fault._asdict() for fault in outcome.round.faults]
+    return asdict(outcome) | {"round": planned}
 
 
 if __name__ == "__main__":

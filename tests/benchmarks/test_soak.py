@@ -1,6 +1,7 @@
 """The pure parts of benchmarks/soak.py: what it draws, compares and finds left over."""
 
 import importlib
+import json
 import os
 import sys
 from collections.abc import Iterator
@@ -117,6 +118,9 @@ def test_a_difference_is_told_and_fails_the_soak(soak: Any) -> None:
     text, is_sound = soak.summary([outcome], [])
     assert not is_sound
     assert text.endswith("1 differences\ntrain/loss differs")
+    recorded = json.loads(json.dumps(soak.recorded(outcome)))
+    assert recorded["round"]["faults"][0]["fault"] == planned.faults[0].fault
+    assert recorded["caused"] == [{"fault": "kill all", "step": 31, "time": 0.0, "seconds": 12.0}]
 
 
 # A launcher of two ranks, of which the first records a step in each 10 ms and goes on where the
