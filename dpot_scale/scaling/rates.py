@@ -12,8 +12,6 @@ from math import log
 from pathlib import Path
 from typing import Literal
 
-from pydantic import ValidationError
-
 from dpot_scale.config.base import Section
 from dpot_scale.config.design import Design, Probe
 from dpot_scale.config.model import ModelConfig
@@ -168,7 +166,7 @@ def read_rates(directory: Path) -> Rates | None:
         return read_record(Rates, json.loads(path.read_bytes()), path, RecordError)
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except (ValueError, ValidationError) as error:
+    except (ValueError, RecursionError) as error:
         raise RecordError(
             f"{path} does not hold the rates of a probe; remove it, and they are fitted again to "
             "the trials of the probe"

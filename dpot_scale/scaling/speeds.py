@@ -12,8 +12,6 @@ from pathlib import Path
 from statistics import median
 from typing import Literal
 
-from pydantic import ValidationError
-
 from dpot_scale.config.base import PositiveInt
 from dpot_scale.config.record import Record, read_record
 from dpot_scale.config.run import RunConfig
@@ -86,7 +84,7 @@ def known_speeds(folder: Path, resources: ResourcesConfig) -> list[Speed]:
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines()[-2 * NEWEST :]:
         try:
             speed = read_record(Speed, json.loads(line), path, RecordError)
-        except (ValueError, ValidationError, RecordError):
+        except (ValueError, RecursionError, RecordError):
             continue  # cut by a crash, or of a newer version: the next trial measures again
         if speed.format < Speed.newest_format():
             continue  # its FLOPs are others

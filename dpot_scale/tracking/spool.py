@@ -46,9 +46,7 @@ def newest_record(spool: Path, *, containing: str) -> dict[str, float] | None:
         lines = file.read().split(b"\n")
     # The first line may be cut off by the seek, the last is not finished yet.
     for line in reversed(lines[1 if start else 0 : -1]):
-        if containing.encode() in line:
-            record: dict[str, float] = json.loads(line)
-            require_format(record, FORMAT, spool, RecordError)
+        if containing.encode() in line and (record := _record(line, spool)) is not None:
             return record
     return None
 
@@ -79,9 +77,17 @@ def complete_records(path: Path, offset: int) -> tuple[list[dict[str, Any]], int
         spool.seek(offset)
         content = spool.read()
     end = content.rfind(b"\n") + 1
-    records = []
-    for line in content[:end].splitlines():
-        with contextlib.suppress(ValueError):
-            records.append(json.loads(line))
-            require_format(records[-1], FORMAT, path, RecordError)
-    return records, offset + end
+    found = (_record(line, path) for line in content[:end].splitlines())
+    return [record for record in found if record is not None], offset + end
+
+
+def _record(line: bytes, path: Path) -> dict[str, Any] | None:
+    """Return the record in a line; None if that is damaged."""
+    with contextlib.suppress(ValueError, TypeError, OverflowError, RecursionError):
+        record = json.loads(line)
+        if isinstance(record, dict) and type(record.get(STEP)) is int:
+            require_format(record, FORMAT, path, RecordError)
+            float(record.get(TIME, "none"))  # raises where it is no number, as for the others:
+            values_of(record)
+            return record
+    return None

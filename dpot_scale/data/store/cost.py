@@ -7,8 +7,6 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from pydantic import ValidationError
-
 from dpot_scale.config.base import NonNegativeFloat
 from dpot_scale.config.record import FORMAT_KEY, Record, read_record
 from dpot_scale.data.store.dataset import Split
@@ -48,5 +46,5 @@ def read_cost(folder: Path) -> Cost | None:
         return read_record(Cost, json.loads(path.read_text(encoding="utf-8")), path, DataError)
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, ValidationError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{path} cannot be read ({error}); remove it") from error

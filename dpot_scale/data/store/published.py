@@ -10,8 +10,6 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
-from pydantic import ValidationError
-
 from dpot_scale.config.base import Section
 from dpot_scale.config.record import FORMAT_KEY, Record, read_record
 from dpot_scale.data.store.dataset import SPLITS, DatasetStore
@@ -92,7 +90,7 @@ def check_published(store: DatasetStore) -> tuple[list[str], list[str]]:
         files = read_record(ImportedFiles, raw, path, DataError).files
     except FileNotFoundError:
         return [], []
-    except (OSError, ValueError, ValidationError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{path} cannot be read ({error}); remove it") from error
     changed = _changed(files)
     if not changed:

@@ -9,8 +9,6 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from pydantic import ValidationError
-
 from dpot_scale.config.record import Record, read_record
 from dpot_scale.errors import RecordError
 from dpot_scale.files import cannot_write
@@ -82,6 +80,6 @@ def kept(directory: Path) -> Sequence[Prediction]:
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
             found.append(read_record(Prediction, json.loads(line), path, RecordError))
-        except (ValueError, ValidationError):
+        except (ValueError, RecursionError):
             continue
     return found
