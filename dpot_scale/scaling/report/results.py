@@ -118,18 +118,13 @@ def arms(finished: Sequence[Finished]) -> dict[str, list[Finished]]:
     """Return the trials that one law may go through together, by what they have in common.
 
     A family, a learning rate, a start, an ablation: each value has laws of its own. The label of
-    the only arm is empty. Their order, and so their colours, are the same whatever has finished.
+    the only arm is empty. Families have the same order, and so colours, whatever has finished.
     """
     labels = arm_labels([entry.trial for entry in finished])
     groups: dict[str, list[Finished]] = defaultdict(list)
-    for entry in sorted(finished, key=_place_of_arm):
+    for entry in sorted(finished, key=lambda entry: entry.trial.run.model.family):
         groups[labels[entry.trial.id]].append(entry)
     return dict(groups)
-
-
-def _place_of_arm(entry: Finished) -> list[tuple[str, bool, FactorValue]]:
-    """Return what orders arms: by their factors, numbers before words."""
-    return [(name, isinstance(value, str), value) for name, value in arm_of(entry.trial)]
 
 
 def arm_labels(trials: Sequence[Trial]) -> dict[str, str]:

@@ -112,6 +112,8 @@ def _draw_persistence(axis: Axes, error: float) -> None:
 
 def _scale(axis: Axes, errors: Sequence[float]) -> None:
     """Scale both axes by powers, the errors from the least to the greatest: bands may reach far."""
+    if not isfinite(axis.dataLim.minposx):  # no error is finite
+        axis.set_xlim(1e5, 1e6)
     axis.set(xscale="log", yscale="log")
     finite = [error for error in errors if isfinite(error) and error > 0] or [0.1, 1.0]
     axis.set_ylim(min(finite) / MARGIN, max(finite) * MARGIN)

@@ -187,6 +187,7 @@ def test_the_note_in_mlflow_has_the_picture_and_fits(
     kept, _, rest = note.rpartition("\nThe rest is in the artifact report/report.md.\n")
     assert not rest
     whole = report.markdown.replace("](scaling.png)", picture)
+    whole = whole.replace("](summary.svg)", picture.replace("scaling.png", "summary.svg"))
     assert whole.startswith(kept)
     assert whole[len(kept) :].startswith("\n## ")  # cut between two sections
     width = struct.unpack(">I", (sweep.directory / FIGURE).read_bytes()[16:20])[0]

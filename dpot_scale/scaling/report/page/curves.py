@@ -55,10 +55,13 @@ def _moves(rows: Sequence[Row]) -> bool:
 
 
 def _names(trials: Sequence[Trial]) -> Mapping[str, str]:
-    """Return the series of each trial, in the order of sizes: its arm, or of one arm its size."""
-    by_size = sorted(trials, key=lambda trial: trial.parameters)
-    arms = arm_labels(by_size)
-    return {t.id: arms[t.id] or f"{t.parameters:,} parameters" for t in by_size}
+    """Return the series of each trial, in the order of sizes: its arm, or of one arm its size.
+
+    Families come first, as in the other charts, so that each has its colour.
+    """
+    ordered = sorted(trials, key=lambda trial: (trial.run.model.family, trial.parameters))
+    arms = arm_labels(ordered)
+    return {t.id: arms[t.id] or f"{t.parameters:,} parameters" for t in ordered}
 
 
 def _colors(names: Mapping[str, str], *, are_sizes: bool) -> Colors:
