@@ -14,7 +14,6 @@ def mlflow(tracking: TrackingConfig) -> Finding:
 
     Args:
         tracking: The address and the experiment.
-        folder: Where the artifact is made.
     """
     uri = tracking.mlflow_uri
     if uri is None:
