@@ -344,6 +344,19 @@ def test_every_option_of_ray_start_exists() -> None:
             assert {f"--{name}" for name in group["rayStartParams"]} <= known
 
 
+def test_symmetric_run_gives_all_nodes_options_that_all_of_them_take() -> None:
+    """It starts the head and the others by the same ones; `ray start` refuses some on either."""
+    from ray.scripts.scripts import start
+
+    text = (CLUSTER / "slurm" / "symmetric_run.sbatch").read_text().replace("\\\n", " ")
+    (given,) = re.findall(r"^\S*srun .*ray symmetric-run (.+?) -- ", text, re.M)
+    options = set(re.findall(r"--[\w-]+", given))
+    options -= {"--address", "--min-nodes"}  # its own
+    assert options <= {option for parameter in start.params for option in parameter.opts}
+    of_the_head = {"--head", "--port", "--redis-shard-ports", "--include-dashboard"}
+    assert not options & (of_the_head | {"--node-ip-address", "--block"})
+
+
 @pytest.mark.parametrize("path", DOCKERFILES, ids=lambda path: str(path.relative_to(CLUSTER)))
 def test_hadolint_has_no_warning(path: Path) -> None:
     tool = shutil.which("hadolint") or pytest.skip("hadolint is not installed")
