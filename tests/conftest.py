@@ -306,5 +306,4 @@ def _torchrun(ranks: int) -> list[str]:
 def _environment() -> dict[str, str]:
     launched = {"RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_SIZE", "MASTER_ADDR", "MASTER_PORT"}
     inherited = {key: value for key, value in os.environ.items() if key not in launched}
-    path = f"{Path(sys.executable).parent}:{os.environ.get('PATH', '')}"  # ninja
-    return inherited | {"OMP_NUM_THREADS": "1", "PATH": path}
+    return inherited | {"OMP_NUM_THREADS": "1"}

@@ -14,6 +14,7 @@ import torch
 
 from dpot_scale.config.run import RunConfig
 from dpot_scale.diagnosis.finding import Finding
+from dpot_scale.engine.operators import build_path
 from dpot_scale.engine.runtime import ranks_of_node, trains_on_gpu
 from dpot_scale.files import NO_LOCKS
 from dpot_scale.models.families import family_of
@@ -76,7 +77,7 @@ def compiler(config: RunConfig) -> Finding:
     needed = not trains_on_gpu() or config.engine.deepspeed.optimizer_device != "none"
     chosen = os.environ.get("CXX")
     found = [name for name in ([chosen] if chosen else COMPILERS) if shutil.which(name)]
-    if found and shutil.which("ninja"):
+    if found and shutil.which("ninja", path=build_path()):
         return Finding("compiler", "ok", f"{found[0]} and ninja")
     missing = "ninja" if found else "C++ compiler"
     if not needed:

@@ -26,6 +26,7 @@ def build_operators() -> None:
     from deepspeed.accelerator import get_accelerator
     from deepspeed.comm.torch import build_shm_op
 
+    os.environ["PATH"] = build_path()
     root = Path(os.environ.setdefault(FOLDER_VARIABLE, str(own_folder())))
     with held(root / "dpot_scale.lock", wait=True):
         remove_abandoned(root)
@@ -33,6 +34,18 @@ def build_operators() -> None:
             # Not on the standard output, which DeepSpeed's prints are kept off.
             log.warning("compiling %s in %s; once, for a minute or two", OPERATOR, root)
         build_shm_op()
+
+
+def build_path() -> str:
+    """Return the path in which a build looks for programs, with this environment's ninja first.
+
+    An environment that is not activated, as over ssh, has none in PATH. One of another version
+    there would not know this one's log, and compile anew.
+    """
+    given, own = os.environ.get("PATH", os.defpath), Path(sys.executable).parent
+    if not (own / "ninja").exists() or given.split(os.pathsep)[0] == str(own):
+        return given
+    return os.pathsep.join([str(own), given])
 
 
 def own_folder() -> Path:

@@ -10,7 +10,13 @@ from pathlib import Path
 import pytest
 from torch.utils.file_baton import FileBaton
 
-from dpot_scale.engine.operators import OPERATOR, build_operators, own_folder, remove_abandoned
+from dpot_scale.engine.operators import (
+    OPERATOR,
+    build_operators,
+    build_path,
+    own_folder,
+    remove_abandoned,
+)
 
 BUILDS = """
 import sys, time
@@ -76,3 +82,17 @@ def test_a_build_is_announced_once_where_the_user_wants_it(
     assert [record.getMessage() for record in caplog.records] == [
         f"compiling {OPERATOR} in {tmp_path}; once, for a minute or two"
     ]
+
+
+def test_an_environment_that_is_not_activated_builds_by_its_own_ninja(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As over ssh; another version of ninja would compile anew what this one has compiled."""
+    monkeypatch.setenv("PATH", "/usr/bin")
+    own, python = tmp_path / "ninja", tmp_path / "python"
+    monkeypatch.setattr("sys.executable", str(python))
+    assert build_path() == "/usr/bin", "there is none"
+    own.touch()
+    assert build_path() == f"{tmp_path}:/usr/bin"
+    monkeypatch.setenv("PATH", build_path())
+    assert build_path() == f"{tmp_path}:/usr/bin", "once"
