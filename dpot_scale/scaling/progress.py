@@ -9,9 +9,12 @@ from dpot_scale.terminal import LiveTable, clock
 from dpot_scale.tracking import names
 from dpot_scale.tracking.spool import SPOOL, newest_record
 
-LINE_SECONDS = 5.0  # between two lines about one trial where there is no terminal
+LINE_SECONDS = 5.0  # between two lines about one trial, and of silence, where there is no terminal
+MOST_NAMED = 3  # trials in one line; of more, how many do what
 HEADER = ("trial", "state", "step", "loss", "held-out", "windows/s", "time left")
 WAITING = "waiting"
+# What trials do, in one word of one and of several.
+DOING = (("starts", "start"), ("trains", "train"), ("evaluates", "evaluate and save"))
 
 
 @dataclass
@@ -24,7 +27,10 @@ class _Progress:
     loss: float = 0.0
     speed: float = 0.0  # windows per second
     held_out: float | None = None  # mean of the datasets
-    begun: float | None = None  # when it was started
+    read_at: float = 0.0  # when this was found
+    has_begun: bool = False  # its workers were started
+    begun: float = 0.0  # when
+    begun_at: int | None = None  # the step that it had then
     ended: bool = False
     last_line: float = field(default=-LINE_SECONDS)
     said_step: int | None = None
@@ -36,6 +42,7 @@ class _Progress:
         if record is None or (record["step"] == self.step and not self.ended):
             return
         self.step, self.loss = int(record["step"]), record[names.LOSS]
+        self.read_at = time.monotonic()
         self.speed = record[names.WINDOWS_PER_SECOND]
         scores = newest_record(spool, containing=f"/{names.MEAN}/{names.REL_L2}") or {}
         for split in ("valid", "test"):
@@ -46,6 +53,26 @@ class _Progress:
 
     def is_at_end(self) -> bool:
         return self.step == self.trial.run.steps
+
+    def does(self) -> str:
+        """Return in one word what a trial does whose workers were started."""
+        if self.is_at_end():
+            return "evaluates"
+        return "starts" if self.step == self.begun_at else "trains"
+
+    def doing(self) -> str:
+        """Return the same for a line, where nothing is new."""
+        now, of_all = time.monotonic(), f"{self.step}/{self.trial.run.steps}"
+        since = f"{now - self.begun:.0f} s since it was started"
+        if self.does() == "evaluates":
+            return f"evaluates and saves, {since}"
+        if self.does() == "starts":
+            goes_on = f", to go on at step {of_all}" * (self.step is not None)
+            return f"workers are starting{goes_on}, {since}"
+        ago = now - self.read_at
+        left = (self.seconds_left() or 0.0) - ago
+        time_left = f", about {clock(left)} left" if left > 0 else ""
+        return f"trains, step {of_all} was {ago:.0f} s ago{time_left}"
 
     def seconds_left(self) -> float | None:
         """Return how long the steps that are left take at the newest speed."""
@@ -88,7 +115,10 @@ class TrialProgress:
     def __init__(self, trials: Sequence[Trial], say: Callable[[str], None]) -> None:
         self._known = {trial.id: _Progress(trial) for trial in trials}
         self._table = LiveTable()
-        self._say = self._table.say if self._table.is_drawn else say
+        self._print = self._table.say if self._table.is_drawn else say
+        self._last_line = time.monotonic()
+        for one in self._known.values():
+            one.read()  # what it has from attempts before
 
     def update(self, running: Iterable[Trial] = ()) -> None:
         """Show what the trials have recorded since the last call.
@@ -96,14 +126,19 @@ class TrialProgress:
         Args:
             running: Those whose workers were started: what these do is said while nothing is new.
         """
-        started = {trial.id for trial in running}
+        started = [self._known[trial.id] for trial in running]
+        for one in started:
+            if not one.has_begun:
+                one.has_begun, one.begun, one.begun_at = True, time.monotonic(), one.step
         for one in self._known.values():
             if not one.ended:
                 one.read()
                 if not self._table.is_drawn:
                     self._say_progress(one)
-            if one.trial.id in started:
-                self._follow(one)
+        for one in started:
+            self._name_state(one)
+        if not self._table.is_drawn:
+            self._break_silence(started)
         self._draw()
 
     def finish(self, trial: Trial, how: str) -> None:
@@ -118,21 +153,28 @@ class TrialProgress:
         """Leave the terminal as it was found."""
         self._table.close()
 
-    def _follow(self, one: _Progress) -> None:
-        """Say what a trial does that has recorded nothing for a while."""
-        now, steps = time.monotonic(), one.trial.run.steps
-        if one.begun is None:
-            one.begun = now
-            one.last_line = max(one.last_line, now)
-        seconds = f"{now - one.begun:.0f} s"
-        if self._table.is_drawn:
-            one.state = "trains" if one.step is not None else f"starts, {seconds}"
-            one.state = "evaluates" if one.is_at_end() else one.state  # short: 80 columns suffice
-        elif now - one.last_line >= LINE_SECONDS:
-            one.last_line = now
-            what = "workers are starting" if one.step is None else f"at step {one.step}/{steps}"
-            what = "evaluates and saves" if one.is_at_end() else what
-            self._say(f"{one.trial.id}: {what}, {seconds} since it was started")
+    def _say(self, line: str) -> None:
+        self._last_line = time.monotonic()
+        self._print(line)
+
+    def _name_state(self, one: _Progress) -> None:
+        """Name what a trial does that runs, in few letters: 80 columns suffice for its row."""
+        one.state = one.does()
+        if one.state == "starts":
+            one.state += f", {time.monotonic() - one.begun:.0f} s"
+
+    def _break_silence(self, started: Sequence[_Progress]) -> None:
+        """Say what all trials do whose workers were started, where no line came for a while."""
+        if not started or time.monotonic() - self._last_line < LINE_SECONDS:
+            return
+        for one in started:
+            one.last_line = time.monotonic()
+        if len(started) <= MOST_NAMED:
+            self._say("; ".join(f"{one.trial.id}: {one.doing()}" for one in started))
+            return
+        doing = [one.does() for one in started]
+        counts = ", ".join(f"{doing.count(what)} {words}" for what, words in DOING if what in doing)
+        self._say(f"{len(started)} trials: {counts}")
 
     def _say_progress(self, one: _Progress) -> None:
         """Say a step that is new, but not too often."""

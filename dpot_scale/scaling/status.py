@@ -17,6 +17,7 @@ from dpot_scale.tracking import names
 from dpot_scale.tracking.spool import SPOOL, newest_record
 
 WATCH_SECONDS = 2.0
+QUIET_SECONDS = 60.0  # after which a file is told that nothing has changed
 CLEAR = "\033[2J\033[H"  # a terminal, and to its upper left
 
 
@@ -58,19 +59,24 @@ def watch_status(
     *,
     once: bool,
 ) -> None:
-    """Show the status once, or whenever it changes until no process runs the sweep.
+    """Show the status once, or until no process runs the sweep: whenever it changes.
+
+    A terminal shows the time besides, at each look. A file gets a line where nothing has changed
+    for a while.
 
     Raises:
         UserError: as `status_table`.
     """
-    shown = ""
+    shown, said, is_live = "", time.monotonic(), not once and sys.stdout.isatty()
     while True:
         # A sweep may end between the two: then its last state is shown before this ends, too.
         running = is_running(sweep)
-        text = status_table(sweep, trials)
-        if text != shown:
-            say(f"{'' if once or not sys.stdout.isatty() else CLEAR}{text}")
-            shown = text
+        text, now = status_table(sweep, trials), time.strftime("%H:%M:%S")
+        if is_live:
+            say(f"{CLEAR}{text}\n\nat {now}" + ", Ctrl-C leaves the sweep running" * running)
+        elif text != shown or time.monotonic() - said >= QUIET_SECONDS:
+            say(f"no change until {now}" if text == shown else text)
+            shown, said = text, time.monotonic()
         if once or not running:
             return
         time.sleep(WATCH_SECONDS)

@@ -93,12 +93,64 @@ def test_a_running_trial_is_never_silent_for_long(trials: list[Trial], clock: Cl
         clock.now += 0.5
         progress.update([trial])
     assert said[2] == f"{trial.id}: step 3/512  loss 0.3333  20.0 windows/s  0:03:24 left"
-    assert said[3] == f"{trial.id}: at step 3/{trial.run.steps}, 20 s since it was started"
+    assert said[3] == f"{trial.id}: trains, step 3/512 was 8 s ago, about 0:03:16 left"
     record(trial, trial.run.steps)
     for _ in range(20):
         clock.now += 0.5
         progress.update([trial])
     assert said[-1].startswith(f"{trial.id}: evaluates and saves, ")
+
+
+def test_a_trial_that_goes_on_says_where_while_it_starts(trials: list[Trial], clock: Clock) -> None:
+    said: list[str] = []
+    record(trials[0], 245)  # of an attempt before, or of its trunk
+    progress = TrialProgress(trials[:1], said.append)
+    for _ in range(12):
+        progress.update(trials[:1])
+        clock.now += 0.5
+    assert said[0].startswith(f"{trials[0].id}: step 245/512  ")
+    assert said[1:] == [
+        f"{trials[0].id}: workers are starting, to go on at step 245/512, 5 s since it was started"
+    ]
+
+
+def test_trials_beside_each_other_break_the_silence_together(
+    trials: list[Trial], clock: Clock
+) -> None:
+    said: list[str] = []
+    progress = TrialProgress(trials, said.append)
+    progress.update(trials)
+    record(trials[0], 3)
+    clock.now += 4
+    progress.update(trials)
+    assert len(said) == 1, "the step"
+    clock.now += 4
+    progress.update(trials)
+    assert len(said) == 1, "4 s after a line"
+    clock.now += 1
+    progress.update(trials)
+    first, second = (trial.id for trial in trials)
+    assert said[1] == (
+        f"{first}: trains, step 3/512 was 5 s ago, about 0:03:19 left; "
+        f"{second}: workers are starting, 9 s since it was started"
+    )
+
+
+def test_of_many_trials_a_line_says_how_many_do_what(tmp_path: Path, clock: Clock) -> None:
+    sweep = resolve_sweep_paths(load_sweep("quickstart", ["design=[{seeds: [0, 1]}]"]), tmp_path)
+    trials = plan(sweep)
+    assert len(trials) == 8
+    for trial in trials:
+        trial.run.directory.mkdir(parents=True)
+    said: list[str] = []
+    progress = TrialProgress(trials, said.append)
+    progress.update(trials)
+    record(trials[0], trials[0].run.steps)
+    record(trials[1], 5)
+    for _ in range(12):
+        clock.now += 0.5
+        progress.update(trials)
+    assert said[2:] == ["8 trials: 6 start, 1 train, 1 evaluate and save"]
 
 
 def test_a_trial_that_ended_is_shown_no_longer(trials: list[Trial], clock: Clock) -> None:

@@ -1,6 +1,7 @@
 """Status, read from what trials have left on disk."""
 
 import json
+import re
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 from dpot_scale.config.load import load_sweep
 from dpot_scale.config.places import SWEEP_CONFIG, resolve_sweep_paths
 from dpot_scale.errors import UserError
+from dpot_scale.scaling import status
 from dpot_scale.scaling.journal import Journal, hold_sweep
 from dpot_scale.scaling.plan import plan
 from dpot_scale.scaling.status import status_table, watch_status
@@ -71,6 +73,38 @@ def test_status_is_shown_until_the_sweep_ends(tmp_path: Path) -> None:
     ]
     watch_status(sweep, trials, say, once=True)
     assert len(shown) == 4
+
+
+@pytest.mark.parametrize("is_terminal", [False, True])
+def test_a_watch_shows_that_it_lives_while_nothing_changes(
+    is_terminal: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sweep = resolve_sweep_paths(load_sweep("quickstart"), tmp_path)
+    trials = plan(sweep)
+    sweep.directory.mkdir(parents=True)
+    (sweep.directory / SWEEP_CONFIG).touch()
+    monkeypatch.setattr(status, "WATCH_SECONDS", 0.01)
+    monkeypatch.setattr(status, "QUIET_SECONDS", 0.1)
+    monkeypatch.setattr("sys.stdout.isatty", lambda: is_terminal)
+    shown, end = list[str](), ExitStack()
+    end.enter_context(hold_sweep(sweep))
+
+    def say(text: str) -> None:
+        shown.append(text)
+        if len(shown) == 3:
+            end.close()
+
+    status.watch_status(sweep, trials, say, once=False)
+    table, *quiet, last = shown
+    assert "running; 4 waiting" in table
+    assert "not running; 4 waiting" in last
+    assert len(quiet) == 2
+    if is_terminal:
+        assert all("running; 4 waiting" in text for text in quiet)
+        assert re.search(r"\nat \d\d:\d\d:\d\d, Ctrl-C leaves the sweep running$", quiet[0])
+        assert re.search(r"\nat \d\d:\d\d:\d\d$", last)
+    else:
+        assert all(re.fullmatch(r"no change until \d\d:\d\d:\d\d", text) for text in quiet)
 
 
 def test_a_branch_waits_for_its_trunk(tmp_path: Path) -> None:

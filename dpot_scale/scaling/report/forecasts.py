@@ -31,16 +31,24 @@ def kept_frames(entry: Finished) -> Mapping[str, Shown]:
 
 
 def compared(arms: Sequence[Analysis]) -> dict[str, Finished]:
-    """Return one trial of each size, by its name: of the trials that the report speaks of."""
-    chosen: dict[str, Finished] = {}
-    for found in arms:
-        sizes = set()
-        for entry in found.main.trials:
-            if entry.result.parameters not in sizes and kept_frames(entry):
-                sizes.add(entry.result.parameters)
-                chosen[entry.trial.label] = entry
-    names = list(chosen)
-    return {names[number]: chosen[names[number]] for number in spread(len(names), MOST_MODELS)}
+    """Return one trial of each size, by its name: of the trials that the report speaks of.
+
+    Where there is no room for all, each arm has as many, and its largest one among them.
+    """
+    of_arms = [_one_of_each_size(found) for found in arms]
+    has_room = sum(map(len, of_arms)) <= MOST_MODELS
+    most = MOST_MODELS if has_room else max(1, MOST_MODELS // len(arms))
+    chosen = [own[::-1][number] for own in of_arms for number in reversed(spread(len(own), most))]
+    return {entry.trial.label: entry for entry in chosen[:MOST_MODELS]}
+
+
+def _one_of_each_size(found: Analysis) -> list[Finished]:
+    """Return a trial with frames of each size."""
+    of_size: dict[int, Finished] = {}
+    for entry in found.main.trials:
+        if entry.result.parameters not in of_size and kept_frames(entry):
+            of_size[entry.result.parameters] = entry
+    return list(of_size.values())
 
 
 def forecast_figures(arms: Sequence[Analysis]) -> dict[str, Figure]:

@@ -6,7 +6,13 @@ from itertools import pairwise
 from dpot_scale.scaling.plan import Trial
 from dpot_scale.scaling.report.analysis import Analysis
 from dpot_scale.scaling.report.blocks import Block, Heading, Table
-from dpot_scale.scaling.report.laws.choice import FEWEST_SIZES, Foretold, NoFit, choose
+from dpot_scale.scaling.report.laws.choice import (
+    FEWEST_SIZES,
+    NOT_WITH_EVERY_STEP,
+    Foretold,
+    NoFit,
+    choose,
+)
 from dpot_scale.scaling.report.laws.fit import LACK_OF_FIT, Fit, Interval
 from dpot_scale.scaling.report.laws.optimum import (
     Parabola,
@@ -37,7 +43,8 @@ def law_sentences(found: Analysis) -> list[str]:
         joint = found.joint_law
         told = f"{joint}" if isinstance(joint, NoFit) else f"rel_l2 = {joint}, D in windows"
         sentences.append(f"Over all sizes and lengths: {told}.")
-    if not found.has_no_ladder:
+    is_said = isinstance(found.size_law, NoFit) and NOT_WITH_EVERY_STEP in f"{found.size_law}"
+    if not (found.has_no_ladder or is_said):
         sentences += _steps(found)
     return [*sentences, *_foretold_sentence(found), *_kept_sentence(found)]
 
@@ -70,7 +77,7 @@ def _steps(found: Analysis) -> list[str]:
     return [
         "The error falls with every step in size."
         if falls
-        else "The error does not fall with every step in size."
+        else f"The error {NOT_WITH_EVERY_STEP} in size."
     ]
 
 

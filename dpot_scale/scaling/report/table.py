@@ -59,8 +59,13 @@ def error_table(finished: Sequence[Finished]) -> str:
     return table(header, rows)
 
 
-def overview_table(arms: Sequence[Analysis]) -> Table:
-    """Return the errors of each size and length beside persistence, with their intervals."""
+def overview_table(arms: Sequence[Analysis], *, all_lengths: bool = True) -> Table:
+    """Return the errors of each size and length beside persistence, with their intervals.
+
+    Args:
+        arms: The laws.
+        all_lengths: Or only those of the trials to speak of.
+    """
     first = arms[0].shown.result
     persistence = [f"{score.persistence_rel_l2:.4f}" for score in first.evaluation.values()]
     mean = first.mean_persistence_rel_l2
@@ -68,7 +73,8 @@ def overview_table(arms: Sequence[Analysis]) -> Table:
         ("persistence", "", "", "", f"{mean:.4f}", "", "", "1.00", *persistence)
     ]
     for found in arms:
-        rows += [_overview_cells(found, group, mean) for group in _groups(found.finished)]
+        entries = found.finished if all_lengths else found.main.trials
+        rows += [_overview_cells(found, group, mean) for group in _groups(entries)]
     return Table(header=(*OVERVIEW_HEADER, *first.evaluation), rows=rows)
 
 

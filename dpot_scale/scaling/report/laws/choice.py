@@ -16,6 +16,7 @@ FEWEST_SIZES = 3
 FEWEST_LENGTHS = 3
 # Errors that have nothing to do with size fall with each of so many sizes in 1 of 24 sweeps.
 DECISIVE_STEPS = 4
+NOT_WITH_EVERY_STEP = "does not fall with every step"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

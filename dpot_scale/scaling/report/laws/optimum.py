@@ -160,7 +160,8 @@ def _parabola(budget: float, sizes: Array, log_errors: Array) -> Parabola | NoFi
     if second <= 0:
         return NoFit(reason=f"{at} the error has no least value between the sizes")
     vertex = -first / (2 * second)
-    size = float(np.exp(middle + vertex))
+    with np.errstate(over="ignore"):  # a line has no vertex
+        size = float(np.exp(middle + vertex))
     if not sizes.min() <= size <= sizes.max():
         side = "largest" if size > sizes.max() else "smallest"
         return NoFit(reason=f"{at} the {side} size is best, so the optimum lies beyond it")

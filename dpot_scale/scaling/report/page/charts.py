@@ -36,15 +36,15 @@ from dpot_scale.scaling.report.page.parts import (
 )
 from dpot_scale.scaling.report.results import Finished, points_of
 
-SIZE = logarithmic("size", "parameters", "s", counts=True)
-FLOPS = logarithmic("flops", "training FLOPs", ".0e", counts=True)
+SIZE = logarithmic("size", "parameters", "s")
+FLOPS = logarithmic("flops", "training FLOPs", ".0e")
 ERRORS = logarithmic("error", ERROR, "~g")
 
 
 def law_chart(arms: Sequence[Analysis]) -> Spec:
     """Show the error against the size, with the law of each length or arm and its interval."""
     curves = [(found, curve) for found in arms for curve in _shown_curves(found, arms)]
-    names = [_name(found, curve, len(arms) > 1) for found, curve in curves]
+    names = _names(curves, len(arms) > 1)
     points, lines = list[Row](), list[Row]()
     for name, (found, curve) in zip(names, curves, strict=True):
         points += _trials(curve.trials, name)
@@ -68,6 +68,19 @@ def _shown_curves(found: Analysis, arms: Sequence[Analysis]) -> list[Curve]:
 
 def _name(found: Analysis, curve: Curve, has_arms: bool) -> str:
     return f"{found.arm}, {curve}" if has_arms else str(curve)
+
+
+def _names(curves: Sequence[tuple[Analysis, Curve]], has_arms: bool) -> list[str]:
+    """Return the series of curves: by arm alone where all are of one length or number of FLOPs."""
+    if has_arms and len({str(curve) for _, curve in curves}) == 1:
+        return [found.arm for found, _ in curves]
+    return [_name(found, curve, has_arms) for found, curve in curves]
+
+
+def law_caption(arms: Sequence[Analysis]) -> str:
+    """Return which trials of several arms the chart of laws shows."""
+    lengths = {str(found.main) for found in arms}
+    return f"At {lengths.pop()}. " if len(arms) > 1 and len(lengths) == 1 else ""
 
 
 def _trials(trials: Iterable[Finished], name: str) -> list[Row]:
@@ -178,7 +191,7 @@ def size_chart(arms: Sequence[Analysis]) -> Spec | None:
         points += _trials(found.finished, name)
     colors = Colors(names, LINE_COLORS)
     # The values of a line are named as errors; here they are sizes.
-    along = logarithmic("error", "parameters", "s", counts=True)
+    along = logarithmic("error", "parameters", "s")
     layers = [
         band(lines, FLOPS, along, colors),
         curve_of(lines, FLOPS, along, colors),
@@ -194,7 +207,7 @@ def amount_chart(arms: Sequence[Analysis]) -> Spec | None:
         return None
     rows = [row for name, line in lines.items() for row in _line_rows(line, name, "amount")]
     colors = Colors(list(lines), LINE_COLORS)
-    x = logarithmic("amount", "training trajectories of each dataset", "~g", counts=True)
+    x = logarithmic("amount", "training trajectories of each dataset", "~g")
     layers = [band(rows, x, ERRORS, colors), curve_of(rows, x, ERRORS, colors)]
     return layered([*layers, dots(rows, x, ERRORS, colors)], colors)
 
@@ -235,11 +248,15 @@ def _mean_errors(found: Analysis, dataset: str) -> tuple[Array, Array]:
 
 
 def lead_time_charts(arms: Sequence[Analysis]) -> Mapping[str, Spec]:
-    """Show for each dataset how the error grows with the lead time, a line for each size.
+    """Show for each dataset how the error grows with the lead time.
 
-    The sizes of one of several arms have one colour.
+    There is a line for each size, or of several arms for the one to speak of.
     """
-    entries = [(found.arm, entry) for found in arms for entry in _one_seed(found.main.trials)]
+    entries = [
+        (found.arm, entry)
+        for found in arms
+        for entry in (_one_seed(found.main.trials) if len(arms) == 1 else [found.shown])
+    ]
     named = [(arm or entry.trial.label, entry) for arm, entry in entries]
     names = list(dict.fromkeys(name for name, _ in named))
     palette = shades(len(names)) if len(arms) == 1 else LINE_COLORS

@@ -21,6 +21,7 @@ from dpot_scale.scaling.report.table import overview_table
 from dpot_scale.scaling.report.text import conclude
 from dpot_scale.tracking.origin import origin
 
+MOST_ROWS = 24  # of the first table
 MOST_STILLS = 1_000_000  # bytes of the pictures of all sizes
 VERSION = "version."  # begins the tags of versions
 # A config names places of its machine; with these it runs anywhere.
@@ -37,6 +38,7 @@ class Content:
     numbers: Mapping[str, float]  # as metrics
     conclusion: Sequence[str]
     overview: Table  # errors beside persistence, with intervals
+    all_lengths: Table | None  # the same of all trials, where the overview cannot hold them
     blocks: Sequence[Block]  # all tables
     left_out: Mapping[str, str]  # why trials are in no law, by id
     rollouts: Rollouts
@@ -72,13 +74,16 @@ def content_of(
     best = best_trial(finished)
     frames = kept_frames(best) if best is not None else {}
     shown = _that_fit(stills, MOST_STILLS)
+    overview = overview_table(arms)
+    is_long = len(overview.rows) > MOST_ROWS
     return Content(
         name=sweep.name,
         best=best,
         planned=len(trials),
         numbers=sweep_numbers(sweep, trials, finished, arms),
         conclusion=conclude(arms),
-        overview=overview_table(arms),
+        overview=overview_table(arms, all_lengths=not is_long),
+        all_lengths=overview if is_long else None,
         blocks=blocks,
         left_out=left_out(sweep, trials, finished),
         rollouts=rollouts_of(frames),
@@ -95,7 +100,7 @@ def _rollout_of(best: Finished | None, *, has_frames: bool) -> str:
     if best is None:
         return "no trial has a finite error"
     if not has_frames:
-        return f"{best.trial.id} has kept none; `python -m dpot_scale.evaluate` makes them"
+        return f"{best.trial.id} has kept none; python -m dpot_scale.evaluate makes them"
     result = best.result
     return f"{best.trial.label} at {result.windows:,} windows"
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from itertools import cycle
-from math import isfinite
+from math import ceil, floor, isfinite, log10
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ ERROR = "held-out rel_l2"
 HEIGHT = 340
 MOST_LABELS = 9  # names that a legend shows beside each other
 GRAY = "#777"
+FEWEST_DECADES, MANY_DECADES, MOST_DECADES = 0.7, 1.8, 5.0  # of an axis
 
 
 class Colors:
@@ -36,7 +37,7 @@ class Colors:
                 "orient": "bottom",
                 "title": None,
                 "columns": self._columns,
-                "labelLimit": 480 // self._columns,
+                "labelLimit": 960 // self._columns,
             }
             legend |= {"symbolType": "circle", "symbolOpacity": 1}
         scale = {"domain": self.names, "range": self.colors}
@@ -50,11 +51,9 @@ def shades(count: int) -> list[str]:
     return [to_hex(shade) for shade in colormaps["viridis"](np.linspace(0.85, 0.0, count))]
 
 
-def logarithmic(field: str, title: str, format_: str, *, counts: bool = False) -> Spec:
-    """Return a logarithmic axis of a field; one of counts has ticks at 1, 2 and 5."""
-    axis: Spec = {"format": format_, "labelOverlap": "greedy", "tickCount": 6}
-    if counts:
-        axis["values"] = [digit * 10.0**power for power in range(24) for digit in (1, 2, 5)]
+def logarithmic(field: str, title: str, format_: str) -> Spec:
+    """Return a logarithmic axis of a field."""
+    axis: Spec = {"format": format_, "labelOverlap": "greedy", "labelFlush": 14, "tickCount": 6}
     scale = {"type": "log", "nice": False, "padding": 12}
     return {"field": field, "type": "quantitative", "title": title, "scale": scale, "axis": axis}
 
@@ -75,7 +74,7 @@ def layered(layers: Sequence[Spec], colors: Colors, height: int = HEIGHT) -> Spe
         "select": {"type": "point", "fields": ["name"]},
         "bind": "legend",
     }
-    first, *others = drawn
+    first, *others = [_with_ticks(layer, drawn) for layer in drawn]
     params = [zoom, picked] if len(colors.names) > 1 else [zoom]
     return {
         "$schema": "https://vega.github.io/schema/vega-lite/v6.json",
@@ -83,6 +82,42 @@ def layered(layers: Sequence[Spec], colors: Colors, height: int = HEIGHT) -> Spe
         "height": height,
         "layer": [first | {"params": params}, *others],
     }
+
+
+def _with_ticks(layer: Spec, layers: Sequence[Spec]) -> Spec:
+    """Return a layer whose logarithmic axes have ticks at round numbers, where they reach far.
+
+    Vega labels those numbers from below for which there is room, so their distances are alike.
+    """
+    if "encoding" not in layer:
+        return layer
+    encoding = dict(layer["encoding"])
+    for channel in {"x", "y"} & set(encoding):
+        if encoding[channel].get("scale", {}).get("type") != "log":
+            continue
+        values = [
+            row[one["encoding"][end]["field"]]
+            for one in layers
+            for end in {channel, f"{channel}2"} & set(one.get("encoding", {}))
+            for row in one["data"]["values"]
+        ]
+        if ticks := round_numbers(min(values), max(values)):
+            axis = encoding[channel]["axis"] | {"values": ticks}
+            encoding[channel] = encoding[channel] | {"axis": axis}
+    return layer | {"encoding": encoding}
+
+
+def round_numbers(low: float, high: float) -> list[float]:
+    """Return powers of ten and some of their multiples, the fewer the further the ends are apart.
+
+    There are none where numbers between these are needed, too.
+    """
+    decades = log10(high / low)
+    if decades < FEWEST_DECADES:
+        return []
+    digits = (1, 2, 5) if decades < MANY_DECADES else (1, 3) if decades < MOST_DECADES else (1,)
+    powers = range(floor(log10(low)), ceil(log10(high)) + 1)
+    return [float(f"{digit}e{power}") for power in powers for digit in digits]
 
 
 def _faded(opacity: float, colors: Colors | None) -> Spec:
@@ -162,7 +197,7 @@ def rule(value: float, y: Spec, label: str) -> Spec:
     rows = [{"error": value, "label": label}] if isfinite(value) and value > 0 else []
     axis = {"y": y}
     line = {"mark": {"type": "rule", "strokeDash": [4, 3], "color": GRAY}, "encoding": axis}
-    mark = {"type": "text", "align": "left", "baseline": "bottom", "dx": 4, "dy": -3, "x": 0}
+    mark = {"type": "text", "align": "left", "baseline": "top", "dx": 4, "dy": 4, "x": 0}
     text = {
         "mark": mark | {"color": GRAY},
         "encoding": axis | {"text": {"field": "label"}},

@@ -13,11 +13,12 @@ from dpot_scale.config.sweep import SweepConfig
 from dpot_scale.runs.result import read_result, save_result
 from dpot_scale.scaling.journal import Journal
 from dpot_scale.scaling.plan import Trial
-from dpot_scale.scaling.report.analysis import analyze
+from dpot_scale.scaling.report.analysis import Analysis, analyze
 from dpot_scale.scaling.report.blocks import markdown
 from dpot_scale.scaling.report.page.content import content_of
 from dpot_scale.scaling.report.page.page import render
-from dpot_scale.scaling.report.results import finished_trials
+from dpot_scale.scaling.report.page.parts import round_numbers
+from dpot_scale.scaling.report.results import Finished, finished_trials
 from dpot_scale.scaling.report.text import PAGE, report_blocks
 from dpot_scale.scaling.report.write import write_report
 from dpot_scale.tracking.spool import SPOOL
@@ -215,8 +216,56 @@ def test_arms_have_each_their_law_and_colour(
     for found in arms:
         assert f"exponent of size: {found.arm}" in page.text
     names = {row["name"] for row in drawn(page, "law", "point")}
-    assert names == {f"{found.arm}, {found.main}" for found in arms}
+    assert names == {found.arm for found in arms}
+    assert f"At {arms[0].main}. Held-out rollout error" in page.text
     assert {row["name"] for row in drawn(page, "law", "area")} == names
+
+
+def test_arms_of_unlike_lengths_are_named_with_theirs(
+    tmp_path: Path, finish: Finish, planned: Planned
+) -> None:
+    design = "design=[{ablation: {quiet: {run.objective.noise: 0.1}}}]"
+    sweep, trials = planned(tmp_path, design, "windows=[800, 1600]")
+    for trial in trials:
+        if (trial.factors["ablation"] == "base") == (trial.run.windows == 800):
+            finish(trial, 3.0 * trial.parameters**-0.2)
+    names = {row["name"] for row in drawn(page_of(sweep, trials), "law", "point")}
+    assert names == {"base, 800 windows", "quiet, 1,600 windows"}
+
+
+def test_many_arms_and_lengths_stay_clear(tmp_path: Path, finish: Finish, planned: Planned) -> None:
+    families = "design=[{families: {of: [vit, dpot, fno], match: parameters}}]"
+    sweep, trials = planned(tmp_path, families, "windows=[800, 1600, 3200]")
+    for trial in trials:
+        error = 0.01 + 8 * trial.parameters**-0.4 + 2 * trial.run.windows**-0.4
+        finish(trial, error, lead_times=(0.1, 0.2))
+    page = page_of(sweep, trials)
+    of_each_chart = [
+        list(dict.fromkeys(row["name"] for row in drawn(page, chart, "point")))
+        for chart in ("law", "compute", "best-size", "dataset-0", "lead-0")
+    ]
+    assert of_each_chart == [["dpot", "fno", "vit"]] * 5
+    largest = {max(one.main.trials, key=_parameters).trial.id for one in _arms(trials)}
+    assert {row["trial"] for row in drawn(page, "lead-0", "point")} == largest
+    first, _, folded = page.text.partition("All lengths")
+    assert "3,200" in first.partition("Errors beside persistence")[2]
+    assert " 1,600 " not in first.partition("Errors beside persistence")[2]
+    assert " 1,600 " in folded.partition("Each dataset")[0]
+
+
+def _parameters(entry: Finished) -> int:
+    return entry.result.parameters
+
+
+def _arms(trials: tuple[Trial, ...]) -> list[Analysis]:
+    return analyze(finished_trials(trials))
+
+
+def test_a_long_axis_has_ticks_at_even_distances() -> None:
+    assert round_numbers(0.12, 0.4) == []  # Vega chooses
+    assert round_numbers(1e5, 4e6)[:4] == [1e5, 2e5, 5e5, 1e6]
+    assert round_numbers(2.4e10, 4e13)[:5] == [1e10, 3e10, 1e11, 3e11, 1e12]
+    assert round_numbers(1e10, 1e16) == [10.0**power for power in range(10, 17)]
 
 
 def test_sizes_and_lengths_show_what_flops_buy(
