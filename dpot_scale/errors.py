@@ -23,13 +23,30 @@ USER_IN_ADDRESS = re.compile(r"(?<=:/)(?<!models:/)/?[^/\s@]+@|[^\s/@=:'\"]+:[^\
 SECRET_IN_ADDRESS = re.compile(
     r"(?<=[?&])([\w-]*(?:token|pass|pwd|secret|key|signature)[\w-]*=)[^\s&;'\"]+", re.I
 )
+# How memory is refused, in small letters: by the C library and oneDNN, by CUDA, cuBLAS, cuDNN and
+# NCCL, which allocate beside torch. Only torch has an error of its own for it.
+REFUSALS = (
+    "can't allocate",
+    "cannot allocate",
+    "bad_alloc",
+    "could not create a memory",
+    "out of memory",
+    "alloc_failed",
+    "failed to cuda calloc",
+    "failed to cuda malloc",
+)
 
 
 class UserError(Exception):
     """One sentence for the user: what is wrong, where, and what to do.
 
     It is printed, logged and kept, so it repeats no password of an address.
+
+    Attributes:
+        stop: How it is recorded that it ended a run, in one word.
     """
+
+    stop = "failed"
 
     def __str__(self) -> str:
         return without_secrets(super().__str__())
@@ -41,6 +58,8 @@ class ConfigError(UserError):
 
 class DataError(UserError):
     """A dataset or source file that cannot be used."""
+
+    stop = "bad_data"
 
 
 class CheckpointError(UserError):
@@ -57,6 +76,20 @@ class RecordError(UserError):
 
 class DiskError(UserError):
     """A file or folder that cannot be written, or a disk that is full."""
+
+    stop = "disk"
+
+
+class LostPeerError(UserError):
+    """Another rank ended or does not answer, which is no mistake: the run may be tried again."""
+
+    stop = "lost_peer"
+
+
+def memory_was_refused(error: BaseException) -> bool:
+    """Return whether an error means that there was not enough memory, of a host or a device."""
+    refused = any(words in str(error).lower() for words in REFUSALS)
+    return refused or isinstance(error, MemoryError)
 
 
 def without_secrets(text: str) -> str:
@@ -98,8 +131,10 @@ def exits_cleanly(main: Callable[P, int]) -> Callable[P, int]:
         try:
             return main(*args, **kwargs)
         except UserError as error:
-            # The ranks find the same mistakes, so one says it. Only a file may fail a single rank.
-            of_one_rank = isinstance(error, DataError) and not isinstance(error, SharedDataError)
+            # The ranks find the same mistakes, so one says it. Only a file or a peer may fail a
+            # single rank.
+            of_one_rank = isinstance(error, DataError | LostPeerError)
+            of_one_rank = of_one_rank and not isinstance(error, SharedDataError)
             if speaks_for_all() or of_one_rank:
                 sys.stderr.write(f"error: {error}\n")
             return USER_ERROR_EXIT_CODE

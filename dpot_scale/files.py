@@ -215,7 +215,7 @@ def _owner_file(path: Path) -> Path:
 @contextlib.contextmanager
 def _own(path: Path, *, wait: bool) -> Iterator[None]:
     """Make a file that names this process as the owner, and touch it while the block lasts."""
-    me = f"{_place()} {os.getpid()} {_start_time('self')} {time.time_ns()}"
+    me = f"{this_place()} {os.getpid()} {start_time('self')} {time.time_ns()}"
     while not _claim(path, me):
         if not _owner_lives(path):
             path.unlink(missing_ok=True)
@@ -261,8 +261,8 @@ def _owner_lives(path: Path) -> bool:
     if seen is None:
         return False
     match seen[0].split():
-        case [place, pid, started, _] if place == _place():
-            return _start_time(pid) == started
+        case [place, pid, started, _] if place == this_place():
+            return start_time(pid) == started
     until = time.monotonic() + SILENCE_SECONDS
     while time.monotonic() < until:
         time.sleep(BEAT_SECONDS / 10)
@@ -281,7 +281,7 @@ def _look(path: Path) -> tuple[str, int] | None:
         return None
 
 
-def _start_time(pid: str) -> str:
+def start_time(pid: str) -> str:
     """Return when a process of this machine was started, "" if it ended: numbers are reused."""
     try:
         status = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8")
@@ -290,6 +290,6 @@ def _start_time(pid: str) -> str:
     return status.rpartition(")")[2].split()[19]
 
 
-def _place() -> str:
+def this_place() -> str:
     """Return a name for this machine and container, within which process numbers are unique."""
     return f"{socket.gethostname()}/{Path('/proc/self/ns/pid').readlink()}"

@@ -67,7 +67,8 @@ def test_a_sweep_comes_before_its_trials(
     for trial in trials:
         found = client(uri).get_run(str(read_run_id(trial.directory)))
         assert found.data.tags["mlflow.parentRunId"] == read_run_id(sweep)
-        assert (found.info.status, found.data.tags["stop"]) == ("FAILED", "failed: x")
+        assert (found.info.status, found.data.tags["stop"]) == ("FAILED", "failed")
+        assert found.data.tags["stop_reason"] == "x"
 
 
 @pytest.mark.parametrize(

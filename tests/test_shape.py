@@ -56,6 +56,9 @@ TESTED_ELSEWHERE = {
     "evaluation/trajectories.py": "evaluation/test_evaluator.py",
     "diagnosis/examination.py": "test_doctor.py",
     "runs/run.py": "end_to_end/test_training.py",
+    # What ranks show of themselves is tested with those who look at it.
+    "runs/signs.py": "runs/test_pulse.py",
+    "runs/stacks.py": "runs/test_pulse.py",
     "runs/tracked.py": "test_mirror.py",
     # With a cluster that trains nothing, and with Ray.
     "scaling/branching.py": "scaling/test_controller.py",

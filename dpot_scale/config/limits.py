@@ -1,5 +1,6 @@
 """What ends a run before its last step, and what it does not put up with."""
 
+from datetime import timedelta
 from typing import Annotated
 
 from pydantic import Field
@@ -20,3 +21,15 @@ class LimitsConfig(Section):
     rollbacks: NonNegativeInt = 2
     """How often a run goes back, after a spike or 20 skipped steps in a row; the next time it
     fails."""
+    hang: PositiveFloat | None = 5.0
+    """Minutes after which an attempt fails in which a rank gives no sign of life, or no rank goes
+    on to anything else; the stacks of all ranks are then in RUN/stacks_TIME.txt. What is slow goes
+    on: only one call that takes longer needs a larger limit. null: none, as under a debugger."""
+    collective: PositiveFloat = 30.0
+    """Minutes that a rank waits for the others, when they begin and in each collective call, before
+    it gives them up."""
+
+    @property
+    def patience(self) -> timedelta:
+        """How long a rank waits for the others."""
+        return timedelta(minutes=self.collective)

@@ -10,6 +10,7 @@ import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import numpy as np
 import torch
 from torch import distributed as dist
 
+from dpot_scale.config.limits import LimitsConfig
 from dpot_scale.engine.operators import build_operators
 
 # Set to 1 to see what DeepSpeed reports below the level of errors.
@@ -24,6 +26,8 @@ DEBUG_VARIABLE = "DPOT_SCALE_DEBUG"
 
 # How DeepSpeed's shared memory files begin (csrc/cpu/comm/shm.cpp).
 SHARED_BUFFER = "/dev/shm/deepspeed_allreduce_buffer"
+
+PATIENCE = LimitsConfig().patience
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -35,6 +39,7 @@ class World:
     world_size: int
     device: torch.device
     group: dist.ProcessGroup | None = None  # in which ranks agree; None: that of all
+    patience: timedelta = PATIENCE  # with the others, in a collective call
 
     @property
     def is_main(self) -> bool:
@@ -42,7 +47,7 @@ class World:
         return self.rank == 0
 
 
-def start_world(seed: int = 0) -> World:
+def start_world(seed: int = 0, patience: timedelta = PATIENCE) -> World:
     """Join the process group, choose the device and seed this process.
 
     Works under the `deepspeed` launcher and torchrun (environment variables), inside a process
@@ -50,15 +55,17 @@ def start_world(seed: int = 0) -> World:
 
     Args:
         seed: The seed of Python, numpy and torch, shifted by the rank.
+        patience: How long to wait for the other ranks. Of a process group that exists already,
+            whoever made it has decided that.
     """
-    world = join_ranks()
+    world = join_ranks(patience)
     with quiet_deepspeed():
         _adopt(world.device)
     _seed(seed + world.rank)
     return world
 
 
-def join_ranks() -> World:
+def join_ranks(patience: timedelta = PATIENCE) -> World:
     """Join the process group and choose the device: the part of `start_world` without DeepSpeed."""
     local_rank = int(os.environ.setdefault("LOCAL_RANK", "0"))  # zero.Init reads it too
     device = torch.device("cpu")
@@ -68,12 +75,13 @@ def join_ranks() -> World:
     else:
         os.environ["DS_ACCELERATOR"] = "cpu"  # DeepSpeed would take a GPU that it can see
     _limit_threads()
-    _join(device)
+    _join(device, patience)
     return World(
         rank=dist.get_rank(),
         local_rank=local_rank,
         world_size=dist.get_world_size(),
         device=device,
+        patience=patience,
     )
 
 
@@ -112,8 +120,15 @@ def aside(world: World) -> World:
     Its ranks meet on the host, in a group of their own: what two threads of a rank do in one group
     would be taken for each other.
     """
-    group = dist.new_group(backend="gloo") if world.world_size > 1 else None
-    return replace(world, device=torch.device("cpu"), group=group)
+    return replace(world, device=torch.device("cpu"), group=host_group(world))
+
+
+def host_group(world: World) -> dist.ProcessGroup | None:
+    """Return a new group of all ranks on the host; None if there is one rank. Collective."""
+    if world.world_size == 1:
+        return None
+    group: dist.ProcessGroup = dist.new_group(backend="gloo", timeout=world.patience)
+    return group
 
 
 def ranks_of_node() -> int:
@@ -122,7 +137,7 @@ def ranks_of_node() -> int:
     return int(os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("LOCAL_SIZE") or "1")
 
 
-def _join(device: torch.device) -> None:
+def _join(device: torch.device, patience: timedelta) -> None:
     """Make the process group, unless this process is in one already."""
     if dist.is_initialized():
         return
@@ -131,7 +146,7 @@ def _join(device: torch.device) -> None:
         # With a device, NCCL makes later groups by splitting this one. One rank alone gains
         # nothing from that, and the split was reported to fail there (deepspeed#8248).
         bound = device.type == "cuda" and announced_world_size() > 1
-        dist.init_process_group(backend, device_id=device if bound else None)
+        dist.init_process_group(backend, timeout=patience, device_id=device if bound else None)
     else:
         # A store in this process instead of a port, which another run could have taken.
         store = dist.HashStore()  # type: ignore[attr-defined]

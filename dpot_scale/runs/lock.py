@@ -1,6 +1,7 @@
 """Allows one training per run directory: two would remove each other's checkpoints."""
 
 import contextlib
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,6 +9,12 @@ from dpot_scale.config.places import LOCK
 from dpot_scale.engine.runtime import World, any_rank
 from dpot_scale.errors import ConfigError
 from dpot_scale.files import held
+from dpot_scale.runs.signs import read_sign
+from dpot_scale.terminal import under_way
+
+LOOK_SECONDS = 0.2  # between two looks
+NOTICE_SECONDS = 3.0  # in which ranks notice that their launcher was killed
+SILENCE_SECONDS = 30.0  # after which an orphan that gives no sign is not waited for
 
 
 @contextlib.contextmanager
@@ -29,7 +36,11 @@ def only_run_in(directory: Path, world: World) -> Iterator[None]:
 def _hold(directory: Path, stack: contextlib.ExitStack) -> str | None:
     """Return why the directory cannot be held, or None."""
     try:
-        stack.enter_context(held(directory / LOCK, wait=False))
+        try:
+            stack.enter_context(held(directory / LOCK, wait=False))
+        except BlockingIOError:
+            with under_way(f"waiting for those that train in {directory} to end"):
+                _wait(directory, stack)
     except BlockingIOError:
         return (
             f"another process is training in {directory}; wait until it ends, or choose another "
@@ -38,3 +49,25 @@ def _hold(directory: Path, stack: contextlib.ExitStack) -> str | None:
     except OSError as error:
         return f"cannot write to {directory}: {error.strerror}; choose another `output`"
     return None
+
+
+def _wait(directory: Path, stack: contextlib.ExitStack) -> None:
+    """Hold the lock once its holder has ended, if that is about to: its launcher was killed.
+
+    Raises:
+        BlockingIOError: it is not about to.
+    """
+    sign, since = read_sign(directory, 0), time.monotonic()
+    patience = SILENCE_SECONDS if sign and sign.is_orphaned else NOTICE_SECONDS
+    while True:
+        try:
+            stack.enter_context(held(directory / LOCK, wait=False))
+        except BlockingIOError:
+            if time.monotonic() - since > patience:
+                raise
+        else:
+            return
+        time.sleep(LOOK_SECONDS)
+        newest = read_sign(directory, 0)
+        if newest is not None and newest != sign and newest.is_orphaned:
+            sign, since, patience = newest, time.monotonic(), SILENCE_SECONDS

@@ -34,7 +34,7 @@ from dpot_scale.data.stream.reader import PREFETCHED_BATCHES
 from dpot_scale.engine.collectives import on_main
 from dpot_scale.engine.runtime import World, any_rank, any_ranks, ranks_of_node, start_world
 from dpot_scale.engine.start import start_engine
-from dpot_scale.errors import ConfigError, UserError
+from dpot_scale.errors import ConfigError, UserError, memory_was_refused
 from dpot_scale.files import write_whole
 from dpot_scale.runs.resolved import ResolvedRun, resolve
 from dpot_scale.training.loop import train_step
@@ -54,18 +54,6 @@ PROBE_SECONDS = 1800.0
 USABLE_CPU, USABLE_GPU = 0.8, 0.9
 # What torchrun tells its own children alone; a probe would wait for its store for ever.
 LAUNCHER_VARIABLES = ("TORCHELASTIC_", "GROUP_", "ROLE_", "NCCL_COMM_ID")
-# How memory is refused, in small letters: by the C library and oneDNN, by CUDA, cuBLAS, cuDNN and
-# NCCL, which allocate beside torch. Only torch has an error of its own for it.
-REFUSALS = (
-    "can't allocate",
-    "cannot allocate",
-    "bad_alloc",
-    "could not create a memory",
-    "out of memory",
-    "alloc_failed",
-    "failed to cuda calloc",
-    "failed to cuda malloc",
-)
 PACKAGE_PARENT = Path(__file__).parents[2]
 
 
@@ -265,7 +253,7 @@ def _last_line(said: IO[bytes]) -> str:
 
 def try_out(config: RunConfig) -> None:
     """Make a few training steps on random windows, in a process of their own."""
-    world = start_world(config.seed)
+    world = start_world(config.seed, config.limits.patience)
     if limit := os.environ.get(LIMIT_VARIABLE):
         _limit_memory(int(limit), world)
     engine = start_engine(config, world)
@@ -307,12 +295,6 @@ def random_batches(config: RunConfig, world: World) -> list[Batch]:
     return batches
 
 
-def _ran_out(error: BaseException) -> bool:
-    """Return whether an error means that memory was refused."""
-    refused = any(words in str(error).lower() for words in REFUSALS)
-    return refused or isinstance(error, (MemoryError, torch.OutOfMemoryError))
-
-
 def main(arguments: Sequence[str]) -> int:
     """Run one rank of a probe; the exit code is the answer."""
     try:
@@ -321,7 +303,7 @@ def main(arguments: Sequence[str]) -> int:
         sys.stderr.write(f"{error}\n")
         return USER_ERROR
     except (MemoryError, RuntimeError) as error:
-        if not _ran_out(error):
+        if not memory_was_refused(error):
             raise
         return DOES_NOT_FIT
     return 0

@@ -19,8 +19,9 @@ from dpot_scale.data.conditions import require_conditions
 from dpot_scale.data.datasets import open_datasets, require_training
 from dpot_scale.data.grids import grid_rules
 from dpot_scale.data.store.dataset import DatasetStore
-from dpot_scale.engine.collectives import on_every_rank, on_main, raise_on_all
+from dpot_scale.engine.collectives import from_main, on_every_rank, on_main, raise_on_all
 from dpot_scale.engine.engine import Engine
+from dpot_scale.engine.peers import lost_peers_named
 from dpot_scale.engine.runtime import World, announced_world_size, start_world, trains_on_gpu
 from dpot_scale.errors import UserError, shortened, speaks_for_all, this_command
 from dpot_scale.runs import numbers
@@ -29,12 +30,13 @@ from dpot_scale.runs.folder import finished_before
 from dpot_scale.runs.lock import only_run_in
 from dpot_scale.runs.micro_batch import settle_micro_batch
 from dpot_scale.runs.outcome import header, keep, require_same_layout, write_configs
+from dpot_scale.runs.pulse import Pulse
 from dpot_scale.runs.resolved import ResolvedRun, Run, require_precision, resolve
 from dpot_scale.runs.result import TrainingResult
 from dpot_scale.runs.rollbacks import Rollbacks, all_described, describe
 from dpot_scale.runs.session import Session
 from dpot_scale.runs.start import require_source
-from dpot_scale.runs.tracked import mlflow_run_of, run_artifacts
+from dpot_scale.runs.tracked import last_words, mlflow_run_of, run_artifacts
 from dpot_scale.terminal import print_line, under_way
 from dpot_scale.tracking import names
 from dpot_scale.tracking.mlflow_run import MlflowRun, record_life
@@ -48,6 +50,10 @@ from dpot_scale.training.watch import Stop, Verdict, never
 class TrainingStoppedError(UserError):
     """The run was told to end before its last step, and saved; starting it again continues it."""
 
+    def __init__(self, sentence: str, stop: str = "told") -> None:
+        super().__init__(sentence)
+        self.stop = stop
+
 
 class TrainingPreemptedError(TrainingStoppedError):
     """The machine of a rank is about to be taken away; the run saved before."""
@@ -55,6 +61,8 @@ class TrainingPreemptedError(TrainingStoppedError):
 
 class TrainingDivergedError(UserError):
     """The loss or the gradient is not finite, step after step, or out of all proportion."""
+
+    stop = "diverged"
 
 
 def run_training(
@@ -81,6 +89,7 @@ def run_training(
         ConfigError, DataError, CheckpointError: the user can mend it.
         TrainingStoppedError: it was told to stop, by a signal, by `told_to_stop` or `preempted`, or
             `limits.wall_clock` was over.
+        LostPeerError: another rank ended, or did not answer in `limits.collective` minutes.
         TrainingDivergedError: it diverged, once more than `limits.rollbacks` allows.
     """
     wall_clock = run.config.limits.wall_clock
@@ -92,14 +101,24 @@ def run_training(
     resolved = resolve(run, world_size=announced_world_size(), on_gpu=trains_on_gpu())
     require_precision(resolved)
     stores, problem = _open_stores(run.config)
-    with under_way("starting DeepSpeed and its ranks"):
-        world = start_world(run.config.seed)
-        raise_on_all(problem, world)
-    with only_run_in(run.config.directory, world):
-        require_agreement_of_ranks(run, world)
-        with under_way("finding the micro-batch"):
-            settled = settle_micro_batch(resolved, world, print_line)
-        return _train(settled, world, stores, opens_mlflow_run, told_to_stop, preempted, ends)
+    patience = run.config.limits.patience
+    with lost_peers_named(patience):
+        with under_way("starting DeepSpeed and its ranks"):
+            world = start_world(run.config.seed, patience)
+            raise_on_all(problem, world)
+        directory = run.config.directory
+        with only_run_in(directory, world):
+            # Ranks whose launcher was killed may have come to the end meanwhile.
+            finished = from_main(lambda: finished_before(run), world, directory)
+            if finished is not None:
+                return finished
+            require_agreement_of_ranks(run, world)
+            with under_way("finding the micro-batch"):
+                settled = settle_micro_batch(resolved, world, print_line)
+            with Pulse(directory, world, run.config.limits.hang) as pulse:
+                return _train(
+                    settled, world, stores, opens_mlflow_run, told_to_stop, preempted, ends, pulse
+                )
 
 
 def _train(
@@ -110,6 +129,7 @@ def _train(
     told_to_stop: Callable[[], bool],
     preempted: Callable[[], bool],
     ends: float | None,
+    pulse: Pulse,
 ) -> TrainingResult:
     """Build what the loop needs, run it, and keep what it produced."""
     started = time.perf_counter()
@@ -123,8 +143,10 @@ def _train(
     console = Console(is_main=world.is_main, total_steps=config.steps)
     # Not before the checkpoints have accepted the config: a refused one leaves no trace.
     on_main(lambda: write_configs(run), world, config.directory)
-    with _mlflow_life(run, opens=opens_mlflow_run and world.is_main):
+    opens = opens_mlflow_run and world.is_main
+    with _mlflow_life(run, opens=opens) as life, lost_peers_named(config.limits.patience), pulse:
         tracker = _open_tracker(config, world)
+        pulse.last_words = partial(last_words, config, tracker, life, opens_mlflow_run)
         about = header(run, _grid_rules(config, stores), session.begun.table)
         console.start(about, first_step=session.begun.state.step)
         _record(numbers.size(run, stores), TrainState(), config, world, tracker)
@@ -139,6 +161,7 @@ def _train(
                 told_to_stop=told_to_stop,
                 preempted=preempted,
                 ends=ends,
+                waits=pulse.waits,
             )
             state = _fit(make, session, checkpoints, rollbacks)
             # Of data with a valid split, only that one was scored so far; nothing was, if the
@@ -237,7 +260,7 @@ def _mlflow_life(run: ResolvedRun, *, opens: bool) -> AbstractContextManager[Mlf
     return record_life(
         mlflow_run_of(config, run.source.contents),
         opens=opens,
-        stops={TrainingStoppedError: "interrupted"},
+        stops=(TrainingStoppedError,),
         artifacts=partial(run_artifacts, config.directory),
     )
 
@@ -284,7 +307,8 @@ def _stopped(stop: Stop, how: str, config: RunConfig) -> TrainingStoppedError:
     kind = TrainingPreemptedError if stop is Stop.PREEMPTED else TrainingStoppedError
     return kind(
         f"run {config.name} was stopped {stop.words()} {how}; start it again to continue"
-        f"{_how_to_start()}"
+        f"{_how_to_start()}",
+        stop.tag(),
     )
 
 

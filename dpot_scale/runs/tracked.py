@@ -8,11 +8,13 @@ from dpot_scale.config.places import FIGURES, RUN_CONFIG
 from dpot_scale.config.run import RunConfig
 from dpot_scale.errors import ConfigError, UserError
 from dpot_scale.runs.contents import read_contents
+from dpot_scale.runs.signs import speak
 from dpot_scale.tracking.missing import send_missing
 from dpot_scale.tracking.mlflow_client import reason
 from dpot_scale.tracking.mlflow_run import MlflowRun
 from dpot_scale.tracking.parameters import run_parameters
-from dpot_scale.tracking.record import MlflowRecord, read_mlflow_record
+from dpot_scale.tracking.record import MlflowRecord, read_mlflow_record, record_end
+from dpot_scale.tracking.tracker import Tracker
 from dpot_scale.tracking.trained_on import trained_on
 
 DEEPSPEED_CONFIG = "deepspeed.json"  # as DeepSpeed got it
@@ -83,3 +85,17 @@ def _record_of_before(directory: Path, elsewhere: str | None) -> MlflowRecord | 
     record = mlflow_run_of(config, read_contents(config, directory)).record()
     files = {str(path.relative_to(directory)): to for path, to in run_artifacts(directory).items()}
     return record.model_copy(update={"directory": written, "artifacts": files})
+
+
+def last_words(
+    config: RunConfig, tracker: Tracker, life: MlflowRun, opens_mlflow_run: bool, verdict: str
+) -> None:
+    """Say and record why ranks give an attempt up, on the one that speaks for all.
+
+    Under Ray the driver does so.
+    """
+    if opens_mlflow_run:
+        speak(verdict)
+        record_end(config.directory, verdict)
+        tracker.close()
+        life.close("FAILED", stop=verdict)  # where this rank has opened it

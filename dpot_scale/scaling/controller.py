@@ -227,7 +227,7 @@ class Controller:
             datasets=trained_on(trial.run.data, trial.contents),
         )
         artifacts = partial(run_artifacts, trial.run.directory)
-        stops = {TrialInterruptedError: "interrupted", TrialCancelledError: "cancelled"}
+        stops = (TrialInterruptedError, TrialCancelledError)
         with record_life(run, stops=stops, artifacts=artifacts):
             try:
                 if trial.after is not None:
@@ -267,7 +267,7 @@ class Controller:
                     raise TrialInterruptedError("not saved") from error
                 self._record(trial, "failed", attempt, error.reason)
                 if not budget.allows_another(error):
-                    raise TrialFailedError(error.reason) from error
+                    raise TrialFailedError(error.reason, error.stop) from error
                 self.say(f"{trial.id}: attempt {attempt} failed ({error.reason}); trying again")
                 continue
             if finished:

@@ -5,19 +5,26 @@ from dataclasses import dataclass, field
 from ray.exceptions import OutOfMemoryError, RayActorError
 from ray.train.v2.api.exceptions import WorkerGroupError
 
-from dpot_scale.errors import UserError
+from dpot_scale.errors import LostPeerError, UserError, memory_was_refused
 from dpot_scale.scaling.plan import Trial
 
 
 class TrialFailedError(UserError):
     """A trial failed and is not tried again."""
 
+    def __init__(self, reason: str, stop: str = "failed") -> None:
+        super().__init__(reason)
+        self.stop = stop
+
 
 class AttemptFailedError(Exception):
     """One attempt at a trial failed."""
 
-    def __init__(self, reason: str, is_final: bool, is_preemption: bool = False) -> None:
+    def __init__(
+        self, reason: str, is_final: bool, is_preemption: bool = False, stop: str = "failed"
+    ) -> None:
         super().__init__(reason)
+        self.stop = "preempted" if is_preemption else stop  # in one word why it ended
         self.reason = reason
         self.is_final = is_final  # another attempt would fail, too
         self.is_preemption = is_preemption  # its node was taken away, which is no failure of it
@@ -42,9 +49,13 @@ class Budget:
 class TrialCancelledError(Exception):
     """The user cancelled the trial; the text says what is saved."""
 
+    stop = "cancelled"
+
 
 class TrialInterruptedError(Exception):
     """The user ended the sweep before the trial was finished; the text says what is saved."""
+
+    stop = "signal"
 
 
 @dataclass(kw_only=True)
@@ -74,12 +85,26 @@ class Ended:
         return f"failed: {str(error) or type(error).__name__}"
 
 
+def failed_attempt(error: Exception, verdict: str | None) -> AttemptFailedError:
+    """Return why an attempt failed.
+
+    Args:
+        error: What Ray raised.
+        verdict: Why its ranks gave it up, if they did: a word, and behind ": " a sentence.
+    """
+    reason, is_final = diagnose(error)
+    stop = stop_of(error)
+    if verdict is not None and not is_final:  # else Ray only knows that a worker died
+        stop, _, reason = verdict.partition(": ")
+    return AttemptFailedError(reason, is_final, is_preemption(error), stop)
+
+
 def diagnose(error: Exception) -> tuple[str, bool]:
     """Return in one line why an attempt failed, and whether another one would fail too."""
     failures = error.worker_failures if isinstance(error, WorkerGroupError) else {}
     for cause in failures.values():
         found = _user_error(cause)
-        if found is not None:
+        if found is not None and not isinstance(found, LostPeerError):
             return str(found), True
     for cause in (*failures.values(), error):
         memory = _ran_out_of_memory(cause)
@@ -90,6 +115,20 @@ def diagnose(error: Exception) -> tuple[str, bool]:
         return "a worker died: killed, out of memory, or crashed", False
     shown = str(next(iter(failures.values()), error)).strip().splitlines()
     return (shown[-1] if shown else type(error).__name__), False
+
+
+def stop_of(error: Exception) -> str:
+    """Return in one word why an attempt failed."""
+    failures = error.worker_failures if isinstance(error, WorkerGroupError) else {}
+    causes = (*failures.values(), error)
+    for cause in causes:
+        found = _user_error(cause)
+        if found is not None and not isinstance(found, LostPeerError):
+            return found.stop
+    if any(_ran_out_of_memory(cause) for cause in causes):
+        return "out_of_memory"
+    died = any(isinstance(cause, RayActorError) or _tells_of_death(cause) for cause in causes)
+    return LostPeerError.stop if died else "failed"
 
 
 def is_preemption(error: Exception) -> bool:
@@ -108,7 +147,7 @@ def _ran_out_of_memory(cause: Exception) -> str | None:
             "resources.workers per node or a smaller batch.micro_batch, or raise the limit with "
             "RAY_memory_usage_threshold where `ray start` runs"
         )
-    if any(sign in text for sign in ("out of memory", "can't allocate memory", "MemoryError")):
+    if memory_was_refused(cause) or "MemoryError" in text:
         return (
             "a worker ran out of memory: set run.batch.micro_batch to a smaller number or auto, "
             "run.engine.activation_checkpointing=full, or raise resources.workers"
@@ -119,7 +158,8 @@ def _ran_out_of_memory(cause: Exception) -> str | None:
 def _tells_of_death(cause: Exception) -> bool:
     """Return whether an error speaks of a process that is gone: one's own, or a peer's."""
     signs = ("gloo/transport", "NCCL error", "worker process has died")
-    return any(sign in str(cause) for sign in signs)
+    is_lost_peer = isinstance(_user_error(cause), LostPeerError)
+    return is_lost_peer or any(sign in str(cause) for sign in signs)
 
 
 def _user_error(error: BaseException | None) -> UserError | None:

@@ -1,9 +1,11 @@
 """Trains one trial at a time on a Ray cluster, through Ray Train."""
 
+import math
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -11,11 +13,13 @@ import ray
 from ray.exceptions import RayError
 from ray.train import FailureConfig, ScalingConfig
 from ray.train import RunConfig as RayRunConfig
-from ray.train.torch import TorchTrainer
+from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.v2.api.exceptions import TrainingFailedError
 
 from dpot_scale.config.sweep import ResourcesConfig, SweepConfig
+from dpot_scale.engine.runtime import PATIENCE
 from dpot_scale.errors import UserError
+from dpot_scale.runs.signs import given_up, newest_attempt
 from dpot_scale.scaling.cluster import (
     Cluster,
     join_cluster,
@@ -23,7 +27,7 @@ from dpot_scale.scaling.cluster import (
     worker_environment,
     worker_resources,
 )
-from dpot_scale.scaling.endings import AttemptFailedError, diagnose, is_preemption
+from dpot_scale.scaling.endings import AttemptFailedError, diagnose, failed_attempt
 from dpot_scale.scaling.plan import Trial
 from dpot_scale.scaling.worker import PREEMPTED, TrialTask, train_trial
 
@@ -73,13 +77,17 @@ class RayLauncher:
         """Train a trial through Ray Train."""
         # Unique: under a name it knows, Ray would restore its own state of that run.
         name = f"{trial.id}_{attempt}_{int(time.time())}"
+        before = newest_attempt(trial.run.directory)
         try:
             task: TrialTask = {"run": trial.run}
             resources = self.cluster.resources
-            made = trainer(train_trial, task, resources, name=name, storage=self._storage)
+            patience = trial.run.limits.patience
+            made = trainer(
+                train_trial, task, resources, name=name, storage=self._storage, patience=patience
+            )
             returned = made.fit().return_value
         except (TrainingFailedError, RayError) as error:
-            raise AttemptFailedError(*diagnose(error), is_preemption(error)) from error
+            raise failed_attempt(error, given_up(trial.run.directory, before)) from error
         finally:
             # Ray insists on a folder of its own, into which this training puts nothing.
             shutil.rmtree(self._storage / name, ignore_errors=True)
@@ -99,6 +107,7 @@ def trainer(
     *,
     name: str,
     storage: Path,
+    patience: timedelta = PATIENCE,
 ) -> TorchTrainer:
     """Return what runs a function on the workers of a trial, in one process group.
 
@@ -108,10 +117,12 @@ def trainer(
         resources: The workers, their kind settled.
         name: Under a name that it knows, Ray would restore its own state.
         storage: A folder that all nodes see; Ray makes one of that name in it.
+        patience: How long a worker waits for the others.
     """
     return TorchTrainer(
         function,
         train_loop_config=dict(task),
+        torch_config=TorchConfig(timeout_s=math.ceil(patience.total_seconds())),
         scaling_config=ScalingConfig(
             num_workers=resources.workers,
             use_gpu=resources.gpus_per_worker == 1,

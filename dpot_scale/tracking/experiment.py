@@ -30,7 +30,8 @@ what that one reached.
 
 **Where to look.** The table sorts all trials and sweeps by error. The charts have error against
 parameters and FLOPs, and the curves. Any curve can be drawn against `data/windows` or
-`compute/train_flops` instead of steps. The tag `stop` says why a run ended.
+`compute/train_flops` instead of steps. The tag `stop` says in a word why a run ended, `stop_reason`
+in a sentence.
 """
 
 COLUMN_WIDTH = 140  # pixels: for `final/over_persistence`

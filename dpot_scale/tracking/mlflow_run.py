@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from types import MappingProxyType
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
@@ -21,6 +20,7 @@ from dpot_scale.config.places import MLFLOW_URI, SQLITE
 from dpot_scale.config.run import TrackingConfig
 from dpot_scale.errors import RecordError
 from dpot_scale.terminal import under_way
+from dpot_scale.tracking.ending import described
 from dpot_scale.tracking.mlflow_client import (
     RUN_ID_FILE,
     client,
@@ -127,7 +127,7 @@ class MlflowRun:
     def close(
         self, status: Status, *, stop: str = "", artifacts: Mapping[Path, str] | None = None
     ) -> None:
-        """End the run, say why in the tag `stop`, and attach files (path -> folder in MLflow).
+        """End the run, say why in its tags, and attach files (path -> folder in MLflow).
 
         What MLflow does not take in time, `missing` sends later.
         """
@@ -245,7 +245,7 @@ def record_life(
     run: MlflowRun,
     *,
     opens: bool = True,
-    stops: Mapping[type[Exception], str] = MappingProxyType({}),
+    stops: tuple[type[Exception], ...] = (),
     artifacts: Callable[[], Mapping[Path, str]] = dict,
 ) -> Iterator[MlflowRun]:
     """Open an MLflow run for a block, and close it with the status that tells how the block ended.
@@ -256,7 +256,7 @@ def record_life(
     Args:
         run: The MLflow run.
         opens: Whether to do so; else the MLflow run is left alone.
-        stops: What is raised, besides an interrupt, when the user ends the block; a word for each.
+        stops: What is raised, besides an interrupt, when the block is ended from outside.
         artifacts: Finds the files to attach at the end (path -> folder there).
     """
     if not opens:
@@ -271,11 +271,10 @@ def record_life(
         status = "FAILED" if run.has_failed else "FINISHED"
     except killed_by as error:
         status = "KILLED"
-        words = [word for kind, word in stops.items() if isinstance(error, kind)]
-        stop = (words or ["interrupted"])[0] + f": {error}" * bool(str(error))
+        stop = described(error)
         raise
     except BaseException as error:
-        stop = f"failed: {str(error) or type(error).__name__}"
+        stop = described(error)
         raise
     finally:
         run.close(status, stop=stop, artifacts=artifacts())

@@ -25,6 +25,8 @@ UPLOAD_SECONDS = "checkpoint/upload_seconds"  # of the newest copy that the arch
 
 PEAK_GIB = "memory/peak_gib"  # of all ranks together
 SECONDS = "time/seconds"  # of training and evaluation, in the attempt that finished
+SLOWEST_RANK = "time/slowest_rank"  # the one that waits least for the others
+RANK_SPREAD = "time/rank_spread"  # 1 - own time of the fastest rank / own time of the slowest one
 WINDOWS = "data/windows"  # that the weights were trained on so far, repeats among them
 TRAJECTORIES = "data/trajectories"  # to train on, of all datasets together
 TRAIN_FLOPS = "compute/train_flops"  # model FLOPs so far

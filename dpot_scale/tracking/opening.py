@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, TypeVar
 from dpot_scale.config.places import WEIGHTS
 from dpot_scale.config.run import TrackingConfig
 from dpot_scale.files import write_whole
+from dpot_scale.tracking.ending import tags_of
 from dpot_scale.tracking.experiment import NOTE_TAG, describe
 from dpot_scale.tracking.logged_model import log_model
 from dpot_scale.tracking.mlflow_client import (
@@ -25,12 +26,7 @@ from dpot_scale.tracking.mlflow_client import (
 from dpot_scale.tracking.note import note_of
 from dpot_scale.tracking.patience import Beat
 from dpot_scale.tracking.points import Points
-from dpot_scale.tracking.record import (
-    STOP_TAG,
-    MlflowRecord,
-    read_mlflow_record,
-    write_mlflow_record,
-)
+from dpot_scale.tracking.record import MlflowRecord, read_mlflow_record, write_mlflow_record
 from dpot_scale.tracking.spool import SPOOL
 from dpot_scale.tracking.trained_on import log_datasets
 
@@ -138,9 +134,9 @@ def send_all(
         end = _milliseconds(record.ended)
         mlflow_client.set_terminated(run_id, status=record.status, end_time=end)
         beat()
-        stop = record.stop[:LARGEST_TAG] or record.status.lower()
-        mlflow_client.set_tag(run_id, STOP_TAG, stop)
-        beat()
+        for key, text in tags_of(record.stop, record.status).items():
+            _set_tag(mlflow_client, run_id, key, text)
+            beat()
     sent = Points(mlflow_client, run_id, directory / SPOOL).send(beat)
     if record.status == "FINISHED":
         _log_outcome(mlflow_client, run_id, directory, record)
@@ -187,6 +183,14 @@ def _log_outcome(
         if NOTE_TAG not in tags and (note := note_of(spool)):
             mlflow_client.set_tag(run_id, NOTE_TAG, note[:LARGEST_TAG])
         log_model(mlflow_client, run_id, weights=weights, spool=spool, params=record.params)
+
+
+def _set_tag(mlflow_client: "MlflowClient", run_id: str, key: str, text: str) -> None:
+    """Set a tag; remove it where there is no text, if an earlier attempt has left it."""
+    if text:
+        mlflow_client.set_tag(run_id, key, text[:LARGEST_TAG])
+    elif key in mlflow_client.get_run(run_id).data.tags:
+        mlflow_client.delete_tag(run_id, key)
 
 
 def _log_each(log_batch: Callable[[Sequence[T]], None], entries: Sequence[T]) -> None:

@@ -1,6 +1,7 @@
 """What MLflow is to know of a run beside its points: kept in its folder, to be sent at any time."""
 
 import contextlib
+import time
 from pathlib import Path
 from typing import Literal
 
@@ -8,12 +9,11 @@ from pydantic import Field, ValidationError
 from pydantic_core import from_json
 
 from dpot_scale.config.record import Record, read_record
-from dpot_scale.errors import RecordError
+from dpot_scale.errors import DiskError, RecordError
 from dpot_scale.files import write_whole
 from dpot_scale.tracking.trained_on import TrainedOn
 
 RECORD = "mlflow.json"
-STOP_TAG = "stop"
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 
@@ -41,7 +41,7 @@ class MlflowRecord(Record):
     status: Status | None = None
     """How it ended; None while it lasts, and if it was killed."""
     stop: str = ""
-    """Why it ended."""
+    """Why it ended: a word, and behind ": " the reason (`ending.py`)."""
     artifacts: dict[str, str] = Field(default_factory=dict)
     """File in the folder -> folder in MLflow."""
     is_sent: bool = False
@@ -67,6 +67,20 @@ def write_mlflow_record(directory: Path, record: MlflowRecord) -> None:
         DiskError: it cannot be written.
     """
     write_whole(directory / RECORD, record.model_dump_json(indent=2))
+
+
+def record_end(directory: Path, stop: str) -> None:
+    """Record that a run failed, where its owner cannot do so any more; MLflow hears of it later.
+
+    Args:
+        directory: The folder of the run.
+        stop: Why: a word, and behind ": " a sentence.
+    """
+    with contextlib.suppress(RecordError, DiskError):
+        record = read_mlflow_record(directory)
+        if record is not None and record.status is None:
+            ended = {"status": "FAILED", "stop": stop, "ended": time.time(), "is_sent": False}
+            write_mlflow_record(directory, record.model_copy(update=ended))
 
 
 def original_of(directory: Path, record: MlflowRecord) -> Path | None:

@@ -10,6 +10,7 @@ from dpot_scale.tracking import names
 
 BAR = "step"  # its name on the screen
 LOOK_SECONDS = 1.0
+SHOWN_SPREAD = 0.25  # of the times of the ranks: above it one of them holds up the others
 
 Doing = Literal["trains", "evaluates", "saves"]
 
@@ -92,6 +93,8 @@ def _training_words(metrics: Mapping[str, float]) -> str:
         words.insert(2, f"grad {metrics[names.GRADIENT_NORM]:.2f}")
     if skipped := metrics[names.SKIPPED_STEPS]:
         words.append(f"{skipped:.0f} skipped")
+    if (spread := metrics.get(names.RANK_SPREAD, 0.0)) >= SHOWN_SPREAD:
+        words.append(f"waits for rank {metrics[names.SLOWEST_RANK]:.0f} ({spread:.0%})")
     return "  ".join(words)
 
 

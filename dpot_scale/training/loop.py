@@ -25,6 +25,7 @@ from dpot_scale.training.meter import Measured, Meter
 from dpot_scale.training.noise import Noise
 from dpot_scale.training.objective import training_loss, zero_targets
 from dpot_scale.training.schedule import Schedule
+from dpot_scale.training.slowest import Waits
 from dpot_scale.training.spikes import Spike, Spikes
 from dpot_scale.training.watch import Findings, Stop, Verdict, Watch, never
 
@@ -71,6 +72,7 @@ class Trainer:
     preempted: Callable[[], bool] = never
     ends: float | None = None  # by `time.monotonic`, if the attempt has to end some time
     past: Sequence[Measured] = ()  # what is known of the steps before the first one
+    waits: Waits = field(default_factory=Waits)
     stop: Stop = field(default=Stop.NO, init=False)
     trouble: Trouble | None = field(default=None, init=False)
     meter: Meter = field(init=False)  # of the newest `fit`
@@ -97,7 +99,7 @@ class Trainer:
             SharedDataError: a rank cannot read its data; raised on all ranks.
         """
         batches = self.stream.start(state.step)
-        self.meter = Meter(self.world, lambda: self.stream.wait_seconds)
+        self.meter = Meter(self.world, lambda: self.stream.wait_seconds, self.waits)
         self._saved_step = self._logged_step = state.step
         self._spikes = Spikes(self.config.limits.spike, self.past)
         verdict = Verdict.FINISHED if state.step == self.config.steps else Verdict.CONTINUE
@@ -136,7 +138,7 @@ class Trainer:
             return Verdict.DIVERGED
         if found.stop and self.meter.loss_is_finite:  # else after a step that may be saved
             return Verdict.STOPPED
-        with self.meter.paused():
+        with self.meter.paused(), self.waits.paused():
             self._evaluate_and_save(state, saving=saving and self.meter.loss_is_finite)
         return Verdict.FINISHED if state.step == self.config.steps else Verdict.CONTINUE
 

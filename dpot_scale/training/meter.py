@@ -17,6 +17,7 @@ from dpot_scale.engine.engine import Update
 from dpot_scale.engine.runtime import World
 from dpot_scale.tracking import names
 from dpot_scale.training.nodes import Nodes
+from dpot_scale.training.slowest import Waits, slowest
 from dpot_scale.training.watch import LATE
 
 GIB = 2**30
@@ -57,8 +58,11 @@ class Meter:
         measured: The steps of the interval that the last `reduce` ended.
     """
 
-    def __init__(self, world: World, wait_seconds: Callable[[], float]) -> None:
+    def __init__(
+        self, world: World, wait_seconds: Callable[[], float], waits: Waits | None = None
+    ) -> None:
         self.world = world
+        self._waits = waits or Waits()  # of this rank, for the others
         self.skipped_in_a_row = 0
         self.loss_is_finite = True
         self.measured: list[Measured] = []
@@ -110,7 +114,7 @@ class Meter:
         absent if none did. `train/skipped_steps` is how many did not, of this interval alone, as
         all else is: the sum of a curve is the number of the run. `train/zero_targets` is how many
         fields of targets the losses left out, where there were some. `system/...` of the machines
-        is among them every few seconds.
+        is among them every few seconds, and `time/...` of the slowest rank where there are several.
         """
         totals = self._totals
         assert totals.steps > 0
@@ -120,11 +124,14 @@ class Meter:
         counts = torch.stack([totals.in_a_row, is_broken, totals.zero_targets])
         waits = torch.tensor([waited], device=counts.device)
         share = self._nodes.share()
-        local = torch.cat([totals.sums, counts, waits, share, *self._each])
+        of_ranks = torch.zeros(self.world.world_size, device=counts.device)
+        of_ranks[self.world.rank] = self._waits.share()
+        local = torch.cat([totals.sums, counts, waits, share, of_ranks, *self._each])
         loss, grad_norm, applied, in_a_row, broken, zero_targets, waited_everywhere, *rest = (
             mean_over_ranks(local, self.world).tolist()
         )
-        system, each = rest[: len(share)], rest[len(share) :]
+        system, rest = rest[: len(share)], rest[len(share) :]
+        own_waits, each = rest[: len(of_ranks)], rest[len(of_ranks) :]
         self.measured = [Measured(*one) for one in zip(each[::2], each[1::2], strict=True)]
         self.skipped_in_a_row, self.loss_is_finite = round(in_a_row), broken == 0
         metrics = {}
@@ -145,6 +152,7 @@ class Meter:
         if (peak := device_peak(self.world.device)) is not None:
             metrics[names.MFU] = flops_per_second / (peak * self.world.world_size)
         metrics |= self._nodes.metrics([mean * self.world.world_size for mean in system])
+        metrics |= slowest([mean * self.world.world_size for mean in own_waits])
         self._restart(totals.in_a_row)
         return metrics
 

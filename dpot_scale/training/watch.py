@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch import distributed as dist
 
-from dpot_scale.engine.runtime import World
+from dpot_scale.engine.runtime import World, host_group
 from dpot_scale.training.launchers import Launchers
 
 # So many steps after it was begun the result of a vote is read, unless it is needed at once. Until
@@ -54,6 +54,10 @@ class Stop(enum.IntEnum):
             Stop.PREEMPTED: "because its node is about to be taken away",
             Stop.ORPHANED: "because its launcher was killed",
         }.get(self, f"by {self.name}")
+
+    def tag(self) -> str:
+        """Return in one word what stopped a run."""
+        return "signal" if self in {Stop.SIGINT, Stop.SIGTERM} else self.name.lower()
 
 
 class Findings(NamedTuple):
@@ -130,7 +134,7 @@ class Watch:
         self._ends = ends
         self._signals = Signals()
         self._launchers = Launchers()
-        self._group = dist.new_group(backend="gloo") if world.world_size > 1 else None
+        self._group = host_group(world)
         self._votes: deque[tuple[dist.Work, Tensor]] = deque()  # begun and not read
 
     def vote(

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +24,11 @@ from mlflow.entities import Run
 
 from dpot_scale.checkpoints.store import MARKER
 from dpot_scale.config.load import load_run
+from dpot_scale.config.places import LOCK, RESULT_FILE
+from dpot_scale.files import held
 from dpot_scale.runs.resolved import identify
 from dpot_scale.runs.result import read_result
+from dpot_scale.runs.signs import Sign, write_sign
 from dpot_scale.tracking.mlflow_client import RUN_ID_FILE, client
 from dpot_scale.tracking.spool import SPOOL, read_metrics
 from dpot_scale.training.loop import MAX_SKIPPED_IN_A_ROW
@@ -242,6 +245,52 @@ def test_the_wall_clock_stops_a_run_after_saving(start: Any, finished: Any) -> N
     assert again.code == 0, again.err
     assert "resuming at step 1\n" in again.out
     assert curves(again.directory) == curves(finished.directory)
+
+
+@pytest.mark.parametrize("torchrun", [False, True])
+def test_two_ranks_outlive_a_killed_launcher_by_seconds_and_a_restart_goes_on(
+    torchrun: bool, start: Any
+) -> None:
+    name, longer = (
+        f"orphans_{torchrun}",
+        ["windows=240", "evaluation.every=0", "checkpoint.every=0"],
+    )
+    orphaned = start(name, *longer, ranks=2, torchrun=torchrun)
+    wait_for_step(orphaned, 6)
+    ranks = psutil.Process(orphaned.process.pid).children(recursive=True)
+    orphaned.process.kill()
+    again = start(name, *longer, ranks=2, torchrun=torchrun)
+    _, alive = psutil.wait_procs(ranks, timeout=120)
+    assert alive == []
+    step = newest_checkpoint(orphaned.directory)
+    assert 6 <= step <= 60
+    said = orphaned.ended().errors
+    assert any("was stopped because its launcher was killed" in line for line in said), said
+    ended = again.ended()
+    assert ended.code == 0, ended.err
+    assert f"resuming at step {step}\n" in ended.out
+    assert list(curves(ended.directory)["train/loss"]) == list(range(1, 61)), "each step once"
+
+
+def test_a_restart_waits_for_orphans_and_returns_their_result(start: Any, finished: Any) -> None:
+    directory = finished.directory.with_name("waited")
+    shutil.copytree(finished.directory, directory)
+    result = (directory / RESULT_FILE).read_bytes()
+    (directory / RESULT_FILE).unlink()
+    spool = (directory / SPOOL).read_bytes()
+    sign = Sign(attempt=1, rank=0, place="here", pid=1, started="1", is_orphaned=True)
+    with held(directory / LOCK, wait=False):
+        waiting = start("waited")
+        while "waiting for those that train in" not in waiting.out.read_text():
+            assert waiting.process.poll() is None, waiting.ended()
+            sign = replace(sign, beats=sign.beats + 1)
+            write_sign(directory, sign)
+            time.sleep(0.2)
+        (directory / RESULT_FILE).write_bytes(result)
+    ended = waiting.ended()
+    assert ended.code == 0, ended.err
+    assert "held-out rel_l2" in ended.out
+    assert (directory / SPOOL).read_bytes() == spool, "nothing was trained anew"
 
 
 def test_divergence_is_one_sentence_and_never_saved(start: Any) -> None:

@@ -24,6 +24,7 @@ from mlflow.tracking import MlflowClient
 from dpot_scale.config.batch import BatchConfig
 from dpot_scale.config.data import DataConfig
 from dpot_scale.config.run import RunConfig, TrackingConfig
+from dpot_scale.errors import LostPeerError
 from dpot_scale.tracking import mlflow_run
 from dpot_scale.tracking.mlflow_client import RUN_ID_FILE, client
 from dpot_scale.tracking.mlflow_page import annotate, review
@@ -180,27 +181,37 @@ def test_a_report_leaves_the_end_where_it_was(tmp_path: Path, mirrored: Tracking
 class StoppedError(Exception):
     """What a trainer raises when it is told to stop."""
 
+    stop = "told"
+
 
 @pytest.mark.parametrize(
-    ("error", "status", "stop"),
+    ("error", "status", "stop", "reason"),
     [
-        (None, "FINISHED", "finished"),
-        (StoppedError(), "KILLED", "told to"),
-        (StoppedError("saved"), "KILLED", "told to: saved"),
-        (KeyboardInterrupt(), "KILLED", "interrupted"),
-        (SystemExit(), "KILLED", "interrupted"),
-        (AssertionError("too few"), "FAILED", "failed: too few"),
-        (AssertionError(), "FAILED", "failed: AssertionError"),
+        (None, "FINISHED", "finished", None),
+        (StoppedError(), "KILLED", "told", "StoppedError"),
+        (StoppedError("saved"), "KILLED", "told", "saved"),
+        (KeyboardInterrupt(), "KILLED", "signal", None),
+        (SystemExit(), "KILLED", "signal", None),
+        (AssertionError("too few"), "FAILED", "failed", "too few"),
+        (AssertionError(), "FAILED", "failed", "AssertionError"),
+        (LostPeerError("rank 0 lost another"), "FAILED", "lost_peer", "rank 0 lost another"),
     ],
 )
 def test_the_status_tells_how_the_block_ended(
-    error: BaseException | None, status: str, stop: str, tmp_path: Path, mirrored: TrackingConfig
+    error: BaseException | None,
+    status: str,
+    stop: str,
+    reason: str | None,
+    tmp_path: Path,
+    mirrored: TrackingConfig,
 ) -> None:
     file = tmp_path / "note.txt"
     run = the_run(tmp_path, mirrored)
     with (
-        contextlib.suppress(KeyboardInterrupt, SystemExit, AssertionError, StoppedError),
-        record_life(run, stops={StoppedError: "told to"}, artifacts=lambda: {file: ""}),
+        contextlib.suppress(
+            KeyboardInterrupt, SystemExit, AssertionError, StoppedError, LostPeerError
+        ),
+        record_life(run, stops=(StoppedError,), artifacts=lambda: {file: ""}),
     ):
         file.write_text("made on the way")
         if error is not None:
@@ -208,6 +219,7 @@ def test_the_status_tells_how_the_block_ended(
     assert run.run_id is not None
     found = run_of(mirrored, run.run_id)
     assert (found.info.status, found.data.tags["stop"]) == (status, stop)
+    assert found.data.tags.get("stop_reason") == reason
     assert [found.path for found in client_of(mirrored).list_artifacts(run.run_id)] == [
         "config.yaml",
         "note.txt",

@@ -38,6 +38,18 @@ def test_plain_lines(capsys: pytest.CaptureFixture[str]) -> None:
     ]
 
 
+def test_a_rank_is_named_where_the_others_wait_much_for_it(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    console = Console(is_main=True, total_steps=10)
+    for spread in (0.2, 0.4):
+        metrics = {"time/slowest_rank": 3.0, "time/rank_spread": spread}
+        console.progress(TRAINING | metrics, step=7)
+    first, second = capsys.readouterr().out.splitlines()
+    assert first.endswith("windows/s")
+    assert second.endswith("windows/s  waits for rank 3 (40%)")
+
+
 def test_skipped_steps_are_shown(capsys: pytest.CaptureFixture[str]) -> None:
     console = Console(is_main=True, total_steps=10)
     console.progress(TRAINING | {"train/skipped_steps": 2}, step=7)

@@ -11,6 +11,7 @@ import torch
 from dpot_scale.engine.runtime import World
 from dpot_scale.engine.zero import Update
 from dpot_scale.training.meter import Meter, device_peak, peak_memory_gib
+from dpot_scale.training.slowest import FEWEST, Waits
 
 ALONE = World(rank=0, local_rank=0, world_size=1, device=torch.device("cpu"))
 
@@ -54,6 +55,15 @@ def test_means_and_speed_of_an_interval(clock: Clock) -> None:
     assert found["perf/data_wait_fraction"] == 0.25
     assert found["perf/model_tflops_per_second"] == 4.0
     assert "perf/mfu" not in found, "the peak of a CPU is not known"
+
+
+def test_one_rank_alone_is_not_the_slowest_of_any() -> None:
+    waits = Waits()
+    meter = Meter(ALONE, lambda: 0.0, waits)
+    for _ in range(FEWEST):
+        waits.note(False)
+    add(meter, 1.0, 10.0)
+    assert "time/slowest_rank" not in meter.reduce(train_flops_per_window=1e12)
 
 
 def test_what_the_loss_leaves_out_is_counted_where_there_is_some() -> None:

@@ -1,0 +1,66 @@
+"""What a rank says that lost another one: a sentence in place of the errors of gloo and NCCL."""
+
+import contextlib
+import os
+import re
+import signal
+import socket
+import threading
+from collections.abc import Iterator
+from datetime import timedelta
+
+from torch import distributed as dist
+
+from dpot_scale.errors import LostPeerError
+
+# What gloo says, which raises a RuntimeError like any other.
+OF_GLOO = ("gloo/transport", "gloo/rendezvous", "Connection closed by peer", "[enforce fail at")
+# What NCCL says of others, not of its own use.
+OF_NCCL = ("remote", "system error", "connection", "timeout", "timed out", "aborted", "socket")
+TIMED_OUT = re.compile(r"timed? ?out|timeout", re.IGNORECASE)
+WHERE = re.compile(r"^\[[^\]]*\]\s*")  # the line of the source with which gloo begins
+REASON_LENGTH = 120  # characters of what the library said
+
+
+@contextlib.contextmanager
+def lost_peers_named(patience: timedelta) -> Iterator[None]:
+    """Raise a sentence where a collective call in the block fails because of another rank.
+
+    So it is where the ranks begin, if not all of them come.
+
+    The launcher soon ends what is left of the ranks. From then on this process ignores its SIGTERM,
+    so that it can say and record why it ends.
+
+    Raises:
+        LostPeerError: another rank ended, or did not answer within the patience.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if not is_of_lost_peer(error):
+            raise
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        raise LostPeerError(_sentence(str(error), patience)) from error
+
+
+def is_of_lost_peer(error: BaseException) -> bool:
+    """Return whether an error of a collective call speaks of another rank."""
+    text = str(error)
+    if isinstance(error, dist.DistStoreError | dist.DistNetworkError):
+        return True
+    if isinstance(error, dist.DistBackendError):
+        return any(sign in text.lower() for sign in OF_NCCL)
+    return isinstance(error, RuntimeError) and any(sign in text for sign in OF_GLOO)
+
+
+def _sentence(said: str, patience: timedelta) -> str:
+    line = (said.strip().splitlines() or [""])[0]
+    reason = WHERE.sub("", line).rstrip(". ")[:REASON_LENGTH]
+    who = f"rank {os.environ.get('RANK', '0')} on {socket.gethostname()}"
+    if TIMED_OUT.search(said):
+        minutes = patience.total_seconds() / 60
+        what = f"waited {minutes:g} minutes (limits.collective) in vain for another rank"
+    else:
+        what = "lost the connection to another rank, which ended, or its machine or network did"
+    return f"{who} {what} ({reason}); start the run again to continue from its last checkpoint"

@@ -1,0 +1,211 @@
+"""Finds ranks that hang: a thread of each shows that its rank is alive, and where it is.
+
+A rank is given up where nothing is heard of it for `limits.hang` minutes: it was stopped, or its
+machine is gone. The attempt is given up where no rank moves on for so long: one is stuck, and the
+others wait for it. Whatever is slow, as a compilation, an evaluation or a save, moves on: the stack
+of a rank changes, although no step ends.
+
+The main rank judges all ranks, the others judge the main rank. Each that learns that the attempt is
+given up writes its stacks and ends its process: no collective call would ever return.
+"""
+
+import contextlib
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from dpot_scale.engine.collectives import from_main, gathered, on_every_rank
+from dpot_scale.engine.runtime import World
+from dpot_scale.errors import USER_ERROR_EXIT_CODE, LostPeerError, UserError
+from dpot_scale.files import start_time, this_place
+from dpot_scale.runs.signs import FOLDER, LONGEST, Sign, read_sign, speak, write_sign
+from dpot_scale.runs.stacks import (
+    Place,
+    dump_stacks,
+    forget_stacks,
+    has_dumped,
+    join_stacks,
+    stacks_file,
+)
+from dpot_scale.training.launchers import Launchers
+from dpot_scale.training.slowest import Waits
+
+LOOK_SECONDS = 0.1  # between two looks at the own stack
+MOST_SECONDS = 5.0  # between two signs; at most a twentieth of the limit
+ROLL_CALL = 3  # signs in which ranks write their stacks before one of them joins these
+GONE_SECONDS = 15.0  # in which a rank whose peer has ended may say so itself
+LINGER_SECONDS = 10.0  # for which the others wait for the one that speaks
+
+
+@dataclass
+class _Seen:
+    """The newest sign of a rank, and since when there is none that is newer."""
+
+    sign: Sign
+    since: float
+    gone_since: float | None = None
+
+
+class Pulse:
+    """The signs of this rank, and what it makes of those of others. Collective.
+
+    Args:
+        directory: The folder of the run, which all ranks see.
+        world: The ranks.
+        minutes: `limits.hang`; None: nobody is given up.
+
+    Attributes:
+        waits: How much of its time this rank waits for the others.
+        last_words: Called before a process ends that speaks for all, with a word that says why, and
+            behind ": " a sentence.
+    """
+
+    def __init__(self, directory: Path, world: World, minutes: float | None) -> None:
+        self.waits = Waits()
+        self.last_words: Callable[[str], None] = speak
+        self._directory = directory
+        self._limit = None if minutes is None else 60 * minutes
+        self._every = min(MOST_SECONDS, (self._limit or MOST_SECONDS * 20) / 20)
+        self._place = Place(threading.get_ident())
+        self._launchers = Launchers()
+        self._closing = threading.Event()
+
+        self._sign = Sign(
+            attempt=from_main(lambda: _begin(directory), world, directory / FOLDER),
+            rank=world.rank,
+            place=this_place(),
+            pid=os.getpid(),
+            started=start_time("self"),
+        )
+        on_every_rank(lambda: write_sign(directory, self._sign), world, directory / FOLDER)
+        now = time.monotonic()
+        signs = gathered(self._sign, world)
+        watched = range(world.world_size) if world.is_main else (0,)
+        self._seen = {r: _Seen(signs[r], now) for r in watched if r != world.rank}
+        self._signs = signs
+        self._moved = self._looked = self._beaten = now
+        self._thread = threading.Thread(target=self._run, name="pulse", daemon=True)
+        self._thread.start()
+
+    def __enter__(self) -> "Pulse":
+        """Return the pulse, which ends with the block; also with one inside another."""
+        return self
+
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        """End the thread; say that this rank has come to its end, if the others come to it too."""
+        self._closing.set()
+        self._thread.join()  # for ever, where the attempt is being given up
+        together = isinstance(error, UserError) and not isinstance(error, LostPeerError)
+        if error is None or together:
+            self._beat(is_closed=True)
+
+    def _run(self) -> None:
+        while not self._closing.wait(LOOK_SECONDS):
+            now = time.monotonic()
+            if now - self._looked > max(10 * self._every, 5.0):
+                # This process was stopped, or its disk: what it has not seen, nobody failed to do.
+                self._moved = now
+                for seen in self._seen.values():
+                    seen.since = now
+            self._looked = now
+            if self._place.has_changed():
+                self._moved = now
+                self._sign = replace(self._sign, moves=self._sign.moves + 1)
+            self.waits.note(self._place.waits)
+            is_orphaned = self._launchers.are_gone()
+            if is_orphaned > self._sign.is_orphaned or now - self._beaten >= self._every:
+                self._beaten = now
+                self._beat(is_orphaned=is_orphaned)
+                self._judge(now)
+
+    def _beat(self, **changes: object) -> None:
+        place = {"at": self._place.at, "waits": self._place.waits}
+        self._sign = replace(self._sign, beats=self._sign.beats + 1, **place, **changes)  # type: ignore[arg-type]
+        with contextlib.suppress(OSError):  # a disk in need is no reason to end
+            write_sign(self._directory, self._sign)
+
+    def _judge(self, now: float) -> None:
+        """Look at the signs of others; give the attempt up if there is a reason."""
+        for rank, seen in self._seen.items():
+            self._look_at(rank, seen, now)
+        signs = [seen.sign for seen in self._seen.values()]
+        if any(sign.attempt > self._sign.attempt for sign in signs):
+            os._exit(USER_ERROR_EXIT_CODE)  # the run was started again without this rank
+        known = next((sign.verdict for sign in signs if sign.verdict), None)
+        verdict = known or self._verdict(now)
+        if verdict is not None and not self._closing.is_set():
+            self._end(verdict)
+
+    def _look_at(self, rank: int, seen: _Seen, now: float) -> None:
+        sign = read_sign(self._directory, rank)
+        if sign is None or sign == seen.sign or sign.attempt < self._sign.attempt:
+            is_gone = not seen.sign.is_closed and seen.sign.is_gone
+            seen.gone_since = (seen.gone_since or now) if is_gone else None
+            return
+        if sign.moves != seen.sign.moves:
+            self._moved = now
+        seen.sign, seen.since, seen.gone_since = sign, now, None
+
+    def _verdict(self, now: float) -> str | None:
+        """Return why the attempt is to be given up, if it is: a word, and a sentence."""
+        others = [seen for seen in self._seen.values() if not seen.sign.is_closed]
+        file = stacks_file(self._directory, self._sign.attempt)
+        what_to_do = (
+            f"the stacks are in {file}; start the run again to continue from its last checkpoint"
+        )
+        for seen in others:
+            if seen.gone_since is not None and now - seen.gone_since >= GONE_SECONDS:
+                return f"lost_peer: {seen.sign.who} ended and the others wait for it; {what_to_do}"
+        if self._limit is None:
+            return None
+        limit = f"{self._limit / 60:g} minutes (limits.hang)"
+        for seen in others:
+            if now - seen.since >= self._limit:
+                why = "it was stopped, or its machine or disk hangs"
+                return f"hung: no sign of {seen.sign.who} for {limit}: {why}; {what_to_do}"
+        if self._sign.rank == 0 and now - self._moved >= self._limit:
+            return f"hung: {self._stuck(limit)}; {what_to_do}"
+        return None
+
+    def _stuck(self, limit: str) -> str:
+        """Return which rank did not move on, and where."""
+        signs = [self._sign, *(seen.sign for seen in self._seen.values())]
+        stuck = [sign for sign in signs if not (sign.waits or sign.is_closed)]
+        if not stuck:
+            return f"for {limit} all ranks waited for each other, in {self._sign.at}"
+        others = " while the others waited for it" if len(stuck) < len(signs) else ""
+        return f"{stuck[0].who} did not move on for {limit}{others}, in {stuck[0].at}"
+
+    def _end(self, verdict: str) -> None:
+        """Write the stacks of this rank, and end it; one rank joins the stacks and speaks."""
+        attempt, mine = self._sign.attempt, self._sign.rank
+        self._beat(verdict=verdict[:LONGEST])
+        with contextlib.suppress(OSError):
+            dump_stacks(self._directory, attempt, mine)
+        time.sleep(ROLL_CALL * self._every)
+        ranks = range(len(self._signs))
+        here = [rank for rank in ranks if has_dumped(self._directory, attempt, rank)]
+        newest = [read_sign(self._directory, rank) or self._signs[rank] for rank in ranks]
+        if mine == min(here, default=mine):
+            with contextlib.suppress(OSError):
+                join_stacks(self._directory, newest, verdict.partition(": ")[2])
+            self.last_words(verdict)
+        else:
+            time.sleep(LINGER_SECONDS)
+        for sign in newest:
+            # Stopped, it would hold the lock of the run, and train on when it is continued.
+            is_lost = sign.rank not in here and sign.rank != mine and sign.attempt == attempt
+            if is_lost and sign.is_here:
+                with contextlib.suppress(OSError):
+                    os.kill(sign.pid, signal.SIGKILL)
+        os._exit(USER_ERROR_EXIT_CODE)
+
+
+def _begin(directory: Path) -> int:
+    (directory / FOLDER).mkdir(exist_ok=True)
+    forget_stacks(directory)
+    return time.time_ns()

@@ -1,0 +1,116 @@
+"""Signs of life of the ranks of an attempt: a small file of each, in the folder of the run.
+
+Files, because every rank sees that folder: a store that one rank holds is gone with it. A file is
+overwritten in place, which needs no room on a full disk. Clocks of two machines are never compared:
+a reader counts the time in which a sign has not changed.
+"""
+
+import json
+import os
+import sys
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from dpot_scale.files import start_time, this_place
+
+FOLDER = ".ranks"  # in that of the run
+SIZE = 4096  # bytes of a file: of one length, so that it is never cut
+LONGEST = 1500  # characters of a verdict
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sign:
+    """What one rank says of itself."""
+
+    attempt: int  # nanoseconds since 1970, by the clock of the main rank
+    rank: int
+    place: str  # its machine and container: `files.this_place`
+    pid: int
+    started: str  # when the process was: numbers are used again
+    beats: int = 0
+    moves: int = 0  # changes of what it executes
+    at: str = ""  # what it executes
+    waits: bool = False  # in a collective call
+    is_orphaned: bool = False  # its launcher was killed: it is about to save and end
+    is_closed: bool = False  # it has come to its end
+    verdict: str = ""  # why it gives the attempt up: a word, and behind ": " a sentence
+
+    @property
+    def who(self) -> str:
+        """The rank, its machine and its process, for people."""
+        return f"rank {self.rank} on {self.place.partition('/')[0]} (process {self.pid})"
+
+    @property
+    def is_here(self) -> bool:
+        """Whether its process lives on this machine."""
+        return self.place == this_place() and start_time(str(self.pid)) == self.started
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether its process was on this machine and has ended."""
+        return self.place == this_place() and not self.is_here
+
+
+def write_sign(directory: Path, sign: Sign) -> None:
+    """Write the sign of a rank.
+
+    Args:
+        directory: The folder of the run.
+        sign: What to write.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    path = _path(directory, sign.rank)
+    content = json.dumps(asdict(sign), ensure_ascii=False).encode()
+    if len(content) >= SIZE:  # paths in letters of many bytes
+        shorter = replace(sign, at="", verdict=sign.verdict[: LONGEST // 6])
+        content = json.dumps(asdict(shorter), ensure_ascii=False).encode()
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT, 0o644)
+    try:
+        os.pwrite(descriptor, content.ljust(SIZE - 1) + b"\n", 0)
+    finally:
+        os.close(descriptor)  # NFS sends it to the server now
+
+
+def read_sign(directory: Path, rank: int) -> Sign | None:
+    """Return the sign of a rank; None if there is none, or it is being written."""
+    try:
+        return Sign(**json.loads(_path(directory, rank).read_bytes()))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def newest_attempt(directory: Path) -> int:
+    """Return the attempt of which a run has signs; 0 if it has none."""
+    return max((sign.attempt for sign in _signs(directory)), default=0)
+
+
+def given_up(directory: Path, after: int) -> str | None:
+    """Return why the ranks of the newest attempt gave it up, if they did.
+
+    Args:
+        directory: The folder of the run.
+        after: The attempt before it, as `newest_attempt` returned it.
+
+    Returns:
+        A word and, behind ": ", a sentence.
+    """
+    found = [sign.verdict for sign in _signs(directory) if sign.verdict and sign.attempt > after]
+    return found[0] if found else None
+
+
+def speak(verdict: str) -> None:
+    """Say to the user why an attempt was given up."""
+    sys.stderr.write(f"error: {verdict.partition(': ')[2]}\n")
+    sys.stderr.flush()
+
+
+def _signs(directory: Path) -> list[Sign]:
+    """Return the signs of all ranks that ever were, by rank."""
+    ranks = [int(path.name.removeprefix("rank_")) for path in (directory / FOLDER).glob("rank_*")]
+    return [sign for rank in sorted(ranks) if (sign := read_sign(directory, rank)) is not None]
+
+
+def _path(directory: Path, rank: int) -> Path:
+    return directory / FOLDER / f"rank_{rank}"
