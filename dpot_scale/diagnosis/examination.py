@@ -11,7 +11,8 @@ from dpot_scale.diagnosis.machine import machine_findings
 from dpot_scale.diagnosis.ranks import ranks_findings
 from dpot_scale.diagnosis.steps import ten_steps
 from dpot_scale.diagnosis.tracking import mlflow
-from dpot_scale.engine.runtime import World, join_ranks, start_world
+from dpot_scale.engine.peers import lost_peers_named
+from dpot_scale.engine.runtime import PATIENCE, World, join_ranks, start_world
 
 
 class Task(TypedDict):
@@ -20,6 +21,7 @@ class Task(TypedDict):
     run: RunConfig
 
 
+@lost_peers_named(PATIENCE, "start the doctor again")
 def examine(config: RunConfig) -> list[Finding]:
     """Make all checks and return what they find. Collective; the main rank has all of it.
 

@@ -20,10 +20,11 @@ OF_NCCL = ("remote", "system error", "connection", "timeout", "timed out", "abor
 TIMED_OUT = re.compile(r"timed? ?out|timeout", re.IGNORECASE)
 WHERE = re.compile(r"^\[[^\]]*\]\s*")  # the line of the source with which gloo begins
 REASON_LENGTH = 120  # characters of what the library said
+GO_ON = "start the run again to continue from its last checkpoint"
 
 
 @contextlib.contextmanager
-def lost_peers_named(patience: timedelta) -> Iterator[None]:
+def lost_peers_named(patience: timedelta, what_to_do: str = GO_ON) -> Iterator[None]:
     """Raise a sentence where a collective call in the block fails because of another rank.
 
     So it is where the ranks begin, if not all of them come.
@@ -41,7 +42,7 @@ def lost_peers_named(patience: timedelta) -> Iterator[None]:
             raise
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        raise LostPeerError(_sentence(str(error), patience)) from error
+        raise LostPeerError(_sentence(str(error), patience, what_to_do)) from error
 
 
 def is_of_lost_peer(error: BaseException) -> bool:
@@ -54,7 +55,7 @@ def is_of_lost_peer(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and any(sign in text for sign in OF_GLOO)
 
 
-def _sentence(said: str, patience: timedelta) -> str:
+def _sentence(said: str, patience: timedelta, what_to_do: str) -> str:
     line = (said.strip().splitlines() or [""])[0]
     reason = WHERE.sub("", line).rstrip(". ")[:REASON_LENGTH]
     who = f"rank {os.environ.get('RANK', '0')} on {socket.gethostname()}"
@@ -63,4 +64,4 @@ def _sentence(said: str, patience: timedelta) -> str:
         what = f"waited {minutes:g} minutes (limits.collective) in vain for another rank"
     else:
         what = "lost the connection to another rank, which ended, or its machine or network did"
-    return f"{who} {what} ({reason}); start the run again to continue from its last checkpoint"
+    return f"{who} {what} ({reason}); {what_to_do}"

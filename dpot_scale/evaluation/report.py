@@ -4,6 +4,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from dpot_scale.engine.collectives import on_main
+from dpot_scale.engine.peers import lost_peers_named
+from dpot_scale.engine.runtime import PATIENCE
 from dpot_scale.errors import ConfigError
 from dpot_scale.evaluation.details import Details
 from dpot_scale.evaluation.frames import save_frames
@@ -26,6 +28,7 @@ CSV_FILE = "scores.csv"
 LATEX_FILE = "scores.tex"
 
 
+@lost_peers_named(PATIENCE, "start the evaluation again")
 def report(sources: Sequence[Source], request: Request, look: Look, out: Path) -> None:
     """Score models, print the table, write the files and add them to the MLflow runs. Collective.
 

@@ -19,6 +19,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from dpot_scale.engine.collectives import from_main, gathered, on_every_rank
+from dpot_scale.engine.peers import GO_ON
 from dpot_scale.engine.runtime import World
 from dpot_scale.errors import USER_ERROR_EXIT_CODE, LostPeerError, UserError
 from dpot_scale.files import start_time, this_place
@@ -154,9 +155,7 @@ class Pulse:
         """Return why the attempt is to be given up, if it is: a word, and a sentence."""
         others = [seen for seen in self._seen.values() if not seen.sign.is_closed]
         file = stacks_file(self._directory, self._sign.attempt)
-        what_to_do = (
-            f"the stacks are in {file}; start the run again to continue from its last checkpoint"
-        )
+        what_to_do = f"the stacks are in {file}; {GO_ON}"
         for seen in others:
             if seen.gone_since is not None and now - seen.gone_since >= GONE_SECONDS:
                 return f"lost_peer: {seen.sign.who} ended and the others wait for it; {what_to_do}"

@@ -247,6 +247,48 @@ def test_the_wall_clock_stops_a_run_after_saving(start: Any, finished: Any) -> N
     assert curves(again.directory) == curves(finished.directory)
 
 
+def test_a_rank_is_stopped_then_one_is_killed_and_nothing_is_lost(
+    start: Any, two_ranks: Any, database: str
+) -> None:
+    def attempt() -> Any:
+        mirrored = f"tracking.mlflow_uri={database}"
+        return start("hurt", mirrored, "limits.hang=0.25", ranks=2)
+
+    stopped = attempt()
+    wait_for_step(stopped, CHECKPOINT_EVERY + 2)
+    frozen = rank(stopped, 1)
+    frozen.send_signal(signal.SIGSTOP)
+    ended = stopped.ended()
+    assert ended.code != 0
+    (line,) = ended.errors
+    assert "no sign of rank 1 on " in line
+    assert "for 0.25 minutes (limits.hang)" in line
+    (stacks,) = ended.directory.glob("stacks_*.txt")
+    assert str(stacks) in line
+    assert "loop.py" in stacks.read_text()
+    psutil.wait_procs([frozen], timeout=60)
+    assert not frozen.is_running()
+    assert (the_run(database, "hurt").data.tags["stop"]) == "hung"
+
+    killed = attempt()
+    wait_for_step(killed, newest_checkpoint(ended.directory) + 2)
+    rank(killed, 1).kill()
+    ended = killed.ended()
+    assert ended.code != 0
+    (line,) = ended.errors
+    assert "rank 0 on " in line or "rank 1 on " in line
+    assert "Traceback (most recent call last):\n  File" not in ended.err
+    run = the_run(database, "hurt")
+    assert run.data.tags["stop"] == "lost_peer"
+    assert run.data.tags["stop_reason"] in line
+
+    again = attempt().ended()
+    assert again.code == 0, again.err
+    assert curves(again.directory) == curves(two_ranks.directory)
+    assert the_run(database, "hurt").data.tags["stop"] == "finished"
+    assert "stop_reason" not in the_run(database, "hurt").data.tags
+
+
 @pytest.mark.parametrize("torchrun", [False, True])
 def test_two_ranks_outlive_a_killed_launcher_by_seconds_and_a_restart_goes_on(
     torchrun: bool, start: Any
