@@ -105,6 +105,11 @@ def pause_rank(run: Disturbed, planned: Planned) -> None:
     rank.resume()
 
 
+def stop_rank(run: Disturbed, planned: Planned) -> None:
+    """Stop a rank for good; the others are to find it, end it, and end."""
+    _rank(run, planned).suspend()
+
+
 def pause_server(run: Disturbed, planned: Planned) -> None:
     """Stop the MLflow server for some seconds."""
     run.signal_server(signal.SIGSTOP)
@@ -176,6 +181,7 @@ OF_A_LAUNCHER: dict[str, Fault] = {
     "SIGTERM to the launcher": Fault(terminate_starter),
     "Ctrl-C": Fault(interrupt_starter),
     "stop a rank for seconds": Fault(pause_rank, ends=False),
+    "stop a rank for good": Fault(stop_rank),
     "stop the server for seconds": Fault(pause_server, ends=False),
     "kill the server": Fault(kill_server, ends=False),
     "restart the server": Fault(restart_server, ends=False),
@@ -187,7 +193,7 @@ OF_RAY: dict[str, Fault] = {
     "lose a node": Fault(lose_node),
     "kill the driver": Fault(kill_starter),
     "SIGTERM to the driver": Fault(terminate_starter),
-    "stop a Ray worker for seconds": Fault(pause_rank, ends=False),
+    "stop a Ray worker for good": Fault(stop_rank),
 }
 FAULTS = OF_A_LAUNCHER | OF_RAY
 

@@ -23,6 +23,7 @@ from dpot_scale.scaling.plan import plan
 REPOSITORY = Path(__file__).parents[1]
 STEPS, CHECKPOINT_EVERY = 150, 10
 DISK_MIB = 64
+START_SECONDS = 900.0  # of a server or a node, on a busy machine
 SUITE = """
 name: soak
 datasets:
@@ -45,6 +46,7 @@ batch: {{global_batch: 8, micro_batch: 4}}
 engine: {{deepspeed: zero3_fp32}}
 evaluation: {{every: 50}}
 checkpoint: {{every: {every}}}
+limits: {{hang: 1.0}}
 tracking: {{log_every: 1, mlflow_uri: "{server}"}}
 """
 SWEEP = """
@@ -127,7 +129,7 @@ class Server:
         command += ["--artifacts-destination", str(self._folder / "artifacts")]
         without_jobs = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
         self.process = started(command, self._folder / "server.log", **without_jobs)
-        deadline = time.monotonic() + 300
+        deadline = time.monotonic() + START_SECONDS
         while time.monotonic() < deadline and self.process.poll() is None:
             with contextlib.suppress(OSError):
                 urllib.request.urlopen(f"{self.address}/health", timeout=5).close()
@@ -154,7 +156,7 @@ class RayCluster:
 
     def start_node(self) -> None:
         """Start the second node, and wait until the cluster has both."""
-        deadline = time.monotonic() + 180
+        deadline = time.monotonic() + START_SECONDS
         while True:
             self.node = self._start(f"--address=127.0.0.1:{self._port}")
             with contextlib.suppress(subprocess.TimeoutExpired):
