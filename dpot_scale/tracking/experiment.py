@@ -11,7 +11,8 @@ if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
 VIEW = "dpot_scale"  # in the link, `viewStateShareKey`
-VIEW_TAG = f"mlflow.sharedViewState.{VIEW}"
+SHARED = "mlflow.sharedViewState."  # begins the tags of an experiment that hold views
+VIEW_TAG = f"{SHARED}{VIEW}"
 NOTE_TAG = "mlflow.note.content"
 DESCRIPTION = """\
 Trainings and scaling experiments of PDE foundation models with dpot_scale.
@@ -68,6 +69,21 @@ def describe(mlflow_client: "MlflowClient", experiment: str) -> None:
         if tags.get(key) != text:
             with suppress(MlflowException):  # of runs that begin at once, one does it
                 mlflow_client.set_experiment_tag(experiment, key, text)
+
+
+def share_charts(mlflow_client: "MlflowClient", experiment: str, sweep: str) -> str:
+    """Give an experiment the view of the trials of a sweep alone; return what links to its charts.
+
+    MLflow's own page of compared runs begins with axes that it chooses, and no address says others.
+
+    Args:
+        mlflow_client: The client of the server that has both.
+        experiment: The id of the experiment.
+        sweep: The id of the run of the sweep.
+    """
+    view = {**_view(), "searchFilter": f"tags.`mlflow.parentRunId` = '{sweep}'"}
+    mlflow_client.set_experiment_tag(experiment, f"{SHARED}{sweep}", json.dumps(view))
+    return f"#/experiments/{experiment}/runs?viewStateShareKey={sweep}&compareRunsMode=CHART"
 
 
 def _view() -> dict[str, object]:

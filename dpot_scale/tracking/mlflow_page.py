@@ -2,6 +2,7 @@
 
 import shlex
 import socket
+import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 from dpot_scale.config.places import SQLITE, absolute_uri, in_job
 from dpot_scale.config.run import TrackingConfig
 from dpot_scale.tracking.artifacts import beside
-from dpot_scale.tracking.experiment import NOTE_TAG, VIEW
+from dpot_scale.tracking.experiment import NOTE_TAG, VIEW, share_charts
 from dpot_scale.tracking.mlflow_client import (
     EXPERIMENT_ID_FILE,
     attach,
@@ -37,7 +38,7 @@ def annotate(
     tracking: TrackingConfig,
     *,
     artifacts: Mapping[Path, str],
-    note: Callable[[str], str],
+    note: Callable[[str, str], str],
     numbers: Mapping[str, float],
     is_finished: bool,
 ) -> None:
@@ -47,7 +48,8 @@ def annotate(
         directory: The directory of the run or the sweep; without an MLflow run nothing is done.
         tracking: The address of MLflow.
         artifacts: Path -> folder in MLflow.
-        note: Makes the note, in Markdown, from the id of the run.
+        note: Makes the note, in Markdown, from the id of the run and the address of the charts of
+            its trials.
         numbers: The metrics of the run, one number each.
         is_finished: Whether nothing is left to do. If the owner of the run was killed before it
             could end the run, the run is ended now.
@@ -61,9 +63,11 @@ def annotate(
         mlflow_client = client(uri)
         if warn_if_deleted(mlflow_client, run_id):
             return
-        if is_finished and mlflow_client.get_run(run_id).info.status != "FINISHED":
+        info = mlflow_client.get_run(run_id).info
+        if is_finished and info.status != "FINISHED":
             mlflow_client.set_terminated(run_id)
-        mlflow_client.set_tag(run_id, NOTE_TAG, note(run_id))
+        charts = share_charts(mlflow_client, info.experiment_id, run_id)
+        mlflow_client.set_tag(run_id, NOTE_TAG, note(run_id, f"{charts}&{WORKFLOW}"))
         _log_numbers(mlflow_client, run_id, numbers)
         for path, folder in artifacts.items():
             beat()
@@ -102,16 +106,22 @@ def review(
     link = f"#/experiments/{experiment}{page_of}{WORKFLOW}"
     if uri.startswith("http"):
         return [f"curves: {uri.rstrip('/')}/{link}"]
-    where = f"on {socket.gethostname()}, " if in_job() else ""
-    return [f"curves: {where}{ui_command(uri)}", f"        then open {UI}/{link}"]
+    opened = f"        then open {UI}/{link}"
+    if not in_job():
+        return [f"curves: {ui_command(uri)}", opened]
+    # Who submitted the job is on another machine, and the shell of this one may know no `mlflow`.
+    host, port = socket.gethostname(), UI.rpartition(":")[2]
+    command = ui_command(uri, f"{shlex.quote(sys.executable)} -m mlflow")
+    forward = f"ssh -L {port}:127.0.0.1:{port} {host} (a pod: kubectl port-forward {host} {port})"
+    return [f"curves: on {host}, {command}", f"        from elsewhere, {forward}", opened]
 
 
-def ui_command(uri: str) -> str:
+def ui_command(uri: str, program: str = "mlflow") -> str:
     """Return the command that shows a database: without the processes for generative AI.
 
     MLflow starts seven that wait for jobs of its own and four that answer, of 170 MB each.
     """
-    command = f"{JOBS_OFF} mlflow ui --workers 1 --backend-store-uri {shlex.quote(uri)}"
+    command = f"{JOBS_OFF} {program} ui --workers 1 --backend-store-uri {shlex.quote(uri)}"
     if not uri.startswith(SQLITE):
         return command
     folder = beside(Path(uri.removeprefix(SQLITE)))

@@ -249,6 +249,18 @@ def test_trials_are_compared(chart: str, finished: Finished, server: str, page: 
     keep(page, f"compare_{chart.split()[0].lower()}")
 
 
+def test_a_link_leads_from_the_sweep_to_the_charts_of_its_trials(
+    finished: Finished, server: str, page: Any
+) -> None:
+    page.goto(_of_run(server, finished.run_id(finished.sweep.directory)))
+    link = page.get_by_role("link", name="Charts of all trials").first
+    start, _, _ = server.partition("#/")
+    page.goto(start + link.get_attribute("href"))
+    shows(page, "Held-out error", "final/rel_l2 by model/params", finished.trials[0].id)
+    page.locator(".js-plotly-plot .main-svg").first.wait_for()
+    keep(page, "charts")
+
+
 def test_the_report_is_among_the_artifacts(finished: Finished, server: str, page: Any) -> None:
     run = finished.run_id(finished.sweep.directory)
     page.goto(_of_run(server, run, "/artifacts/report/report.html"))

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from dpot_scale.tracking.experiment import DESCRIPTION, VIEW_TAG, describe
+from dpot_scale.tracking.experiment import DESCRIPTION, VIEW_TAG, describe, share_charts
 from dpot_scale.tracking.mlflow_client import client
 
 
@@ -24,3 +24,19 @@ def test_an_experiment_has_a_description_columns_and_charts(tmp_path: Path) -> N
     mlflow_client.set_experiment_tag(experiment, "mlflow.note.content", "mine")
     describe(mlflow_client, experiment)
     assert mlflow_client.get_experiment(experiment).tags["mlflow.note.content"] == "mine"
+
+
+def test_a_sweep_has_a_view_of_its_own_trials(tmp_path: Path) -> None:
+    mlflow_client = client(f"sqlite:///{tmp_path}/mlflow.db")
+    experiment = mlflow_client.create_experiment("ours")
+    sweep = mlflow_client.create_run(experiment).info.run_id
+    trial = mlflow_client.create_run(experiment, tags={"mlflow.parentRunId": sweep}).info.run_id
+    link = share_charts(mlflow_client, experiment, sweep)
+    assert link == (
+        f"#/experiments/{experiment}/runs?viewStateShareKey={sweep}&compareRunsMode=CHART"
+    )
+    tags = mlflow_client.get_experiment(experiment).tags
+    view = json.loads(tags[f"mlflow.sharedViewState.{sweep}"])
+    assert view["compareRunCharts"]
+    (found,) = mlflow_client.search_runs([experiment], view["searchFilter"])
+    assert found.info.run_id == trial

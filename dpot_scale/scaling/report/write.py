@@ -64,9 +64,15 @@ class Report:
     numbers: Mapping[str, float]  # the sweep's own, as metrics
     is_complete: bool  # every trial has finished
 
-    def note(self, run_id: str) -> str:
-        """Return the Markdown for the MLflow run that has the files, cut to what MLflow takes."""
-        markdown = self.markdown
+    def note(self, run_id: str, charts: str) -> str:
+        """Return the Markdown for the MLflow run that has the files, cut to what MLflow takes.
+
+        Args:
+            run_id: The run.
+            charts: The address of the charts of its trials.
+        """
+        title, _, rest = self.markdown.partition("\n\n")
+        markdown = f"{title}\n\n[Charts of all trials]({charts})\n\n{rest}"
         for figure in (file.name for file in self.files if file.suffix in (".png", ".svg")):
             picture = f"get-artifact?path={MLFLOW_FOLDER}%2F{figure}&run_uuid={run_id}"
             markdown = markdown.replace(f"]({figure})", f"]({picture})")

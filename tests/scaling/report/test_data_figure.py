@@ -47,7 +47,7 @@ def test_each_start_has_a_line_with_the_intervals_of_its_seeds(
     report = write_report(sweep, trials)
     assert (sweep.directory / "data.png").is_file()
     assert "](data.png)" in report.markdown
-    assert "](get-artifact?path=report%2Fdata.png&run_uuid=7)" in report.note("7")
+    assert "](get-artifact?path=report%2Fdata.png&run_uuid=7)" in report.note("7", "#/charts")
 
 
 @pytest.mark.parametrize("design", [[], ["design=[{data: {trajectories: [4]}}]"]])

@@ -160,7 +160,9 @@ def test_flops_have_a_figure_where_sizes_and_lengths_have_a_law(
     report = write_report(sweep, trials)
     assert sweep.directory / "compute.png" in report.files
     assert "](compute.png)" in report.markdown
-    assert "](get-artifact?path=report%2Fcompute.png&run_uuid=f00d)" in report.note("f00d")
+    assert "](get-artifact?path=report%2Fcompute.png&run_uuid=f00d)" in report.note(
+        "f00d", "#/charts"
+    )
     figure = compute_figure("law", analyze(finished(trials)))
     assert figure is not None
     labels = figure.axes[0].get_legend_handles_labels()[1]

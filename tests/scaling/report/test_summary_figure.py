@@ -129,4 +129,4 @@ def test_the_report_has_it_for_pages_slides_and_papers(
         assert picture.width == 2100
     assert 'width="504pt"' in (sweep.directory / "summary.svg").read_text()  # 672 of a screen
     assert report.markdown.index("](summary.svg)") < report.markdown.index("](scaling.png)")
-    assert "](get-artifact?path=report%2Fsummary.svg&run_uuid=7)" in report.note("7")
+    assert "](get-artifact?path=report%2Fsummary.svg&run_uuid=7)" in report.note("7", "#/charts")

@@ -180,12 +180,15 @@ def test_the_note_in_mlflow_has_the_picture_and_fits(
     for trial in trials:
         finish(trial, 0.25)
     report = write_report(sweep, trials)
-    note = report.note("f00d")
+    note = report.note("f00d", "#/charts")
     picture = "](get-artifact?path=report%2Fscaling.png&run_uuid=f00d)"
     assert picture in note
     assert len(note) <= 8000 < len(report.markdown)
     kept, _, rest = note.rpartition("\nThe rest is in the artifact report/report.md.\n")
     assert not rest
+    link = "[Charts of all trials](#/charts)\n\n"
+    assert note.startswith(f"# Sweep {sweep.name}\n\n{link}")
+    note, kept = note.replace(link, ""), kept.replace(link, "")
     whole = report.markdown.replace("](scaling.png)", picture)
     whole = whole.replace("](summary.svg)", picture.replace("scaling.png", "summary.svg"))
     assert whole.startswith(kept)
