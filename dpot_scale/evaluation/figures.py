@@ -113,7 +113,7 @@ def label_with_numbers(axis: Axes) -> None:
         axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axis.yaxis.set_minor_formatter(NullFormatter())
     else:
-        axis.yaxis.set_minor_formatter(FuncFormatter(lambda value, _: f"{value:.2g}"))
+        axis.yaxis.set_minor_formatter(FuncFormatter(lambda value, _: f"{value:.6g}"))
     axis.tick_params(which="both", labelsize=8)
 
 

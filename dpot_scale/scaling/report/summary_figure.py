@@ -27,13 +27,17 @@ GRAY = "0.35"
 MARGIN = 1.12  # from the errors to the ends of their axis
 
 
-def summary_figure(arms: Sequence[Analysis]) -> Figure:
+def summary_figure(arms: Sequence[Analysis]) -> Figure | None:
     """Show the errors of all trials against FLOPs, and those of the longest against size.
+
+    None where all trials have one size.
 
     To the left a line is the least error that the law gives for FLOPs, at sizes and lengths that
     were trained. To the right it is the law of all sizes but the largest, of which it did not know.
     As wide as two columns of a page.
     """
+    if len({entry.result.parameters for found in arms for entry in found.finished}) < 2:
+        return None
     figure = Figure(figsize=(7, 3.8), layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True)
     looks = zip(cycle(LINE_COLORS), cycle(MARKERS), arms, strict=False)
@@ -43,7 +47,9 @@ def summary_figure(arms: Sequence[Analysis]) -> Figure:
     left.set_title("What FLOPs buy", fontsize=LETTERS + 1)
     left.set_xlabel("training FLOPs", fontsize=LETTERS)
     left.set_ylabel("held-out relative L2 error", fontsize=LETTERS)
-    right.set_title("The largest size, foretold by the smaller", fontsize=LETTERS + 1)
+    is_foretold = any(not isinstance(found.foretold, NoFit) for found in arms)
+    title = "The largest size, foretold by the smaller" if is_foretold else "Error against size"
+    right.set_title(title, fontsize=LETTERS + 1)
     lengths = {f"{found.main}" for found in arms}
     right.set_xlabel("parameters" + f", {min(lengths)}" * (len(lengths) == 1), fontsize=LETTERS)
     for axis in (left, right):

@@ -60,7 +60,9 @@ def _lost(found: Analysis) -> list[str]:
 def _errors(found: Analysis) -> str:
     """Say the errors of the smallest and the largest model, or the best for the most FLOPs."""
     group, shown = found.group, found.shown.result
-    what = f"the held-out rollout error (rel_l2, mean over {len(shown.evaluation)} datasets) is"
+    first, *others = shown.evaluation
+    on = f"mean over {len(shown.evaluation)} datasets" if others else f"on {first}"
+    what = f"the held-out rollout error (rel_l2, {on}) is"
     if found.has_no_ladder:
         return (
             f"At {found.shown.train_flops:.2g} FLOPs {what} {shown.mean_rel_l2:.3f} at best, for "

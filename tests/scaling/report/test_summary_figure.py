@@ -33,7 +33,9 @@ def _error(trial: Trial) -> float:
 
 def _drawn(trials: tuple[Trial, ...]) -> tuple[list[Analysis], Figure]:
     arms = analyze(finished_trials(trials))
-    return arms, summary_figure(arms)
+    figure = summary_figure(arms)
+    assert figure is not None
+    return arms, figure
 
 
 def _legend(figure: Figure) -> list[str]:
@@ -93,7 +95,15 @@ def test_a_line_over_flops_is_where_the_best_trials_are(
     assert errors[-1] == pytest.approx(best, rel=0.02)
 
 
-@pytest.mark.parametrize("count", [1, 2, 4])
+def test_one_size_has_none(tmp_path: Path, finish: Finish, planned: Planned) -> None:
+    _, trials = planned(tmp_path, LENGTHS)
+    for trial in trials:
+        if trial.parameters == trials[0].parameters:
+            finish(trial, 0.2)
+    assert summary_figure(analyze(finished_trials(trials))) is None
+
+
+@pytest.mark.parametrize("count", [2, 4])
 def test_a_sweep_of_one_length_has_one_too(
     count: int, tmp_path: Path, finish: Finish, planned: Planned
 ) -> None:
@@ -103,6 +113,8 @@ def test_a_sweep_of_one_length_has_one_too(
     _, figure = _drawn(trials)
     assert ("foretold, 95 %" in _legend(figure)) == (count == 4)
     assert ("law, 95 %" in _legend(figure)) == (count == 4)
+    title = "The largest size, foretold by the smaller" if count == 4 else "Error against size"
+    assert figure.axes[1].get_title() == title
 
 
 def test_forecasts_that_blew_up_leave_room_for_the_others(
