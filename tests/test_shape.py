@@ -84,7 +84,6 @@ TESTED_ELSEWHERE = {
     "tracking/mlflow_client.py": "tracking/test_mlflow_run.py",
     "tracking/opening.py": "tracking/test_mlflow_run.py",
     "tracking/record.py": "tracking/test_missing.py",
-    "tracking/mlflow_page.py": "tracking/test_mlflow_run.py",
     "tracking/tracker.py": "tracking/test_spool.py",
 }
 
