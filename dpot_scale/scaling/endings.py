@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from ray.exceptions import OutOfMemoryError, RayActorError
 from ray.train.v2.api.exceptions import WorkerGroupError
 
-from dpot_scale.errors import LostPeerError, UserError, memory_was_refused
+from dpot_scale.errors import LostPeerError, UserError, memory_was_refused, without_secrets
 from dpot_scale.scaling.plan import Trial
 
 
@@ -23,9 +23,9 @@ class AttemptFailedError(Exception):
     def __init__(
         self, reason: str, is_final: bool, is_preemption: bool = False, stop: str = "failed"
     ) -> None:
-        super().__init__(reason)
+        self.reason = without_secrets(reason)  # which the journal, MLflow and the report keep
+        super().__init__(self.reason)
         self.stop = "preempted" if is_preemption else stop  # in one word why it ended
-        self.reason = reason
         self.is_final = is_final  # another attempt would fail, too
         self.is_preemption = is_preemption  # its node was taken away, which is no failure of it
 

@@ -2,7 +2,7 @@
 
 from typing import Literal, get_args
 
-from dpot_scale.errors import UserError, memory_was_refused
+from dpot_scale.errors import UserError, memory_was_refused, without_secrets
 
 STOP_TAG = "stop"
 REASON_TAG = "stop_reason"
@@ -39,7 +39,7 @@ def word_of(error: BaseException) -> str:
 
 def described(error: BaseException) -> str:
     """Return for a record how an error ended a run: the word, and what the error says."""
-    reason = str(error)
+    reason = without_secrets(str(error))  # of a library it may hold the address of a server
     if not reason and not isinstance(error, UserError | KeyboardInterrupt | SystemExit):
         reason = type(error).__name__
     return word_of(error) + f"{SEPARATOR}{reason}" * bool(reason)

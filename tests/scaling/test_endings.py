@@ -127,3 +127,9 @@ def test_each_ending_is_counted_as_what_it_is(trial: Trial) -> None:
     assert ended.add(trial, bug) == "failed: AssertionError"
     assert ended.failures == {trial.id: "the disk is full"}
     assert ended.bugs == [bug]
+
+
+def test_a_reason_is_kept_without_the_password_of_an_address() -> None:
+    reason, is_final = diagnose(failed(RuntimeError("no answer from https://me:pw@host/x")))[:2]
+    error = AttemptFailedError(reason, is_final)
+    assert error.reason == str(error) == "no answer from https://...@host/x"

@@ -74,3 +74,8 @@ def test_what_earlier_versions_recorded_is_understood(
     stop: str, status: str, word: str, reason: str
 ) -> None:
     assert tags_of(stop, status) == {"stop": word, "stop_reason": reason}
+
+
+def test_the_address_in_an_error_of_a_library_loses_its_password() -> None:
+    error = RuntimeError("no answer from https://me:pw@host/x")
+    assert described(error) == "failed: no answer from https://...@host/x"
