@@ -38,7 +38,7 @@ from dpot_scale.training.slowest import Waits
 LOOK_SECONDS = 0.1  # between two looks at the own stack
 MOST_SECONDS = 5.0  # between two signs; at most a twentieth of the limit
 ROLL_CALL = 3  # signs in which ranks write their stacks before one of them joins these
-GONE_SECONDS = 15.0  # in which a rank whose peer has ended may say so itself
+GONE_SECONDS = 5.0  # in which a rank whose peer has ended may say so itself
 LINGER_SECONDS = 10.0  # for which the others wait for the one that speaks
 
 
@@ -154,11 +154,11 @@ class Pulse:
     def _verdict(self, now: float) -> str | None:
         """Return why the attempt is to be given up, if it is: a word, and a sentence."""
         others = [seen for seen in self._seen.values() if not seen.sign.is_closed]
-        file = stacks_file(self._directory, self._sign.attempt)
-        what_to_do = f"the stacks are in {file}; {GO_ON}"
         for seen in others:
             if seen.gone_since is not None and now - seen.gone_since >= GONE_SECONDS:
-                return f"lost_peer: {seen.sign.who} ended and the others wait for it; {what_to_do}"
+                return f"lost_peer: {seen.sign.who} ended and the others wait for it; {GO_ON}"
+        file = stacks_file(self._directory, self._sign.attempt)
+        what_to_do = f"the stacks are in {file}; {GO_ON}"
         if self._limit is None:
             return None
         limit = f"{self._limit / 60:g} minutes (limits.hang)"
@@ -183,15 +183,20 @@ class Pulse:
         """Write the stacks of this rank, and end it; one rank joins the stacks and speaks."""
         attempt, mine = self._sign.attempt, self._sign.rank
         self._beat(verdict=verdict[:LONGEST])
-        with contextlib.suppress(OSError):
-            dump_stacks(self._directory, attempt, mine)
-        time.sleep(ROLL_CALL * self._every)
+        is_hang = not verdict.startswith(LostPeerError.stop)
+        if is_hang:
+            with contextlib.suppress(OSError):
+                dump_stacks(self._directory, attempt, mine)
+            time.sleep(ROLL_CALL * self._every)
         ranks = range(len(self._signs))
-        here = [rank for rank in ranks if has_dumped(self._directory, attempt, rank)]
         newest = [read_sign(self._directory, rank) or self._signs[rank] for rank in ranks]
+        here = [sign.rank for sign in newest if not sign.is_gone]
+        if is_hang:
+            here = [rank for rank in ranks if has_dumped(self._directory, attempt, rank)]
         if mine == min(here, default=mine):
             with contextlib.suppress(OSError):
-                join_stacks(self._directory, newest, verdict.partition(": ")[2])
+                if is_hang:
+                    join_stacks(self._directory, newest, verdict.partition(": ")[2])
             self.last_words(verdict)
         else:
             time.sleep(LINGER_SECONDS)

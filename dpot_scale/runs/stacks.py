@@ -8,8 +8,8 @@ from types import FrameType
 
 from dpot_scale.runs.signs import FOLDER, Sign
 
-# Threads whose work the training thread waits for.
-WORKERS = ("window reader", "save")
+# Threads whose work the training thread waits for: the last one moves the bytes of an archive.
+WORKERS = ("window reader", "save", "archive", "fsspecIO")
 # Files in which the innermost frame stands while a rank waits for the others.
 OF_COLLECTIVES = ("/torch/distributed/", "/deepspeed/comm/", "/deepspeed/utils/nvtx", "/watch.py")
 SHOWN = 3  # innermost frames

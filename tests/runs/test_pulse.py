@@ -154,6 +154,19 @@ def test_a_lost_peer_is_one_sentence_long_before_the_limit(
     assert "start the run again to continue from its last checkpoint" in line
 
 
+def test_a_rank_is_missed_where_no_collective_call_says_so(
+    pair: Callable[..., Pair], tmp_path: Path
+) -> None:
+    ranks = pair("ends while nobody asks", minutes=1)
+    assert ranks.codes() == [2, 3]
+    (line,) = ranks.said().splitlines()
+    assert line.startswith("error: rank 1 on ")
+    assert "ended and the others wait for it; start the run again to continue" in line
+    verdict = given_up(tmp_path, 0)
+    assert verdict is not None
+    assert verdict.startswith("lost_peer: rank 1")
+
+
 def test_a_peer_is_waited_for_as_long_as_the_limit_says(pair: Callable[..., Pair]) -> None:
     ranks = pair("sleeps", minutes=30, patience=3)
     ranks.ranks[0].join(120)

@@ -8,13 +8,15 @@ from ray.train.v2.api.exceptions import WorkerGroupError
 
 from dpot_scale.config.load import load_sweep
 from dpot_scale.config.places import resolve_sweep_paths
-from dpot_scale.errors import ConfigError, DiskError
+from dpot_scale.errors import ConfigError, DiskError, LostPeerError
+from dpot_scale.runs.run import TrainingDivergedError
 from dpot_scale.scaling.endings import (
     AttemptFailedError,
     Budget,
     Ended,
     TrialInterruptedError,
     diagnose,
+    failed_attempt,
     is_preemption,
 )
 from dpot_scale.scaling.plan import Trial, plan
@@ -85,6 +87,44 @@ def test_memory_that_ran_out_is_final_and_names_what_to_change(
     reason, is_final = diagnose(failed(cause, RayActorError()))
     assert setting in reason
     assert is_final
+
+
+@pytest.mark.parametrize(
+    ("error", "word"),
+    [
+        (failed(RayActorError()), "lost_peer"),
+        (
+            failed(RuntimeError("[../gloo/transport/tcp/pair.cc:538] Connection closed")),
+            "lost_peer",
+        ),
+        (failed(LostPeerError("rank 0 lost another")), "lost_peer"),
+        (failed(RayTaskError("train_trial", "Traceback", LostPeerError("rank 0"))), "lost_peer"),
+        (failed(RayActorError(), OutOfMemoryError("Task was killed")), "out_of_memory"),
+        (failed(RayActorError(), TrainingDivergedError("it diverged")), "diverged"),
+        (failed(ConfigError("a mistake")), "failed"),
+        (RuntimeError("the cluster is gone"), "failed"),
+    ],
+)
+def test_an_attempt_ends_in_one_word(error: Exception, word: str) -> None:
+    assert failed_attempt(error, None).stop == word
+
+
+def test_a_lost_peer_is_tried_again() -> None:
+    attempt = failed_attempt(failed(LostPeerError("rank 0 lost another")), None)
+    assert (attempt.reason, attempt.is_final) == (DIED, False)
+
+
+def test_what_ranks_said_of_a_hang_counts_for_more_than_what_ray_saw_of_it() -> None:
+    attempt = failed_attempt(failed(RayActorError()), "hung: no sign of rank 1 on a: stopped")
+    assert attempt.reason == "no sign of rank 1 on a: stopped"
+    assert (attempt.stop, attempt.is_final, attempt.is_preemption) == ("hung", False, False)
+    budget = Budget(attempts=2, preemptions=0)
+    assert [budget.allows_another(attempt) for _ in range(2)] == [True, False]
+
+
+def test_a_mistake_counts_for_more_than_a_hang_that_it_caused() -> None:
+    attempt = failed_attempt(failed(ConfigError("a mistake")), "hung: no sign of rank 1")
+    assert (attempt.reason, attempt.stop, attempt.is_final) == ("a mistake", "failed", True)
 
 
 def test_a_node_that_was_taken_away_is_a_preemption() -> None:
