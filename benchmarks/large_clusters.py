@@ -12,7 +12,7 @@ import argparse
 import json
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -166,11 +166,20 @@ class Instant:
     def __init__(self) -> None:
         self.cluster = RayCluster(resources=ResourcesConfig(gpus_per_worker=0), trials=64)
 
-    def wait_for_room(self, give_up: Callable[[], bool], say: Callable[[str], None]) -> bool:  # noqa: ARG002
+    def wait_for_room(
+        self,
+        sizes: Sequence[int],
+        give_up: Callable[[], bool],  # noqa: ARG002
+        say: Callable[[str], None],  # noqa: ARG002
+    ) -> int:
         """There is always room."""
-        return True
+        return sizes[0]
 
-    def train(self, trial: Trial, attempt: int) -> bool:  # noqa: ARG002
+    def free_workers(self) -> int:
+        """None is needed."""
+        return 0
+
+    def train(self, trial: Trial, attempt: int, workers: int) -> bool:  # noqa: ARG002
         """Write the result of a trial."""
         score = DatasetScore(rel_l2=0.1, one_step_rel_l2=0.1, persistence_rel_l2=0.2,
                              persistence_one_step_rel_l2=0.2)  # fmt: skip

@@ -39,6 +39,11 @@ class BatchConfig(Section):
             )
         return steps
 
+    def is_shared_by(self, world_size: int) -> bool:
+        """Return whether so many workers can take as many windows of a step each."""
+        each = 1 if self.micro_batch == "auto" else self.micro_batch
+        return self.global_batch % (each * world_size) == 0
+
     def require_share(self, world_size: int) -> None:
         """Make sure that all workers can take as many windows of a step.
 

@@ -31,11 +31,28 @@ GpusPerWorker = Annotated[
 ]
 
 
+def _least_and_most(value: object) -> object:
+    """Refuse a list that is no range of numbers of workers; of two equal numbers there is one."""
+    if not isinstance(value, list | tuple):
+        return value
+    numbers = [number for number in value if type(number) is int and number > 0]
+    if len(value) != 2 or len(numbers) != 2 or numbers[0] > numbers[1]:
+        raise ValueError(
+            f"{list(value)} is no number of workers: give one, or [least, most], as [2, 8]"
+        )
+    return numbers[0] if numbers[0] == numbers[1] else value
+
+
+Workers = Annotated[PositiveInt | tuple[PositiveInt, PositiveInt], BeforeValidator(_least_and_most)]
+
+
 class ResourcesConfig(Section):
     """What Ray gives to one trial."""
 
-    workers: PositiveInt = 2
-    """Workers of one trial; each is a rank."""
+    workers: Workers = 2
+    """Workers of one trial; each is a rank. [least, most]: as many as the cluster has room for;
+    when nodes go or come, a trial goes on with fewer or more. Both ends must divide
+    `run.batch.global_batch`; numbers between that do not are left out."""
     cpus_per_worker: PositiveInt = 1
     """CPU cores per worker."""
     gpus_per_worker: GpusPerWorker = "auto"
@@ -43,6 +60,37 @@ class ResourcesConfig(Section):
     assumed_flops_per_second: PositiveFloat | None = None
     """Model FLOPs that one worker computes per second; only prices a plan. null: 3e10 of a CPU, and
     of a GPU what an H100 has reached."""
+
+    @property
+    def least_workers(self) -> int:
+        """With how many workers a trial trains at least."""
+        return self.workers if isinstance(self.workers, int) else self.workers[0]
+
+    @property
+    def most_workers(self) -> int:
+        """With how many workers a trial trains at most."""
+        return self.workers if isinstance(self.workers, int) else self.workers[1]
+
+    @property
+    def is_elastic(self) -> bool:
+        """Whether the number of workers may change while a trial trains."""
+        return not isinstance(self.workers, int)
+
+    @property
+    def workers_in_words(self) -> str:
+        """The number of workers, or the range of it as `1-4`."""
+        least, most = self.least_workers, self.most_workers
+        return f"{least}-{most}" if self.is_elastic else f"{most}"
+
+    def share_in_words(self, workers: int) -> str:
+        """Return a number of workers in words, with the range of it: `1 of 1-4 workers`."""
+        if self.is_elastic:
+            return f"{workers} of {self.workers_in_words} workers"
+        return f"{workers} worker{'s' * (workers != 1)}"
+
+    def on(self, workers: int | tuple[int, int]) -> Self:
+        """Return the same with other workers."""
+        return self.model_copy(update={"workers": workers})
 
 
 # The keys of a design that say how long a trial is; a design has one of them at most.

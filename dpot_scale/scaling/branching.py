@@ -17,6 +17,7 @@ from dpot_scale.config.identity import identity
 from dpot_scale.config.places import CHECKPOINTS, ROLLBACKS
 from dpot_scale.config.sweep import ResourcesConfig
 from dpot_scale.files import cannot_write, write_whole
+from dpot_scale.scaling.endings import Ended
 from dpot_scale.scaling.plan import Trial
 from dpot_scale.tracking.spool import SPOOL, STEP, complete_records
 
@@ -25,6 +26,16 @@ def may_begin(trial: Trial) -> bool:
     """Return whether the trunk of a trial has committed the checkpoint that the trial begins at."""
     assert trial.after is not None
     return has_marker(_of_trunk(trial) / checkpoint_name(trial.after.step))
+
+
+def why_hopeless(trial: Trial, ended: Ended) -> str | None:
+    """Return why a branch cannot begin, if its trunk ended before it came so far."""
+    if trial.after is None or may_begin(trial):
+        return None
+    trunk = trial.after.trial
+    if trunk in ended.failures:
+        return f"its trunk {trunk} failed: {ended.failures[trunk]}"
+    return f"its trunk {trunk} was cancelled" if trunk in ended.cancelled else None
 
 
 def begin_at_trunk(trial: Trial, resources: ResourcesConfig, say: Callable[[str], None]) -> None:
@@ -63,9 +74,10 @@ def _shared(trial: Trial, resources: ResourcesConfig) -> Checkpoint | None:
     """Return the newest intact checkpoint of the trunk that the branch would have made, too."""
     assert trial.after is not None
     device = "cuda" if resources.gpus_per_worker else "cpu"
+    least, most = resources.least_workers, resources.most_workers
     for checkpoint in committed(_of_trunk(trial)):
         marker = checkpoint.marker
-        fits = (marker.world_size, marker.device) == (resources.workers, device)
+        fits = least <= marker.world_size <= most and marker.device == device
         if checkpoint.state.step <= trial.after.step and fits and not verify(checkpoint):
             return checkpoint
     return None

@@ -6,7 +6,7 @@ import os
 import re
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -15,15 +15,14 @@ import ray
 from ray._private.state import state
 from ray.autoscaler.sdk import request_resources
 from ray.experimental import internal_kv
-from ray.util.placement_group import placement_group, remove_placement_group
 
 from dpot_scale.cluster.connection import connection
 from dpot_scale.config.sweep import ResourcesConfig
 from dpot_scale.engine.memory import GIB
-from dpot_scale.errors import ConfigError, UserError
+from dpot_scale.errors import ConfigError
 from dpot_scale.scaling.cost import DEVICES
 from dpot_scale.scaling.fitting import NO_NODES, Node, machine_gib
-from dpot_scale.terminal import duration, under_way
+from dpot_scale.terminal import under_way
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +30,6 @@ log = logging.getLogger(__name__)
 OBJECT_STORE_BYTES = 100 * 2**20
 # How long a trial waits for what others use: a queue of a shared cluster takes hours, not days.
 ROOM_SECONDS = 24 * 3600.0
-UNSAID_SECONDS = 10.0  # an earlier trial takes a moment to leave
 POLL_SECONDS = 1.0
 # How long a cluster may take to grow to the size of a trial: machines of a cloud start in minutes.
 GROWTH_SECONDS = 1800.0
@@ -50,8 +48,9 @@ class Cluster:
     """The resources of a trial on the connected cluster, and how many trials it has room for."""
 
     resources: ResourcesConfig  # with the kind of workers settled
-    trials: int  # that it holds at a time when nobody else uses it
+    trials: int  # that it holds at a time, with the most workers, when nobody else uses it
     nodes: Sequence[Node] = NO_NODES
+    grows: bool = False  # it adds nodes as they are asked for
 
 
 @contextmanager
@@ -68,7 +67,7 @@ def join_cluster(resources: ResourcesConfig) -> Iterator[Cluster]:
     logging.getLogger("ray.train").setLevel(logging.ERROR)
     # Ray's own handler would end the driver before it can say what it was doing.
     before = signal.getsignal(signal.SIGTERM)
-    cpus = resources.cpus_per_worker * resources.workers
+    cpus = resources.cpus_per_worker * resources.least_workers
     with connection(cpus, object_store_memory=OBJECT_STORE_BYTES):
         signal.signal(signal.SIGTERM, before)
         with under_way("waiting for the nodes of the Ray cluster"):
@@ -82,20 +81,21 @@ def _measure(resources: ResourcesConfig) -> Cluster:
     while True:
         there = ray.cluster_resources()
         settled = settle(resources, there)
-        nodes = [as_node(node) for node in ray.nodes() if node["Alive"]]
+        nodes = [as_node(node) for node in living_nodes()]
         # Each worker has all of its resources from one node.
         workers = sum(node.workers(settled) for node in nodes)
-        if workers >= settled.workers:
+        if workers >= settled.least_workers:
             if said:
                 request_resources(bundles=[])  # what trials use holds the nodes from now on
-            return Cluster(resources=settled, trials=workers // settled.workers, nodes=nodes)
+            trials = max(1, workers // settled.most_workers)
+            return Cluster(resources=settled, trials=trials, nodes=nodes, grows=_grows())
         # Ray would wait for ever for what nobody will add.
         if not _grows() or time.monotonic() > deadline:
             raise _too_small(settled, there, workers)
         if not said:
             said = True
             log.warning("waiting for the cluster to grow: %s", _too_small(settled, there, workers))
-        request_resources(bundles=[worker_resources(settled)] * settled.workers)
+        request_resources(bundles=[worker_resources(settled)] * settled.most_workers)
         time.sleep(POLL_SECONDS)
 
 
@@ -116,20 +116,25 @@ def _grows() -> bool:
 
 def _too_small(resources: ResourcesConfig, there: Mapping[str, float], workers: int) -> ConfigError:
     """Return the error for a cluster that does not hold a trial."""
-    one = worker_resources(resources)
+    one, least = worker_resources(resources), resources.least_workers
     for key, amount in one.items():
-        if there.get(key, 0) < amount * resources.workers:
+        if there.get(key, 0) < amount * least:
             return ConfigError(
-                f"a trial needs {amount * resources.workers:g} {key} ({resources.workers} workers)"
-                f", but the cluster has {there.get(key, 0):g}; lower resources.workers or start a "
-                "larger cluster"
+                f"a trial needs {amount * least:g} {key} ({least} workers), but the cluster has "
+                f"{there.get(key, 0):g}; lower resources.workers or start a larger cluster"
             )
     needs = " and ".join(f"{amount:g} {key}" for key, amount in one.items())
     return ConfigError(
-        f"a trial needs {resources.workers} workers with {needs} each, on one node each, but the "
+        f"a trial needs {least} workers with {needs} each, on one node each, but the "
         f"nodes of the cluster hold {workers}; lower resources.workers or "
         "resources.cpus_per_worker, or start larger nodes"
     )
+
+
+def living_nodes() -> list[Mapping[str, Any]]:
+    """Return what Ray says of each node that takes workers: it lives, and nobody takes it away."""
+    leaving = state.get_draining_nodes()
+    return [node for node in ray.nodes() if node["Alive"] and node["NodeID"] not in leaving]
 
 
 def as_node(described: Mapping[str, Any]) -> Node:
@@ -152,10 +157,13 @@ def as_node(described: Mapping[str, Any]) -> Node:
 
 
 def settle(resources: ResourcesConfig, there: Mapping[str, float]) -> ResourcesConfig:
-    """Return the resources with `auto` replaced by what a cluster has: a GPU for each worker."""
+    """Return the resources with `auto` replaced by what a cluster has: a GPU for each worker.
+
+    Of a number of workers that may change, the least count.
+    """
     if resources.gpus_per_worker != "auto":
         return resources
-    gpus = 1 if there.get("GPU", 0) >= resources.workers else 0
+    gpus = 1 if there.get("GPU", 0) >= resources.least_workers else 0
     return resources.model_copy(update={"gpus_per_worker": gpus})
 
 
@@ -169,48 +177,3 @@ def worker_resources(resources: ResourcesConfig) -> dict[str, float]:
 def worker_environment(resources: ResourcesConfig) -> dict[str, Any]:
     """Return the runtime environment of a worker, which hides GPUs from workers on CPUs."""
     return {} if resources.gpus_per_worker else {"env_vars": {"CUDA_VISIBLE_DEVICES": ""}}
-
-
-def wait_for_room(
-    resources: ResourcesConfig, give_up: Callable[[], bool], say: Callable[[str], None]
-) -> bool:
-    """Wait until the cluster has room for a trial, and say so if it takes a while.
-
-    Args:
-        resources: The resources of the trial.
-        give_up: Asked every second whether to stop waiting.
-        say: Takes one line for the user.
-
-    Returns:
-        Whether there is room; if not, `give_up` said so.
-
-    Raises:
-        UserError: there was none for ROOM_SECONDS.
-    """
-    group = placement_group([worker_resources(resources)] * resources.workers)
-    started, said = time.monotonic(), False
-    try:
-        while not group.wait(POLL_SECONDS):
-            waited = time.monotonic() - started
-            if give_up():
-                return False
-            if waited > ROOM_SECONDS:
-                raise UserError(
-                    f"the cluster had no room for a trial in {duration(ROOM_SECONDS)}; start the "
-                    "sweep again when it has"
-                )
-            if waited > UNSAID_SECONDS and not said:
-                said = True
-                say(f"waiting for {_room(resources)}, which others use")
-    finally:
-        remove_placement_group(group)
-    if said:
-        say(f"starts after {duration(time.monotonic() - started)} of waiting")
-    return True
-
-
-def _room(resources: ResourcesConfig) -> str:
-    """Return in words what a trial needs, and how much of it is free."""
-    free = ray.available_resources()
-    needed = {key: n * resources.workers for key, n in worker_resources(resources).items()}
-    return " and ".join(f"{n:g} {key} ({free.get(key, 0):g} free)" for key, n in needed.items())

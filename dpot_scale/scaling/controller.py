@@ -9,17 +9,17 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import closing, suppress
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 
 from dpot_scale.config.sweep import ResourcesConfig, SweepConfig
-from dpot_scale.errors import DiskError, UserError
-from dpot_scale.runs.resolved import Run, resolve
+from dpot_scale.errors import UserError
 from dpot_scale.runs.result import read_result
 from dpot_scale.runs.tracked import run_artifacts
-from dpot_scale.scaling.branching import begin_at_trunk, may_begin
+from dpot_scale.scaling.branching import begin_at_trunk, may_begin, why_hopeless
 from dpot_scale.scaling.earlier import record_point
+from dpot_scale.scaling.elastic import Growth, sizes
 from dpot_scale.scaling.endings import (
     AttemptFailedError,
     Budget,
@@ -34,7 +34,7 @@ from dpot_scale.scaling.launcher import Launcher
 from dpot_scale.scaling.plan import Trial, named, plan
 from dpot_scale.scaling.plan_text import plan_table
 from dpot_scale.scaling.progress import TrialProgress
-from dpot_scale.scaling.speeds import remember, speed_of
+from dpot_scale.scaling.speeds import remember_trial
 from dpot_scale.scaling.stopping import ask_to_stop, is_cancelled, let_run
 from dpot_scale.tracking.mlflow_run import MlflowRun, record_life
 from dpot_scale.tracking.parameters import differing, trial_parameters
@@ -69,6 +69,7 @@ class Controller:
     def __post_init__(self) -> None:
         self._journal = Journal(self.sweep.directory)
         self._differing = differing([trial.run for trial in self.trials])
+        self._growth = Growth(self.launcher.cluster.resources, self.launcher.free_workers)
         # Held where a thread records an event, so that an interrupt stays the last one.
         self._recording = threading.Lock()
         self._stopping = threading.Event()  # what runs is to save, nothing else starts
@@ -146,7 +147,7 @@ class Controller:
             if is_cancelled(trial.run.directory):
                 waiting.remove(trial)
                 progress.finish(trial, ended.add(trial, self._leave(trial, "cancelled")))
-            elif (reason := self._is_hopeless(trial, ended)) is not None:
+            elif (reason := why_hopeless(trial, ended)) is not None:
                 waiting.remove(trial)
                 progress.finish(trial, ended.add(trial, self._leave(trial, "failed", reason)))
             elif len(running) < at_a_time and self._is_ready(trial, waiting, running):
@@ -163,15 +164,6 @@ class Controller:
             return True
         return trial.after.trial not in {one.id for one in (*waiting, *running.values())}
 
-    def _is_hopeless(self, trial: Trial, ended: Ended) -> str | None:
-        """Return why a branch cannot begin, if its trunk ended before it came so far."""
-        if trial.after is None or may_begin(trial):
-            return None
-        trunk = trial.after.trial
-        if trunk in ended.failures:
-            return f"its trunk {trunk} failed: {ended.failures[trunk]}"
-        return f"its trunk {trunk} was cancelled" if trunk in ended.cancelled else None
-
     def _leave(self, trial: Trial, event: Event, reason: str = "") -> Exception:
         """Record that a trial is not begun; return that as the error of a trial."""
         self._record(trial, event, self._journal.attempts(trial.id), reason)
@@ -182,6 +174,11 @@ class Controller:
         for trial in running.values():
             if is_cancelled(trial.run.directory):
                 ask_to_stop(trial.run.directory)
+            progress.share(trial, self._growth.share(trial))
+        if not self._stopping.is_set():
+            self._growth.look(
+                running.values(), progress.seconds_left, lambda t: ask_to_stop(t.run.directory)
+            )
         done, _ = wait(running, timeout=POLL_SECONDS, return_when=FIRST_COMPLETED)
         progress.update(running.values())
         for future in done:
@@ -222,7 +219,7 @@ class Controller:
             trial.run.tracking,
             name=trial.id,
             params=trial_parameters(trial.run, trial.label, self._differing),
-            tags=self._tags(trial),
+            tags=trial.tags() | {"sweep": self.sweep.name},
             parent=self.parent_run,
             datasets=trained_on(trial.run.data, trial.contents),
         )
@@ -247,34 +244,51 @@ class Controller:
         if isinstance(error, UserError) and read_result(trial.run.directory) is None:
             self._record(trial, "failed", self._journal.attempts(trial.id), str(error))
 
-    def _tags(self, trial: Trial) -> dict[str, str]:
-        factors = {f"factor.{name}": str(value) for name, value in trial.factors.items()}
-        own = {"sweep": self.sweep.name, "trial": trial.id, "size": trial.label}
-        return {**factors, **own}
-
     def _attempt_until_done(self, trial: Trial) -> None:
         budget = Budget(self.sweep.max_attempts, self.sweep.max_preemptions)
+        why = ""  # it has other workers than before
         for attempt in itertools.count(self._journal.attempts(trial.id) + 1):
             let_run(trial.run.directory)
-            self._wait_for_room(trial)
-            self._record(trial, "started", attempt)
+            workers = self._wait_for_room(trial)
+            self._record(trial, "started", attempt, why, workers)
+            self._growth.begins(trial, workers)
             try:
-                finished = self._fit(trial, attempt)
+                finished = self._fit(trial, attempt, workers)
             except AttemptFailedError as error:
-                if self._stopping.is_set():
-                    # Some schedulers signal the workers, too: what that breaks is no failure.
-                    self._record(trial, "interrupted", attempt, error.reason)
-                    raise TrialInterruptedError("not saved") from error
-                self._record(trial, "failed", attempt, error.reason)
-                if not budget.allows_another(error):
-                    raise TrialFailedError(error.reason, error.stop) from error
-                self.say(f"{trial.id}: attempt {attempt} failed ({error.reason}); trying again")
+                why = self._go_on(trial, attempt, error, budget)
                 continue
+            finally:
+                granted = self._growth.ends(trial)
             if finished:
                 self._record(trial, "finished", attempt)
-                self._remember_speed(trial)
+                remember_trial(self.sweep, trial.run, trial.contents)
                 return
-            self._record_stop(trial, attempt)
+            if not granted or self._stopping.is_set() or is_cancelled(trial.run.directory):
+                self._record_stop(trial, attempt)
+            why = f"there is room for {granted} workers"
+            self._record(trial, "resized", attempt, why)
+            self.say(f"{trial.id}: {why}; it has saved, and begins again with them")
+
+    def _go_on(self, trial: Trial, attempt: int, error: AttemptFailedError, budget: Budget) -> str:
+        """Record an attempt that failed; return why the next one may have other workers, if so.
+
+        Raises:
+            TrialInterruptedError: it failed because all stop.
+            TrialFailedError: there is no next one.
+        """
+        if self._stopping.is_set():
+            # Some schedulers signal the workers, too: what that breaks is no failure.
+            self._record(trial, "interrupted", attempt, error.reason)
+            raise TrialInterruptedError("not saved") from error
+        if error.is_preemption and self.sweep.resources.is_elastic:
+            self._record(trial, "resized", attempt, error.reason)
+            self.say(f"{trial.id}: {error.reason}; it goes on with those that there are")
+            return error.reason
+        self._record(trial, "failed", attempt, error.reason)
+        if not budget.allows_another(error):
+            raise TrialFailedError(error.reason, error.stop) from error
+        self.say(f"{trial.id}: attempt {attempt} failed ({error.reason}); trying again")
+        return ""
 
     def _record_stop(self, trial: Trial, attempt: int) -> None:
         """Record why a trial was told to stop, and raise that."""
@@ -284,35 +298,37 @@ class Controller:
         self._record(trial, "interrupted", attempt)
         raise TrialInterruptedError("saved")
 
-    def _remember_speed(self, trial: Trial) -> None:
-        """Note how fast a trial was, for the plans of this machine."""
-        result = read_result(trial.run.directory)
-        if result is not None:
-            run = Run(config=trial.run, contents=trial.contents, identity=result.identity)
-            on_gpu = self.sweep.resources.gpus_per_worker == 1
-            resolved = resolve(run, world_size=self.sweep.resources.workers, on_gpu=on_gpu)
-            with suppress(DiskError):  # the trial has finished all the same
-                remember(self.sweep, speed_of(resolved, result))
+    def _wait_for_room(self, trial: Trial) -> int:
+        """Wait for the cluster before an attempt begins, so that waiting costs none.
 
-    def _wait_for_room(self, trial: Trial) -> None:
-        """Wait for the cluster before an attempt begins, so that waiting costs none."""
-        there_is = self.launcher.wait_for_room(
+        Returns:
+            The workers of the attempt.
+        """
+        workers = self.launcher.wait_for_room(
+            sizes(self.sweep.resources, trial.run.batch),
             lambda: self._stopping.is_set() or is_cancelled(trial.run.directory),
             lambda words: self.say(f"{trial.id}: {words}"),
         )
-        if not there_is and not self._stopping.is_set():
-            raise self._leave(trial, "cancelled")
-        if not there_is:
+        if workers is not None:
+            return workers
+        if self._stopping.is_set():
             raise TrialInterruptedError("not begun")
+        raise self._leave(trial, "cancelled")
 
-    def _fit(self, trial: Trial, attempt: int) -> bool:
+    def _fit(self, trial: Trial, attempt: int, workers: int) -> bool:
         """Train a trial; return whether it came to its end, or was told to stop."""
         # The first step comes after many seconds, in which workers start and load torch.
-        workers = self.sweep.resources.workers
-        self.say(f"{trial.id}: starting {workers} worker{'s' * (workers != 1)}")
-        return self.launcher.train(trial, attempt)
+        self.say(f"{trial.id}: starting {self.sweep.resources.share_in_words(workers)}")
+        return self.launcher.train(trial, attempt, workers)
 
-    def _record(self, trial: Trial, event: Event, attempt: int, reason: str = "") -> None:
+    def _record(
+        self,
+        trial: Trial,
+        event: Event,
+        attempt: int,
+        reason: str = "",
+        workers: int | None = None,
+    ) -> None:
         """Record what happened to a trial.
 
         Raises:
@@ -323,7 +339,7 @@ class Controller:
                 raise TrialInterruptedError("not begun")
             if self._interrupted and event != "finished":
                 raise TrialInterruptedError("not saved")
-            self._journal.record(trial.id, event, attempt=attempt, reason=reason)
+            self._journal.record(trial.id, event, attempt=attempt, reason=reason, workers=workers)
 
     def _interrupt(self, trials: Sequence[Trial]) -> None:
         with self._recording:

@@ -80,6 +80,7 @@ def _read(folder: Path) -> Trial | None:
         block_parameters=result.block_parameters,
         train_flops=result.train_flops,
         worker_gib=0.0,
+        together_gib=0.0,
         seconds=0.0,
     )
 

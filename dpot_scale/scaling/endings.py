@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 from ray.exceptions import OutOfMemoryError, RayActorError
-from ray.train.v2.api.exceptions import WorkerGroupError
+from ray.train.v2.api.exceptions import PreemptionError, WorkerGroupError
 
 from dpot_scale.errors import LostPeerError, UserError, memory_was_refused, without_secrets
 from dpot_scale.scaling.plan import Trial
@@ -106,12 +106,11 @@ def diagnose(error: Exception) -> tuple[str, bool]:
         found = _user_error(cause)
         if found is not None and not isinstance(found, LostPeerError):
             return str(found), True
-    for cause in (*failures.values(), error):
+    for cause in _causes(error):
         memory = _ran_out_of_memory(cause)
         if memory is not None:
             return memory, True
-    # Whichever Ray notices first: the dead worker, or one that waits for it in a collective.
-    if any(isinstance(c, RayActorError) or _tells_of_death(c) for c in (*failures.values(), error)):
+    if tells_of_death(error):
         return "a worker died: killed, out of memory, or crashed", False
     shown = str(next(iter(failures.values()), error)).strip().splitlines()
     return (shown[-1] if shown else type(error).__name__), False
@@ -119,23 +118,43 @@ def diagnose(error: Exception) -> tuple[str, bool]:
 
 def stop_of(error: Exception) -> str:
     """Return in one word why an attempt failed."""
-    failures = error.worker_failures if isinstance(error, WorkerGroupError) else {}
-    causes = (*failures.values(), error)
+    causes = _causes(error)
     for cause in causes:
         found = _user_error(cause)
         if found is not None and not isinstance(found, LostPeerError):
             return found.stop
     if any(_ran_out_of_memory(cause) for cause in causes):
         return "out_of_memory"
-    died = any(isinstance(cause, RayActorError) or _tells_of_death(cause) for cause in causes)
-    return LostPeerError.stop if died else "failed"
+    return LostPeerError.stop if tells_of_death(error) else "failed"
 
 
 def is_preemption(error: Exception) -> bool:
     """Return whether an attempt ended because a node was taken away, as Ray was told."""
+    causes = _causes(error)
+    return any(isinstance(cause, RayActorError) and cause.preempted for cause in causes) or (
+        isinstance(error, PreemptionError)  # it was, before all workers had ended
+    )
+
+
+def tells_of_death(error: Exception) -> bool:
+    """Return whether a worker is gone, by the error of the attempt.
+
+    That is whichever Ray notices first: the worker, or one that waits for it in a collective.
+    """
+    return any(isinstance(one, RayActorError) or _tells_of_death(one) for one in _causes(error))
+
+
+def is_killed_alone(error: Exception) -> bool:
+    """Return whether Ray saw a worker end on a node that goes on."""
+    return any("worker process has died" in str(cause) for cause in _causes(error))
+
+
+def _causes(error: Exception) -> list[Exception]:
+    """Return what each worker that failed died of, and the error of the attempt itself."""
     failures = error.worker_failures if isinstance(error, WorkerGroupError) else {}
-    causes = (error, *failures.values())
-    return any(isinstance(cause, RayActorError) and cause.preempted for cause in causes)
+    # Of a worker that does not answer any more, Ray wraps what it knows.
+    causes = [getattr(one, "health_check_failure", one) for one in failures.values()]
+    return [*causes, error]
 
 
 def _ran_out_of_memory(cause: Exception) -> str | None:

@@ -62,16 +62,36 @@ def require_fit(
         nodes: Those of the cluster; empty for this machine.
 
     Raises:
-        ConfigError: one does not; the sentence proposes the nearest plan in which all do.
+        ConfigError: one does not, on the least workers or on the most that there may be; the
+            sentence proposes the nearest plan in which all do.
     """
-    room = _room(sweep.resources, device, nodes)
-    needs = {trial.id: _need(sweep, trial, device) for trial in trials}
+    for workers in _ends(sweep.resources, nodes):
+        _require_fit_on(workers, sweep, trials, device, nodes)
+
+
+def _ends(resources: ResourcesConfig, nodes: Sequence[Node]) -> list[int]:
+    """Return the least workers, and the most if there are so many on the nodes."""
+    least, most = resources.least_workers, resources.most_workers
+    there = sum(node.workers(resources) for node in nodes) if nodes else most
+    return [least] if least == most or there < most else [least, most]
+
+
+def _require_fit_on(
+    workers: int,
+    sweep: SweepConfig,
+    trials: Sequence[Trial],
+    device: DeviceName | None,
+    nodes: Sequence[Node],
+) -> None:
+    """Make sure that each trial fits into the memory of so many workers."""
+    room = _room(sweep.resources.on(workers), device, nodes)
+    needs = {trial.id: _need(sweep, trial, device, workers) for trial in trials}
     too_large = [trial for trial in trials if needs[trial.id] > MARGIN * room]
     if not too_large:
         return
     worst = max(too_large, key=lambda trial: needs[trial.id])
     where = "of the cluster" if nodes else "on this machine"
-    place = device or f"each of {sweep.resources.workers} workers {where}"
+    place = device or f"each of {workers} workers {where}"
     proposal = next(_proposals(sweep, too_large, device, nodes), None)
     advice = (
         f"the nearest plan that fits: {proposal}"
@@ -94,17 +114,18 @@ def hold_together(
     known = [node.gib for node in nodes if node.gib is not None]
     if resources.gpus_per_worker == 1 or len(trials) < 2 or not known or len(known) < len(nodes):
         return True
-    return resources.workers * sum(trial.worker_gib for trial in trials) <= MARGIN * sum(known)
+    return sum(trial.together_gib for trial in trials) <= MARGIN * sum(known)
 
 
-def _need(sweep: SweepConfig, trial: Trial, device: DeviceName | None) -> float:
-    """Return the GiB that a worker of a trial needs at least.
+def _need(sweep: SweepConfig, trial: Trial, device: DeviceName | None, workers: int) -> float:
+    """Return the GiB that each of so many workers of a trial needs at least.
 
     A micro-batch that a run finds itself is as small as it must be.
     """
-    if trial.run.batch.micro_batch != "auto" or device is not None:
+    is_auto = trial.run.batch.micro_batch == "auto" and device is None
+    if workers == sweep.resources.least_workers and not is_auto:
         return trial.worker_gib
-    return _gib(sweep, trial, {"batch.micro_batch": 1})
+    return _gib(sweep.resources.on(workers), trial, {"batch.micro_batch": 1} if is_auto else {})
 
 
 def machine_gib() -> float:
@@ -113,17 +134,18 @@ def machine_gib() -> float:
 
 
 def _room(resources: ResourcesConfig, device: DeviceName | None, nodes: Sequence[Node]) -> float:
-    """Return the GiB of one worker: all that can be, where nothing says how much its GPU has.
+    """Return the GiB of each worker: all that can be, where nothing says how much its GPU has.
 
     On a cluster this is the most for which the nodes hold all workers of a trial.
     """
+    workers = resources.least_workers
     if device is not None and (gib := DEVICES[device].gib) is not None:
         return gib
     if nodes:
         # Each place on a node has less than the one before, so the best ones can be had together.
         places = sorted((gib for node in nodes for gib in node.room_for(resources)), reverse=True)
-        return places[resources.workers - 1] if len(places) >= resources.workers else 0.0
-    return inf if resources.gpus_per_worker == 1 else machine_gib() / resources.workers
+        return places[workers - 1] if len(places) >= workers else 0.0
+    return inf if resources.gpus_per_worker == 1 else machine_gib() / workers
 
 
 def _proposals(
@@ -136,17 +158,20 @@ def _proposals(
 
     None of them changes what a trial computes, so no id changes.
     """
-    workers = sweep.resources.workers
-    while workers <= MOST_WORKERS:
-        resources = sweep.resources.model_copy(update={"workers": workers})
-        other = sweep.model_copy(update={"resources": resources})
-        room = _room(resources, device, nodes)
-        more = {} if workers == sweep.resources.workers else {"resources.workers": workers}
-        for settings in _settings(sweep.run, workers):
-            if all(_gib(other, trial, settings) <= room for trial in trials):
+    given = sweep.resources
+    least, most = given.least_workers, given.most_workers
+    while least <= MOST_WORKERS:
+        resources = given.on((least, most) if least < most else least)
+        rooms = {n: _room(resources.on(n), device, nodes) for n in _ends(resources, nodes)}
+        written = f"[{least},{most}]" if least < most else least
+        more = {} if resources == given else {"resources.workers": written}
+        for settings in _settings(sweep.run, most):
+            needs = ((_gib(given.on(n), trial, settings), n) for n in rooms for trial in trials)
+            if all(gib <= rooms[n] for gib, n in needs):
                 of_run = {f"run.{key}": value for key, value in settings.items()}
                 yield " ".join(f"{key}={value}" for key, value in {**more, **of_run}.items())
-        workers *= 2
+        least *= 2
+        most = max(least, most)
 
 
 def _settings(run: RunConfig, workers: int) -> Iterator[dict[str, str | int]]:
@@ -169,7 +194,7 @@ def _settings(run: RunConfig, workers: int) -> Iterator[dict[str, str | int]]:
         yield settings
 
 
-def _gib(sweep: SweepConfig, trial: Trial, settings: dict[str, str | int]) -> float:
+def _gib(resources: ResourcesConfig, trial: Trial, settings: dict[str, str | int]) -> float:
     """Return the memory of a worker of a trial with other settings; infinity if they cannot be."""
     run = trial.run
     batch, engine = run.batch, run.engine
@@ -181,10 +206,10 @@ def _gib(sweep: SweepConfig, trial: Trial, settings: dict[str, str | int]) -> fl
         strategy = read_strategy(str(settings["engine.deepspeed"]))
         engine = engine.model_copy(update={"deepspeed": strategy})
     config = run.model_copy(update={"batch": batch, "engine": engine})
-    on_gpu = sweep.resources.gpus_per_worker == 1
+    on_gpu = resources.gpus_per_worker == 1
     try:
         planned = Run(config=config, contents=trial.contents, identity="")
-        resolved = resolve(planned, world_size=sweep.resources.workers, on_gpu=on_gpu)
+        resolved = resolve(planned, world_size=resources.least_workers, on_gpu=on_gpu)
     except ConfigError:
         return float("inf")
     return worker_gib(resolved)

@@ -17,7 +17,8 @@ from dpot_scale.config.sweep import SweepConfig
 from dpot_scale.errors import RecordError, UserError
 from dpot_scale.files import cannot_write, held, is_held
 
-Event = Literal["started", "finished", "failed", "interrupted", "cancelled"]
+# resized: the attempt ended because the number of its workers changes; the next one goes on.
+Event = Literal["started", "resized", "finished", "failed", "interrupted", "cancelled"]
 
 
 class SweepRunningError(UserError):
@@ -27,12 +28,13 @@ class SweepRunningError(UserError):
 class Entry(Record):
     """One event of one trial."""
 
-    format: PositiveInt = 2  # in which trials may be cancelled
+    format: PositiveInt = 3  # in which the number of workers is there, and may change
     time: datetime
     trial: str
     event: Event
     attempt: int
-    reason: str = ""  # why it failed
+    reason: str = ""  # why it failed or was resized, or was started again after that
+    workers: PositiveInt | None = None  # of an attempt that is started
 
 
 class Journal:
@@ -41,14 +43,27 @@ class Journal:
     def __init__(self, directory: Path) -> None:
         self.path = directory / JOURNAL
 
-    def record(self, trial: str, event: Event, *, attempt: int, reason: str = "") -> None:
+    def record(
+        self,
+        trial: str,
+        event: Event,
+        *,
+        attempt: int,
+        reason: str = "",
+        workers: int | None = None,
+    ) -> None:
         """Append an event; it is on the disk when this returns.
 
         Raises:
             DiskError: it cannot be written.
         """
         entry = Entry(
-            time=datetime.now(UTC), trial=trial, event=event, attempt=attempt, reason=reason
+            time=datetime.now(UTC),
+            trial=trial,
+            event=event,
+            attempt=attempt,
+            reason=reason,
+            workers=workers,
         )
         try:
             with self.path.open("a", encoding="utf-8") as file:

@@ -2,8 +2,9 @@
 
 import math
 import shutil
+import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -23,16 +24,31 @@ from dpot_scale.runs.signs import given_up, newest_attempt
 from dpot_scale.scaling.cluster import (
     Cluster,
     join_cluster,
-    wait_for_room,
     worker_environment,
     worker_resources,
 )
-from dpot_scale.scaling.endings import AttemptFailedError, diagnose, failed_attempt
+from dpot_scale.scaling.endings import (
+    AttemptFailedError,
+    diagnose,
+    failed_attempt,
+    is_killed_alone,
+    tells_of_death,
+)
 from dpot_scale.scaling.plan import Trial
+from dpot_scale.scaling.room import (
+    LOSS_SECONDS,
+    Held,
+    free_workers,
+    living,
+    lost_one,
+    wait_for_room,
+)
 from dpot_scale.scaling.worker import PREEMPTED, TrialTask, train_trial
 
 # Ray's own limit is no limit: a controller that cannot start would be tried for ever.
 CONTROLLER_FAILURES = 2
+LOST = "a node of its workers is gone"
+TAKEN = "a node of its workers is about to be taken away; it saved"
 STORAGE = "ray"  # in the folder of a sweep: what Ray insists on while trials train
 
 
@@ -43,10 +59,21 @@ class Launcher(Protocol):
     def cluster(self) -> Cluster:
         """The resources of a trial, and how many trials there is room for."""
 
-    def wait_for_room(self, give_up: Callable[[], bool], say: Callable[[str], None]) -> bool:
-        """Wait until there is room for a trial; return whether there is, or `give_up` said so."""
+    def wait_for_room(
+        self, sizes: Sequence[int], give_up: Callable[[], bool], say: Callable[[str], None]
+    ) -> int | None:
+        """Wait until there is room for a trial; return its workers, None if `give_up` said so.
 
-    def train(self, trial: Trial, attempt: int) -> bool:
+        Args:
+            sizes: The numbers of workers that the trial may have, the largest first.
+            give_up: Asked now and then whether to stop waiting.
+            say: Takes one line for the user.
+        """
+
+    def free_workers(self) -> int:
+        """Return how many workers more there is room for."""
+
+    def train(self, trial: Trial, attempt: int, workers: int) -> bool:
         """Train a trial; return whether it came to its end, or was told to stop and has saved.
 
         Raises:
@@ -68,32 +95,77 @@ class RayLauncher:
     def __init__(self, sweep: SweepConfig, cluster: Cluster) -> None:
         self.cluster = cluster
         self._storage = sweep.directory / STORAGE
+        # What a cluster that grows is asked for, for trials that have fewer workers than they may.
+        self._asked: list[Held] = []
+        self._asking = threading.Lock()
 
-    def wait_for_room(self, give_up: Callable[[], bool], say: Callable[[str], None]) -> bool:
+    def wait_for_room(
+        self, sizes: Sequence[int], give_up: Callable[[], bool], say: Callable[[str], None]
+    ) -> int | None:
         """Wait for what others use."""
-        return wait_for_room(self.cluster.resources, give_up=give_up, say=say)
+        return wait_for_room(self.cluster.resources, sizes, give_up=give_up, say=say)
 
-    def train(self, trial: Trial, attempt: int) -> bool:
+    def free_workers(self) -> int:
+        """Return how many workers nodes have free resources for, or hold them back for trials."""
+        with self._asking:
+            held = sum(asked.workers for asked in self._asked if asked.is_there())
+        return free_workers(self.cluster.resources) + held
+
+    def train(self, trial: Trial, attempt: int, workers: int) -> bool:
         """Train a trial through Ray Train."""
         # Unique: under a name it knows, Ray would restore its own state of that run.
         name = f"{trial.id}_{attempt}_{int(time.time())}"
-        before = newest_attempt(trial.run.directory)
+        before, nodes = newest_attempt(trial.run.directory), living()
+        task: TrialTask = {"run": trial.run}
+        resources = self.cluster.resources.on(workers)
+        patience = trial.run.limits.patience
         try:
-            task: TrialTask = {"run": trial.run}
-            resources = self.cluster.resources
-            patience = trial.run.limits.patience
             made = trainer(
                 train_trial, task, resources, name=name, storage=self._storage, patience=patience
             )
-            returned = made.fit().return_value
+            with self._more_is_asked_for(workers):
+                returned = made.fit().return_value
         except (TrainingFailedError, RayError) as error:
-            raise failed_attempt(error, given_up(trial.run.directory, before)) from error
+            failed = failed_attempt(error, given_up(trial.run.directory, before))
+            raise self._explained(failed, error, nodes) from error
         finally:
             # Ray insists on a folder of its own, into which this training puts nothing.
             shutil.rmtree(self._storage / name, ignore_errors=True)
         if returned == PREEMPTED:
-            raise AttemptFailedError("its node is about to be taken away; it saved", False, True)
+            raise AttemptFailedError(TAKEN, is_final=False, is_preemption=True)
         return returned is not None
+
+    @contextmanager
+    def _more_is_asked_for(self, workers: int) -> Iterator[None]:
+        """Let a cluster that grows add nodes for the workers that a trial lacks, if any."""
+        lacking = self.cluster.resources.most_workers - workers
+        asked = Held(self.cluster.resources)
+        if self.cluster.grows and lacking:
+            asked.ask(lacking)
+        with self._asking:
+            self._asked.append(asked)
+        try:
+            yield
+        finally:
+            with self._asking:
+                self._asked.remove(asked)
+                asked.release()
+
+    def _explained(
+        self, failed: AttemptFailedError, error: Exception, nodes: frozenset[str]
+    ) -> AttemptFailedError:
+        """Return why an attempt failed; it may take a while to find out that a node is gone.
+
+        Args:
+            failed: What is known by now.
+            error: What Ray raised.
+            nodes: Those that were there when the attempt began.
+        """
+        patience = 0.0 if is_killed_alone(error) else LOSS_SECONDS
+        is_lost = failed.is_preemption or (
+            tells_of_death(error) and not failed.is_final and lost_one(nodes, patience=patience)
+        )
+        return AttemptFailedError(LOST, is_final=False, is_preemption=True) if is_lost else failed
 
     def abandon(self) -> None:
         """Leave the cluster, which ends what this process started there."""
@@ -114,7 +186,7 @@ def trainer(
     Args:
         function: Called with the task on each worker.
         task: What the driver sends.
-        resources: The workers, their kind settled.
+        resources: The workers, their kind settled; of a range of numbers, the largest.
         name: Under a name that it knows, Ray would restore its own state.
         storage: A folder that all nodes see; Ray makes one of that name in it.
         patience: How long a worker waits for the others.
@@ -124,7 +196,7 @@ def trainer(
         train_loop_config=dict(task),
         torch_config=TorchConfig(timeout_s=math.ceil(patience.total_seconds())),
         scaling_config=ScalingConfig(
-            num_workers=resources.workers,
+            num_workers=resources.most_workers,
             use_gpu=resources.gpus_per_worker == 1,
             resources_per_worker=worker_resources(resources),
         ),
@@ -132,9 +204,12 @@ def trainer(
             name=name,
             storage_path=str(storage),
             worker_runtime_env=worker_environment(resources),
-            # Attempts are counted by the controller, which knows a user's mistake.
+            # Attempts are counted by the controller, which knows a user's mistake, and with how
+            # many workers a trial may go on.
             failure_config=FailureConfig(
-                max_failures=0, controller_failure_limit=CONTROLLER_FAILURES
+                max_failures=0,
+                max_preemption_failures=0,
+                controller_failure_limit=CONTROLLER_FAILURES,
             ),
         ),
     )

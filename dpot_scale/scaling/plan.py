@@ -62,8 +62,9 @@ class Trial:
     parameters: int
     block_parameters: int
     train_flops: float  # of the model and of the optimizer's updates
-    worker_gib: float  # estimated peak memory of one worker
-    seconds: float  # estimated
+    worker_gib: float  # estimated peak memory of one worker, where they are fewest
+    together_gib: float  # of all workers, of as many as need most
+    seconds: float  # estimated, with the most workers
     sending_seconds: float = 0.0  # of the messages between workers, which computing may hide
     role: Role = "point"
     update_flops: float = 0.0  # of `train_flops`, those of the updates
@@ -79,6 +80,11 @@ class Trial:
         shared = self.after.step / self.run.steps if self.after is not None else 0.0
         return (1 - shared) * self.train_flops
 
+    def tags(self) -> dict[str, str]:
+        """Return by what it is found in MLflow."""
+        factors = {f"factor.{name}": str(value) for name, value in self.factors.items()}
+        return {**factors, "trial": self.id, "size": self.label}
+
 
 def plan(sweep: SweepConfig, device: DeviceName | None = None) -> tuple[Trial, ...]:
     """Return the trials of a sweep: those of its probe, if any, and all others, the cheapest first.
@@ -89,7 +95,7 @@ def plan(sweep: SweepConfig, device: DeviceName | None = None) -> tuple[Trial, .
 
     Raises:
         ConfigError: a point of the design is not possible, two points are the same run, a batch
-            does not divide among the workers, or the strategy lacks something.
+            does not divide among the least or the most workers, or the strategy lacks something.
         DataError: the index of a dataset cannot be read.
         RecordError: the rates that a probe found cannot be read.
     """
@@ -183,14 +189,19 @@ class _Prices:
         """Whether the kind of the workers is: `auto` awaits a cluster, which may have GPUs."""
         return self._resources.gpus_per_worker != "auto"
 
-    def resolve(self, run: Run) -> ResolvedRun:
-        """Return a run on the workers.
+    def most_and_least(self, run: Run) -> tuple[ResolvedRun, ResolvedRun]:
+        """Return a run on the most workers, which price it, and on the least, where it must fit."""
+        most, least = self._resources.most_workers, self._resources.least_workers
+        on_most = self._resolve(run, most)
+        return on_most, on_most if most == least else self._resolve(run, least)
+
+    def _resolve(self, run: Run, workers: int) -> ResolvedRun:
+        """Return a run on so many workers.
 
         A micro-batch that is yet to be found is priced as the largest that fits a GPU by the
         estimate, and as the least on CPUs, whose messages cost nothing here.
         """
-        # auto is settled when the cluster is known
-        on_gpu, workers = self._resources.gpus_per_worker == 1, self._resources.workers
+        on_gpu = self._resources.gpus_per_worker == 1  # auto is settled when the cluster is known
         found = resolve(run, world_size=workers, on_gpu=on_gpu)
         share = run.config.batch.global_batch // workers
         if run.config.batch.micro_batch != "auto" or not on_gpu:
@@ -218,7 +229,7 @@ def _plan_trial(prices: _Prices, point: Point, run: Run, after: After | None) ->
     """Return a trial; a mistake in it is said to be its own."""
     try:
         # Raises what would otherwise stop the trial after its workers have started.
-        resolved = prices.resolve(run)
+        resolved, on_least = prices.most_and_least(run)
         if prices.are_settled:
             require_precision(resolved)
     except ConfigError as error:
@@ -237,7 +248,8 @@ def _plan_trial(prices: _Prices, point: Point, run: Run, after: After | None) ->
         block_parameters=resolved.parameters.blocks,
         train_flops=resolved.train_flops,
         update_flops=resolved.all_update_flops,
-        worker_gib=worker_gib(resolved),
+        worker_gib=worker_gib(on_least),
+        together_gib=max(one.world_size * worker_gib(one) for one in (resolved, on_least)),
         seconds=steps * cost.seconds + TRIAL_OVERHEAD_SECONDS,
         sending_seconds=steps * cost.sending,
     )

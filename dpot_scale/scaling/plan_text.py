@@ -36,15 +36,15 @@ class Terms:
         """
         resources = sweep.resources
         if self.devices is not None:
-            if self.devices < resources.workers:
+            if self.devices < resources.least_workers:
                 raise ConfigError(
-                    f"a trial has {resources.workers} workers, and --devices={self.devices} holds "
-                    "fewer; give more, or lower resources.workers"
+                    f"a trial has {resources.workers_in_words} workers, and "
+                    f"--devices={self.devices} holds fewer; give more, or lower resources.workers"
                 )
-            return self.devices // resources.workers
+            return max(1, self.devices // resources.most_workers)
         if self.device is not None or resources.gpus_per_worker == 1:
             return 1
-        return max(1, cores() // (resources.workers * resources.cpus_per_worker))
+        return max(1, cores() // (resources.most_workers * resources.cpus_per_worker))
 
 
 THIS_MACHINE = Terms()
@@ -58,7 +58,7 @@ def plan_table(sweep: SweepConfig, trials: Sequence[Trial], terms: Terms = THIS_
         trials: Its plan.
         terms: What it was priced for.
     """
-    workers = sweep.resources.workers
+    resources = sweep.resources
     sends = any(t.sending_seconds > WORTH_A_COLUMN * t.seconds for t in trials)
     header = ["trial", "parameters", "windows", "steps", "FLOPs", "memory/worker", "time"]
     header += ["network"] * sends + ["device-h"] + ["cost"] * (terms.price is not None)
@@ -72,11 +72,11 @@ def plan_table(sweep: SweepConfig, trials: Sequence[Trial], terms: Terms = THIS_
         if terms.price is not None:
             cells.append(f"{device_hours(sweep, trial) * terms.price:,.2f}")
         rows.append(cells)
-    kind = {"auto": "", 0: "CPU ", 1: "GPU "}[sweep.resources.gpus_per_worker]
+    kind = {"auto": "", 0: "CPU ", 1: "GPU "}[resources.gpus_per_worker]
+    workers = f"{resources.workers_in_words} {kind}worker{'s' * (resources.most_workers > 1)}"
     lines = [
-        f"sweep {sweep.name}: {_count(len(trials), 'trial')} of {_count(workers, f'{kind}worker')} "
-        "each, "
-        f"{trials[0].run.engine.deepspeed.name}",
+        f"sweep {sweep.name}: {len(trials)} trial{'s' * (len(trials) != 1)} of {workers} "
+        f"each, {trials[0].run.engine.deepspeed.name}",
         "",
         table(header, rows),
         "",
@@ -84,10 +84,6 @@ def plan_table(sweep: SweepConfig, trials: Sequence[Trial], terms: Terms = THIS_
         *rule_lines(sweep, trials),
     ]
     return "\n".join(lines)
-
-
-def _count(number: int, name: str) -> str:
-    return f"{number} {name}{'s' * (number != 1)}"
 
 
 def _totals(sweep: SweepConfig, trials: Sequence[Trial], terms: Terms) -> list[str]:
@@ -157,8 +153,8 @@ def _assumption(sweep: SweepConfig, terms: Terms) -> str:
 
 
 def device_hours(sweep: SweepConfig, trial: Trial) -> float:
-    """Return the hours of a trial, summed over its workers."""
-    return trial.seconds * sweep.resources.workers / HOUR
+    """Return the hours of a trial, summed over its workers: over the most that it may have."""
+    return trial.seconds * sweep.resources.most_workers / HOUR
 
 
 def plan_json(

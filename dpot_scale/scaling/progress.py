@@ -23,6 +23,7 @@ class _Progress:
 
     trial: Trial
     state: str = WAITING
+    share: str = ""  # of the workers that it may have, where their number changes
     step: int | None = None  # of its newest record
     loss: float = 0.0
     speed: float = 0.0  # windows per second
@@ -101,7 +102,8 @@ class _Progress:
         held_out = "" if self.held_out is None else f"  held-out {self.held_out:.4f}"
         left = self.seconds_left()
         time_left = f"  {clock(left)} left" if left else ""
-        return f"loss {self.loss:.4f}{held_out}  {self.speed:.1f} windows/s{time_left}"
+        workers = f"  {self.share} workers" if self.share else ""
+        return f"loss {self.loss:.4f}{held_out}  {self.speed:.1f} windows/s{workers}{time_left}"
 
 
 class TrialProgress:
@@ -149,6 +151,14 @@ class TrialProgress:
         self._say(f"{trial.id}: {how}")
         self._draw()
 
+    def share(self, trial: Trial, share: str) -> None:
+        """Take how many workers a trial has of those that it may have, as `1/4`."""
+        self._known[trial.id].share = share
+
+    def seconds_left(self, trial: Trial) -> float | None:
+        """Return how long a trial still takes at its newest speed, if it has one."""
+        return self._known[trial.id].seconds_left()
+
     def close(self) -> None:
         """Leave the terminal as it was found."""
         self._table.close()
@@ -162,6 +172,8 @@ class TrialProgress:
         one.state = one.does()
         if one.state == "starts":
             one.state += f", {time.monotonic() - one.begun:.0f} s"
+        elif one.share and one.state == "trains":
+            one.state += f", {one.share}"
 
     def _break_silence(self, started: Sequence[_Progress]) -> None:
         """Say what all trials do whose workers were started, where no line came for a while."""

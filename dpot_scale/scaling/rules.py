@@ -4,12 +4,13 @@ Pure: no torch here. The transfer of learning rates over widths is `OptimConfig.
 any run; a rule only says at which width the rates were found.
 """
 
+from math import lcm
 from typing import Any, Literal
 
 from dpot_scale.config.design import Power, Rules
 from dpot_scale.config.optim import WIDTH_POWER
 from dpot_scale.config.run import RunConfig
-from dpot_scale.config.sweep import SweepConfig
+from dpot_scale.config.sweep import ResourcesConfig, SweepConfig
 from dpot_scale.errors import ConfigError
 from dpot_scale.models.families import count_parameters
 
@@ -84,7 +85,7 @@ def follow_rules(sweep: SweepConfig, run: RunConfig, stage: Stage) -> Values:
         # The run transfers its rate from the reference width to its own; the rule's is of its own.
         values[LEARNING_RATE] *= run.optim.lr / run.settled_optim.lr
     if BATCH in values:
-        values[BATCH] = shared_batch(values[BATCH], run, sweep.resources.workers)
+        values[BATCH] = shared_batch(values[BATCH], run, sweep.resources)
         values["windows"] = whole_batches(run.windows, values[BATCH])
     return values
 
@@ -127,10 +128,10 @@ def describe(rules: Rules) -> list[str]:
     return lines
 
 
-def shared_batch(wanted: float, run: RunConfig, workers: int) -> int:
-    """Return the nearest batch that workers can share, in windows."""
+def shared_batch(wanted: float, run: RunConfig, resources: ResourcesConfig) -> int:
+    """Return the nearest batch that the least and the most workers can share, in windows."""
     micro_batch = 1 if run.batch.micro_batch == "auto" else run.batch.micro_batch
-    share = micro_batch * workers
+    share = micro_batch * lcm(resources.least_workers, resources.most_workers)
     return max(1, round(wanted / share)) * share
 
 

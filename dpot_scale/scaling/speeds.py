@@ -8,19 +8,21 @@ import math
 import os
 import socket
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from statistics import median
 from typing import Literal
 
 from dpot_scale.config.base import PositiveInt
+from dpot_scale.config.identity import Contents
 from dpot_scale.config.record import Record, read_record
 from dpot_scale.config.run import RunConfig
 from dpot_scale.config.strategy import Dtype
 from dpot_scale.config.sweep import ResourcesConfig, SweepConfig
-from dpot_scale.errors import RecordError
+from dpot_scale.errors import DiskError, RecordError
 from dpot_scale.files import cannot_write
-from dpot_scale.runs.resolved import ResolvedRun
-from dpot_scale.runs.result import TrainingResult
+from dpot_scale.runs.resolved import ResolvedRun, Run, resolve
+from dpot_scale.runs.result import TrainingResult, read_result
 
 SPEEDS = "speeds.jsonl"
 NEWEST = 1000  # records that are looked at
@@ -52,6 +54,23 @@ def speed_of(run: ResolvedRun, result: TrainingResult) -> Speed:
         parameters=result.parameters,
         flops_per_second=steps_per_second * run.step_flops,
     )
+
+
+def remember_trial(sweep: SweepConfig, config: RunConfig, contents: Contents) -> None:
+    """Note how fast a trial was; if that cannot be written, it has finished all the same.
+
+    Args:
+        sweep: Its sweep, the kind of workers settled.
+        config: The trial.
+        contents: What it reads.
+    """
+    result = read_result(config.directory)
+    if result is None:
+        return
+    run = Run(config=config, contents=contents, identity=result.identity)
+    on_gpu = sweep.resources.gpus_per_worker == 1
+    with suppress(DiskError):
+        remember(sweep, speed_of(resolve(run, world_size=result.world_size, on_gpu=on_gpu), result))
 
 
 def remember(sweep: SweepConfig, speed: Speed) -> None:
@@ -89,7 +108,7 @@ def known_speeds(folder: Path, resources: ResourcesConfig) -> list[Speed]:
         if speed.format < Speed.newest_format():
             continue  # its FLOPs are others
         here = speed.machine == socket.gethostname()
-        if here and (speed.device, speed.workers) == (device, resources.workers):
+        if here and (speed.device, speed.workers) == (device, resources.most_workers):
             found.append(speed)
     return found
 

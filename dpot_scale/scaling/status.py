@@ -41,7 +41,7 @@ def status_table(sweep: SweepConfig, trials: Sequence[Trial]) -> str:
         record = newest_record(trial.run.directory / SPOOL, containing=names.LOSS)
         step = int(record["step"]) if record else 0
         attempts = str(last.attempt) if last is not None else "0"
-        words = _words(trial, last, state)
+        words = _words(sweep, trial, last, state)
         rows.append((trial.id, state, f"{step}/{trial.run.steps}", attempts, words))
     states = [state for _, state, *_ in rows]
     counts = ", ".join(f"{states.count(one)} {one}" for one in dict.fromkeys(states))
@@ -82,8 +82,13 @@ def watch_status(
         time.sleep(WATCH_SECONDS)
 
 
-def _words(trial: Trial, last: Entry | None, state: str) -> str:
-    """Return why a trial failed, or what it waits for."""
+def _words(sweep: SweepConfig, trial: Trial, last: Entry | None, state: str) -> str:
+    """Return on how many workers a trial runs, why it failed, or what it waits for."""
+    if state == "running" and last is not None and last.workers and sweep.resources.is_elastic:
+        why = f", started again because {last.reason}" if last.reason else ""
+        return f"on {sweep.resources.share_in_words(last.workers)}{why}"
+    if state == "waiting" and last is not None and last.event == "resized":
+        return f"for room, because {last.reason}"
     if state == "failed" and last is not None:
         return last.reason
     if state == "waiting" and trial.role == "unprobed":
@@ -100,8 +105,8 @@ def _state(trial: Trial, last: Entry | None, *, running: bool) -> str:
         return "cancelled"
     if last is None:
         return "waiting"
-    if last.event == "started" and not running:
+    if last.event in ("started", "resized") and not running:
         return "interrupted"  # its driver was killed before it could say so
-    if last.event == "cancelled":
-        return "waiting"  # that was taken back
+    if last.event in ("cancelled", "resized"):
+        return "waiting"  # that was taken back, or it begins again
     return "running" if last.event == "started" else last.event

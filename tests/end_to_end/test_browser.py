@@ -60,12 +60,17 @@ class Here:
 
     cluster = Cluster(resources=ResourcesConfig(workers=1, gpus_per_worker=0), trials=1)
 
-    def wait_for_room(self, give_up: Callable[[], bool], say: Callable[[str], None]) -> bool:
+    def wait_for_room(
+        self, sizes: Sequence[int], give_up: Callable[[], bool], say: Callable[[str], None]
+    ) -> int | None:
         assert callable(say)
-        return not give_up()
+        return None if give_up() else sizes[0]
 
-    def train(self, trial: Trial, attempt: int) -> bool:
-        assert attempt == 1
+    def free_workers(self) -> int:
+        return 0
+
+    def train(self, trial: Trial, attempt: int, workers: int) -> bool:
+        assert (attempt, workers) == (1, 1)
         run_training(identify(trial.run), opens_mlflow_run=False)
         return True
 

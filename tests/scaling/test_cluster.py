@@ -67,6 +67,7 @@ class Growing:
         monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": float(sum(self.looks[0]))})
         context = SimpleNamespace(get_node_id=lambda: "here")
         monkeypatch.setattr(ray, "get_runtime_context", lambda: context)
+        monkeypatch.setattr(cluster.state, "get_draining_nodes", lambda: {"leaving": 0})
         monkeypatch.setattr(cluster, "_grows", lambda: grows)
         monkeypatch.setattr(cluster, "POLL_SECONDS", 0.0)
         monkeypatch.setattr(cluster, "request_resources", self.request)

@@ -4,7 +4,7 @@ import json
 import multiprocessing
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +20,7 @@ from dpot_scale.config.sweep import ResourcesConfig, SweepConfig
 from dpot_scale.errors import ConfigError
 from dpot_scale.evaluation.scores import DatasetScore
 from dpot_scale.runs.result import TrainingResult, save_result
+from dpot_scale.scaling import elastic
 from dpot_scale.scaling import launcher as launcher_module
 from dpot_scale.scaling.cluster import Cluster
 from dpot_scale.scaling.controller import Controller
@@ -27,6 +28,7 @@ from dpot_scale.scaling.endings import AttemptFailedError, Ended, TrialInterrupt
 from dpot_scale.scaling.fitting import MARGIN, Node
 from dpot_scale.scaling.journal import Journal
 from dpot_scale.scaling.plan import Trial, plan
+from dpot_scale.scaling.progress import TrialProgress
 from dpot_scale.scaling.speeds import SPEEDS
 from dpot_scale.scaling.stopping import CANCEL_FILE, cancel, listen
 from dpot_scale.tracking.mlflow_run import MlflowRun
@@ -37,18 +39,26 @@ class FakeLauncher:
 
     def __init__(self, trials: int, train: Callable[[Trial, int], bool]) -> None:
         self.cluster = Cluster(resources=ResourcesConfig(gpus_per_worker=0), trials=trials)
+        self.free = 0
+        self.workers: list[int] = []
         self._train = train
         self._lock = threading.Lock()
         self.running: list[str] = []
         self.most = 0  # trials at a time
         self.begun: list[str] = []
 
-    def wait_for_room(self, give_up: Callable[[], bool], say: Callable[[str], None]) -> bool:
+    def wait_for_room(
+        self, sizes: Sequence[int], give_up: Callable[[], bool], say: Callable[[str], None]
+    ) -> int | None:
         assert callable(say)
-        return not give_up()
+        return None if give_up() else sizes[0]
 
-    def train(self, trial: Trial, attempt: int) -> bool:
+    def free_workers(self) -> int:
+        return self.free
+
+    def train(self, trial: Trial, attempt: int, workers: int) -> bool:
         with self._lock:
+            self.workers.append(workers)
             self.begun.append(trial.id)
             self.running.append(trial.id)
             self.most = max(self.most, len(self.running))
@@ -198,9 +208,9 @@ def finish(trial: Trial) -> bool:
     return True
 
 
-def designed(folder: Path, *design: dict[str, Any]) -> SweepConfig:
-    settings = [*NO_SERVICES, f"design={json.dumps(design)}", "windows=null", "max_attempts=1"]
-    sweep = resolve_sweep_paths(load_sweep("quickstart", settings), folder)
+def designed(folder: Path, *design: dict[str, Any], settings: Sequence[str] = ()) -> SweepConfig:
+    own = [*NO_SERVICES, f"design={json.dumps(design)}", "windows=null", "max_attempts=1"]
+    sweep = resolve_sweep_paths(load_sweep("quickstart", [*own, *settings]), folder)
     sweep.directory.mkdir(parents=True, exist_ok=True)
     return sweep
 
@@ -434,10 +444,10 @@ def test_a_trial_that_waits_for_room_can_be_cancelled(tmp_path: Path) -> None:
     """It has not begun, so it costs no attempt, and the others go on."""
 
     class Full(FakeLauncher):
-        def wait_for_room(self, give_up: Callable[[], bool], say: Callable[[str], None]) -> bool:
+        def wait_for_room(self, sizes: Sequence[int], *asked: Any) -> int | None:
             if len(self.begun) == 0:
                 cancel(largest.run.directory)
-            return super().wait_for_room(give_up, say)
+            return super().wait_for_room(sizes, *asked)
 
     sweep = designed(tmp_path, {"windows": [800, 1600]}, SMALL)
     controller, _ = control(sweep, 1, lambda trial, _: finish(trial))
@@ -448,6 +458,57 @@ def test_a_trial_that_waits_for_room_can_be_cancelled(tmp_path: Path) -> None:
     assert launcher.begun == [smaller.id]
     assert events(controller, 1) == ["cancelled"]
     assert Journal(sweep.directory).attempts(largest.id) == 0
+
+
+def test_a_trial_goes_on_with_fewer_workers_and_then_with_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Neither is a failure, nor counts among the preemptions."""
+    monkeypatch.setattr(elastic, "STEADY_SECONDS", 0.0)
+    monkeypatch.setattr(elastic, "LOOK_SECONDS", 0.0)
+    monkeypatch.setattr(TrialProgress, "seconds_left", lambda *_: 3600.0)
+    settings = ["max_preemptions=0", "resources={workers: [1, 2], gpus_per_worker: 0}"]
+    sweep = designed(tmp_path, SMALL, settings=settings)
+
+    class Shrinking(FakeLauncher):
+        def wait_for_room(self, sizes: Sequence[int], *_: object) -> int | None:
+            assert sizes == (2, 1)
+            return 1 if len(self.begun) == 1 else 2
+
+    def train(trial: Trial, attempt: int) -> bool:
+        if attempt == 1:
+            raise AttemptFailedError("a node is gone", is_final=False, is_preemption=True)
+        if attempt == 2:
+            launcher.free = 1
+            told_to_stop = listen(trial.run.directory)
+            while not told_to_stop():
+                time.sleep(0.01)
+            return False
+        return finish(trial)
+
+    launcher = Shrinking(1, train)
+    launcher.cluster = replace(launcher.cluster, resources=sweep.resources)
+    mlflow_run = MlflowRun(sweep.directory, sweep, sweep.run.tracking, name=sweep.name)
+    controller = Controller(
+        sweep=sweep, trials=plan(sweep), parent_run=mlflow_run, launcher=launcher, say=print
+    )
+    assert controller.run() == {}
+    assert launcher.workers == [2, 1, 2]
+    more = "there is room for 2 workers"
+    assert [
+        (entry.event, entry.workers, entry.reason) for entry in Journal(sweep.directory).entries()
+    ] == [
+        ("started", 2, ""),
+        ("resized", None, "a node is gone"),
+        ("started", 1, "a node is gone"),
+        ("resized", None, more),
+        ("started", 2, more),
+        ("finished", None, ""),
+    ]
+    said = capsys.readouterr().out
+    assert "starting 1 of 1-2 workers" in said
+    assert f"{more}; it has saved, and begins again with them" in said
+    assert "failed" not in said
 
 
 def test_what_a_killed_driver_left_of_ray_is_removed(

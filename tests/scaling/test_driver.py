@@ -36,7 +36,7 @@ def test_mlflow_tells_a_bug_from_an_interrupt(
 
     monkeypatch.setattr(Controller, "run", fail)
     cluster = Cluster(resources=sweep.resources, trials=1)
-    workers = SimpleNamespace(cluster=cluster)
+    workers = SimpleNamespace(cluster=cluster, free_workers=int)
     monkeypatch.setattr(launcher, "ray_launcher", lambda _: nullcontext(workers))
     monkeypatch.setattr(MlflowRun, "close", lambda _, how, **__: told.append(how))
     with pytest.raises(type(error)) as raised:
@@ -61,7 +61,9 @@ def test_what_the_nodes_cannot_hold_is_refused_before_anything_is_spent(
     sweep = resolve_sweep_paths(load_sweep("quickstart"), tmp_path)
     resources = sweep.resources.model_copy(update={"gpus_per_worker": 0})
     small = Node(cpus=2.0, gpus=0.0, gib=1.0, gpu_gib=None)
-    workers = SimpleNamespace(cluster=Cluster(resources=resources, trials=1, nodes=[small]))
+    workers = SimpleNamespace(
+        cluster=Cluster(resources=resources, trials=1, nodes=[small]), free_workers=int
+    )
     monkeypatch.setattr(launcher, "ray_launcher", lambda _: nullcontext(workers))
     began: list[Controller] = []
     monkeypatch.setattr(Controller, "run", lambda controller: began.append(controller) or {})
@@ -85,7 +87,7 @@ def test_a_cluster_without_gpus_is_told_of_fp16_before_anything_is_spent(
     settings = [*NO_SERVICES, "run.engine.deepspeed=zero3_fp16"]
     sweep = resolve_sweep_paths(load_sweep("quickstart", settings), tmp_path)
     resources = sweep.resources.model_copy(update={"gpus_per_worker": 0})
-    workers = SimpleNamespace(cluster=Cluster(resources=resources, trials=1))
+    workers = SimpleNamespace(cluster=Cluster(resources=resources, trials=1), free_workers=int)
     monkeypatch.setattr(launcher, "ray_launcher", lambda _: nullcontext(workers))
     with pytest.raises(
         ConfigError, match=r"^trial E64: engine\.deepspeed=zero3_fp16 computes in f"

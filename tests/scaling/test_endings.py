@@ -4,7 +4,9 @@ from pathlib import Path
 
 import pytest
 from ray.exceptions import OutOfMemoryError, RayActorError, RayTaskError
-from ray.train.v2.api.exceptions import WorkerGroupError
+from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
+from ray.train.v2.api.exceptions import PreemptionError, WorkerGroupError
+from ray.train.v2.api.preemption import PreemptionInfo
 
 from dpot_scale.config.load import load_sweep
 from dpot_scale.config.places import resolve_sweep_paths
@@ -17,7 +19,9 @@ from dpot_scale.scaling.endings import (
     TrialInterruptedError,
     diagnose,
     failed_attempt,
+    is_killed_alone,
     is_preemption,
+    tells_of_death,
 )
 from dpot_scale.scaling.plan import Trial, plan
 
@@ -132,6 +136,22 @@ def test_a_node_that_was_taken_away_is_a_preemption() -> None:
     taken._preempted = True
     assert is_preemption(failed(RuntimeError("it saw something else"), taken))
     assert not is_preemption(failed(RayActorError()))
+    # As Ray 2.60 hands it on.
+    assert is_preemption(failed(WorkerHealthCheckFailedError("rank 1 failed", taken)))
+    late = PreemptionInfo(deadline_ms=None, preempted_node_to_ranks={"a": [1]})
+    assert is_preemption(PreemptionError(late, drain_timed_out=True))
+
+
+def test_a_death_that_ray_explains_is_told_from_one_that_it_does_not() -> None:
+    """Of the second kind is a node that is gone, which Ray finds out some seconds later."""
+    killed = RayActorError(error_msg="The actor is dead because its worker process has died.")
+    alone = failed(WorkerHealthCheckFailedError("rank 1 failed", killed))
+    unknown = failed(RuntimeError("[../gloo/transport/tcp/pair.cc] Connection closed by peer"))
+    assert tells_of_death(alone)
+    assert tells_of_death(unknown)
+    assert is_killed_alone(alone)
+    assert not is_killed_alone(unknown)
+    assert not tells_of_death(failed(RuntimeError("odd")))
 
 
 def test_failures_and_preemptions_have_budgets_of_their_own() -> None:

@@ -71,6 +71,16 @@ def test_workers_of_this_machine_share_its_memory() -> None:
         require_fit(sweep, plan(sweep), None)
 
 
+def test_a_range_of_workers_must_fit_where_they_are_fewest() -> None:
+    """ZeRO-3 divides a model among the workers."""
+    large = [*LARGE, "run.engine.deepspeed=zero3_bf16", "run.batch.micro_batch=1"]
+    large += ["ladder={X: {size: H, depth: 300}}", "run.engine.activation_checkpointing=full"]
+    check(load_sweep("quickstart", [*large, "resources.workers=16"]), "h100")
+    sweep = load_sweep("quickstart", [*large, "resources.workers=[1,16]"])
+    with pytest.raises(ConfigError, match=r"nearest plan that fits: resources\.workers=\[\d+,16\]"):
+        check(sweep, "h100")
+
+
 def test_a_gpu_that_nobody_names_has_room() -> None:
     sweep = load_sweep("quickstart", [*LARGE, "resources.gpus_per_worker=1"])
     require_fit(sweep, plan(sweep), None)

@@ -30,7 +30,7 @@ def test_events_come_back_in_order(tmp_path: Path) -> None:
     journal.record("a", "started", attempt=1)
     journal.record("b", "started", attempt=1)
     journal.record("a", "failed", attempt=1, reason="the disk is full")
-    journal.record("a", "started", attempt=2)
+    journal.record("a", "started", attempt=2, workers=2)
     again = Journal(tmp_path)
     assert [entry.event for entry in again.entries()] == ["started", "started", "failed", "started"]
     assert again.attempts("a") == 2
@@ -38,6 +38,7 @@ def test_events_come_back_in_order(tmp_path: Path) -> None:
     assert last is not None
     assert (last.event, last.attempt) == ("started", 1)
     assert again.entries()[2].reason == "the disk is full"
+    assert [entry.workers for entry in again.entries()] == [None, None, None, 2]
 
 
 def test_a_line_cut_short_is_no_event(tmp_path: Path) -> None:

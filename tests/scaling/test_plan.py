@@ -92,6 +92,20 @@ def test_more_workers_mean_less_memory_and_time_each() -> None:
         assert b.id == a.id, "the numbers do not depend on the workers"
 
 
+def test_a_range_of_workers_is_priced_by_the_most_and_must_fit_on_the_least() -> None:
+    settings = ["run.batch={global_batch: 8, micro_batch: 2}", "run.engine.deepspeed=zero3_fp32"]
+    one, four, both = (
+        plan(load_sweep("quickstart", [*settings, f"resources.workers={workers}"]), "h100")
+        for workers in (1, 4, "[1,4]")
+    )
+    for least, most, trial in zip(one, four, both, strict=True):
+        assert least.id == most.id == trial.id
+        assert trial.seconds == most.seconds
+        assert trial.sending_seconds == most.sending_seconds
+        assert trial.worker_gib == least.worker_gib > most.worker_gib
+        assert trial.together_gib == max(least.worker_gib, 4 * most.worker_gib)
+
+
 @pytest.mark.parametrize(
     ("override", "sentence"),
     [
@@ -99,6 +113,10 @@ def test_more_workers_mean_less_memory_and_time_each() -> None:
             "resources.workers=3",
             r"trial E64: batch.global_batch=\d+ is not a multiple of the 3 workers: take 2, or, "
             r"for a new run, batch.global_batch=\d+",
+        ),
+        (
+            "resources.workers=[1,3]",
+            r"trial E64: batch.global_batch=\d+ is not a multiple of the 3 workers: take 2, or, ",
         ),
         (
             "windows=[100]",

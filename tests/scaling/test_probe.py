@@ -1,6 +1,6 @@
 """Rates that a probe finds: the fit to its trials, and a sweep that waits for it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from math import exp, log
 from pathlib import Path
@@ -81,10 +81,13 @@ class Workers:
         self.begun: list[str] = []
         self._train = train
 
-    def wait_for_room(self, *_: object) -> bool:
-        return True
+    def wait_for_room(self, sizes: Sequence[int], *_: object) -> int:
+        return sizes[0]
 
-    def train(self, trial: Trial, _: int) -> bool:
+    def free_workers(self) -> int:
+        return 0
+
+    def train(self, trial: Trial, *_: int) -> bool:
         self.begun.append(trial.id)
         return self._train(trial)
 

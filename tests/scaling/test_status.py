@@ -49,6 +49,27 @@ def test_every_state(tmp_path: Path) -> None:
     assert states(status_table(sweep, trials))[first][0] == "interrupted"
 
 
+def test_workers_that_change_are_said_with_the_reason(tmp_path: Path) -> None:
+    sweep = resolve_sweep_paths(load_sweep("quickstart", ["resources.workers=[1,2]"]), tmp_path)
+    sweep.directory.mkdir(parents=True)
+    trial, *_ = trials = plan(sweep)
+    journal = Journal(sweep.directory)
+
+    def words() -> str:
+        return " ".join(states(status_table(sweep, trials))[trial.id][3:])
+
+    with hold_sweep(sweep):
+        journal.record(trial.id, "started", attempt=1, workers=2)
+        assert words() == "on 2 of 1-2 workers"
+        journal.record(trial.id, "resized", attempt=1, reason="a node is gone")
+        assert states(status_table(sweep, trials))[trial.id][0] == "waiting"
+        assert words() == "for room, because a node is gone"
+        journal.record(trial.id, "started", attempt=2, reason="a node is gone", workers=1)
+        assert words() == "on 1 of 1-2 workers, started again because a node is gone"
+        journal.record(trial.id, "resized", attempt=2, reason="there is room")
+    assert states(status_table(sweep, trials))[trial.id][0] == "interrupted"
+
+
 def test_status_is_shown_until_the_sweep_ends(tmp_path: Path) -> None:
     sweep = resolve_sweep_paths(load_sweep("quickstart"), tmp_path)
     trials = plan(sweep)

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from itertools import pairwise
 from math import isfinite
+from typing import NamedTuple
 
 from dpot_scale.config.sweep import SweepConfig
 from dpot_scale.scaling.journal import Entry, Journal
@@ -14,7 +15,13 @@ from dpot_scale.scaling.report.results import Finished, best_trial
 from dpot_scale.tracking import names
 from dpot_scale.tracking.names import REL_L2, final_key
 
-Spell = tuple[datetime, datetime]  # from the start of an attempt to its end
+
+class Spell(NamedTuple):
+    """An attempt, from its start to its end."""
+
+    start: datetime
+    end: datetime
+    workers: int
 
 
 def sweep_numbers(
@@ -31,15 +38,16 @@ def sweep_numbers(
     newest = {entry.trial: entry.event for entry in entries}
     done = {entry.trial.id for entry in finished}
     failed = [t for t in trials if newest.get(t.id) == "failed" and t.id not in done]
-    spells = _spells(entries)
-    hours = sum((end - start for start, end in spells), timedelta()) / timedelta(hours=1)
+    # Attempts of older versions do not say on how many workers: their number never changed.
+    spells = _spells(entries, sweep.resources.most_workers)
+    hours = sum((spell.workers * (spell.end - spell.start) for spell in spells), timedelta())
     numbers = {
         **_best(finished),
         **_law(max(arms, key=lambda found: len(found.finished))),
         names.TRIALS_FINISHED: len(finished),
         names.TRIALS_FAILED: len(failed),
         names.TOTAL_FLOPS: sum(_own_flops(entry) for entry in finished),
-        names.DEVICE_HOURS: hours * sweep.resources.workers,
+        names.DEVICE_HOURS: hours / timedelta(hours=1),
         names.SECONDS: _together(spells).total_seconds(),
     }
     return {key: float(value) for key, value in numbers.items() if isfinite(value)}
@@ -87,13 +95,18 @@ def _own_flops(entry: Finished) -> float:
     return (1 - shared) * entry.result.train_flops
 
 
-def _spells(entries: Sequence[Entry]) -> list[Spell]:
-    """Return the attempts that have an end."""
+def _spells(entries: Sequence[Entry], workers: int) -> list[Spell]:
+    """Return the attempts that have an end.
+
+    Args:
+        entries: The journal.
+        workers: Of an attempt that says no other number.
+    """
     of_trial: Mapping[str, list[Entry]] = {entry.trial: [] for entry in entries}
     for entry in entries:
         of_trial[entry.trial].append(entry)
     return sorted(
-        (before.time, after.time)
+        Spell(before.time, after.time, before.workers or workers)
         for own in of_trial.values()
         for before, after in pairwise(own)
         if before.event == "started" and after.event != "started"
@@ -103,7 +116,7 @@ def _spells(entries: Sequence[Entry]) -> list[Spell]:
 def _together(spells: Sequence[Spell]) -> timedelta:
     """Return how long at least one attempt was running."""
     total, until = timedelta(), None
-    for start, end in spells:
+    for start, end, _ in spells:
         begun = start if until is None else max(start, until)
         total += max(end - begun, timedelta())
         until = end if until is None else max(end, until)

@@ -118,12 +118,13 @@ def report_blocks(
     arms: Sequence[Analysis],
 ) -> list[Block]:
     """Return the tables of the report, each below its heading."""
-    workers = sweep.resources.workers
+    resources = sweep.resources
     return [
         Heading(text="Trials"),
-        f"{len(finished)} of {len(trials)} trials finished, each on {workers} "
-        f"worker{'s' * (workers != 1)} with {sweep.run.engine.deepspeed.name}. Lower is better; "
-        "persistence repeats the last known frame.",
+        f"{len(finished)} of {len(trials)} trials finished, each on "
+        f"{resources.workers_in_words} worker{'s' * (resources.most_workers != 1)} with "
+        f"{sweep.run.engine.deepspeed.name}. Lower is better; persistence repeats the last known "
+        "frame.",
         *rule_lines(sweep, trials),
         trial_table(finished),
         *_left_out(sweep, trials, finished),
