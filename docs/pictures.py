@@ -1,6 +1,7 @@
-"""Renew the pictures of README.md: `python docs/pictures.py runs/quickstart-sweep`.
+"""Renew the pictures of README.md: `python docs/pictures.py runs/quickstart-sweep runs/law`.
 
-They are the law and the forecast that the finished sweep drew, made small for a page.
+They are what the finished sweeps drew, made small for a page: the law and a forecast of the first,
+and the summary of the second, of `benchmarks/law.yaml`.
 """
 
 import io
@@ -27,15 +28,20 @@ def shrunk(path: Path) -> bytes:
     return file.getvalue()
 
 
-def main(sweep: Path) -> None:
-    """Write the pictures of a sweep's directory into docs/images/."""
-    (forecast,) = sweep.glob(FORECAST)
+def main(quickstart: Path, law: Path) -> None:
+    """Write pictures from the directories of two sweeps into docs/images/."""
+    (forecast,) = quickstart.glob(FORECAST)
+    pictures = {
+        "law.png": law / "summary.png",
+        "scaling.png": quickstart / "scaling.png",
+        "rollout.png": forecast,
+    }
     IMAGES.mkdir(exist_ok=True)
-    for path, name in ((sweep / "scaling.png", "scaling.png"), (forecast, "rollout.png")):
+    for name, path in pictures.items():
         content = shrunk(path)
         assert len(content) <= LARGEST, f"{name}: {len(content)} bytes"
         (IMAGES / name).write_bytes(content)
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), Path(sys.argv[2]))

@@ -107,7 +107,7 @@ class Bill:
     data: float  # all its training trajectories
     training: float
     solve: float  # one trajectory, mean over the training split
-    forecast: float  # of one, as fast as training was
+    forecast: float  # of one, with as many FLOP/s as training had
     spared_share: float  # of a solve, by a forecast
 
     @property
@@ -143,7 +143,7 @@ def bill_of(entry: Finished) -> Bill | None:
         # Not the seconds of the last attempt: a trial may have been resumed, or branch off.
         training=result.windows * workers / result.windows_per_second,
         solve=data / trajectories,
-        forecast=forwards * workers / (passes * result.windows_per_second),
+        forecast=forwards * workers * entry.model_share / (passes * result.windows_per_second),
         spared_share=forecast_frames / frames,
     )
 

@@ -32,10 +32,11 @@ def price_tables(found: Analysis) -> list[Block]:
     return [
         Heading(text=f"The price of data{found.of_arm}"),
         "Times are of one worker, a worker that solves as one that trains. Data are all training "
-        "trajectories of a trial, solved once; a forecast runs as fast as the training did, from "
-        "frames that still have to be solved. Solves to pay: forecasts after which the surrogate "
-        "has cost less than the solver that made the data (arXiv 2605.15399). A coarser solver, "
-        "as accurate as the surrogate, would be cheaper, so it takes at least as many.",
+        "trajectories of a trial, solved once. A forecast is priced at the FLOP/s of the training, "
+        "and begins with frames that still have to be solved; a model that only forecasts may be "
+        "a few times as fast. Solves to pay: forecasts after which the surrogate has cost less "
+        "than the solver that made the data (arXiv 2605.15399). A coarser solver, as accurate as "
+        "the surrogate, would be cheaper.",
         Table(header=BILL, rows=[_bill_cells(entry, bills[entry.trial.id]) for entry in billed]),
         *_purchases(found, bills),
     ]
@@ -49,13 +50,13 @@ def price_sentences(found: Analysis) -> list[str]:
         return []
     if isinf(bill.solves_to_pay):
         return [
-            f"{shown.trial.label} never pays for itself: a forecast takes "
-            f"{_seconds(bill.forecast)} of a worker, and spares "
+            f"At the speed of its training {shown.trial.label} never pays for itself: a forecast "
+            f"takes {_seconds(bill.forecast)} of a worker, and spares "
             f"{_seconds(bill.solve * bill.spared_share)} of the solver that made the data."
         ]
     return [
-        f"{shown.trial.label} has paid for its data and training after at least "
-        f"{_count(bill.solves_to_pay)} solves."
+        f"{shown.trial.label} has paid for its data and training after "
+        f"{_count(bill.solves_to_pay)} solves, at the speed of its training."
     ]
 
 

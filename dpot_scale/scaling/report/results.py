@@ -46,9 +46,18 @@ class Finished:
     @property
     def train_flops(self) -> float:
         """FLOPs of the whole training; results before format 5 have none of Muon's."""
-        run, known = self.trial.run, self.result.format >= MUON_COUNTS
-        missing = 0.0 if known else update_flops(run.model, run.optim, run.start)
-        return self.result.train_flops + self.result.steps * missing
+        missing = 0.0 if self.result.format >= MUON_COUNTS else self._update_flops
+        return self.result.train_flops + missing
+
+    @property
+    def model_share(self) -> float:
+        """Share of these FLOPs that the model takes, forward and backward; Muon takes the rest."""
+        return 1 - self._update_flops / self.train_flops
+
+    @property
+    def _update_flops(self) -> float:
+        run = self.trial.run
+        return self.result.steps * update_flops(run.model, run.optim, run.start)
 
     @property
     def budget(self) -> float:

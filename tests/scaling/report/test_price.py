@@ -95,9 +95,12 @@ def test_solves_to_pay_are_what_was_spent_over_what_one_spares() -> None:
     assert slow.solves_to_pay == inf
 
 
-def finished(tmp_path: Path, splits: dict[str, TrainingSplit] | None) -> Finished:
+def finished(
+    tmp_path: Path, splits: dict[str, TrainingSplit] | None, kind: str = "muon"
+) -> Finished:
     """Return a trial of the quickstart: 10 frames of history, 2 workers, 8 windows a second."""
-    sweep = load_sweep("quickstart", [f"run.data.root={tmp_path}", f"run.output={tmp_path}"])
+    folders = [f"run.data.root={tmp_path}", f"run.output={tmp_path}"]
+    sweep = load_sweep("quickstart", [*folders, f"run.optim.kind={kind}"])
     trial = plan(sweep)[0]
     result = TrainingResult(
         name=trial.id,
@@ -128,7 +131,8 @@ def split(trajectories: int, frames: float, seconds: float | None) -> TrainingSp
 
 
 def test_the_bill_of_a_trial(tmp_path: Path) -> None:
-    entry = finished(tmp_path, {"a": split(30, 20, 2.0), "b": split(10, 40, 6.0)})
+    splits = {"a": split(30, 20, 2.0), "b": split(10, 40, 6.0)}
+    entry = finished(tmp_path, splits, "adam")
     bill = bill_of(entry)
     assert bill is not None
     assert bill.data == 30 * 2.0 + 10 * 6.0
@@ -137,6 +141,13 @@ def test_the_bill_of_a_trial(tmp_path: Path) -> None:
     # 25 frames on average, of which 10 are known; training computes three forwards per window.
     assert bill.forecast == pytest.approx(15 * 2 / (3 * 8.0))
     assert bill.spared_share == pytest.approx(15 / 25)
+    # A forecast needs none of the products of Muon, which share the time of a training.
+    muon = finished(tmp_path, splits)
+    share = 1 - 128 * muon.trial.update_flops / muon.trial.run.steps / 4096e9
+    assert 0.5 < share < 1
+    cheaper = bill_of(muon)
+    assert cheaper is not None
+    assert cheaper.forecast == pytest.approx(share * bill.forecast)
     price = price_of([entry])
     assert price is not None
     assert price.windows_per_trajectory == pytest.approx((300 + 300) / 40)
