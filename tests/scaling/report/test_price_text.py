@@ -49,7 +49,8 @@ def test_a_forecast_that_is_slower_than_the_solver_never_pays(
         finish(trial, trial.parameters**-0.16)
     report = write_report(sweep, trials)
     seconds = f"{forecast_seconds(trials[-1]):.2g} s"
-    assert f"{trials[-1].label} never pays for itself: a forecast takes {seconds}" in report.markdown
+    said = f"{trials[-1].label} never pays for itself: a forecast takes {seconds}"
+    assert said in report.markdown
     assert "What is best bought for a budget needs a law of size and data." in report.markdown
 
 
