@@ -22,6 +22,7 @@ log = logging.getLogger(__name__)
 NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL}
 TORCH_WRITER = ("inline_container", "iostream")  # in what torch.save raises
 FULL = {errno.ENOSPC, errno.EDQUOT}
+AGAIN = " and start again"  # what to do once there is room
 
 # An owner of a lock file shows so often that it lives, and is taken for dead after such a silence.
 BEAT_SECONDS = 5.0
@@ -102,7 +103,12 @@ def reason(path: Path, error: OSError | RuntimeError, *, needed: int | None = No
     said = f"{free:,} bytes are free in {folder}"
     if needed is not None:
         said += f" and {needed:,} are needed"
-    return f"{words}; {said}: make room there and start again"
+    return f"{words}; {said}: make room there{AGAIN}"
+
+
+def going_on(error: DiskError) -> str:
+    """Return why something could not be written, where that ends nothing."""
+    return str(error).removesuffix(AGAIN)
 
 
 def is_about_writing(error: OSError | RuntimeError) -> bool:

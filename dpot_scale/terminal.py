@@ -10,6 +10,7 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Literal, TextIO
 
 from dpot_scale.errors import speaks_for_all
+from dpot_scale.files import FULL
 
 if TYPE_CHECKING:
     from rich.live import Live
@@ -41,10 +42,14 @@ def begin_command() -> None:
 
 
 def print_line(line: str) -> None:
-    """Print a line at once, also into a pipe."""
+    """Print a line at once, also into a pipe; a disk that is full ends nothing."""
     _speech.spoken()
-    sys.stdout.write(line + "\n")
-    sys.stdout.flush()
+    try:
+        sys.stdout.write(line + "\n")
+        sys.stdout.flush()
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
 
 
 def print_error(sentence: str) -> None:

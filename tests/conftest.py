@@ -274,11 +274,16 @@ def three_ranks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ranks]:
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A disk of one megabyte."""
-    disk = tmp_path / "disk"
+    with disk_of(1, tmp_path / "disk") as disk:
+        yield disk
+
+
+@contextlib.contextmanager
+def disk_of(megabytes: int, disk: Path) -> Iterator[Path]:
+    """Mount a disk of some size; the test is skipped where that is not allowed."""
     disk.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(disk)], capture_output=True
-    )
+    options = ["-t", "tmpfs", "-o", f"size={megabytes}m"]
+    mounted = subprocess.run(["mount", *options, "tmpfs", str(disk)], capture_output=True)
     if mounted.returncode != 0:
         pytest.skip("may not mount a disk of its own")
     yield disk

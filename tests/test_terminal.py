@@ -16,6 +16,16 @@ def test_facts_are_aligned() -> None:
     assert align([("a", "1"), ("long", "2")]) == "a     1\nlong  2"
 
 
+def test_a_full_disk_takes_no_line_and_ends_nothing() -> None:
+    code = (
+        "import os; from dpot_scale.terminal import print_line\n"
+        "print_line('taken by nobody'); print_line('nor this'); os._exit(7)"
+    )
+    with open("/dev/full", "w") as full:  # noqa: PTH123 - no file
+        ended = subprocess.run([sys.executable, "-c", code], stdout=full, stderr=subprocess.PIPE)
+    assert (ended.returncode, ended.stderr) == (7, b"")
+
+
 def show_two(bars: Bars) -> None:
     bars.show("one", 3, 12, "loss 0.5")
     bars.show("two [a]", 1, 12, "[bold]as it is[/bold]")

@@ -22,11 +22,13 @@ from dpot_scale.checkpoints.checkpoint import (
     verify,
 )
 from dpot_scale.checkpoints.retention import removable
-from dpot_scale.config.places import MARKER, ROLLBACKS
+from dpot_scale.config.places import MARKER, QUARANTINE, ROLLBACKS
 from dpot_scale.config.record import read_record
 from dpot_scale.config.run import CheckpointConfig
 from dpot_scale.errors import CheckpointError, ConfigError
 from dpot_scale.files import flush_to_disk, write_whole
+
+RECORDS = (ROLLBACKS, QUARANTINE)
 
 log = logging.getLogger(__name__)
 
@@ -88,7 +90,8 @@ class Archive:
         """Copy what a folder of checkpoints has and the archive lacks; remove what is replaced."""
         here = committed(directory)
         there = self.markers()
-        self._put_record(directory.parent / ROLLBACKS)  # which newer checkpoints go by
+        for name in RECORDS:  # which newer checkpoints go by
+            self._put_record(directory.parent / name)
         for checkpoint in here:
             if there.get(checkpoint.state.step) != (checkpoint.folder / MARKER).read_bytes():
                 self.put(checkpoint)
@@ -117,7 +120,7 @@ class Archive:
             return None
 
     def fetch_record(self, directory: Path) -> None:
-        """Copy what the run skips into its folder, if the archive knows of it.
+        """Copy what the run skips and could not read into its folder, if the archive knows of it.
 
         Args:
             directory: The folder of the run.
@@ -125,12 +128,13 @@ class Archive:
         Raises:
             CheckpointError: the archive cannot be read.
         """
-        try:
-            content = self._record(str(self._root / ROLLBACKS))
-        except Exception as error:  # each kind of file system has its own
-            raise self._unreadable(error) from error
-        if content is not None:
-            write_whole(directory / ROLLBACKS, content)
+        for name in RECORDS:
+            try:
+                content = self._record(str(self._root / name))
+            except Exception as error:  # each kind of file system has its own
+                raise self._unreadable(error) from error
+            if content is not None:
+                write_whole(directory / name, content)
 
     def fetch(self, directory: Path) -> Checkpoint | None:
         """Copy the newest intact checkpoint into a folder of checkpoints; None if there is none.

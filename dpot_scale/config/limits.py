@@ -5,7 +5,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from dpot_scale.config.base import NO_BOOL, NonNegativeInt, PositiveFloat, Section
+from dpot_scale.config.base import NO_BOOL, Fraction, NonNegativeInt, PositiveFloat, Section
 
 
 class LimitsConfig(Section):
@@ -18,6 +18,9 @@ class LimitsConfig(Section):
     """A step whose loss or gradient norm is more than so many times the largest of the 200 steps
     before it is a spike. The run goes back to its last checkpoint and skips the windows from that
     step on. null: no step is one."""
+    unreadable: Fraction = 0.01
+    """The share of the windows of a run that may be unreadable. Another window takes the place of
+    each; with more of them the run saves and ends."""
     rollbacks: NonNegativeInt = 2
     """How often a run goes back, after a spike or 20 skipped steps in a row; the next time it
     fails."""

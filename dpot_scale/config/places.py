@@ -22,6 +22,7 @@ CHECKPOINTS = "checkpoints"
 WEIGHTS = "model.safetensors"  # the consolidated fp32 export of a finished run
 RESULT_FILE = "result.json"
 ROLLBACKS = "rollbacks.json"  # what it skips
+QUARANTINE = "quarantine.json"  # what it could not read
 FIGURES = "figures"
 HUB_CONFIG = "config.json"  # beside weights in the layout of Hugging Face
 

@@ -1,12 +1,13 @@
 """Opens the datasets of a config, and checks before any training that they suit the model."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from dpot_scale.config.data import DataConfig
 from dpot_scale.config.model import ModelConfig
 from dpot_scale.data.generation.suite import generate_suite, missing_datasets
 from dpot_scale.data.info import DatasetInfo
-from dpot_scale.data.store.dataset import DatasetStore, open_store
+from dpot_scale.data.store.completeness import check_complete
+from dpot_scale.data.store.dataset import SPLITS, DatasetStore, Split, open_store
 from dpot_scale.errors import ConfigError, DataError
 
 
@@ -27,7 +28,7 @@ def open_datasets(
 
     Raises:
         ConfigError: a dataset has more channels than the model, or other space axes.
-        DataError: a dataset is missing or damaged.
+        DataError: a dataset is missing, or its index is damaged.
     """
     if config.suite is not None:
         if generate:
@@ -38,8 +39,17 @@ def open_datasets(
     stores = {name: open_store(config.root, name) for name in config.weights}
     for store in stores.values():
         _check_fits(store.info, model)
-        store.check_largest()
     return stores
+
+
+def require_complete(stores: Mapping[str, DatasetStore], splits: Sequence[Split] = SPLITS) -> None:
+    """Make sure that the files of datasets are there, as far as that is cheap to see.
+
+    Raises:
+        DataError: one is missing or too short.
+    """
+    for store in stores.values():
+        check_complete(store, splits)
 
 
 def require_training(stores: Mapping[str, DatasetStore]) -> None:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from dpot_scale.data.info import DatasetInfo
 from dpot_scale.evaluation.example import middle_plane
+from dpot_scale.files import replacing
 
 if TYPE_CHECKING:
     from dpot_scale.evaluation.evaluator import DatasetEvaluation
@@ -32,12 +33,17 @@ LINE_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9",
 
 
 def save_figures(folder: Path, evaluations: Mapping[str, "DatasetEvaluation"]) -> list[Path]:
-    """Write one rollout picture per dataset and the growth of the error with lead time."""
+    """Write one rollout picture per dataset and the growth of the error with lead time.
+
+    Raises:
+        DiskError: they cannot be written.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     figures = {f"rollout_{name}": rollout_figure(name, one) for name, one in evaluations.items()}
     figures["error_growth"] = error_growth_figure(evaluations)
     for name, figure in figures.items():
-        figure.savefig(folder / f"{name}.png", dpi=110)
+        with replacing(folder / f"{name}.png") as partial:
+            figure.savefig(partial, dpi=110, format="png")
     return [folder / f"{name}.png" for name in figures]
 
 

@@ -99,9 +99,10 @@ class Monitor:
         if not stores:
             return {}
         self._model.eval()
-        found = evaluate(self._model, stores, config, *self._rest, split)
-        self._model.train()
-        return found
+        try:
+            return evaluate(self._model, stores, config, *self._rest, split)
+        finally:
+            self._model.train()
 
 
 def eval_metrics(

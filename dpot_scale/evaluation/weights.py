@@ -12,7 +12,7 @@ from dpot_scale.checkpoints.weights_file import Weights
 from dpot_scale.config.data import DataConfig
 from dpot_scale.config.load import load_run
 from dpot_scale.config.model import Points
-from dpot_scale.data.datasets import open_datasets
+from dpot_scale.data.datasets import open_datasets, require_complete
 from dpot_scale.data.grids import seen_on
 from dpot_scale.data.store.dataset import DatasetStore
 from dpot_scale.engine.runtime import World, announced_world_size, start_world
@@ -88,6 +88,7 @@ def _evaluate_source(
     if published:
         data = published_data(data)
     stores = open_datasets(data, weights.model, progress=progress, generate=request.generate)
+    require_complete(stores, [request.split])
     network = network_of(weights).to(world.device)
     if published:
         require_published(stores, weights.model.history)

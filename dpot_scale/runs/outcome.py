@@ -1,6 +1,8 @@
 """What a run leaves in its folder: its configs while it trains; weights, figures and its result."""
 
 import json
+import logging
+from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -15,11 +17,11 @@ from dpot_scale.data.channels import TrainingData
 from dpot_scale.engine.collectives import on_every_rank, on_main
 from dpot_scale.engine.engine import Engine
 from dpot_scale.engine.runtime import World
-from dpot_scale.errors import CheckpointError
+from dpot_scale.errors import CheckpointError, DiskError
 from dpot_scale.evaluation.figures import save_figures
 from dpot_scale.evaluation.frames import save_frames
 from dpot_scale.evaluation.monitor import Monitor
-from dpot_scale.files import write_whole
+from dpot_scale.files import cannot_write, going_on, write_whole
 from dpot_scale.models.adapter import is_of_pair, merged
 from dpot_scale.models.families import adapter_parameters, family_of, trained_parameters
 from dpot_scale.runs.contents import record
@@ -31,6 +33,8 @@ from dpot_scale.tracking import names
 from dpot_scale.tracking.spool import SPOOL, read_metrics
 from dpot_scale.training.meter import peak_memory_gib
 from dpot_scale.training.schedule import Schedule
+
+log = logging.getLogger(__name__)
 
 # Settings by which DeepSpeed's own files differ beside the number of workers. They matter only
 # where a part of the state is nowhere else. Stages 1 and 2 write the same files.
@@ -166,8 +170,19 @@ def keep(
     monitor: Monitor,
     data: TrainingData,
     seconds: float,
+    unread: int,
 ) -> TrainingResult:
-    """Write weights, figures and, last, the result that marks the run as finished. Collective."""
+    """Write weights, figures and, last, the result that marks the run as finished. Collective.
+
+    Args:
+        run: The run.
+        world: The ranks.
+        engine: Holds the weights.
+        monitor: Knows the scores.
+        data: What the run knows of its datasets.
+        seconds: How long this attempt took.
+        unread: How many windows could not be read.
+    """
     config = run.config
     _export(config, world, engine, data)
     peak = peak_memory_gib(world)
@@ -181,6 +196,7 @@ def keep(
         parameters=run.parameters.total,
         block_parameters=run.parameters.blocks,
         windows=config.windows,
+        quarantined=unread,
         steps=config.steps,
         seconds=seconds,
         train_flops=run.train_flops,
@@ -191,15 +207,20 @@ def keep(
         valid={name: found.score for name, found in monitor.valid.items()},
         lead_times={name: tuple(found.rel_l2_L.tolist()) for name, found in monitor.latest.items()},
     )
-    figures = config.directory / FIGURES
-
-    def show() -> None:
-        save_figures(figures, monitor.latest)
-        save_frames(figures, monitor.latest)
-
-    on_main(show, world, figures)
+    if world.is_main:
+        _draw(config.directory / FIGURES, monitor)
     on_main(lambda: save_result(config.directory, result), world, config.directory)
     return result
+
+
+def _draw(folder: Path, monitor: Monitor) -> None:
+    """Draw the newest forecasts; a disk that is full costs no result."""
+    try:
+        save_figures(folder, monitor.latest)
+        save_frames(folder, monitor.latest)
+    except (DiskError, OSError) as error:
+        problem = error if isinstance(error, DiskError) else cannot_write(folder, error)
+        log.warning("%s; the run ends without all of its figures", going_on(problem))
 
 
 def _export(config: RunConfig, world: World, engine: Engine, data: TrainingData) -> None:

@@ -17,7 +17,7 @@ from dpot_scale.files import write_whole
 class TrainingResult(Record):
     """One finished run."""
 
-    format: PositiveInt = 5
+    format: PositiveInt = 6
     name: str
     identity: str
     datasets: dict[str, str]  # what it was trained on: digests, by name
@@ -25,6 +25,7 @@ class TrainingResult(Record):
     parameters: int
     block_parameters: int
     windows: int
+    quarantined: int = 0  # of the windows: could not be read; since format 6
     steps: int
     seconds: float  # of training steps and evaluations in the attempt that finished
     train_flops: float  # since format 5 with those of Muon

@@ -35,7 +35,7 @@ from dpot_scale.runs.resolved import ResolvedRun, Run, require_precision, resolv
 from dpot_scale.runs.result import TrainingResult
 from dpot_scale.runs.rollbacks import Rollbacks, all_described, describe
 from dpot_scale.runs.session import Session
-from dpot_scale.runs.start import require_source
+from dpot_scale.runs.start import look_for_files, require_source
 from dpot_scale.runs.tracked import last_words, mlflow_run_of, run_artifacts
 from dpot_scale.terminal import print_line, under_way
 from dpot_scale.tracking import names
@@ -44,6 +44,7 @@ from dpot_scale.tracking.spool import SPOOL
 from dpot_scale.tracking.tracker import Tracker
 from dpot_scale.training.console import Console
 from dpot_scale.training.loop import Trainer, Trouble
+from dpot_scale.training.quarantine import Quarantine
 from dpot_scale.training.watch import Stop, Verdict, never
 
 
@@ -139,7 +140,8 @@ def _train(
     checkpoints = _open_checkpoints(run, world, data)
     rollbacks = Rollbacks(config, world)
     with under_way("making the model and its engine"):
-        session = Session(run, world, stores, data, checkpoints, rollbacks.skipped)
+        quarantine = Quarantine(config, world)
+        session = Session(run, world, stores, data, checkpoints, quarantine, rollbacks.skipped)
     console = Console(is_main=world.is_main, total_steps=config.steps)
     # Not before the checkpoints have accepted the config: a refused one leaves no trace.
     on_main(lambda: write_configs(run), world, config.directory)
@@ -149,7 +151,7 @@ def _train(
         pulse.last_words = partial(last_words, config, tracker, life, opens_mlflow_run)
         about = header(run, _grid_rules(config, stores), session.begun.table)
         console.start(about, first_step=session.begun.state.step)
-        _record(numbers.size(run, stores), TrainState(), config, world, tracker)
+        tracker.log(numbers.size(run, stores), step=0)
         try:
             make = partial(
                 Trainer,
@@ -168,17 +170,18 @@ def _train(
             # attempt before ended between the last checkpoint and the result.
             console.at(state.step, "evaluates")
             if scores := session.monitor.report():
-                _record(scores, state, config, world, tracker)
-            seconds = time.perf_counter() - started
-            final = numbers.end(session.monitor, seconds)
-            _record(final, TrainState(), config, world, tracker)
+                tracker.log(scores, step=state.step)
+            seconds, unread = time.perf_counter() - started, len(session.quarantine)
+            tracker.log(numbers.end(session.monitor, seconds), step=0)
+            on_main(tracker.settle, world, config.directory / SPOOL)  # the result follows from it
         finally:
             session.close()
             checkpoints.close()
             tracker.close()
             console.close()
         with under_way("writing weights and figures"):
-            return keep(run, world, session.engine, session.monitor, data, seconds)
+            unread = len(quarantine)
+            return keep(run, world, session.engine, session.monitor, data, seconds, unread)
 
 
 def _open_checkpoints(run: ResolvedRun, world: World, data: TrainingData) -> CheckpointStore:
@@ -218,6 +221,7 @@ def _fit(
         trainer = make(
             engine=session.engine,
             stream=session.stream,
+            quarantine=session.quarantine,
             evaluate=session.monitor,
             save=partial(_save, checkpoints, session.engine),
             past=session.past,
@@ -272,22 +276,13 @@ def _open_tracker(config: RunConfig, world: World) -> Tracker:
     return on_every_rank(open_spool, world, config.directory / SPOOL)
 
 
-def _record(
-    metrics: Mapping[str, float],
-    state: TrainState,
-    config: RunConfig,
-    world: World,
-    tracker: Tracker,
-) -> None:
-    on_every_rank(lambda: tracker.log(metrics, step=state.step), world, config.directory / SPOOL)
-
-
 def _open_stores(config: RunConfig) -> tuple[dict[str, DatasetStore], UserError | None]:
     """Return the datasets, or why this rank, if not all, cannot have them or its first weights."""
     try:
         require_source(config)
         stores = open_datasets(config.data, config.model, progress=print_line)
         require_training(stores)
+        look_for_files(config, stores)
         require_conditions(stores, config.model)
     except UserError as error:
         if announced_world_size() == 1:

@@ -22,6 +22,7 @@ from dpot_scale.runs.resolved import ResolvedRun
 from dpot_scale.runs.start import Begun, first_state
 from dpot_scale.tracking.spool import SPOOL
 from dpot_scale.training.meter import Measured
+from dpot_scale.training.quarantine import Quarantine
 from dpot_scale.training.spikes import recorded_steps
 
 
@@ -34,6 +35,7 @@ class Session:
         stores: Its datasets.
         data: What it knows of them.
         checkpoints: Its checkpoints.
+        quarantine: The windows that it could not read.
         skipped: The positions of the stream that it skips.
 
     Raises:
@@ -53,6 +55,7 @@ class Session:
         stores: Mapping[str, DatasetStore],
         data: TrainingData,
         checkpoints: CheckpointStore,
+        quarantine: Quarantine,
         skipped: tuple[Span, ...],
     ) -> None:
         self._run = run
@@ -60,6 +63,7 @@ class Session:
         self._stores = stores
         self._data = data
         self._checkpoints = checkpoints
+        self.quarantine = quarantine
         self._begin(skipped)
 
     @property
@@ -107,7 +111,8 @@ class Session:
             seed=config.seed,
         )
         share = Share(config.batch, self._world.rank, self._world.world_size, skipped)
-        return BatchStream(stores, mixture, share, assembler, config.window_frames)
+        known = self.quarantine.stand_ins
+        return BatchStream(stores, mixture, share, assembler, config.window_frames, known)
 
 
 def _evaluation(run: ResolvedRun) -> EvaluationConfig:

@@ -1,5 +1,7 @@
 """Where a run starts: at its own newest checkpoint, at other weights, or at its seed."""
 
+import logging
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -12,9 +14,11 @@ from dpot_scale.checkpoints.weights_file import Weights, shapes_of
 from dpot_scale.config.places import CHECKPOINTS
 from dpot_scale.config.run import RunConfig
 from dpot_scale.data.channels import TrainingData
+from dpot_scale.data.datasets import require_complete
+from dpot_scale.data.store.dataset import DatasetStore
 from dpot_scale.engine.collectives import from_main, on_every_rank
 from dpot_scale.engine.engine import Engine
-from dpot_scale.errors import CheckpointError, ConfigError
+from dpot_scale.errors import CheckpointError, ConfigError, DataError, speaks_for_all
 from dpot_scale.models.adapter import is_of_pair
 from dpot_scale.models.families import family_of
 from dpot_scale.models.transfer import (
@@ -25,6 +29,8 @@ from dpot_scale.models.transfer import (
     require_whole,
 )
 from dpot_scale.runs.contents import weights_digest
+
+log = logging.getLogger(__name__)
 
 
 class Begun(NamedTuple):
@@ -131,10 +137,31 @@ def require_source(config: RunConfig) -> None:
         CheckpointError: there is nothing.
     """
     source = config.start.source
-    if source is not None and not source.exists():
-        folders = checkpoint_folders(config.directory / CHECKPOINTS).values()
-        if not any(has_marker(folder) for folder in folders):
-            raise CheckpointError(f"start.source: {no_weights(source)}")
+    if source is not None and not source.exists() and not has_begun(config):
+        raise CheckpointError(f"start.source: {no_weights(source)}")
+
+
+def look_for_files(config: RunConfig, stores: Mapping[str, DatasetStore]) -> None:
+    """Make sure, before a run begins, that its datasets are complete.
+
+    One that has a checkpoint goes on: its stream replaces windows that cannot be read.
+
+    Raises:
+        DataError: a file is missing or too short.
+    """
+    try:
+        require_complete(stores)
+    except DataError as error:
+        if not has_begun(config):
+            raise
+        if speaks_for_all():
+            log.warning("%s; the run goes on, as limits.unreadable allows", error)
+
+
+def has_begun(config: RunConfig) -> bool:
+    """Return whether a run has a checkpoint."""
+    folders = checkpoint_folders(config.directory / CHECKPOINTS).values()
+    return any(has_marker(folder) for folder in folders)
 
 
 def _require_step(state: TrainState, config: RunConfig) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from dpot_scale.checkpoints.archive import Archive
 from dpot_scale.checkpoints.checkpoint import Checkpoint, committed
 from dpot_scale.config.load import load_run
-from dpot_scale.config.places import CHECKPOINTS, LOCK, RUN_CONFIG
+from dpot_scale.config.places import CHECKPOINTS, LOCK, QUARANTINE, RUN_CONFIG
 from dpot_scale.config.run import CheckpointConfig, RunConfig
 from dpot_scale.errors import UserError
 from dpot_scale.files import is_held
@@ -15,6 +15,7 @@ from dpot_scale.runs.result import read_result
 from dpot_scale.terminal import table
 from dpot_scale.tracking import names
 from dpot_scale.tracking.spool import SPOOL, newest_record, read_metrics
+from dpot_scale.training.quarantine import read_quarantine
 
 GIB = 2**30
 
@@ -33,6 +34,8 @@ def run_status(directory: Path) -> str:
     step = int(record["step"]) if record else 0
     of_all = "" if config is None else f" of {config.steps}"
     lines = [f"run {directory.name} in {directory}: {_state(directory)}, step {step}{of_all}"]
+    if unread := len(read_quarantine(directory)):
+        lines.append(f"{unread:,} windows could not be read, {directory / QUARANTINE} says which")
     found = committed(directory / CHECKPOINTS)
     if not found:
         return "\n".join([*lines, "it has no checkpoint"])

@@ -14,7 +14,7 @@ from dpot_scale.checkpoints.checkpoint import (
     verify,
 )
 from dpot_scale.config.identity import identity
-from dpot_scale.config.places import CHECKPOINTS, ROLLBACKS
+from dpot_scale.config.places import CHECKPOINTS, QUARANTINE, ROLLBACKS
 from dpot_scale.config.sweep import ResourcesConfig
 from dpot_scale.files import cannot_write, write_whole
 from dpot_scale.scaling.endings import Ended
@@ -63,7 +63,7 @@ def begin_at_trunk(trial: Trial, resources: ResourcesConfig, say: Callable[[str]
         return
     try:
         _take_curve(trial, found.state.step)
-        _take_rollbacks(trial)
+        _take_records(trial)
         take_over(found, directory, identity(trial.run, trial.contents))
     except OSError as error:
         raise cannot_write(directory, error) from error
@@ -92,11 +92,12 @@ def _take_curve(trial: Trial, step: int) -> None:
     write_whole(target, "".join(f"{json.dumps(record)}\n" for record in records))
 
 
-def _take_rollbacks(trial: Trial) -> None:
-    """Let a branch skip the windows that its trunk skips: they would be at other steps."""
-    source = _trunk(trial) / ROLLBACKS
-    if source.exists():
-        write_whole(trial.run.directory / ROLLBACKS, source.read_bytes())
+def _take_records(trial: Trial) -> None:
+    """Let a branch skip and replace the windows that its trunk does: it has learned from others."""
+    for name in (ROLLBACKS, QUARANTINE):
+        source = _trunk(trial) / name
+        if source.exists():
+            write_whole(trial.run.directory / name, source.read_bytes())
 
 
 def _trunk(trial: Trial) -> Path:

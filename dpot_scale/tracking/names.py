@@ -28,6 +28,7 @@ SECONDS = "time/seconds"  # of training and evaluation, in the attempt that fini
 SLOWEST_RANK = "time/slowest_rank"  # the one that waits least for the others
 RANK_SPREAD = "time/rank_spread"  # 1 - own time of the fastest rank / own time of the slowest one
 WINDOWS = "data/windows"  # that the weights were trained on so far, repeats among them
+QUARANTINED = "data/quarantined"  # windows so far that could not be read, if there were some
 TRAJECTORIES = "data/trajectories"  # to train on, of all datasets together
 TRAIN_FLOPS = "compute/train_flops"  # model FLOPs so far
 PARAMETERS = "model/params"

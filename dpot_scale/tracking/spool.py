@@ -1,20 +1,26 @@
 """The metrics of a run: a local JSONL file with one line per record, which is the truth."""
 
 import contextlib
+import errno
 import json
+import logging
 import os
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Mapping
+from io import FileIO
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from dpot_scale.config.record import FORMAT_KEY, require_format
-from dpot_scale.errors import RecordError
+from dpot_scale.errors import DiskError, RecordError
+from dpot_scale.files import cannot_write, going_on
 
 SPOOL = "metrics.jsonl"
 FORMAT = 1  # of the records, the first: so they do not say it
 STEP, TIME = "step", "time"  # of a record; all its other keys are metrics
 TAIL_BYTES = 16384  # of a spool, to find its newest record: some dozens of them
+
+log = logging.getLogger(__name__)
 
 
 def read_metrics(path: Path) -> dict[str, dict[int, float]]:
@@ -58,11 +64,72 @@ def values_of(record: Mapping[str, Any]) -> dict[str, float]:
     }
 
 
-def open_spool(path: Path) -> IO[str]:
-    """Open a spool to append to, without the half record that a crash may have left."""
-    if path.exists():
-        os.truncate(path, complete_records(path, 0)[1])
-    return path.open("a", encoding="utf-8")
+def open_spool(path: Path) -> "Spool":
+    """Open a spool to append to, without the half record that a crash may have left.
+
+    Raises:
+        OSError: it cannot be opened.
+        RecordError: another version wrote it.
+    """
+    end = complete_records(path, 0)[1] if path.exists() else 0
+    file = path.open("ab", buffering=0)
+    file.truncate(end)
+    return Spool(path, file, end)
+
+
+class Spool:
+    """A spool to append to.
+
+    What a full disk does not take is kept in memory and written before the next record, so that
+    the spool lacks nothing once there is room again.
+
+    Args:
+        path: Of the file.
+        file: The file, opened to append to, without a buffer.
+        end: How long it is.
+    """
+
+    def __init__(self, path: Path, file: FileIO, end: int) -> None:
+        self._path = path
+        self._file = file
+        self._end = end
+        self._waiting: deque[bytes] = deque()
+
+    def append(self, record: Mapping[str, float]) -> None:
+        """Write a record, and those that wait; say so where the disk takes them no more."""
+        was_full = bool(self._waiting)
+        self._waiting.append(f"{json.dumps(record)}\n".encode())
+        try:
+            self.flush()
+        except DiskError as error:
+            if not was_full:
+                log.warning("%s; metrics are kept in memory until then", going_on(error))
+
+    def flush(self) -> None:
+        """Write the records that wait.
+
+        Raises:
+            DiskError: they cannot be written.
+        """
+        while self._waiting:
+            line = self._waiting[0]
+            try:
+                if self._file.write(line) < len(line):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # noqa: TRY301
+            except OSError as error:
+                with contextlib.suppress(OSError):
+                    self._file.truncate(self._end)
+                raise cannot_write(self._path, error) from error
+            self._end += len(line)
+            self._waiting.popleft()
+
+    def close(self) -> None:
+        """Close the file; say how many records it lacks, if there are some."""
+        with contextlib.suppress(DiskError):
+            self.flush()
+        if self._waiting:
+            log.warning("%s lacks its newest %d records", self._path, len(self._waiting))
+        self._file.close()
 
 
 def complete_records(path: Path, offset: int) -> tuple[list[dict[str, Any]], int]:

@@ -1,7 +1,5 @@
 """Records the metrics of one run: in its spool at once, and in MLflow in the background."""
 
-import contextlib
-import json
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -27,16 +25,22 @@ class Tracker:
             self._mirror = Mirror(directory, config.mlflow_uri)
 
     def log(self, metrics: Mapping[str, float], *, step: int) -> None:
-        """Record metrics of a step."""
+        """Record metrics of a step; a full disk is said, and ends nothing."""
         if self._spool is not None:
-            record = {STEP: step, TIME: time.time(), **metrics}
-            self._spool.write(json.dumps(record) + "\n")
+            self._spool.append({STEP: step, TIME: time.time(), **metrics})
+
+    def settle(self) -> None:
+        """Make sure that all that was recorded is in the spool.
+
+        Raises:
+            DiskError: the disk is full.
+        """
+        if self._spool is not None:
             self._spool.flush()
 
     def close(self) -> None:
         """Close the spool and give the mirror some time to catch up."""
         if self._spool is not None:
-            with contextlib.suppress(OSError):  # said when it was written: the disk is full
-                self._spool.close()
+            self._spool.close()
         if self._mirror is not None:
             self._mirror.close()

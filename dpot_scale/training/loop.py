@@ -1,5 +1,6 @@
 """The training loop."""
 
+import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
@@ -13,17 +14,18 @@ from dpot_scale.checkpoints.checkpoint import TrainState
 from dpot_scale.config.run import RunConfig
 from dpot_scale.data.stream.assembly import Batch
 from dpot_scale.data.stream.reader import BatchStream
-from dpot_scale.engine.collectives import on_every_rank, raise_on_all
+from dpot_scale.engine.collectives import raise_on_all
 from dpot_scale.engine.engine import Engine, Rates, Update
 from dpot_scale.engine.runtime import World
 from dpot_scale.errors import DataError, SharedDataError
 from dpot_scale.tracking import names
-from dpot_scale.tracking.spool import SPOOL
 from dpot_scale.tracking.tracker import Tracker
 from dpot_scale.training.console import Console
 from dpot_scale.training.meter import Measured, Meter
 from dpot_scale.training.noise import Noise
 from dpot_scale.training.objective import training_loss, zero_targets
+from dpot_scale.training.quarantine import Quarantine
+from dpot_scale.training.saving import Saving
 from dpot_scale.training.schedule import Schedule
 from dpot_scale.training.slowest import Waits
 from dpot_scale.training.spikes import Spike, Spikes
@@ -33,6 +35,8 @@ from dpot_scale.training.watch import Findings, Stop, Verdict, Watch, never
 # needs up to 17 by design: it starts with a loss scale of 2^16 and halves it after each overflow
 # but the first.
 MAX_SKIPPED_IN_A_ROW = 20
+
+log = logging.getLogger(__name__)
 
 
 class Trouble(NamedTuple):
@@ -65,6 +69,7 @@ class Trainer:
     stream: BatchStream
     tracker: Tracker
     console: Console
+    quarantine: Quarantine
     evaluate: Callable[[], Mapping[str, float]]
     save: Callable[[TrainState], Mapping[str, float]]  # commits a checkpoint
     train_flops_per_window: float
@@ -79,6 +84,7 @@ class Trainer:
     _schedule: Schedule = field(init=False)
     _noise: Noise = field(init=False)
     _spikes: Spikes = field(init=False)
+    _saving: Saving = field(init=False)
     _logged_step: int = field(default=0, init=False)
     _unreadable: _Unreadable | None = field(default=None, init=False)
     _saved_step: int = field(default=-1, init=False)
@@ -87,6 +93,7 @@ class Trainer:
     def __post_init__(self) -> None:
         self._schedule = Schedule.of(self.config)
         self._noise = Noise(self.config.seed, self.world.device)
+        self._saving = Saving(self.world)
 
     def fit(self, state: TrainState) -> tuple[Verdict, TrainState]:
         """Train from `state` to the last step, or until a rank has a reason to stop.
@@ -120,7 +127,7 @@ class Trainer:
                     self._refuse_data(state, TrainState(step=found.unreadable_since))
                 verdict = self._do_what_is_due(state, found)
             if verdict is Verdict.STOPPED:  # a second SIGTERM must not end what the first began
-                self._save(state)
+                self._save(state, must=True)
         return verdict, state
 
     def _watch(self) -> Watch:
@@ -136,6 +143,9 @@ class Trainer:
         logging = self._due(self.config.tracking.log_every, state.step)
         if (saving or logging or found.stop) and self._log(state):
             return Verdict.DIVERGED
+        if self.quarantine.excess is not None:
+            self._save_unsaved(state)
+            raise SharedDataError(_stopped_by(self.quarantine.excess, state))
         if found.stop and self.meter.loss_is_finite:  # else after a step that may be saved
             return Verdict.STOPPED
         with self.meter.paused(), self.waits.paused():
@@ -160,24 +170,34 @@ class Trainer:
         evaluating = self._due(self.config.evaluation.every, state.step)
         is_last = state.step == self.config.steps
         if saving and is_last:
-            self._save(state)
+            self._save(state, must=True)
         if evaluating:
-            self.console.at(state.step, "evaluates")
-            try:
-                scores = self.evaluate()
-            except SharedDataError:
-                self._save_unsaved(state)
-                raise
-            self._report(scores, state)
+            self._evaluate(state, must=is_last)
         if saving and not is_last:
             self._save(state)
 
-    def _save(self, state: TrainState) -> None:
+    def _evaluate(self, state: TrainState, *, must: bool) -> None:
+        """Record scores; before the end, held-out data that cannot be read end no training."""
+        self.console.at(state.step, "evaluates")
+        try:
+            scores = self.evaluate()
+        except SharedDataError as error:
+            if must:
+                raise
+            if self.world.is_main:
+                log.warning("step %d has no scores: %s", state.step, error)
+        else:
+            self._report(scores, state)
+
+    def _save(self, state: TrainState, *, must: bool = False) -> None:
         self.console.at(state.step, "saves")
         started = time.monotonic()
-        metrics = self.save(state)
-        self._saved, self._saved_step = time.monotonic(), state.step
-        self._report({names.SAVE_SECONDS: self._saved - started, **metrics}, state)
+        newest = self._saved_step
+        metrics = self._saving.attempt(lambda: self.save(state), must=must, newest=newest)
+        self._saved = time.monotonic()
+        if metrics is not None:
+            self._saved_step = state.step
+            self._report({names.SAVE_SECONDS: self._saved - started, **metrics}, state)
 
     def _save_due(self) -> bool:
         """Return whether the main rank's clock asks for a checkpoint."""
@@ -192,6 +212,7 @@ class Trainer:
         def next_batch() -> Batch:
             batch = self._next_batch(batches, state)
             self.meter.leave_out(zero_targets(batch, config.objective, config.model.history))
+            self.meter.could_not_read(batch.quarantined)
             return batch
 
         return train_step(self.engine, next_batch, config, self.world, rates, self._noise)
@@ -218,10 +239,7 @@ class Trainer:
         self._save_unsaved(since)
         problem = None
         if self._unreadable is not None:
-            problem = DataError(
-                f"{self._unreadable.error}; the run stopped after step {since.step}: mend the data "
-                "and start it again to continue"
-            )
+            problem = DataError(_stopped_by(self._unreadable.error, since))
         raise_on_all(problem, self.world)
 
     def _save_unsaved(self, state: TrainState) -> None:
@@ -232,7 +250,11 @@ class Trainer:
 
     def _log(self, state: TrainState) -> bool:
         """Record the steps since the last log; return whether the run diverged. Collective."""
-        self._report(self.meter.reduce(self.train_flops_per_window), state)
+        metrics = self.meter.reduce(self.train_flops_per_window)
+        if self.meter.any_quarantined:
+            self.quarantine.add(self.meter.quarantined)
+            metrics[names.QUARANTINED] = len(self.quarantine)
+        self._report(metrics, state)
         first_step, self._logged_step = self._logged_step, state.step
         # What the meter found is of all ranks, so all come to the same answer.
         spike = self._spikes.find(first_step, self.meter.measured)
@@ -265,18 +287,21 @@ class Trainer:
         return step == self.config.steps or (every > 0 and step % every == 0)
 
     def _report(self, metrics: Mapping[str, float], state: TrainState) -> None:
-        """Record and show metrics. Collective: the disk may be full."""
+        """Record and show metrics."""
         windows = state.step * self.config.batch.global_batch
         so_far = {
             names.WINDOWS: windows,
             names.TRAIN_FLOPS: windows * self.train_flops_per_window,
         }
-        on_every_rank(
-            lambda: self.tracker.log({**metrics, **so_far}, step=state.step),
-            self.world,
-            self.config.directory / SPOOL,
-        )
+        self.tracker.log({**metrics, **so_far}, step=state.step)
         self.console.progress(metrics, step=state.step)
+
+
+def _stopped_by(problem: object, state: TrainState) -> str:
+    return (
+        f"{problem}; the run stopped after step {state.step}: mend the data and start it again to "
+        "continue"
+    )
 
 
 def train_step(

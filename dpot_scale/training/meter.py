@@ -3,7 +3,7 @@
 import re
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -12,6 +12,7 @@ import psutil
 import torch
 from torch import Tensor
 
+from dpot_scale.data.stream.quarantine import Quarantined
 from dpot_scale.engine.collectives import mean_over_ranks, sum_over_ranks
 from dpot_scale.engine.engine import Update
 from dpot_scale.engine.runtime import World
@@ -41,6 +42,7 @@ class _Totals(NamedTuple):
     in_a_row: Tensor  # how many of the newest steps were skipped, across intervals
     newest_loss: Tensor
     zero_targets: Tensor  # fields of targets that the loss left out
+    quarantined: tuple[Quarantined, ...] = ()  # windows that this rank could not read
     steps: int = 0
     windows: int = 0
     lr: float = 0.0  # of the newest step
@@ -56,6 +58,8 @@ class Meter:
             intervals, as of the last `reduce`.
         loss_is_finite: Whether the newest loss was, on every rank, as of the last `reduce`.
         measured: The steps of the interval that the last `reduce` ended.
+        quarantined: The windows of that interval which this rank could not read.
+        any_quarantined: Whether there were some on any rank.
     """
 
     def __init__(
@@ -66,17 +70,24 @@ class Meter:
         self.skipped_in_a_row = 0
         self.loss_is_finite = True
         self.measured: list[Measured] = []
+        self.quarantined: tuple[Quarantined, ...] = ()
+        self.any_quarantined = False
         self._wait_seconds = wait_seconds
         self._nodes = Nodes(world)
         self._totals: _Totals
         self._before: deque[_Totals] = deque(maxlen=MOST_UNDONE)
         self._each: list[Tensor]  # of each step: its loss and its norm
         self._left_out: Tensor
+        self._unread: tuple[Quarantined, ...]
         self._restart(torch.zeros((), device=world.device))
 
     def leave_out(self, zero_targets: Tensor) -> None:
         """Count what the loss of a micro-batch of the step that comes leaves out."""
         self._left_out = self._left_out + zero_targets
+
+    def could_not_read(self, windows: Sequence[Quarantined]) -> None:
+        """Note windows of the step that comes which this rank could not read."""
+        self._unread += tuple(windows)
 
     def add(self, loss: Tensor, update: Update, windows: int, lr: float) -> None:
         """Count one step: its mean loss on this rank, what it did, its windows, its rate."""
@@ -90,11 +101,12 @@ class Meter:
             (before.in_a_row + 1).where(update.applied.logical_not(), 0),
             loss.detach(),
             before.zero_targets + self._left_out,
+            before.quarantined + self._unread,
             before.steps + 1,
             before.windows + windows,
             lr,
         )
-        self._left_out = torch.zeros_like(self._left_out)
+        self._left_out, self._unread = torch.zeros_like(self._left_out), ()
 
     def undo(self, steps: int) -> None:
         """Forget the newest steps, at most `MOST_UNDONE` and none before the last `reduce`."""
@@ -122,18 +134,19 @@ class Meter:
         waited = self._wait_seconds() - self._waited
         is_broken = totals.newest_loss.isfinite().logical_not()
         counts = torch.stack([totals.in_a_row, is_broken, totals.zero_targets])
-        waits = torch.tensor([waited], device=counts.device)
+        of_host = torch.tensor([waited, len(totals.quarantined)], device=counts.device)
         share = self._nodes.share()
         of_ranks = torch.zeros(self.world.world_size, device=counts.device)
         of_ranks[self.world.rank] = self._waits.share()
-        local = torch.cat([totals.sums, counts, waits, share, of_ranks, *self._each])
-        loss, grad_norm, applied, in_a_row, broken, zero_targets, waited_everywhere, *rest = (
-            mean_over_ranks(local, self.world).tolist()
-        )
+        local = torch.cat([totals.sums, counts, of_host, share, of_ranks, *self._each])
+        means = mean_over_ranks(local, self.world).tolist()
+        loss, grad_norm, applied, in_a_row, broken, zero_targets, *rest = means
+        waited_everywhere, quarantined, *rest = rest
         system, rest = rest[: len(share)], rest[len(share) :]
         own_waits, each = rest[: len(of_ranks)], rest[len(of_ranks) :]
         self.measured = [Measured(*one) for one in zip(each[::2], each[1::2], strict=True)]
         self.skipped_in_a_row, self.loss_is_finite = round(in_a_row), broken == 0
+        self.quarantined, self.any_quarantined = totals.quarantined, quarantined > 0
         metrics = {}
         if applied:
             metrics = {names.LOSS: loss / applied, names.GRADIENT_NORM: grad_norm / applied}
@@ -166,7 +179,7 @@ class Meter:
     def _restart(self, in_a_row: Tensor) -> None:
         zero = torch.zeros((), device=self.world.device)
         self._totals = _Totals(torch.zeros(3, device=self.world.device), in_a_row, zero, zero)
-        self._left_out = zero
+        self._left_out, self._unread = zero, ()
         self._before.clear()
         self._each = []
         self._waited = self._wait_seconds()

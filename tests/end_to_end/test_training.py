@@ -32,6 +32,7 @@ from dpot_scale.runs.signs import Sign, write_sign
 from dpot_scale.tracking.mlflow_client import RUN_ID_FILE, client
 from dpot_scale.tracking.spool import SPOOL, read_metrics
 from dpot_scale.training.loop import MAX_SKIPPED_IN_A_ROW
+from dpot_scale.training.quarantine import read_quarantine
 
 pytestmark = [pytest.mark.distributed, pytest.mark.timeout(400)]
 
@@ -385,6 +386,40 @@ def test_data_that_one_rank_finds_bad_stop_both_with_one_sentence(
     losses = curves(found.directory)["train/loss"]
     assert all(math.isfinite(loss) for loss in losses.values())
     assert newest_checkpoint(found.directory) == max(losses, default=0) < STEPS
+
+
+def test_what_cannot_be_read_is_replaced_the_same_on_any_number_of_ranks(
+    start: Any, finished: Any, tiny_yaml: Path
+) -> None:
+    """By one rank, and by two that are killed and go on as one."""
+    data = tiny_yaml.with_name("worse_data")
+    shutil.copytree(tiny_yaml.with_name("data"), data)
+    for dataset, trajectory in (
+        ("dr_pdb_generated", 2),
+        ("dr_pdb_generated", 4),
+        ("swe_coarse", 0),
+    ):
+        with h5py.File(data / dataset / "train" / "shard-00000.h5", "r+") as file:
+            file["fields"][trajectory, 4:6] = np.nan
+    options = [f"data.root={data}", "limits.unreadable=0.6"]
+    alone = start("worse_alone", *options).ended()
+    assert alone.code == 0, alone.err
+    killed = start("worse_ranks", *options, ranks=2)
+    wait_for_step(killed, CHECKPOINT_EVERY + 2)
+    killed.kill()
+    assert read_quarantine(killed.directory)
+    together = start("worse_ranks", *options).ended()
+    assert together.code == 0, together.err
+    found = read_quarantine(alone.directory)
+    assert read_quarantine(together.directory) == found
+    assert read_metrics(alone.directory / SPOOL)["data/quarantined"][STEPS] == len(found) > 10
+    for ended in (alone, together):
+        result = read_result(ended.directory)
+        assert result is not None
+        assert result.quarantined == len(found)
+    expected = curves(alone.directory)
+    for key, curve in curves(together.directory).items():
+        assert curve == pytest.approx(expected[key], **CLOSE), key
 
 
 def test_a_killed_run_goes_on_with_fewer_ranks_and_another_stage(

@@ -14,15 +14,19 @@ from hypothesis import strategies as st
 
 from dpot_scale.checkpoints.checkpoint import committed, newest_intact, open_checkpoint, verify
 from dpot_scale.checkpoints.weights import find
-from dpot_scale.config.places import MARKER, RESULT_FILE, ROLLBACKS
+from dpot_scale.config.places import MARKER, QUARANTINE, RESULT_FILE, ROLLBACKS
 from dpot_scale.errors import UserError
 from dpot_scale.runs.result import read_result
 from dpot_scale.runs.rollbacks import read_rollbacks
+from dpot_scale.training.quarantine import read_quarantine
 
 mutations = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("mutations.py"))))
 
 RUNS = Path(__file__).parents[1] / "golden" / "formats" / "runs"
 SKIPS = {"format": 1, "rollbacks": [{"step": 3, "first": 8, "end": 12, "reason": "a spike"}]}
+
+UNREAD = {"position": 3, "stand_in": 4, "dataset": "swe", "trajectory": 1, "frame": 0, "stride": 1}
+UNREAD |= {"file": "shard.h5", "reason": "it is cut"}
 
 
 def open_all(folder: Path) -> None:
@@ -37,6 +41,7 @@ READERS: dict[str, Callable[[Path], object]] = {
     MARKER: open_all,
     RESULT_FILE: read_result,
     ROLLBACKS: read_rollbacks,
+    QUARANTINE: read_quarantine,
 }
 
 
@@ -48,6 +53,7 @@ def test_odd_records(name: str, tmp_path: Path) -> None:
         MARKER: (folder / MARKER).read_bytes(),
         RESULT_FILE: (RUNS / "finished" / RESULT_FILE).read_bytes(),
         ROLLBACKS: json.dumps(SKIPS).encode(),
+        QUARANTINE: json.dumps({"format": 1, "windows": [UNREAD]}).encode(),
     }[name]
     odd_value = mutations.mutated_json(json.loads(good)).map(lambda raw: json.dumps(raw).encode())
 

@@ -16,15 +16,16 @@ from dpot_scale.config.load import load_run
 from dpot_scale.config.places import CHECKPOINTS, MARKER
 from dpot_scale.config.run import RunConfig
 from dpot_scale.data.channels import TrainingData
+from dpot_scale.data.datasets import open_datasets
 from dpot_scale.engine.network import build
 from dpot_scale.engine.runtime import World, start_world
-from dpot_scale.errors import CheckpointError, ConfigError
+from dpot_scale.errors import CheckpointError, ConfigError, DataError
 from dpot_scale.models.adapter import is_of_pair
 from dpot_scale.models.dpot.released import write_released
 from dpot_scale.models.families import family_of
 from dpot_scale.models.family import KEEP_ALL
 from dpot_scale.runs.contents import weights_digest
-from dpot_scale.runs.start import Begun, first_state, require_source
+from dpot_scale.runs.start import Begun, first_state, look_for_files, require_source
 
 
 @pytest.fixture(scope="module")
@@ -223,3 +224,20 @@ def test_first_weights_that_are_nowhere_are_refused_before_anything_is_made(tmp_
     require_source(config)  # it goes on from there
     absent.touch()
     require_source(config)
+
+
+def test_a_run_that_has_begun_goes_on_without_a_file(
+    tiny_yaml: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = load_run(str(tiny_yaml), [f"data.root={tmp_path}/data", f"output={tmp_path}/runs"])
+    stores = open_datasets(config.data, config.model, progress=lambda _: None)
+    look_for_files(config, stores)
+    (shard,) = (tmp_path / "data" / "swe_coarse" / "train").glob("*.h5")
+    shard.unlink()
+    with pytest.raises(DataError, match=f"dataset swe_coarse is not complete: {shard} "):
+        look_for_files(config, stores)
+    checkpoint = config.directory / "checkpoints" / "step_000004"
+    checkpoint.mkdir(parents=True)
+    (checkpoint / MARKER).write_text("{}")
+    look_for_files(config, stores)
+    assert "the run goes on, as limits.unreadable allows" in caplog.text

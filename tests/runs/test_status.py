@@ -1,5 +1,6 @@
 """What `train status` says of a run, from what lies in its folder."""
 
+import json
 import sys
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from test_kills import WORLD, Engine
 from dpot_scale.checkpoints.checkpoint import TrainState
 from dpot_scale.checkpoints.store import CheckpointStore
 from dpot_scale.config.load import dump, load_run
-from dpot_scale.config.places import CHECKPOINTS, LOCK, RUN_CONFIG
+from dpot_scale.config.places import CHECKPOINTS, LOCK, QUARANTINE, RUN_CONFIG
 from dpot_scale.files import held, write_whole
 from dpot_scale.tracking.tracker import Tracker
 from dpot_scale.train import main
@@ -61,6 +62,16 @@ def test_it_lists_the_checkpoints(run: Path, capsys: pytest.CaptureFixture[str])
     assert [" ".join(row[6:]) for row in rows] == [ever, "in the archive", ever]
     with held(run / LOCK, wait=False):
         assert "running, step 4" in said(capsys, str(run))[0]
+
+
+def test_it_says_how_many_windows_could_not_be_read(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place = {"dataset": "swe", "trajectory": 1, "frame": 0, "stride": 1, "file": "shard.h5"}
+    window = {"position": 3, "stand_in": 4, "reason": "it is cut", **place}
+    (run / QUARANTINE).write_text(json.dumps({"format": 1, "windows": [window]}))
+    line = said(capsys, str(run))[1]
+    assert line == f"1 windows could not be read, {run / QUARANTINE} says which"
 
 
 def test_of_a_folder_without_a_run_it_is_one_sentence(

@@ -7,6 +7,7 @@ import signal
 from collections.abc import Callable, Container, Iterator, Mapping
 from pathlib import Path
 
+import h5py
 import pytest
 import torch
 from torch import Tensor, nn
@@ -21,12 +22,13 @@ from dpot_scale.data.stream.reader import BatchStream, Share, training_windows
 from dpot_scale.engine.engine import Rates, Update
 from dpot_scale.engine.runtime import World, start_world
 from dpot_scale.engine.state import Snapshot, StoredState
-from dpot_scale.errors import SharedDataError
+from dpot_scale.errors import DiskError, SharedDataError
 from dpot_scale.models.forecaster import Forecast
 from dpot_scale.tracking.spool import SPOOL, read_metrics
 from dpot_scale.tracking.tracker import Tracker
 from dpot_scale.training.console import Console
 from dpot_scale.training.loop import MAX_SKIPPED_IN_A_ROW, Trainer
+from dpot_scale.training.quarantine import Quarantine, read_quarantine
 from dpot_scale.training.watch import Verdict
 
 STEPS = 6
@@ -127,6 +129,8 @@ class Loop:
             frames,
         )
         self.directory = directory
+        alone = World(rank=0, local_rank=0, world_size=1, device=world.device)
+        own = config.model_copy(update={"output": directory})
         self.engine = Plain(config.batch.accumulation_steps(world.world_size))
         self.saves = Saves()
         self.evaluated: list[int] = []
@@ -138,6 +142,7 @@ class Loop:
             stream=self.stream,
             tracker=self.tracker,
             console=Console(is_main=False, total_steps=config.steps),
+            quarantine=Quarantine(own, alone),
             evaluate=self.evaluate,
             save=lambda state: self.saves.save(self.engine, state),
             train_flops_per_window=1.0,
@@ -208,7 +213,10 @@ def test_an_evaluation_that_fails_at_the_end_loses_no_training(loop: Callable[..
     assert made.saves.steps == [STEPS]
 
 
-def test_held_out_data_that_cannot_be_read_lose_no_training(loop: Callable[..., Loop]) -> None:
+def test_held_out_data_that_cannot_be_read_lose_no_training(
+    loop: Callable[..., Loop], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Scores on the way are left out and said; those at the end must be there."""
     made = loop("evaluation.every=2", "checkpoint.every=100", "tracking.log_every=100")
 
     def refuse() -> Mapping[str, float]:
@@ -217,7 +225,72 @@ def test_held_out_data_that_cannot_be_read_lose_no_training(loop: Callable[..., 
     made.trainer.evaluate = refuse
     with pytest.raises(SharedDataError):
         made.fit()
-    assert (list(made.losses), made.saves.steps) == ([2], [2])
+    assert (list(made.losses), made.saves.steps) == ([STEPS], [STEPS])
+    said = [f"step {step} has no scores: a held-out file is damaged" for step in (2, 4)]
+    assert caplog.messages == said
+
+
+def test_a_disk_that_is_full_for_a_while_ends_nothing(
+    loop: Callable[..., Loop], caplog: pytest.LogCaptureFixture
+) -> None:
+    made = loop("checkpoint.every=1")
+    steps_without_room = {2, 3}
+
+    def save(state: TrainState) -> dict[str, float]:
+        if state.step in steps_without_room:
+            raise DiskError("No space left on device: make room there and start again")
+        return made.saves.save(made.engine, state)
+
+    made.trainer.save = save
+    assert made.fit()[0] is Verdict.FINISHED
+    assert made.saves.steps == [1, 4, 5, 6]
+    assert (
+        caplog.messages
+        == [
+            "No space left on device: make room there; training goes on and saves when the next "
+            "checkpoint is due, until then a restart goes back to step 1"
+        ]
+        * 2
+    )
+    assert made.curves["checkpoint/save_seconds"].keys() == {1, 4, 5, 6}
+
+
+def spoil(made: Loop, folder: Path, *trajectories: int) -> None:
+    """Make some training trajectories of the first dataset of a loop unreadable, in a copy."""
+    store = next(iter(made.stream.stores.values()))
+    store.folder = Path(shutil.copytree(store.folder, folder / store.folder.name))
+    with h5py.File(next((store.folder / "train").glob("*.h5")), "r+") as file:
+        for trajectory in trajectories:
+            file["fields"][trajectory] = math.nan
+
+
+def test_windows_that_cannot_be_read_are_counted(loop: Callable[..., Loop], tmp_path: Path) -> None:
+    made = loop("tracking.log_every=2", "limits.unreadable=0.9")
+    spoil(made, tmp_path / "data", 0, 1)
+    assert made.fit()[0] is Verdict.FINISHED
+    found = read_quarantine(made.directory / "tiny")
+    assert found
+    assert {one.trajectory for one in found} <= {0, 1}
+    counts = made.curves["data/quarantined"]
+    by_then = {step: sum(one.position < 4 * step for one in found) for step in counts}
+    assert counts == by_then
+    assert max(counts.values()) == len(found)
+    assert all(math.isfinite(loss) for loss in made.losses.values())
+
+
+def test_too_many_of_them_end_a_run_which_saves_before(
+    loop: Callable[..., Loop], tmp_path: Path
+) -> None:
+    made = loop("tracking.log_every=1", "windows=240")
+    spoil(made, tmp_path / "data", 0, 1, 2)
+    with pytest.raises(SharedDataError) as ended:
+        made.fit()
+    step = made.saves.steps[-1]
+    assert step == max(made.losses) < 60
+    assert len(read_quarantine(made.directory / "tiny")) > 2
+    said = r"\d+ of the 240 windows of the run could not be read, more than limits.unreadable=0.01 "
+    said += r"of them, in \S*shard-00000.h5; first of these: .* in train trajectory [012] .*"
+    assert ended.match(rf"{said}; the run stopped after step {step}: mend")
 
 
 def test_nothing_is_left_to_do(loop: Callable[..., Loop]) -> None:

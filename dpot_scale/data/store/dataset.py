@@ -126,7 +126,8 @@ class DatasetStore:
                 frames_TCxy[:, scored] = fields_TCxy
                 frames_TCxy[:, ~scored] = self._constants(split, trajectory)
         except (*UNREADABLE, MemoryError) as error:
-            raise self._unreadable(self.folder / shard.file, error) from error
+            what = f" for {split} trajectory {trajectory}, frames {start} to {part.stop - 1}"
+            raise self._unreadable(self.folder / shard.file, error, what) from error
         return frames_TCxy
 
     def check_finite(
@@ -149,16 +150,9 @@ class DatasetStore:
             f"{self._advice}"
         )
 
-    def check_largest(self) -> None:
-        """Check that the largest file of each split is complete, by reading its end.
-
-        Raises:
-            DataError: it does not hold what the index says.
-        """
-        for split, shards in self.shards.items():
-            if shards:
-                largest = max(range(len(shards)), key=lambda i: shards[i].trajectories)
-                self.read(split, self._ends[split][largest] - 1, shards[largest].frames - 1, 1)
+    def file_of(self, split: Split, trajectory: int) -> Path:
+        """Return the file, or folder, that holds a trajectory of a split."""
+        return self.folder / self._place(split, trajectory)[0].file
 
     def parameters(self, split: Split) -> dict[str, Array]:
         """Return the parameters of the trajectories of a split, N values of each.
@@ -225,9 +219,9 @@ class DatasetStore:
     def _advice(self) -> str:
         return f"run `python -m dpot_scale.prepare verify {self.folder}`"
 
-    def _unreadable(self, path: Path, error: Exception) -> DataError:
+    def _unreadable(self, path: Path, error: Exception, what: str = "") -> DataError:
         reason = " ".join(str(error).split())  # HDF5 speaks in several lines
-        return DataError(f"cannot read {path} ({reason}); {self._advice}")
+        return DataError(f"cannot read {path} ({reason}){what}; {self._advice}")
 
     def _place(self, split: Split, trajectory: int) -> tuple[Shard, int]:
         """Return the shard that holds a trajectory, and its row there."""

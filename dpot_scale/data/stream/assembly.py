@@ -19,6 +19,7 @@ from dpot_scale.data.grids import seen_on
 from dpot_scale.data.info import DatasetInfo
 from dpot_scale.data.store.dataset import DatasetStore, Split
 from dpot_scale.data.stream.mixture import Cut
+from dpot_scale.data.stream.quarantine import Quarantined
 
 PADDING_VALUE = 1.0  # of channels that a dataset lacks, as published
 
@@ -39,6 +40,7 @@ class Batch:
     coefficient_BC: Tensor | None = None  # bool: given, constant in time; None: no channel is
     conditions_BK: Tensor | None = None  # that the model is told; NaN: unknown; None: nothing
     positions: tuple[int, ...] = ()  # of its windows in the training stream; held-out: none
+    quarantined: tuple[Quarantined, ...] = ()  # at positions where another window was read
 
 
 @dataclass(frozen=True)

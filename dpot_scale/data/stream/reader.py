@@ -1,7 +1,8 @@
 """From positions of the training stream to batches on the device.
 
 Only a window's own frames are read. A background thread reads the next batches, and resizes and
-pads them on the device, while the model computes.
+pads them on the device, while the model computes. Where a window cannot be read, another one takes
+its place.
 
 Legend: B windows, T frames, C fields, xy any number of space axes.
 """
@@ -12,7 +13,8 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from types import MappingProxyType
 
 import torch
 from torch import Tensor
@@ -22,6 +24,7 @@ from dpot_scale.data.store.dataset import DatasetStore
 from dpot_scale.data.stream.assembly import Assembler, Batch, Window
 from dpot_scale.data.stream.mixture import DatasetWindows, Mixture, UnequalWindows, Windows
 from dpot_scale.data.stream.spans import Span, after_skips
+from dpot_scale.data.stream.stand_ins import StandIns
 from dpot_scale.errors import DataError
 
 PREFETCHED_BATCHES = 2
@@ -121,6 +124,8 @@ class BatchStream:
         share: Which windows this rank takes.
         assembler: Makes batches of them.
         frames: Frames of a window, history and targets.
+        stand_ins: Of each position whose window is known to be unreadable: that of the window
+            which is read in its place.
     """
 
     def __init__(
@@ -130,6 +135,7 @@ class BatchStream:
         share: Share,
         assembler: Assembler,
         frames: int,
+        stand_ins: Mapping[int, int] = MappingProxyType({}),
     ) -> None:
         self.stores = stores
         self.mixture = mixture
@@ -137,6 +143,9 @@ class BatchStream:
         self.frames = frames
         self.wait_seconds = 0.0  # how long the consumer has waited for data
         self._assembler = assembler
+        self._stand_ins = StandIns(
+            self._window, assembler, frames, share.batch.global_batch, share.skipped, stand_ins
+        )
         # What frames are put into, again and again; None ends the reader.
         self._free: queue.SimpleQueue[Tensor | None] = queue.SimpleQueue()
         self._reader: threading.Thread | None = None
@@ -191,11 +200,23 @@ class BatchStream:
                 room = self._free.get()
                 if room is None:
                     return
-                windows = [self._window(position) for position in positions]
-                frames_BTCxy = self._part_for(windows, room)
-                ready.put((self._assembler.batch(windows, frames_BTCxy, positions), room))
+                ready.put((self._batch(positions, room), room))
         except Exception as error:
             ready.put(error)
+
+    def _batch(self, positions: Sequence[int], room: Tensor) -> Batch:
+        """Return a micro-batch; what cannot be read, from files opened anew either, is replaced."""
+        try:
+            return self._assembled(positions, room)
+        except DataError:
+            for store in self.stores.values():
+                store.close()
+        found = self._stand_ins.find(positions)
+        return replace(self._assembled(positions, room), quarantined=tuple(found))
+
+    def _assembled(self, positions: Sequence[int], room: Tensor) -> Batch:
+        windows = self._stand_ins.windows(positions)
+        return self._assembler.batch(windows, self._part_for(windows, room), positions)
 
     def _room(self) -> Tensor:
         """Return room for a micro-batch on any grid that there is, as a flat tensor."""

@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from dpot_scale.config.data import DataConfig
+from dpot_scale.data.store.completeness import check_largest
 from dpot_scale.data.store.dataset import INDEX, LINKED, SPLITS, DatasetStore, open_store
 from dpot_scale.data.store.index import read_index
 from dpot_scale.data.store.shards import View, ViewedArray
@@ -77,7 +78,7 @@ def replaced(index: Any, path: tuple[Any, ...], value: object, *, remove: bool =
 
 def use(store: DatasetStore) -> Iterator[np.ndarray]:
     """Do with a dataset what training and evaluation do; yield frames of all its trajectories."""
-    store.check_largest()
+    check_largest(store)
     windows = training_windows({NAME: store}, FRAMES - 1, (1,))[NAME]
     data = DataConfig(weights={NAME: 1.0}, normalize="dataset", mask_points=True)
     model = DPOTConfig(grid=GRID, channels=4, space_dims=len(store.info.grid))
@@ -216,7 +217,7 @@ def test_trajectories_of_the_first_format_are_equally_long(own: DatasetStore) ->
         read_index(own.folder / INDEX)
     (own.folder / INDEX).write_text(json.dumps(index))
     with pytest.raises(DataError, match=r"it holds float32 \(.*where index.json says .* \(3, 6"):
-        open_store(own.folder.parent, NAME).check_largest()
+        check_largest(open_store(own.folder.parent, NAME))
 
 
 def test_verify_does_not_count_to_a_number_that_is_wrong(linked: DatasetStore) -> None:
@@ -258,7 +259,7 @@ def test_one_field_is_not_taken_for_two(kind: str, request: pytest.FixtureReques
     (store.folder / INDEX).write_text(json.dumps(index))
     claimed = open_store(store.folder.parent, NAME)
     with pytest.raises(DataError, match=r"it holds float32 \(.* says real numbers \(.*, 3, 4, 4\)"):
-        claimed.check_largest()
+        check_largest(claimed)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,131 @@
+"""The disk of a run is full for a while, or at its end: a real one, of a few megabytes."""
+
+import contextlib
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from torch import Tensor
+
+from dpot_scale.checkpoints.checkpoint import committed, verify
+from dpot_scale.config.load import load_run
+from dpot_scale.config.places import CHECKPOINTS, FIGURES, RESULT_FILE, WEIGHTS
+from dpot_scale.config.run import RunConfig
+from dpot_scale.data.stream.assembly import Batch
+from dpot_scale.errors import DiskError
+from dpot_scale.runs import outcome
+from dpot_scale.runs.resolved import identify
+from dpot_scale.runs.run import run_training
+from dpot_scale.tracking.spool import SPOOL, read_metrics
+from dpot_scale.training import loop
+from tests.conftest import disk_of
+
+BATCH, STEPS, EVERY = 4, 24, 3
+FILLED, FREED = 8, 19  # by how many steps are made before
+LAST = 6  # the newest checkpoint by then
+
+pytestmark = pytest.mark.timeout(900)
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    with disk_of(8, tmp_path / "disk") as disk:
+        yield disk
+
+
+@pytest.fixture
+def config(tiny_yaml: Path, disk: Path) -> RunConfig:
+    options = [f"windows={BATCH * STEPS}", f"checkpoint.every={EVERY}", "evaluation.every=0"]
+    options += [f"output={disk}", "engine.deepspeed=zero1_bf16", "tracking.mlflow_uri=null"]
+    return load_run(str(tiny_yaml), options)
+
+
+def fill(disk: Path) -> None:
+    with contextlib.suppress(OSError), (disk / "rest").open("wb", buffering=0) as rest:
+        while True:
+            rest.write(bytes(max(1, min(2**20, shutil.disk_usage(disk).free))))
+
+
+@pytest.fixture
+def at_step(monkeypatch: pytest.MonkeyPatch) -> Callable[[dict[int, Callable[[], None]]], None]:
+    """Let something happen in some steps, before each of their losses is computed."""
+
+    def let(events: dict[int, Callable[[], None]]) -> None:
+        training_loss = loop.training_loss
+
+        def disturbed(engine: Any, batch: Batch, *rest: Any) -> Tensor:
+            event = events.pop(batch.positions[0] // BATCH, None)
+            if event is not None:
+                event()
+            return training_loss(engine, batch, *rest)
+
+        monkeypatch.setattr(loop, "training_loss", disturbed)
+
+    return let
+
+
+def steps_of(config: RunConfig) -> list[int]:
+    found = committed(config.directory / CHECKPOINTS)
+    assert not any(verify(checkpoint) for checkpoint in found)
+    return [checkpoint.state.step for checkpoint in found]
+
+
+def test_a_disk_that_is_full_for_a_while_costs_checkpoints_alone(
+    config: RunConfig,
+    disk: Path,
+    at_step: Callable[..., None],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    kept: list[int] = []
+
+    def free() -> None:
+        kept.extend(steps_of(config))
+        (disk / "rest").unlink()
+
+    at_step({FILLED: lambda: fill(disk), FREED: free})
+    result = run_training(identify(config))
+    assert (result.steps, result.quarantined) == (STEPS, 0)
+    assert kept[0] == LAST, "those before are intact"
+    assert steps_of(config)[0] == STEPS
+    losses = read_metrics(config.directory / SPOOL)["train/loss"]
+    assert list(losses) == list(range(1, STEPS + 1)), "no point is lost"
+    said = "; ".join(caplog.messages)
+    assert "No space left on device" in said
+    assert f"until then a restart goes back to step {LAST}" in said
+
+
+def test_a_disk_that_is_full_at_the_end_is_one_sentence_and_loses_nothing(
+    config: RunConfig, disk: Path, at_step: Callable[..., None]
+) -> None:
+    at_step({STEPS - 2: lambda: fill(disk)})
+    with pytest.raises(DiskError, match=r"No space left on device; .* make room there and start"):
+        run_training(identify(config))
+    assert steps_of(config)[0] == STEPS - EVERY
+    (disk / "rest").unlink()
+    assert run_training(identify(config)).steps == STEPS
+    assert steps_of(config)[0] == STEPS
+
+
+def test_figures_are_worth_no_run(
+    config: RunConfig,
+    disk: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    save_figures = outcome.save_figures
+
+    def on_a_full_disk(*arguments: Any) -> list[Path]:
+        fill(disk)
+        try:
+            return save_figures(*arguments)
+        finally:
+            (disk / "rest").unlink()
+
+    monkeypatch.setattr(outcome, "save_figures", on_a_full_disk)
+    run_training(identify(config))
+    assert (config.directory / WEIGHTS).is_file()
+    assert (config.directory / RESULT_FILE).is_file()
+    assert list((config.directory / FIGURES).glob("*")) == [], "no part of one"
+    assert "the run ends without all of its figures" in caplog.text
