@@ -247,7 +247,7 @@ def test_the_owner_on_another_machine_is_watched(
             if lives:
                 elsewhere.enter_context(held(lock, wait=False))
             else:
-                (tmp_path / ".lock.owner").write_text(f"{files._place()} 1 2 3")
+                (tmp_path / ".lock.owner").write_text(f"{files.this_place()} 1 2 3")
                 lock.touch()
         assert is_held(lock) == lives
         if lives:

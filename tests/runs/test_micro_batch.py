@@ -14,9 +14,9 @@ from dpot_scale.config.run import RunConfig
 from dpot_scale.data.stream.assembly import Batch
 from dpot_scale.data.stream.reader import PREFETCHED_BATCHES
 from dpot_scale.engine.runtime import World, start_world, trains_on_gpu
-from dpot_scale.errors import ConfigError
+from dpot_scale.errors import ConfigError, memory_was_refused
 from dpot_scale.runs import micro_batch
-from dpot_scale.runs.micro_batch import _ran_out, largest_that_fits, settle_micro_batch
+from dpot_scale.runs.micro_batch import largest_that_fits, settle_micro_batch
 from dpot_scale.runs.resolved import ResolvedRun, identify, resolve
 from dpot_scale.runs.result import read_result
 from dpot_scale.training import loop
@@ -139,14 +139,14 @@ def test_a_probe_that_takes_too_long_ends_the_search(
     ],
 )
 def test_memory_that_is_refused_has_many_names(error: BaseException) -> None:
-    assert _ran_out(error)
+    assert memory_was_refused(error)
 
 
 @pytest.mark.parametrize(
     "error", [RuntimeError("CUDA error: device-side assert triggered"), DistBackendError("NCCL")]
 )
 def test_not_every_error_is_about_memory(error: BaseException) -> None:
-    assert not _ran_out(error)
+    assert not memory_was_refused(error)
 
 
 def test_a_probe_makes_the_steps_of_the_run(

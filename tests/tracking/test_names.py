@@ -17,6 +17,8 @@ def test_the_keys_stay() -> None:
         "perf/mfu",
         "memory/peak_gib",
         "time/seconds",
+        "time/slowest_rank",
+        "time/rank_spread",
         "data/windows",
         "data/trajectories",
         "compute/train_flops",
