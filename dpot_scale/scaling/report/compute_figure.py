@@ -20,16 +20,20 @@ BAND = 0.15  # opacity
 
 def compute_figure(name: str, arms: Sequence[Analysis]) -> Figure | None:
     """Show error and best size against FLOPs; None where no arm has a law of size and data."""
-    trading = [found for found in arms if found.trade is not None]
+    # The colours of arms are those of all figures.
+    trading = [
+        (color, found, found.trade)
+        for color, found in zip(cycle(LINE_COLORS), arms, strict=False)
+        if found.trade is not None
+    ]
     if not trading:
         return None
     figure = Figure(figsize=(7, 8.4), dpi=100, layout="constrained")  # MLflow shows 700 pixels
     upper, lower = figure.subplots(2, 1, sharex=True)
-    for color, found in zip(cycle(LINE_COLORS), trading, strict=False):
-        assert found.trade is not None
+    for color, found, law in trading:
         if len(trading) == 1:
-            _draw_sizes(upper, found, found.trade)
-        _draw_frontier(upper, lower, found, found.trade, "black" if len(trading) == 1 else color)
+            _draw_sizes(upper, found, law)
+        _draw_frontier(upper, lower, found, law, "black" if len(trading) == 1 else color)
     upper.set_title("rollout error, mean over datasets", fontsize=10)
     lower.set_title("the best size; dots: sizes that were trained", fontsize=10)
     upper.set_ylabel("held-out relative L2 error", fontsize=9)

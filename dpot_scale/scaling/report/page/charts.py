@@ -4,6 +4,7 @@ Names of trials, datasets and arms appear in them as data alone, never as fields
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import cycle
 from math import isfinite
 
 import numpy as np
@@ -178,18 +179,20 @@ def isoflop_chart(arms: Sequence[Analysis]) -> Spec | None:
 
 def size_chart(arms: Sequence[Analysis]) -> Spec | None:
     """Show the best size for a number of FLOPs; None where no arm has a law of size and data."""
-    trading = [found for found in arms if found.trade is not None]
-    if not trading:
-        return None
-    names = [found.arm or "the best size" for found in trading]
     lines, points = list[Row](), list[Row]()
-    for name, found in zip(names, trading, strict=True):
-        assert found.trade is not None
+    shown = dict[str, str]()  # the colours of arms are those of all charts
+    for color, found in zip(cycle(LINE_COLORS), arms, strict=False):
+        if found.trade is None:
+            continue
+        name = found.arm or "the best size"
+        shown[name] = color
         best = frontier(found, found.trade)
         budgets = np.array([one.flops for one in best])
         lines += _line_rows(Line.of(budgets, [one.size for one in best]), name, "flops")
         points += _trials(found.finished, name)
-    colors = Colors(names, LINE_COLORS)
+    if not shown:
+        return None
+    colors = Colors(list(shown), list(shown.values()))
     # The values of a line are named as errors; here they are sizes.
     along = logarithmic("error", "parameters", "s")
     layers = [

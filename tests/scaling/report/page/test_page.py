@@ -253,6 +253,30 @@ def test_many_arms_and_lengths_stay_clear(tmp_path: Path, finish: Finish, planne
     assert " 1,600 " in folded.partition("Each dataset")[0]
 
 
+def test_an_arm_without_a_best_size_leaves_the_colours_of_the_others(
+    tmp_path: Path, finish: Finish, planned: Planned
+) -> None:
+    families = "design=[{families: {of: [dpot, fno, vit], match: parameters}}]"
+    sweep, trials = planned(tmp_path, families, "windows=[800, 1600, 3200]")
+    for trial in trials:
+        of_size = 0.0 if trial.run.model.family == "dpot" else 8 * trial.parameters**-0.4
+        finish(trial, 0.01 + of_size + 2 * trial.run.windows**-0.4)
+    page = page_of(sweep, trials)
+    colors = {chart: _colors(page, chart) for chart in ("law", "best-size")}
+    assert list(colors["best-size"]) == ["fno", "vit"]
+    assert colors["best-size"].items() < colors["law"].items()
+
+
+def _colors(page: Page, chart: str) -> dict[str, str]:
+    """The colours of the names of a chart."""
+    scales = [
+        layer.get("encoding", {}).get("color", {}).get("scale")
+        for layer in page.charts[chart]["layer"]
+    ]
+    scale = next(scale for scale in scales if scale)
+    return dict(zip(scale["domain"], scale["range"], strict=True))
+
+
 def _parameters(entry: Finished) -> int:
     return entry.result.parameters
 
