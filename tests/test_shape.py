@@ -62,7 +62,6 @@ TESTED_ELSEWHERE = {
     "runs/tracked.py": "test_mirror.py",
     # With a cluster that trains nothing, and with Ray.
     "scaling/branching.py": "scaling/test_controller.py",
-    "scaling/launcher.py": "end_to_end/test_sweep.py",
     "scaling/rates.py": "scaling/test_probe.py",
     # One report from results with known numbers.
     "scaling/report/analysis.py": "scaling/report/test_law_text.py",

@@ -126,8 +126,8 @@ class RayLauncher:
             with self._more_is_asked_for(workers):
                 returned = made.fit().return_value
         except (TrainingFailedError, RayError) as error:
-            failed = failed_attempt(error, given_up(trial.run.directory, before))
-            raise self._explained(failed, error, nodes) from error
+            verdict = given_up(trial.run.directory, before)
+            raise self._failed(error, verdict, nodes) from error
         finally:
             # Ray insists on a folder of its own, into which this training puts nothing.
             shutil.rmtree(self._storage / name, ignore_errors=True)
@@ -151,17 +151,18 @@ class RayLauncher:
                 self._asked.remove(asked)
                 asked.release()
 
-    def _explained(
-        self, failed: AttemptFailedError, error: Exception, nodes: frozenset[str]
+    def _failed(
+        self, error: Exception, verdict: str | None, nodes: frozenset[str]
     ) -> AttemptFailedError:
         """Return why an attempt failed; it may take a while to find out that a node is gone.
 
         Args:
-            failed: What is known by now.
             error: What Ray raised.
-            nodes: Those that were there when the attempt began.
+            verdict: Why its ranks gave it up, if they did. Those end themselves.
+            nodes: Those that were there when it began.
         """
-        patience = 0.0 if is_killed_alone(error) else LOSS_SECONDS
+        failed = failed_attempt(error, verdict)
+        patience = 0.0 if is_killed_alone(error) and verdict is None else LOSS_SECONDS
         is_lost = failed.is_preemption or (
             tells_of_death(error) and not failed.is_final and lost_one(nodes, patience=patience)
         )

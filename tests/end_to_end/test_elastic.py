@@ -28,7 +28,7 @@ from dpot_scale.tracking.spool import SPOOL, complete_records, read_metrics
 pytestmark = [pytest.mark.ray, pytest.mark.distributed, pytest.mark.timeout(900)]
 
 REPOSITORY = Path(__file__).parents[2]
-STEPS = 400  # long enough for all that happens to it
+STEPS = 300  # long enough for all that happens to it
 PAUSE = 20  # steps that it makes after one event, before the next one
 SWEEP = """
 name: elastic
