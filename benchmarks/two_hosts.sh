@@ -6,8 +6,8 @@
 #   benchmarks/two_hosts.sh up /tmp/two_hosts
 #   benchmarks/two_hosts.sh in /tmp/two_hosts 1 sbatch cluster/slurm/train.sbatch --config my.yaml
 #   benchmarks/two_hosts.sh down /tmp/two_hosts
-# Both hosts use the two directories of this machine that the programs keep their state in, /run and
-# ~/.ssh, as empty ones of their own. benchmarks/one_machine_2026-11.md has what was run on them.
+# The /run and ~/.ssh of this machine stay as they are: each host has empty ones of its own.
+# benchmarks/one_machine_2026-11.md has what was run on them.
 set -euo pipefail
 
 command=$1 folder=$(realpath -m "$2")
@@ -32,7 +32,7 @@ start_host() { # NUMBER: everything that is not a service
     cp /srv/keys/munge /run/munge/key
     chown -R munge /run/munge
     touch /tmp/ready
-    exec sleep infinity' _ "$1" "$folder" > "$folder/host$1.log" 2>&1 &
+    sleep infinity & wait # bash, as their first process, sees off those that end' _ "$1" "$folder" > "$folder/host$1.log" 2>&1 &
   until [[ -e $folder/tmp$1/ready ]]; do sleep 0.1; done
   pgrep --parent $! > "$folder/pid$1"
 }
