@@ -108,7 +108,7 @@ def soak(folder: Path, seed: int, minutes: float) -> int:
     prepare(folder, server.address)
     expected = undisturbed(folder)
     ray = RayCluster(folder)
-    before, outcomes = look(), list[Outcome]()
+    before, outcomes, growths = look(), list[Outcome](), list[Growth]()
     while time.monotonic() < begun + 60 * minutes:
         planned = planned_round(seed, len(outcomes), FAULTY_STEPS)
         training = Training(
@@ -123,12 +123,12 @@ def soak(folder: Path, seed: int, minutes: float) -> int:
         remove(training)
         outcomes.append(outcome)
         print(line(outcome), flush=True)
+        growths = grown(watcher.looks)
+        write(folder / RESULT, seed, minutes, outcomes, growths)  # the next may not come to its end
     watcher.close()
-    growths = grown(watcher.looks)
     ray.close()
     text, is_sound = summary(outcomes, growths)
     print(text)
-    write(folder / RESULT, seed, minutes, outcomes, growths)
     return 0 if is_sound else 1
 
 

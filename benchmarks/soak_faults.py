@@ -208,8 +208,8 @@ def planned_round(seed: int, number: int, steps: range) -> Round:
         number: Of the round, from 0 on.
         steps: At which faults may come.
     """
-    on_ray = number % RAY_EVERY == RAY_EVERY - 1
-    rays = number // RAY_EVERY
+    on_ray = number % RAY_EVERY == 0
+    rays = number // RAY_EVERY + (0 if on_ray else 1)  # rounds on Ray before this one
     begun = (rays if on_ray else number - rays) * FAULTS_IN_A_ROUND
     names = drawn(seed, list(OF_RAY if on_ray else OF_A_LAUNCHER), begun + FAULTS_IN_A_ROUND)
     draw = random.Random(f"{seed} {number}")

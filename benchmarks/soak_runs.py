@@ -59,6 +59,7 @@ max_attempts: 9
 resources: {{workers: 2, gpus_per_worker: 0}}
 """
 RAY_WORKER = "RayTrainWorker"
+STARTED = b"Ray runtime started"  # says `ray start` then
 
 
 class StartError(Exception):
@@ -146,7 +147,7 @@ class RayCluster:
     """Two nodes of one CPU each; the second can be lost."""
 
     def __init__(self, folder: Path) -> None:
-        self._log = folder / "ray.log"
+        self._folder, self._starts = folder, 0
         token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
         self._port = free_port()
         self.environment = token | {"RAY_ADDRESS": f"127.0.0.1:{self._port}"}
@@ -155,16 +156,8 @@ class RayCluster:
         self.start_node()
 
     def start_node(self) -> None:
-        """Start the second node, and wait until the cluster has both."""
-        deadline = time.monotonic() + START_SECONDS
-        while True:
-            self.node = self._start(f"--address=127.0.0.1:{self._port}")
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self.node.wait(5)  # where the head does not listen yet, it ends at once
-            if self.node.poll() is None:
-                return
-            if time.monotonic() > deadline:
-                raise StartError(self._log.read_text()[-2000:])
+        """Start the second node; it is there when this returns."""
+        self.node = self._start(f"--address=127.0.0.1:{self._port}")
 
     def lose_node(self) -> None:
         """Kill the second node, with the workers that it has started."""
@@ -180,11 +173,22 @@ class RayCluster:
         return family([self.head.pid, self.node.pid])
 
     def _start(self, *words: str) -> subprocess.Popen[bytes]:
+        """Start a node; again where it gives up, as it does after 30 s on a busy machine."""
         ray = str(Path(sys.executable).with_name("ray"))
         command = [ray, "start", "--block", "--num-cpus=1", "--node-ip-address=127.0.0.1"]
         command += [f"--object-store-memory={2**27}", *words]
         own = self.environment.items() - {("RAY_ADDRESS", self.environment["RAY_ADDRESS"])}
-        return started(command, self._log, **dict(own))
+        deadline = time.monotonic() + START_SECONDS
+        while time.monotonic() < deadline:
+            self._starts += 1
+            log = self._folder / f"ray_{self._starts}.log"
+            node = started(command, log, **dict(own))
+            while node.poll() is None:
+                if STARTED in log.read_bytes():
+                    return node
+                time.sleep(0.2)
+            killed_with_all_below(node)
+        raise StartError(log.read_text()[-2000:])
 
 
 class Training:
