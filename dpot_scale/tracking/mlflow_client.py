@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from dpot_scale.config.places import SQLITE, absolute_uri
 from dpot_scale.config.run import TrackingConfig
-from dpot_scale.errors import without_secrets
+from dpot_scale.errors import UserError, without_secrets
 from dpot_scale.files import held
 from dpot_scale.tracking.artifacts import ROOT, follow_without_server
 
@@ -128,9 +128,10 @@ def never_fatal(consequence: str) -> Iterator[None]:
 def reason(error: BaseException) -> str:
     """Return in one line the innermost cause of an error, which MLflow wraps in many layers.
 
-    Without the secrets of the addresses in it: it is logged and shown.
+    A sentence of ours is whole: what lies below it may be what went wrong before. Without the
+    secrets of the addresses in it: it is logged and shown.
     """
-    while (below := error.__cause__ or error.__context__) is not None:
+    while not isinstance(error, UserError) and (below := error.__cause__ or error.__context__):
         error = below
     return without_secrets(" ".join(str(error).split())) or type(error).__name__
 

@@ -24,9 +24,9 @@ from mlflow.tracking import MlflowClient
 from dpot_scale.config.batch import BatchConfig
 from dpot_scale.config.data import DataConfig
 from dpot_scale.config.run import RunConfig, TrackingConfig
-from dpot_scale.errors import LostPeerError
+from dpot_scale.errors import DiskError, LostPeerError
 from dpot_scale.tracking import mlflow_run
-from dpot_scale.tracking.mlflow_client import RUN_ID_FILE, client
+from dpot_scale.tracking.mlflow_client import RUN_ID_FILE, client, never_fatal
 from dpot_scale.tracking.mlflow_page import annotate, review
 from dpot_scale.tracking.mlflow_run import MlflowRun, record_life
 from dpot_scale.tracking.parameters import run_parameters
@@ -370,6 +370,17 @@ def test_an_outage_while_a_run_opens_costs_nothing_of_it(
     assert found.data.params["batch.micro_batch"] == "2"
     assert len(found.inputs.dataset_inputs) == 1
     assert client_of(mirrored).list_artifacts(run_id)
+
+
+def test_a_warning_names_what_it_is_about_and_not_what_went_wrong_before(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """As on a full disk, where a checkpoint fails first, and then the record for MLflow."""
+    earlier, error = DiskError("the checkpoint is not written"), DiskError("no record is written")
+    error.__context__ = earlier
+    with never_fatal("not sent"):
+        raise error
+    assert caplog.messages == ["not sent: no record is written"]
 
 
 def test_a_deleted_run_is_replaced(
