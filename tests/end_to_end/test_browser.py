@@ -261,7 +261,7 @@ def test_a_link_leads_from_the_sweep_to_the_charts_of_its_trials(
     link = page.get_by_role("link", name="Charts of all trials").first
     start, _, _ = server.partition("#/")
     page.goto(start + link.get_attribute("href"))
-    shows(page, "Held-out error", "final/rel_l2 by model/params", finished.trials[0].id)
+    shows(page, "Held-out error", "model/params vs. final/rel_l2", finished.trials[0].id)
     page.locator(".js-plotly-plot .main-svg").first.wait_for()
     keep(page, "charts")
 
