@@ -19,7 +19,10 @@ from dpot_scale.config.sweep import ResourcesConfig
 from dpot_scale.files import cannot_write, write_whole
 from dpot_scale.scaling.endings import Ended
 from dpot_scale.scaling.plan import Trial
+from dpot_scale.tracking.names import REL_L2, final_key
 from dpot_scale.tracking.spool import SPOOL, STEP, complete_records
+
+FINAL = final_key(REL_L2)  # is in the record of the end of a run
 
 
 def may_begin(trial: Trial) -> bool:
@@ -84,11 +87,18 @@ def _shared(trial: Trial, resources: ResourcesConfig) -> Checkpoint | None:
 
 
 def _take_curve(trial: Trial, step: int) -> None:
-    """Begin the curve of a branch with that of its trunk, so that it is whole."""
+    """Begin the curve of a branch with that of its trunk, so that it is whole.
+
+    What the trunk reached at its end is recorded at step 0, too, and is not the branch's.
+    """
     source, target = _trunk(trial) / SPOOL, trial.run.directory / SPOOL
     if not source.exists() or target.exists():
         return
-    records = [record for record in complete_records(source, 0)[0] if record[STEP] <= step]
+    records = [
+        record
+        for record in complete_records(source, 0)[0]
+        if record[STEP] <= step and FINAL not in record
+    ]
     write_whole(target, "".join(f"{json.dumps(record)}\n" for record in records))
 
 

@@ -81,7 +81,9 @@ def share_charts(mlflow_client: "MlflowClient", experiment: str, sweep: str) -> 
         experiment: The id of the experiment.
         sweep: The id of the run of the sweep.
     """
-    view = {**_view(), "searchFilter": f"tags.`mlflow.parentRunId` = '{sweep}'"}
+    trials = f"tags.`mlflow.parentRunId` = '{sweep}'"
+    # Otherwise charts begin with the first ten.
+    view = {**_view(), "searchFilter": trials, "runsHiddenMode": "SHOW_ALL"}
     mlflow_client.set_experiment_tag(experiment, f"{SHARED}{sweep}", json.dumps(view))
     return f"#/experiments/{experiment}/runs?viewStateShareKey={sweep}&compareRunsMode=CHART"
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 LARGEST_BATCH = 1000  # metrics in one request, MLflow's limit
 ANEW_TAG = "steps_made_anew"
+ONE_NUMBER = 0  # the step of what is one number for a run
 SAME = 1e-9  # by which a value may change in a database, relatively
 
 log = logging.getLogger(__name__)
@@ -48,6 +49,8 @@ class Points:
 
     def send(self, beat: Beat) -> int:
         """Send the points since the last call, and those before it that MLflow lacks.
+
+        What is one number for a run is sent again where MLflow has another one.
 
         Args:
             beat: Called at each answer.
@@ -76,9 +79,14 @@ class Points:
             return False
         if metric.key not in self._there:
             history = self._client.get_metric_history(self.run_id, metric.key)
+            history = sorted(history, key=attrgetter("timestamp"))
             self._there[metric.key] = {point.step: point.value for point in history}
             beat()
-        return metric.step not in self._there[metric.key]
+        there = self._there[metric.key]
+        if metric.step == ONE_NUMBER and metric.step in there:
+            # Of a step that has two, MLflow shows the later one.
+            return not math.isclose(there[metric.step], metric.value, rel_tol=SAME)
+        return metric.step not in there
 
     def _log(self, batch: "Sequence[Metric]") -> None:
         """Send a batch; a metric that MLflow refuses costs only itself."""

@@ -22,6 +22,7 @@ from dpot_scale.evaluation.scores import DatasetScore
 from dpot_scale.runs.result import TrainingResult, save_result
 from dpot_scale.scaling import elastic
 from dpot_scale.scaling import launcher as launcher_module
+from dpot_scale.scaling.branching import begin_at_trunk
 from dpot_scale.scaling.cluster import Cluster
 from dpot_scale.scaling.controller import Controller
 from dpot_scale.scaling.endings import AttemptFailedError, Ended, TrialInterruptedError
@@ -345,6 +346,26 @@ def test_a_branch_begins_when_its_trunk_has_committed_its_step(tmp_path: Path) -
     assert controller.run() == {}
     order = {trial.id: trial.run.windows for trial in trials}
     assert [order[trial] for trial in launcher.begun] == [800, 320, 480]
+
+
+def test_a_branch_has_the_curve_of_its_trunk_but_not_what_that_reached(tmp_path: Path) -> None:
+    sweep = designed(tmp_path, SMALL, COOLDOWN)
+    trials = plan(sweep)
+    trunk = next(trial for trial in trials if trial.after is None)
+    branch = next(trial for trial in trials if trial.after is not None)
+    assert branch.after is not None
+    commit(trunk, branch.after.step)
+    recorded = [
+        {"step": 0, "time": 1.0, "model/params": 7.0},
+        {"step": 1, "time": 2.0, "train/loss": 0.5},
+        {"step": trunk.run.steps, "time": 3.0, "train/loss": 0.25},
+        {"step": 0, "time": 4.0, "final/rel_l2": 0.125, "time/seconds": 9.0},  # at its end
+    ]
+    spool = "".join(f"{json.dumps(record)}\n" for record in recorded)
+    (trunk.run.directory / "metrics.jsonl").write_text(spool)
+    begin_at_trunk(branch, ResourcesConfig(workers=2, gpus_per_worker=0), lambda _: None)
+    taken = (branch.run.directory / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line) for line in taken] == recorded[:2]
 
 
 def test_a_branch_is_alone_where_its_trunk_has_no_checkpoint(

@@ -38,5 +38,6 @@ def test_a_sweep_has_a_view_of_its_own_trials(tmp_path: Path) -> None:
     tags = mlflow_client.get_experiment(experiment).tags
     view = json.loads(tags[f"mlflow.sharedViewState.{sweep}"])
     assert view["compareRunCharts"]
+    assert view["runsHiddenMode"] == "SHOW_ALL"
     (found,) = mlflow_client.search_runs([experiment], view["searchFilter"])
     assert found.info.run_id == trial

@@ -44,6 +44,19 @@ def test_a_gap_is_filled(
     assert Points(mlflow_client, run_id, tmp_path / SPOOL).send(beat) == 0
 
 
+def test_what_is_one_number_for_a_run_is_the_newest(
+    mlflow_client: MlflowClient, run_id: str, tmp_path: Path
+) -> None:
+    key = "final/rel_l2"
+    mlflow_client.log_metric(run_id, key, 0.125, timestamp=1, step=0)  # of its trunk
+    tracker = Tracker(tmp_path, NOWHERE, is_main=True)
+    tracker.log({key: 0.25, "time/seconds": 3.0}, step=0)
+    tracker.close()
+    assert Points(mlflow_client, run_id, tmp_path / SPOOL).send(beat) == 2
+    assert mlflow_client.get_run(run_id).data.metrics == {key: 0.25, "time/seconds": 3.0}
+    assert Points(mlflow_client, run_id, tmp_path / SPOOL).send(beat) == 0
+
+
 def test_no_spool_is_no_points(mlflow_client: MlflowClient, run_id: str, tmp_path: Path) -> None:
     assert Points(mlflow_client, run_id, tmp_path / SPOOL).send(beat) == 0
 
