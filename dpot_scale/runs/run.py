@@ -171,7 +171,7 @@ def _train(
             console.at(state.step, "evaluates")
             if scores := session.monitor.report():
                 tracker.log(scores, step=state.step)
-            seconds, unread = time.perf_counter() - started, len(session.quarantine)
+            seconds = time.perf_counter() - started
             tracker.log(numbers.end(session.monitor, seconds), step=0)
             on_main(tracker.settle, world, config.directory / SPOOL)  # the result follows from it
         finally:
