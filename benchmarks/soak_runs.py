@@ -228,7 +228,7 @@ class Training:
         else:
             changes = [f"name={name}", f"tracking.experiment={name}"]
             changes += [] if server else ["tracking.mlflow_uri=null"]
-            entry = [*_launcher(launcher), "--config", str(folder / "run.yaml")]
+            entry = [*_launcher(launcher, folder), "--config", str(folder / "run.yaml")]
             self._command = [sys.executable, *entry, *changes]
 
     def start(self) -> None:
@@ -320,9 +320,10 @@ def remove(training: Training) -> None:
     shutil.rmtree(training.results, ignore_errors=True)
 
 
-def _launcher(name: str) -> list[str]:
+def _launcher(name: str, folder: Path) -> list[str]:
     if name == "torchrun":
-        ranks = ["--standalone", "--nproc-per-node", "2"]
+        # Else it leaves a folder in /tmp at each start, also where nothing goes wrong.
+        ranks = ["--log-dir", str(folder / "torchrun"), "--standalone", "--nproc-per-node", "2"]
         return ["-m", "torch.distributed.run", *ranks, "-m", "dpot_scale.train"]
     ranks = ["--num_accelerators", "2", "--master_port", str(free_port())]
     return ["-m", "deepspeed.launcher.runner", *ranks, "dpot_scale/train.py"]
