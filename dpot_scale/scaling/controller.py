@@ -176,9 +176,7 @@ class Controller:
                 ask_to_stop(trial.run.directory)
             progress.share(trial, self._growth.share(trial))
         if not self._stopping.is_set():
-            self._growth.look(
-                running.values(), progress.seconds_left, lambda t: ask_to_stop(t.run.directory)
-            )
+            self._growth.look(running.values(), progress, lambda t: ask_to_stop(t.run.directory))
         done, _ = wait(running, timeout=POLL_SECONDS, return_when=FIRST_COMPLETED)
         progress.update(running.values())
         for future in done:

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from dpot_scale.config.batch import BatchConfig
 from dpot_scale.config.sweep import ResourcesConfig
@@ -26,12 +27,24 @@ def sizes(resources: ResourcesConfig, batch: BatchConfig) -> tuple[int, ...]:
     return tuple(number for number in numbers if batch.is_shared_by(number))
 
 
+class Progress(Protocol):
+    """How far trials are."""
+
+    def step(self, trial: Trial) -> int | None:
+        """Return the newest step of a trial."""
+
+    def seconds_left(self, trial: Trial) -> float | None:
+        """Return how long a trial still takes, as far as that is known."""
+
+
 @dataclass
 class _Attempt:
-    """An attempt that trains."""
+    """An attempt that was started."""
 
     workers: int
-    since: float
+    begun_at: int | None = None  # the newest step at the first look
+    was_seen: bool = False
+    since: float | None = None  # when it had made a step: before, its own workers may not be there
     found: int = 0  # the larger number for which the last look found room
     granted: int = 0  # with which it is to begin again
 
@@ -53,9 +66,9 @@ class Growth:
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def begins(self, trial: Trial, workers: int) -> None:
-        """Note that a trial trains with so many workers."""
+        """Note that a trial is about to train with so many workers."""
         with self._lock:
-            self._attempts[trial.id] = _Attempt(workers, time.monotonic())
+            self._attempts[trial.id] = _Attempt(workers)
 
     def ends(self, trial: Trial) -> int:
         """Note that an attempt ended; return the workers for which it was to end, 0 for none."""
@@ -70,7 +83,7 @@ class Growth:
     def look(
         self,
         running: Iterable[Trial],
-        seconds_left: Callable[[Trial], float | None],
+        progress: Progress,
         ask: Callable[[Trial], None],
     ) -> None:
         """Ask a trial to save and end, in order to begin again with more workers, if one may.
@@ -79,7 +92,7 @@ class Growth:
 
         Args:
             running: All trials that were begun, those among them that wait for room.
-            seconds_left: How long a trial still takes, as far as that is known.
+            progress: How far they are.
             ask: Asks a trial.
         """
         now = time.monotonic()
@@ -93,7 +106,9 @@ class Growth:
             small = [
                 (trial, attempt)
                 for trial, attempt in attempts
-                if attempt is not None and self._may_gain(attempt, now, seconds_left(trial))
+                if attempt is not None
+                and self._is_steady(attempt, now, progress.step(trial))
+                and self._may_gain(attempt, progress.seconds_left(trial))
             ]
             free = self.free() if small else 0
             for trial, attempt in small:
@@ -103,11 +118,18 @@ class Growth:
                     ask(trial)
                     return
 
-    def _may_gain(self, attempt: _Attempt, now: float, left: float | None) -> bool:
+    def _is_steady(self, attempt: _Attempt, now: float, step: int | None) -> bool:
+        """Return whether an attempt has made steps for a while."""
+        if not attempt.was_seen:
+            attempt.was_seen, attempt.begun_at = True, step
+        if attempt.since is None and step != attempt.begun_at:
+            attempt.since = now
+        return attempt.since is not None and now - attempt.since >= STEADY_SECONDS
+
+    def _may_gain(self, attempt: _Attempt, left: float | None) -> bool:
         """Return whether more workers would pay: to start them takes a while."""
-        is_steady = now - attempt.since >= STEADY_SECONDS
         is_long = left is not None and left > TRIAL_OVERHEAD_SECONDS
-        return attempt.workers < self.resources.most_workers and is_steady and is_long
+        return attempt.workers < self.resources.most_workers and is_long
 
     def _larger(self, trial: Trial, workers: int, free: int) -> int:
         """Return the largest number of workers that there is room for; 0 if it is none more."""

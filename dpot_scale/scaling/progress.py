@@ -155,6 +155,10 @@ class TrialProgress:
         """Take how many workers a trial has of those that it may have, as `1/4`."""
         self._known[trial.id].share = share
 
+    def step(self, trial: Trial) -> int | None:
+        """Return the newest step that a trial has recorded."""
+        return self._known[trial.id].step
+
     def seconds_left(self, trial: Trial) -> float | None:
         """Return how long a trial still takes at its newest speed, if it has one."""
         return self._known[trial.id].seconds_left()

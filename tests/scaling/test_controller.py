@@ -1,5 +1,6 @@
 """How trials are packed, branched, cancelled and remembered, on workers that train nothing."""
 
+import itertools
 import json
 import multiprocessing
 import threading
@@ -488,6 +489,8 @@ def test_a_trial_goes_on_with_fewer_workers_and_then_with_more(
     monkeypatch.setattr(elastic, "STEADY_SECONDS", 0.0)
     monkeypatch.setattr(elastic, "LOOK_SECONDS", 0.0)
     monkeypatch.setattr(TrialProgress, "seconds_left", lambda *_: 3600.0)
+    steps = itertools.count()
+    monkeypatch.setattr(TrialProgress, "step", lambda *_: next(steps))
     settings = ["max_preemptions=0", "resources={workers: [1, 2], gpus_per_worker: 0}"]
     sweep = designed(tmp_path, SMALL, settings=settings)
 

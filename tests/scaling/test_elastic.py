@@ -57,7 +57,7 @@ class Cluster:
     """A cluster with free workers, and the trials that were asked to begin again."""
 
     def __init__(self) -> None:
-        self.now, self.free = 0.0, 0
+        self.now, self.free, self.steps = 0.0, 0, 0
         self.left = {"default": 3600.0}
         self.asked: list[str] = []
 
@@ -68,8 +68,18 @@ class Cluster:
         """Look after so many seconds; return who was asked."""
         self.now += after
         self.asked = []
-        growth.look(running, self.seconds_left, lambda trial: self.asked.append(trial.id))
+        growth.look(running, self, lambda trial: self.asked.append(trial.id))
         return self.asked
+
+    def train(self, growth: Growth, *running: Trial) -> None:
+        """Let trials make steps for long enough."""
+        self.look(growth, *running)
+        self.steps += 1
+        self.look(growth, *running)
+        self.now += STEADY_SECONDS
+
+    def step(self, _: Trial) -> int | None:
+        return self.steps
 
     def seconds_left(self, trial: Trial) -> float | None:
         return self.left.get(trial.id, self.left["default"])
@@ -98,7 +108,7 @@ def test_a_trial_begins_again_with_the_most_that_there_is_room_for(
 ) -> None:
     trial = trials[0]
     growth.begins(trial, 1)
-    cluster.now += STEADY_SECONDS
+    cluster.train(growth, trial)
     assert cluster.look(growth, trial) == []
     cluster.free = 2  # 3 in all, among which the batch does not divide
     assert cluster.look(growth, trial) == [], "it may be gone at the next look"
@@ -113,7 +123,7 @@ def test_room_that_goes_again_is_no_room(
     cluster: Cluster, growth: Growth, trials: tuple[Trial, ...]
 ) -> None:
     growth.begins(trials[0], 1)
-    cluster.now += STEADY_SECONDS
+    cluster.train(growth, trials[0])
     for free in (1, 0, 1, 0):
         cluster.free = free
         assert cluster.look(growth, trials[0]) == []
@@ -128,11 +138,12 @@ def test_nobody_is_asked_too_soon_or_too_late(
     growth.begins(ending, 1)
     growth.begins(full, 4)
     cluster.left[ending.id] = TRIAL_OVERHEAD_SECONDS
-    cluster.now += STEADY_SECONDS
+    cluster.train(growth, ending, full)
     growth.begins(new, 1)
-    for _ in range(3):
-        assert cluster.look(growth, new, ending, full) == []
     cluster.now += STEADY_SECONDS
+    for _ in range(3):
+        assert cluster.look(growth, new, ending, full) == [], "its own workers are not there yet"
+    cluster.train(growth, new, ending, full)
     assert cluster.look(growth, new, ending, full) == []
     assert cluster.look(growth, new, ending, full, after=LOOK_SECONDS / 2) == [], "no look yet"
     assert cluster.look(growth, new, ending, full) == [new.id]
@@ -145,7 +156,9 @@ def test_who_waits_for_room_comes_first(
     cluster.free = 3
     growth.begins(small, 1)
     growth.begins(other, 1)
-    cluster.now += STEADY_SECONDS
+    growth.begins(waits, 4)
+    cluster.train(growth, small, waits, other)
+    growth.ends(waits)
     for _ in range(3):
         assert cluster.look(growth, small, waits, other) == []
     growth.begins(waits, 4)
@@ -157,7 +170,7 @@ def test_who_waits_for_room_comes_first(
 def test_a_fixed_number_never_changes(cluster: Cluster, trials: tuple[Trial, ...]) -> None:
     growth = Growth(ResourcesConfig(workers=2), lambda: 8)
     growth.begins(trials[0], 2)
-    cluster.now += STEADY_SECONDS
+    cluster.train(growth, trials[0])
     for _ in range(3):
         assert cluster.look(growth, trials[0]) == []
     assert growth.share(trials[0]) == ""
