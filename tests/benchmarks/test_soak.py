@@ -155,7 +155,10 @@ while step < int(sys.argv[3]):
 """
 
 
-def test_a_training_is_disturbed_and_started_again_until_it_ends(soak: Any, tmp_path: Path) -> None:
+def test_a_training_is_disturbed_and_started_again_until_it_ends(
+    soak: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("LOCAL_RANK", raising=False)  # DeepSpeed sets it in this process
     name = f"stub_{os.getpid()}"  # no other test has it
     training = soak.Training(tmp_path, name, "torchrun")
     training.directory.mkdir(parents=True)

@@ -159,7 +159,7 @@ def test_a_report_leaves_the_end_where_it_was(tmp_path: Path, mirrored: Tracking
         tmp_path,
         mirrored,
         artifacts=artifacts,
-        note=lambda it: f"of {it}",
+        note=lambda run, _: f"of {run}",
         numbers={"law/exponent": 0.25},
         is_finished=False,
     )
@@ -168,7 +168,8 @@ def test_a_report_leaves_the_end_where_it_was(tmp_path: Path, mirrored: Tracking
     assert after.data.tags["mlflow.note.content"] == f"of {run_id}"
     assert after.data.metrics == {"law/exponent": 0.25}
     assert client_of(mirrored).list_artifacts(run_id, "report")
-    again: Any = {"artifacts": {}, "note": str, "numbers": {"law/exponent": 0.125}}
+    numbers = {"law/exponent": 0.125}
+    again: Any = {"artifacts": {}, "note": lambda run, _: run, "numbers": numbers}
     # Its owner was killed after the last trial: whoever reports next ends it, once.
     annotate(tmp_path, mirrored, **again, is_finished=True)
     finished = run_of(mirrored, run_id).info

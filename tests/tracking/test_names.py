@@ -21,6 +21,7 @@ def test_the_keys_stay() -> None:
         "time/rank_spread",
         "data/windows",
         "data/trajectories",
+        "data/quarantined",
         "compute/train_flops",
         "model/params",
         "checkpoint/save_seconds",

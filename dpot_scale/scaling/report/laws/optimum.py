@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import inf
 
 import numpy as np
 from scipy import stats
@@ -36,7 +37,9 @@ class WindowCost:
         return found
 
     def size(self, flops: float) -> float:
-        """Return the size whose windows take these FLOPs."""
+        """Return the size whose windows take these FLOPs; infinite where they take fewer at any."""
+        if self.exponent <= 0:  # the FLOPs of these sizes do not tell them apart
+            return inf if flops >= self.coefficient else 0.0
         return float((flops / self.coefficient) ** (1 / self.exponent))
 
 

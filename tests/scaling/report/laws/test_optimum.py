@@ -36,6 +36,9 @@ def test_the_cost_of_windows_is_found() -> None:
     found = WindowCost.of(sizes, COST.flops(sizes))
     assert (found.coefficient, found.exponent) == (pytest.approx(100.0), pytest.approx(0.9))
     assert WindowCost.of(sizes[:1], np.array([6e5])).flops(sizes[:1]) == pytest.approx([6e5])
+    assert found.size(found.flops(sizes[1:2])[0]) == pytest.approx(sizes[1])
+    alike = WindowCost.of(sizes, np.full(len(sizes), 6e5))
+    assert [alike.size(flops) for flops in (1e5, 1e6)] == [0.0, np.inf]
 
 
 @pytest.mark.parametrize("flops", [1e11, 1e13])
