@@ -1,5 +1,8 @@
 """No secret of the environment or of an address reaches what a run prints, writes or logs."""
 
+import subprocess
+import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,6 +25,23 @@ ENVIRONMENT = (
 )
 # Nothing listens there: a request through it fails.
 PROXY = f"http://me:{SECRET}@127.0.0.1:9"
+
+
+# The second trial diverges at once.
+SWEEP = """
+name: secrets
+run:
+  extends: {run}
+  output: {folder}/runs
+  evaluation: {{every: 0}}
+  limits: {{rollbacks: 0}}
+  tracking: {{mlflow_uri: sqlite:///{folder}/mlflow.db}}
+design:
+  - ladder: {{narrow: {{width: 16}}}}
+  - ablation: {{broken: {{run.optim.lr: 1.0e+30}}}}
+windows: [96]
+max_attempts: 1
+"""
 
 
 def holding_it(folder: Path) -> list[str]:
@@ -140,6 +160,36 @@ def test_an_address_of_the_environment_is_shown_without_its_secret(
     out, err = capsys.readouterr()
     assert err
     assert SECRET not in out + err + caplog.text
+    assert holding_it(tmp_path) == []
+
+
+@pytest.mark.ray
+@pytest.mark.timeout(600)
+def test_a_sweep_keeps_the_secrets_of_its_environment(
+    tiny_yaml: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In its journal, report and page, in MLflow, and in what Ray writes; one trial fails."""
+    for variable in (*ENVIRONMENT, "RAY_AUTH_TOKEN_PATH"):
+        monkeypatch.setenv(variable, SECRET)
+    monkeypatch.delenv("RAY_AUTH_TOKEN")
+    for variable in ("HTTP_PROXY", "HTTPS_PROXY"):
+        monkeypatch.setenv(variable, PROXY)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1,localhost")
+    monkeypatch.setenv("DPOT_SCALE_HOME", str(tmp_path))
+    config = tmp_path / "sweep.yaml"
+    config.write_text(SWEEP.format(run=tiny_yaml, folder=tmp_path))
+    # Its folder holds sockets, whose paths may have a hundred characters.
+    with tempfile.TemporaryDirectory(prefix="ray", ignore_cleanup_errors=True) as ray:
+        monkeypatch.setenv("RAY_TMPDIR", ray)
+        command = [sys.executable, "-m", "dpot_scale.sweep", "run", "--config", str(config)]
+        with (tmp_path / "driver.log").open("w") as log:
+            ended = subprocess.run(command, stdout=log, stderr=log, timeout=500, check=False)
+        said = (tmp_path / "driver.log").read_text()
+        assert "left out: narrow-broken" in said, said
+        assert ended.returncode != 0
+        assert list(Path(ray).rglob("*.log"))
+        assert holding_it(Path(ray)) == []
+    assert {"report.html", "journal.jsonl"} <= {path.name for path in tmp_path.rglob("*")}
     assert holding_it(tmp_path) == []
 
 

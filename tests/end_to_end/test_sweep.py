@@ -73,12 +73,12 @@ class Submission:
 class Home:
     """A folder of results and what one can see of a sweep in it."""
 
-    def __init__(self, folder: Path, run: Path) -> None:
+    def __init__(self, folder: Path, run: Path, *changes: str) -> None:
         self.folder = folder
         self.config = folder / "sweep.yaml"
         self.config.write_text(SWEEP.format(run=run, windows=4 * STEPS))
         # What is read is absolute in the run's config; what is written must come to lie here.
-        self.overrides = ["run.output=runs", "run.data.root=data"]
+        self.overrides = ["run.output=runs", "run.data.root=data", *changes]
         self.sweep = resolve_sweep_paths(load_sweep(str(self.config), self.overrides), folder)
         self.trials = plan(self.sweep)[::-1]  # as they run: the largest first
         self.journal = Journal(self.sweep.directory)
@@ -377,6 +377,31 @@ TorchTrainer(
     ),
 ).fit()
 """
+
+
+def test_a_stopped_worker_is_named_and_its_trial_tried_again(
+    tmp_path: Path, tiny_yaml: Path
+) -> None:
+    changes = ["ladder={narrow: {width: 16}}", "resources.workers=2", "run.limits.hang=0.25"]
+    home = Home(tmp_path, tiny_yaml, *changes)
+    (trial,) = home.trials
+    driver = home.submit()
+    home.wait_for_step(trial, 15, driver)
+    stopped = workers_of(driver)
+    assert len(stopped) == 2
+    stopped[1].send_signal(signal.SIGSTOP)
+    code, log = driver.ended()
+    assert code == 0, log
+    said = re.search(r"attempt 1 failed \((no sign of rank \d on .*)\); trying again", log)
+    assert said is not None, log
+    assert "for 0.25 minutes (limits.hang)" in said[1]
+    (stacks,) = trial.run.directory.glob("stacks_*.txt")
+    assert str(stacks) in said[1]
+    events = [event for event, _ in home.events(trial)]
+    assert events == ["started", "failed", "started", "finished"]
+    assert not any(process.is_running() for process in stopped)
+    losses = read_metrics(trial.run.directory / SPOOL)["train/loss"]
+    assert list(losses) == list(range(1, STEPS + 1))
 
 
 def test_as_a_ray_job_on_a_busy_cluster(
