@@ -11,6 +11,7 @@ given up writes its stacks and ends its process: no collective call would ever r
 
 import contextlib
 import os
+import random
 import signal
 import threading
 import time
@@ -35,7 +36,7 @@ from dpot_scale.runs.stacks import (
 from dpot_scale.training.launchers import Launchers
 from dpot_scale.training.slowest import Waits
 
-LOOK_SECONDS = 0.1  # between two looks at the own stack
+LOOK_SECONDS = 0.1  # between two looks at the own stack, on average
 MOST_SECONDS = 5.0  # between two signs; at most a twentieth of the limit
 ROLL_CALL = 3  # signs in which ranks write their stacks before one of them joins these
 GONE_SECONDS = 5.0  # in which a rank whose peer has ended may say so itself
@@ -105,7 +106,9 @@ class Pulse:
             self._beat(is_closed=True)
 
     def _run(self) -> None:
-        while not self._closing.wait(LOOK_SECONDS):
+        # Looks in time with what a rank does would find it at one place again and again.
+        chance = random.Random()  # of its own: no number of a run depends on it
+        while not self._closing.wait(LOOK_SECONDS * chance.uniform(0.5, 1.5)):
             now = time.monotonic()
             if now - self._looked > max(10 * self._every, 5.0):
                 # This process was stopped, or its disk: what it has not seen, nobody failed to do.

@@ -272,7 +272,7 @@ def test_a_rank_is_stopped_then_one_is_killed_and_nothing_is_lost(
     assert (the_run(database, "hurt").data.tags["stop"]) == "hung"
 
     killed = attempt()
-    wait_for_step(killed, newest_checkpoint(ended.directory) + 2)
+    wait_for_step(killed, newest_checkpoint(ended.directory) + CHECKPOINT_EVERY + 1)
     rank(killed, 1).kill()
     ended = killed.ended()
     assert ended.code != 0
@@ -412,7 +412,8 @@ def test_what_cannot_be_read_is_replaced_the_same_on_any_number_of_ranks(
     assert together.code == 0, together.err
     found = read_quarantine(alone.directory)
     assert read_quarantine(together.directory) == found
-    assert read_metrics(alone.directory / SPOOL)["data/quarantined"][STEPS] == len(found) > 10
+    counts = read_metrics(alone.directory / SPOOL)["data/quarantined"].values()
+    assert max(counts) == len(found) > 10
     for ended in (alone, together):
         result = read_result(ended.directory)
         assert result is not None
