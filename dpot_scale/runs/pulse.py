@@ -116,7 +116,7 @@ class Pulse:
                 for seen in self._seen.values():
                     seen.since = now
             self._looked = now
-            if self._place.has_changed():
+            if self._has_moved():
                 self._moved = now
                 self._sign = replace(self._sign, moves=self._sign.moves + 1)
             self.waits.note(self._place.waits)
@@ -125,6 +125,12 @@ class Pulse:
                 self._beaten = now
                 self._beat(is_orphaned=is_orphaned)
                 self._judge(now)
+
+    def _has_moved(self) -> bool:
+        try:
+            return self._place.has_changed()
+        except OSError:  # no room for what it reads: nothing is known, so nobody is given up
+            return True
 
     def _beat(self, **changes: object) -> None:
         place = {"at": self._place.at, "waits": self._place.waits}

@@ -1,10 +1,10 @@
 """Where the ranks of an attempt stand: the stacks of their threads, looked at by another thread."""
 
 import faulthandler
-import sys
+import re
+import tempfile
 import threading
 from pathlib import Path
-from types import FrameType
 
 from dpot_scale.runs.signs import FOLDER, Sign
 
@@ -14,10 +14,15 @@ WORKERS = ("window reader", "save", "archive", "fsspecIO")
 OF_COLLECTIVES = ("/torch/distributed/", "/deepspeed/comm/", "/deepspeed/utils/nvtx", "/watch.py")
 SHOWN = 3  # innermost frames
 LONGEST = 300  # characters of their description
+THREAD = re.compile(r"hread (0x[0-9a-f]+) .*\n((?:  .*\n)*)")  # one of what faulthandler writes
+FRAME = re.compile(r'^  File "(.*)", line (\d+) in (.*)$', re.MULTILINE)
 
 
 class Place:
     """What a thread of this process and its workers execute.
+
+    It reads what faulthandler writes, while all threads stand. To follow the frames of another
+    thread that runs gave wrong objects under CPython 3.11, and could crash it.
 
     Args:
         thread: The identifier of the thread.
@@ -25,26 +30,32 @@ class Place:
 
     def __init__(self, thread: int) -> None:
         self._thread = thread
-        self._signature: tuple[object, ...] = ()
+        self._file = tempfile.TemporaryFile()  # noqa: SIM115 - open as long as the process
+        self._signature: tuple[str, ...] = ()
         self.at = ""
         self.waits = False
 
     def has_changed(self) -> bool:
         """Look again; return whether one of them executes something else than before."""
-        frames = sys._current_frames()
-        main = frames.get(self._thread)
-        workers = [one.ident for one in threading.enumerate() if one.name in WORKERS]
-        signature: list[object] = list(_positions(main))
-        for ident in workers:
-            signature += [None, *_positions(frames.get(ident or 0))]
-        if tuple(signature) == self._signature:
+        stacks = self._stacks()
+        workers = [one.ident or 0 for one in threading.enumerate() if one.name in WORKERS]
+        signature = tuple(stacks.get(ident, "") for ident in (self._thread, *workers))
+        if signature == self._signature:
             return False
-        self._signature = tuple(signature)
-        self.waits = main is not None and any(
-            part in main.f_code.co_filename for part in OF_COLLECTIVES
-        )
-        self.at = _described(main)
+        self._signature = signature
+        frames = FRAME.findall(signature[0])
+        self.waits = bool(frames) and any(part in frames[0][0] for part in OF_COLLECTIVES)
+        self.at = _described(frames)
         return True
+
+    def _stacks(self) -> dict[int, str]:
+        """Return the stack of each thread by its identifier, the innermost frame first."""
+        self._file.seek(0)
+        self._file.truncate()
+        faulthandler.dump_traceback(self._file, all_threads=True)
+        self._file.seek(0)
+        text = self._file.read().decode("utf-8", errors="replace")
+        return {int(ident, 16): stack for ident, stack in THREAD.findall(text)}
 
 
 def dump_stacks(directory: Path, attempt: int, rank: int) -> None:
@@ -97,24 +108,14 @@ def _dump(directory: Path, attempt: int, rank: int) -> Path:
     return directory / FOLDER / f"stacks_{attempt}_{rank}"
 
 
-def _positions(frame: FrameType | None) -> list[object]:
-    """Return what a thread executes: code and instruction of each frame, the innermost first."""
-    found: list[object] = []
-    while frame is not None:
-        found += [frame.f_code, frame.f_lasti]
-        frame = frame.f_back
-    return found
-
-
-def _described(frame: FrameType | None) -> str:
+def _described(frames: list[tuple[str, str, str]]) -> str:
     """Return the innermost frames for people, that of this package nearest to them included."""
     words: list[str] = []
-    while frame is not None:
-        path, name = Path(frame.f_code.co_filename), frame.f_code.co_name
+    for file, line, name in frames:
+        path = Path(file)
         is_ours = "dpot_scale" in path.parts
         if is_ours or len(words) < SHOWN:
-            words.append(f"{name} ({path.name}:{frame.f_lineno})")
+            words.append(f"{name} ({path.name}:{line})")
         if is_ours:
             break
-        frame = frame.f_back
     return ", called by ".join(words)[:LONGEST]
