@@ -58,7 +58,6 @@ TESTED_ELSEWHERE = {
     "runs/run.py": "end_to_end/test_training.py",
     # What ranks show of themselves is tested with those who look at it.
     "runs/signs.py": "runs/test_pulse.py",
-    "runs/stacks.py": "runs/test_pulse.py",
     "runs/tracked.py": "test_mirror.py",
     # With a cluster that trains nothing, and with Ray.
     "scaling/branching.py": "scaling/test_controller.py",

@@ -68,8 +68,11 @@ class _Progress:
         if self.does() == "evaluates":
             return f"evaluates and saves, {since}"
         if self.does() == "starts":
-            goes_on = f", to go on at step {of_all}" * (self.step is not None)
-            return f"workers are starting{goes_on}, {since}"
+            # Whether its workers are not there yet or make their first steps is not known here.
+            goes_on = f" to go on at step {of_all}" * (self.step is not None)
+            every = self.trial.run.tracking.log_every
+            first = min(((self.step or 0) // every + 1) * every, self.trial.run.steps)
+            return f"starts{goes_on}; its next record is of step {first}, {since}"
         ago = now - self.read_at
         left = (self.seconds_left() or 0.0) - ago
         time_left = f", about {clock(left)} left" if left > 0 else ""

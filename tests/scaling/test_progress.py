@@ -84,7 +84,7 @@ def test_a_running_trial_is_never_silent_for_long(trials: list[Trial], clock: Cl
     for _ in range(24):  # half seconds
         progress.update([trial])
         clock.now += 0.5
-    starting = f"{trial.id}: workers are starting"
+    starting = f"{trial.id}: starts; its next record is of step 100"
     assert said == [f"{starting}, {n} s since it was started" for n in (5, 10)]
     record(trial, 3)
     progress.update([trial])
@@ -110,7 +110,8 @@ def test_a_trial_that_goes_on_says_where_while_it_starts(trials: list[Trial], cl
         clock.now += 0.5
     assert said[0].startswith(f"{trials[0].id}: step 245/512  ")
     assert said[1:] == [
-        f"{trials[0].id}: workers are starting, to go on at step 245/512, 5 s since it was started"
+        f"{trials[0].id}: starts to go on at step 245/512; its next record is of step 300, "
+        "5 s since it was started"
     ]
 
 
@@ -132,7 +133,7 @@ def test_trials_beside_each_other_break_the_silence_together(
     first, second = (trial.id for trial in trials)
     assert said[1] == (
         f"{first}: trains, step 3/512 was 5 s ago, about 0:03:19 left; "
-        f"{second}: workers are starting, 9 s since it was started"
+        f"{second}: starts; its next record is of step 100, 9 s since it was started"
     )
 
 
