@@ -3,6 +3,7 @@
 Legend: B trajectories, T frames, C fields, s any number of space axes, L lead times.
 """
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
@@ -36,6 +37,7 @@ from dpot_scale.evaluation.trajectories import (
 )
 from dpot_scale.forecasting.physical import (
     Model,
+    Network,
     in_physical_units,
     with_given_channels,
     without_obstacles,
@@ -57,6 +59,8 @@ class DatasetEvaluation:
     example_leads: tuple[int, ...]  # shown lead times, from 1
     example_truth_LCs: Array  # the first held-out trajectory at these; real fields only
     example_forecast_LCs: Array
+    # Of one worker for a forward, by trajectory: the median of the forwards of this rank.
+    forward_seconds: float = 0.0
     shown: Shown | None = None  # the same trajectory at more lead times, for reports
     details: Details | None = None  # of the evaluation of given weights
 
@@ -95,6 +99,26 @@ def evaluate(
     return found
 
 
+class _Timed:
+    """A model, and how long its forwards take.
+
+    Attributes:
+        seconds: Of each forward, by trajectory.
+    """
+
+    def __init__(self, model: Network) -> None:
+        self._model = model
+        self.seconds: list[float] = []
+
+    def __call__(self, frames_BTCs: Tensor, *conditions_BK: Tensor) -> Forecast:
+        started = time.perf_counter()
+        forecast = self._model(frames_BTCs, *conditions_BK)
+        if frames_BTCs.is_cuda:  # else only the launch of its kernels is measured
+            torch.cuda.synchronize(frames_BTCs.device)
+        self.seconds.append((time.perf_counter() - started) / len(frames_BTCs))
+        return forecast
+
+
 class _Scorer:
     """Scores one dataset; arguments as those of `evaluate`."""
 
@@ -109,7 +133,7 @@ class _Scorer:
         split: Split,
         wanted: Wanted | None,
     ) -> None:
-        self._model, self._store, self._split, self._world = model, store, split, world
+        self._model, self._store, self._split, self._world = _Timed(model), store, split, world
         self._history, self._horizon = model_config.history, model_config.horizon
         self._known = max(self._history, 0 if wanted is None else wanted.known)
         self._held_out = forecast_trajectories(store, split, config, self._known)
@@ -147,6 +171,7 @@ class _Scorer:
             example_leads=example.leads,
             example_truth_LCs=example.truth_LCs,
             example_forecast_LCs=example.forecast_LCs,
+            forward_seconds=float(np.median(self._model.seconds)),
             shown=self._shown(example.truth_LCs.shape[2:]),
             details=None if self._details is None else self._details.details(self._world),
         )

@@ -206,6 +206,7 @@ def keep(
         evaluation={name: found.score for name, found in monitor.latest.items()},
         valid={name: found.score for name, found in monitor.valid.items()},
         lead_times={name: tuple(found.rel_l2_L.tolist()) for name, found in monitor.latest.items()},
+        forward_seconds={name: found.forward_seconds for name, found in monitor.latest.items()},
     )
     if world.is_main:
         _draw(config.directory / FIGURES, monitor)

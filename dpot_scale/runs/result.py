@@ -6,7 +6,7 @@ import numpy as np
 from pydantic import Field, ValidationError, model_validator
 from pydantic_core import from_json
 
-from dpot_scale.config.base import PositiveInt
+from dpot_scale.config.base import NonNegativeFloat, PositiveInt
 from dpot_scale.config.places import RESULT_FILE
 from dpot_scale.config.record import Record, read_record
 from dpot_scale.errors import RecordError
@@ -17,7 +17,7 @@ from dpot_scale.files import write_whole
 class TrainingResult(Record):
     """One finished run."""
 
-    format: PositiveInt = 6
+    format: PositiveInt = 7
     name: str
     identity: str
     datasets: dict[str, str]  # what it was trained on: digests, by name
@@ -37,6 +37,9 @@ class TrainingResult(Record):
     valid: dict[str, DatasetScore] = Field(default={})
     # rel_l2 of each lead time of the rollouts on the test split, by dataset; since format 4.
     lead_times: dict[str, tuple[Score, ...]] = Field(default={})
+    # Of a worker for one forward, by trajectory, where `evaluation.batch` of them are forecast at a
+    # time; by dataset; since format 7.
+    forward_seconds: dict[str, NonNegativeFloat] = Field(default={})
 
     @model_validator(mode="before")
     @classmethod

@@ -1,5 +1,6 @@
 """Scores: of a model that is persistence, on any number of ranks, and as a table."""
 
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -65,6 +66,21 @@ def scored(
 ) -> dict[str, DatasetEvaluation]:
     options = EvaluationConfig(**evaluation)
     return evaluate(model, stores, options, config.model, config.data, world)
+
+
+class Slow(Repeat):
+    """Takes 20 ms for each trajectory of a forward."""
+
+    def __call__(self, history: Tensor) -> Forecast:
+        time.sleep(0.02 * len(history))
+        return super().__call__(history)
+
+
+def test_the_time_of_a_forward_is_measured_by_trajectory(
+    stores: Stores, config: RunConfig, world: World
+) -> None:
+    for found in scored(Slow(), stores, config, world, trajectories=3, batch=2).values():
+        assert 0.02 <= found.forward_seconds < 0.1
 
 
 def test_a_model_that_is_persistence_scores_as_persistence(

@@ -10,11 +10,12 @@ from math import ceil, inf
 
 import numpy as np
 
-from dpot_scale.models.family import TRAIN_PASSES
+from dpot_scale.config.model import ModelConfig
 from dpot_scale.scaling.report.laws.fit import Fit, Interval, ends
 from dpot_scale.scaling.report.laws.optimum import WindowCost
 from dpot_scale.scaling.report.laws.points import Array, Points
 from dpot_scale.scaling.report.results import Finished
+from dpot_scale.scaling.report.training_data import TrainingSplit
 
 # Passes after which repeated data have lost most of their worth, in language models (Muennighoff et
 # al. 2023, section 6): for laws of designs that do not vary repeats.
@@ -107,24 +108,29 @@ class Bill:
     data: float  # all its training trajectories
     training: float
     solve: float  # one trajectory, mean over the training split
-    forecast: float  # of one, with as many FLOP/s as training had
+    forecast: float | None  # of one, as it was measured; None: by an earlier version, not at all
     spared_share: float  # of a solve, by a forecast
 
     @property
-    def solves_to_pay(self) -> float:
+    def solves_to_pay(self) -> float | None:
         """Forecasts after which data and training are paid for; infinite where none pays.
+
+        None where it is not known what a forecast takes.
 
         N* = up-front / (solve - forecast) as in Zhang et al. 2026 (arXiv 2605.15399), where the
         solve is that of a solver that is only as accurate as the surrogate. The solver that made
         the data is better and dearer, so this is the least that N* can be.
         """
+        if self.forecast is None:
+            return None
         spared = self.solve * self.spared_share - self.forecast
         return (self.data + self.training) / spared if spared > 0 else inf
 
 
 def bill_of(entry: Finished) -> Bill | None:
     """Return the bill of a trial; None where the cost of some of its data is not known."""
-    splits = list((entry.splits or {}).values())
+    by_name = entry.splits or {}
+    splits = list(by_name.values())
     solves = [split.solve_seconds for split in splits]
     known = [seconds for seconds in solves if seconds is not None]
     if not splits or len(known) < len(splits):
@@ -132,20 +138,25 @@ def bill_of(entry: Finished) -> Bill | None:
     trajectories = sum(split.trajectories for split in splits)
     data = sum(split.trajectories * seconds for split, seconds in zip(splits, known, strict=True))
     frames = sum(split.trajectories * split.frames for split in splits) / trajectories
-    run, result = entry.trial.run, entry.result
-    forecast_frames = max(frames - run.model.history, 0.0)
-    forwards = ceil(forecast_frames / run.model.horizon)
-    # Training on a window is so many forwards, and the backward twice as much.
-    passes = TRAIN_PASSES * run.objective.unroll
-    workers = result.world_size
+    model, result = entry.trial.run.model, entry.result
+    forecasts = [
+        split.trajectories * _forwards(split, model) * result.forward_seconds[name]
+        for name, split in by_name.items()
+        if name in result.forward_seconds
+    ]
     return Bill(
         data=data,
         # Not the seconds of the last attempt: a trial may have been resumed, or branch off.
-        training=result.windows * workers / result.windows_per_second,
+        training=result.windows * result.world_size / result.windows_per_second,
         solve=data / trajectories,
-        forecast=forwards * workers * entry.model_share / (passes * result.windows_per_second),
-        spared_share=forecast_frames / frames,
+        forecast=sum(forecasts) / trajectories if len(forecasts) == len(splits) else None,
+        spared_share=max(frames - model.history, 0.0) / frames,
     )
+
+
+def _forwards(split: TrainingSplit, model: ModelConfig) -> int:
+    """Return how many forwards forecast a trajectory from its first frames."""
+    return ceil(max(split.frames - model.history, 0.0) / model.horizon)
 
 
 def price_of(finished: Sequence[Finished]) -> Price | None:

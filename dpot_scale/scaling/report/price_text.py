@@ -20,6 +20,7 @@ from dpot_scale.terminal import duration
 
 TIMES = (1.0, 10.0, 100.0)  # budgets, in multiples of what the dearest trial cost
 BILL = ("size", "windows", "rel_l2", "data", "training", "solve", "forecast", "solves to pay")
+UNKNOWN = "not known"
 PURCHASE = ("budget", "for data", "trajectories", "N", "windows", "rel_l2")
 
 
@@ -32,11 +33,10 @@ def price_tables(found: Analysis) -> list[Block]:
     return [
         Heading(text=f"The price of data{found.of_arm}"),
         "Times are of one worker, a worker that solves as one that trains. Data are all training "
-        "trajectories of a trial, solved once. A forecast is priced at the FLOP/s of the training, "
-        "and begins with frames that still have to be solved; a model that only forecasts may be "
-        "a few times as fast. Solves to pay: forecasts after which the surrogate has cost less "
-        "than the solver that made the data (arXiv 2605.15399). A coarser solver, as accurate as "
-        "the surrogate, would be cheaper.",
+        "trajectories of a trial, solved once. A forecast begins with frames that still have to be "
+        "solved; its time was measured in the evaluation at the end of the training. Solves to "
+        "pay: forecasts after which the surrogate has cost less than the solver that made the data "
+        "(arXiv 2605.15399). A coarser solver, as accurate as the surrogate, would be cheaper.",
         Table(header=BILL, rows=[_bill_cells(entry, bills[entry.trial.id]) for entry in billed]),
         *_purchases(found, bills),
     ]
@@ -46,17 +46,17 @@ def price_sentences(found: Analysis) -> list[str]:
     """Say after how many solves the largest trial has paid for itself."""
     shown = found.shown
     bill = bill_of(shown)
-    if bill is None:
+    if bill is None or bill.forecast is None or bill.solves_to_pay is None:
         return []
     if isinf(bill.solves_to_pay):
         return [
-            f"At the speed of its training {shown.trial.label} never pays for itself: a forecast "
+            f"{shown.trial.label} never pays for itself: a forecast "
             f"takes {_seconds(bill.forecast)} of a worker, and spares "
             f"{_seconds(bill.solve * bill.spared_share)} of the solver that made the data."
         ]
     return [
         f"{shown.trial.label} has paid for its data and training after "
-        f"{_count(bill.solves_to_pay)} solves, at the speed of its training."
+        f"{_count(bill.solves_to_pay)} solves."
     ]
 
 
@@ -68,8 +68,8 @@ def _bill_cells(entry: Finished, bill: Bill) -> tuple[str, ...]:
         duration(bill.data),
         duration(bill.training),
         _seconds(bill.solve),
-        _seconds(bill.forecast),
-        "never" if isinf(bill.solves_to_pay) else _count(bill.solves_to_pay),
+        UNKNOWN if bill.forecast is None else _seconds(bill.forecast),
+        UNKNOWN if bill.solves_to_pay is None else _solves(bill.solves_to_pay),
     )
 
 
@@ -115,6 +115,10 @@ def _range(interval: Interval) -> str:
 
 def _seconds(seconds: float) -> str:
     return f"{seconds:.2g} s" if seconds < 60 else duration(seconds)
+
+
+def _solves(number: float) -> str:
+    return "never" if isinf(number) else _count(number)
 
 
 def _count(number: float) -> str:

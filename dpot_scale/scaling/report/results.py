@@ -50,11 +50,6 @@ class Finished:
         return self.result.train_flops + missing
 
     @property
-    def model_share(self) -> float:
-        """Share of these FLOPs that the model takes, forward and backward; Muon takes the rest."""
-        return 1 - self._update_flops / self.train_flops
-
-    @property
     def _update_flops(self) -> float:
         run = self.trial.run
         return self.result.steps * update_flops(run.model, run.optim, run.start)

@@ -109,6 +109,7 @@ def _finish(
         if valid_rel_l2 is not None
         else {},
         lead_times=dict.fromkeys(PERSISTENCE, lead_times) if lead_times else {},
+        forward_seconds=dict.fromkeys(trial.run.data.weights, 0.02),
     )
     trial.run.directory.mkdir(parents=True, exist_ok=True)
     save_result(trial.run.directory, result)

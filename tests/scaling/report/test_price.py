@@ -91,18 +91,19 @@ def test_dearer_data_are_bought_less_and_repeated_more() -> None:
 def test_solves_to_pay_are_what_was_spent_over_what_one_spares() -> None:
     bill = Bill(data=300.0, training=700.0, solve=4.0, forecast=0.5, spared_share=0.75)
     assert bill.solves_to_pay == pytest.approx(1000 / (3.0 - 0.5))
+    unknown = Bill(data=300.0, training=700.0, solve=4.0, forecast=None, spared_share=0.75)
+    assert unknown.solves_to_pay is None
     slow = Bill(data=300.0, training=700.0, solve=4.0, forecast=3.0, spared_share=0.75)
     assert slow.solves_to_pay == inf
 
 
 def finished(
-    tmp_path: Path, splits: dict[str, TrainingSplit] | None, kind: str = "muon"
+    tmp_path: Path, splits: dict[str, TrainingSplit] | None, **result: dict[str, float]
 ) -> Finished:
     """Return a trial of the quickstart: 10 frames of history, 2 workers, 8 windows a second."""
-    folders = [f"run.data.root={tmp_path}", f"run.output={tmp_path}"]
-    sweep = load_sweep("quickstart", [*folders, f"run.optim.kind={kind}"])
+    sweep = load_sweep("quickstart", [f"run.data.root={tmp_path}", f"run.output={tmp_path}"])
     trial = plan(sweep)[0]
-    result = TrainingResult(
+    finished = TrainingResult(
         name=trial.id,
         identity="0123456789ab",
         datasets={},
@@ -118,7 +119,8 @@ def finished(
         final_train_loss=0.1,
         evaluation={"a": SCORE},
     )
-    return Finished(trial=trial, result=result, splits=splits)
+    measured = finished.model_copy(update=result)
+    return Finished(trial=trial, result=measured, splits=splits)
 
 
 def split(trajectories: int, frames: float, seconds: float | None) -> TrainingSplit:
@@ -132,26 +134,30 @@ def split(trajectories: int, frames: float, seconds: float | None) -> TrainingSp
 
 def test_the_bill_of_a_trial(tmp_path: Path) -> None:
     splits = {"a": split(30, 20, 2.0), "b": split(10, 40, 6.0)}
-    entry = finished(tmp_path, splits, "adam")
+    entry = finished(tmp_path, splits, forward_seconds={"a": 0.01, "b": 0.02})
     bill = bill_of(entry)
     assert bill is not None
     assert bill.data == 30 * 2.0 + 10 * 6.0
     assert bill.training == 512.0 * 2
     assert bill.solve == pytest.approx(120 / 40)
-    # 25 frames on average, of which 10 are known; training computes three forwards per window.
-    assert bill.forecast == pytest.approx(15 * 2 / (3 * 8.0))
+    # Ten frames of each trajectory are known; the others take a forward each.
+    assert bill.forecast == pytest.approx((30 * 10 * 0.01 + 10 * 30 * 0.02) / 40)
     assert bill.spared_share == pytest.approx(15 / 25)
-    # A forecast needs none of the products of Muon, which share the time of a training.
-    muon = finished(tmp_path, splits)
-    share = 1 - 128 * muon.trial.update_flops / muon.trial.run.steps / 4096e9
-    assert 0.5 < share < 1
-    cheaper = bill_of(muon)
-    assert cheaper is not None
-    assert cheaper.forecast == pytest.approx(share * bill.forecast)
     price = price_of([entry])
     assert price is not None
     assert price.windows_per_trajectory == pytest.approx((300 + 300) / 40)
     assert price.flops_per_second == pytest.approx(1e9 * 8.0 / 2)
+
+
+def test_a_result_that_lacks_the_time_of_a_forward_is_billed_without_forecasts(
+    tmp_path: Path,
+) -> None:
+    splits = {"a": split(30, 20, 2.0), "b": split(10, 40, 6.0)}
+    for known in ({}, {"a": 0.01}):
+        bill = bill_of(finished(tmp_path, splits, forward_seconds=known))
+        assert bill is not None
+        assert bill.forecast is None
+        assert bill.solves_to_pay is None
 
 
 @pytest.mark.parametrize("splits", [None, {"a": split(30, 20, 2.0), "b": split(10, 40, None)}])
