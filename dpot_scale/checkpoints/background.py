@@ -18,6 +18,11 @@ class Background:
         self._thread = threading.Thread(target=self._run, name="save", daemon=True)
         self._thread.start()
 
+    @property
+    def has_failed(self) -> bool:
+        """Whether it has raised something, which `finish` would raise."""
+        return self._error is not None
+
     def finish(self) -> None:
         """Wait until it is done; raise what it raised."""
         self._thread.join()

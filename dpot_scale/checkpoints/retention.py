@@ -1,7 +1,11 @@
-"""Decides which checkpoints of a run are kept."""
+"""Decides which checkpoints of a run are kept, and removes the others."""
 
+import shutil
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 
+from dpot_scale.checkpoints.checkpoint import has_marker
+from dpot_scale.config.places import MARKER
 from dpot_scale.config.run import CheckpointConfig
 
 
@@ -38,3 +42,14 @@ def _spaced(committed: Iterable[tuple[int, float]], config: CheckpointConfig) ->
         if not found or time - max(found.values()) >= 3600 * config.keep_hours:
             found[step] = time
     return set(found)
+
+
+def remove_checkpoint(folder: Path) -> None:
+    """Remove a checkpoint, which stops existing at once: the marker goes first."""
+    if folder.is_symlink():
+        folder.unlink()  # a user keeps it elsewhere
+    if not folder.is_dir():
+        return
+    if has_marker(folder):
+        (folder / MARKER).unlink()
+    shutil.rmtree(folder, ignore_errors=True)

@@ -6,7 +6,6 @@ disk for good, COMMITTED.json with the size and SHA-256 of each. Removal deletes
 
 import json
 import logging
-import shutil
 import time
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
@@ -32,7 +31,7 @@ from dpot_scale.checkpoints.checkpoint import (
     verify,
 )
 from dpot_scale.checkpoints.deepspeed_files import pickles, refuse_code
-from dpot_scale.checkpoints.retention import removable
+from dpot_scale.checkpoints.retention import removable, remove_checkpoint
 from dpot_scale.checkpoints.shards import is_ours, open_state, shard_file, write_shard
 from dpot_scale.config.identity import changed_content
 from dpot_scale.config.places import MARKER
@@ -77,6 +76,10 @@ class CheckpointStore:
         data: What the marker says of the data that it is trained on.
         contents: What the run reads beside its config, by its name for people; a checkpoint of
             other contents is refused.
+
+    Attributes:
+        newest: The step of the newest checkpoint that it has restored or committed; 0: none. One
+            that a thread still writes is none.
     """
 
     def __init__(
@@ -97,6 +100,7 @@ class CheckpointStore:
         self.model = model
         self.data = data
         self.contents = dict(contents or {})
+        self.newest = 0
         self._aside = aside(world) if config.copy_gib else None
         self._background: Background | None = None
         self._archive = self._uploads = None
@@ -133,6 +137,11 @@ class CheckpointStore:
         background, self._background = self._background, None
         if background is not None:
             background.finish()
+
+    @property
+    def has_failed(self) -> bool:
+        """Return whether this rank's thread could not save: the next `save` or `finish` says so."""
+        return self._background is not None and self._background.has_failed
 
     @property
     def upload_seconds(self) -> float | None:
@@ -178,6 +187,7 @@ class CheckpointStore:
                 continue
             self._refuse_code(checkpoint)
             self._load(engine, checkpoint)
+            self.newest = checkpoint.state.step
             return checkpoint.state
         on_main(partial(require_none, self.directory), self.world, self.directory)
         return None
@@ -210,8 +220,9 @@ class CheckpointStore:
         except UserError:
             if world.is_main:
                 with suppress(OSError):  # what lacks a file only takes space
-                    _remove(folder)
+                    remove_checkpoint(folder)
             raise
+        self.newest = state.step
         on_main(partial(self._prune, state.step), world, self.directory)
         if self._uploads is not None:
             self._uploads.wake()
@@ -260,7 +271,7 @@ class CheckpointStore:
         times = {one.state.step: one.marker.time for one in opened if one and one.marker.time}
         old = removable(marked, newest, self.config, times)
         for step in (folders.keys() - marked) | old:
-            _remove(folders[step])
+            remove_checkpoint(folders[step])
 
     def _put_on_disk(self, folder: Path, world: World) -> dict[str, Census]:
         """Put every file on the disk for good and examine it; the ranks share the work. Collective.
@@ -328,21 +339,10 @@ class CheckpointStore:
 
 def _make(folder: Path) -> None:
     """Make an empty folder."""
-    _remove(folder)
+    remove_checkpoint(folder)
     folder.mkdir(parents=True)
 
 
 def _workers(number: int, device: str) -> str:
     """Return who holds the shards of a run, in words."""
     return f"{number} {'CPU' if device == 'cpu' else 'GPU'} workers"
-
-
-def _remove(folder: Path) -> None:
-    """Remove a checkpoint, which stops existing at once: the marker goes first."""
-    if folder.is_symlink():
-        folder.unlink()  # a user keeps it elsewhere
-    if not folder.is_dir():
-        return
-    if has_marker(folder):
-        (folder / MARKER).unlink()
-    shutil.rmtree(folder, ignore_errors=True)

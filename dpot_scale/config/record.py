@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import TypeVar
 
 from pydantic import ValidationError
+from pydantic_core import from_json
 
 from dpot_scale.config.base import PositiveInt, Section
-from dpot_scale.errors import UserError
+from dpot_scale.errors import RecordError, UserError
 
 FORMAT_KEY = "format"
 FIRST_FORMAT = 1
@@ -62,6 +63,25 @@ def read_record(
         if len(unknown) == invalid.error_count():
             raise with_unknown(unknown, place, error) from invalid
         raise
+
+
+def read_kept(kind: type[R], path: Path, about: str) -> R:
+    """Return the record in a JSON file that a run goes by; an empty one where there is no file.
+
+    Args:
+        kind: The class of the record.
+        path: The file.
+        about: What it says and what to do without it, behind its name in a sentence.
+
+    Raises:
+        RecordError: it is damaged, or another version wrote it.
+    """
+    try:
+        return read_record(kind, from_json(path.read_bytes()), path, RecordError)
+    except FileNotFoundError:
+        return kind()
+    except (OSError, ValueError) as error:
+        raise RecordError(f"cannot read {path}, {about}") from error
 
 
 def require_format(raw: object, newest: int, place: Path | str, error: type[UserError]) -> None:

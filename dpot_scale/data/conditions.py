@@ -23,7 +23,8 @@ class Conditions:
 
     def __init__(self, names: Sequence[str]) -> None:
         self._names = names
-        self._known: dict[tuple[Path, Split], Mapping[str, Array]] = {}
+        # A file at a time: one that is missing costs its own windows alone.
+        self._known: dict[tuple[Path, Split, range], Mapping[str, Array]] = {}
 
     def of(self, store: DatasetStore, split: Split, cut: Cut) -> list[float]:
         """Return the conditions of a window; NaN where its dataset does not keep one.
@@ -33,27 +34,27 @@ class Conditions:
         Raises:
             DataError: a file is missing or damaged.
         """
-        key = (store.folder, split)
+        rows = store.beside(split, cut.trajectory)
+        key = (store.folder, split, rows)
         if key not in self._known:
-            self._known[key] = numbers(store, split)
-        kept = self._known[key]
+            self._known[key] = _numbers(store.parameters(split, rows.start), len(rows))
+        kept, row = self._known[key], cut.trajectory - rows.start
 
         def value(name: str) -> float:
             if name == DT:
                 of_one = kept.get(INTERVAL)
-                interval = store.info.frame_interval if of_one is None else of_one[cut.trajectory]
+                interval = store.info.frame_interval if of_one is None else of_one[row]
                 return float(interval) * cut.stride
-            return float(kept[name][cut.trajectory]) if name in kept else math.nan
+            return float(kept[name][row]) if name in kept else math.nan
 
         return [value(name) for name in self._names]
 
 
-def numbers(store: DatasetStore, split: Split) -> dict[str, Array]:
-    """Return what is kept of all trajectories of a split and is one real number of each."""
-    trajectories = store.num_trajectories(split)
+def _numbers(parameters: Mapping[str, Array], trajectories: int) -> dict[str, Array]:
+    """Return what is kept of all of so many trajectories and is one real number of each."""
     return {
         name: values
-        for name, values in store.parameters(split).items()
+        for name, values in parameters.items()
         if values.shape == (trajectories,) and values.dtype.kind in NUMBERS
     }
 
@@ -68,10 +69,11 @@ def require_conditions(stores: Mapping[str, DatasetStore], model: ModelConfig) -
     wanted = [name for name in model.conditions if name != DT]
     if not wanted:
         return
-    kept = {
-        name: sorted(set(numbers(store, store.described_split)) - {*NO_PARAMETERS})
-        for name, store in stores.items()
-    }
+    kept = {}
+    for name, store in stores.items():
+        split = store.described_split
+        found = _numbers(store.parameters(split), store.num_trajectories(split))
+        kept[name] = sorted(found.keys() - {*NO_PARAMETERS})
     for name in wanted:
         if not any(name in of_one for of_one in kept.values()):
             there = "; ".join(f"{dataset}: {', '.join(of)}" for dataset, of in kept.items() if of)

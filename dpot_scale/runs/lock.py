@@ -1,6 +1,8 @@
 """Allows one training per run directory: two would remove each other's checkpoints."""
 
 import contextlib
+import os
+import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +17,7 @@ from dpot_scale.terminal import under_way
 LOOK_SECONDS = 0.2  # between two looks
 NOTICE_SECONDS = 3.0  # in which ranks notice that their launcher was killed
 SILENCE_SECONDS = 30.0  # after which an orphan that gives no sign is not waited for
+LONGEST = 300  # characters of what the holder says of itself
 
 
 @contextlib.contextmanager
@@ -37,14 +40,15 @@ def _hold(directory: Path, stack: contextlib.ExitStack) -> str | None:
     """Return why the directory cannot be held, or None."""
     try:
         try:
-            stack.enter_context(held(directory / LOCK, wait=False))
+            _take(directory / LOCK, stack)
         except BlockingIOError:
             with under_way(f"waiting for those that train in {directory} to end"):
                 _wait(directory, stack)
     except BlockingIOError:
         return (
-            f"another process is training in {directory}; wait until it ends, or choose another "
-            "`name`"
+            f"another process{_holder(directory / LOCK)} is training in {directory}; wait until it "
+            "ends, end it (one that was stopped goes on after `kill -CONT`, and ends after `kill "
+            "-KILL`), or choose another `name`"
         )
     except OSError as error:
         return f"cannot write to {directory}: {error.strerror}; choose another `output`"
@@ -61,7 +65,7 @@ def _wait(directory: Path, stack: contextlib.ExitStack) -> None:
     patience = SILENCE_SECONDS if sign and sign.is_orphaned else NOTICE_SECONDS
     while True:
         try:
-            stack.enter_context(held(directory / LOCK, wait=False))
+            _take(directory / LOCK, stack)
         except BlockingIOError:
             if time.monotonic() - since > patience:
                 raise
@@ -71,3 +75,22 @@ def _wait(directory: Path, stack: contextlib.ExitStack) -> None:
         newest = read_sign(directory, 0)
         if newest is not None and newest != sign and newest.is_orphaned:
             sign, since, patience = newest, time.monotonic(), SILENCE_SECONDS
+
+
+def _take(lock: Path, stack: contextlib.ExitStack) -> None:
+    """Hold the lock and say in its file who does.
+
+    Raises:
+        BlockingIOError: another process holds it.
+    """
+    stack.enter_context(held(lock, wait=False))
+    with contextlib.suppress(OSError):  # a full disk: a nameless holder is as good
+        lock.write_text(f"process {os.getpid()} on {socket.gethostname()}\n", encoding="utf-8")
+
+
+def _holder(lock: Path) -> str:
+    """Return who holds the lock, in brackets; empty where it does not say so."""
+    with contextlib.suppress(OSError):
+        said = lock.read_text(encoding="utf-8", errors="replace").strip()[:LONGEST]
+        return f" ({said})" * bool(said)
+    return ""

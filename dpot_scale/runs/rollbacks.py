@@ -8,18 +8,14 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from pydantic import ValidationError
-from pydantic_core import from_json
-
 from dpot_scale.config.base import NonNegativeInt, Section
 from dpot_scale.config.places import ROLLBACKS
-from dpot_scale.config.record import Record, read_record
+from dpot_scale.config.record import Record, read_kept
 from dpot_scale.config.run import RunConfig
 from dpot_scale.data.stream.mixture import Mixture
 from dpot_scale.data.stream.spans import Span, after_skips, merged
 from dpot_scale.engine.collectives import from_main, on_main
 from dpot_scale.engine.runtime import World
-from dpot_scale.errors import RecordError
 from dpot_scale.files import write_whole
 from dpot_scale.training.loop import Trouble
 
@@ -96,17 +92,11 @@ def read_rollbacks(directory: Path) -> list[Rollback]:
     Raises:
         RecordError: the record is damaged, or another version wrote it.
     """
-    path = directory / ROLLBACKS
-    try:
-        record = read_record(RollbackRecord, from_json(path.read_bytes()), path, RecordError)
-    except FileNotFoundError:
-        return []
-    except (OSError, ValueError, ValidationError) as error:
-        raise RecordError(
-            f"cannot read {path}, which says what windows the run skips: restore it, or remove the "
-            "folder of the run to begin anew"
-        ) from error
-    return list(record.rollbacks)
+    about = (
+        "which says what windows the run skips: restore it, or remove the folder of the run to "
+        "begin anew"
+    )
+    return list(read_kept(RollbackRecord, directory / ROLLBACKS, about).rollbacks)
 
 
 def describe(rollback: Rollback, mixture: Mixture) -> str:

@@ -35,7 +35,7 @@ from dpot_scale.runs.resolved import ResolvedRun, Run, require_precision, resolv
 from dpot_scale.runs.result import TrainingResult
 from dpot_scale.runs.rollbacks import Rollbacks, all_described, describe
 from dpot_scale.runs.session import Session
-from dpot_scale.runs.start import look_for_files, require_source
+from dpot_scale.runs.start import has_begun, look_for_files, require_source
 from dpot_scale.runs.tracked import last_words, mlflow_run_of, run_artifacts
 from dpot_scale.terminal import print_line, under_way
 from dpot_scale.tracking import names
@@ -45,6 +45,7 @@ from dpot_scale.tracking.tracker import Tracker
 from dpot_scale.training.console import Console
 from dpot_scale.training.loop import Trainer, Trouble
 from dpot_scale.training.quarantine import Quarantine
+from dpot_scale.training.saving import Saved
 from dpot_scale.training.watch import Stop, Verdict, never
 
 
@@ -114,9 +115,9 @@ def run_training(
             if finished is not None:
                 return finished
             require_agreement_of_ranks(run, world)
-            with under_way("finding the micro-batch"):
-                settled = settle_micro_batch(resolved, world, print_line)
             with Pulse(directory, world, run.config.limits.hang) as pulse:
+                with pulse.waits.paused(), under_way("finding the micro-batch"):
+                    settled = settle_micro_batch(resolved, world, print_line)
                 return _train(
                     settled, world, stores, opens_mlflow_run, told_to_stop, preempted, ends, pulse
                 )
@@ -224,6 +225,7 @@ def _fit(
             quarantine=session.quarantine,
             evaluate=session.monitor,
             save=partial(_save, checkpoints, session.engine),
+            save_has_failed=lambda: checkpoints.has_failed,
             past=session.past,
         )
         verdict, state = trainer.fit(session.begun.state)
@@ -251,11 +253,11 @@ def _fit(
         )
 
 
-def _save(checkpoints: CheckpointStore, engine: Engine, state: TrainState) -> dict[str, float]:
-    """Commit a checkpoint; return what is known of the copies in the archive."""
+def _save(checkpoints: CheckpointStore, engine: Engine, state: TrainState) -> Saved:
+    """Commit a checkpoint, or begin to; return what is known of it and of the archive."""
     checkpoints.save(engine, state)
     seconds = checkpoints.upload_seconds
-    return {} if seconds is None else {names.UPLOAD_SECONDS: seconds}
+    return Saved(checkpoints.newest, {} if seconds is None else {names.UPLOAD_SECONDS: seconds})
 
 
 def _mlflow_life(run: ResolvedRun, *, opens: bool) -> AbstractContextManager[MlflowRun]:
@@ -283,7 +285,8 @@ def _open_stores(config: RunConfig) -> tuple[dict[str, DatasetStore], UserError 
         stores = open_datasets(config.data, config.model, progress=print_line)
         require_training(stores)
         look_for_files(config, stores)
-        require_conditions(stores, config.model)
+        if not has_begun(config):  # else a file that is missing must not end it
+            require_conditions(stores, config.model)
     except UserError as error:
         if announced_world_size() == 1:
             raise

@@ -25,7 +25,7 @@ from dpot_scale.training.meter import Measured, Meter
 from dpot_scale.training.noise import Noise
 from dpot_scale.training.objective import training_loss, zero_targets
 from dpot_scale.training.quarantine import Quarantine
-from dpot_scale.training.saving import Saving
+from dpot_scale.training.saving import Saved, Saving
 from dpot_scale.training.schedule import Schedule
 from dpot_scale.training.slowest import Waits
 from dpot_scale.training.spikes import Spike, Spikes
@@ -71,8 +71,9 @@ class Trainer:
     console: Console
     quarantine: Quarantine
     evaluate: Callable[[], Mapping[str, float]]
-    save: Callable[[TrainState], Mapping[str, float]]  # commits a checkpoint
+    save: Callable[[TrainState], Saved]  # commits a checkpoint, or begins to
     train_flops_per_window: float
+    save_has_failed: Callable[[], bool] = never  # one that was begun, on this rank
     told_to_stop: Callable[[], bool] = never
     preempted: Callable[[], bool] = never
     ends: float | None = None  # by `time.monotonic`, if the attempt has to end some time
@@ -93,7 +94,6 @@ class Trainer:
     def __post_init__(self) -> None:
         self._schedule = Schedule.of(self.config)
         self._noise = Noise(self.config.seed, self.world.device)
-        self._saving = Saving(self.world)
 
     def fit(self, state: TrainState) -> tuple[Verdict, TrainState]:
         """Train from `state` to the last step, or until a rank has a reason to stop.
@@ -108,6 +108,7 @@ class Trainer:
         batches = self.stream.start(state.step)
         self.meter = Meter(self.world, lambda: self.stream.wait_seconds, self.waits)
         self._saved_step = self._logged_step = state.step
+        self._saving = Saving(self.world, state.step)
         self._spikes = Spikes(self.config.limits.spike, self.past)
         verdict = Verdict.FINISHED if state.step == self.config.steps else Verdict.CONTINUE
         with closing(self._watch()) as watch:
@@ -192,17 +193,20 @@ class Trainer:
     def _save(self, state: TrainState, *, must: bool = False) -> None:
         self.console.at(state.step, "saves")
         started = time.monotonic()
-        newest = self._saved_step
-        metrics = self._saving.attempt(lambda: self.save(state), must=must, newest=newest)
+        metrics = self._saving.attempt(lambda: self.save(state), must=must)
         self._saved = time.monotonic()
+        self._saved_step = self._saving.newest if metrics is None else state.step
         if metrics is not None:
-            self._saved_step = state.step
             self._report({names.SAVE_SECONDS: self._saved - started, **metrics}, state)
 
     def _save_due(self) -> bool:
-        """Return whether the main rank's clock asks for a checkpoint."""
+        """Return whether the main rank's clock asks for a checkpoint, or the newest one failed.
+
+        It failed in a thread: all ranks hear of it where they save.
+        """
         seconds = 60 * self.config.checkpoint.minutes
-        return self.world.is_main and 0 < seconds <= time.monotonic() - self._saved
+        by_clock = self.world.is_main and 0 < seconds <= time.monotonic() - self._saved
+        return by_clock or self.save_has_failed()
 
     def _train_step(
         self, batches: Iterator[Batch], state: TrainState, rates: Rates

@@ -6,16 +6,13 @@ from functools import partial
 from math import floor
 from pathlib import Path
 
-from pydantic import ValidationError
-from pydantic_core import from_json
-
 from dpot_scale.config.places import QUARANTINE
-from dpot_scale.config.record import Record, read_record
+from dpot_scale.config.record import Record, read_kept
 from dpot_scale.config.run import RunConfig
 from dpot_scale.data.stream.quarantine import Quarantined
 from dpot_scale.engine.collectives import from_main, gathered
 from dpot_scale.engine.runtime import World
-from dpot_scale.errors import DiskError, RecordError
+from dpot_scale.errors import DiskError
 from dpot_scale.files import going_on, write_whole
 
 NAMED = 3  # windows in a log, and files in a sentence
@@ -110,17 +107,11 @@ def read_quarantine(directory: Path) -> list[Quarantined]:
     Raises:
         RecordError: the record is damaged, or another version wrote it.
     """
-    path = directory / QUARANTINE
-    try:
-        record = read_record(QuarantineRecord, from_json(path.read_bytes()), path, RecordError)
-    except FileNotFoundError:
-        return []
-    except (OSError, ValueError, ValidationError) as error:
-        raise RecordError(
-            f"cannot read {path}, which says what windows the run could not read: restore it, or "
-            "remove it to have them looked for anew"
-        ) from error
-    return list(record.windows)
+    about = (
+        "which says what windows the run could not read: restore it, or remove it to have them "
+        "looked for anew"
+    )
+    return list(read_kept(QuarantineRecord, directory / QUARANTINE, about).windows)
 
 
 def _files(found: Sequence[Quarantined]) -> str:

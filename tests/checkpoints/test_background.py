@@ -2,6 +2,7 @@
 
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -99,10 +100,24 @@ def test_what_went_wrong_is_heard_with_the_next_save_or_at_the_end(
     store.save(engine, TrainState(step=2))
     with pytest.raises(DiskError, match="step_000002"):
         store.finish()
+    assert (store.newest, store.has_failed) == (0, False)
     slow.error = None
     store.save(engine, TrainState(step=3))
     store.close()
+    assert store.newest == 3
     assert [path.name for path in tmp_path.iterdir()] == ["step_000003"]
+
+
+def test_it_is_known_that_it_failed_before_anybody_waits(tmp_path: Path, slow: Slow) -> None:
+    store = store_in(tmp_path)
+    slow.error = OSError(28, "No space left on device")
+    store.save(Training(), TrainState(step=1))
+    assert not store.has_failed
+    slow.may_write.set()
+    until = time.monotonic() + 20
+    while not store.has_failed and time.monotonic() < until:
+        time.sleep(0.01)
+    assert store.has_failed
 
 
 def test_to_go_back_waits_for_it(tmp_path: Path, slow: Slow) -> None:

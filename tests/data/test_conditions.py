@@ -14,7 +14,7 @@ from dpot_scale.data.store.dataset import DatasetStore, open_store
 from dpot_scale.data.store.writer import StoreWriter
 from dpot_scale.data.stream.assembly import Assembler, Window
 from dpot_scale.data.stream.mixture import Cut
-from dpot_scale.errors import ConfigError
+from dpot_scale.errors import ConfigError, DataError
 from dpot_scale.models.dpot.config import DPOTConfig
 
 NAMES = ("dt", "viscosity", "forcing")
@@ -47,6 +47,16 @@ def test_each_trajectory_has_its_own(flow, uneven) -> None:
     assert told.of(flow, "train", Cut(3, 2, 2))[:2] == pytest.approx([1.0, 3e-5])
     assert told.of(flow, "test", Cut(0, 0, 1))[:2] == [0.5, 0.5]
     assert told.of(uneven, "train", Cut(1, 0, 2))[0] == 6.0
+
+
+def test_a_file_that_is_missing_costs_its_own_trajectories_alone(flow) -> None:
+    missing = flow.file_of("train", 2)
+    missing.unlink()
+    told = Conditions(NAMES)
+    kept = [told.of(flow, "train", Cut(trajectory, 0, 1))[1] for trajectory in (0, 1, 3)]
+    assert kept == pytest.approx([1e-3, 1e-5, 3e-5])
+    with pytest.raises(DataError, match=f"cannot read {missing} "):
+        told.of(flow, "train", Cut(2, 0, 1))
 
 
 def test_what_is_not_kept_or_no_single_number_is_unknown(flow, uneven) -> None:

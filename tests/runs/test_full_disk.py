@@ -72,7 +72,9 @@ def steps_of(config: RunConfig) -> list[int]:
     return [checkpoint.state.step for checkpoint in found]
 
 
+@pytest.mark.parametrize("copy_gib", [0.0, 1.0])
 def test_a_disk_that_is_full_for_a_while_costs_checkpoints_alone(
+    copy_gib: float,
     config: RunConfig,
     disk: Path,
     at_step: Callable[..., None],
@@ -84,6 +86,8 @@ def test_a_disk_that_is_full_for_a_while_costs_checkpoints_alone(
         kept.extend(steps_of(config))
         (disk / "rest").unlink()
 
+    of_copies = config.checkpoint.model_copy(update={"copy_gib": copy_gib})
+    config = config.model_copy(update={"checkpoint": of_copies})
     at_step({FILLED: lambda: fill(disk), FREED: free})
     result = run_training(identify(config))
     assert (result.steps, result.quarantined) == (STEPS, 0)
@@ -91,9 +95,11 @@ def test_a_disk_that_is_full_for_a_while_costs_checkpoints_alone(
     assert steps_of(config)[0] == STEPS
     losses = read_metrics(config.directory / SPOOL)["train/loss"]
     assert list(losses) == list(range(1, STEPS + 1)), "no point is lost"
-    said = "; ".join(caplog.messages)
-    assert "No space left on device" in said
-    assert f"until then a restart goes back to step {LAST}" in said
+    said = [message for message in caplog.messages if "next checkpoint is due" in message]
+    assert len(said) == (FREED - FILLED) // EVERY + 1, "one for each that failed"
+    for message in said:
+        assert "No space left on device" in message
+        assert message.endswith(f"until then a restart goes back to step {LAST}")
 
 
 def test_a_disk_that_is_full_at_the_end_is_one_sentence_and_loses_nothing(

@@ -1,5 +1,7 @@
 """One training per run directory."""
 
+import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -19,7 +21,8 @@ def world() -> World:
 
 def test_a_second_training_is_refused_until_the_first_ends(tmp_path: Path, world: World) -> None:
     directory = tmp_path / "runs" / "name"
-    refused = pytest.raises(ConfigError, match=r"another process is training in .*name")
+    me = rf"another process \(process {os.getpid()} on {socket.gethostname()}\)"
+    refused = pytest.raises(ConfigError, match=rf"{me} is training in .*/name; wait until it ends")
     with only_run_in(directory, world):
         with refused, only_run_in(directory, world):
             pass

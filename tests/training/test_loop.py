@@ -29,6 +29,7 @@ from dpot_scale.tracking.tracker import Tracker
 from dpot_scale.training.console import Console
 from dpot_scale.training.loop import MAX_SKIPPED_IN_A_ROW, Trainer
 from dpot_scale.training.quarantine import Quarantine, read_quarantine
+from dpot_scale.training.saving import Saved
 from dpot_scale.training.watch import Verdict
 
 STEPS = 6
@@ -105,10 +106,10 @@ class Saves:
         self.states: list[TrainState] = []
         self.weights: list[float] = []
 
-    def save(self, engine: Plain, state: TrainState) -> dict[str, float]:
+    def save(self, engine: Plain, state: TrainState) -> Saved:
         self.states.append(state)
         self.weights.append(engine.weight.item())
-        return {}
+        return Saved(state.step)
 
     @property
     def steps(self) -> list[int]:
@@ -236,7 +237,7 @@ def test_a_disk_that_is_full_for_a_while_ends_nothing(
     made = loop("checkpoint.every=1")
     steps_without_room = {2, 3}
 
-    def save(state: TrainState) -> dict[str, float]:
+    def save(state: TrainState) -> Saved:
         if state.step in steps_without_room:
             raise DiskError("No space left on device: make room there and start again")
         return made.saves.save(made.engine, state)
@@ -253,6 +254,29 @@ def test_a_disk_that_is_full_for_a_while_ends_nothing(
         * 2
     )
     assert made.curves["checkpoint/save_seconds"].keys() == {1, 4, 5, 6}
+
+
+def test_a_save_that_failed_in_a_thread_is_heard_soon_and_costs_no_other(
+    loop: Callable[..., Loop], caplog: pytest.LogCaptureFixture
+) -> None:
+    made = loop("checkpoint.every=3", "tracking.log_every=100")
+    begun: list[int] = []
+
+    def save(state: TrainState) -> Saved:
+        """Begin to write a state; the first one finds no room, as the next call says."""
+        if begun == [3]:
+            begun.append(0)
+            raise DiskError("No space left on device: make room there and start again")
+        begun.append(state.step)
+        return Saved(0)
+
+    made.trainer.save = save
+    made.trainer.save_has_failed = lambda: begun == [3] and len(made.engine.seen) > 4
+    assert made.fit()[0] is Verdict.FINISHED
+    assert begun == [3, 0, 6]
+    (message,) = caplog.messages
+    assert message.endswith("until then a restart goes back to step 0")
+    assert list(made.losses) == [3, 4, 6], "it is heard with the next vote"
 
 
 def spoil(made: Loop, folder: Path, *trajectories: int) -> None:
@@ -393,7 +417,7 @@ def test_a_second_sigterm_does_not_end_the_last_save(loop: Callable[..., Loop]) 
     made = loop()
     made.engine.at_step = lambda _: os.kill(os.getpid(), signal.SIGTERM)
 
-    def save_slowly(state: TrainState) -> dict[str, float]:
+    def save_slowly(state: TrainState) -> Saved:
         os.kill(os.getpid(), signal.SIGTERM)
         return made.saves.save(made.engine, state)
 

@@ -30,6 +30,7 @@ from dpot_scale.training.loop import Trainer, train_step
 from dpot_scale.training.meter import Meter
 from dpot_scale.training.noise import Noise
 from dpot_scale.training.quarantine import Quarantine
+from dpot_scale.training.saving import Saved
 from dpot_scale.training.schedule import Schedule
 
 STEPS = 3
@@ -108,7 +109,7 @@ def waits(tiny_yaml: Path, tmp_path: Path, world: World) -> Callable[..., Counte
             console=Console(is_main=False, total_steps=config.steps),
             quarantine=Quarantine(config, world),
             evaluate=dict,
-            save=lambda _: {},
+            save=lambda state: Saved(state.step),
             train_flops_per_window=1.0,
         )
         counted = Waits()

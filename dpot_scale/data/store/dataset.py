@@ -154,17 +154,26 @@ class DatasetStore:
         """Return the file, or folder, that holds a trajectory of a split."""
         return self.folder / self._place(split, trajectory)[0].file
 
-    def parameters(self, split: Split) -> dict[str, Array]:
+    def beside(self, split: Split, trajectory: int) -> range:
+        """Return the trajectories whose parameters lie in the same file as those of one."""
+        shard, row = self._place(split, trajectory)
+        own = range(trajectory - row, trajectory - row + shard.trajectories)
+        return own if shard.view is None else range(self.num_trajectories(split))
+
+    def parameters(self, split: Split, beside: int | None = None) -> dict[str, Array]:
         """Return the parameters of the trajectories of a split, N values of each.
+
+        Args:
+            split: The split.
+            beside: Return those that lie in the same file as those of this one; None: all.
 
         Raises:
             DataError: a file is missing or damaged.
         """
-        own = [self.folder / shard.file for shard in self.shards[split] if shard.view is None]
-        linked = self.folder / LINKED
-        groups = [(path, PARAMETERS) for path in own]
-        if len(own) < len(self.shards[split]):
-            groups.append((linked, f"{split}/{PARAMETERS}"))
+        shards = self.shards[split] if beside is None else [self._place(split, beside)[0]]
+        groups = [(self.folder / one.file, PARAMETERS) for one in shards if one.view is None]
+        if len(groups) < len(shards):
+            groups.append((self.folder / LINKED, f"{split}/{PARAMETERS}"))
         found: dict[str, list[Array]] = defaultdict(list)
         for path, group in groups:
             try:
