@@ -12,6 +12,7 @@ import pytest
 
 from dpot_scale import doctor
 from dpot_scale.config.load import load_run
+from dpot_scale.config.run import RunConfig
 from dpot_scale.diagnosis import examination
 from dpot_scale.diagnosis.finding import Finding
 from dpot_scale.engine.runtime import World
@@ -72,7 +73,13 @@ def test_on_a_ray_cluster_workers_examine_it(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("words", "variable", "workers"),
-    [([], None, None), (["--workers", "8"], None, 8), ([], "10.0.0.1:6379", 2)],
+    [
+        ([], None, None),
+        (["--workers", "8"], None, 8),
+        ([], "10.0.0.1:6379", 2),
+        (["--config", "gpus"], "10.0.0.1:6379", 16),
+        (["--config", "gpus", "--workers", "3"], None, 3),
+    ],
 )
 def test_it_looks_at_a_cluster_where_one_is_named(
     words: list[str], variable: str | None, workers: int | None, monkeypatch: pytest.MonkeyPatch
@@ -81,12 +88,37 @@ def test_it_looks_at_a_cluster_where_one_is_named(
     module = "dpot_scale.diagnosis.examination"
     fine = [Finding("disk", "ok", "large")]
     monkeypatch.setattr(f"{module}.examine", lambda _: asked.append(None) or fine)
-    monkeypatch.setattr(f"{module}.examine_cluster", lambda _, n: asked.append(n) or fine)
+    monkeypatch.setattr(
+        f"{module}.examine_cluster", lambda _, r: asked.append(r.least_workers) or fine
+    )
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     if variable is not None:
         monkeypatch.setenv("RAY_ADDRESS", variable)
     assert doctor.main(words) == 0
     assert asked == [workers]
+
+
+def test_of_a_sweep_it_looks_at_the_largest_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs: list[RunConfig] = []
+    monkeypatch.setattr("dpot_scale.diagnosis.examination.examine", lambda r: runs.append(r) or [])
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    own = tmp_path / "own.yaml"
+    own.write_text("extends: gpus\nname: own\nmax_attempts: 3\n")
+    for source in ("gpus", str(own)):
+        assert doctor.main(["--config", source, f"run.output={tmp_path}"]) == 0
+    assert [run.model.dimensions()["width"] for run in runs] == [1536, 1536]
+    assert {run.output for run in runs} == {tmp_path}
+
+
+@pytest.mark.parametrize("text", ["extends: a.yaml\n", "name: [\n", "extends: gone.yaml\n"])
+def test_a_config_that_is_none_is_a_sentence(
+    text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "a.yaml").write_text(text)
+    assert doctor.main(["--config", str(tmp_path / "a.yaml")]) == 2
+    assert capsys.readouterr().err.startswith("error: ")
 
 
 def nodes_of_two_versions(world: World) -> list[Finding]:

@@ -211,22 +211,23 @@ class _HelpFormatter(argparse.HelpFormatter):
 
 
 def add_config_arguments(
-    parser: argparse.ArgumentParser, kind: Kind, *, example: str, sought_first: str | None = None
+    parser: argparse.ArgumentParser, *kinds: Kind, example: str, sought_first: str | None = None
 ) -> None:
     """Add the arguments of every entry: --config, --print-config and overrides.
 
     Args:
         parser: The parser of the entry.
-        kind: The kind of its config: a run or a sweep.
+        kinds: Of what its config may be: a run or a sweep.
         example: An override, for the help.
         sought_first: The config that the entry itself seeks where none is given, in words;
             `config` is then None.
     """
+    known = dict.fromkeys(name for kind in kinds for name in presets(kind))
     parser.add_argument(
         "--config",
         default=None if sought_first else DEFAULT,
         metavar="PATH_OR_PRESET",
-        help=f"a YAML file, or one of: {', '.join(presets(kind))} "
+        help=f"a YAML file, or one of: {', '.join(known)} "
         f"(default: {f'{sought_first}, else {DEFAULT}' if sought_first else DEFAULT})",
     )
     parser.add_argument(

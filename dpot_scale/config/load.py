@@ -71,6 +71,17 @@ def load_sweep(source: str, overrides: Sequence[str] = ()) -> SweepConfig:
     return validate(SweepConfig, raw, source, overrides)
 
 
+def is_of_sweep(source: str, extended_by: tuple[Path, ...] = ()) -> bool:
+    """Return whether a preset name or YAML path is that of a sweep and not of a run."""
+    if is_preset(source):
+        return source in presets("sweep") and source not in presets("run")
+    path = Path(os.path.realpath(source))
+    raw = _read_yaml(path)
+    if "extends" not in raw or path in extended_by:
+        return any(key in raw for key in OTHER_KIND["run"][0])
+    return is_of_sweep(str(raw["extends"]), (*extended_by, path))
+
+
 def load_suite(source: str) -> SuiteConfig:
     """Return the data suite that a preset name or YAML path describes."""
     return validate(SuiteConfig, _read("suite", source), source)

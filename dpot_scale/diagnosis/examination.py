@@ -6,6 +6,7 @@ from typing import TypedDict
 from torch import distributed as dist
 
 from dpot_scale.config.run import RunConfig
+from dpot_scale.config.sweep import ResourcesConfig
 from dpot_scale.diagnosis.finding import Finding, merged
 from dpot_scale.diagnosis.machine import machine_findings
 from dpot_scale.diagnosis.ranks import ranks_findings
@@ -29,11 +30,12 @@ def examine(config: RunConfig) -> list[Finding]:
         config: A run that is to be trained, its paths absolute.
     """
     world = join_ranks()
-    findings = merged(_of_nodes(config, world))
+    nodes = _of_nodes(config, world)
+    findings = merged(nodes)
     if not stopped(findings):
         findings += ranks_findings(config.output, world)
     if world.is_main:
-        findings.append(mlflow(config.tracking))
+        findings.append(mlflow(config.tracking, len(nodes)))
     if not stopped(findings):
         findings.append(ten_steps(start_world()))
     return findings
@@ -57,21 +59,19 @@ def _of_nodes(config: RunConfig, world: World) -> list[tuple[str, list[Finding]]
     return nodes
 
 
-def examine_cluster(config: RunConfig, workers: int) -> list[Finding]:
+def examine_cluster(config: RunConfig, resources: ResourcesConfig) -> list[Finding]:
     """Make all checks on workers of the Ray cluster, or of one that is started here.
 
     Args:
         config: A run that is to be trained, its paths absolute.
-        workers: How many; on GPUs, where the cluster has one for each.
+        resources: The workers.
 
     Raises:
         UserError: there is no cluster, or it is too small.
     """
-    from dpot_scale.config.sweep import ResourcesConfig
     from dpot_scale.scaling.launcher import on_workers
 
     task: Task = {"run": config}
-    resources = ResourcesConfig(workers=workers)
     found: list[Finding] = on_workers(_examine_worker, task, resources, config.output / ".doctor")
     return found
 

@@ -6,6 +6,7 @@ import os
 import shutil
 import socket
 import sys
+import sysconfig
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -16,6 +17,7 @@ from dpot_scale.config.run import RunConfig
 from dpot_scale.diagnosis.finding import Finding
 from dpot_scale.engine.operators import build_path
 from dpot_scale.engine.runtime import ranks_of_node, trains_on_gpu
+from dpot_scale.errors import ConfigError
 from dpot_scale.files import NO_LOCKS
 from dpot_scale.models.families import family_of
 from dpot_scale.runs.agreement import code_digest
@@ -24,8 +26,14 @@ GIB = 2**30
 SHARED_MEMORY = Path("/dev/shm")
 SHARED_BYTES = 66 * 2**20  # of each rank on CPUs: DeepSpeed's buffers; NCCL needs about as much
 PACKAGES = ("torch", "deepspeed", "ray", "mlflow", "numpy")
-COMPILERS = ("c++", "g++", "clang++")
-LAUNCHER_PORT = 29500  # of `deepspeed` and torchrun, unless they are told another
+# Of DeepSpeed's operators, and of the kernels of Triton: by the variable that chooses one.
+COMPILERS = {"CXX": ("c++", "g++", "clang++"), "CC": ("gcc", "clang")}
+# Who takes a port unless told another, and what to do where it is taken.
+PORTS = {
+    29500: "another training runs here: start yours with `deepspeed --master_port N ...`",
+    6379: "a head of Ray or a Redis runs here: join that head, or `ray start --head --port N`",
+    8265: "a dashboard of Ray runs here: `ray start --head --dashboard-port N`",
+}
 STATE_BYTES = 16  # of a parameter in a checkpoint: master, two moments, and the model
 OPEN_FILES = 4096  # a rank opens the shards of its datasets, sockets and pipes
 
@@ -39,13 +47,15 @@ def machine_findings(config: RunConfig) -> Iterator[Finding]:
     yield versions()
     yield devices()
     yield compiler(config)
+    if "nvme" in _offloads(config):
+        yield async_io(config)
     yield shared_memory()
     yield storage(config.output)
     yield locks(config.output)
     yield disk(config)
     yield open_files()
     if "RANK" not in os.environ:  # else the launcher has taken it
-        yield port()
+        yield from map(port, PORTS)
 
 
 def versions() -> Finding:
@@ -66,6 +76,8 @@ def devices() -> Finding:
         kinds = ", ".join(f"{names.count(name)} x {name}" for name in dict.fromkeys(names))
         return Finding("devices", "ok", kinds)
     cores = len(os.sched_getaffinity(0))
+    if os.environ.get("CUDA_VISIBLE_DEVICES") == "":
+        return Finding("devices", "ok", f"{cores} CPU cores; CUDA_VISIBLE_DEVICES hides all GPUs")
     if not Path("/dev/nvidia0").exists():
         return Finding("devices", "ok", f"{cores} CPU cores, no GPU")
     to_do = "install a build of torch for CUDA, and a driver that is new enough for it"
@@ -73,19 +85,51 @@ def devices() -> Finding:
 
 
 def compiler(config: RunConfig) -> Finding:
-    """Say whether DeepSpeed's operators can be compiled, where a run needs them."""
-    needed = not trains_on_gpu() or config.engine.deepspeed.optimizer_device != "none"
-    chosen = os.environ.get("CXX")
-    found = [name for name in ([chosen] if chosen else COMPILERS) if shutil.which(name)]
-    if found and shutil.which("ninja", path=build_path()):
-        return Finding("compiler", "ok", f"{found[0]} and ninja")
-    missing = "ninja" if found else "C++ compiler"
-    if not needed:
-        return Finding("compiler", "ok", f"no {missing} in PATH, and none needed on GPUs")
+    """Say whether what a run compiles can be: operators of DeepSpeed, and kernels of Triton."""
+    on_gpu, strategy = trains_on_gpu(), config.engine.deepspeed
+    operators = not on_gpu or strategy.optimizer_device != "none" or "nvme" in _offloads(config)
+    kernels = on_gpu and config.engine.compile
+    if not operators and not kernels:
+        return Finding("compiler", "ok", "none is needed on GPUs by this config")
+    header = Path(sysconfig.get_path("include")) / "Python.h"
+    have = {"Python.h": str(header) if header.exists() else None}
+    if operators:
+        have["C++ compiler"] = _compiler("CXX")
+        have["ninja"] = shutil.which("ninja", path=build_path())
+    if kernels:
+        have["C compiler"] = _compiler("CC")
+    missing = [name for name, found in have.items() if not found]
+    if not missing:
+        tools = [Path(found).name for found in have.values() if found]
+        return Finding("compiler", "ok", " and ".join(tools[1:]))
     to_do = (
-        "pip install ninja" if found else "apt-get install g++, or load a module with a compiler"
+        "apt-get install g++ python3-dev and pip install ninja, or load a module with a compiler"
     )
-    return Finding("compiler", "stops", f"no {missing} in PATH", to_do)
+    return Finding("compiler", "stops", f"no {', no '.join(missing)}", to_do)
+
+
+def _compiler(variable: str) -> str | None:
+    """Return where the compiler is that a variable of the environment names, or a usual one."""
+    chosen = os.environ.get(variable)
+    names = [chosen.split()[0]] if chosen and chosen.split() else COMPILERS[variable]
+    return next(filter(None, map(shutil.which, names)), None)
+
+
+def _offloads(config: RunConfig) -> set[str]:
+    """Return where the strategy of a run keeps what it does not keep on the device."""
+    strategy = config.engine.deepspeed
+    return {strategy.optimizer_device, strategy.parameter_device}
+
+
+def async_io(config: RunConfig) -> Finding:
+    """Say whether DeepSpeed can keep training state on disk, as the strategy of a run asks."""
+    from dpot_scale.engine.zero import require_async_io  # DeepSpeed loads for seconds
+
+    try:
+        require_async_io(config.engine.deepspeed.name)
+    except ConfigError as error:
+        return Finding("libaio", "stops", "is not here", str(error))
+    return Finding("libaio", "ok", "is here")
 
 
 def shared_memory(folder: Path = SHARED_MEMORY) -> Finding:
@@ -157,13 +201,12 @@ def open_files() -> Finding:
     return Finding("open files", "note", f"{soft:,} allowed", f"ulimit -n {min(hard, 65536)}")
 
 
-def port(number: int = LAUNCHER_PORT) -> Finding:
-    """Say whether the port that launchers take is free."""
+def port(number: int) -> Finding:
+    """Say whether a port that a launcher takes is free."""
     with socket.socket() as tried:
         tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             tried.bind(("", number))
         except OSError:
-            to_do = "another training runs here: start yours with `deepspeed --master_port N ...`"
-            return Finding(f"port {number}", "note", "taken", to_do)
+            return Finding(f"port {number}", "note", "taken", PORTS.get(number, ""))
     return Finding(f"port {number}", "ok", "free")

@@ -2,6 +2,7 @@
 
 from urllib.parse import urlsplit
 
+from dpot_scale.config.places import SQLITE
 from dpot_scale.config.run import TrackingConfig
 from dpot_scale.diagnosis.finding import Finding
 from dpot_scale.tracking.mlflow_client import client, experiment_of, reason
@@ -9,11 +10,12 @@ from dpot_scale.tracking.mlflow_client import client, experiment_of, reason
 CHECK = "MLflow"
 
 
-def mlflow(tracking: TrackingConfig) -> Finding:
+def mlflow(tracking: TrackingConfig, nodes: int = 1) -> Finding:
     """Make a run, log a metric and a file, and delete the run again.
 
     Args:
         tracking: The address and the experiment.
+        nodes: How many machines train.
     """
     uri = tracking.mlflow_uri
     if uri is None:
@@ -28,6 +30,12 @@ def mlflow(tracking: TrackingConfig) -> Finding:
             server.delete_run(run_id)
     except Exception as error:
         return Finding(CHECK, "note", f"{uri}: {_short(reason(error))}", _to_do(uri, str(error)))
+    if uri.startswith(SQLITE) and nodes > 1:
+        to_do = (
+            "start an MLflow server and name it in tracking.mlflow_uri (docs/cluster.md): locks of "
+            "SQLite are not sure on a file system of several machines"
+        )
+        return Finding(CHECK, "note", f"{uri} is a file that {nodes} nodes would write to", to_do)
     return Finding(CHECK, "ok", f"{uri} takes runs, metrics and files")
 
 

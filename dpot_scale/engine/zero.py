@@ -56,7 +56,7 @@ class ZeroEngine:
         self.stage = strategy.stage
         self.compute_dtype = COMPUTE_DTYPES[strategy.dtype]
         if "nvme" in (strategy.optimizer_device, strategy.parameter_device):
-            _require_async_io(strategy.name)
+            require_async_io(strategy.name)
         if world.device.type == "cpu":
             tune_heap(returns_memory=strategy.lean)
         self._engine, groups = self._start()
@@ -324,7 +324,15 @@ def _ends_unaligned(parameter: nn.Parameter) -> bool:
     return bool(size % (ALIGNMENT_BYTES // HALF_BYTES))
 
 
-def _require_async_io(strategy: str) -> None:
+def require_async_io(strategy: str) -> None:
+    """Make sure that DeepSpeed can keep training state on disk.
+
+    Args:
+        strategy: The name of what asks for it.
+
+    Raises:
+        ConfigError: it cannot.
+    """
     from deepspeed.accelerator import get_accelerator
 
     with quiet_deepspeed():

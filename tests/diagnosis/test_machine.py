@@ -12,7 +12,9 @@ from dpot_scale.config.load import load_run
 from dpot_scale.config.run import RunConfig
 from dpot_scale.diagnosis import machine
 from dpot_scale.diagnosis.machine import (
+    async_io,
     compiler,
+    devices,
     disk,
     locks,
     machine_findings,
@@ -22,6 +24,7 @@ from dpot_scale.diagnosis.machine import (
     storage,
     versions,
 )
+from dpot_scale.errors import ConfigError
 
 
 @pytest.fixture
@@ -32,6 +35,7 @@ def config(tmp_path: Path) -> RunConfig:
 def test_nothing_is_wrong_here_and_nothing_is_left_behind(config: RunConfig) -> None:
     findings = list(machine_findings(config))
     assert {one.check for one in findings if one.verdict == "stops"} <= {"/dev/shm", "disk"}
+    assert {one.check for one in findings} >= {f"port {number}" for number in (29500, 6379, 8265)}
     assert [one.check for one in findings][:3] == ["versions", "devices", "compiler"]
     assert list(config.output.iterdir()) == []
 
@@ -69,15 +73,48 @@ def test_a_path_without_a_compiler(
 ) -> None:
     assert compiler(config).verdict == "ok"
     monkeypatch.delenv("CXX", raising=False)
+    monkeypatch.delenv("CC", raising=False)
     monkeypatch.setenv("PATH", str(tmp_path))
     found = compiler(config)
-    assert (found.verdict, found.found) == ("stops", "no C++ compiler in PATH")
+    assert (found.verdict, found.found) == ("stops", "no C++ compiler")
+    monkeypatch.setenv("CXX", "/bin/true -pthread")
+    assert compiler(config).found == "true and ninja"
+    monkeypatch.delenv("CXX")
+
     monkeypatch.setattr(machine, "trains_on_gpu", lambda: True)
-    assert compiler(config).verdict == "ok", "nothing is compiled on GPUs"
+    assert compiler(config).verdict == "ok", "nothing is compiled for it on GPUs"
     offloads = load_run("quickstart", ["engine.deepspeed=zero3_bf16_offload", "optim.kind=adam"])
     assert compiler(offloads).verdict == "stops", "its Adam is"
     (tmp_path / "c++").symlink_to("/bin/true")
     assert compiler(offloads).found == "c++ and ninja", "the one of this environment"
+
+    compiled = load_run("paper_l", ["engine.deepspeed=zero1_bf16", "engine.compile=true"])
+    assert compiler(compiled).found == "no C compiler", "Triton compiles in C"
+    (tmp_path / "gcc").symlink_to("/bin/true")
+    assert (compiler(compiled).verdict, compiler(compiled).found) == ("ok", "gcc")
+    monkeypatch.setattr(machine.sysconfig, "get_path", lambda _: str(tmp_path))
+    assert compiler(compiled).found == "no Python.h"
+    assert "python3-dev" in compiler(compiled).to_do
+
+
+def test_a_machine_without_libaio(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    on_disk = ["engine.deepspeed=zero3_bf16_nvme", f"engine.nvme_path={tmp_path}"]
+    config = load_run("quickstart", [*on_disk, "optim.kind=adam", f"output={tmp_path}"])
+
+    def refuse(_: str) -> None:
+        raise ConfigError("install libaio-dev")
+
+    monkeypatch.setattr("dpot_scale.engine.zero.require_async_io", refuse)
+    found = {one.check: one for one in machine_findings(config)}
+    assert found["libaio"].verdict == "stops"
+    assert "libaio-dev" in found["libaio"].to_do
+    monkeypatch.setattr("dpot_scale.engine.zero.require_async_io", lambda _: None)
+    assert async_io(config).verdict == "ok"
+
+
+def test_hidden_gpus_are_no_fault_of_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert (devices().verdict, "CUDA_VISIBLE_DEVICES" in devices().found) == ("ok", True)
 
 
 def test_a_disk_without_room_for_checkpoints(small_disk: Path) -> None:
