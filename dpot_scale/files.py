@@ -64,6 +64,19 @@ def replacing(path: Path) -> Iterator[Path]:
             partial.unlink()
 
 
+def is_another(folder: Path, than: Path) -> bool:
+    """Return whether a folder is there and not the same as another one.
+
+    One below a folder into which this user may not look counts as there.
+    """
+    try:
+        return stat.S_ISDIR(folder.stat().st_mode) and not folder.samefile(than)
+    except PermissionError:
+        return True
+    except OSError:
+        return False
+
+
 def flush_to_disk(path: Path) -> None:
     """Flush a file, or the names in a folder, to the disk."""
     number = os.open(path, os.O_RDONLY)

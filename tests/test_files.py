@@ -16,7 +16,7 @@ import pytest
 
 from dpot_scale import files
 from dpot_scale.errors import DiskError
-from dpot_scale.files import cannot_write, held, is_held, replacing, sha256, write_whole
+from dpot_scale.files import cannot_write, held, is_another, is_held, replacing, sha256, write_whole
 
 NO_FLOCK = """
 #include <errno.h>
@@ -281,3 +281,20 @@ def test_those_who_wait_come_one_by_one(tmp_path: Path) -> None:
     )
     assert spans[0][0] > started
     assert spans[0][1] <= spans[1][0]
+
+
+def test_a_folder_into_which_nobody_may_look_counts_as_there(tmp_path: Path) -> None:
+    folder = tmp_path / "home" / "run"
+    assert not is_another(folder, tmp_path)
+    folder.mkdir(parents=True)
+    assert is_another(folder, tmp_path)
+    assert not is_another(folder, tmp_path / "home/../home/run")
+    user = os.geteuid()
+    folder.parent.chmod(0)
+    if user == 0:
+        os.seteuid(65534)  # root may look everywhere
+    try:
+        assert is_another(folder, tmp_path)
+    finally:
+        os.seteuid(user)
+        folder.parent.chmod(0o700)

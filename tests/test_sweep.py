@@ -1,5 +1,6 @@
 """The command line of sweeps: mistakes are one sentence before anything is spent."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from mlflow.tracking import MlflowClient
 from dpot_scale.checkpoints.weights import read
 from dpot_scale.checkpoints.weights_file import save_model
 from dpot_scale.config.load import dump, load_sweep
-from dpot_scale.config.places import JOURNAL, RUN_CONFIG, WEIGHTS, resolve_sweep_paths
+from dpot_scale.config.places import JOURNAL, RUN_CONFIG, SWEEP_CONFIG, WEIGHTS, resolve_sweep_paths
 from dpot_scale.evaluation.scores import DatasetScore
 from dpot_scale.models.families import family_of
 from dpot_scale.models.family import KEEP_ALL
@@ -183,3 +184,26 @@ def test_the_best_model_is_registered_under_the_name_of_the_sweep(
     assert len(registry.search_model_versions(f"name='{sweep.name}'")) == 1
     found = read(fetch(f"models:/{sweep.name}/1", uri, tmp_path).weights).model
     assert found.dimensions() == trials[1].run.model.dimensions()
+
+
+def test_the_report_of_a_copy_changes_nothing_of_the_original(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    overrides = [f"run.output={first}", f"run.tracking.mlflow_uri=sqlite:///{first / 'mlflow.db'}"]
+    sweep = resolve_sweep_paths(load_sweep("quickstart", overrides), Path.cwd())
+    trials = plan(sweep)
+    for trial, error in zip(trials, (0.3, 0.1, 0.2, 0.4), strict=True):
+        finish(trial, error)
+    assert main(["run", *overrides]) == 0  # all of it has ended: its report
+    shutil.copytree(first, second)
+    before = {path: path.stat().st_mtime_ns for path in first.rglob("*")}
+    copy = second / sweep.name
+    for report in copy.glob("report.*"):
+        report.unlink()
+    capsys.readouterr()
+    assert main(["report", "--config", str(copy / SWEEP_CONFIG)]) == 0
+    said = capsys.readouterr().out
+    assert f"a copy of {sweep.directory}, whose page in MLflow stays as it is" in said
+    assert {path: path.stat().st_mtime_ns for path in first.rglob("*")} == before
+    assert list(copy.glob("report.*"))

@@ -6,6 +6,7 @@ from dpot_scale.config.load import load_sweep
 from dpot_scale.config.places import JOURNAL, SWEEP_CONFIG, TRIALS
 from dpot_scale.config.sweep import SweepConfig
 from dpot_scale.errors import ConfigError
+from dpot_scale.files import is_another
 
 
 def where_it_lies(sweep: SweepConfig, config: str) -> SweepConfig:
@@ -33,6 +34,4 @@ def original_of(sweep: SweepConfig) -> Path | None:
         written = load_sweep(str(sweep.directory / SWEEP_CONFIG))
     except ConfigError:
         return None
-    original = written.directory
-    is_here = original.resolve() == sweep.directory.resolve()
-    return original if original.is_dir() and not is_here else None
+    return written.directory if is_another(written.directory, sweep.directory) else None

@@ -3,6 +3,7 @@
 import logging
 import os
 import shlex
+import socket
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -70,6 +71,7 @@ def send_missing(
     Raises:
         ConfigError: the folder is a copy, or its database is gone.
     """
+    as_read = record
     if elsewhere is None:
         record = record.model_copy(
             update={"uri": _own_uri(directory, record), "directory": directory.absolute()}
@@ -91,7 +93,7 @@ def send_missing(
     else:
         record = record.model_copy(update={"status": None, "artifacts": {}})  # it has them
     sent = send_all(mlflow_client, run.info.run_id, directory, record, beat)
-    if elsewhere is None and record.status is not None:
+    if elsewhere is None and record.status is not None and _is_as_read(directory, as_read):
         mark_as_sent(directory, record)
     return sent
 
@@ -100,6 +102,11 @@ def is_alive(directory: Path, record: MlflowRecord) -> bool:
     """Return whether a process trains in a folder, or runs the sweep that it belongs to."""
     above = [] if record.parent is None else [directory / record.parent / LOCK]
     return any(is_held(lock) for lock in [directory / LOCK, *above])
+
+
+def _is_as_read(directory: Path, record: MlflowRecord) -> bool:
+    """Return whether nobody has started the run again since its record was read."""
+    return not is_alive(directory, record) and read_mlflow_record(directory) == record
 
 
 def _with_end(directory: Path, record: MlflowRecord) -> MlflowRecord:
@@ -119,8 +126,8 @@ def _own_uri(directory: Path, record: MlflowRecord) -> str:
     original = original_of(directory, record)
     if original is not None:
         raise ConfigError(
-            f"{directory} is a copy of {original}, whose run in MLflow stays as it is; say with "
-            "--mlflow-uri where the copy is to be shown"
+            f"{directory} is a copy of {original}{_on_host(record)}, whose run in MLflow stays as "
+            "it is; say with --mlflow-uri where the copy is to be shown"
         )
     if record.directory.is_dir() or not record.uri.startswith(SQLITE):
         return record.uri
@@ -132,3 +139,7 @@ def _own_uri(directory: Path, record: MlflowRecord) -> str:
             "with --mlflow-uri where it is to be shown"
         )
     return f"{SQLITE}{Path(moved.removeprefix(SQLITE)).resolve()}"
+
+
+def _on_host(record: MlflowRecord) -> str:
+    return f" on {record.host}" if record.host not in {"", socket.gethostname()} else ""

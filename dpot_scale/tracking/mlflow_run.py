@@ -6,6 +6,7 @@ MLflow may be absent, slow or broken: that costs a warning, never the training.
 import logging
 import os
 import shlex
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -159,6 +160,7 @@ class MlflowRun:
         parent = self._parent and os.path.relpath(self._parent.directory, self.directory)
         return MlflowRecord(
             directory=self.directory.absolute(),
+            host=socket.gethostname(),
             uri=self._tracking.mlflow_uri or MLFLOW_URI,
             experiment=self._tracking.experiment,
             key=before.key if before else uuid4().hex,

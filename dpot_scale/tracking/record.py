@@ -1,6 +1,7 @@
 """What MLflow is to know of a run beside its points: kept in its folder, to be sent at any time."""
 
 import contextlib
+import socket
 import time
 from pathlib import Path
 from typing import Literal
@@ -8,9 +9,11 @@ from typing import Literal
 from pydantic import Field, ValidationError
 from pydantic_core import from_json
 
+from dpot_scale.config.base import PositiveInt
+from dpot_scale.config.places import SQLITE
 from dpot_scale.config.record import Record, read_record
 from dpot_scale.errors import DiskError, RecordError
-from dpot_scale.files import write_whole
+from dpot_scale.files import is_another, write_whole
 from dpot_scale.tracking.trained_on import TrainedOn
 
 RECORD = "mlflow.json"
@@ -21,8 +24,11 @@ Status = Literal["FINISHED", "FAILED", "KILLED"]
 class MlflowRecord(Record):
     """The MLflow run of a folder: all that it takes to make it, and how it ended."""
 
+    format: PositiveInt = 2
     directory: Path
     """Where the folder was; it may be a copy by now."""
+    host: str = ""
+    """The machine that wrote it; since format 2."""
     uri: str
     experiment: str
     key: str
@@ -84,7 +90,14 @@ def record_end(directory: Path, stop: str) -> None:
 
 
 def original_of(directory: Path, record: MlflowRecord) -> Path | None:
-    """Return the folder that a folder is a copy of; None if it is the only one, or was moved."""
+    """Return the folder that a folder is a copy of; None if it is the only one, or was moved.
+
+    Where the original is not to be seen, another machine may have it, and MLflow's server shows it.
+    A database of SQLite lies beside the folders that it shows, and is asked itself.
+    """
     original = record.directory
-    is_copy = original.is_dir() and directory.is_dir() and not original.samefile(directory)
-    return original if is_copy else None
+    if is_another(original, directory):
+        return original
+    is_elsewhere = record.host not in {"", socket.gethostname()}
+    has_moved = original != directory.absolute()
+    return original if is_elsewhere and has_moved and not record.uri.startswith(SQLITE) else None

@@ -235,6 +235,34 @@ def test_results_that_were_moved_with_their_database_show_their_own_files(tmp_pa
     assert not old.exists()
 
 
+def test_what_another_machine_may_have_is_a_copy(
+    database: str, stalled: str, tmp_path: Path
+) -> None:
+    """Its original may train there, and a server shows both."""
+    first, copy = tmp_path / "first", tmp_path / "copy"
+    trained(the_run(first, database), database)
+    first.rename(copy)
+    assert send(copy) == 0  # the database is here: it was moved
+    there = record_of(copy).model_copy(update={"uri": stalled, "host": "elsewhere"})
+    write_mlflow_record(copy, there)
+    with pytest.raises(ConfigError, match=f"is a copy of {first} on elsewhere, whose run"):
+        send(copy)
+    catch_up([copy])
+    assert the_run(copy, database).open() != there.key
+    assert record_of(copy).key != there.key
+
+
+def test_a_run_that_was_started_again_meanwhile_is_not_marked_as_sent(
+    database: str, tmp_path: Path
+) -> None:
+    trained(the_run(tmp_path, database), database)
+    known = record_of(tmp_path)
+    again = known.model_copy(update={"status": None, "is_sent": False})
+    write_mlflow_record(tmp_path, again)
+    send_missing(tmp_path, known.model_copy(update={"is_sent": False}), beat=lambda: None)
+    assert record_of(tmp_path) == again
+
+
 def test_a_copy_that_goes_on_has_a_run_of_its_own(database: str, tmp_path: Path) -> None:
     first, copy = tmp_path / "first", tmp_path / "copy"
     trained(the_run(first, database), database)
