@@ -310,5 +310,13 @@ def start_time(pid: str) -> str:
 
 
 def this_place() -> str:
-    """Return a name for this machine and container, within which process numbers are unique."""
-    return f"{socket.gethostname()}/{Path('/proc/self/ns/pid').readlink()}"
+    """Return a name for this machine and container, within which process numbers are unique.
+
+    Machines of one name differ in what the kernel draws when it starts. Versions before left it
+    out: what they wrote is of no known place.
+    """
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8").strip()
+    except OSError:  # a sandbox
+        boot = ""
+    return f"{socket.gethostname()}/{Path('/proc/self/ns/pid').readlink()}/{boot}"

@@ -259,6 +259,23 @@ def test_the_owner_on_another_machine_is_watched(
     assert not is_held(lock)
 
 
+def test_machines_of_one_name_are_two_places() -> None:
+    """Their process numbers mean nothing to each other."""
+    mine = files.this_place()
+    boot_id = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    assert mine == f"{socket.gethostname()}/{Path('/proc/self/ns/pid').readlink()}/{boot_id}"
+
+
+def test_the_owner_that_an_earlier_version_wrote_is_watched(no_locks: None, tmp_path: Path) -> None:
+    place = files.this_place().rpartition("/")[0]
+    me = f"{place} {os.getpid()} {files.start_time('self')} 1"
+    (tmp_path / ".lock.owner").write_text(me)
+    (tmp_path / ".lock").touch()
+    assert not is_held(tmp_path / ".lock"), "it was not touched"
+    with held(tmp_path / ".lock", wait=False):
+        assert is_held(tmp_path / ".lock")
+
+
 def test_an_error_that_is_not_about_locks_is_not_hidden(tmp_path: Path) -> None:
     with pytest.raises(NotADirectoryError), held(Path("/dev/null/new/.lock"), wait=True):
         pass

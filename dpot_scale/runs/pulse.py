@@ -15,6 +15,7 @@ import random
 import signal
 import threading
 import time
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,7 +25,15 @@ from dpot_scale.engine.peers import GO_ON
 from dpot_scale.engine.runtime import World
 from dpot_scale.errors import USER_ERROR_EXIT_CODE, LostPeerError, UserError
 from dpot_scale.files import start_time, this_place
-from dpot_scale.runs.signs import FOLDER, LONGEST, Sign, read_sign, speak, write_sign
+from dpot_scale.runs.signs import (
+    FOLDER,
+    LONGEST,
+    Sign,
+    next_attempt,
+    read_sign,
+    speak,
+    write_sign,
+)
 from dpot_scale.runs.stacks import (
     Place,
     dump_stacks,
@@ -144,7 +153,7 @@ class Pulse:
             self._look_at(rank, seen, now)
         signs = [seen.sign for seen in self._seen.values()]
         if any(sign.attempt > self._sign.attempt for sign in signs):
-            os._exit(USER_ERROR_EXIT_CODE)  # the run was started again without this rank
+            self._end_replaced()
         known = next((sign.verdict for sign in signs if sign.verdict), None)
         verdict = known or self._verdict(now)
         if verdict is not None and not self._closing.is_set():
@@ -188,8 +197,25 @@ class Pulse:
         others = " while the others waited for it" if len(stuck) < len(signs) else ""
         return f"{stuck[0].who} did not move on for {limit}{others}, in {stuck[0].at}"
 
+    def _end_replaced(self) -> None:
+        """End this rank, as the run was started again without it."""
+        try:
+            speak(f"failed: the run was started again without {self._sign.who}, which ends")
+        finally:
+            os._exit(USER_ERROR_EXIT_CODE)
+
     def _end(self, verdict: str) -> None:
-        """Write the stacks of this rank, and end it; one rank joins the stacks and speaks."""
+        """End this rank, whatever happens while it says why."""
+        try:
+            self._give_up(verdict)
+        except Exception:
+            with contextlib.suppress(OSError):
+                traceback.print_exc()
+        finally:
+            os._exit(USER_ERROR_EXIT_CODE)
+
+    def _give_up(self, verdict: str) -> None:
+        """Write the stacks of this rank; one rank joins them and speaks. What is stopped dies."""
         attempt, mine = self._sign.attempt, self._sign.rank
         self._beat(verdict=verdict[:LONGEST])
         is_hang = not verdict.startswith(LostPeerError.stop)
@@ -202,23 +228,24 @@ class Pulse:
         here = [sign.rank for sign in newest if not sign.is_gone]
         if is_hang:
             here = [rank for rank in ranks if has_dumped(self._directory, attempt, rank)]
-        if mine == min(here, default=mine):
-            with contextlib.suppress(OSError):
-                if is_hang:
-                    join_stacks(self._directory, newest, verdict.partition(": ")[2])
-            self.last_words(verdict)
-        else:
-            time.sleep(LINGER_SECONDS)
-        for sign in newest:
-            # Stopped, it would hold the lock of the run, and train on when it is continued.
-            is_lost = sign.rank not in here and sign.rank != mine and sign.attempt == attempt
-            if is_lost and sign.is_here:
+        try:
+            if mine == min(here, default=mine):
                 with contextlib.suppress(OSError):
-                    os.kill(sign.pid, signal.SIGKILL)
-        os._exit(USER_ERROR_EXIT_CODE)
+                    if is_hang:
+                        join_stacks(self._directory, newest, verdict.partition(": ")[2])
+                self.last_words(verdict)
+            else:
+                time.sleep(LINGER_SECONDS)
+        finally:
+            for sign in newest:
+                # Stopped, it would hold the lock of the run, and train on when it is continued.
+                is_lost = sign.rank not in here and sign.rank != mine and sign.attempt == attempt
+                if is_lost and sign.is_here:
+                    with contextlib.suppress(OSError):
+                        os.kill(sign.pid, signal.SIGKILL)
 
 
 def _begin(directory: Path) -> int:
     (directory / FOLDER).mkdir(exist_ok=True)
     forget_stacks(directory)
-    return time.time_ns()
+    return next_attempt(directory)

@@ -5,9 +5,11 @@ overwritten in place, which needs no room on a full disk. Clocks of two machines
 a reader counts the time in which a sign has not changed.
 """
 
+import contextlib
 import json
 import os
 import sys
+import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -22,7 +24,7 @@ LONGEST = 1500  # characters of a verdict
 class Sign:
     """What one rank says of itself."""
 
-    attempt: int  # nanoseconds since 1970, by the clock of the main rank
+    attempt: int  # when it began: `next_attempt`
     rank: int
     place: str  # its machine and container: `files.this_place`
     pid: int
@@ -62,11 +64,10 @@ def write_sign(directory: Path, sign: Sign) -> None:
         OSError: it cannot be written.
     """
     path = _path(directory, sign.rank)
-    content = json.dumps(asdict(sign), ensure_ascii=False).encode()
+    content = _encoded(sign)
     if len(content) >= SIZE:  # paths in letters of many bytes
-        shorter = replace(sign, at="", verdict=sign.verdict[: LONGEST // 6])
-        content = json.dumps(asdict(shorter), ensure_ascii=False).encode()
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT, 0o644)
+        content = _encoded(replace(sign, at="", verdict=sign.verdict[: LONGEST // 6]))
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT, 0o666)  # less what the umask takes
     try:
         os.pwrite(descriptor, content.ljust(SIZE - 1) + b"\n", 0)
     finally:
@@ -86,6 +87,14 @@ def newest_attempt(directory: Path) -> int:
     return max((sign.attempt for sign in _signs(directory)), default=0)
 
 
+def next_attempt(directory: Path) -> int:
+    """Return a number for an attempt that begins now, larger than those of which there are signs.
+
+    The clock may have been set back, or be that of another machine.
+    """
+    return max(time.time_ns(), newest_attempt(directory) + 1)
+
+
 def given_up(directory: Path, after: int) -> str | None:
     """Return why the ranks of the newest attempt gave it up, if they did.
 
@@ -101,15 +110,22 @@ def given_up(directory: Path, after: int) -> str | None:
 
 
 def speak(verdict: str) -> None:
-    """Say to the user why an attempt was given up."""
-    sys.stderr.write(f"error: {verdict.partition(': ')[2]}\n")
-    sys.stderr.flush()
+    """Say to the user why an attempt was given up, if anybody reads it."""
+    with contextlib.suppress(OSError, ValueError):
+        sys.stderr.write(f"error: {verdict.partition(': ')[2]}\n")
+        sys.stderr.flush()
 
 
 def _signs(directory: Path) -> list[Sign]:
     """Return the signs of all ranks that ever were, by rank."""
-    ranks = [int(path.name.removeprefix("rank_")) for path in (directory / FOLDER).glob("rank_*")]
-    return [sign for rank in sorted(ranks) if (sign := read_sign(directory, rank)) is not None]
+    found = [path.name.removeprefix("rank_") for path in (directory / FOLDER).glob("rank_*")]
+    ranks = sorted(int(rank) for rank in found if rank.isdecimal())
+    return [sign for rank in ranks if (sign := read_sign(directory, rank)) is not None]
+
+
+def _encoded(sign: Sign) -> bytes:
+    """Return a sign as JSON; a path in it need not be UTF-8, and comes back as it was."""
+    return json.dumps(asdict(sign), ensure_ascii=False).encode(errors="surrogatepass")
 
 
 def _path(directory: Path, rank: int) -> Path:

@@ -1,17 +1,22 @@
 """Where the ranks of an attempt stand: the stacks of their threads, looked at by another thread."""
 
+import errno
 import faulthandler
+import logging
+import os
 import re
-import tempfile
 import threading
 from pathlib import Path
 
 from dpot_scale.runs.signs import FOLDER, Sign
 
+log = logging.getLogger(__name__)
+
 # Threads whose work the training thread waits for: the last one moves the bytes of an archive.
 WORKERS = ("window reader", "save", "archive", "fsspecIO")
 # Files in which the innermost frame stands while a rank waits for the others.
 OF_COLLECTIVES = ("/torch/distributed/", "/deepspeed/comm/", "/deepspeed/utils/nvtx", "/watch.py")
+MOST_THREADS = 100  # that faulthandler writes, the main one last
 SHOWN = 3  # innermost frames
 LONGEST = 300  # characters of their description
 THREAD = re.compile(r"hread (0x[0-9a-f]+) .*\n((?:  .*\n)*)")  # one of what faulthandler writes
@@ -30,16 +35,25 @@ class Place:
 
     def __init__(self, thread: int) -> None:
         self._thread = thread
-        self._file = tempfile.TemporaryFile()  # noqa: SIM115 - open as long as the process
+        self._file = os.fdopen(os.memfd_create("stacks"), "w+b", buffering=0)  # no disk is full
+        self._has_warned = False
         self._signature: tuple[str, ...] = ()
         self.at = ""
         self.waits = False
 
     def has_changed(self) -> bool:
-        """Look again; return whether one of them executes something else than before."""
+        """Look again; return whether one of them executes something else than before.
+
+        Raises:
+            OSError: that cannot be known.
+        """
         stacks = self._stacks()
         workers = [one.ident or 0 for one in threading.enumerate() if one.name in WORKERS]
-        signature = tuple(stacks.get(ident, "") for ident in (self._thread, *workers))
+        watched = (self._thread, *workers)
+        if not all(ident in stacks for ident in watched):  # faulthandler says nothing of why
+            self._warn_of(threading.active_count())
+            raise OSError(errno.EIO, "the stack of a thread was not written")
+        signature = tuple(stacks[ident] for ident in watched)
         if signature == self._signature:
             return False
         self._signature = signature
@@ -56,6 +70,16 @@ class Place:
         self._file.seek(0)
         text = self._file.read().decode("utf-8", errors="replace")
         return {int(ident, 16): stack for ident, stack in THREAD.findall(text)}
+
+    def _warn_of(self, threads: int) -> None:
+        if threads > MOST_THREADS and not self._has_warned:
+            self._has_warned = True
+            log.warning(
+                "%d threads run here, and only %d can be looked at: where this rank is stuck, "
+                "limits.hang does not find it",
+                threads,
+                MOST_THREADS,
+            )
 
 
 def dump_stacks(directory: Path, attempt: int, rank: int) -> None:
@@ -101,7 +125,8 @@ def join_stacks(directory: Path, signs: list[Sign], sentence: str) -> None:
         seen = "waits for the others, in " if sign.waits else ""
         parts.append(f"{sign.who}\n{stacks or f'it wrote none; last seen: {seen}{sign.at}'}")
     text = "\n\n".join(parts) + "\n"
-    stacks_file(directory, signs[0].attempt).write_text(text, encoding="utf-8")
+    file = stacks_file(directory, signs[0].attempt)
+    file.write_text(text, encoding="utf-8", errors="surrogateescape")  # it names paths
 
 
 def _dump(directory: Path, attempt: int, rank: int) -> Path:

@@ -10,6 +10,7 @@ from dpot_scale.engine.peers import lost_peers_named
 from dpot_scale.engine.runtime import any_rank, join_ranks
 from dpot_scale.errors import exits_cleanly
 from dpot_scale.runs.pulse import Pulse
+from dpot_scale.runs.signs import speak
 
 
 def run(
@@ -35,7 +36,9 @@ def run(
 @exits_cleanly
 def _train(folder: Path, case: str, minutes: float | None, patience: float) -> int:
     world = join_ranks(timedelta(seconds=patience))
-    with lost_peers_named(world.patience), Pulse(folder, world, minutes):
+    with lost_peers_named(world.patience), Pulse(folder, world, minutes) as pulse:
+        if case == "sleeps, and nothing can be said":
+            _lose_all_words(pulse)
         any_rank(True, world)
         (folder / f"{world.rank}.ready").touch()
         if not world.is_main:
@@ -46,7 +49,7 @@ def _train(folder: Path, case: str, minutes: float | None, patience: float) -> i
                     _take(60 * 2.5 * (minutes or 0))
                 case "ends" | "ends while nobody asks":
                     os._exit(3)
-                case "sleeps":
+                case "sleeps" | "sleeps, and nothing can be said":
                     time.sleep(600)
         elif case == "ends while nobody asks":
             time.sleep(600)
@@ -54,6 +57,19 @@ def _train(folder: Path, case: str, minutes: float | None, patience: float) -> i
     sys.stdout.write("ended\n")
     sys.stdout.flush()
     return 0
+
+
+def _lose_all_words(pulse: Pulse) -> None:
+    """Let nobody read what is said, and nothing take what is recorded."""
+
+    def last_words(verdict: str) -> None:
+        speak(verdict)
+        raise RuntimeError("nobody takes it")
+
+    reader, writer = os.pipe()
+    os.close(reader)
+    os.dup2(writer, 2)
+    pulse.last_words = last_words
 
 
 def _take(seconds: float) -> None:

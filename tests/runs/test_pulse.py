@@ -14,7 +14,16 @@ import psutil
 import pytest
 
 from dpot_scale.files import start_time, this_place
-from dpot_scale.runs.signs import FOLDER, Sign, given_up, newest_attempt, read_sign, write_sign
+from dpot_scale.runs.signs import (
+    FOLDER,
+    Sign,
+    given_up,
+    newest_attempt,
+    next_attempt,
+    read_sign,
+    write_sign,
+)
+from dpot_scale.runs.stacks import join_stacks, stacks_file
 from tests.conftest import free_port
 
 pytestmark = [pytest.mark.distributed, pytest.mark.timeout(400)]
@@ -118,6 +127,32 @@ def test_a_stopped_rank_is_named_and_does_not_train_on(
     assert given_up(tmp_path, newest_attempt(tmp_path)) is None
 
 
+def test_a_rank_ends_also_where_nothing_can_be_said(pair: Callable[..., Pair]) -> None:
+    ranks = pair("sleeps, and nothing can be said")
+    ranks.signal(1, signal.SIGSTOP)
+    assert ranks.codes() == [2, -signal.SIGKILL]
+
+
+def test_a_rank_that_was_replaced_says_so_and_ends(
+    pair: Callable[..., Pair], tmp_path: Path
+) -> None:
+    """The run was started again, and this rank is of the attempt before."""
+    ranks = pair("sleeps")
+    ranks.signal(0, signal.SIGSTOP)  # else it would write over the sign
+    write_sign(tmp_path, sign(attempt=newest_attempt(tmp_path) + 1))
+    ranks.ranks[1].join(120)
+    assert ranks.ranks[1].exitcode == 2
+    (line,) = ranks.said().splitlines()
+    assert line.startswith("error: the run was started again without rank 1 on ")
+
+
+def test_an_attempt_is_later_than_those_before_by_any_clock(tmp_path: Path) -> None:
+    (tmp_path / FOLDER).mkdir()
+    tomorrow = time.time_ns() + 86400 * 10**9
+    write_sign(tmp_path, sign(attempt=tomorrow, rank=3))
+    assert next_attempt(tmp_path) == tomorrow + 1
+
+
 def test_a_rank_that_is_stuck_is_told_from_those_that_wait_for_it(
     pair: Callable[..., Pair],
 ) -> None:
@@ -195,6 +230,27 @@ def test_words_in_letters_of_many_bytes_are_cut(tmp_path: Path) -> None:
     (tmp_path / FOLDER).mkdir()
     write_sign(tmp_path, sign(at="\N{FIRE}" * 300, verdict="\N{FIRE}" * 1500))
     assert read_sign(tmp_path, 0) == sign(verdict="\N{FIRE}" * 250)
+
+
+def test_a_path_that_is_not_utf8_is_said_as_it_is(tmp_path: Path) -> None:
+    directory = tmp_path / os.fsdecode(b"r\xffn")
+    (directory / FOLDER).mkdir(parents=True)
+    verdict = f"hung: the stacks are in {stacks_file(directory, 7)}"
+    write_sign(directory, sign(verdict=verdict))
+    assert read_sign(directory, 0) == sign(verdict=verdict)
+    join_stacks(directory, [sign()], verdict)
+    assert os.fsencode(verdict) in stacks_file(directory, 7).read_bytes()
+
+
+def test_a_sign_may_be_written_by_whom_the_umask_allows(tmp_path: Path) -> None:
+    """As the lock and all else of a run: a colleague may start it again."""
+    (tmp_path / FOLDER).mkdir()
+    before = os.umask(0o002)
+    try:
+        write_sign(tmp_path, sign())
+    finally:
+        os.umask(before)
+    assert (tmp_path / FOLDER / "rank_0").stat().st_mode & 0o777 == 0o664
 
 
 def test_a_sign_that_cannot_be_read_is_none(tmp_path: Path) -> None:

@@ -1,8 +1,13 @@
 """Where a thread stands, looked at by another one while it runs."""
 
+import contextlib
+import resource
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+
+import pytest
 
 from dpot_scale.runs.stacks import Place
 
@@ -50,3 +55,44 @@ def test_a_thread_that_waits_stands_still() -> None:
             place.has_changed()
         assert not any(place.has_changed() for _ in range(20))
         assert "called by work (test_stacks.py:" in place.at
+
+
+def waits_for_ever(ending: threading.Event) -> None:
+    ending.wait()
+
+
+def test_what_cannot_be_written_is_unknown() -> None:
+    """Faulthandler says nothing of a write that failed."""
+    with running(waits_for_ever) as place:
+        place.has_changed()
+        least, most = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (0, most))
+        try:
+            with pytest.raises(OSError, match="the stack of a thread was not written"):
+                place.has_changed()
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (least, most))
+        place.has_changed()
+        assert "waits_for_ever" in place.at
+
+
+def test_no_folder_for_temporary_files_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", "/dev/full")
+    with running(waits_for_ever) as place:
+        assert place.has_changed()
+
+
+def test_of_too_many_threads_it_is_unknown_and_said_once(caplog: pytest.LogCaptureFixture) -> None:
+    """Faulthandler writes those that were started last."""
+    with contextlib.ExitStack() as others, running(waits_for_ever) as place:
+        place.has_changed()
+        assert "waits_for_ever" in place.at
+        for _ in range(120):
+            others.enter_context(running(waits_for_ever))
+        for _ in range(3):
+            with pytest.raises(OSError, match="the stack of a thread was not written"):
+                place.has_changed()
+        others.close()
+        place.has_changed()
+    (record,) = caplog.records
+    assert "threads run here, and only 100 can be looked at" in record.getMessage()
