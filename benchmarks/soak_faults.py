@@ -1,19 +1,18 @@
-"""Which faults benchmarks/soak.py causes, and when: a function of its seed alone; and how."""
+"""The kinds of faults that benchmarks/soak.py causes, and how.
 
-import random
+A fault is caused at once. What lasts, as an outage, ends some seconds later, in a thread.
+"""
+
+import os
 import signal
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import psutil
 
 from dpot_scale.checkpoints.checkpoint import committed
-
-LAUNCHERS = ("deepspeed", "torchrun")
-FAULTS_IN_A_ROUND = 3
-RAY_EVERY = 4  # rounds, of which one is a trial of a sweep
 
 
 class Planned(NamedTuple):
@@ -25,12 +24,8 @@ class Planned(NamedTuple):
     seconds: float  # that it lasts, or after which it comes
 
 
-class Round(NamedTuple):
-    """A training, with the faults that disturb it."""
-
-    number: int
-    launcher: str  # deepspeed, torchrun or ray
-    faults: tuple[Planned, ...]
+class NotThereError(Exception):
+    """What a fault is to strike is not there, or not yet."""
 
 
 class Disturbed(Protocol):
@@ -52,7 +47,7 @@ class Disturbed(Protocol):
         """Send a signal to the MLflow server."""
 
     def start_server(self) -> None:
-        """Start the MLflow server again."""
+        """Start the MLflow server again; it answers some seconds later."""
 
     def lose_node(self) -> None:
         """Kill the second node of the Ray cluster, with all that runs there."""
@@ -64,7 +59,8 @@ class Disturbed(Protocol):
         """Return a file that takes all of the disk of the run when it grows."""
 
 
-Cause = Callable[[Disturbed, Planned], None]
+Ending = Callable[[], object]  # ends what lasts
+Cause = Callable[[Disturbed, Planned], Ending | None]
 
 
 def kill_rank(run: Disturbed, planned: Planned) -> None:
@@ -92,17 +88,16 @@ def terminate_starter(run: Disturbed, _: Planned) -> None:
     run.starter().terminate()
 
 
-def interrupt_starter(run: Disturbed, _: Planned) -> None:
-    """Press Ctrl-C."""
-    run.starter().send_signal(signal.SIGINT)
+def interrupt(run: Disturbed, _: Planned) -> None:
+    """Press Ctrl-C: a terminal signals the whole group of the launcher."""
+    os.killpg(run.starter().pid, signal.SIGINT)
 
 
-def pause_rank(run: Disturbed, planned: Planned) -> None:
+def pause_rank(run: Disturbed, planned: Planned) -> Ending:
     """Stop a rank for some seconds."""
     rank = _rank(run, planned)
     rank.suspend()
-    time.sleep(planned.seconds)
-    rank.resume()
+    return rank.resume
 
 
 def stop_rank(run: Disturbed, planned: Planned) -> None:
@@ -110,27 +105,25 @@ def stop_rank(run: Disturbed, planned: Planned) -> None:
     _rank(run, planned).suspend()
 
 
-def pause_server(run: Disturbed, planned: Planned) -> None:
+def pause_server(run: Disturbed, _: Planned) -> Ending:
     """Stop the MLflow server for some seconds."""
     run.signal_server(signal.SIGSTOP)
-    time.sleep(planned.seconds)
-    run.signal_server(signal.SIGCONT)
+    return partial(run.signal_server, signal.SIGCONT)
 
 
-def kill_server(run: Disturbed, planned: Planned) -> None:
+def kill_server(run: Disturbed, _: Planned) -> Ending:
     """Kill the MLflow server, and start it some seconds later."""
     run.signal_server(signal.SIGKILL)
-    time.sleep(planned.seconds)
-    run.start_server()
+    return run.start_server
 
 
-def restart_server(run: Disturbed, _: Planned) -> None:
-    """Restart the MLflow server."""
+def restart_server(run: Disturbed, _: Planned) -> Ending:
+    """Ask the MLflow server to end, and start it some seconds later."""
     run.signal_server(signal.SIGTERM)
-    run.start_server()
+    return run.start_server
 
 
-def fill_disk(run: Disturbed, planned: Planned) -> None:
+def fill_disk(run: Disturbed, _: Planned) -> Ending:
     """Fill the disk of the run, and free it some seconds later."""
     filler = run.filler()
     try:
@@ -139,8 +132,7 @@ def fill_disk(run: Disturbed, planned: Planned) -> None:
                 pass
     except OSError:
         pass
-    time.sleep(planned.seconds)
-    filler.unlink()
+    return filler.unlink
 
 
 def cut_checkpoint(run: Disturbed, _: Planned) -> None:
@@ -152,15 +144,16 @@ def cut_checkpoint(run: Disturbed, _: Planned) -> None:
         file.truncate(shard.stat().st_size // 2)
 
 
-def lose_node(run: Disturbed, planned: Planned) -> None:
+def lose_node(run: Disturbed, _: Planned) -> Ending:
     """Kill a node of the cluster; another comes some seconds later."""
     run.lose_node()
-    time.sleep(planned.seconds)
-    run.start_node()
+    return run.start_node
 
 
 def _rank(run: Disturbed, planned: Planned) -> psutil.Process:
     ranks = run.ranks()
+    if not ranks:
+        raise NotThereError
     return ranks[planned.rank % len(ranks)]
 
 
@@ -169,22 +162,24 @@ class Fault(NamedTuple):
 
     cause: Cause
     ends: bool = True  # whether the attempt may end with an error for it
-    while_starting: bool = False  # comes some seconds after the start, at whatever step
+    keeps: bool = False  # whether no step may be made again for it
+    while_starting: bool = False  # comes some seconds after a start, before its first step
 
 
 OF_A_LAUNCHER: dict[str, Fault] = {
     "kill a rank": Fault(kill_rank),
-    "kill the launcher": Fault(kill_starter),
+    "kill a rank while they start": Fault(kill_rank, while_starting=True),
+    "kill the launcher": Fault(kill_starter, keeps=True),
     "kill all": Fault(kill_all),
     "kill all while they start": Fault(kill_all, while_starting=True),
-    "SIGTERM to a rank": Fault(terminate_rank),
-    "SIGTERM to the launcher": Fault(terminate_starter),
-    "Ctrl-C": Fault(interrupt_starter),
-    "stop a rank for seconds": Fault(pause_rank, ends=False),
+    "SIGTERM to a rank": Fault(terminate_rank, keeps=True),
+    "SIGTERM to the launcher": Fault(terminate_starter, keeps=True),
+    "Ctrl-C": Fault(interrupt, keeps=True),
+    "stop a rank for seconds": Fault(pause_rank, ends=False, keeps=True),
     "stop a rank for good": Fault(stop_rank),
-    "stop the server for seconds": Fault(pause_server, ends=False),
-    "kill the server": Fault(kill_server, ends=False),
-    "restart the server": Fault(restart_server, ends=False),
+    "stop the server for seconds": Fault(pause_server, ends=False, keeps=True),
+    "kill the server": Fault(kill_server, ends=False, keeps=True),
+    "restart the server": Fault(restart_server, ends=False, keeps=True),
     "full disk": Fault(fill_disk),
     "cut the newest checkpoint": Fault(cut_checkpoint),
 }
@@ -192,38 +187,8 @@ OF_RAY: dict[str, Fault] = {
     "kill a Ray worker": Fault(kill_rank),
     "lose a node": Fault(lose_node),
     "kill the driver": Fault(kill_starter),
-    "SIGTERM to the driver": Fault(terminate_starter),
+    "kill the driver while it starts": Fault(kill_starter, while_starting=True),
+    "SIGTERM to the driver": Fault(terminate_starter, keeps=True),
     "stop a Ray worker for good": Fault(stop_rank),
 }
 FAULTS = OF_A_LAUNCHER | OF_RAY
-
-
-def planned_round(seed: int, number: int, steps: range) -> Round:
-    """Return the faults of a round.
-
-    All kinds come once, in an order that the seed draws, before one comes again.
-
-    Args:
-        seed: Of the soak.
-        number: Of the round, from 0 on.
-        steps: At which faults may come.
-    """
-    on_ray = number % RAY_EVERY == 0
-    rays = number // RAY_EVERY + (0 if on_ray else 1)  # rounds on Ray before this one
-    begun = (rays if on_ray else number - rays) * FAULTS_IN_A_ROUND
-    names = drawn(seed, list(OF_RAY if on_ray else OF_A_LAUNCHER), begun + FAULTS_IN_A_ROUND)
-    draw = random.Random(f"{seed} {number}")
-    at = sorted(draw.sample(steps, FAULTS_IN_A_ROUND))
-    faults = tuple(
-        Planned(name, step, draw.randrange(2), round(draw.uniform(1, 6), 1))
-        for name, step in zip(names[begun:], at, strict=True)
-    )
-    return Round(number, "ray" if on_ray else draw.choice(LAUNCHERS), faults)
-
-
-def drawn(seed: int, names: Sequence[str], count: int) -> list[str]:
-    """Return the first names of a stack of cards that is shuffled again whenever it is used up."""
-    draw, found = random.Random(f"{seed} {names[0]}"), list[str]()
-    while len(found) < count:
-        found += draw.sample(names, len(names))
-    return found[:count]

@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 from collections.abc import Sequence
@@ -46,7 +47,7 @@ batch: {{global_batch: 8, micro_batch: 4}}
 engine: {{deepspeed: zero3_fp32}}
 evaluation: {{every: 50}}
 checkpoint: {{every: {every}}}
-limits: {{hang: 1.0}}
+limits: {{hang: 0.5}}
 tracking: {{log_every: 1, mlflow_uri: "{server}"}}
 """
 SWEEP = """
@@ -116,20 +117,29 @@ class Server:
     process: subprocess.Popen[bytes]
 
     def __init__(self, folder: Path) -> None:
-        self._folder, self._port = folder, free_port()
+        self._folder, self._port, self._lock = folder, free_port(), threading.Lock()
         self.address = f"http://127.0.0.1:{self._port}"
         self.start()
+        self.wait()
 
     def start(self) -> None:
-        """Start it on what it has stored, once the one before has ended; wait for its answer."""
-        if hasattr(self, "process"):
-            killed(self.process)
+        """Start it on what it has stored, once the one before has ended."""
         command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1"]
         command += ["--port", str(self._port), "--workers", "1"]
         command += ["--backend-store-uri", f"sqlite:///{self._folder}/mlflow.db"]
         command += ["--artifacts-destination", str(self._folder / "artifacts")]
         without_jobs = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-        self.process = started(command, self._folder / "server.log", **without_jobs)
+        with self._lock:  # two outages may end at once
+            if hasattr(self, "process"):
+                killed(self.process)
+            self.process = started(command, self._folder / "server.log", **without_jobs)
+
+    def wait(self) -> None:
+        """Wait for its answer.
+
+        Raises:
+            StartError: it ended, or does not answer.
+        """
         deadline = time.monotonic() + START_SECONDS
         while time.monotonic() < deadline and self.process.poll() is None:
             with contextlib.suppress(OSError):
@@ -267,7 +277,7 @@ class Training:
         self._server.signal(number)
 
     def start_server(self) -> None:
-        """Start the MLflow server again."""
+        """Start the MLflow server again; it answers some seconds later."""
         assert self._server is not None
         self._server.start()
 

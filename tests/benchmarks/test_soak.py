@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 FOLDER = Path(__file__).parents[2] / "benchmarks"
-MODULES = ("soak", "soak_checks", "soak_faults", "soak_leaks", "soak_runs")
+PARTS = ("checks", "faults", "leaks", "plan", "report", "round", "runs")
+MODULES = ("soak", *(f"soak_{part}" for part in PARTS))
 STEPS = range(23, 130)
 
 
@@ -25,9 +26,10 @@ def soak() -> Iterator[Any]:
     sys.path.remove(str(FOLDER))
 
 
-def test_the_seed_alone_decides_the_faults(soak: Any) -> None:
+def test_the_seed_decides_the_faults(soak: Any) -> None:
     def drawn(seed: int) -> list[Any]:
-        return [soak.planned_round(seed, number, STEPS) for number in range(12)]
+        plan = soak.Plan(seed, STEPS)
+        return [plan.next_round() for _ in range(12)]
 
     assert drawn(1) == drawn(1)
     assert drawn(1) != drawn(2)
@@ -40,11 +42,30 @@ def test_the_seed_alone_decides_the_faults(soak: Any) -> None:
     assert {planned.launcher for planned in drawn(1)} == {"deepspeed", "torchrun", "ray"}
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_seven_rounds_hold_every_fault(seed: int, soak: Any) -> None:
+    plan = soak.Plan(seed, STEPS)
+    assert {one.fault for _ in range(7) for one in plan.next_round().faults} == soak.FAULTS.keys()
+
+
 def test_each_fault_comes_before_one_comes_again(soak: Any) -> None:
     names = "abcde"
-    drawn = soak.drawn(3, names, 12)
-    assert sorted(drawn[:5]) == sorted(drawn[5:10]) == list(names)
-    assert soak.drawn(3, names, 7) == drawn[:7]
+    deck, other = soak.Deck(3, names), soak.Deck(3, names)
+    drawn = [name for _ in range(5) for name in deck.draw(1)]
+    assert sorted(drawn) == list(names)
+    assert other.draw(5) == drawn
+    for _ in range(20):
+        assert len(set(deck.draw(3))) == 3
+
+
+def test_a_fault_that_was_not_caused_comes_first_in_the_next_round_that_can(soak: Any) -> None:
+    plan = soak.Plan(0, STEPS)
+    on_ray, first = plan.next_round(), plan.next_round()
+    plan.put_back([on_ray.faults[2], *first.faults[1:]])
+    names = [one.fault for one in plan.next_round().faults]
+    assert names[:2] == [one.fault for one in first.faults[1:]]
+    plan.next_round()
+    assert plan.next_round().faults[0].fault == on_ray.faults[2].fault
 
 
 def test_a_fault_comes_when_its_attempt_has_made_the_step(soak: Any) -> None:
@@ -52,6 +73,7 @@ def test_a_fault_comes_when_its_attempt_has_made_the_step(soak: Any) -> None:
     assert [soak.is_due(at_a_step, step, 60.0) for step in (-1, 29, 30, 31)] == [0, 0, 1, 1]
     early = soak.Planned("kill all while they start", 30, 0, 2.0)
     assert [soak.is_due(early, -1, seconds) for seconds in (1.9, 2.0)] == [0, 1]
+    assert not soak.is_due(early, 30, 2.0)  # it trains already
 
 
 def test_every_digit_and_every_step_counts(soak: Any) -> None:
@@ -98,6 +120,18 @@ def test_a_process_that_grows_all_its_life_is_a_leak(
     looks = [soak.Look(2.0 * i, 100 + mib * i, int(10 + files * i)) for i in range(100)]
     (growth,) = soak.grown({"server": looks, "short": looks[:20]})
     assert (growth.name, growth.is_leak) == ("server", is_leak)
+    assert (growth.mib[1], growth.files[-1]) == (100 + mib * 14.5, 10 + files * 94.5)
+
+
+def test_processes_are_watched_from_when_they_stand(soak: Any) -> None:
+    watcher = soak.Watcher()
+    watcher.add_all()
+    watched = {process.pid for process in watcher._watched}
+    watcher.close()
+    assert os.getpid() in watched
+    names = ("ray::IDLE", "python -u /x/ray/_private/log_monitor.py --session-dir=/x")
+    assert all(any(part in name for part in soak.NOT_WATCHED) for name in names)
+    assert not any(part in "ray::RayTrainWorker.execute" for part in soak.NOT_WATCHED)
 
 
 def test_a_fault_is_over_when_the_run_is_further_than_before(soak: Any) -> None:
@@ -107,20 +141,40 @@ def test_a_fault_is_over_when_the_run_is_further_than_before(soak: Any) -> None:
     assert soak.further_after(records[:-2], caused) is None
 
 
+def test_steps_that_are_made_again_belong_to_the_fault_before(soak: Any) -> None:
+    caused = [soak.Caused("kill all", 3, 10.0), soak.Caused("SIGTERM to a rank", 4, 20.0)]
+    records = [(1, 1.0), (2, 2.0), (3, 3.0), (3, 15.0), (4, 16.0), (5, 25.0)]
+    assert soak.note_made_again(records, caused) == []
+    assert [one.made_again for one in caused] == [1, 0]
+
+
+def test_a_fault_that_keeps_every_step_may_cost_none(soak: Any) -> None:
+    records = [(1, 1.0), (2, 2.0), (2, 15.0), (3, 16.0)]
+    stop = soak.Caused("SIGTERM to a rank", 2, 10.0)
+    words = "went back from step 2 to 2 after "
+    assert soak.note_made_again(records, [stop]) == [words + "SIGTERM to a rank"]
+    assert soak.note_made_again(records, []) == [words + "no fault"]
+    assert soak.note_made_again(records, [soak.Caused("full disk", 1, 1.5), stop]) == []
+
+
 def test_a_difference_is_told_and_fails_the_soak(soak: Any) -> None:
-    planned = soak.planned_round(1, 0, STEPS)
-    outcome = soak.Outcome(planned, [soak.Caused("kill all", 31, 0.0, 12.0)], [-9, 0], 7)
-    text, is_sound = soak.summary([outcome], [])
+    planned = soak.Plan(1, STEPS).next_round()
+    caused = soak.Caused("kill all", 31, 0.0, 12.0, 7)
+    held = soak.Held({"MLflow": 250.0}, 20, 300, 1, 0)
+    outcome = soak.Outcome(planned, [caused], [], [-9, 0], minutes=2.0, held=held)
+    text, is_sound = soak.summary([outcome], held, [])
     assert is_sound
-    assert "| kill all | 1 | 12.0 | 12.0 |" in text
+    assert "| kill all | 1 | 7 | 12.0 | 12.0 |" in text
+    assert "never caused: kill a rank, kill a rank while they start, kill the launcher" in text
+    assert "| 0 | 2.0 | 250 | 20 | 300 | 1 | 0 |" in text
     assert "1 rounds, 2 attempts, 1 faults, 7 steps made again, 0 differences" in text
     outcome.differences.append("train/loss differs")
-    text, is_sound = soak.summary([outcome], [])
+    text, is_sound = soak.summary([outcome], held, [])
     assert not is_sound
     assert text.endswith("1 differences\ntrain/loss differs")
     recorded = json.loads(json.dumps(soak.recorded(outcome)))
     assert recorded["round"]["faults"][0]["fault"] == planned.faults[0].fault
-    assert recorded["caused"] == [{"fault": "kill all", "step": 31, "time": 0.0, "seconds": 12.0}]
+    assert recorded["caused"][0]["made_again"] == 7
 
 
 # A launcher of two ranks, of which the first records a step in each 10 ms and goes on where the
@@ -170,10 +224,14 @@ def test_a_training_is_disturbed_and_started_again_until_it_ends(
     planned = [
         soak.Planned(name, step, 1, 0.1) for name, step in zip(names, (1, 40, 70), strict=True)
     ]
-    outcome = soak.disturbed(training, soak.Round(0, "torchrun", tuple(planned)))
+    begun: list[int] = []
+    outcome = soak.disturbed(
+        training, soak.Round(0, "torchrun", tuple(planned)), lambda: begun.append(1)
+    )
     assert outcome.differences == []
     assert [one.fault for one in outcome.caused] == names
     assert outcome.codes == [-9, 1, 0]
     assert 0 <= outcome.made_again < 30
     assert all(one.seconds is not None for one in outcome.caused)
+    assert (outcome.left_out, len(begun)) == ([], 2)
     assert training.ranks() == []
