@@ -71,18 +71,17 @@ def main() -> int:
 
 
 def soak(folder: Path, seed: int, minutes: float) -> int:
-    """Train and disturb until the time is over; say what was found."""
+    """Train and disturb for so long; say what was found."""
     print(f"seed {seed}, {minutes:g} minutes, {STEPS} steps a round", flush=True)
     for place in ("/tmp", "/dev/shm"):
         mount(Path(place), "50%")
-    begun = time.monotonic()
     server, watcher = Server(folder), Watcher()
     prepare(folder, server.address)
     expected = undisturbed(folder)
     ray, plan = RayCluster(folder), Plan(seed, FAULTY_STEPS)
     watcher.add_all()
     before, first = look(), now_held(server, ray)
-    outcomes, growths = list[Outcome](), list[Growth]()
+    outcomes, growths, begun = list[Outcome](), list[Growth](), time.monotonic()
     while time.monotonic() < begun + 60 * minutes:
         planned = plan.next_round()
         training = Training(

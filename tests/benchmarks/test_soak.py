@@ -108,6 +108,10 @@ def test_what_is_left_is_named_unless_it_may_live(soak: Any) -> None:
         "new is left in /tmp",
         "buffer is left in /dev/shm",
     ]
+    idle, at_work = ({4: f"ray::{name}"} for name in ("IDLE", "RayTrainWorker.execute"))
+    before, now = (soak.Left(one, frozenset(), frozenset()) for one in (idle, at_work))
+    assert soak.leaks(before, before, expected={4}) == []
+    assert soak.leaks(before, now, expected={4}) == ["process 4 is left: " + at_work[4]]
 
 
 @pytest.mark.parametrize(
