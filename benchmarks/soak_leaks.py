@@ -16,8 +16,14 @@ SECONDS = 2.0  # between two looks at all processes
 # A process that lives shorter has no early and late part to compare.
 LEAST_SECONDS = 120.0
 PARTS = 10  # of a life; the second is compared with the last
-# Ray's own: they wait for work, and may be importing still; one opens a file for each worker.
 IDLE = "ray::IDLE"
+# Ray's own: they wait for work, and may be importing still; one opens a file for each worker.
+OF_RAY_ITSELF = (
+    IDLE,
+    "ray::DashboardAgent",
+    "ray::RuntimeEnvAgent",
+    "ray::_AutoscalingCoordinatorActor",  # of Ray Train, one in a cluster
+)
 NOT_WATCHED = (IDLE, "/log_monitor.py")
 MOST_GROWTH, MOST_MIB, MOST_FILES = 1.25, 50.0, 20
 MIB = 2.0**20
@@ -84,7 +90,7 @@ def named(process: psutil.Process) -> str:
 
 def works_on_ray(command: str) -> bool:
     """Return whether a worker of Ray, which lives on, still works for a driver."""
-    return command.startswith("ray::") and not command.startswith(IDLE)
+    return command.startswith("ray::") and not command.startswith(OF_RAY_ITSELF)
 
 
 def leaks(before: Left, now: Left, *, expected: Collection[int]) -> list[str]:

@@ -161,7 +161,8 @@ class RayCluster:
         token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
         self._port = free_port()
         self.environment = token | {"RAY_ADDRESS": f"127.0.0.1:{self._port}"}
-        head = ["--head", f"--port={self._port}", "--include-dashboard=false"]
+        # Without it an actor of Ray Train does not learn that its driver was killed, and stays.
+        head = ["--head", f"--port={self._port}", f"--dashboard-port={free_port()}"]
         self.head = self._start(*head, f"--temp-dir={folder}/ray", "--disable-usage-stats")
         self.start_node()
 
