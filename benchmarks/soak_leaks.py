@@ -85,7 +85,7 @@ def look() -> Left:
 
 def named(process: psutil.Process) -> str:
     """Return the beginning of a command."""
-    return " ".join(process.cmdline())[:120] or process.name()
+    return " ".join(process.cmdline())[:120].strip() or process.name()
 
 
 def works_on_ray(command: str) -> bool:
