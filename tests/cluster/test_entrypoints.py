@@ -22,17 +22,20 @@ CLUSTER = ROOT / "cluster"
 PAGES = [ROOT / "docs" / "cluster.md", ROOT / "docs" / "troubleshooting.md", ROOT / "SECURITY.md"]
 FILES = [*PAGES, *(path for path in sorted(CLUSTER.rglob("*")) if path.is_file())]
 COMMAND = re.compile(
-    r"(?:python -m dpot_scale\.|dpot_scale/)(sweep|train|doctor)(?:\.py)?((?: [^\s`&|<>'\"]+)*)"
+    r"(?<!ENTRY=)(?:python -m dpot_scale\.|dpot_scale/)(sweep|train|doctor)(?:\.py)?"
+    r"((?: [^\s`&|<>'\"]+)*)"
 )
-SUBMITTED = re.compile(r"sbatch cluster/slurm/(\w+)\.sbatch((?: [^\s`#]+)*)")
+SUBMITTED = re.compile(
+    r"(?:ENTRY=\S*\b(doctor)(?:\.py)? )?sbatch cluster/slurm/(\w+)\.sbatch((?: [^\s`#]+)*)"
+)
 
 
 def commands(text: str) -> list[tuple[str, list[str]]]:
     """The entry and the arguments of each command in a text."""
     text = re.sub(r"\\\n#?\s*", " ", text)
     found = [(entry, shlex.split(words)) for entry, words in COMMAND.findall(text)]
-    scripts = [(name, shlex.split(words)) for name, words in SUBMITTED.findall(text)]
-    found += [("train" if name == "train" else "sweep", words) for name, words in scripts]
+    for other, script, words in SUBMITTED.findall(text):
+        found.append((other or ("train" if script == "train" else "sweep"), shlex.split(words)))
     return [(entry, words) for entry, words in found if not {"$@", "..."} & {*words}]
 
 
@@ -76,12 +79,26 @@ def directives(path: Path) -> dict[str, str]:
     return dict(re.findall(r"^#SBATCH --([\w-]+)=(\S+)$", path.read_text(), re.M))
 
 
+def preset(path: Path) -> str:
+    """The config that all commands of a file name."""
+    texts = [words for _, words in commands(path.read_text()) if "--config" in words]
+    (name,) = {words[words.index("--config") + 1] for words in texts}
+    return name
+
+
+@pytest.mark.parametrize("name", ["sweep", "symmetric_run", "train"])
+def test_a_slurm_job_asks_for_the_memory_that_it_uses(name: str) -> None:
+    """Slurm gives little by default; with --exclusive all of a node is meant."""
+    path = CLUSTER / "slurm" / f"{name}.sbatch"
+    alone = "#SBATCH --exclusive\n" in path.read_text()
+    assert directives(path)["mem"] == ("0" if alone else "800G")
+
+
 @pytest.mark.parametrize("name", ["sweep", "symmetric_run"])
 def test_a_slurm_job_has_the_gpus_and_cores_of_one_trial(name: str) -> None:
     path = CLUSTER / "slurm" / f"{name}.sbatch"
     asked = directives(path)
-    (words,) = [words for _, words in commands(path.read_text()) if "--config" in words]
-    resources = load_sweep(words[words.index("--config") + 1]).resources
+    resources = load_sweep(preset(path)).resources
     assert int(asked["nodes"]) * int(asked["gpus-per-node"]) == resources.workers
     assert int(asked["cpus-per-task"]) >= int(asked["gpus-per-node"]) * resources.cpus_per_worker
     assert asked["ntasks-per-node"] == "1"
@@ -95,9 +112,8 @@ def slots(path: Path) -> int:
 def test_deepspeed_starts_as_many_workers_as_divide_the_batch() -> None:
     path = CLUSTER / "slurm" / "train.sbatch"
     asked = directives(path)
-    (words,) = [words for _, words in commands(path.read_text()) if "--config" in words]
     workers = int(asked["nodes"]) * int(asked["gpus-per-node"])
-    run = load_run(words[words.index("--config") + 1])
+    run = load_run(preset(path))
     assert slots(CLUSTER / "hostfile") == workers
     assert run.batch.accumulation_steps(workers) == 1
     assert run.name in (CLUSTER / "hostfile").read_text()

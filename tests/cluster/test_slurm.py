@@ -94,10 +94,39 @@ def test_a_term_reaches_the_sweep_and_the_nodes_end_after_it(
     head, worker = sorted((tmp_path / "ray").read_text().splitlines(), reverse=True)
     assert head.startswith("start --head --node-ip-address=")
     assert worker.startswith("start --address=")
+    number = int(job["SLURM_JOB_ID"])
+    assert f"--ray-client-server-port=30{number % 1000:03} " in head
     for node in (head, worker):
         assert "--block --num-cpus=6 --num-gpus=4 " in node
+        # Of other jobs on the node: else these two are the same on each machine.
+        assert f"--dashboard-agent-listen-port=31{number % 1000:03} " in node
         assert node.endswith(" token"), "the mode of authentication"
+    assert not Path(f"/tmp/ray_{job['SLURM_JOB_ID']}").exists()
     assert no_process_of(script.pid)
+
+
+def test_another_entry_and_data_on_the_disks_of_the_nodes(
+    job: dict[str, str], tmp_path: Path
+) -> None:
+    source, copy = tmp_path / "shared", tmp_path / "scratch"
+    (source / "set").mkdir(parents=True)
+    (source / "set" / "index.json").write_text("{}")
+    job |= {"ENTRY": "dpot_scale.doctor", "DATA": str(source), "LOCAL_DATA": str(copy)}
+    script = subprocess.Popen(["bash", SCRIPT], env=job, start_new_session=True)
+    try:
+        entry = tmp_path / "sweep"
+        while not (entry.exists() and entry.read_text()):
+            assert script.poll() is None
+            time.sleep(0.05)
+        folder = Path(f"/tmp/ray_{job['SLURM_JOB_ID']}")
+        folder.mkdir()
+        script.send_signal(signal.SIGTERM)
+        script.wait(timeout=60)
+    finally:
+        script.poll() is None and os.killpg(script.pid, signal.SIGKILL)
+    assert entry.read_text().splitlines()[0] == "a-token -m dpot_scale.doctor"
+    assert (copy / "set" / "index.json").read_text() == "{}"
+    assert not folder.exists(), "nothing of Ray stays on the nodes"
 
 
 def no_process_of(group: int) -> bool:
