@@ -1,9 +1,7 @@
 """The Ray cluster that trials run on: a running one, or one that is started on this machine."""
 
-import json
 import logging
 import os
-import re
 import signal
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,13 +11,12 @@ from typing import Any
 
 import ray
 from ray._private.state import state
-from ray.autoscaler.sdk import request_resources
-from ray.experimental import internal_kv
 
 from dpot_scale.cluster.connection import connection
 from dpot_scale.config.sweep import ResourcesConfig
 from dpot_scale.engine.memory import GIB
 from dpot_scale.errors import ConfigError
+from dpot_scale.scaling.autoscaler import Demand, grows
 from dpot_scale.scaling.cost import DEVICES
 from dpot_scale.scaling.fitting import NO_NODES, Node, machine_gib
 from dpot_scale.terminal import under_way
@@ -33,8 +30,6 @@ ROOM_SECONDS = 24 * 3600.0
 POLL_SECONDS = 1.0
 # How long a cluster may take to grow to the size of a trial: machines of a cloud start in minutes.
 GROWTH_SECONDS = 1800.0
-AUTOSCALER_STATUS = b"__autoscaling_status"
-OF_ITSELF = re.compile("node_[0-9a-f]+")
 KIND = "accelerator_type:"  # begins the resource of a node that names its GPUs
 # Ray's own limits for the start of workers, 60 s both, are limits of an idle cluster.
 PATIENCE = {
@@ -77,7 +72,7 @@ def join_cluster(resources: ResourcesConfig) -> Iterator[Cluster]:
 
 def _measure(resources: ResourcesConfig) -> Cluster:
     """Return what the connected cluster means for the trials; wait for one that grows."""
-    deadline, said = time.monotonic() + GROWTH_SECONDS, False
+    deadline, demand = time.monotonic() + GROWTH_SECONDS, None
     while True:
         there = ray.cluster_resources()
         settled = settle(resources, there)
@@ -85,33 +80,22 @@ def _measure(resources: ResourcesConfig) -> Cluster:
         # Each worker has all of its resources from one node.
         workers = sum(node.workers(settled) for node in nodes)
         if workers >= settled.least_workers:
-            if said:
-                request_resources(bundles=[])  # what trials use holds the nodes from now on
+            if demand is not None:
+                demand.withdraw()
             trials = max(1, workers // settled.most_workers)
-            return Cluster(resources=settled, trials=trials, nodes=nodes, grows=_grows())
+            return Cluster(resources=settled, trials=trials, nodes=nodes, grows=grows())
         # Ray would wait for ever for what nobody will add.
-        if not _grows() or time.monotonic() > deadline:
-            raise _too_small(settled, there, workers)
-        if not said:
-            said = True
-            log.warning("waiting for the cluster to grow: %s", _too_small(settled, there, workers))
-        request_resources(bundles=[worker_resources(settled)] * settled.most_workers)
+        too_small = _too_small(settled, there, workers)
+        if not grows():
+            raise too_small
+        if demand is None:
+            log.warning("waiting for the cluster to grow: %s", too_small)
+            one = worker_resources(settled)
+            demand = Demand(one, settled.least_workers, settled.most_workers)
+        if not demand.ask() or time.monotonic() > deadline:
+            demand.withdraw()
+            raise too_small
         time.sleep(POLL_SECONDS)
-
-
-def _grows() -> bool:
-    """Return whether the cluster has an autoscaler, which adds nodes as they are asked for.
-
-    Every head writes a report as if it had one. Where nothing grows, each node is of a kind of its
-    own there, which is named after it.
-    """
-    settings = state.get_cluster_config()  # of the second version of the autoscaler
-    if settings is not None and settings.node_group_configs:
-        return True
-    written = internal_kv._internal_kv_get(AUTOSCALER_STATUS)
-    report = json.loads(written or b"{}").get("autoscaler_report") or {}
-    kinds = {*report.get("active_nodes", ()), *(report.get("node_type_mapping") or {}).values()}
-    return any(not OF_ITSELF.fullmatch(kind) for kind in kinds)
 
 
 def _too_small(resources: ResourcesConfig, there: Mapping[str, float], workers: int) -> ConfigError:

@@ -1,6 +1,5 @@
 """What the workers of a trial get from a cluster. With Ray itself: tests/end_to_end."""
 
-import json
 from types import SimpleNamespace
 
 import pytest
@@ -9,7 +8,7 @@ import ray
 from dpot_scale.config.sweep import ResourcesConfig
 from dpot_scale.engine.memory import GIB
 from dpot_scale.errors import ConfigError
-from dpot_scale.scaling import cluster
+from dpot_scale.scaling import autoscaler, cluster
 from dpot_scale.scaling.cluster import as_node, settle, worker_environment, worker_resources
 from dpot_scale.scaling.fitting import machine_gib
 
@@ -68,9 +67,9 @@ class Growing:
         context = SimpleNamespace(get_node_id=lambda: "here")
         monkeypatch.setattr(ray, "get_runtime_context", lambda: context)
         monkeypatch.setattr(cluster.state, "get_draining_nodes", lambda: {"leaving": 0})
-        monkeypatch.setattr(cluster, "_grows", lambda: grows)
+        monkeypatch.setattr(cluster, "grows", lambda: grows)
         monkeypatch.setattr(cluster, "POLL_SECONDS", 0.0)
-        monkeypatch.setattr(cluster, "request_resources", self.request)
+        monkeypatch.setattr(autoscaler, "request_resources", self.request)
 
     def nodes(self) -> list[dict[str, object]]:
         return [
@@ -115,23 +114,3 @@ def test_a_cluster_that_does_not_grow_enough_is_refused(monkeypatch: pytest.Monk
     with pytest.raises(ConfigError, match=r"needs 4 CPU \(2 workers\), but the cluster has 0"):
         cluster._measure(TWO_OF_TWO)
     assert made.asked
-
-
-@pytest.mark.parametrize(
-    ("report", "grows"),
-    [
-        (None, False),
-        ({"active_nodes": {}, "node_type_mapping": None}, False),
-        ({"active_nodes": {f"node_{'6170e2a6' * 7}": 1}}, False),
-        ({"active_nodes": {}, "node_type_mapping": {"0f": "ray.head.default"}}, True),
-        ({"active_nodes": {"ray.head.default": 1, "ray.worker.cpu": 2}}, True),
-    ],
-)
-def test_a_cluster_grows_if_its_nodes_are_of_configured_kinds(
-    report: dict[str, object] | None, grows: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """As reports of Ray 2.60 are: without an autoscaler, each node is a kind."""
-    written = json.dumps({"monitor_pid": 7, "autoscaler_report": report}).encode()
-    monkeypatch.setattr(cluster.state, "get_cluster_config", lambda: None)
-    monkeypatch.setattr(cluster.internal_kv, "_internal_kv_get", lambda _: written)
-    assert cluster._grows() is grows
