@@ -117,6 +117,12 @@ def has_marker(folder: Path) -> bool:
     return (folder / MARKER).is_file()
 
 
+def saved_step(directory: Path) -> int:
+    """Return the step of the newest checkpoint that was committed, 0 if there is none."""
+    folders = checkpoint_folders(directory)
+    return max((step for step, folder in folders.items() if has_marker(folder)), default=0)
+
+
 def committed(directory: Path) -> list[Checkpoint]:
     """Return the checkpoints of a run, the newest first, without those whose marker is damaged.
 

@@ -115,7 +115,8 @@ class SweepConfig(Section):
     max_attempts: PositiveInt = 2
     """Attempts per trial, where a failure is not the user's mistake."""
     max_preemptions: NonNegativeInt = 100
-    """How often a trial begins again because its node was taken away; no attempt of the above."""
+    """How often a trial begins again because its node was taken away; no attempt of the above. With
+    a range of workers, only the times count before which nothing more was saved."""
 
     @model_validator(mode="after")
     def _trials_differ(self) -> Self:

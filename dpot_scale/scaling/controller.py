@@ -243,7 +243,7 @@ class Controller:
             self._record(trial, "failed", self._journal.attempts(trial.id), str(error))
 
     def _attempt_until_done(self, trial: Trial) -> None:
-        budget = Budget(self.sweep.max_attempts, self.sweep.max_preemptions)
+        budget = Budget(self.sweep, trial)
         why = ""  # it has other workers than before
         for attempt in itertools.count(self._journal.attempts(trial.id) + 1):
             let_run(trial.run.directory)
@@ -278,13 +278,12 @@ class Controller:
             # Some schedulers signal the workers, too: what that breaks is no failure.
             self._record(trial, "interrupted", attempt, error.reason)
             raise TrialInterruptedError("not saved") from error
-        if error.is_preemption and self.sweep.resources.is_elastic:
+        if budget.is_free(error):
             self._record(trial, "resized", attempt, error.reason)
             self.say(f"{trial.id}: {error.reason}; it goes on with those that there are")
             return error.reason
         self._record(trial, "failed", attempt, error.reason)
-        if not budget.allows_another(error):
-            raise TrialFailedError(error.reason, error.stop) from error
+        budget.require_another(error)
         self.say(f"{trial.id}: attempt {attempt} failed ({error.reason}); trying again")
         return ""
 

@@ -5,8 +5,16 @@ from dataclasses import dataclass, field
 from ray.exceptions import OutOfMemoryError, RayActorError
 from ray.train.v2.api.exceptions import PreemptionError, WorkerGroupError
 
+from dpot_scale.checkpoints.checkpoint import saved_step
+from dpot_scale.config.places import CHECKPOINTS
+from dpot_scale.config.sweep import SweepConfig
 from dpot_scale.errors import LostPeerError, UserError, memory_was_refused, without_secrets
 from dpot_scale.scaling.plan import Trial
+
+NO_MORE_PREEMPTIONS = (
+    "that was once more than max_preemptions allows; raise it, or lower run.checkpoint.minutes so "
+    "that more is saved before the next time"
+)
 
 
 class TrialFailedError(UserError):
@@ -30,20 +38,42 @@ class AttemptFailedError(Exception):
         self.is_preemption = is_preemption  # its node was taken away, which is no failure of it
 
 
-@dataclass
 class Budget:
-    """How often a trial may still be tried: after failures, and after its node was taken away."""
+    """How often a trial may still be tried: after failures, and after its node was taken away.
 
-    attempts: int
-    preemptions: int
+    A trial whose number of workers may change is tried without a limit while it gets on, as each
+    loss comes after a step that was not saved before. Otherwise a loss counts for it as for others.
 
-    def allows_another(self, error: AttemptFailedError) -> bool:
-        """Count an attempt that failed; return whether there may be another one."""
-        if error.is_preemption:
-            self.preemptions -= 1
-            return self.preemptions >= 0
-        self.attempts -= 1
-        return self.attempts > 0 and not error.is_final
+    Args:
+        sweep: Says how often.
+        trial: The trial.
+    """
+
+    def __init__(self, sweep: SweepConfig, trial: Trial) -> None:
+        self._attempts, self._preemptions = sweep.max_attempts, sweep.max_preemptions
+        self._is_elastic = sweep.resources.is_elastic
+        self._checkpoints = trial.run.directory / CHECKPOINTS
+        self._saved = saved_step(self._checkpoints)
+
+    def is_free(self, error: AttemptFailedError) -> bool:
+        """Return whether an attempt that failed is not to be counted."""
+        before, self._saved = self._saved, max(self._saved, saved_step(self._checkpoints))
+        return error.is_preemption and self._is_elastic and self._saved > before
+
+    def require_another(self, error: AttemptFailedError) -> None:
+        """Count an attempt that failed.
+
+        Raises:
+            TrialFailedError: there may be no other one.
+        """
+        if not error.is_preemption:
+            self._attempts -= 1
+            if self._attempts <= 0 or error.is_final:
+                raise TrialFailedError(error.reason, error.stop) from error
+            return
+        self._preemptions -= 1
+        if self._preemptions < 0:
+            raise TrialFailedError(f"{error.reason}; {NO_MORE_PREEMPTIONS}", error.stop) from error
 
 
 class TrialCancelledError(Exception):

@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 
-from dpot_scale.checkpoints.checkpoint import examine, newest_intact
+from dpot_scale.checkpoints.checkpoint import checkpoint_name, examine, newest_intact
 from dpot_scale.config.identity import identity
 from dpot_scale.config.load import load_sweep
-from dpot_scale.config.places import resolve_sweep_paths
+from dpot_scale.config.places import CHECKPOINTS, MARKER, resolve_sweep_paths
 from dpot_scale.config.sweep import ResourcesConfig, SweepConfig
 from dpot_scale.errors import ConfigError
 from dpot_scale.evaluation.scores import DatasetScore
@@ -485,7 +485,7 @@ def test_a_trial_that_waits_for_room_can_be_cancelled(tmp_path: Path) -> None:
 def test_a_trial_goes_on_with_fewer_workers_and_then_with_more(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Neither is a failure, nor counts among the preemptions."""
+    """Neither is a failure, nor counts among the preemptions, as it gets on in between."""
     monkeypatch.setattr(elastic, "STEADY_SECONDS", 0.0)
     monkeypatch.setattr(elastic, "LOOK_SECONDS", 0.0)
     monkeypatch.setattr(TrialProgress, "seconds_left", lambda *_: 3600.0)
@@ -501,6 +501,9 @@ def test_a_trial_goes_on_with_fewer_workers_and_then_with_more(
 
     def train(trial: Trial, attempt: int) -> bool:
         if attempt == 1:
+            saved = trial.run.directory / CHECKPOINTS / checkpoint_name(1)
+            saved.mkdir(parents=True)
+            (saved / MARKER).touch()
             raise AttemptFailedError("a node is gone", is_final=False, is_preemption=True)
         if attempt == 2:
             launcher.free = 1

@@ -8,14 +8,17 @@ from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
 from ray.train.v2.api.exceptions import PreemptionError, WorkerGroupError
 from ray.train.v2.api.preemption import PreemptionInfo
 
+from dpot_scale.checkpoints.checkpoint import checkpoint_name
 from dpot_scale.config.load import load_sweep
-from dpot_scale.config.places import resolve_sweep_paths
+from dpot_scale.config.places import CHECKPOINTS, MARKER, resolve_sweep_paths
+from dpot_scale.config.sweep import SweepConfig
 from dpot_scale.errors import ConfigError, DiskError, LostPeerError
 from dpot_scale.runs.run import TrainingDivergedError
 from dpot_scale.scaling.endings import (
     AttemptFailedError,
     Budget,
     Ended,
+    TrialFailedError,
     TrialInterruptedError,
     diagnose,
     failed_attempt,
@@ -31,6 +34,25 @@ DIED = "a worker died: killed, out of memory, or crashed"
 @pytest.fixture
 def trial(tmp_path: Path) -> Trial:
     return plan(resolve_sweep_paths(load_sweep("quickstart"), tmp_path))[0]
+
+
+def sweep_of(trial: Trial, *settings: str) -> SweepConfig:
+    return resolve_sweep_paths(load_sweep("quickstart", settings), trial.run.output.parents[2])
+
+
+def counts(budget: Budget, error: AttemptFailedError) -> str:
+    """Return how a budget takes an attempt that failed."""
+    if budget.is_free(error):
+        return "free"
+    try:
+        budget.require_another(error)
+    except TrialFailedError as failed:
+        return str(failed)
+    return "counted"
+
+
+FAILURE, PREEMPTION = (AttemptFailedError("odd", False, taken) for taken in (False, True))
+NO_MORE = "odd; that was once more than max_preemptions allows; raise it, or lower run.checkpoint.m"
 
 
 def failed(*causes: Exception) -> WorkerGroupError:
@@ -118,12 +140,12 @@ def test_a_lost_peer_is_tried_again() -> None:
     assert (attempt.reason, attempt.is_final) == (DIED, False)
 
 
-def test_what_ranks_said_of_a_hang_counts_for_more_than_what_ray_saw_of_it() -> None:
+def test_what_ranks_said_of_a_hang_counts_for_more_than_what_ray_saw_of_it(trial: Trial) -> None:
     attempt = failed_attempt(failed(RayActorError()), "hung: no sign of rank 1 on a: stopped")
     assert attempt.reason == "no sign of rank 1 on a: stopped"
     assert (attempt.stop, attempt.is_final, attempt.is_preemption) == ("hung", False, False)
-    budget = Budget(attempts=2, preemptions=0)
-    assert [budget.allows_another(attempt) for _ in range(2)] == [True, False]
+    budget = Budget(sweep_of(trial, "max_attempts=2", "max_preemptions=0"), trial)
+    assert [counts(budget, attempt) for _ in range(2)] == ["counted", attempt.reason]
 
 
 def test_a_mistake_counts_for_more_than_a_hang_that_it_caused() -> None:
@@ -154,14 +176,42 @@ def test_a_death_that_ray_explains_is_told_from_one_that_it_does_not() -> None:
     assert not tells_of_death(failed(RuntimeError("odd")))
 
 
-def test_failures_and_preemptions_have_budgets_of_their_own() -> None:
-    budget = Budget(attempts=2, preemptions=3)
-    failure, preemption = (AttemptFailedError("", False, taken) for taken in (False, True))
-    errors = [preemption, failure, preemption, preemption]
-    assert [budget.allows_another(error) for error in errors] == [True] * 4
-    assert not budget.allows_another(preemption)
-    assert not budget.allows_another(failure)
-    assert not Budget(9, 9).allows_another(AttemptFailedError("a mistake", is_final=True))
+def test_failures_and_preemptions_have_budgets_of_their_own(trial: Trial) -> None:
+    budget = Budget(sweep_of(trial, "max_attempts=2", "max_preemptions=3"), trial)
+    for error in (PREEMPTION, FAILURE, PREEMPTION, PREEMPTION):
+        assert counts(budget, error) == "counted"
+    assert counts(budget, PREEMPTION).startswith(NO_MORE)
+    assert counts(budget, FAILURE) == "odd"
+    final = AttemptFailedError("a mistake", is_final=True)
+    assert counts(Budget(sweep_of(trial, "max_attempts=9"), trial), final) == "a mistake"
+
+
+def save(trial: Trial, step: int) -> None:
+    folder = trial.run.directory / CHECKPOINTS / checkpoint_name(step)
+    folder.mkdir(parents=True)
+    (folder / MARKER).touch()
+
+
+@pytest.mark.parametrize("workers", ["2", "[1,2]"])
+def test_a_node_that_comes_and_goes_costs_nothing_only_while_a_trial_with_a_range_gets_on(
+    workers: str, trial: Trial
+) -> None:
+    """Without an end it would be begun again for ever."""
+    save(trial, 5)
+    sweep = sweep_of(trial, "max_preemptions=2", f"resources.workers={workers}")
+    budget, is_elastic = Budget(sweep, trial), workers == "[1,2]"
+    for step in (6, 7) if is_elastic else ():
+        save(trial, step)
+        assert counts(budget, PREEMPTION) == "free"
+    assert counts(budget, PREEMPTION) == "counted", "nothing more was saved"
+    (trial.run.directory / CHECKPOINTS / checkpoint_name(20)).mkdir(parents=True)
+    assert counts(budget, PREEMPTION) == "counted", "it was not committed"
+    save(trial, 9)
+    if is_elastic:
+        assert counts(budget, FAILURE) == "counted", "a failure is one, however far it came"
+        save(trial, 10)
+        assert counts(budget, PREEMPTION) == "free"
+    assert counts(budget, PREEMPTION).startswith(NO_MORE)
 
 
 @pytest.mark.parametrize(
