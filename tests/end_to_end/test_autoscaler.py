@@ -14,7 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ray.autoscaler._private.fake_multi_node.node_provider import FAKE_HEAD_NODE_ID
+from ray.autoscaler._private.fake_multi_node.node_provider import (
+    FAKE_HEAD_NODE_ID,
+    FAKE_HEAD_NODE_TYPE,
+)
 
 from dpot_scale.config.load import load_sweep
 from dpot_scale.config.places import resolve_sweep_paths
@@ -51,7 +54,7 @@ PATIENCE = {"OMP_NUM_THREADS": "1", "RAY_raylet_start_wait_time_s": "120"}
 SECOND = {
     "RAY_enable_autoscaler_v2": "1",
     "RAY_CLOUD_INSTANCE_ID": FAKE_HEAD_NODE_ID,
-    "RAY_NODE_TYPE_NAME": "head",
+    "RAY_NODE_TYPE_NAME": FAKE_HEAD_NODE_TYPE,
 }
 
 
@@ -59,7 +62,7 @@ def settings(address: str) -> dict[str, Any]:
     """What an autoscaler is configured with: a head without CPUs, and nodes of one."""
     one = {"CPU": 1, "object_store_memory": 100 * 2**20}
     kinds = {
-        "head": {"resources": {"CPU": 0}, "node_config": {}, "max_workers": 0},
+        FAKE_HEAD_NODE_TYPE: {"resources": {"CPU": 0}, "node_config": {}, "max_workers": 0},
         KIND: {"resources": one, "node_config": {}, "min_workers": 0, "max_workers": 2},
     }
     lists = [f"{of}setup_commands" for of in ("", "head_", "worker_")]
@@ -69,7 +72,7 @@ def settings(address: str) -> dict[str, Any]:
         "cluster_name": "fake",
         "provider": PROVIDER | {"gcs_address": address},
         "available_node_types": kinds,
-        "head_node_type": "head",
+        "head_node_type": FAKE_HEAD_NODE_TYPE,
         "max_workers": 2,
         "idle_timeout_minutes": 5,
         "upscaling_speed": 1.0,
