@@ -51,7 +51,13 @@ LABEL = re.compile(r"[a-z]([a-z0-9-]{0,61}[a-z0-9])?")  # RFC 1035
 LABELS = {"*": str}
 METADATA = {"name!": LABEL, "labels": LABELS}
 KEY = {"name!": LABEL, "key!": str}
-RESOURCES = {"cpu": QUANTITY, "memory": QUANTITY, "nvidia.com/gpu": QUANTITY}
+RESOURCES = {
+    "cpu": QUANTITY,
+    "memory": QUANTITY,
+    "nvidia.com/gpu": QUANTITY,
+    "rdma/ib": QUANTITY,
+    "vpc.amazonaws.com/efa": QUANTITY,
+}
 PROBE = {
     "httpGet": {"path!": str, "port!": int},
     "exec": {"command!": [str]},
@@ -61,6 +67,7 @@ PROBE = {
 CONTAINER = {
     "name!": LABEL,
     "image!": re.compile(r"[\w./-]+:[\w.-]+"),
+    "command": [str],
     "args": [str],
     "env": [{"name!": str, "value": str, "valueFrom": {"secretKeyRef!": KEY}}],
     "ports": [{"name!": LABEL, "containerPort!": int}],
@@ -69,7 +76,7 @@ CONTAINER = {
         "allowPrivilegeEscalation!": bool,
         "capabilities!": {"drop!": [str]},
     },
-    "volumeMounts": [{"name!": LABEL, "mountPath!": str}],
+    "volumeMounts": [{"name!": LABEL, "mountPath!": str, "subPath": str}],
     "readinessProbe": PROBE,
     "livenessProbe": PROBE,
 }
@@ -82,14 +89,21 @@ POD = {
             "runAsNonRoot!": bool,
             "runAsUser!": int,
             "fsGroup!": int,
+            "fsGroupChangePolicy!": {"OnRootMismatch"},
             "seccompProfile!": {"type!": {"RuntimeDefault"}},
         },
+        "imagePullSecrets": [{"name!": LABEL}],
+        "runtimeClassName": LABEL,
+        "tolerations": [{"key!": str, "operator!": {"Exists"}, "effect!": {"NoSchedule"}}],
+        "hostNetwork": bool,
+        "dnsPolicy": {"ClusterFirstWithHostNet"},
+        "initContainers": [CONTAINER],
         "containers!": [CONTAINER],
         "volumes": [
             {
                 "name!": LABEL,
                 "persistentVolumeClaim": {"claimName!": LABEL},
-                "emptyDir": {"medium!": {"Memory"}, "sizeLimit!": QUANTITY},
+                "emptyDir": {"medium": {"Memory"}, "sizeLimit!": QUANTITY},
                 "configMap": {"name!": LABEL},
             }
         ],
@@ -135,7 +149,7 @@ SPECS = {
     ("ray.io/v1", "RayCluster"): RAY_CLUSTER,
     ("ray.io/v1", "RayJob"): {
         "entrypoint!": str,
-        "backoffLimit": int,
+        "backoffLimit!": int,
         "shutdownAfterJobFinishes": bool,
         "ttlSecondsAfterFinished": int,
         "runtimeEnvYAML": str,
@@ -146,6 +160,7 @@ SPECS = {
         "selector!": LABELS,
         "ports!": [{"name!": LABEL, "port!": int, "targetPort!": int}],
     },
+    ("batch/v1", "Job"): {"backoffLimit!": int, "template!": POD},
     ("apps/v1", "Deployment"): {"replicas!": int, "selector!": SELECTOR, "template!": POD},
     ("apps/v1", "StatefulSet"): STATEFUL,
     ("networking.k8s.io/v1", "NetworkPolicy"): {

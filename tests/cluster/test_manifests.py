@@ -62,6 +62,58 @@ def test_kubernetes_knows_every_field(path: Path) -> None:
         assert problems(document, of_kind(document)) == []
 
 
+@pytest.mark.parametrize("path", RAY_FILES, ids=lambda path: path.name)
+def test_options_are_known_too(path: Path) -> None:
+    """Lines that begin with # and no space, with the # taken away."""
+    text, options = re.subn(r"^( *)#(?! )", r"\1", path.read_text(encoding="utf-8"), flags=re.M)
+    assert options >= 15
+    document = yaml.safe_load(text)
+    assert problems(document, of_kind(document)) == []
+    ray = document["spec"].get("rayClusterSpec", document["spec"])
+    (group,) = ray["workerGroupSpecs"]
+    for pod in (ray["headGroupSpec"]["template"]["spec"], group["template"]["spec"]):
+        volumes = {one["name"] for one in pod["volumes"]}
+        for container in [*pod.get("initContainers", []), *pod["containers"]]:
+            assert {mount["name"] for mount in container["volumeMounts"]} <= volumes
+        # The same path on all nodes: what the driver of a sweep reads, trials read.
+        assert "/data" in {mount["mountPath"] for mount in pod["containers"][0]["volumeMounts"]}
+    (copies,) = group["template"]["spec"]["initContainers"]
+    home = pod["containers"][0]["env"][0]["value"]
+    assert copies["command"][2:] == [f"{home}/data/.", "/data"]
+
+
+@pytest.mark.parametrize("path", RAY_FILES, ids=lambda path: path.name)
+def test_a_pod_that_is_told_to_end_keeps_its_node_while_trials_save(path: Path) -> None:
+    from ray._private import ray_constants
+
+    name = "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S"
+    assert hasattr(ray_constants, name)
+    for pod in pods(path):
+        (container,) = pod["containers"]
+        (drain,) = [int(one["value"]) for one in container["env"] if one["name"] == name]
+        assert 540 <= drain < pod["terminationGracePeriodSeconds"]
+    stop = re.findall(r'RAY_JOB_STOP_WAIT_TIME_S"?: "(\d+)"', path.read_text())
+    assert stop == ["540"], "`ray job stop` gives them as long"
+
+
+def test_datasets_are_imported_where_sweeps_seek_them(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from dpot_scale import prepare
+
+    (pod,) = pods(CLUSTER / "kuberay/data.yaml")
+    (container,) = pod["containers"]
+    assert container["args"][:3] == ["python", "-m", "dpot_scale.prepare"]
+    asked = []
+    monkeypatch.setattr(prepare, "_import", lambda options: asked.append(options) or 0)
+    assert prepare.main(container["args"][3:]) == 0
+    root = load_sweep("gpus").run.data.root
+    assert asked[0].out == root, "both relative to DPOT_SCALE_HOME"
+    for path in RAY_FILES:
+        for other in pods(path):
+            assert container["env"][0] in other["containers"][0]["env"]
+
+
 def test_a_misspelt_field_would_be_found() -> None:
     (document,) = documents(CLUSTER / "kuberay/rayjob.yaml")
     document["spec"]["rayClusterSpec"]["workerGroupSpecs"][0]["minReplica"] = "2"
@@ -110,6 +162,7 @@ def test_pods_run_as_an_ordinary_user_with_limits_and_mounted_volumes(path: Path
             for c in d["spec"].get("volumeClaimTemplates", [])
         ]
         there = {volume["name"] for volume in pod.get("volumes", [])} | set(claims)
+        assert pod["securityContext"]["fsGroupChangePolicy"] == "OnRootMismatch"
         for container in pod["containers"]:
             assert container["securityContext"]["allowPrivilegeEscalation"] is False
             assert container["securityContext"]["capabilities"]["drop"] == ["ALL"]
