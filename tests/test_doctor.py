@@ -13,9 +13,13 @@ import pytest
 from dpot_scale import doctor
 from dpot_scale.config.load import load_run
 from dpot_scale.config.run import RunConfig
+from dpot_scale.config.sweep import ResourcesConfig
 from dpot_scale.diagnosis import examination
 from dpot_scale.diagnosis.finding import Finding
+from dpot_scale.diagnosis.machine import versions
+from dpot_scale.diagnosis.tracking import mlflow
 from dpot_scale.engine.runtime import World
+from dpot_scale.runs import agreement
 
 ROOT = Path(__file__).parents[1]
 LAUNCHER = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
@@ -119,6 +123,59 @@ def test_a_config_that_is_none_is_a_sentence(
     (tmp_path / "a.yaml").write_text(text)
     assert doctor.main(["--config", str(tmp_path / "a.yaml")]) == 2
     assert capsys.readouterr().err.startswith("error: ")
+
+
+class Driver:
+    """A driver whose workers run here, and find what they are told."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+        self.config = load_run("quickstart", [f"output={folder}", "tracking.mlflow_uri=null"])
+        self.found = [versions(), mlflow(self.config.tracking)]
+        monkeypatch.setattr(examination, "examine", lambda _: self.found)
+        monkeypatch.setattr("dpot_scale.scaling.launcher.on_workers", self.on_workers)
+        monkeypatch.setattr(agreement, "PATIENCE_SECONDS", 0.2)
+        self.shares = True
+
+    def on_workers(self, function: Any, task: Any, *_: object, **__: object) -> Any:
+        if not self.shares:
+            (self.config.output / examination.DRIVER).unlink()
+        return function(task)
+
+    def examined(self) -> list[Finding]:
+        found = examination.examine_cluster(self.config, ResourcesConfig())
+        assert not [path for path in self.config.output.iterdir() if path.is_file()]
+        return found
+
+
+def test_the_driver_of_a_ray_cluster_is_looked_at_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    driver = Driver(monkeypatch, tmp_path)
+    storage = Finding("driver's storage", "ok", f"workers see it: {tmp_path}")
+    assert driver.examined() == [*driver.found, storage]
+
+    driver.found = [Finding("versions", "ok", "torch 1"), Finding("MLflow", "ok", "takes runs")]
+    *_, of_driver, tracked = driver.examined()
+    assert (of_driver.check, of_driver.verdict) == ("versions", "stops")
+    assert of_driver.node.endswith(" (driver)")
+    assert "from one image" in of_driver.to_do
+    assert (tracked.check, tracked.found) == ("MLflow", "not used: tracking.mlflow_uri is null")
+
+
+def test_a_driver_with_a_disk_of_its_own_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    driver = Driver(monkeypatch, tmp_path)
+    driver.shares = False
+    *_, storage = driver.examined()
+    assert (storage.check, storage.verdict) == ("driver's storage", "stops")
+    assert "what the driver wrote there" in storage.found
+
+    (tmp_path / "file").touch()
+    driver.config = load_run("quickstart", [f"output={tmp_path / 'file' / 'runs'}"])
+    (storage,) = examination.examine_cluster(driver.config, ResourcesConfig())
+    assert (storage.check, storage.verdict) == ("storage", "stops")
+    assert storage.node.endswith(" (driver)")
 
 
 def nodes_of_two_versions(world: World) -> list[Finding]:

@@ -1,25 +1,30 @@
 """Checks that all ranks make together: what they compute, how fast, and what they share."""
 
-import contextlib
 import os
+import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 
 import torch
 from torch import distributed as dist
 
+from dpot_scale.config.run import RunConfig
 from dpot_scale.diagnosis.finding import Finding
-from dpot_scale.engine.collectives import sum_over_ranks
-from dpot_scale.engine.runtime import World, any_rank
+from dpot_scale.diagnosis.needs import Needs
+from dpot_scale.diagnosis.patience import REACH
+from dpot_scale.engine.collectives import gathered, sum_over_ranks
+from dpot_scale.engine.peers import REASON_LENGTH
+from dpot_scale.engine.runtime import World, any_rank, host_group
 from dpot_scale.errors import UserError
 from dpot_scale.files import held, is_held
 from dpot_scale.runs.agreement import require_one_folder
 
 MIB, GB = 2**20, 1e9
 PROBE = ".doctor_probe"
-PROBE_BYTES = 64 * MIB  # read from the storage
+PROBE_BYTES = 32 * MIB  # that each rank reads from the storage
 MESSAGE_BYTES = {"cpu": 16 * MIB, "cuda": 256 * MIB}
 REPEATS = 5
 SLOW_GB_PER_SECOND = {"cpu": 0.05, "cuda": 5.0}  # below it a network is not what was paid for
@@ -27,20 +32,24 @@ SKEW_SECONDS = 2.0  # beyond it records of two nodes are out of order
 REFUSED_SECONDS = 300.0  # beyond it S3 and signed tokens are refused
 
 
-def ranks_findings(folder: Path, world: World) -> Iterator[Finding]:
+def ranks_findings(config: RunConfig, world: World, needs: Needs | None) -> Iterator[Finding]:
     """Yield what the checks of all ranks find, the same on every rank. Collective.
 
     Args:
-        folder: Where results are to lie.
+        config: A run that is to be trained, its paths absolute.
         world: The ranks.
+        needs: What it needs, if that is known.
     """
     yield results_of_collectives(world)
-    yield speed_of_collectives(world)
+    yield speed_of_collectives(world, needs.sending if needs else None)
     yield clocks(world)
     if world.world_size > 1:
-        yield shared_folder(folder, world)
-        yield locks_between_ranks(folder, world)
-    yield read_speed(folder, world)
+        yield host_network(world)
+        yield shared_folder(config.output, world)
+        yield locks_between_ranks(config.output, world)
+    root = config.data.root
+    data = root if os.access(root, os.W_OK) else config.output
+    yield read_speed(data, world, needs.reading if needs else None)
 
 
 def results_of_collectives(world: World) -> Finding:
@@ -76,8 +85,35 @@ def results_of_collectives(world: World) -> Finding:
     return Finding("collectives", "stops", f"wrong: {words}", to_do)
 
 
-def speed_of_collectives(world: World) -> Finding:
-    """Measure an all_reduce: the bandwidth that each rank has for messages. Collective."""
+def host_network(world: World) -> Finding:
+    """Let the ranks meet on the host, as every run does: on GPUs, beside NCCL. Collective."""
+    total, problem = torch.full((1024,), world.rank + 1.0), ""
+    try:
+        # Half the patience: who has failed already waits for the others in what follows.
+        group = host_group(replace(world, patience=world.patience / 2))
+        dist.all_reduce(total, group=group)
+        dist.destroy_process_group(group)
+        if not bool((total == world.world_size * (world.world_size + 1) / 2).all()):
+            problem = "a wrong sum"
+    except RuntimeError as error:  # of gloo, or of the store through which ranks find each other
+        problem = str(error).splitlines()[0]
+    problems = [""] * world.world_size
+    dist.all_gather_object(problems, problem)
+    bad = {rank: words for rank, words in enumerate(problems) if words}
+    if not bad:
+        return Finding("host network", "ok", "the ranks meet on it too, by gloo")
+    first = next(iter(bad))
+    found = f"ranks {list(bad)} do not meet the others; rank {first}: {bad[first][:REASON_LENGTH]}"
+    return Finding("host network", "stops", found, REACH)
+
+
+def speed_of_collectives(world: World, needed: float | None = None) -> Finding:
+    """Measure an all_reduce: the bandwidth that each rank has for messages. Collective.
+
+    Args:
+        world: The ranks.
+        needed: Bytes/s that a rank of the run sends; None if nobody knows.
+    """
     n, kind = world.world_size, world.device.type
     if n == 1:
         return Finding("bandwidth", "ok", "one rank sends nothing")
@@ -91,11 +127,12 @@ def speed_of_collectives(world: World) -> Finding:
     speed = sum_over_ranks(torch.tensor([2 * (n - 1) / n * MESSAGE_BYTES[kind] / seconds]), world)
     gb_per_second = speed.item() / n / GB
     found = f"all_reduce of {MESSAGE_BYTES[kind] // MIB} MiB: {gb_per_second:.2f} GB/s per rank"
-    if gb_per_second >= SLOW_GB_PER_SECOND[kind]:
+    found += _compared(needed)
+    if gb_per_second >= max(SLOW_GB_PER_SECOND[kind], (needed or 0) / GB):
         return Finding("bandwidth", "ok", found)
     to_do = (
         "NCCL_DEBUG=INFO says which network is used; NCCL_SOCKET_IFNAME chooses one, and "
-        "containers need access to InfiniBand"
+        "containers need access to InfiniBand; engine.deepspeed=zero1_bf16 sends less"
         if kind == "cuda"
         else "more ranks than cores, or a slow network: GLOO_SOCKET_IFNAME chooses one"
     )
@@ -150,22 +187,50 @@ def locks_between_ranks(folder: Path, world: World) -> Finding:
     return Finding("locks between ranks", "note", "each node has locks of its own", to_do)
 
 
-def read_speed(folder: Path, world: World) -> Finding:
-    """Measure how fast all ranks at once read what the main one has written. Collective."""
-    probe = folder / PROBE
-    if world.is_main:
-        with contextlib.suppress(OSError):  # a full disk: the line `disk` says so
-            _write(probe)
+def read_speed(folder: Path, world: World, needed: float | None = None) -> Finding:
+    """Measure how fast all ranks at once read, each a file that it has written. Collective.
+
+    No other rank has read it, so no memory of a machine has it.
+
+    Args:
+        folder: Where data lie, or where something can be written.
+        world: The ranks.
+        needed: Bytes/s that the run reads; None if nobody knows.
+    """
+    probe = folder / f"{PROBE}_{socket.gethostname()}_{world.rank}"
+    problem = _problem(lambda: _write(probe))
     dist.barrier()
-    started, length = time.perf_counter(), 0
-    with contextlib.suppress(OSError):  # the line `shared storage` says so
-        length = len(probe.read_bytes())
-    speed = length / (time.perf_counter() - started) / GB
-    total = sum_over_ranks(torch.tensor([speed], dtype=torch.float64), world).item()
-    dist.barrier()
-    if world.is_main:
-        probe.unlink(missing_ok=True)
-    return Finding("read speed", "ok", f"{total:.2f} GB/s from {folder} by all ranks together")
+    started = time.perf_counter()
+    problem = problem or _problem(probe.read_bytes)
+    mine = (time.perf_counter() - started, problem)
+    _problem(probe.unlink)
+    ranks = gathered(mine, world)
+    bad = next(((rank, words) for rank, (_, words) in enumerate(ranks) if words), None)
+    if bad is not None:
+        found = f"rank {bad[0]} cannot write and read in {folder}: {bad[1]}"
+        return Finding("read speed", "note", found, "see the lines `storage` and `disk`")
+    speed = world.world_size * PROBE_BYTES / max(seconds for seconds, _ in ranks)
+    found = f"{speed / GB:.2f} GB/s from {folder} by all ranks together{_compared(needed)}"
+    if speed >= (needed or 0):
+        return Finding("read speed", "ok", found)
+    to_do = (
+        "the run would wait for its data: copy them to a disk of each node and set data.root there"
+    )
+    return Finding("read speed", "note", found, to_do)
+
+
+def _compared(needed: float | None) -> str:
+    """Return what a run needs, in words that follow what was measured."""
+    return "" if needed is None else f"; this config needs {needed / GB:.2g}"
+
+
+def _problem(act: Callable[[], object]) -> str:
+    """Return why the system refuses something, and nothing if it does not."""
+    try:
+        act()
+    except OSError as error:
+        return error.strerror or str(error)
+    return ""
 
 
 def _write(probe: Path) -> None:

@@ -24,13 +24,20 @@ GO_ON = "start the run again to continue from its last checkpoint"
 
 
 @contextlib.contextmanager
-def lost_peers_named(patience: timedelta, what_to_do: str = GO_ON) -> Iterator[None]:
+def lost_peers_named(
+    patience: timedelta, what_to_do: str = GO_ON, limit: str | None = "limits.collective"
+) -> Iterator[None]:
     """Raise a sentence where a collective call in the block fails because of another rank.
 
     So it is where the ranks begin, if not all of them come.
 
     The launcher soon ends what is left of the ranks. From then on this process ignores its SIGTERM,
     so that it can say and record why it ends.
+
+    Args:
+        patience: How long a rank waits for the others.
+        what_to_do: The end of the sentence.
+        limit: The field of the config that says the patience; None: none does.
 
     Raises:
         LostPeerError: another rank ended, or did not answer within the patience.
@@ -42,7 +49,8 @@ def lost_peers_named(patience: timedelta, what_to_do: str = GO_ON) -> Iterator[N
             raise
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        raise LostPeerError(_sentence(str(error), patience, what_to_do)) from error
+        named = f" ({limit})" if limit else ""
+        raise LostPeerError(_sentence(str(error), patience, named, what_to_do)) from error
 
 
 def is_of_lost_peer(error: BaseException) -> bool:
@@ -55,13 +63,13 @@ def is_of_lost_peer(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and any(sign in text for sign in OF_GLOO)
 
 
-def _sentence(said: str, patience: timedelta, what_to_do: str) -> str:
+def _sentence(said: str, patience: timedelta, named: str, what_to_do: str) -> str:
     line = (said.strip().splitlines() or [""])[0]
     reason = WHERE.sub("", line).rstrip(". ")[:REASON_LENGTH]
     who = f"rank {os.environ.get('RANK', '0')} on {socket.gethostname()}"
     if TIMED_OUT.search(said):
         minutes = patience.total_seconds() / 60
-        what = f"waited {minutes:g} minutes (limits.collective) in vain for another rank"
+        what = f"waited {minutes:g} minutes{named} in vain for another rank"
     else:
         what = "lost the connection to another rank, which ended, or its machine or network did"
     return f"{who} {what} ({reason}); {what_to_do}"

@@ -63,7 +63,7 @@ def require_one_folder(directory: Path, world: World) -> None:
     dist.broadcast_object_list(written)
     on_main(lambda: write_whole(directory / TOKEN, written[0]), world, directory)
     blind = None
-    if not _sees(directory / TOKEN, written[0]):
+    if not sees(directory / TOKEN, written[0]):
         blind = ConfigError(
             f"rank {world.rank} on {socket.gethostname()} does not see in {directory} what rank 0 "
             "wrote there, so that a checkpoint would lack its part: set `output` to a folder that "
@@ -76,7 +76,8 @@ def require_one_folder(directory: Path, world: World) -> None:
             (directory / TOKEN).unlink(missing_ok=True)
 
 
-def _sees(path: Path, content: str) -> bool:
+def sees(path: Path, content: str) -> bool:
+    """Return whether this process sees a file that another one has written, after a while."""
     until = time.monotonic() + PATIENCE_SECONDS
     while time.monotonic() < until:
         with contextlib.suppress(OSError):

@@ -32,8 +32,9 @@ POLL_SECONDS = 1.0
 GROWTH_SECONDS = 1800.0
 KIND = "accelerator_type:"  # begins the resource of a node that names its GPUs
 # Ray's own limits for the start of workers, 60 s both, are limits of an idle cluster.
+START_LIMIT = "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"  # read by the driver of a trial
 PATIENCE = {
-    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": str(ROOM_SECONDS),  # read by the driver of a trial
+    START_LIMIT: str(ROOM_SECONDS),
     "RAY_worker_register_timeout_seconds": "600",  # read by the node that `ray.init` starts
 }
 

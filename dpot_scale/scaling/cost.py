@@ -4,9 +4,10 @@ A step takes as long as the slower of computing and sending, since ZeRO overlaps
 """
 
 from dataclasses import dataclass
-from math import inf
+from math import inf, prod
 from typing import Literal
 
+from dpot_scale.config.run import RunConfig
 from dpot_scale.config.strategy import ELEMENT_BYTES, Dtype, Strategy
 from dpot_scale.runs.resolved import ResolvedRun
 
@@ -14,6 +15,7 @@ DeviceName = Literal["cpu", "a100", "h100", "h200"]
 # Shares of the peak that training has reached (benchmarks/gpu_2026-11.md): DPOT-L on an H100 with
 # 25 windows, and compiled with 64.
 UTILIZATION, UTILIZATION_COMPILED = 0.20, 0.35
+STORED_BYTES = 4  # of a value in a dataset: fp32
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -101,14 +103,32 @@ def sending_seconds(
 ) -> float:
     """Return how long the messages of one optimizer step take, if nothing hides them.
 
+    Args:
+        parameters: Of the model.
+        strategy: How it is sharded.
+        device: What the workers are.
+        world_size: Their number.
+        accumulation_steps: Micro-batches per step.
+    """
+    bandwidth = device.inside if world_size <= device.per_node else device.between
+    sent = sent_bytes(
+        parameters, strategy, world_size=world_size, accumulation_steps=accumulation_steps
+    )
+    return sent / bandwidth
+
+
+def sent_bytes(
+    parameters: int, strategy: Strategy, *, world_size: int, accumulation_steps: int = 1
+) -> float:
+    """Return the bytes that each worker sends in one optimizer step.
+
     Stage 3 gathers the parameters for each forward and each backward, and stages 2 and 3 add up the
     gradients after each backward; the others do so once per step (Rajbhandari et al., ZeRO, 2020).
 
     Args:
         parameters: Of the model.
         strategy: How it is sharded.
-        device: What the workers are.
-        world_size: Their number.
+        world_size: The number of workers.
         accumulation_steps: Micro-batches per step.
     """
     element, stage = ELEMENT_BYTES[strategy.dtype], strategy.stage
@@ -120,8 +140,13 @@ def sending_seconds(
         2: accumulation_steps * gradient + element,
         3: accumulation_steps * (2 * element + gradient),
     }[stage]
-    bandwidth = device.inside if world_size <= device.per_node else device.between
-    return per_parameter * parameters * (world_size - 1) / world_size / bandwidth
+    return per_parameter * parameters * (world_size - 1) / world_size
+
+
+def window_bytes(run: RunConfig) -> int:
+    """Return the bytes of a training window as they are read, on the grid of the model."""
+    model = run.model
+    return STORED_BYTES * run.window_frames * model.channels * prod(model.space)
 
 
 def assumed_speed(run: ResolvedRun, device: DeviceName) -> float:

@@ -146,6 +146,12 @@ def diagnose(error: Exception) -> tuple[str, bool]:
     return (shown[-1] if shown else type(error).__name__), False
 
 
+def lost_peer(error: Exception) -> str | None:
+    """Return what a worker said that lost another one; None if none did."""
+    found = map(_user_error, _causes(error))
+    return next((str(one) for one in found if isinstance(one, LostPeerError)), None)
+
+
 def stop_of(error: Exception) -> str:
     """Return in one word why an attempt failed."""
     causes = _causes(error)

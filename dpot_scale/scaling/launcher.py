@@ -1,6 +1,8 @@
 """Trains one trial at a time on a Ray cluster, through Ray Train."""
 
+import logging
 import math
+import os
 import shutil
 import threading
 import time
@@ -19,9 +21,10 @@ from ray.train.v2.api.exceptions import TrainingFailedError
 
 from dpot_scale.config.sweep import ResourcesConfig, SweepConfig
 from dpot_scale.engine.runtime import PATIENCE
-from dpot_scale.errors import UserError
+from dpot_scale.errors import ConfigError, UserError
 from dpot_scale.runs.signs import given_up, newest_attempt
 from dpot_scale.scaling.cluster import (
+    START_LIMIT,
     Cluster,
     join_cluster,
     worker_environment,
@@ -32,6 +35,7 @@ from dpot_scale.scaling.endings import (
     diagnose,
     failed_attempt,
     is_killed_alone,
+    lost_peer,
     tells_of_death,
 )
 from dpot_scale.scaling.plan import Trial
@@ -41,6 +45,7 @@ from dpot_scale.scaling.room import (
     free_workers,
     living,
     lost_one,
+    room_in_words,
     wait_for_room,
 )
 from dpot_scale.scaling.worker import PREEMPTED, TrialTask, train_trial
@@ -50,6 +55,8 @@ CONTROLLER_FAILURES = 2
 LOST = "a node of its workers is gone"
 TAKEN = "a node of its workers is about to be taken away; it saved"
 STORAGE = "ray"  # in the folder of a sweep: what Ray insists on while trials train
+
+log = logging.getLogger(__name__)
 
 
 class Launcher(Protocol):
@@ -221,28 +228,57 @@ def on_workers(
     task: Mapping[str, Any],
     resources: ResourcesConfig,
     storage: Path,
+    *,
+    patience: timedelta,
 ) -> Any:  # noqa: ANN401 - of the function
     """Run a function on workers of the Ray cluster; return what it returns on the first one.
 
     Args:
         function: Called with the task on each worker, in one process group.
         task: What the driver sends.
-        resources: The workers.
+        resources: The workers: one number of them.
         storage: A folder that all nodes see; it is removed at the end.
+        patience: How long to wait for room, and a worker for the others.
 
     Raises:
-        UserError: there is no cluster, it is too small, or the workers failed.
+        UserError: there is no cluster, it is too small or has no room, or the workers failed.
     """
+    os.environ.setdefault(START_LIMIT, str(patience.total_seconds()))
     with join_cluster(resources) as cluster:
+        _require_gpus(resources, cluster)
+        _await_room(cluster.resources, patience)
+        name = f"workers_{time.time_ns()}"
         try:
             made = trainer(
-                function, task, cluster.resources, name=f"workers_{time.time_ns()}", storage=storage
+                function, task, cluster.resources, name=name, storage=storage, patience=patience
             )
             return made.fit().return_value
         except (TrainingFailedError, RayError) as error:
-            raise UserError(f"the workers failed: {diagnose(error)[0]}") from error
+            reason = lost_peer(error) or diagnose(error)[0]
+            raise UserError(f"the workers failed: {reason}") from error
         finally:
             shutil.rmtree(storage, ignore_errors=True)
+
+
+def _require_gpus(asked: ResourcesConfig, cluster: Cluster) -> None:
+    """Make sure that workers are not on CPUs because the cluster has some GPUs, but too few."""
+    gpus = sum(node.gpus for node in cluster.nodes)
+    if gpus and asked.gpus_per_worker == "auto" and not cluster.resources.gpus_per_worker:
+        raise ConfigError(
+            f"{asked.least_workers} workers need a GPU each, but the cluster has {gpus:g}: ask for "
+            "fewer workers, or start more nodes"
+        )
+
+
+def _await_room(resources: ResourcesConfig, patience: timedelta) -> None:
+    """Wait until there is room for workers, and say so."""
+    until = time.monotonic() + patience.total_seconds()
+    sizes = [resources.least_workers]
+    if wait_for_room(resources, sizes, lambda: time.monotonic() > until, log.warning) is None:
+        raise UserError(
+            f"the cluster has no room: {resources.least_workers} workers need "
+            f"{room_in_words(resources)}; wait for what others use, or ask for fewer workers"
+        )
 
 
 @contextmanager

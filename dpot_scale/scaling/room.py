@@ -81,7 +81,7 @@ def wait_for_room(
                 )
             if waited > UNSAID_SECONDS and not said:
                 said = True
-                say(f"waiting for {_room(resources.on(sizes[-1]))}, which others use")
+                say(f"waiting for {room_in_words(resources.on(sizes[-1]))}, which others use")
     finally:
         held.release()
     if said:
@@ -138,8 +138,8 @@ def _wanted(resources: ResourcesConfig, sizes: Sequence[int], waited: float) -> 
     return next((size for size in sizes if size <= there), sizes[-1])
 
 
-def _room(resources: ResourcesConfig) -> str:
-    """Return in words what a trial needs, and how much of it is free."""
+def room_in_words(resources: ResourcesConfig) -> str:
+    """Return in words what the least workers need, and how much of it is free."""
     free, workers = ray.available_resources(), resources.least_workers
     needed = {key: n * workers for key, n in worker_resources(resources).items()}
     return " and ".join(f"{n:g} {key} ({free.get(key, 0):g} free)" for key, n in needed.items())

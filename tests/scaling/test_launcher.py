@@ -1,6 +1,10 @@
 """What an attempt failed of, where a node may be gone. With Ray itself: tests/end_to_end."""
 
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from ray.exceptions import RayActorError
@@ -10,10 +14,11 @@ from ray.train.v2.api.exceptions import WorkerGroupError
 from dpot_scale.config.load import load_sweep
 from dpot_scale.config.places import resolve_sweep_paths
 from dpot_scale.config.sweep import ResourcesConfig
-from dpot_scale.errors import ConfigError
+from dpot_scale.errors import ConfigError, LostPeerError, UserError
 from dpot_scale.scaling import launcher as launcher_module
 from dpot_scale.scaling.cluster import Cluster
-from dpot_scale.scaling.launcher import LOST, RayLauncher
+from dpot_scale.scaling.fitting import Node
+from dpot_scale.scaling.launcher import LOST, RayLauncher, on_workers
 from dpot_scale.scaling.room import LOSS_SECONDS
 
 NODES = frozenset({"a", "b"})
@@ -62,3 +67,78 @@ def test_a_node_that_is_gone_is_no_failure_of_the_trial(
     assert failed.reason == reason
     assert failed.is_preemption is (reason == LOST)
     assert asked == ([] if patience is None else [patience])
+
+
+class Joined:
+    """A cluster with so many GPUs, whose room and whose workers are told."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, gpus: float) -> None:
+        self.error: Exception | None = None
+        self.waits = False
+        node = Node(cpus=64, gpus=gpus, gib=None, gpu_gib=None)
+
+        @contextmanager
+        def join(asked: ResourcesConfig) -> Iterator[Cluster]:
+            on = int(gpus >= asked.least_workers)
+            settled = asked.model_copy(update={"gpus_per_worker": on})
+            yield Cluster(resources=settled, trials=1, nodes=[node])
+
+        def room(
+            _: ResourcesConfig,
+            sizes: Sequence[int],
+            give_up: Callable[[], bool],
+            say: Callable[[str], None],
+        ) -> int | None:
+            while self.waits:
+                if give_up():
+                    return None
+            return sizes[0]
+
+        def trainer(*_: object, **__: object) -> object:
+            return SimpleNamespace(fit=self.fit)
+
+        monkeypatch.setenv("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "1")  # and put back
+        monkeypatch.setattr(launcher_module, "join_cluster", join)
+        monkeypatch.setattr(launcher_module, "wait_for_room", room)
+        monkeypatch.setattr(launcher_module, "room_in_words", lambda _: "8 GPU (3 free)")
+        monkeypatch.setattr(launcher_module, "trainer", trainer)
+
+    def fit(self) -> object:
+        if self.error is not None:
+            raise self.error
+        return SimpleNamespace(return_value="done")
+
+    def run(self, folder: Path, workers: int = 8) -> object:
+        resources = ResourcesConfig(workers=workers)
+        return on_workers(print, {}, resources, folder, patience=timedelta(seconds=0.05))
+
+
+def test_workers_without_room_are_not_waited_for_in_silence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cluster = Joined(monkeypatch, gpus=8)
+    assert cluster.run(tmp_path / "ray") == "done"
+    cluster.waits = True
+    said = r"no room: 8 workers need 8 GPU \(3 free\); wait for what others use"
+    with pytest.raises(UserError, match=said):
+        cluster.run(tmp_path / "ray")
+
+
+def test_workers_do_not_turn_to_cpus_where_there_are_some_gpus(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(ConfigError, match="8 workers need a GPU each, but the cluster has 4:"):
+        Joined(monkeypatch, gpus=4).run(tmp_path / "ray")
+    assert Joined(monkeypatch, gpus=0).run(tmp_path / "ray") == "done", "a cluster of CPUs"
+
+
+def test_a_worker_says_which_other_one_it_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cluster = Joined(monkeypatch, gpus=8)
+    cluster.error = WorkerGroupError("failed", {1: LostPeerError("rank 1 waited in vain")})
+    with pytest.raises(UserError, match="the workers failed: rank 1 waited in vain"):
+        cluster.run(tmp_path / "ray")
+    cluster.error = WorkerGroupError("failed", {1: KILLED})
+    with pytest.raises(UserError, match="the workers failed: a worker died"):
+        cluster.run(tmp_path / "ray")
