@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from dpot_scale.config.load import load_sweep
+from dpot_scale.config.load import load_run, load_sweep
 from dpot_scale.config.optim import OptimConfig
 from dpot_scale.config.places import resolve_sweep_paths
 from dpot_scale.config.run import CheckpointConfig, EngineConfig
@@ -31,7 +31,12 @@ from dpot_scale.models.family import Recompute
 from dpot_scale.runs.result import TrainingResult, save_result
 from dpot_scale.scaling.cluster import Cluster as RayCluster
 from dpot_scale.scaling.controller import Controller
-from dpot_scale.scaling.cost import DEVICES, UTILIZATION_COMPILED, sending_seconds
+from dpot_scale.scaling.cost import (
+    DEVICES,
+    UTILIZATION_COMPILED,
+    sending_seconds,
+    window_bytes,
+)
 from dpot_scale.scaling.plan import Trial, plan
 from dpot_scale.tracking.mirror import MIRROR_INTERVAL_SECONDS
 from dpot_scale.tracking.mlflow_run import MlflowRun
@@ -47,7 +52,7 @@ MICRO_BATCH = 64  # at which L, compiled, reaches 35 % of the peak and more
 # Milliseconds of the host for a block and a step, compiled, measured with M on an H100
 # (benchmarks/gpu_2026-11.md): under ZeRO-3 the host was the limit; under ZeRO-1 it was below this.
 HOST_MS_OF_A_BLOCK = {"zero1_bf16": 3.4, "zero3_bf16": 7.5}
-WINDOW_BYTES = 4 * 11 * 4 * 128 * 128  # 10 frames and the next one, 4 fields, fp32
+WINDOW_BYTES = window_bytes(load_run("paper_l"))  # of 10 frames and the next one, of 4 fields
 CHECKPOINT_BYTES = 12  # per parameter: weights and Adam's two moments in fp32 (scaling_cost)
 SETTINGS = {
     "computing": "nothing: the GPUs are busy",
@@ -115,9 +120,19 @@ def memory_gib(model: DPOTConfig, strategy: str, gpus: int) -> float:
     return estimate.total / GIB
 
 
+def checkpoint_bytes(model: DPOTConfig) -> int:
+    """Return the size of a checkpoint."""
+    return CHECKPOINT_BYTES * count_parameters(model).total
+
+
 def save_seconds(model: DPOTConfig, cluster: Cluster) -> float:
-    """Return how long a checkpoint takes, and as long its copy into an archive."""
-    return CHECKPOINT_BYTES * count_parameters(model).total / cluster.storage
+    """Return how long a checkpoint takes."""
+    return checkpoint_bytes(model) / cluster.storage
+
+
+def archive_seconds(model: DPOTConfig, cluster: Cluster) -> float:
+    """Return how long its copy into an archive in the same storage takes, which is read there."""
+    return 2 * checkpoint_bytes(model) / cluster.storage
 
 
 def print_models(cluster: Cluster) -> None:
@@ -137,9 +152,19 @@ def print_models(cluster: Cluster) -> None:
                   f"| {SETTINGS[found.first]} |")  # fmt: skip
 
 
-def print_sweep(requests: float, workers: int) -> None:
-    """Print what a sweep of 500 trials asks of the MLflow server and of its own driver."""
-    design = [{"ladder": {"parameters": [1e6, 2e6, 4e6, 8e6, 16e6]}}, {"seeds": list(range(100))}]
+def print_checkpoints(cluster: Cluster) -> None:
+    """Print what a checkpoint of each model costs, on any number of GPUs."""
+    print("\n| model | checkpoint GB | save s | archive s |\n|---|--:|--:|--:|")
+    for name, model in MODELS.items():
+        size = checkpoint_bytes(model) / 1e9
+        saved, archived = save_seconds(model, cluster), archive_seconds(model, cluster)
+        print(f"| {name} | {size:.1f} | {saved:.1f} | {archived:.1f} |")
+
+
+def print_sweep(seeds: int = 100) -> None:
+    """Print what a sweep of 500 trials asks of its own driver."""
+    sizes = {"ladder": {"parameters": [1e6, 2e6, 4e6, 8e6, 16e6]}}
+    design = [sizes, {"seeds": list(range(seeds))}]
     settings = ["ladder=null", "windows=null", f"design={json.dumps(design)}"]
     quiet = ["run.tracking.mlflow_uri=null", "run.data.suite=null"]
     with tempfile.TemporaryDirectory() as folder:
@@ -152,11 +177,15 @@ def print_sweep(requests: float, workers: int) -> None:
         controlled = time.process_time()
     print(f"\n{len(trials)} trials: planned in {planned - begun:.1f} CPU seconds; begun, noted and "
           f"ended, 64 at a time, in {controlled - planned:.1f}")  # fmt: skip
+
+
+def print_requests(requests: float, workers: int) -> None:
+    """Print what the trials of a sweep ask of the MLflow server."""
     for gpus in GPUS:
         together = gpus // workers
         rate = together / MIRROR_INTERVAL_SECONDS
         verdict = "fits" if rate <= requests else "too many: raise tracking.log_every"
-        print(f"{gpus} GPUs train {together} trials of {workers} workers at a time: at most "
+        print(f"\n{gpus} GPUs train {together} trials of {workers} workers at a time: at most "
               f"{rate:.3g} requests/s to MLflow of {requests:g}: {verdict}")  # fmt: skip
 
 
@@ -214,7 +243,9 @@ def main() -> None:
     parser.add_argument("--workers-of-a-trial", type=int, default=8)
     args = parser.parse_args()
     print_models(Cluster(storage=1e9 * args.storage))
-    print_sweep(args.requests, args.workers_of_a_trial)
+    print_checkpoints(Cluster(storage=1e9 * args.storage))
+    print_sweep()
+    print_requests(args.requests, args.workers_of_a_trial)
 
 
 if __name__ == "__main__":
