@@ -276,8 +276,8 @@ def _await_room(resources: ResourcesConfig, patience: timedelta) -> None:
     sizes = [resources.least_workers]
     if wait_for_room(resources, sizes, lambda: time.monotonic() > until, log.warning) is None:
         raise UserError(
-            f"the cluster has no room: {resources.least_workers} workers need "
-            f"{room_in_words(resources)}; wait for what others use, or ask for fewer workers"
+            f"the cluster has no room for {resources.share_in_words(resources.least_workers)}, "
+            f"{room_in_words(resources)}; wait for what others use, or ask for fewer"
         )
 
 

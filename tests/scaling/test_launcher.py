@@ -119,7 +119,7 @@ def test_workers_without_room_are_not_waited_for_in_silence(
     cluster = Joined(monkeypatch, gpus=8)
     assert cluster.run(tmp_path / "ray") == "done"
     cluster.waits = True
-    said = r"no room: 8 workers need 8 GPU \(3 free\); wait for what others use"
+    said = r"no room for 8 workers, 8 GPU \(3 free\); wait for what others use"
     with pytest.raises(UserError, match=said):
         cluster.run(tmp_path / "ray")
 
