@@ -11,10 +11,9 @@ import pytest
 from dpot_scale.__main__ import ENTRIES
 from dpot_scale.config.load import load_sweep
 from dpot_scale.config.places import resolve_sweep_paths
-from dpot_scale.evaluation.scores import DatasetScore
-from dpot_scale.runs.result import TrainingResult, save_result
 from dpot_scale.scaling.plan import plan
 from dpot_scale.scaling.report.write import write_report
+from tests.results import finish
 
 SLOW = ("torch", "deepspeed", "ray", "mlflow", "matplotlib", "rich")
 
@@ -110,35 +109,9 @@ def test_a_finished_sweep_is_shown_without_ray(tmp_path: Path) -> None:
     sweep = resolve_sweep_paths(load_sweep("quickstart", [f"run.output={tmp_path}"]), Path.cwd())
     trials = plan(sweep)
     for number, trial in enumerate(trials, 1):
-        trial.run.directory.mkdir(parents=True)
-        save_result(trial.run.directory, result(trial.id, trial.parameters, 0.5 / number))
+        finish(trial, 0.5 / number)
     summary = write_report(sweep, trials).summary
     out, lines, imported = ran("dpot_scale.sweep", f"run.output={tmp_path}", code=0)
     assert out.endswith(summary)
     assert lines == []
     assert imported <= {"matplotlib"}
-
-
-def result(name: str, parameters: int, rel_l2: float) -> TrainingResult:
-    score = DatasetScore(
-        rel_l2=rel_l2,
-        one_step_rel_l2=rel_l2,
-        persistence_rel_l2=1.0,
-        persistence_one_step_rel_l2=1.0,
-    )
-    return TrainingResult(
-        name=name,
-        identity="0123456789ab",
-        datasets={},
-        world_size=2,
-        parameters=parameters,
-        block_parameters=parameters,
-        windows=4096,
-        steps=256,
-        seconds=1.0,
-        train_flops=1e12,
-        windows_per_second=20.0,
-        peak_memory_gib=0.5,
-        final_train_loss=0.1,
-        evaluation={"a": score},
-    )

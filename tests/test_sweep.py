@@ -11,16 +11,16 @@ from dpot_scale.checkpoints.weights import read
 from dpot_scale.checkpoints.weights_file import save_model
 from dpot_scale.config.load import dump, load_sweep
 from dpot_scale.config.places import JOURNAL, RUN_CONFIG, SWEEP_CONFIG, WEIGHTS, resolve_sweep_paths
-from dpot_scale.evaluation.scores import DatasetScore
 from dpot_scale.models.families import family_of
 from dpot_scale.models.family import KEEP_ALL
 from dpot_scale.runs.contents import record
-from dpot_scale.runs.result import TrainingResult, save_result
+from dpot_scale.runs.result import save_result
 from dpot_scale.scaling.journal import Journal
 from dpot_scale.scaling.plan import Trial, plan
 from dpot_scale.scaling.report.write import write_report
 from dpot_scale.sweep import main
 from dpot_scale.tracking.registered import fetch
+from tests.results import result_of
 
 
 def mistake(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
@@ -137,33 +137,11 @@ def test_trials_are_cancelled_by_name(tmp_path: Path, capsys: pytest.CaptureFixt
 
 def finish(trial: Trial, rel_l2: float) -> None:
     """Leave the result and the weights of a finished run in the folder of a trial."""
-    score = DatasetScore(
-        rel_l2=rel_l2,
-        one_step_rel_l2=rel_l2,
-        persistence_rel_l2=1.0,
-        persistence_one_step_rel_l2=1.0,
-    )
-    result = TrainingResult(
-        name=trial.id,
-        identity="0123456789ab",
-        datasets={},
-        world_size=2,
-        parameters=trial.parameters,
-        block_parameters=trial.parameters,
-        windows=trial.run.windows,
-        steps=1,
-        seconds=1.0,
-        train_flops=1e12,
-        windows_per_second=20.0,
-        peak_memory_gib=0.5,
-        final_train_loss=0.1,
-        evaluation={"a": score},
-    )
     directory, model = trial.run.directory, trial.run.model
     directory.mkdir(parents=True)
     network = family_of(model).network(model, KEEP_ALL, "float32")
     save_model(directory / WEIGHTS, model, network.state_dict())
-    save_result(directory, result)
+    save_result(directory, result_of(trial, rel_l2))
 
 
 def test_the_best_model_is_registered_under_the_name_of_the_sweep(

@@ -9,12 +9,11 @@ from dpot_scale.config.load import load_sweep
 from dpot_scale.config.places import resolve_sweep_paths
 from dpot_scale.config.sweep import SweepConfig
 from dpot_scale.errors import ConfigError
-from dpot_scale.evaluation.scores import DatasetScore
-from dpot_scale.runs.result import TrainingResult, save_result
 from dpot_scale.scaling.budget import choose_trials
 from dpot_scale.scaling.plan import Trial, plan
 from dpot_scale.scaling.plan_text import device_hours, plan_table
 from dpot_scale.scaling.stopping import cancel
+from tests import results
 
 SIZES = "ladder: {parameters: [2e5, 4e5, ..., 1.3e7]}"
 
@@ -30,30 +29,7 @@ def finish(trial: Trial) -> None:
     """Leave a result on a law with a little noise."""
     noise = np.random.default_rng(trial.parameters + trial.run.seed).normal(scale=0.02)
     error = float(0.02 + 8 * trial.parameters**-0.35) * float(np.exp(noise))
-    score = DatasetScore(
-        rel_l2=error,
-        one_step_rel_l2=error,
-        persistence_rel_l2=1.0,
-        persistence_one_step_rel_l2=1.0,
-    )
-    result = TrainingResult(
-        name=trial.id,
-        identity="0123456789ab",
-        datasets={},
-        world_size=2,
-        parameters=trial.parameters,
-        block_parameters=trial.block_parameters,
-        windows=trial.run.windows,
-        steps=trial.run.steps,
-        seconds=1.0,
-        train_flops=trial.train_flops,
-        windows_per_second=1.0,
-        peak_memory_gib=1.0,
-        final_train_loss=error,
-        evaluation={"swe": score},
-    )
-    trial.run.directory.mkdir(parents=True)
-    save_result(trial.run.directory, result)
+    results.finish(trial, error, windows_per_second=1.0)
 
 
 def test_what_narrows_the_law_is_taken_and_paid_for(tmp_path: Path) -> None:

@@ -19,8 +19,6 @@ from dpot_scale.config.load import load_sweep
 from dpot_scale.config.places import CHECKPOINTS, MARKER, resolve_sweep_paths
 from dpot_scale.config.sweep import ResourcesConfig, SweepConfig
 from dpot_scale.errors import ConfigError
-from dpot_scale.evaluation.scores import DatasetScore
-from dpot_scale.runs.result import TrainingResult, save_result
 from dpot_scale.scaling import elastic
 from dpot_scale.scaling import launcher as launcher_module
 from dpot_scale.scaling.branching import begin_at_trunk
@@ -34,6 +32,7 @@ from dpot_scale.scaling.progress import TrialProgress
 from dpot_scale.scaling.speeds import SPEEDS
 from dpot_scale.scaling.stopping import CANCEL_FILE, cancel, listen
 from dpot_scale.tracking.mlflow_run import MlflowRun
+from tests.results import finish
 
 
 class FakeLauncher:
@@ -180,34 +179,6 @@ def test_a_bug_is_raised_when_the_others_have_ended(
     endings = [line.split(": ", 1)[1] for line in lines]
     assert endings == ["failed: AssertionError", "failed: a mistake of the user", "finished"]
     assert events(controller, 0) == ["started", "finished"]
-
-
-def finish(trial: Trial) -> bool:
-    """Leave the result of a trial, as its workers do."""
-    score = DatasetScore(
-        rel_l2=0.1,
-        one_step_rel_l2=0.1,
-        persistence_rel_l2=0.2,
-        persistence_one_step_rel_l2=0.2,
-    )
-    result = TrainingResult(
-        name=trial.id,
-        identity="0123456789ab",
-        datasets={},
-        world_size=2,
-        parameters=trial.parameters,
-        block_parameters=trial.block_parameters,
-        windows=trial.run.windows,
-        steps=trial.run.steps,
-        seconds=1.0,
-        train_flops=trial.train_flops,
-        windows_per_second=1.0,
-        peak_memory_gib=1.0,
-        final_train_loss=0.1,
-        evaluation={"swe": score},
-    )
-    save_result(trial.run.directory, result)
-    return True
 
 
 def designed(folder: Path, *design: dict[str, Any], settings: Sequence[str] = ()) -> SweepConfig:

@@ -9,17 +9,13 @@ from dpot_scale.config.load import dump, load_sweep
 from dpot_scale.config.places import RUN_CONFIG, SWEEP_CONFIG, resolve_sweep_paths
 from dpot_scale.config.sweep import SweepConfig
 from dpot_scale.errors import ConfigError
-from dpot_scale.evaluation.scores import DatasetScore
 from dpot_scale.runs.contents import record
-from dpot_scale.runs.result import TrainingResult, save_result
+from dpot_scale.runs.result import save_result
 from dpot_scale.scaling.earlier import earlier_trials, record_point, require_same_sweep
 from dpot_scale.scaling.journal import Journal
 from dpot_scale.scaling.plan import Trial, plan
 from dpot_scale.scaling.report.write import RESULTS, write_report
-
-SCORE = DatasetScore(
-    rel_l2=0.1, one_step_rel_l2=0.1, persistence_rel_l2=0.2, persistence_one_step_rel_l2=0.2
-)
+from tests.results import result_of
 
 
 def sweep_of(folder: Path, *settings: str) -> SweepConfig:
@@ -33,23 +29,7 @@ def finish(trial: Trial) -> None:
     directory.mkdir(parents=True, exist_ok=True)
     (directory / RUN_CONFIG).write_text(dump(trial.run))
     record_point(trial)
-    result = TrainingResult(
-        name=trial.id,
-        identity="0123456789ab",
-        datasets=dict(trial.contents.datasets),
-        world_size=2,
-        parameters=trial.parameters,
-        block_parameters=trial.block_parameters,
-        windows=trial.run.windows,
-        steps=trial.run.steps,
-        seconds=1.0,
-        train_flops=trial.train_flops,
-        windows_per_second=1.0,
-        peak_memory_gib=1.0,
-        final_train_loss=0.1,
-        evaluation={"swe": SCORE},
-    )
-    save_result(directory, result)
+    save_result(directory, result_of(trial, datasets=dict(trial.contents.datasets)))
 
 
 @pytest.fixture

@@ -11,8 +11,6 @@ from dpot_scale.config.load import load_sweep
 from dpot_scale.config.places import resolve_sweep_paths
 from dpot_scale.config.sweep import ResourcesConfig, SweepConfig
 from dpot_scale.errors import ConfigError, RecordError
-from dpot_scale.evaluation.scores import DatasetScore
-from dpot_scale.runs.result import TrainingResult, save_result
 from dpot_scale.scaling import launcher
 from dpot_scale.scaling.cluster import Cluster
 from dpot_scale.scaling.driver import run_sweep
@@ -23,6 +21,7 @@ from dpot_scale.scaling.plan import Trial, plan
 from dpot_scale.scaling.probe import best_rate, fit_rates
 from dpot_scale.scaling.rates import RATES, read_rates
 from dpot_scale.sweep import main
+from tests.results import finish
 
 # The best rate of a model of width W, and how fast its error rises beside it.
 BEST, POWER, RISE = 2e-3, -0.3, 0.2
@@ -43,34 +42,6 @@ def error_of(trial: Trial) -> float:
     width = trial.run.model.own_width()
     assert width is not None
     return 0.1 * exp(RISE * log(trial.run.settled_optim.lr / (BEST * (width / 64) ** POWER)) ** 2)
-
-
-def finish(trial: Trial, rel_l2: float) -> bool:
-    score = DatasetScore(
-        rel_l2=rel_l2,
-        one_step_rel_l2=rel_l2,
-        persistence_rel_l2=1.0,
-        persistence_one_step_rel_l2=1.0,
-    )
-    result = TrainingResult(
-        name=trial.id,
-        identity="0123456789ab",
-        datasets={},
-        world_size=2,
-        parameters=trial.parameters,
-        block_parameters=trial.block_parameters,
-        windows=trial.run.windows,
-        steps=trial.run.steps,
-        seconds=1.0,
-        train_flops=trial.train_flops,
-        windows_per_second=20.0,
-        peak_memory_gib=0.5,
-        final_train_loss=0.1,
-        evaluation={"swe": score},
-    )
-    trial.run.directory.mkdir(parents=True, exist_ok=True)
-    save_result(trial.run.directory, result)
-    return True
 
 
 class Workers:

@@ -16,8 +16,9 @@ from dpot_scale.evaluation.evaluator import DatasetEvaluation
 from dpot_scale.evaluation.example import Example
 from dpot_scale.evaluation.frames import Shown, save_frames
 from dpot_scale.evaluation.scores import DatasetScore
-from dpot_scale.runs.result import TrainingResult, save_result
 from dpot_scale.scaling.plan import Trial, plan
+from tests.results import finish as finish_trial
+from tests.results import score_of
 
 Describe = Callable[..., None]
 
@@ -90,17 +91,10 @@ def _finish(
         )
         for name, persistence in PERSISTENCE.items()
     }
-    result = TrainingResult(
-        name=trial.id,
-        identity="0123456789ab",
+    finish_trial(
+        trial,
         datasets=dict.fromkeys(PERSISTENCE, "0123456789ab"),
-        world_size=2,
-        parameters=trial.parameters,
-        block_parameters=trial.block_parameters,
-        windows=trial.run.windows,
-        steps=trial.run.steps,
         seconds=90.0,
-        train_flops=trial.train_flops,
         windows_per_second=12.5,
         peak_memory_gib=1.5,
         final_train_loss=rel_l2,
@@ -111,8 +105,6 @@ def _finish(
         lead_times=dict.fromkeys(PERSISTENCE, lead_times) if lead_times else {},
         forward_seconds=dict.fromkeys(trial.run.data.weights, 0.02),
     )
-    trial.run.directory.mkdir(parents=True, exist_ok=True)
-    save_result(trial.run.directory, result)
 
 
 def _keep_frames(trial: Trial, dataset: str, *, points: int = 16, leads: int = 5) -> None:
@@ -138,12 +130,7 @@ def _keep_frames(trial: Trial, dataset: str, *, points: int = 16, leads: int = 5
     shown = Shown(info=info, times=tuple(0.5 * n for n in range(1, leads + 1)), example=example)
     evaluation = DatasetEvaluation(
         info=info,
-        score=DatasetScore(
-            rel_l2=0.1,
-            one_step_rel_l2=0.1,
-            persistence_rel_l2=0.2,
-            persistence_one_step_rel_l2=0.2,
-        ),
+        score=score_of(0.1, persistence=0.2),
         rel_l2_L=np.ones(leads, np.float32),
         persistence_rel_l2_L=np.ones(leads, np.float32),
         example_leads=example.leads,

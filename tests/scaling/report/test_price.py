@@ -7,8 +7,6 @@ import numpy as np
 import pytest
 
 from dpot_scale.config.load import load_sweep
-from dpot_scale.evaluation.scores import DatasetScore
-from dpot_scale.runs.result import TrainingResult
 from dpot_scale.scaling.plan import plan
 from dpot_scale.scaling.report.laws.choice import choose
 from dpot_scale.scaling.report.laws.fit import Fit
@@ -17,15 +15,10 @@ from dpot_scale.scaling.report.laws.points import Array, Points
 from dpot_scale.scaling.report.price import Bill, Price, best_purchases, bill_of, price_of
 from dpot_scale.scaling.report.results import Finished
 from dpot_scale.scaling.report.training_data import TrainingSplit
+from tests.results import result_of
 
 COST = WindowCost(coefficient=100.0, exponent=0.9)
 PRICE = Price(solve_seconds=2.0, windows_per_trajectory=10.0, flops_per_second=1e9)
-SCORE = DatasetScore(
-    rel_l2=0.1,
-    one_step_rel_l2=0.05,
-    persistence_rel_l2=0.4,
-    persistence_one_step_rel_l2=0.2,
-)
 
 
 def error(sizes: Array, effective: Array) -> Array:
@@ -103,23 +96,8 @@ def finished(
     """Return a trial of the quickstart: 10 frames of history, 2 workers, 8 windows a second."""
     sweep = load_sweep("quickstart", [f"run.data.root={tmp_path}", f"run.output={tmp_path}"])
     trial = plan(sweep)[0]
-    finished = TrainingResult(
-        name=trial.id,
-        identity="0123456789ab",
-        datasets={},
-        world_size=2,
-        parameters=trial.parameters,
-        block_parameters=trial.block_parameters,
-        windows=4096,
-        steps=128,
-        seconds=512.0,
-        train_flops=4096e9,
-        windows_per_second=8.0,
-        peak_memory_gib=1.5,
-        final_train_loss=0.1,
-        evaluation={"a": SCORE},
-    )
-    measured = finished.model_copy(update=result)
+    keys = {"windows": 4096, "steps": 128, "train_flops": 4096e9, "windows_per_second": 8.0}
+    measured = result_of(trial, **keys, **result)
     return Finished(trial=trial, result=measured, splits=splits)
 
 
