@@ -77,8 +77,9 @@ def is_of_sweep(source: str, extended_by: tuple[Path, ...] = ()) -> bool:
         return source in presets("sweep") and source not in presets("run")
     path = Path(os.path.realpath(source))
     raw = _read_yaml(path)
-    if "extends" not in raw or path in extended_by:
-        return any(key in raw for key in OTHER_KIND["run"][0])
+    says_so = any(key in raw for key in OTHER_KIND["run"][0])
+    if says_so or "extends" not in raw or path in extended_by:
+        return says_so
     return is_of_sweep(str(raw["extends"]), (*extended_by, path))
 
 

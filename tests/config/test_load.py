@@ -5,7 +5,16 @@ from pathlib import Path
 import pytest
 import yaml
 
-from dpot_scale.config.load import PRESETS, dump, load_run, load_suite, load_sweep, presets, says
+from dpot_scale.config.load import (
+    PRESETS,
+    dump,
+    is_of_sweep,
+    load_run,
+    load_suite,
+    load_sweep,
+    presets,
+    says,
+)
 from dpot_scale.config.model import FAMILIES, laid_over
 from dpot_scale.config.places import resolve_sweep_paths
 from dpot_scale.config.strategy import read_strategy
@@ -305,3 +314,14 @@ def test_whether_a_command_line_says_a_value() -> None:
         assert says(["seed=1", override], "tracking.mlflow_uri")
     for override in ("tracking.experiment=a", "name=tracking.mlflow_uri=", "track=1"):
         assert not says([override], "tracking.mlflow_uri")
+
+
+def test_whether_a_config_is_that_of_a_sweep(tmp_path: Path) -> None:
+    assert all(is_of_sweep(name) for name in set(presets("sweep")) - set(presets("run")))
+    assert not any(is_of_sweep(name) for name in presets("run"))
+    (tmp_path / "run.yaml").write_text("extends: quickstart\nname: a\n")
+    (tmp_path / "sweep.yaml").write_text("extends: law\nname: b\n")
+    (tmp_path / "more.yaml").write_text("extends: sweep.yaml\nmax_attempts: 1\n")
+    (tmp_path / "whole.yaml").write_text("extends: quickstart\nrun: {seed: 1}\n")
+    found = {path.stem: is_of_sweep(str(path)) for path in tmp_path.iterdir()}
+    assert found == {"run": False, "sweep": True, "more": True, "whole": True}
