@@ -4,12 +4,14 @@ Everything a user does wrong raises a `UserError`: one clear sentence that says 
 what to do. Our own impossible states are `assert`s.
 """
 
+import contextlib
+import errno
 import functools
 import os
 import re
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import ParamSpec
 
 P = ParamSpec("P")
@@ -123,6 +125,23 @@ def shortened(command: str) -> str:
     return f"the same command, {begins} ... ({more} more words)"
 
 
+@contextlib.contextmanager
+def unread_output_ends_nothing() -> Iterator[None]:
+    """Go on where the output takes no more: its disk is full, or nobody reads it.
+
+    What reads a pipe may have ended, and a terminal may be gone. From then on the output goes
+    nowhere: what libraries print would raise the same again, and so would the end of the process.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno in {errno.EPIPE, errno.EIO}:
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            with contextlib.suppress(OSError, ValueError):  # it is no file, as in a notebook
+                os.dup2(nowhere, sys.stdout.fileno())
+            os.close(nowhere)
+
+
 def exits_cleanly(main: Callable[P, int]) -> Callable[P, int]:
     """Turn a `UserError` into one line on stderr and exit code 2, without a traceback."""
 
@@ -136,10 +155,18 @@ def exits_cleanly(main: Callable[P, int]) -> Callable[P, int]:
             of_one_rank = isinstance(error, DataError | LostPeerError)
             of_one_rank = of_one_rank and not isinstance(error, SharedDataError)
             if speaks_for_all() or of_one_rank:
-                sys.stderr.write(f"error: {error}\n")
+                _complain(f"error: {error}")
             return USER_ERROR_EXIT_CODE
         except KeyboardInterrupt as interrupt:
-            sys.stderr.write(f"{str(interrupt) or 'interrupted'}\n")
+            _complain(str(interrupt) or "interrupted")
             return 130
+        finally:
+            with unread_output_ends_nothing():
+                sys.stdout.flush()
 
     return wrapped
+
+
+def _complain(sentence: str) -> None:
+    with contextlib.suppress(OSError):  # nobody reads it, and the exit code stays what it is
+        sys.stderr.write(f"{sentence}\n")

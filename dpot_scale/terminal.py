@@ -9,8 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Literal, TextIO
 
-from dpot_scale.errors import speaks_for_all
-from dpot_scale.files import FULL
+from dpot_scale.errors import speaks_for_all, unread_output_ends_nothing
 
 if TYPE_CHECKING:
     from rich.live import Live
@@ -42,19 +41,17 @@ def begin_command() -> None:
 
 
 def print_line(line: str) -> None:
-    """Print a line at once, also into a pipe; a disk that is full ends nothing."""
+    """Print a line at once, also into a pipe; that nobody reads it ends nothing."""
     _speech.spoken()
-    try:
+    with unread_output_ends_nothing():
         sys.stdout.write(line + "\n")
         sys.stdout.flush()
-    except OSError as error:
-        if error.errno not in FULL:
-            raise
 
 
 def print_error(sentence: str) -> None:
     """Print a problem on the standard error output, as one line."""
-    sys.stderr.write(f"error: {' '.join(sentence.split())}\n")  # HDF5 speaks in several lines
+    with suppress(OSError):
+        sys.stderr.write(f"error: {' '.join(sentence.split())}\n")  # HDF5 speaks in several lines
 
 
 def align(facts: Sequence[tuple[str, str]]) -> str:
@@ -153,9 +150,10 @@ class LiveTable:
         from rich.text import Text
 
         _speech.spoken()
-        self._live.start()
         text = f"{table(header, rows, left=2)}\n{below}"
-        self._live.update(Text(text, no_wrap=True, overflow="ellipsis"), refresh=True)
+        with unread_output_ends_nothing():
+            self._live.start()
+            self._live.update(Text(text, no_wrap=True, overflow="ellipsis"), refresh=True)
 
     def say(self, line: str) -> None:
         """Print one line, above the table where there is one."""
@@ -163,12 +161,14 @@ class LiveTable:
             print_line(line)
         else:
             _speech.spoken()
-            self._live.console.print(line, markup=False, highlight=False)
+            with unread_output_ends_nothing():
+                self._live.console.print(line, markup=False, highlight=False)
 
     def close(self) -> None:
         """Stop drawing; the last table stays."""
         if self._live is not None:
-            self._live.stop()
+            with unread_output_ends_nothing():
+                self._live.stop()
 
 
 class Bars:
@@ -194,16 +194,18 @@ class Bars:
         """Draw the bar of a name, or move it."""
         if self._progress is None:
             return
-        if name not in self._tasks:
-            self._progress.start()
-            self._tasks[name] = self._progress.add_task("", total=total, name=name)
         _speech.spoken()
-        self._progress.update(self._tasks[name], completed=done, description=words)
+        with unread_output_ends_nothing():
+            if name not in self._tasks:
+                self._progress.start()
+                self._tasks[name] = self._progress.add_task("", total=total, name=name)
+            self._progress.update(self._tasks[name], completed=done, description=words)
 
     def remove(self, name: str) -> None:
         """Remove the bar of a name, if there is one."""
         if self._progress is not None and name in self._tasks:
-            self._progress.remove_task(self._tasks.pop(name))
+            with unread_output_ends_nothing():
+                self._progress.remove_task(self._tasks.pop(name))
 
     def say(self, line: str) -> None:
         """Print one line, above the bars where there are any."""
@@ -211,12 +213,14 @@ class Bars:
             print_line(line)
         else:
             _speech.spoken()
-            self._progress.console.print(line, markup=False, highlight=False)
+            with unread_output_ends_nothing():
+                self._progress.console.print(line, markup=False, highlight=False)
 
     def close(self) -> None:
         """Stop drawing and leave the terminal as it was found."""
         if self._progress is not None:
-            self._progress.stop()
+            with unread_output_ends_nothing():
+                self._progress.stop()
 
 
 def _can_redraw() -> bool:

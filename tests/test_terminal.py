@@ -1,6 +1,7 @@
 """Text for a terminal or a pipe."""
 
 import io
+import os
 import subprocess
 import sys
 import time
@@ -24,6 +25,58 @@ def test_a_full_disk_takes_no_line_and_ends_nothing() -> None:
     with open("/dev/full", "w") as full:  # noqa: PTH123 - no file
         ended = subprocess.run([sys.executable, "-c", code], stdout=full, stderr=subprocess.PIPE)
     assert (ended.returncode, ended.stderr) == (7, b"")
+
+
+SPEAKS = """
+import sys
+from dpot_scale.errors import exits_cleanly
+from dpot_scale.terminal import Bars, print_line
+@exits_cleanly
+def main():
+    bars = Bars()
+    assert bars.are_drawn == (sys.argv[1] == "terminal")
+    for step in range(3):
+        sys.stdin.readline()
+        bars.show("step", step, 3)
+        bars.say("a line")
+        print_line("another one")
+        print("and what a library says")
+    bars.close()
+    return 7
+sys.exit(main())
+"""
+
+
+@pytest.mark.parametrize("kind", ["pipe", "terminal"])
+def test_a_reader_that_is_gone_ends_nothing(kind: str) -> None:
+    """As `tee` or `head` behind a pipe, or the terminal of a connection that broke."""
+    reader, writer = os.openpty() if kind == "terminal" else os.pipe()
+    with subprocess.Popen(
+        [sys.executable, "-c", SPEAKS, kind],
+        stdin=subprocess.PIPE,
+        stdout=writer,
+        stderr=subprocess.PIPE,
+        env=os.environ | {"TERM": "xterm"},
+        start_new_session=True,
+    ) as process:
+        os.close(writer)
+        assert process.stdin is not None
+        process.stdin.write(b"\n")
+        process.stdin.flush()
+        assert os.read(reader, 1)
+        os.close(reader)
+        _, said = process.communicate(b"\n\n", timeout=60)
+    assert (process.returncode, said) == (7, b"")
+
+
+def test_the_exit_code_of_a_mistake_stays_where_nobody_hears_it() -> None:
+    code = (
+        "import sys; from dpot_scale.errors import ConfigError, exits_cleanly\n"
+        "@exits_cleanly\ndef main(): raise ConfigError('wrong')\nsys.exit(main())"
+    )
+    with open("/dev/full", "w") as full:  # noqa: PTH123 - no file
+        ended = subprocess.run([sys.executable, "-c", code], stderr=full, check=False)
+    assert ended.returncode == 2
 
 
 def show_two(bars: Bars) -> None:
