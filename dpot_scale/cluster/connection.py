@@ -10,6 +10,7 @@ from typing import Any
 
 import grpc
 import ray
+from ray._private import ray_constants
 from ray.exceptions import AuthenticationError
 
 from dpot_scale.cluster.address import (
@@ -25,6 +26,7 @@ from dpot_scale.terminal import under_way
 
 MODE, TOKEN, TOKEN_PATH = "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"
 DEFAULT_TOKEN_PATH = "~/.ray/auth_token"
+OTHERS_MAY_JOIN = ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR  # read by the processes of Ray
 ALIVE = "/ray.rpc.NodeInfoGcsService/CheckAlive"  # a question that costs a cluster nothing
 # What a dashboard, a server for clients of Ray, or another program answers to it.
 NOT_A_HEAD = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.UNIMPLEMENTED, grpc.StatusCode.UNKNOWN}
@@ -87,11 +89,29 @@ def _start_or_join(own: dict[str, Any], quiet: dict[str, Any]) -> None:
     if chosen:
         os.environ[TOKEN] = secrets.token_hex(32)
     try:
-        ray.init(**own, **quiet)
+        with _on_loopback():
+            ray.init(**own, **quiet)
     except ValueError:  # `ray start` has made a cluster, which has its resources and its token
         if chosen:
             del os.environ[TOKEN]
         ray.init(**quiet)
+
+
+@contextlib.contextmanager
+def _on_loopback() -> Iterator[None]:
+    """Let what Ray starts in a block listen on 127.0.0.1 alone, as by default on macOS.
+
+    Ray takes `_node_ip_address="127.0.0.1"` for the address by which others reach this machine.
+    """
+    before = ray_constants.ENABLE_RAY_CLUSTER, os.environ.get(OTHERS_MAY_JOIN)
+    ray_constants.ENABLE_RAY_CLUSTER, os.environ[OTHERS_MAY_JOIN] = False, "0"
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before[0]
+        del os.environ[OTHERS_MAY_JOIN]
+        if before[1] is not None:
+            os.environ[OTHERS_MAY_JOIN] = before[1]
 
 
 def require_cluster() -> None:

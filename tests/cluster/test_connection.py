@@ -1,5 +1,6 @@
 """Reaching a cluster: one that does not take this process's token says so in one sentence."""
 
+import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -8,8 +9,10 @@ from threading import Thread
 
 import grpc
 import pytest
+import ray
+from ray._private.services import get_node_ip_address
 
-from dpot_scale.cluster.connection import ALIVE, connect, require_cluster
+from dpot_scale.cluster.connection import ALIVE, OTHERS_MAY_JOIN, connect, require_cluster
 from dpot_scale.errors import UserError
 
 RIGHT = "the-token-of-the-cluster"
@@ -99,3 +102,18 @@ def test_what_listens_there_may_be_no_head(monkeypatch: pytest.MonkeyPatch) -> N
         server.stop(None)
         web.shutdown()
         web.server_close()
+
+
+def test_what_is_started_here_listens_on_loopback_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As it is seen where a sweep runs in tests/end_to_end/test_cooldown.py."""
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setenv(OTHERS_MAY_JOIN, "1")
+    before, inside = get_node_ip_address(), []
+
+    def init(**_: object) -> None:
+        inside.append((get_node_ip_address(), os.environ[OTHERS_MAY_JOIN]))
+
+    monkeypatch.setattr(ray, "init", init)
+    connect(1)
+    assert inside == [("127.0.0.1", "0")]
+    assert (get_node_ip_address(), os.environ[OTHERS_MAY_JOIN]) == (before, "1")

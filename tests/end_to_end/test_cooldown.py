@@ -1,5 +1,6 @@
 """A cooldown whose driver is killed: branches begin at their trunk, and nothing is lost."""
 
+import contextlib
 import json
 import os
 import signal
@@ -35,6 +36,18 @@ design:
 REPOSITORY = Path(__file__).parents[2]
 
 
+def listening_beyond(processes: list[psutil.Process]) -> set[str]:
+    """Return the names of the processes that others than this machine reach."""
+    found = set()
+    for process in processes:
+        with contextlib.suppress(psutil.Error):  # it has ended
+            for socket in process.net_connections("inet"):
+                is_here = socket.laddr.ip.removeprefix("::ffff:") in {"127.0.0.1", "::1"}
+                if socket.status == psutil.CONN_LISTEN and not is_here:
+                    found.add(process.name())
+    return found
+
+
 def test_a_killed_cooldown_is_continued(tmp_path: Path, tiny_yaml: Path) -> None:
     config = tmp_path / "sweep.yaml"
     config.write_text(SWEEP.format(run=tiny_yaml))
@@ -58,6 +71,8 @@ def test_a_killed_cooldown_is_continued(tmp_path: Path, tiny_yaml: Path) -> None
         assert time.monotonic() < deadline
         time.sleep(0.02)
     family = psutil.Process(driver.pid).children(recursive=True)
+    # Ranks alone, of which torch's store listens on all addresses.
+    assert {one.split(".")[0] for one in listening_beyond(family)} <= {"ray::RayTrainWorker"}
     driver.send_signal(signal.SIGKILL)
     driver.wait()
     psutil.wait_procs(family, timeout=60)  # Ray's processes end with the driver
