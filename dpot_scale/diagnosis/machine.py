@@ -50,9 +50,11 @@ def machine_findings(config: RunConfig) -> Iterator[Finding]:
     if "nvme" in _offloads(config):
         yield async_io(config)
     yield shared_memory()
-    yield storage(config.output)
-    yield locks(config.output)
-    yield disk(config)
+    results = storage(config.output)
+    yield results
+    if results.verdict == "ok":
+        yield locks(config.output)
+        yield disk(config)
     yield open_files()
     if "RANK" not in os.environ:  # else the launcher has taken it
         yield from map(port, PORTS)

@@ -76,7 +76,8 @@ def results_of_collectives(world: World) -> Finding:
         for name in chain.from_iterable(all_wrong)
     }
     if not found:
-        return Finding("collectives", "ok", f"right on {n} ranks, by {dist.get_backend()}")
+        ranks = "1 rank" if n == 1 else f"{n} ranks"
+        return Finding("collectives", "ok", f"right on {ranks}, by {dist.get_backend()}")
     words = ", ".join(f"{name} on ranks {ranks}" for name, ranks in found.items())
     to_do = (
         "a link or a driver is broken: try without the fast paths (NCCL_P2P_DISABLE=1, then "

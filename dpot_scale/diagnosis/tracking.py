@@ -8,6 +8,7 @@ from dpot_scale.diagnosis.finding import Finding
 from dpot_scale.tracking.mlflow_client import client, experiment_of, reason
 
 CHECK = "MLflow"
+KEPT = "until then metrics stay in the run's folder, and are sent when it continues"
 
 
 def mlflow(tracking: TrackingConfig, nodes: int = 1) -> Finding:
@@ -29,7 +30,8 @@ def mlflow(tracking: TrackingConfig, nodes: int = 1) -> Finding:
         finally:
             server.delete_run(run_id)
     except Exception as error:
-        return Finding(CHECK, "note", f"{uri}: {_short(reason(error))}", _to_do(uri, str(error)))
+        found, to_do = _refused(urlsplit(uri).netloc, error)
+        return Finding(CHECK, "note", f"{uri}: {found}", f"{to_do}; {KEPT}")
     if uri.startswith(SQLITE) and nodes > 1:
         to_do = (
             "start an MLflow server and name it in tracking.mlflow_uri (docs/cluster.md): locks of "
@@ -43,13 +45,16 @@ def _short(sentence: str, most: int = 120) -> str:
     return sentence if len(sentence) <= most else sentence[: most - 4] + " ..."
 
 
-def _to_do(uri: str, error: str) -> str:
-    kept = "; until then metrics stay in the run's folder, and are sent when it continues"
-    host = urlsplit(uri).netloc
-    if "Invalid Host header" in error:
-        return f"start the server with --allowed-hosts {host} beside the names it has{kept}"
-    if "401" in error or "not authenticated" in error.lower():
-        return f"set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD{kept}"
-    if "403" in error:
-        return f"give this user the right to write to the experiment{kept}"
-    return f"start the server, or correct tracking.mlflow_uri and the firewall{kept}"
+def _refused(host: str, error: Exception) -> tuple[str, str]:
+    """Return why MLflow took no run, and what to do."""
+    said = str(error)
+    if "Invalid Host header" in said:
+        to_do = f"start the server with --allowed-hosts {host} beside the names it has"
+        return f"the server does not answer to the name {host}", to_do
+    if "code 401" in said or "not authenticated" in said.lower():
+        to_do = "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
+        return "the server asks for a login, or knows another one", to_do
+    if "code 403" in said:
+        return "not allowed", "give this user the right to write to the experiment"
+    to_do = "start the server, or correct tracking.mlflow_uri and the firewall"
+    return _short(reason(error)), to_do

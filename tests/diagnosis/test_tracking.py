@@ -58,15 +58,22 @@ def asking() -> Iterator[str]:
 def test_a_server_that_refuses_the_name(strict: str) -> None:
     found = mlflow(TrackingConfig(mlflow_uri=f"http://{strict}"))
     assert found.verdict == "note"
+    assert found.found == f"http://{strict}: the server does not answer to the name {strict}"
     assert found.to_do.startswith(f"start the server with --allowed-hosts {strict} beside")
 
 
 def test_a_server_that_asks_for_a_password(asking: str) -> None:
     found = mlflow(TrackingConfig(mlflow_uri=f"http://{asking}"))
+    assert found.found.endswith("the server asks for a login, or knows another one")
     assert found.to_do.startswith("set MLFLOW_TRACKING_USERNAME")
 
 
-def test_nobody_there() -> None:
-    found = mlflow(TrackingConfig(mlflow_uri="http://127.0.0.1:9"))
+@pytest.mark.parametrize("port", [9, 401, 403], ids=str)
+def test_nobody_there(port: int) -> None:
+    found = mlflow(TrackingConfig(mlflow_uri=f"http://127.0.0.1:{port}"))
     assert (found.verdict, "refused" in found.found) == ("note", True)
+    assert found.to_do.startswith("start the server, or correct tracking.mlflow_uri")
+
+
+def test_none_is_wanted() -> None:
     assert mlflow(TrackingConfig()).found == "not used: tracking.mlflow_uri is null"
