@@ -46,7 +46,7 @@ from dpot_scale.training.console import Console
 from dpot_scale.training.loop import Trainer, Trouble
 from dpot_scale.training.quarantine import Quarantine
 from dpot_scale.training.saving import Saved
-from dpot_scale.training.watch import Stop, Verdict, never
+from dpot_scale.training.watch import Stop, Verdict, never, sigterm_interrupts
 
 
 class TrainingStoppedError(UserError):
@@ -92,6 +92,7 @@ def run_training(
         TrainingStoppedError: it was told to stop, by a signal, by `told_to_stop` or `preempted`, or
             `limits.wall_clock` was over.
         LostPeerError: another rank ended, or did not answer in `limits.collective` minutes.
+        KeyboardInterrupt: SIGTERM came where no steps are made; with a sentence.
         TrainingDivergedError: it diverged, once more than `limits.rollbacks` allows.
     """
     wall_clock = run.config.limits.wall_clock
@@ -104,7 +105,8 @@ def run_training(
     require_precision(resolved)
     stores, problem = _open_stores(run.config)
     patience = run.config.limits.patience
-    with lost_peers_named(patience):
+    sentence = _stopped_words(Stop.SIGTERM, "while it started or ended", run.config)
+    with sigterm_interrupts(sentence), lost_peers_named(patience):
         with under_way("starting DeepSpeed and its ranks"):
             world = start_world(run.config.seed, patience)
             raise_on_all(problem, world)
@@ -303,11 +305,12 @@ def _grid_rules(config: RunConfig, stores: Mapping[str, DatasetStore]) -> str:
 
 def _stopped(stop: Stop, how: str, config: RunConfig) -> TrainingStoppedError:
     kind = TrainingPreemptedError if stop is Stop.PREEMPTED else TrainingStoppedError
-    return kind(
-        f"run {config.name} was stopped {stop.words()} {how}; start it again to continue"
-        f"{_how_to_start()}",
-        stop.tag(),
-    )
+    return kind(_stopped_words(stop, how, config), stop.tag())
+
+
+def _stopped_words(stop: Stop, how: str, config: RunConfig) -> str:
+    again = f"start it again to continue{_how_to_start()}"
+    return f"run {config.name} was stopped {stop.words()} {how}; {again}"
 
 
 def _diverged(

@@ -1,11 +1,12 @@
 """What ends a run or asks for a checkpoint: the ranks find out together, and never wait."""
 
+import contextlib
 import enum
 import signal
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import NamedTuple
 
@@ -71,6 +72,31 @@ class Findings(NamedTuple):
 def never() -> bool:
     """Tell nobody to stop."""
     return False
+
+
+@contextlib.contextmanager
+def sigterm_interrupts(sentence: str) -> Iterator[None]:
+    """Raise an interrupt where SIGTERM comes in the block, as Ctrl-C does; ignore further ones.
+
+    So this rank says why it ends. While it trains, the loop has a handler of its own.
+
+    Raises:
+        KeyboardInterrupt: it came; with the sentence.
+    """
+
+    def interrupt(number: int, _frame: FrameType | None) -> None:
+        signal.signal(number, signal.SIG_IGN)  # the launcher passes its own on
+        raise KeyboardInterrupt(sentence)
+
+    if threading.current_thread() is not threading.main_thread():  # as a worker of Ray
+        yield
+        return
+    previous = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        if signal.getsignal(signal.SIGTERM) is interrupt:  # else it is to be ignored until the end
+            signal.signal(signal.SIGTERM, previous)
 
 
 class Signals:

@@ -11,6 +11,7 @@ from dpot_scale.engine.runtime import any_rank, join_ranks
 from dpot_scale.errors import exits_cleanly
 from dpot_scale.runs.pulse import Pulse
 from dpot_scale.runs.signs import speak
+from dpot_scale.training.watch import sigterm_interrupts
 
 
 def run(
@@ -36,7 +37,8 @@ def run(
 @exits_cleanly
 def _train(folder: Path, case: str, minutes: float | None, patience: float) -> int:
     world = join_ranks(timedelta(seconds=patience))
-    with lost_peers_named(world.patience), Pulse(folder, world, minutes) as pulse:
+    stopped = sigterm_interrupts(f"rank {world.rank} was stopped")
+    with stopped, lost_peers_named(world.patience), Pulse(folder, world, minutes) as pulse:
         if case == "sleeps, and nothing can be said":
             _lose_all_words(pulse)
         any_rank(True, world)
@@ -51,7 +53,7 @@ def _train(folder: Path, case: str, minutes: float | None, patience: float) -> i
                     os._exit(3)
                 case "sleeps" | "sleeps, and nothing can be said":
                     time.sleep(600)
-        elif case == "ends while nobody asks":
+        elif case in {"ends while nobody asks", "is asked"}:
             time.sleep(600)
         any_rank(True, world)
     sys.stdout.write("ended\n")

@@ -202,6 +202,20 @@ def test_a_rank_is_missed_where_no_collective_call_says_so(
     assert verdict.startswith("lost_peer: rank 1")
 
 
+def test_a_rank_that_is_asked_to_end_where_no_steps_are_made_says_so_and_so_does_its_peer(
+    pair: Callable[..., Pair], tmp_path: Path
+) -> None:
+    """As one whose launcher is stopped while it makes its engine."""
+    ranks = pair("is asked", minutes=30)
+    for _ in range(2):  # by the scheduler, and by the launcher
+        ranks.signal(0, signal.SIGTERM)
+    assert ranks.codes() == [130, 2]
+    assert (tmp_path / "0.err").read_text() == "rank 0 was stopped\n"
+    (line,) = (tmp_path / "1.err").read_text().splitlines()
+    assert line.startswith("error: rank 1 on ")
+    assert "lost the connection to another rank, which ended" in line
+
+
 def test_a_peer_is_waited_for_as_long_as_the_limit_says(pair: Callable[..., Pair]) -> None:
     ranks = pair("sleeps", minutes=30, patience=3)
     ranks.ranks[0].join(120)
