@@ -294,7 +294,8 @@ def _owner_lives(path: Path) -> bool:
 def _look(path: Path) -> tuple[str, int] | None:
     """Return the content of a file and when it was touched; None if there is none."""
     try:
-        with path.open(encoding="utf-8") as file:  # on NFS, opening asks the server
+        # On NFS, opening asks the server.
+        with path.open(encoding="utf-8", errors="replace") as file:
             return file.read(), os.fstat(file.fileno()).st_mtime_ns
     except FileNotFoundError:
         return None
@@ -304,9 +305,9 @@ def start_time(pid: str) -> str:
     """Return when a process of this machine was started, "" if it ended: numbers are reused."""
     try:
         status = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8")
-    except OSError:
+        return status.rpartition(")")[2].split()[19]
+    except (OSError, ValueError, IndexError):  # `pid` may be of a damaged file, and no number
         return ""
-    return status.rpartition(")")[2].split()[19]
 
 
 def this_place() -> str:

@@ -315,3 +315,11 @@ def test_a_folder_into_which_nobody_may_look_counts_as_there(tmp_path: Path) -> 
     finally:
         os.seteuid(user)
         folder.parent.chmod(0o700)
+
+
+def test_a_lock_file_that_is_no_text_names_no_owner(no_locks: None, tmp_path: Path) -> None:
+    (tmp_path / ".lock").touch()
+    for pid in (b"\0", b"../../tmp", b"\xff", b"-1"):
+        owner = files.this_place().encode() + b" " + pid + b" 2 3"
+        (tmp_path / ".lock.owner").write_bytes(owner)
+        assert not files.is_held(tmp_path / ".lock")

@@ -148,5 +148,5 @@ def _token() -> str | None:
         return os.environ[TOKEN]
     path = Path(os.environ.get(TOKEN_PATH, DEFAULT_TOKEN_PATH)).expanduser()
     with contextlib.suppress(OSError):  # Ray says that there is none
-        return path.read_text(encoding="utf-8").strip()
+        return path.read_text(encoding="utf-8", errors="replace").strip()
     return None

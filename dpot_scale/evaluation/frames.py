@@ -4,18 +4,17 @@ Legend: L lead times, C fields, x y points.
 """
 
 import json
-import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
-from zipfile import BadZipFile
 
 import numpy as np
 from pydantic import TypeAdapter
 
 from dpot_scale.config.base import PositiveInt
 from dpot_scale.config.record import Record, read_record
+from dpot_scale.data.importers.source import DAMAGE
 from dpot_scale.data.info import DatasetInfo, has_unit
 from dpot_scale.errors import RecordError
 from dpot_scale.evaluation.example import Example
@@ -25,6 +24,7 @@ if TYPE_CHECKING:
     from dpot_scale.evaluation.evaluator import DatasetEvaluation
 
 START, END = "frames_", ".npz"  # of the name of a file, around that of its dataset
+FIELDS = ("truth", "forecast")  # in a file, (L, C, x, y) each
 
 
 class About(Record):
@@ -102,10 +102,10 @@ def _read(file: Path) -> Shown:
     try:
         with np.load(file, allow_pickle=False) as arrays:
             raw = json.loads(arrays["about"].tobytes())
-            truth, forecast = arrays["truth"], arrays["forecast"]
+            truth, forecast = (np.asarray(arrays[name], np.float32) for name in FIELDS)
         about = read_record(About, raw, file, RecordError)
         info = TypeAdapter(DatasetInfo).validate_json(json.dumps(about.info))
-    except (OSError, EOFError, ValueError, KeyError, BadZipFile, zlib.error) as error:
+    except (*DAMAGE, MemoryError) as error:
         raise RecordError(
             f"{file} holds no frames of a forecast that this version of dpot_scale can read "
             f"({' '.join(str(error).split())}): remove it, and reports go without its pictures"

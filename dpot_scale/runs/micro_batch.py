@@ -69,9 +69,9 @@ def settle_micro_batch(run: ResolvedRun, world: World, say: Callable[[str], None
     per_rank, rest = divmod(config.batch.global_batch, world.world_size)
     assert rest == 0, "a micro-batch of one window divides"
     answer = config.output / FOLDER / f"{_key(config, run.deepspeed, world)}.json"
+    divisors = [n for n in range(1, per_rank + 1) if per_rank % n == 0]
     found: int | None = _from_main(_read(answer), world)
-    if found is None:
-        divisors = [n for n in range(1, per_rank + 1) if per_rank % n == 0]
+    if found not in divisors:
         found = largest_that_fits(divisors, lambda n: _fits(config, n, world))
         if found is None:
             raise ConfigError(
@@ -123,9 +123,9 @@ def _key(config: RunConfig, deepspeed: Json, world: World) -> str:
 def _read(answer: Path) -> int | None:
     try:
         found = json.loads(answer.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
-    return found if isinstance(found, int) else None
+    return found if type(found) is int else None
 
 
 def _fits(config: RunConfig, micro_batch: int, world: World) -> bool:

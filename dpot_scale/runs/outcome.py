@@ -131,7 +131,7 @@ def require_same_layout(run: ResolvedRun) -> None:
         if not (hides_state(before) or hides_state(run.deepspeed)):
             return
         old, new = _layout(before), _layout(run.deepspeed)
-    except (OSError, ValueError, AttributeError):
+    except (OSError, ValueError, AttributeError, TypeError, RecursionError):
         return  # nothing says how they were sharded
     for key in DECIDES_FILES:
         if old[key] != new[key]:

@@ -10,7 +10,7 @@ import json
 import os
 import sys
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 from dpot_scale.files import start_time, this_place
@@ -45,7 +45,8 @@ class Sign:
     @property
     def is_here(self) -> bool:
         """Whether its process lives on this machine."""
-        return self.place == this_place() and start_time(str(self.pid)) == self.started
+        started = start_time(str(self.pid))
+        return self.place == this_place() and started != "" and started == self.started
 
     @property
     def is_gone(self) -> bool:
@@ -77,9 +78,11 @@ def write_sign(directory: Path, sign: Sign) -> None:
 def read_sign(directory: Path, rank: int) -> Sign | None:
     """Return the sign of a rank; None if there is none, or it is being written."""
     try:
-        return Sign(**json.loads(_path(directory, rank).read_bytes()))
-    except (OSError, ValueError, TypeError):
+        sign = Sign(**json.loads(_path(directory, rank).read_bytes()))
+    except (OSError, ValueError, TypeError, RecursionError):
         return None
+    is_one = all(type(getattr(sign, one.name)) is one.type for one in fields(sign))
+    return sign if is_one else None
 
 
 def newest_attempt(directory: Path) -> int:

@@ -71,7 +71,7 @@ def listen(directory: Path) -> Callable[[], bool]:
             return False
         last_look = time.monotonic()
         with contextlib.suppress(OSError):
-            return (directory / STOP_FILE).read_text() == STOP
+            return (directory / STOP_FILE).read_bytes() == STOP.encode()
         return False
 
     return asked

@@ -213,7 +213,7 @@ def read_run_id(directory: Path) -> str | None:
 def read_id(file: Path) -> str | None:
     """Return the id in a file; None if there is none yet."""
     with contextlib.suppress(FileNotFoundError):
-        return file.read_text().strip() or None
+        return file.read_text(encoding="utf-8", errors="replace").strip() or None
     return None
 
 

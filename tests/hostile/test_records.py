@@ -5,6 +5,7 @@ import json
 import runpy
 import shutil
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,17 +15,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dpot_scale.checkpoints.shards import open_state
-from dpot_scale.config.places import INPUTS, JOURNAL
+from dpot_scale.config.places import CHECKPOINTS, INPUTS, JOURNAL
 from dpot_scale.config.sweep import ResourcesConfig
+from dpot_scale.data.generation.solved import SECONDS, _read_seconds
 from dpot_scale.data.store.cost import COST, read_cost
 from dpot_scale.data.store.dataset import read_store
 from dpot_scale.data.store.published import RECORD as PUBLISHED
 from dpot_scale.data.store.published import check_published
 from dpot_scale.data.store.written import PROGRESS, read_progress
-from dpot_scale.errors import UserError
+from dpot_scale.errors import RecordError, UserError
 from dpot_scale.evaluation.frames import read_frames
 from dpot_scale.evaluation.scores import read_scores
+from dpot_scale.runs import micro_batch
 from dpot_scale.runs.contents import recorded
+from dpot_scale.runs.outcome import DEEPSPEED_CONFIG, require_same_layout
+from dpot_scale.runs.signs import FOLDER as SIGNS
+from dpot_scale.runs.signs import Sign, given_up, newest_attempt, read_sign
 from dpot_scale.scaling.earlier import POINT, _point
 from dpot_scale.scaling.journal import Journal
 from dpot_scale.scaling.rates import RATES, read_rates
@@ -49,6 +55,23 @@ def spool(folder: Path) -> None:
     open_spool(folder / SPOOL).close()
 
 
+def signs(folder: Path) -> None:
+    newest_attempt(folder)
+    given_up(folder, 0)
+    sign = read_sign(folder, 0)
+    if sign is not None:
+        assert not sign.is_here
+        assert sign.who.startswith("rank ")
+
+
+def layout(folder: Path) -> None:
+    """Go on from a checkpoint beside what DeepSpeed is said to have got."""
+    if not (folder / CHECKPOINTS).exists():
+        (folder / CHECKPOINTS).symlink_to(FORMATS / "runs" / "stopped" / CHECKPOINTS)
+    config = SimpleNamespace(directory=folder, engine=SimpleNamespace(kind="deepspeed"))
+    require_same_layout(SimpleNamespace(config=config, deepspeed=SHARDING))  # type: ignore[arg-type]
+
+
 def of_a_store(read: Callable[[object], object]) -> Callable[[Path], object]:
     """What a reader makes of a file beside the index of a dataset."""
 
@@ -58,6 +81,9 @@ def of_a_store(read: Callable[[object], object]) -> Callable[[Path], object]:
 
     return reader
 
+
+SIGN = Sign(attempt=1, rank=0, place="node/pid:[1]", pid=7, started="1", beats=3, at="in _train")
+SHARDING = {"zero_optimization": {"stage": 2, "offload_optimizer": {"device": "cpu", "ratio": 0.5}}}
 
 # File -> its good content, as JSON values of one or several lines, and its reader.
 RECORDS: dict[str, tuple[list[object], Callable[[Path], object]]] = {
@@ -143,6 +169,10 @@ RECORDS: dict[str, tuple[list[object], Callable[[Path], object]]] = {
         ],
         of_a_store(lambda store: read_progress(store.folder, store.info)),
     ),
+    f"{SIGNS}/rank_0": ([asdict(SIGN)], signs),
+    "answer.json": ([2], lambda folder: micro_batch._read(folder / "answer.json")),
+    SECONDS: ([[[0, 0.5], [1, 0.25]]], lambda folder: _read_seconds(folder / SECONDS)),
+    DEEPSPEED_CONFIG: ([SHARDING], layout),
     "scores.json": (
         [
             {
@@ -168,6 +198,7 @@ RECORDS: dict[str, tuple[list[object], Callable[[Path], object]]] = {
 def test_odd_records(name: str, tmp_path: Path) -> None:
     good, reader = RECORDS[name]
     folder = shutil.copytree(STORE, tmp_path / "folder")
+    (folder / name).parent.mkdir(exist_ok=True)
     text = "".join(f"{json.dumps(value)}\n" for value in good).encode()
     lines = mutations.mutated_json(good).map(
         lambda raw: "".join(
@@ -220,6 +251,31 @@ def test_odd_frames(tmp_path: Path) -> None:
 
     try_values()
     try_bytes()
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [(6, 255), (8, 1), (8, 32), (10, 77)],
+    ids=["a later version", "encrypted", "patched", "another compression"],
+)
+def test_frames_in_a_zip_file_that_python_does_not_know(
+    place: int, value: int, tmp_path: Path
+) -> None:
+    file = tmp_path / "frames_swe.npz"
+    np.savez(file, about=np.zeros(1, np.uint8))
+    content = bytearray(file.read_bytes())
+    content[content.index(b"PK\x01\x02") + place] = value
+    file.write_bytes(content)
+    with pytest.raises(RecordError, match="holds no frames of a forecast"):
+        read_frames(tmp_path)
+
+
+def test_frames_that_are_no_arrays(tmp_path: Path) -> None:
+    file = tmp_path / "frames_swe.npz"
+    np.savez(file, about=np.zeros(1, np.uint8))
+    file.write_bytes(file.read_bytes().replace(b"\x93NUMPY", b"\x92NUMPY"))
+    with pytest.raises(RecordError, match="holds no frames of a forecast"):
+        read_frames(tmp_path)
 
 
 def test_odd_shards(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from dpot_scale.engine.runtime import World, start_world
-from dpot_scale.training.watch import Findings, Stop, Watch
+from dpot_scale.training.watch import Findings, Stop, Watch, sigterm_interrupts
 
 
 @pytest.fixture(scope="module")
@@ -62,6 +62,22 @@ def test_another_signal_after_a_while_ends_the_process(
     with pytest.raises(KeyboardInterrupt):
         os.kill(os.getpid(), first)
     monkeypatch.undo()
+
+
+def test_where_no_steps_are_made_sigterm_interrupts_once(world: World) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with sigterm_interrupts("it was stopped"):
+        with closing(Watch(world)) as watch:
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert watch.vote().stop is Stop.SIGTERM
+        with pytest.raises(KeyboardInterrupt, match="it was stopped"):
+            os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGTERM)  # the launcher's: ignored while the rank ends
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_IGN
+    signal.signal(signal.SIGTERM, before)
+    with sigterm_interrupts("it was stopped"):
+        pass
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_a_preemption_and_the_clock_stop_a_run(world: World) -> None:

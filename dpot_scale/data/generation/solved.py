@@ -114,5 +114,5 @@ def _read(kept: _File, seeds: range) -> NDArray[np.float32]:
 def _read_seconds(path: Path) -> dict[int, float]:
     try:
         return {int(seed): float(seconds) for seed, seconds in json.loads(path.read_text())}
-    except (OSError, ValueError, TypeError):
+    except (OSError, ValueError, TypeError, OverflowError, RecursionError):
         return {}

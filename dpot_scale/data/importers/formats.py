@@ -74,8 +74,8 @@ def recognise(
     Raises:
         DataError: the file is damaged, incomplete or of no known format.
     """
-    _check_readable(path)
     try:
+        _check_readable(path)
         for recognised_by in FORMATS.values() if only is None else (only,):
             if found := recognised_by(path, paper=paper):
                 return [_not_empty(source) for source in found]

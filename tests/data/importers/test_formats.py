@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import shutil
+import struct
 from pathlib import Path
 
 import h5py
@@ -48,6 +49,15 @@ def test_hdf5_of_another_kind_is_not_taken_for_ours(tmp_path: Path) -> None:
         recognise(file)
 
 
+# Its end says that the zip file has three parts.
+PARTS_OF_A_ZIP = (
+    b"PK\x03\x04"
+    + bytes(60)
+    + struct.pack("<4sLQL", b"PK\x06\x07", 1, 0, 3)
+    + struct.pack("<4s4H2LH", b"PK\x05\x06", 0, 0, 0, 0, 0, 0, 0)
+)
+
+
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [
@@ -57,6 +67,7 @@ def test_hdf5_of_another_kind_is_not_taken_for_ours(tmp_path: Path) -> None:
         (b"<html>not found</html>", "is a web page: the download failed"),
         (b"\x1f\x8b\x08" + bytes(90), r"is of no known format \(gzip; unpack it first\); `python"),
         (bytes(1000), "is of no known format"),
+        (PARTS_OF_A_ZIP, r"is damaged \(zipfiles that span multiple disks are not supported\)"),
     ],
 )
 def test_what_is_no_data_file(content: bytes, sentence: str, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Plain arrays whose axes the user names: every container, every order of axes, every split."""
 
 import json
+import os
 import re
 from pathlib import Path
 
@@ -184,8 +185,12 @@ def test_it_can_be_linked(suffix: str, tmp_path: Path, stored) -> None:
     file = save(tmp_path / f"heat{suffix}", turned("NTXYC"))
     assert run(file, "--layout", "NTXYC", "--link", "--out", tmp_path / "data") == 0
     np.testing.assert_array_equal(stored(tmp_path / "data", "heat", "train"), FIELDS_NTCXY[:4])
-    assert verify_dataset(open_store(tmp_path / "data", "heat")).problems == []
-    file.write_bytes(file.read_bytes()[:-400])
+    opened = open_store(tmp_path / "data", "heat")
+    assert verify_dataset(opened).problems == []
+    opened.read("train", 0, 0, 1)
+    os.truncate(file, file.stat().st_size - 400)
+    with pytest.raises(DataError, match=f"cannot read {file} "):
+        opened.read("train", 0, 0, 1)
     problems = verify_dataset(open_store(tmp_path / "data", "heat")).problems
     assert any("has changed" in problem or "cannot be read" in problem for problem in problems)
 
