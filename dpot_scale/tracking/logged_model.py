@@ -4,14 +4,15 @@ It is what MLflow calls an external model. Weights are large, and nobody serves 
 is registered gets a copy of its file, and all others say where theirs lies.
 """
 
-import math
 import re
 from collections.abc import Mapping
+from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dpot_scale.tracking.parameters import MODEL
-from dpot_scale.tracking.spool import STEP, TIME, complete_records, values_of
+from dpot_scale.tracking.points import ONE_NUMBER
+from dpot_scale.tracking.spool import STEP, complete_records, values_of
 
 if TYPE_CHECKING:
     from mlflow.entities import Metric
@@ -52,7 +53,7 @@ def log_model(
         params={key: text for key, text in params.items() if key.startswith(MODEL)},
     )
     mlflow_client.log_outputs(run_id, [LoggedModelOutput(model.model_id, step=0)])
-    mlflow_client.log_batch(run_id, metrics=_numbers(spool, model.model_id))
+    mlflow_client.log_batch(run_id, metrics=_numbers(mlflow_client, run_id, spool, model.model_id))
     mlflow_client.finalize_logged_model(model.model_id, "READY")
 
 
@@ -67,14 +68,20 @@ def external_model(mlflow_client: "MlflowClient", run_id: str | None) -> str | N
     return None
 
 
-def _numbers(spool: Path, model: str) -> list["Metric"]:
-    """Return the metrics of step 0, each as the mirror sent it: MLflow keeps equal ones once."""
+def _numbers(mlflow_client: "MlflowClient", run_id: str, spool: Path, model: str) -> list["Metric"]:
+    """Return the metrics of step 0, each as MLflow has it: it keeps equal ones once.
+
+    Each attempt records some of them again, and those of the first may never have been sent.
+    """
     from mlflow.entities import Metric
 
-    found: dict[str, Metric] = {}
-    for record in complete_records(spool, 0)[0]:
-        when, step = int(record[TIME] * 1000), record[STEP]
-        for key, value in values_of(record).items():
-            if step == 0 and math.isfinite(value):
-                found.setdefault(key, Metric(key, value, when, step, model_id=model))
-    return list(found.values())
+    records = [record for record in complete_records(spool, 0)[0] if record[STEP] == ONE_NUMBER]
+    found = []
+    for key in dict.fromkeys(key for record in records for key in values_of(record)):
+        history = mlflow_client.get_metric_history(run_id, key)
+        points = [point for point in history if point.step == ONE_NUMBER]
+        if points:
+            newest = max(points, key=attrgetter("timestamp"))
+            value, when = newest.value, newest.timestamp
+            found.append(Metric(key, value, when, ONE_NUMBER, model_id=model))
+    return found

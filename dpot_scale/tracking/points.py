@@ -128,16 +128,18 @@ class Points:
 def _last_of_each_step(records: Sequence[dict[str, float]]) -> "list[Metric]":
     """Return the points of records; of a step recorded twice, the last. MLflow shows no other.
 
-    It would show infinity as 1.8e308.
+    One that was the same before keeps its time: what a killed attempt had sent, and arrives only
+    now, is the same point then. MLflow would show infinity as 1.8e308.
     """
     from mlflow.entities import Metric
 
-    unique = {
-        (key, record[STEP]): Metric(key, value, int(record[TIME] * 1000), int(record[STEP]))
-        for record in records
-        for key, value in values_of(record).items()
-        if math.isfinite(value)
-    }
+    unique: dict[tuple[str, float], Metric] = {}
+    for record in records:
+        for key, value in values_of(record).items():
+            before = unique.get((key, record[STEP]))
+            if math.isfinite(value) and (before is None or before.value != value):
+                when, step = int(record[TIME] * 1000), int(record[STEP])
+                unique[key, record[STEP]] = Metric(key, value, when, step)
     return list(unique.values())
 
 

@@ -1,5 +1,6 @@
 """A finished training is a model in MLflow: with its numbers, once, and without a copy."""
 
+import math
 from pathlib import Path
 
 import pytest
@@ -8,10 +9,11 @@ from dpot_scale.config.batch import BatchConfig
 from dpot_scale.config.data import DataConfig
 from dpot_scale.config.places import WEIGHTS
 from dpot_scale.config.run import RunConfig, TrackingConfig
-from dpot_scale.tracking.logged_model import external_model
+from dpot_scale.tracking.logged_model import external_model, log_model
 from dpot_scale.tracking.mlflow_client import client
 from dpot_scale.tracking.mlflow_run import MlflowRun, Status
 from dpot_scale.tracking.parameters import run_parameters
+from dpot_scale.tracking.spool import SPOOL
 from dpot_scale.tracking.tracker import Tracker
 
 CONFIG = RunConfig(
@@ -64,6 +66,24 @@ def test_a_finished_training_has_a_model_with_its_numbers(
     assert external_model(mlflow_client, run_id) == model.model_id
     note = mlflow_client.get_run(run_id).data.tags["mlflow.note.content"]
     assert "| mean | 0.25 |" in note, "the first screen of the run shows it"
+
+
+def test_the_numbers_of_a_model_are_the_points_of_its_run(
+    tmp_path: Path, mirrored: TrackingConfig
+) -> None:
+    mlflow_client = client(mirrored.mlflow_uri or "")
+    run_id = str(mlflow_client.create_run("0").info.run_id)
+    tracker = Tracker(tmp_path, TrackingConfig(mlflow_uri=None), is_main=True)
+    for _ in range(2):
+        tracker.log({"model/params": 7.0, "final/rel_l2": math.inf}, step=0)
+    tracker.close()
+    # The attempt that recorded it first was killed before it had sent it.
+    mlflow_client.log_metric(run_id, "model/params", 7.0, timestamp=1000, step=0)
+    log_model(mlflow_client, run_id, weights=tmp_path / WEIGHTS, spool=tmp_path / SPOOL, params={})
+    (point,) = mlflow_client.get_metric_history(run_id, "model/params")
+    (output,) = mlflow_client.get_run(run_id).outputs.model_outputs
+    (number,) = mlflow_client.get_logged_model(output.model_id).metrics
+    assert (number.key, number.value, number.timestamp) == ("model/params", 7.0, point.timestamp)
 
 
 def test_what_failed_or_has_no_weights_has_no_model(

@@ -9,7 +9,7 @@ from mlflow.tracking import MlflowClient
 from dpot_scale.config.run import TrackingConfig
 from dpot_scale.tracking.mlflow_client import client
 from dpot_scale.tracking.points import ANEW_TAG, Points
-from dpot_scale.tracking.spool import SPOOL
+from dpot_scale.tracking.spool import SPOOL, STEP, TIME, complete_records
 from dpot_scale.tracking.tracker import Tracker
 
 NOWHERE = TrackingConfig(mlflow_uri=None)
@@ -55,6 +55,19 @@ def test_what_is_one_number_for_a_run_is_the_newest(
     assert Points(mlflow_client, run_id, tmp_path / SPOOL).send(beat) == 2
     assert mlflow_client.get_run(run_id).data.metrics == {key: 0.25, "time/seconds": 3.0}
     assert Points(mlflow_client, run_id, tmp_path / SPOOL).send(beat) == 0
+
+
+def test_what_a_killed_attempt_had_sent_may_arrive_late(
+    record: Record, mlflow_client: MlflowClient, run_id: str, tmp_path: Path
+) -> None:
+    record(tmp_path, NOWHERE, 1, 2)
+    points, _ = complete_records(tmp_path / SPOOL, 0)
+    record(tmp_path, NOWHERE, 2, 3)  # the next attempt makes a step again
+    assert Points(mlflow_client, run_id, tmp_path / SPOOL).send(beat) == 3
+    for point in points:
+        when, step = int(point[TIME] * 1000), point[STEP]
+        mlflow_client.log_metric(run_id, "train/loss", point["train/loss"], when, step)
+    assert sorted(steps(mlflow_client, run_id)) == [1, 2, 3]
 
 
 def test_no_spool_is_no_points(mlflow_client: MlflowClient, run_id: str, tmp_path: Path) -> None:
