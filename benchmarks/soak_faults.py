@@ -163,13 +163,14 @@ class Fault(NamedTuple):
     cause: Cause
     ends: bool = True  # whether the attempt may end with an error for it
     keeps: bool = False  # whether no step may be made again for it
+    lingers: bool = False  # whether what lives on for a while may refuse the next start
     while_starting: bool = False  # comes some seconds after a start, before its first step
 
 
 OF_A_LAUNCHER: dict[str, Fault] = {
     "kill a rank": Fault(kill_rank),
     "kill a rank while they start": Fault(kill_rank, while_starting=True),
-    "kill the launcher": Fault(kill_starter, keeps=True),
+    "kill the launcher": Fault(kill_starter, keeps=True, lingers=True),
     "kill all": Fault(kill_all),
     "kill all while they start": Fault(kill_all, while_starting=True),
     "SIGTERM to a rank": Fault(terminate_rank, keeps=True),
@@ -186,8 +187,8 @@ OF_A_LAUNCHER: dict[str, Fault] = {
 OF_RAY: dict[str, Fault] = {
     "kill a Ray worker": Fault(kill_rank),
     "lose a node": Fault(lose_node),
-    "kill the driver": Fault(kill_starter),
-    "kill the driver while it starts": Fault(kill_starter, while_starting=True),
+    "kill the driver": Fault(kill_starter, lingers=True),
+    "kill the driver while it starts": Fault(kill_starter, lingers=True, while_starting=True),
     "SIGTERM to the driver": Fault(terminate_starter, keeps=True),
     "stop a Ray worker for good": Fault(stop_rank),
 }

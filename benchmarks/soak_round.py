@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import signal
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -18,6 +19,13 @@ from dpot_scale.tracking.spool import SPOOL, newest_record
 MOST_ATTEMPTS = 15
 SILENT_SECONDS = 900.0  # without a step, after which an attempt hangs; a busy machine is slow
 LOOK_SECONDS = 0.02  # between two looks at the steps of a run
+MOST_LINES = 400  # of what a training said
+# Exit codes of a process that crashed, as Python, a launcher or a shell says it.
+CRASHES = {
+    code
+    for number in (signal.SIGABRT, signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE)
+    for code in (-number, 256 - number, 128 + number)
+}
 FULL_DISK = "full disk"  # what it keeps from the disk may be lost to what comes after it
 
 
@@ -44,6 +52,7 @@ class Outcome:
     minutes: float = 0.0  # since the soak began, at its end
     held: Held | None = None  # after it
     differences: list[str] = field(default_factory=list)
+    said: list[str] = field(default_factory=list)  # at last, where something went wrong
 
     @property
     def made_again(self) -> int:
@@ -78,16 +87,19 @@ class Disturbed:
         self._training.start()
         code = self._watch()
         self.outcome.codes.append(code)
-        # One that is still there, as after a kill of the launcher alone, refuses the next.
-        causes = self.outcome.caused[max(0, began - 1) :]
-        if code != 0 and not any(FAULTS[one.fault].ends for one in causes):
-            said = self._training.log.read_text(errors="replace").strip().splitlines()
-            self.outcome.differences.append(f"ended with {code} without a fault: {said[-1:]}")
+        before, now = self.outcome.caused[:began][-1:], self.outcome.caused[began:]
+        may_end = any(FAULTS[one.fault].ends for one in now)
+        may_end |= any(FAULTS[one.fault].lingers for one in before)
+        if code in CRASHES or (code != 0 and not may_end):
+            how = "crashed" if code in CRASHES else "ended without a fault"
+            self.outcome.differences.append(f"attempt {len(self.outcome.codes)} {how}: {code}")
 
     def look_back(self) -> None:
         """Note what the faults have cost, once all that lasts has ended."""
         errors = [error for one in self._endings if (error := one.exception()) is not None]
         self.outcome.differences += [f"an ending failed: {error!r}" for error in errors]
+        log = self._training.log.read_text(errors="replace") if self.outcome.differences else ""
+        self.outcome.said = log.splitlines()[-MOST_LINES:]
         records = recorded_steps(self._training)
         for one in self.outcome.caused:
             one.seconds = further_after(records, one)

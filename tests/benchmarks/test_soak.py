@@ -201,6 +201,7 @@ if "LOCAL_RANK" not in os.environ:
             sys.exit(1)
     sys.exit(0)
 step = 0
+time.sleep(0.3)  # as it takes to start
 if spool.exists():
     step = json.loads(spool.read_text().splitlines()[-1])["step"] // 10 * 10
 while step < int(sys.argv[3]):
@@ -226,7 +227,7 @@ def test_a_training_is_disturbed_and_started_again_until_it_ends(
     training._command = [*stub, str(spool), f"name={name}", str(soak.STEPS)]
     names = ["kill all while they start", "kill a rank", "stop a rank for seconds"]
     planned = [
-        soak.Planned(name, step, 1, 0.1) for name, step in zip(names, (1, 40, 70), strict=True)
+        soak.Planned(name, step, 1, 0.0) for name, step in zip(names, (1, 40, 70), strict=True)
     ]
     begun: list[int] = []
     outcome = soak.disturbed(
@@ -239,3 +240,22 @@ def test_a_training_is_disturbed_and_started_again_until_it_ends(
     assert all(one.seconds is not None for one in outcome.caused)
     assert (outcome.left_out, len(begun)) == ([], 2)
     assert training.ranks() == []
+
+
+@pytest.mark.parametrize(
+    ("ending", "how"),
+    [("os.abort()", "crashed: -6"), ("raise SystemExit(2)", "ended without a fault: 2")],
+)
+def test_an_end_without_a_fault_is_a_difference(
+    ending: str, how: str, soak: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.modules["soak_round"], "MOST_ATTEMPTS", 1)
+    training = soak.Training(tmp_path, "ends", "torchrun")
+    training._command = [
+        sys.executable,
+        "-c",
+        f"import os; print('why'); os.sys.stdout.flush(); {ending}",
+    ]
+    outcome = soak.disturbed(training, soak.Round(0, "torchrun", ()))
+    assert outcome.differences == [f"attempt 1 {how}", "did not finish in 1 attempts"]
+    assert outcome.said == ["why"]
