@@ -45,8 +45,10 @@ def ranks_findings(config: RunConfig, world: World, needs: Needs | None) -> Iter
     yield clocks(world)
     if world.world_size > 1:
         yield host_network(world)
-        yield shared_folder(config.output, world)
-        yield locks_between_ranks(config.output, world)
+        shared = shared_folder(config.output, world)
+        yield shared
+        if shared.verdict == "ok":
+            yield locks_between_ranks(config.output, world)
     root = config.data.root
     data = root if os.access(root, os.W_OK) else config.output
     yield read_speed(data, world, needs.reading if needs else None)

@@ -12,6 +12,7 @@ from pathlib import Path
 from ray.util.metrics import Gauge
 
 from dpot_scale.errors import RecordError
+from dpot_scale.tracking.names import LOSS
 from dpot_scale.tracking.spool import SPOOL, STEP, complete_records, values_of
 
 # Prometheus sees it as ray_dpot_scale_metric{run="...", metric="train/loss"}.
@@ -47,7 +48,9 @@ def _show(gauge: Gauge, directory: Path, ended: threading.Event) -> None:
         with contextlib.suppress(OSError, RecordError):
             records, offset = complete_records(directory / SPOOL, offset)
             for record in records:
-                for metric, value in {**values_of(record), STEP: record[STEP]}.items():
+                # What a run reached at its end is recorded at step 0.
+                trains = {STEP: record[STEP]} if LOSS in record else {}
+                for metric, value in {**values_of(record), **trains}.items():
                     gauge.set(value, {"run": directory.name, "metric": metric})
         if last_look:
             return

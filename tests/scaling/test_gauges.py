@@ -40,9 +40,11 @@ def test_the_newest_value_of_each_metric_is_shown(tmp_path: Path) -> None:
         records = [
             {"step": 1, "time": 1.0, "train/loss": 3.0, "perf/mfu": 0.3},
             {"step": 2, "time": 2.0, "train/loss": float("nan")},
+            {"step": 0, "time": 3.0, "final/rel_l2": 0.5},
         ]
         spool.write_text("".join(json.dumps(record) + "\n" for record in records) + '{"step": 3')
-    assert shown.keys() == {("trial", key) for key in ("step", "train/loss", "perf/mfu")}
+    expected = ("step", "train/loss", "perf/mfu", "final/rel_l2")
+    assert shown.keys() == {("trial", key) for key in expected}
     assert (shown["trial", "step"], shown["trial", "perf/mfu"]) == (2, 0.3)
     assert shown["trial", "train/loss"] != shown["trial", "train/loss"]
 
@@ -55,6 +57,8 @@ def test_the_dashboard_asks_for_metrics_that_there_are() -> None:
     for query in ours:
         (metric,) = re.findall(r'metric=~?"([^"]+)"', query)
         assert metric in known or metric == "(eval|valid)/.*/rel_l2"
+        # Each attempt has a worker of its own, and so a series of its own.
+        assert query.startswith(("max by (run) (", "max by (run, metric) ("))
     assert len(ours) >= 6
     assert len(queries) > len(ours), "and some of Ray's own"
     places = [panel["gridPos"] for panel in dashboard["panels"]]
