@@ -71,6 +71,7 @@ def environment(**more: str) -> dict[str, str]:
     """Return the environment of all that is started."""
     path = f"{Path(sys.executable).parent}:{os.environ.get('PATH', '')}"
     own = {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1", "TMPDIR": "/tmp", "PATH": path}
+    own["PYTHONFAULTHANDLER"] = "1"  # what crashes says where
     return dict(os.environ) | own | more
 
 

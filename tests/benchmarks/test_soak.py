@@ -258,4 +258,5 @@ def test_an_end_without_a_fault_is_a_difference(
     ]
     outcome = soak.disturbed(training, soak.Round(0, "torchrun", ()))
     assert outcome.differences == [f"attempt 1 {how}", "did not finish in 1 attempts"]
-    assert outcome.said == ["why"]
+    assert outcome.said[0] == "why"
+    assert ("Fatal Python error: Aborted" in outcome.said) == ("crashed" in how)
