@@ -71,5 +71,6 @@ def test_prometheus_finds_the_nodes_where_ray_lists_them() -> None:
     (job,) = config["scrape_configs"]
     (discovery,) = job["file_sd_configs"]
     assert discovery["files"] == ["/tmp/ray/prom_metrics_service_discovery.json"]
+    assert discovery["refresh_interval"] == "15s", "a node that joins is seen at once"
     (pods,) = yaml.safe_load_all((MONITORING / "podmonitor.yaml").read_text(encoding="utf-8"))
     assert pods["spec"]["podMetricsEndpoints"] == [{"port": "metrics", "interval": "15s"}]
