@@ -374,7 +374,30 @@ def test_rays_launcher_accepts_it(path: Path) -> None:
     text = path.read_text()
     assert text.count("RAY_AUTH_MODE=token") == 2, "head and workers ask for the token"
     assert "--dashboard-host=127.0.0.1" in text
+    starting = [one for one in text.splitlines() if " ray start" in one or "/ray start" in one]
+    assert len(starting) == 2
+    for line in starting:
+        assert "DPOT_SCALE_HOME=/shared/results " in line
+        assert "~/venv/bin/ray start" in line
+        # Programs that jobs start are those of the environment, too.
+        assert "PATH=$HOME/venv/bin:$PATH" in line or "'export PATH=$HOME/venv/bin:$PATH" in text
     assert "~/.ray/auth_token" in config["file_mounts"]
+
+
+@pytest.mark.parametrize("cloud", ["aws", "gcp"])
+def test_the_user_of_a_cloud_may_write_where_results_go(cloud: str) -> None:
+    config = yaml.safe_load((CLUSTER / f"ray_cluster_{cloud}.yaml").read_text())
+    mounts, gives = config["initialization_commands"]
+    assert "/shared" in mounts
+    assert gives == f"sudo install -d -o {config['auth']['ssh_user']} /shared/results"
+
+
+def test_disks_on_gcp_are_of_a_kind_that_its_gpus_take() -> None:
+    config = yaml.safe_load((CLUSTER / "ray_cluster_gcp.yaml").read_text())
+    zone = config["provider"]["availability_zone"]
+    for node in config["available_node_types"].values():
+        (disk,) = node["node_config"]["disks"]
+        assert disk["initializeParams"]["diskType"] == f"zones/{zone}/diskTypes/pd-balanced"
 
 
 def starts(text: str) -> Iterator[list[str]]:
