@@ -200,7 +200,11 @@ def open_files() -> Finding:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft >= OPEN_FILES or soft == resource.RLIM_INFINITY:
         return Finding("open files", "ok", f"{soft:,} allowed")
-    return Finding("open files", "note", f"{soft:,} allowed", f"ulimit -n {min(hard, 65536)}")
+    if soft < hard or hard == resource.RLIM_INFINITY:
+        most = 65536 if hard == resource.RLIM_INFINITY else min(hard, 65536)
+        return Finding("open files", "note", f"{soft:,} allowed", f"ulimit -n {most}")
+    advice = "root raises it: LimitNOFILE= of a service, `--ulimit nofile=65536` of a container"
+    return Finding("open files", "note", f"{soft:,} allowed, and no more may be asked for", advice)
 
 
 def port(number: int) -> Finding:

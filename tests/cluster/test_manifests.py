@@ -308,6 +308,11 @@ def test_the_image_gets_all_that_an_installation_needs() -> None:
     assert set(left_in) == needed
 
 
+def test_an_image_gets_no_file_that_hides_such_as_env() -> None:
+    rules = (ROOT / ".dockerignore").read_text().splitlines()
+    assert rules[-1] == "**/.*"  # the last rule that fits a file decides
+
+
 def test_a_job_uploads_the_package_and_configs_and_no_tests_data_or_secrets() -> None:
     from ray._private.runtime_env.packaging import get_excludes_from_ignore_files
 

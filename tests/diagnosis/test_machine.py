@@ -3,6 +3,7 @@
 import errno
 import fcntl
 import os
+import resource
 import socket
 from pathlib import Path
 
@@ -139,3 +140,11 @@ def test_a_package_that_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_few_open_files(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("resource.getrlimit", lambda _: (256, 1024))
     assert (open_files().verdict, open_files().to_do) == ("note", "ulimit -n 1024")
+    monkeypatch.setattr("resource.getrlimit", lambda _: (256, resource.RLIM_INFINITY))
+    assert open_files().to_do == "ulimit -n 65536"
+
+
+def test_a_shell_that_may_not_ask_for_more_open_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("resource.getrlimit", lambda _: (1024, 1024))
+    assert open_files().verdict == "note"
+    assert open_files().to_do.startswith("root raises it")
