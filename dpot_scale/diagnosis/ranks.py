@@ -16,7 +16,7 @@ from dpot_scale.diagnosis.finding import Finding
 from dpot_scale.diagnosis.needs import Needs
 from dpot_scale.diagnosis.patience import REACH
 from dpot_scale.engine.collectives import gathered, sum_over_ranks
-from dpot_scale.engine.peers import REASON_LENGTH
+from dpot_scale.engine.peers import reason
 from dpot_scale.engine.runtime import World, any_rank, host_group
 from dpot_scale.errors import UserError
 from dpot_scale.files import held, is_held
@@ -27,6 +27,7 @@ PROBE = ".doctor_probe"
 PROBE_BYTES = 32 * MIB  # that each rank reads from the storage
 MESSAGE_BYTES = {"cpu": 16 * MIB, "cuda": 256 * MIB}
 REPEATS = 5
+WAITS_OF_GLOO = 5  # so many times its timeout gloo waits to be connected to
 SLOW_GB_PER_SECOND = {"cpu": 0.05, "cuda": 5.0}  # below it a network is not what was paid for
 SKEW_SECONDS = 2.0  # beyond it records of two nodes are out of order
 REFUSED_SECONDS = 300.0  # beyond it S3 and signed tokens are refused
@@ -92,21 +93,22 @@ def host_network(world: World) -> Finding:
     """Let the ranks meet on the host, as every run does: on GPUs, beside NCCL. Collective."""
     total, problem = torch.full((1024,), world.rank + 1.0), ""
     try:
-        # Half the patience: who has failed already waits for the others in what follows.
-        group = host_group(replace(world, patience=world.patience / 2))
+        # Who has failed already waits for the others in what follows.
+        group = host_group(replace(world, patience=world.patience / (2 * WAITS_OF_GLOO)))
         dist.all_reduce(total, group=group)
         dist.destroy_process_group(group)
         if not bool((total == world.world_size * (world.world_size + 1) / 2).all()):
             problem = "a wrong sum"
     except RuntimeError as error:  # of gloo, or of the store through which ranks find each other
-        problem = str(error).splitlines()[0]
+        problem = reason(error)
     problems = [""] * world.world_size
     dist.all_gather_object(problems, problem)
-    bad = {rank: words for rank, words in enumerate(problems) if words}
+    bad = [words for words in problems if words]
     if not bad:
         return Finding("host network", "ok", "the ranks meet on it too, by gloo")
-    first = next(iter(bad))
-    found = f"ranks {list(bad)} do not meet the others; rank {first}: {bad[first][:REASON_LENGTH]}"
+    # One side is refused at once, and knows why; the other one waits to be connected to.
+    told = [f"rank {problems.index(words)}: {words}" for words in dict.fromkeys(bad)][:2]
+    found = f"{len(bad)} of {len(problems)} ranks do not meet the others; {'; '.join(told)}"
     return Finding("host network", "stops", found, REACH)
 
 

@@ -17,8 +17,10 @@ from dpot_scale.errors import LostPeerError
 OF_GLOO = ("gloo/transport", "gloo/rendezvous", "Connection closed by peer", "[enforce fail at")
 # What NCCL says of others, not of its own use.
 OF_NCCL = ("remote", "system error", "connection", "timeout", "timed out", "aborted", "socket")
+REFUSED = "Connection refused"
 TIMED_OUT = re.compile(r"timed? ?out|timeout", re.IGNORECASE)
-WHERE = re.compile(r"^\[[^\]]*\]\s*")  # the line of the source with which gloo begins
+# A line of the source of gloo or torch, and what else a reason begins with in brackets.
+WHERE = re.compile(r"^\[[^\]]*\]\s*|\[[^\]]*\.(?:cc|h):\d+\]\s*")
 REASON_LENGTH = 120  # characters of what the library said
 GO_ON = "start the run again to continue from its last checkpoint"
 
@@ -50,7 +52,7 @@ def lost_peers_named(
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
         named = f" ({limit})" if limit else ""
-        raise LostPeerError(_sentence(str(error), patience, named, what_to_do)) from error
+        raise LostPeerError(_sentence(error, patience, named, what_to_do)) from error
 
 
 def is_of_lost_peer(error: BaseException) -> bool:
@@ -63,13 +65,19 @@ def is_of_lost_peer(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and any(sign in text for sign in OF_GLOO)
 
 
-def _sentence(said: str, patience: timedelta, named: str, what_to_do: str) -> str:
-    line = (said.strip().splitlines() or [""])[0]
-    reason = WHERE.sub("", line).rstrip(". ")[:REASON_LENGTH]
+def reason(error: BaseException) -> str:
+    """Return what a library said of another rank, in one short line."""
+    line = (str(error).strip().splitlines() or [""])[0]
+    return WHERE.sub("", line).rstrip(". ")[:REASON_LENGTH]
+
+
+def _sentence(error: Exception, patience: timedelta, named: str, what_to_do: str) -> str:
     who = f"rank {os.environ.get('RANK', '0')} on {socket.gethostname()}"
-    if TIMED_OUT.search(said):
+    if REFUSED in str(error):
+        what = "cannot connect to another rank"
+    elif TIMED_OUT.search(str(error)):
         minutes = patience.total_seconds() / 60
         what = f"waited {minutes:g} minutes{named} in vain for another rank"
     else:
         what = "lost the connection to another rank, which ended, or its machine or network did"
-    return f"{who} {what} ({reason}); {what_to_do}"
+    return f"{who} {what} ({reason(error)}); {what_to_do}"
