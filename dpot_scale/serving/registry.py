@@ -21,7 +21,14 @@ from dpot_scale.serving.frames import Array
 from dpot_scale.serving.pyfunc import MOST_VALUES
 from dpot_scale.serving.source import read_with_data
 from dpot_scale.tracking.logged_model import external_model
-from dpot_scale.tracking.mlflow_client import client, never_fatal, quiet, read_run_id, reason
+from dpot_scale.tracking.mlflow_client import (
+    client,
+    never_fatal,
+    patient,
+    quiet,
+    read_run_id,
+    reason,
+)
 
 if TYPE_CHECKING:
     from mlflow.models import ModelSignature
@@ -109,7 +116,7 @@ def _log(
     before = mlflow.get_tracking_uri() if mlflow.is_tracking_uri_set() else None
     mlflow.set_tracking_uri(mlflow_client.tracking_uri)
     try:
-        with quiet():
+        with quiet(), patient():
             info = Model.log(
                 artifact_path=None,
                 name="model",

@@ -24,10 +24,12 @@ RUN_ID_FILE = "mlflow_run_id"
 LARGEST_TAG = 8000  # characters, MLflow's limit
 EXPERIMENT_ID_FILE = "mlflow_experiment_id"  # with the run's id it makes the link
 
+TIMEOUT = "MLFLOW_HTTP_REQUEST_TIMEOUT"
+LARGE_FILE_SECONDS = 600
 ENVIRONMENT = {
     # MLflow tries a server that does not answer for many minutes. We try again ourselves.
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
+    TIMEOUT: "20",
     # The link that MLflow prints at the end of a run opens an empty page.
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
@@ -114,6 +116,20 @@ def quiet() -> Iterator[None]:
         disable_event_logs=True, disable_warnings=False, reroute_warnings=False
     ):
         yield
+
+
+@contextlib.contextmanager
+def patient() -> Iterator[None]:
+    """Wait longer for an answer: a server moves a large file to or from its store before it."""
+    before = os.environ.get(TIMEOUT)
+    os.environ[TIMEOUT] = str(max(int(before or 0), LARGE_FILE_SECONDS))
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[TIMEOUT]
+        else:
+            os.environ[TIMEOUT] = before
 
 
 @contextlib.contextmanager

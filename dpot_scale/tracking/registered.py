@@ -22,7 +22,7 @@ from dpot_scale.config.places import (
 )
 from dpot_scale.errors import CheckpointError, DiskError
 from dpot_scale.files import held
-from dpot_scale.tracking.mlflow_client import client, reason
+from dpot_scale.tracking.mlflow_client import client, patient, reason
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
@@ -182,7 +182,8 @@ def _fetch(version: _Version, source: str, folder: Path) -> Path:
 
     uri = version.registry.tracking_uri
     try:
-        found = download_artifacts(version.where, dst_path=str(folder), tracking_uri=uri)
+        with patient():
+            found = download_artifacts(version.where, dst_path=str(folder), tracking_uri=uri)
     except Exception as error:  # as above
         raise _unreadable(source, uri, error) from error
     weights = sorted(Path(found).rglob(WEIGHTS))

@@ -27,7 +27,7 @@ from dpot_scale.errors import CheckpointError, RecordError
 from dpot_scale.runs.contents import weights_digest
 from dpot_scale.serving.registry import offer, register
 from dpot_scale.tracking.logged_model import log_model
-from dpot_scale.tracking.mlflow_client import RUN_ID_FILE
+from dpot_scale.tracking.mlflow_client import LARGE_FILE_SECONDS, RUN_ID_FILE, TIMEOUT
 from dpot_scale.tracking.registered import fetch, locator
 from dpot_scale.train import main as train
 from dpot_scale.weights import main
@@ -122,6 +122,27 @@ def test_registering_leaves_the_environment_as_it_is(of_two: Path, uri: str) -> 
     before = dict(os.environ)
     register(of_two, "alone", uri)
     assert dict(os.environ) == before
+
+
+def test_a_large_file_has_longer_than_any_other_request(
+    of_two: Path, uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server answers only after it has moved the whole of it to or from its store."""
+    limits = []
+
+    def noted(*args: object, **options: object) -> None:
+        limits.append(int(os.environ[TIMEOUT]))
+        raise OSError("the store is gone")
+
+    version = register(of_two, "large", uri)
+    monkeypatch.setattr(mlflow.artifacts, "download_artifacts", noted)
+    with pytest.raises(CheckpointError, match="the store is gone"):
+        fetch(f"models:/large/{version}", uri, tmp_path)
+    monkeypatch.setattr(Model, "log", noted)
+    with pytest.raises(RecordError, match="the store is gone"):
+        register(of_two, "larger", uri)
+    assert limits == [LARGE_FILE_SECONDS] * 2
+    assert int(os.environ[TIMEOUT]) < LARGE_FILE_SECONDS
 
 
 def test_the_same_weights_are_registered_once(of_two: Path, uri: str, tmp_path: Path) -> None:
