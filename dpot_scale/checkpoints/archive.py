@@ -1,4 +1,4 @@
-"""Copies of committed checkpoints at a URL, made in the background and read on an empty disk.
+"""Copies of committed checkpoints at a URL, made in the background, read where the disk has less.
 
 `URL/RUN/step_000500/` holds the files of a checkpoint and, written last, its marker: as on the
 disk, it exists when its marker does. Only folders of such names are ever removed there. Beside
@@ -8,9 +8,8 @@ them lies what the run skips.
 import json
 import logging
 import re
-import threading
-import time
-from collections.abc import Callable
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -21,16 +20,21 @@ from dpot_scale.checkpoints.checkpoint import (
     committed,
     verify,
 )
-from dpot_scale.checkpoints.retention import removable
+from dpot_scale.checkpoints.retention import removable, remove_checkpoint
 from dpot_scale.config.places import MARKER, QUARANTINE, ROLLBACKS
 from dpot_scale.config.record import read_record
 from dpot_scale.config.run import CheckpointConfig
-from dpot_scale.errors import CheckpointError, ConfigError
+from dpot_scale.errors import CheckpointError, ConfigError, UserError
 from dpot_scale.files import flush_to_disk, write_whole
 
+# What says of the steps up to a checkpoint how they were made.
 RECORDS = (ROLLBACKS, QUARANTINE)
 
 log = logging.getLogger(__name__)
+
+
+class UnreachableError(CheckpointError):
+    """An archive does not answer, or cannot be written."""
 
 
 class Archive:
@@ -39,12 +43,13 @@ class Archive:
     Args:
         url: Of any kind that fsspec has a file system for.
         run: The name of the run, which is a folder there.
+        identity: That of the run. Another one of the same name is left as it is.
 
     Raises:
         ConfigError: fsspec does not know the kind, or lacks a package for it.
     """
 
-    def __init__(self, url: str, run: str) -> None:
+    def __init__(self, url: str, run: str, identity: str) -> None:
         import fsspec
 
         self.url = url
@@ -57,18 +62,101 @@ class Archive:
             ) from error
         self._files: Any = files
         self._root = PurePosixPath(root) / run
+        self._identity = identity
+        self._damaged: set[int] = set()  # steps of copies that are not as they were committed
 
-    def markers(self) -> dict[int, bytes]:
-        """Return the content of each marker, by step."""
-        found = {}
-        for step, folder in self._folders().items():
-            try:
-                found[step] = self._files.cat_file(f"{folder}/{MARKER}")
-            except FileNotFoundError:  # what an interruption left
-                continue
-        return found
+    def steps(self) -> set[int]:
+        """Return the steps of the checkpoints there.
 
-    def put(self, checkpoint: Checkpoint) -> None:
+        Raises:
+            UnreachableError: the archive cannot be read.
+        """
+        with self._named("cannot read checkpoint.archive={}"):
+            return set(self._markers())
+
+    def sync(self, directory: Path, config: CheckpointConfig) -> None:
+        """Copy what a folder of checkpoints has and the archive lacks; remove what is replaced.
+
+        Raises:
+            UnreachableError: that did not work.
+            CheckpointError: the archive is of another run, or this run is further there.
+        """
+        with self._named("checkpoint.archive={} is not up to date"):
+            here = committed(directory)
+            there = self._markers()
+            self._require_own(there)
+            self._require_not_ahead(there, here)
+            for name in RECORDS:  # which newer checkpoints go by
+                self._put_record(directory.parent / name)
+            for checkpoint in here:
+                step = checkpoint.state.step
+                is_there = there.get(step) == (checkpoint.folder / MARKER).read_bytes()
+                if not is_there or step in self._damaged:
+                    self._put(checkpoint)
+            if here:
+                self._remove_replaced(there, here, config)
+
+    def fetch(
+        self, directory: Path, above: int | None = None, *, records: bool = False
+    ) -> Checkpoint | None:
+        """Copy the newest intact checkpoint into a folder of checkpoints; None if there is none.
+
+        What lies in its place is replaced.
+
+        Args:
+            directory: The folder.
+            above: The step beyond which it must be; None: any will do.
+            records: Whether what the run skips and could not read is copied with it, into the
+                folder of the run.
+
+        Raises:
+            UnreachableError: the archive cannot be read.
+            CheckpointError: it is of another run, another version wrote it, or any would do and
+                none is intact.
+        """
+        with self._named("cannot read checkpoint.archive={}"):
+            there = self._markers()
+            self._require_own(there)
+            for step in sorted(there, reverse=True):
+                if step in self._damaged or (above is not None and step <= above):
+                    continue
+                found = self._get(step, there[step], directory, records=records)
+                if found is not None:
+                    return found
+                log.warning("%s at %s is damaged", checkpoint_name(step), self.url)
+                self._damaged.add(step)
+        if there and above is None:
+            raise CheckpointError(
+                f"no checkpoint at {self.url} is intact: remove {self._root.name} there to start "
+                "the run again, or choose another `name`"
+            )
+        return None
+
+    def _require_own(self, there: Mapping[int, bytes]) -> None:
+        """Refuse the checkpoints of another run."""
+        known = {_said(text, "identity") for text in there.values()}
+        others = {one for one in known if isinstance(one, str)} - {self._identity, ""}
+        if others:
+            raise CheckpointError(
+                f"checkpoint.archive={self.url} holds another run of the name {self._root.name} "
+                f"({others.pop()}, this one is {self._identity}), and stays as it is: choose "
+                "another `name` or `checkpoint.archive`, or remove what is there"
+            )
+
+    def _require_not_ahead(self, there: Mapping[int, bytes], here: list[Checkpoint]) -> None:
+        """Refuse to replace what this run does not come from.
+
+        It has gone back behind a damaged copy, which is none to return to.
+        """
+        newest = here[0].state.step if here else -1
+        ahead = {step for step in there if step > newest} - self._damaged
+        if ahead:
+            raise CheckpointError(
+                f"checkpoint.archive={self.url} has step {max(ahead)} of this run, which is not so "
+                "far here, and stays as it is: start the run again to go on from there"
+            )
+
+    def _put(self, checkpoint: Checkpoint) -> None:
         """Copy a checkpoint; it exists there when all of it does."""
         folder = self._folder(checkpoint.state.step)
         if self._files.exists(f"{folder}/{MARKER}"):
@@ -78,32 +166,28 @@ class Archive:
             self._files.makedirs(str(target.parent), exist_ok=True)
             self._files.put_file(str(checkpoint.folder / name), str(target))
         self._files.pipe_file(f"{folder}/{MARKER}", (checkpoint.folder / MARKER).read_bytes())
+        self._damaged.discard(checkpoint.state.step)
 
-    def remove(self, step: int) -> None:
+    def _remove_replaced(
+        self, there: Mapping[int, bytes], here: list[Checkpoint], config: CheckpointConfig
+    ) -> None:
+        """Remove what newer checkpoints replace, and what interruptions left."""
+        steps = there.keys() | {one.state.step for one in here}
+        times = {step: _time(text) for step, text in there.items()}
+        times |= {one.state.step: one.marker.time for one in here}
+        known = {step: time for step, time in times.items() if time}
+        old = removable(steps, here[0].state.step, config, known)
+        folders = self._folders()
+        for step in folders.keys() & ((folders.keys() - steps) | old):
+            self._remove(step)
+
+    def _remove(self, step: int) -> None:
         """Remove a checkpoint, or what was to become one; the marker goes first."""
         folder = self._folder(step)
         if self._files.exists(f"{folder}/{MARKER}"):
             self._files.rm_file(f"{folder}/{MARKER}")
         self._files.rm(str(folder), recursive=True)
-
-    def sync(self, directory: Path, config: CheckpointConfig) -> None:
-        """Copy what a folder of checkpoints has and the archive lacks; remove what is replaced."""
-        here = committed(directory)
-        there = self.markers()
-        for name in RECORDS:  # which newer checkpoints go by
-            self._put_record(directory.parent / name)
-        for checkpoint in here:
-            if there.get(checkpoint.state.step) != (checkpoint.folder / MARKER).read_bytes():
-                self.put(checkpoint)
-        if here:
-            newest = here[0].state.step
-            steps = there.keys() | {one.state.step for one in here}
-            times = {step: found for step, text in there.items() if (found := _time(text))}
-            times |= {one.state.step: one.marker.time for one in here if one.marker.time}
-            debris = self._folders().keys() - steps
-            for step in debris | removable(steps, newest, config, times):
-                if step in self._folders():
-                    self.remove(step)
+        self._damaged.discard(step)
 
     def _put_record(self, record: Path) -> None:
         """Copy a small file of the run's folder, if it has it and the archive has another."""
@@ -119,53 +203,24 @@ class Archive:
         except FileNotFoundError:
             return None
 
-    def fetch_record(self, directory: Path) -> None:
-        """Copy what the run skips and could not read into its folder, if the archive knows of it.
-
-        Args:
-            directory: The folder of the run.
-
-        Raises:
-            CheckpointError: the archive cannot be read.
-        """
+    def _get_records(self, directory: Path) -> None:
+        """Copy what the run skips and could not read into its folder, if it is there."""
         for name in RECORDS:
-            try:
-                content = self._record(str(self._root / name))
-            except Exception as error:  # each kind of file system has its own
-                raise self._unreadable(error) from error
+            content = self._record(str(self._root / name))
             if content is not None:
                 write_whole(directory / name, content)
 
-    def fetch(self, directory: Path) -> Checkpoint | None:
-        """Copy the newest intact checkpoint into a folder of checkpoints; None if there is none.
-
-        Raises:
-            CheckpointError: another version wrote it, or the archive cannot be read.
-        """
-        try:
-            for step, text in sorted(self.markers().items(), reverse=True):
-                found = self._get(step, text, directory)
-                if found is not None:
-                    return found
-                log.warning("%s at %s is damaged", checkpoint_name(step), self.url)
-        except CheckpointError:
-            raise
-        except Exception as error:  # each kind of file system has its own
-            raise self._unreadable(error) from error
-        return None
-
-    def _unreadable(self, error: Exception) -> CheckpointError:
-        reason = " ".join(str(error).split())
-        return CheckpointError(f"cannot read checkpoint.archive={self.url}: {reason}")
-
-    def _get(self, step: int, text: bytes, directory: Path) -> Checkpoint | None:
+    def _get(self, step: int, text: bytes, directory: Path, *, records: bool) -> Checkpoint | None:
         """Copy a checkpoint; return None if it is not as it was committed."""
         folder = directory / checkpoint_name(step)
         try:
             marker = read_record(Marker, json.loads(text), self.url, CheckpointError, strict=True)
         except (ValueError, RecursionError):
             return None
+        if marker.step != step:
+            return None
         checkpoint = Checkpoint(folder, marker)
+        remove_checkpoint(folder)  # its files may be those of another run, by links
         for name in marker.files:
             target = folder / name
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -174,11 +229,23 @@ class Archive:
             except FileNotFoundError:
                 return None
             flush_to_disk(target)
-        if marker.step != step or verify(checkpoint):
+        if verify(checkpoint):
             return None
+        if records:  # before there is a checkpoint that goes by them
+            self._get_records(directory.parent)
         flush_to_disk(directory)
         write_whole(folder / MARKER, text)
         return checkpoint
+
+    def _markers(self) -> dict[int, bytes]:
+        """Return the content of each marker, by step."""
+        found = {}
+        for step, folder in self._folders().items():
+            try:
+                found[step] = bytes(self._files.cat_file(f"{folder}/{MARKER}"))
+            except FileNotFoundError:  # what an interruption left
+                continue
+        return found
 
     def _folder(self, step: int) -> PurePosixPath:
         return self._root / checkpoint_name(step)
@@ -194,52 +261,28 @@ class Archive:
         steps = (int(name[5:]) for name in names if re.fullmatch("step_[0-9]{6,}", name, re.A))
         return {step: str(self._folder(step)) for step in steps if checkpoint_name(step) in names}
 
+    @contextmanager
+    def _named(self, problem: str) -> Iterator[None]:
+        """Make one sentence of any error: each kind of file system has its own."""
+        try:
+            yield
+        except UserError:
+            raise
+        except Exception as error:
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise UnreachableError(f"{problem.format(self.url)}: {reason}") from error
+
 
 def _time(marker: bytes) -> float | None:
     """Return when a checkpoint was committed, as its marker says; None where it does not."""
-    try:
-        found = json.loads(marker).get("time")
-    except (ValueError, AttributeError, RecursionError):
-        return None
+    found = _said(marker, "time")
     return float(found) if isinstance(found, int | float) else None
 
 
-class Uploads:
-    """Keeps an archive up to date from a thread; what fails is tried again at the next commit.
-
-    Args:
-        sync: Brings the archive up to date.
-        url: Of the archive, for the sentence.
-    """
-
-    def __init__(self, sync: Callable[[], None], url: str) -> None:
-        self.seconds: float | None = None  # that the newest one took
-        self._sync = sync
-        self._url = url
-        self._due = threading.Event()
-        self._ended = False
-        self._thread = threading.Thread(target=self._run, name="archive", daemon=True)
-        self._thread.start()
-
-    def wake(self) -> None:
-        """Say that there is a new checkpoint."""
-        self._due.set()
-
-    def close(self) -> None:
-        """Wait until the archive is up to date, or has failed once more."""
-        self._ended = True
-        self._due.set()
-        self._thread.join()
-
-    def _run(self) -> None:
-        while not self._ended or self._due.is_set():
-            self._due.wait()
-            self._due.clear()
-            started = time.perf_counter()
-            try:
-                self._sync()
-            except Exception as error:  # each kind of file system has its own
-                reason = " ".join(str(error).split()) or type(error).__name__
-                log.warning("checkpoint.archive=%s is not up to date: %s", self._url, reason)
-            else:
-                self.seconds = time.perf_counter() - started
+def _said(marker: bytes, key: str) -> str | float | None:
+    """Return the text or number under a key of a marker; None where there is none."""
+    try:
+        found = json.loads(marker).get(key)
+    except (ValueError, AttributeError, RecursionError):
+        return None
+    return found if isinstance(found, str | int | float) else None

@@ -5,16 +5,15 @@ disk for good, COMMITTED.json with the size and SHA-256 of each. Removal deletes
 """
 
 import json
-import logging
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Protocol
 
-from dpot_scale.checkpoints.archive import Archive, Uploads
+from dpot_scale.checkpoints.archive import Archive
 from dpot_scale.checkpoints.background import Background
 from dpot_scale.checkpoints.checkpoint import (
     Census,
@@ -23,17 +22,15 @@ from dpot_scale.checkpoints.checkpoint import (
     TrainState,
     checkpoint_folders,
     checkpoint_name,
-    committed,
     examine,
     has_marker,
     open_checkpoint,
-    require_none,
-    verify,
 )
 from dpot_scale.checkpoints.deepspeed_files import pickles, refuse_code
 from dpot_scale.checkpoints.retention import removable, remove_checkpoint
+from dpot_scale.checkpoints.search import Search
 from dpot_scale.checkpoints.shards import is_ours, open_state, shard_file, write_shard
-from dpot_scale.config.identity import changed_content
+from dpot_scale.checkpoints.uploads import Uploads
 from dpot_scale.config.places import MARKER
 from dpot_scale.config.record import FORMAT_KEY
 from dpot_scale.config.run import CheckpointConfig
@@ -43,9 +40,6 @@ from dpot_scale.engine.runtime import World, aside
 from dpot_scale.engine.state import Snapshot, StoredState
 from dpot_scale.errors import CheckpointError, UserError
 from dpot_scale.files import flush_to_disk, write_whole
-
-T = TypeVar("T")
-log = logging.getLogger(__name__)
 
 
 class Sharded(Protocol):
@@ -103,12 +97,12 @@ class CheckpointStore:
         self.newest = 0
         self._aside = aside(world) if config.copy_gib else None
         self._background: Background | None = None
-        self._archive = self._uploads = None
+        archive = self._uploads = None
         if config.archive is not None:
-            self._archive = Archive(config.archive, directory.absolute().parent.name)
+            archive = Archive(config.archive, directory.absolute().parent.name, identity)
             if world.is_main:
-                sync = partial(self._archive.sync, directory, config)
-                self._uploads = Uploads(sync, config.archive)
+                self._uploads = Uploads(partial(archive.sync, directory, config))
+        self._search = Search(directory, archive, identity, self.contents, world)
 
     def save(self, engine: Sharded, state: TrainState) -> None:
         """Commit a checkpoint, then remove older ones and what crashes left. Collective.
@@ -155,50 +149,32 @@ class CheckpointStore:
         if self._uploads is not None:
             self._uploads.close()
 
-    def fetch_record(self) -> None:
-        """Where the disk has no checkpoint, copy what the run skips from the archive. Collective.
+    def catch_up(self) -> None:
+        """Copy from the archive what is newer there than here, with what the run skips. Collective.
+
+        Called before anything is read from the folder of the run.
 
         Raises:
-            CheckpointError: the archive cannot be read.
+            CheckpointError: the archive is of another run, or the disk has no checkpoint and the
+                archive cannot be read.
         """
-
-        def fetch() -> None:
-            if self._archive is not None and not committed(self.directory):
-                self._archive.fetch_record(self.directory.parent)
-
-        on_main(fetch, self.world, self.directory)
+        self._search.catch_up()
 
     def restore(self, engine: Sharded) -> TrainState | None:
         """Continue from the newest intact checkpoint; None if there is none. Collective.
-
-        The main rank looks for checkpoints and tells the others: a rank may see another list.
 
         Raises:
             CheckpointError: it was made by another config or from other data, it would run code,
                 or all checkpoints are damaged.
         """
         self.finish()
-        found = from_main(self._committed, self.world, self.directory)
-        for checkpoint in found:
-            self._check_belongs(checkpoint)
-            if damaged := self._damaged(checkpoint):
-                if self.world.is_main:
-                    log.warning("%s is damaged (%s): trying the one before", checkpoint, damaged)
-                continue
-            self._refuse_code(checkpoint)
-            self._load(engine, checkpoint)
-            self.newest = checkpoint.state.step
-            return checkpoint.state
-        on_main(partial(require_none, self.directory), self.world, self.directory)
-        return None
-
-    def _committed(self) -> list[Checkpoint]:
-        """Return what is on the disk; where there is nothing, what the archive has."""
-        found = committed(self.directory)
-        if not found and self._archive is not None:
-            fetched = self._archive.fetch(self.directory)
-            found = [] if fetched is None else [fetched]
-        return found
+        checkpoint = self._search.newest_intact()
+        if checkpoint is None:
+            return None
+        self._refuse_code(checkpoint)
+        self._load(engine, checkpoint)
+        self.newest = checkpoint.state.step
+        return checkpoint.state
 
     def _fits(self, snapshot: Snapshot) -> bool:
         """Return whether the host may keep a copy of what each rank has. Collective."""
@@ -280,7 +256,7 @@ class CheckpointStore:
         shards.
         """
         there = sorted(folder.rglob("*"))
-        share = self._my_share(path for path in there if path.is_file())
+        share = self.world.share(path for path in there if path.is_file())
 
         def put_mine() -> dict[str, Census]:
             for path in share:
@@ -297,31 +273,11 @@ class CheckpointStore:
         shares = gathered(mine, world)
         return {name: entry for share in shares for name, entry in share.items()}
 
-    def _damaged(self, checkpoint: Checkpoint) -> list[str]:
-        """Return the files that are not as they were committed; the ranks share the work."""
-        mine = verify(checkpoint, self._my_share(sorted(checkpoint.marker.files)))
-        return [name for share in gathered(mine, self.world) for name in share]
-
     def _refuse_code(self, checkpoint: Checkpoint) -> None:
         """Refuse a checkpoint that would run code when it is read; the ranks share the work."""
         names = from_main(partial(pickles, checkpoint), self.world, checkpoint.folder)
-        examine_mine = partial(refuse_code, checkpoint, self._my_share(names))
+        examine_mine = partial(refuse_code, checkpoint, self.world.share(names))
         on_every_rank(examine_mine, self.world, checkpoint.folder)
-
-    def _my_share(self, items: Iterable[T]) -> list[T]:
-        return list(items)[self.world.rank :: self.world.world_size]
-
-    def _check_belongs(self, checkpoint: Checkpoint) -> None:
-        folder, marker = checkpoint.folder, checkpoint.marker
-        changed = changed_content(marker.contents, self.contents)
-        if changed is not None:
-            raise CheckpointError(f"{folder} was trained with {changed}")
-        # One without an identity belongs to the config that lies beside it, which was compared.
-        if marker.identity and marker.identity != self.identity:
-            raise CheckpointError(
-                f"{folder} was made with another config ({marker.identity}, this run has "
-                f"{self.identity}): restore that config, or choose another `name`"
-            )
 
     def _require_same_workers(self, checkpoint: Checkpoint) -> None:
         """Refuse files that only the workers who wrote them can tell apart."""

@@ -8,11 +8,11 @@ import os
 import random
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -28,6 +28,8 @@ DEBUG_VARIABLE = "DPOT_SCALE_DEBUG"
 SHARED_BUFFER = "/dev/shm/deepspeed_allreduce_buffer"
 
 PATIENCE = LimitsConfig().patience
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -45,6 +47,10 @@ class World:
     def is_main(self) -> bool:
         """Whether this rank speaks for all."""
         return self.rank == 0
+
+    def share(self, items: Iterable[T]) -> list[T]:
+        """Return those of some items that this rank does, where the ranks share the work."""
+        return list(items)[self.rank :: self.world_size]
 
 
 def start_world(seed: int = 0, patience: timedelta = PATIENCE) -> World:

@@ -198,7 +198,7 @@ def _open_checkpoints(run: ResolvedRun, world: World, data: TrainingData) -> Che
         data=data,
         contents=run.source.contents.record(),
     )
-    checkpoints.fetch_record()
+    checkpoints.catch_up()
     return checkpoints
 
 

@@ -1,6 +1,8 @@
 """How far a run is and what checkpoints it has, read from what it has left on the disk."""
 
+import logging
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from dpot_scale.checkpoints.archive import Archive
@@ -18,6 +20,8 @@ from dpot_scale.tracking.spool import SPOOL, newest_record, read_metrics
 from dpot_scale.training.quarantine import read_quarantine
 
 GIB = 2**30
+
+log = logging.getLogger(__name__)
 
 
 def run_status(directory: Path) -> str:
@@ -50,15 +54,14 @@ def _state(directory: Path) -> str:
 
 def _table(directory: Path, found: list[Checkpoint], config: RunConfig | None) -> str:
     rules = CheckpointConfig() if config is None else config.checkpoint
-    copied = _copied(directory, rules)
+    where = _copies(directory, rules, found[0].marker.identity)
     seconds = read_metrics(directory / SPOOL).get(names.SAVE_SECONDS, {})
     rows = []
     for checkpoint in found:
         step, marker = checkpoint.state.step, checkpoint.marker
         size = sum(census.bytes for census in marker.files.values()) / GIB
         notes = ["kept for ever"] if rules.is_milestone(step) else []
-        if rules.archive is not None:
-            notes.append("in the archive" if step in copied else "not in the archive")
+        notes += where(step)
         when = "" if marker.time is None else time.strftime("%F %T", time.localtime(marker.time))
         taken = f"{seconds[step]:.1f}" if step in seconds else ""
         ranks = str(marker.world_size)
@@ -67,11 +70,13 @@ def _table(directory: Path, found: list[Checkpoint], config: RunConfig | None) -
     return table(head, rows, left=0)
 
 
-def _copied(directory: Path, rules: CheckpointConfig) -> set[int]:
-    """Return the steps whose checkpoints the archive has."""
+def _copies(directory: Path, rules: CheckpointConfig, identity: str) -> Callable[[int], list[str]]:
+    """Return what says of a step whether the archive has its checkpoint, if there is one."""
     if rules.archive is None:
-        return set()
+        return lambda _: []
     try:
-        return set(Archive(rules.archive, directory.name).markers())
-    except Exception as error:  # each kind of file system has its own
-        raise UserError(f"cannot read checkpoint.archive={rules.archive}: {error}") from error
+        steps = Archive(rules.archive, directory.name, identity).steps()
+    except UserError as error:
+        log.warning("%s", error)
+        return lambda _: ["archive not reachable"]
+    return lambda step: ["in the archive" if step in steps else "not in the archive"]

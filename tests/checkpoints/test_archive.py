@@ -1,6 +1,7 @@
 """The archive has what was committed, and gives it back to an empty disk."""
 
 import logging
+import os
 import re
 import shutil
 import sys
@@ -16,11 +17,13 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from test_kills import WORLD, Engine
 
-from dpot_scale.checkpoints.archive import Archive, Uploads
-from dpot_scale.checkpoints.checkpoint import TrainState, committed
+from dpot_scale.checkpoints.archive import Archive
+from dpot_scale.checkpoints.branch import take_over
+from dpot_scale.checkpoints.checkpoint import TrainState, committed, verify
 from dpot_scale.checkpoints.store import CheckpointStore
+from dpot_scale.checkpoints.uploads import Uploads
 from dpot_scale.config.load import load_run
-from dpot_scale.config.places import ROLLBACKS
+from dpot_scale.config.places import MARKER, ROLLBACKS
 from dpot_scale.config.run import CheckpointConfig
 from dpot_scale.errors import CheckpointError, ConfigError
 
@@ -52,13 +55,19 @@ def url(
     fsspec.filesystem("memory").store.clear()
 
 
-def store_in(directory: Path, url: str, **config: object) -> CheckpointStore:
+def store_in(
+    directory: Path, url: str, identity: str = "hash", **config: object
+) -> CheckpointStore:
     kept = CheckpointConfig.model_validate({"archive": url, **config})
-    return CheckpointStore(directory, config=kept, identity="hash", world=WORLD)
+    return CheckpointStore(directory, config=kept, identity=identity, world=WORLD)
 
 
-def save(directory: Path, url: str, *steps: int, **config: object) -> None:
-    store = store_in(directory, url, **config)
+def archive_of(url: str) -> Archive:
+    return Archive(url, "run", "hash")
+
+
+def save(directory: Path, url: str, *steps: int, identity: str = "hash", **config: object) -> None:
+    store = store_in(directory, url, identity, **config)
     for step in steps:
         store.save(Engine(step), TrainState(step=step))
     store.close()
@@ -66,6 +75,7 @@ def save(directory: Path, url: str, *steps: int, **config: object) -> None:
 
 def assert_restores(directory: Path, url: str, step: int) -> None:
     engine, store = Engine(), store_in(directory, url)
+    store.catch_up()
     assert store.restore(engine) == TrainState(step=step)
     assert engine.value == step
     store.close()
@@ -77,7 +87,9 @@ def test_a_run_goes_on_from_the_archive_on_an_empty_disk(tmp_path: Path, url: st
     shutil.rmtree(tmp_path / "run")
     assert_restores(here, url, 3)
     assert [one.state.step for one in committed(here)] == [3]
-    assert store_in(tmp_path / "other" / "checkpoints", url).restore(Engine()) is None
+    other = store_in(tmp_path / "other" / "checkpoints", url)
+    other.catch_up()
+    assert other.restore(Engine()) is None
 
 
 def test_what_a_run_skips_comes_back_to_an_empty_disk(tmp_path: Path, url: str) -> None:
@@ -87,12 +99,136 @@ def test_what_a_run_skips_comes_back_to_an_empty_disk(tmp_path: Path, url: str) 
         record.write_text(content)
         save(record.parent / "checkpoints", url, len(content))
     record.write_text("what the disk has counts")
-    store_in(record.parent / "checkpoints", url).fetch_record()
+    store_in(record.parent / "checkpoints", url).catch_up()
     assert record.read_text() == "what the disk has counts"
     shutil.rmtree(record.parent)
     record.parent.mkdir()
-    store_in(record.parent / "checkpoints", url).fetch_record()
+    store_in(record.parent / "checkpoints", url).catch_up()
     assert record.read_text() == "the second"
+
+
+def test_a_folder_of_before_takes_what_the_archive_has_beyond_it(tmp_path: Path, url: str) -> None:
+    """As one that was restored from a backup, or of a machine that has not trained since."""
+    here = tmp_path / "run" / "checkpoints"
+    save(here, url, 1, 2)
+    shutil.copytree(here.parent, tmp_path / "before")
+    (here.parent / ROLLBACKS).write_text("what it skips since")
+    save(here, url, 3, 4)
+    shutil.rmtree(here.parent)
+    (tmp_path / "before").rename(here.parent)
+    assert_restores(here, url, 4)
+    assert (here.parent / ROLLBACKS).read_text() == "what it skips since"
+    save(here, url, 5)
+    assert sorted(archive_of(url).steps()) == [4, 5]
+
+
+def test_a_branch_goes_on_from_what_it_has_in_the_archive(tmp_path: Path, url: str) -> None:
+    """On an empty disk it begins at its trunk, which ends long before."""
+    save(tmp_path / "trunk" / "checkpoints", url, 1, identity="of the trunk")
+    (shared,) = committed(tmp_path / "trunk" / "checkpoints")
+    here = tmp_path / "run" / "checkpoints"
+    take_over(shared, here, "hash")
+    save(here, url, 3, 4)
+    shutil.rmtree(here)
+    take_over(shared, here, "hash")
+    assert_restores(here, url, 4)
+
+
+def test_a_run_that_is_not_so_far_replaces_nothing(
+    tmp_path: Path, url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As one that began while the archive could not be reached."""
+    here = tmp_path / "run" / "checkpoints"
+    (tmp_path / "run").mkdir()
+    (here.parent / ROLLBACKS).write_text("of step 4")
+    save(here, url, 3, 4)
+    shutil.rmtree(here)
+    (here.parent / ROLLBACKS).write_text("of another way")
+    save(here, url, 1, 2)
+    assert "has step 4 of this run, which is not so far here" in caplog.text
+    shutil.rmtree(here.parent)
+    assert_restores(here, url, 4)
+    assert (here.parent / ROLLBACKS).read_text() == "of step 4"
+
+
+def test_a_run_that_went_on_beyond_it_replaces_it(tmp_path: Path, url: str) -> None:
+    here = tmp_path / "run" / "checkpoints"
+    save(here, url, 3, 4)
+    shutil.rmtree(here)
+    save(here, url, 2, 5)
+    assert sorted(archive_of(url).steps()) == [4, 5]
+
+
+def test_another_run_of_the_same_name_is_refused_and_removes_nothing(
+    tmp_path: Path, url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    here = tmp_path / "run" / "checkpoints"
+    save(here, url, 3, 4)
+    elsewhere = tmp_path / "elsewhere" / "run" / "checkpoints"
+    store = store_in(elsewhere, url, identity="other")
+    with pytest.raises(CheckpointError, match=r"another run of the name run \(hash, this"):
+        store.catch_up()
+    assert not elsewhere.exists()
+    store.save(Engine(9), TrainState(step=9))
+    store.close()
+    assert "holds another run of the name run" in caplog.text
+    assert sorted(archive_of(url).steps()) == [3, 4]
+
+
+@pytest.mark.parametrize("damaged", [MARKER, "shards/rank_00000.safetensors"])
+def test_what_is_damaged_here_comes_from_the_archive(
+    tmp_path: Path, url: str, damaged: str
+) -> None:
+    here = tmp_path / "run" / "checkpoints"
+    save(here, url, 1, 2)
+    other_run = shutil.copytree(here, tmp_path / "trunk", copy_function=os.link)
+    (here / "step_000002" / damaged).unlink()
+    (here / "step_000002" / damaged).write_bytes(b"{}")
+    assert_restores(here, url, 2)
+    assert verify(committed(here)[0]) == []
+    shutil.rmtree(here / "step_000001")
+    (here / "step_000002" / damaged).write_bytes(b"{}")
+    assert_restores(here, url, 2)
+    assert all(verify(one) == [] for one in committed(other_run)), "that of others is not touched"
+
+
+def test_what_is_damaged_in_both_places_is_gone_behind(tmp_path: Path, url: str) -> None:
+    here = tmp_path / "run" / "checkpoints"
+    save(here, url, 1, 2)
+    files, root = fsspec.core.url_to_fs(url)
+    shard = "step_000002/shards/rank_00000.safetensors"
+    files.pipe_file(f"{root}/run/{shard}", b"other")
+    (here / shard).write_bytes(b"other")
+    store, engine = store_in(here, url, keep=3), Engine()
+    store.catch_up()
+    assert store.restore(engine) == TrainState(step=1)
+    store.save(engine, TrainState(step=1))
+    store.close()
+    assert sorted(archive_of(url).steps()) == [1]
+    for one in (f"{root}/run/step_000001/shards/rank_00000.safetensors", None):
+        if one is None:
+            shutil.rmtree(here)
+        else:
+            files.pipe_file(one, b"other")
+            (here / "step_000001" / "shards" / "rank_00000.safetensors").write_bytes(b"other")
+        with pytest.raises(CheckpointError, match=f"no checkpoint at {url} is intact"):
+            assert_restores(here, url, 0)
+
+
+def test_where_the_archive_cannot_be_read_a_run_goes_on_from_its_disk(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    url = f"file://{tmp_path}/archive"
+    here = tmp_path / "run" / "checkpoints"
+    save(here, url, 1)
+    shutil.rmtree(tmp_path / "archive")
+    (tmp_path / "archive").mkdir()
+    (tmp_path / "archive" / "run").symlink_to("run")
+    assert_restores(here, url, 1)
+    assert "the run goes on from what the disk has" in caplog.text
+    shutil.rmtree(here)
+    with pytest.raises(CheckpointError, match=r"cannot read checkpoint\.archive"):
+        assert_restores(here, url, 1)
 
 
 def test_it_keeps_what_the_disk_keeps_and_touches_nothing_else(tmp_path: Path, url: str) -> None:
@@ -103,7 +239,7 @@ def test_it_keeps_what_the_disk_keeps_and_touches_nothing_else(tmp_path: Path, u
     here = tmp_path / "run" / "checkpoints"
     for step in (1, 2, 3, 4, 5):
         save(here, url, step, keep_every=2)
-    assert sorted(Archive(url, "run").markers()) == [2, 4, 5]
+    assert sorted(archive_of(url).steps()) == [2, 4, 5]
     assert all(files.exists(f"{root}/run/{one}/COMMITTED.json") for one in ("step_1", "notes"))
 
 
@@ -113,7 +249,7 @@ def test_an_upload_that_ends_anywhere_leaves_the_one_before(
     url = f"file://{tmp_path}/archive"
     here = tmp_path / "run" / "checkpoints"
     save(here, url, 1)
-    archive = Archive(url, "run")
+    archive = archive_of(url)
     calls = 0
 
     def ends_at(last: int) -> Any:
@@ -164,7 +300,7 @@ def test_an_archive_that_cannot_be_reached_ends_no_training(
     assert "archive is not up to date" in caplog.text
     (tmp_path / "archive").unlink()
     save(tmp_path / "run" / "checkpoints", f"file://{tmp_path}/archive", 3)
-    assert sorted(Archive(f"file://{tmp_path}/archive", "run").markers()) == [2, 3]
+    assert sorted(archive_of(f"file://{tmp_path}/archive").steps()) == [2, 3]
 
 
 def test_what_is_committed_while_another_is_copied_is_copied_too() -> None:
@@ -175,7 +311,7 @@ def test_what_is_committed_while_another_is_copied_is_copied_too() -> None:
         may_end.wait(10)
         synced.append(1)
 
-    uploads = Uploads(sync, "memory://archive")
+    uploads = Uploads(sync)
     uploads.wake()
     assert begun.wait(10)
     uploads.wake()
@@ -216,7 +352,7 @@ def test_an_address_is_a_bare_url(given: str, said: str) -> None:
 def test_what_cannot_be_read_there_is_one_sentence(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    archive = Archive(f"file://{tmp_path}", "run")
+    archive = archive_of(f"file://{tmp_path}")
 
     def fail(*_: object, **__: object) -> None:
         raise TimeoutError("no answer")
