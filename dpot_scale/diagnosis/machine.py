@@ -6,7 +6,6 @@ import os
 import shutil
 import socket
 import sys
-import sysconfig
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -15,7 +14,7 @@ import torch
 
 from dpot_scale.config.run import RunConfig
 from dpot_scale.diagnosis.finding import Finding
-from dpot_scale.engine.operators import build_path
+from dpot_scale.engine.operators import HOW_TO_COMPILE, build_path, python_header
 from dpot_scale.engine.runtime import ranks_of_node, trains_on_gpu
 from dpot_scale.errors import ConfigError
 from dpot_scale.files import NO_LOCKS
@@ -93,7 +92,7 @@ def compiler(config: RunConfig) -> Finding:
     kernels = on_gpu and config.engine.compile
     if not operators and not kernels:
         return Finding("compiler", "ok", "none is needed on GPUs by this config")
-    header = Path(sysconfig.get_path("include")) / "Python.h"
+    header = python_header()
     have = {"Python.h": str(header) if header.exists() else None}
     if operators:
         have["C++ compiler"] = _compiler("CXX")
@@ -104,10 +103,7 @@ def compiler(config: RunConfig) -> Finding:
     if not missing:
         tools = [Path(found).name for found in have.values() if found]
         return Finding("compiler", "ok", " and ".join(tools[1:]))
-    to_do = (
-        "apt-get install g++ python3-dev and pip install ninja, or load a module with a compiler"
-    )
-    return Finding("compiler", "stops", f"no {', no '.join(missing)}", to_do)
+    return Finding("compiler", "stops", f"no {', no '.join(missing)}", HOW_TO_COMPILE)
 
 
 def _compiler(variable: str) -> str | None:

@@ -8,21 +8,32 @@ user in one folder, where two environments would compile the operator anew in tu
 import hashlib
 import logging
 import os
+import shlex
+import shutil
 import sys
+import sysconfig
 from pathlib import Path
 
 import psutil
 
+from dpot_scale.errors import ConfigError
 from dpot_scale.files import held
 
 OPERATOR = "deepspeed_shm_comm"
+HOW_TO_COMPILE = (
+    "apt-get install g++ python3-dev and pip install ninja, or load a module with a compiler"
+)
 FOLDER_VARIABLE = "TORCH_EXTENSIONS_DIR"  # where torch compiles, if it is set
 
 log = logging.getLogger(__name__)
 
 
 def build_operators() -> None:
-    """Compile what is not compiled yet. One process at a time does: others would destroy it."""
+    """Compile what is not compiled yet. One process at a time does: others would destroy it.
+
+    Raises:
+        ConfigError: it cannot be compiled here.
+    """
     from deepspeed.accelerator import get_accelerator
     from deepspeed.comm.torch import build_shm_op
 
@@ -31,9 +42,32 @@ def build_operators() -> None:
     with held(root / "dpot_scale.lock", wait=True):
         remove_abandoned(root)
         if get_accelerator().device_name() == "cpu" and not _is_built(root):
+            refuse_without_tools()
             # Not on the standard output, which DeepSpeed's prints are kept off.
             log.warning("compiling %s in %s; once, for a minute or two", OPERATOR, root)
         build_shm_op()
+
+
+def refuse_without_tools() -> None:
+    """Refuse, in a sentence, to compile where a tool is missing; ninja would not name it.
+
+    Raises:
+        ConfigError: Python's header or the C++ compiler is not there.
+    """
+    given = shlex.split(os.environ.get("CXX", "")) or ["c++"]  # as torch chooses it
+    missing = [] if shutil.which(given[0]) else [f"C++ compiler ({given[0]})"]
+    if not python_header().exists():
+        missing.append(f"header of Python ({python_header()})")
+    if missing:
+        message = (
+            f"DeepSpeed compiles a small operator on CPUs, and there is no {', no '.join(missing)}"
+        )
+        raise ConfigError(f"{message}: {HOW_TO_COMPILE}")
+
+
+def python_header() -> Path:
+    """Return the file that every operator includes."""
+    return Path(sysconfig.get_path("include")) / "Python.h"
 
 
 def build_path() -> str:

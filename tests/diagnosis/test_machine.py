@@ -93,7 +93,7 @@ def test_a_path_without_a_compiler(
     assert compiler(compiled).found == "no C compiler", "Triton compiles in C"
     (tmp_path / "gcc").symlink_to("/bin/true")
     assert (compiler(compiled).verdict, compiler(compiled).found) == ("ok", "gcc")
-    monkeypatch.setattr(machine.sysconfig, "get_path", lambda _: str(tmp_path))
+    monkeypatch.setattr("sysconfig.get_path", lambda _: str(tmp_path))
     assert compiler(compiled).found == "no Python.h"
     assert "python3-dev" in compiler(compiled).to_do
 

@@ -15,8 +15,10 @@ from dpot_scale.engine.operators import (
     build_operators,
     build_path,
     own_folder,
+    refuse_without_tools,
     remove_abandoned,
 )
+from dpot_scale.errors import ConfigError
 
 BUILDS = """
 import sys, time
@@ -96,3 +98,16 @@ def test_an_environment_that_is_not_activated_builds_by_its_own_ninja(
     assert build_path() == f"{tmp_path}:/usr/bin"
     monkeypatch.setenv("PATH", build_path())
     assert build_path() == f"{tmp_path}:/usr/bin", "once"
+
+
+def test_a_missing_header_or_compiler_is_named(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("CXX", "no-such-compiler -O2")
+    with pytest.raises(ConfigError, match=r"no C\+\+ compiler \(no-such-compiler\): apt-get"):
+        refuse_without_tools()
+    monkeypatch.delenv("CXX")
+    refuse_without_tools()
+    monkeypatch.setattr("sysconfig.get_path", lambda _: str(tmp_path))
+    with pytest.raises(ConfigError, match=r"no header of Python .*python3-dev"):
+        refuse_without_tools()
