@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from uuid import uuid4
 
 from dpot_scale.errors import DiskError
 
@@ -213,7 +214,9 @@ def is_held(path: Path) -> bool:
         return False
     except BlockingIOError:
         return True
-    return _owner_lives(_owner_file(path))
+    owner = _owner_file(path)
+    seen = _look(owner)
+    return seen is not None and _owner_lives(owner, seen)
 
 
 def _flock(number: int, operation: int) -> bool:
@@ -236,49 +239,66 @@ def _own(path: Path, *, wait: bool) -> Iterator[None]:
     """Make a file that names this process as the owner, and touch it while the block lasts."""
     me = f"{this_place()} {os.getpid()} {start_time('self')} {time.time_ns()}"
     while not _claim(path, me):
-        if not _owner_lives(path):
-            path.unlink(missing_ok=True)
+        seen = _look(path)
+        if seen is None:
+            continue
+        if not _owner_lives(path, seen):
+            _remove(path, seen[0])
         elif not wait:
             raise BlockingIOError(errno.EAGAIN, "another process owns it", str(path))
         else:
             time.sleep(BEAT_SECONDS / 10)
     ended = threading.Event()
-    beat = threading.Thread(target=_beat, args=(path, ended), name="lock file", daemon=True)
+    beat = threading.Thread(target=_beat, args=(path, me, ended), name="lock file", daemon=True)
     beat.start()
     try:
         yield
     finally:
         ended.set()
         beat.join()
-        seen = _look(path)
-        if seen is not None and seen[0] == me:
+        if _names(path, me):
             path.unlink(missing_ok=True)
 
 
-def _claim(path: Path, content: str) -> bool:
+def _claim(path: Path, me: str) -> bool:
     try:
         with path.open("x", encoding="utf-8") as file:
-            file.write(content)
+            file.write(me)
     except FileExistsError:
         return False
-    return True
+    time.sleep(BEAT_SECONDS / 10)  # in which `_remove` puts back what it has moved by mistake
+    return _names(path, me)
 
 
-def _beat(path: Path, ended: threading.Event) -> None:
+def _remove(path: Path, dead: str) -> None:
+    """Remove a lock file, unless another process took the place of its dead owner meanwhile."""
+    aside = path.with_name(f"{path.name}.{uuid4().hex}")
+    with contextlib.suppress(FileNotFoundError):
+        path.rename(aside)  # of those who try, one succeeds
+        if _names(aside, dead):
+            aside.unlink()
+        else:
+            aside.rename(path)
+
+
+def _names(path: Path, owner: str) -> bool:
+    seen = _look(path)
+    return seen is not None and seen[0] == owner
+
+
+def _beat(path: Path, me: str, ended: threading.Event) -> None:
     while not ended.wait(BEAT_SECONDS):
         with contextlib.suppress(OSError):
-            os.utime(path)
+            if _names(path, me):  # else another one would be taken for alive
+                os.utime(path)
 
 
-def _owner_lives(path: Path) -> bool:
-    """Return whether the owner of a lock file is alive.
+def _owner_lives(path: Path, seen: tuple[str, int]) -> bool:
+    """Return whether the owner of a lock file is alive, of which `_look` returned `seen`.
 
     For a process of this machine the process table says so. For any other, the file is watched
     until it is touched; clocks of two machines are never compared.
     """
-    seen = _look(path)
-    if seen is None:
-        return False
     match seen[0].split():
         case [place, pid, started, _] if place == this_place():
             return start_time(pid) == started

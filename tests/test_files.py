@@ -259,6 +259,40 @@ def test_the_owner_on_another_machine_is_watched(
     assert not is_held(lock)
 
 
+def test_who_sees_a_dead_owner_late_removes_no_living_one(tmp_path: Path) -> None:
+    path = tmp_path / ".lock.owner"
+    path.write_text("the living one")  # which was there first
+    files._remove(path, "the dead one")
+    assert [one.read_text() for one in tmp_path.iterdir()] == ["the living one"]
+    files._remove(path, "the living one")
+    files._remove(path, "the living one")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_of_those_who_see_a_dead_owner_one_comes_in_at_a_time(
+    no_locks: None, tmp_path: Path
+) -> None:
+    lock = tmp_path / ".lock"
+    (tmp_path / ".lock.owner").write_text(f"{files.this_place()} 1 2 3")
+    inside: list[int] = []
+    most: list[int] = []
+
+    def come_in() -> None:
+        with held(lock, wait=True):
+            inside.append(1)
+            most.append(len(inside))
+            time.sleep(0.02)
+            inside.pop()
+
+    threads = [threading.Thread(target=come_in) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert most == [1] * 8
+    assert [one.name for one in tmp_path.iterdir()] == [".lock"]
+
+
 def test_machines_of_one_name_are_two_places() -> None:
     """Their process numbers mean nothing to each other."""
     mine = files.this_place()

@@ -24,6 +24,9 @@ NEVER = 2**62  # later than any step
 # Where a scheduler signals all processes, the deepspeed launcher passes its own signal on to the
 # ranks: so soon after the first one, another SIGTERM is an echo of it.
 ECHO_SECONDS = 5.0
+# What comes ahead of SIGTERM, some of it again and again: a connection that broke, what `sbatch
+# --signal` and others send before the time is over, and a limit of CPU seconds.
+WARNINGS = (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU)
 
 
 class Verdict(enum.Enum):
@@ -43,8 +46,12 @@ class Stop(enum.IntEnum):
     WALL_CLOCK = 2
     PREEMPTED = 3
     ORPHANED = 4
-    SIGINT = 5
-    SIGTERM = 6
+    SIGHUP = 5
+    SIGUSR1 = 6
+    SIGUSR2 = 7
+    SIGXCPU = 8
+    SIGINT = 9
+    SIGTERM = 10
 
     def words(self) -> str:
         """Return what stopped a run, behind "was stopped"."""
@@ -58,7 +65,7 @@ class Stop(enum.IntEnum):
 
     def tag(self) -> str:
         """Return in one word what stopped a run."""
-        return "signal" if self in {Stop.SIGINT, Stop.SIGTERM} else self.name.lower()
+        return "signal" if self >= Stop.SIGHUP else self.name.lower()
 
 
 class Findings(NamedTuple):
@@ -100,13 +107,14 @@ def sigterm_interrupts(sentence: str) -> Iterator[None]:
 
 
 class Signals:
-    """Remembers that Ctrl-C or SIGTERM asked this process to stop, until it is closed.
+    """Remembers that Ctrl-C, SIGTERM or a warning asked this process to stop, until it is closed.
 
-    A second Ctrl-C ends the process at once, and so does any signal that comes more than
-    `ECHO_SECONDS` after the first one.
+    A second Ctrl-C ends the process at once, and so does SIGTERM or Ctrl-C that comes more than
+    `ECHO_SECONDS` after the first of these. Warnings end nothing. They are left alone where
+    somebody else takes or ignores them, as `nohup` does.
 
     Attributes:
-        received: The first signal, if there was one.
+        received: The first signal, if there was one; after a warning, the first other one.
     """
 
     def __init__(self) -> None:
@@ -114,7 +122,8 @@ class Signals:
         self._since = 0.0
         # Only the main thread may set handlers.
         in_main_thread = threading.current_thread() is threading.main_thread()
-        watched = (signal.SIGINT, signal.SIGTERM) if in_main_thread else ()
+        free = [number for number in WARNINGS if signal.getsignal(number) == signal.SIG_DFL]
+        watched = (signal.SIGINT, signal.SIGTERM, *free) if in_main_thread else ()
         self._previous = {number: signal.signal(number, self._remember) for number in watched}
 
     def close(self) -> None:
@@ -124,8 +133,11 @@ class Signals:
 
     def _remember(self, number: int, _frame: FrameType | None) -> None:
         now = time.monotonic()
-        if self.received is None:
+        is_warning = number in WARNINGS
+        if self.received is None or (self.received in WARNINGS and not is_warning):
             self.received, self._since = signal.Signals(number), now
+        if is_warning:
+            return
         is_another = now - self._since > ECHO_SECONDS
         if is_another or number == signal.SIGINT:
             signal.signal(number, self._previous[signal.Signals(number)])

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from dpot_scale.engine.runtime import World, start_world
-from dpot_scale.training.watch import Findings, Stop, Watch, sigterm_interrupts
+from dpot_scale.training.watch import WARNINGS, Findings, Stop, Watch, sigterm_interrupts
 
 
 @pytest.fixture(scope="module")
@@ -28,12 +28,34 @@ def watch(world: World) -> Iterator[Watch]:
     made.close()
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, *WARNINGS])
 def test_a_signal_is_remembered(number: signal.Signals, watch: Watch) -> None:
     assert watch.vote().stop is Stop.NO
     os.kill(os.getpid(), number)
     assert watch.vote().stop.name == number.name
     assert watch.vote().stop.name == number.name, "and not forgotten"
+    assert watch.vote().stop.tag() == "signal"
+
+
+def test_warnings_end_nothing_and_sigterm_after_them_is_the_first(
+    watch: Watch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Slurm sends SIGTERM minutes after SIGUSR1, and SIGXCPU comes each second."""
+    monkeypatch.setattr("dpot_scale.training.watch.ECHO_SECONDS", 0.0)
+    for number in (*WARNINGS, *WARNINGS, signal.SIGTERM, *WARNINGS):
+        os.kill(os.getpid(), number)
+    assert watch.vote().stop is Stop.SIGTERM
+
+
+def test_a_hangup_that_is_ignored_is_left_so(world: World) -> None:
+    """As `nohup` starts a process."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with closing(Watch(world)) as watch:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert watch.vote().stop is Stop.NO
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_handlers_are_given_back(world: World) -> None:
