@@ -24,6 +24,7 @@ ODD_VALUES = [
     *([], {}, [[]], [None], [1, 2, 3], {"": None}, {"a": {"b": []}}, [[[[[[1]]]]]]),
 ]
 Place = tuple[Any, ...]
+TAIL = 512  # bytes at the end of a file
 
 
 def places(value: object, path: Place = ()) -> list[Place]:
@@ -74,11 +75,15 @@ def mutate(draw: st.DrawFn, holder: Any, key: Any, good: Any) -> None:
 
 @st.composite
 def mutated_bytes(draw: st.DrawFn, good: bytes, head: int = 4096) -> bytes:
-    """Bytes of which some are changed, mostly at the beginning, where headers are; or cut off."""
+    """Bytes of which some are changed, mostly where headers are; or cut off.
+
+    These are at the beginning, and at the end of a zip file.
+    """
     content = bytearray(good)
     for _ in range(draw(st.integers(1, 4))):
-        reach = min(len(content), head if draw(st.integers(0, 3)) else len(content))
-        first = draw(st.integers(0, max(0, reach - 1)))
+        last = max(0, len(content) - 1)
+        begin, end = (0, min(last, head - 1)), (max(0, last - TAIL), last)
+        first = draw(st.integers(*draw(st.sampled_from([begin, begin, end, (0, last)]))))
         removed = draw(st.sampled_from([0, 1, 8, 60, len(content)]))
         added = draw(
             st.sampled_from([b"", b"\xff" * 8, b"\0" * 8, b"\x7f" * 8]) | st.binary(max_size=8)
