@@ -68,6 +68,10 @@ class CheckpointError(UserError):
     """A checkpoint or weights file that cannot be used."""
 
 
+class MachineError(DataError):
+    """A dataset that could not be read for want of memory or open files: it may be intact."""
+
+
 class SharedDataError(DataError):
     """A dataset that cannot be used, after all ranks were told: only one of them prints it."""
 

@@ -19,7 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dpot_scale.data.store.dataset import Split
-from dpot_scale.data.store.shards import UNREADABLE, OpenFiles, View, ViewedArray
+from dpot_scale.data.store.faults import UNREADABLE
+from dpot_scale.data.store.shards import OpenFiles, View, ViewedArray
 from dpot_scale.errors import DataError
 from dpot_scale.files import NotAFileError
 

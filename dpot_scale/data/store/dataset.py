@@ -25,9 +25,10 @@ from numpy.typing import NDArray
 
 from dpot_scale.data.info import DatasetInfo
 from dpot_scale.data.store.beside import CONSTANTS, INTERVAL, PARAMETERS, SERIES, TIMES
+from dpot_scale.data.store.faults import UNREADABLE, unreadable
 from dpot_scale.data.store.folders import walk
 from dpot_scale.data.store.index import read_index
-from dpot_scale.data.store.shards import FIELDS, REAL, UNREADABLE, OpenFiles, Shard
+from dpot_scale.data.store.shards import FIELDS, REAL, OpenFiles, Shard
 from dpot_scale.data.store.statistics import Statistics
 from dpot_scale.errors import DataError
 from dpot_scale.files import held, reason
@@ -229,8 +230,7 @@ class DatasetStore:
         return f"run `python -m dpot_scale.prepare verify {self.folder}`"
 
     def _unreadable(self, path: Path, error: Exception, what: str = "") -> DataError:
-        reason = " ".join(str(error).split())  # HDF5 speaks in several lines
-        return DataError(f"cannot read {path} ({reason}){what}; {self._advice}")
+        return unreadable(path, error, what, self._advice)
 
     def _place(self, split: Split, trajectory: int) -> tuple[Shard, int]:
         """Return the shard that holds a trajectory, and its row there."""

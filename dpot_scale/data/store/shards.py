@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from tokenize import TokenError
 from typing import Annotated, Any, Self
 
 import h5py
@@ -37,11 +36,6 @@ REAL = "fiub"  # NumPy's kinds of numbers that a field can be of
 # What HDF5 says where a file cannot be locked, and where this process has it open in another way.
 NOT_SO = ("unable to lock file", "flag values don't match")
 OPEN_FILES = 256  # of a process; a dataset may link to thousands
-# What h5py and NumPy raise where a file is missing, damaged or not what it should be.
-UNREADABLE = (
-    *(OSError, RuntimeError, ValueError, LookupError, AttributeError, TypeError),
-    *(ArithmeticError, SyntaxError, TokenError),  # of the header of a .npy file
-)
 
 Count = Annotated[int, Field(ge=1, lt=2**31), NO_BOOL]  # so that windows can be counted in 64 bits
 

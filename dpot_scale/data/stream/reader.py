@@ -8,6 +8,7 @@ Legend: B windows, T frames, C fields, xy any number of space axes.
 """
 
 import itertools
+import logging
 import math
 import queue
 import threading
@@ -21,13 +22,18 @@ from torch import Tensor
 
 from dpot_scale.config.batch import BatchConfig
 from dpot_scale.data.store.dataset import DatasetStore
+from dpot_scale.data.store.faults import may_pass
 from dpot_scale.data.stream.assembly import Assembler, Batch, Window
 from dpot_scale.data.stream.mixture import DatasetWindows, Mixture, UnequalWindows, Windows
 from dpot_scale.data.stream.spans import Span, after_skips
 from dpot_scale.data.stream.stand_ins import StandIns
 from dpot_scale.errors import DataError
 
+log = logging.getLogger(__name__)
+
 PREFETCHED_BATCHES = 2
+WAITS = (1.0, 5.0, 15.0)  # seconds, for storage that is away or a machine that lacks something
+MOST_IN_VAIN = 3  # in a row: then a disk is broken, and each of its windows would cost as long
 
 # A batch with the room that its frames lie in, or why there is none.
 _Ready = queue.SimpleQueue["tuple[Batch, Tensor] | Exception"]
@@ -149,6 +155,8 @@ class BatchStream:
         # What frames are put into, again and again; None ends the reader.
         self._free: queue.SimpleQueue[Tensor | None] = queue.SimpleQueue()
         self._reader: threading.Thread | None = None
+        self._closing = threading.Event()
+        self._in_vain = 0  # how often in a row waiting did not help
 
     def start(self, first_step: int) -> Iterator[Batch]:
         """Yield this rank's micro-batches without end, from those of a step on.
@@ -186,6 +194,7 @@ class BatchStream:
 
     def close(self) -> None:
         """End the background thread."""
+        self._closing.set()
         self._free.put(None)
         if self._reader is not None:
             self._reader.join()
@@ -205,14 +214,41 @@ class BatchStream:
             ready.put(error)
 
     def _batch(self, positions: Sequence[int], room: Tensor) -> Batch:
-        """Return a micro-batch; what cannot be read, from files opened anew either, is replaced."""
+        """Return a micro-batch; what cannot be read, from files opened anew either, is replaced.
+
+        Raises:
+            MachineError: what could not be read may be intact.
+            DataError: there is nothing to replace it.
+        """
         try:
             return self._assembled(positions, room)
-        except DataError:
-            for store in self.stores.values():
-                store.close()
+        except DataError as error:
+            self._close_files()
+            if may_pass(error) and self._in_vain < MOST_IN_VAIN:
+                log.warning("%s; trying again for %.0f seconds", error, sum(WAITS))
+                batch = self._awaited(positions, room)
+                self._in_vain = self._in_vain + 1 if batch is None else 0
+                if batch is not None:
+                    return batch
         found = self._stand_ins.find(positions)
         return replace(self._assembled(positions, room), quarantined=tuple(found))
+
+    def _awaited(self, positions: Sequence[int], room: Tensor) -> Batch | None:
+        """Return a micro-batch once it can be read, or None if that takes too long."""
+        for seconds in WAITS:
+            if self._closing.wait(seconds):
+                break
+            try:
+                return self._assembled(positions, room)
+            except DataError as error:
+                self._close_files()
+                if not may_pass(error):
+                    break
+        return None
+
+    def _close_files(self) -> None:
+        for store in self.stores.values():
+            store.close()
 
     def _assembled(self, positions: Sequence[int], room: Tensor) -> Batch:
         windows = self._stand_ins.windows(positions)

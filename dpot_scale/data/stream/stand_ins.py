@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dpot_scale.data.stream.assembly import Assembler, Window
 from dpot_scale.data.stream.quarantine import Quarantined, stand_ins
 from dpot_scale.data.stream.spans import Span
-from dpot_scale.errors import DataError
+from dpot_scale.errors import DataError, MachineError
 
 MOST_TRIED = 64  # windows for one place: the other ranks wait meanwhile
 
@@ -46,6 +46,7 @@ class StandIns:
         """Read each window alone, and find another one for those that cannot be read.
 
         Raises:
+            MachineError: a window may be intact.
             DataError: of the first window for which there is none: nothing that the model sees on
                 the same grid can be read.
         """
@@ -81,10 +82,16 @@ class StandIns:
         raise problem
 
     def _problem(self, window: Window) -> DataError | None:
-        """Return why a window cannot be read."""
+        """Return why a window cannot be read.
+
+        Raises:
+            MachineError: it may be intact.
+        """
         room = self._assembler.empty(1, self._frames, self._assembler.space_of(window.store))
         try:
             self._assembler.batch([window], room)
+        except MachineError:
+            raise
         except DataError as error:
             return error
         return None

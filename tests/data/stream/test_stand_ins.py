@@ -1,6 +1,8 @@
 """What cannot be read is replaced: the same by any number of ranks and after every resume."""
 
+import errno
 import itertools
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 
@@ -11,13 +13,15 @@ import torch
 
 from dpot_scale.config.batch import BatchConfig
 from dpot_scale.config.data import DataConfig
+from dpot_scale.data.store import shards
 from dpot_scale.data.store.dataset import DatasetStore
+from dpot_scale.data.stream import reader
 from dpot_scale.data.stream.assembly import Assembler, Batch
 from dpot_scale.data.stream.groups import open_groups
 from dpot_scale.data.stream.mixture import BLOCK, Mixture
 from dpot_scale.data.stream.quarantine import Quarantined, stand_ins
 from dpot_scale.data.stream.reader import BatchStream, Share, training_windows
-from dpot_scale.errors import DataError
+from dpot_scale.errors import DataError, MachineError
 from dpot_scale.models.dpot.config import DPOTConfig
 
 CPU = torch.device("cpu")
@@ -176,6 +180,50 @@ def test_a_window_that_can_be_read_from_a_file_opened_anew_is_kept(stores, monke
     after, quarantined = seen(stores)
     assert (failed, quarantined) == ({"a", "b"}, {})
     assert all(torch.equal(after[position], before[position]) for position in POSITIONS)
+
+
+def test_storage_that_is_away_for_a_while_is_waited_for(stores, monkeypatch) -> None:
+    monkeypatch.setattr(reader, "WAITS", (0.01, 0.01, 0.01))
+    before, _ = seen(stores)
+    opened = fail_to_open(monkeypatch, errno.ESTALE, times=3)
+    after, quarantined = seen(stores)
+    assert (len(opened), quarantined) == (3, {})
+    assert all(torch.equal(after[position], before[position]) for position in POSITIONS)
+
+
+def test_storage_that_stays_away_is_waited_for_three_times(stores, monkeypatch) -> None:
+    """Then each window is judged at once, as a broken disk must not cost that time for each."""
+    waited = []
+    monkeypatch.setattr(BatchStream, "_awaited", lambda _, positions, __: waited.append(positions))
+    shard = str(stores["a"].folder / "train" / "shard-00000.h5")
+    fail_to_open(monkeypatch, errno.EIO, only=shard)
+    _, quarantined = seen(stores)
+    assert len(waited) == 3
+    assert {one.file for one in quarantined.values()} == {shard}
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.ENOMEM])
+def test_a_machine_that_lacks_something_never_costs_a_window(stores, monkeypatch, number) -> None:
+    monkeypatch.setattr(reader, "WAITS", (0.01,))
+    fail_to_open(monkeypatch, number, only=str(stores["a"].folder / "train" / "shard-00000.h5"))
+    with pytest.raises(MachineError, match="the file may be intact"):
+        seen(stores)
+
+
+def fail_to_open(
+    monkeypatch: pytest.MonkeyPatch, number: int, *, times: int | None = None, only: str = ""
+) -> list[str]:
+    """Let files fail to open; return the list of those that have, which grows."""
+    open_hdf5, failed = shards.open_hdf5, list[str]()
+
+    def opened(path: str, mode: str = "r") -> h5py.File:
+        if path.startswith(only) and (times is None or len(failed) < times):
+            failed.append(path)
+            raise OSError(number, os.strerror(number))
+        return open_hdf5(path, mode)
+
+    monkeypatch.setattr(shards, "open_hdf5", opened)
+    return failed
 
 
 def test_a_dataset_that_vanishes_is_replaced_by_the_others(stores) -> None:
