@@ -92,6 +92,10 @@ class LostPeerError(UserError):
     stop = "lost_peer"
 
 
+class BusyError(UserError):
+    """Another process holds what is needed: it may be tried again once that one has ended."""
+
+
 def memory_was_refused(error: BaseException) -> bool:
     """Return whether an error means that there was not enough memory, of a host or a device."""
     refused = any(words in str(error).lower() for words in REFUSALS)

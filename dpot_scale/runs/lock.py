@@ -8,8 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from dpot_scale.config.places import LOCK
-from dpot_scale.engine.runtime import World, any_rank
-from dpot_scale.errors import ConfigError
+from dpot_scale.engine.collectives import raise_on_all
+from dpot_scale.engine.runtime import World
+from dpot_scale.errors import BusyError, ConfigError, UserError
 from dpot_scale.files import held
 from dpot_scale.runs.signs import read_sign
 from dpot_scale.terminal import under_way
@@ -27,16 +28,15 @@ def only_run_in(directory: Path, world: World) -> Iterator[None]:
     Collective: every rank must enter it.
 
     Raises:
-        ConfigError: the directory cannot be written, or another process trains in it.
+        BusyError: another process trains in it.
+        ConfigError: it cannot be written.
     """
     with contextlib.ExitStack() as stack:
-        problem = _hold(directory, stack) if world.is_main else None
-        if any_rank(problem is not None, world):
-            raise ConfigError(problem or f"the main rank cannot use {directory}")
+        raise_on_all(_hold(directory, stack) if world.is_main else None, world)
         yield
 
 
-def _hold(directory: Path, stack: contextlib.ExitStack) -> str | None:
+def _hold(directory: Path, stack: contextlib.ExitStack) -> UserError | None:
     """Return why the directory cannot be held, or None."""
     try:
         try:
@@ -45,13 +45,15 @@ def _hold(directory: Path, stack: contextlib.ExitStack) -> str | None:
             with under_way(f"waiting for those that train in {directory} to end"):
                 _wait(directory, stack)
     except BlockingIOError:
-        return (
+        return BusyError(
             f"another process{_holder(directory / LOCK)} is training in {directory}; wait until it "
             "ends, end it (one that was stopped goes on after `kill -CONT`, and ends after `kill "
             "-KILL`), or choose another `name`"
         )
     except OSError as error:
-        return f"cannot write to {directory}: {error.strerror}; choose another `output`"
+        return ConfigError(
+            f"cannot write to {directory}: {error.strerror}; choose another `output`"
+        )
     return None
 
 

@@ -35,7 +35,7 @@ from dpot_scale.scaling.plan import Trial, named, plan
 from dpot_scale.scaling.plan_text import plan_table
 from dpot_scale.scaling.progress import TrialProgress
 from dpot_scale.scaling.speeds import remember_trial
-from dpot_scale.scaling.stopping import ask_to_stop, is_cancelled, let_run
+from dpot_scale.scaling.stopping import ask_to_stop, is_cancelled, let_run, pause
 from dpot_scale.tracking.mlflow_run import MlflowRun, record_life
 from dpot_scale.tracking.parameters import differing, trial_parameters
 from dpot_scale.tracking.trained_on import trained_on
@@ -284,7 +284,9 @@ class Controller:
             return error.reason
         self._record(trial, "failed", attempt, error.reason)
         budget.require_another(error)
-        self.say(f"{trial.id}: attempt {attempt} failed ({error.reason}); trying again")
+        when = f" in {error.pause:.0f} s" * bool(error.pause)
+        self.say(f"{trial.id}: attempt {attempt} failed ({error.reason}); trying again{when}")
+        pause(error.pause, lambda: self._stopping.is_set() or is_cancelled(trial.run.directory))
         return ""
 
     def _record_stop(self, trial: Trial, attempt: int) -> None:

@@ -8,13 +8,20 @@ from ray.train.v2.api.exceptions import PreemptionError, WorkerGroupError
 from dpot_scale.checkpoints.checkpoint import saved_step
 from dpot_scale.config.places import CHECKPOINTS
 from dpot_scale.config.sweep import SweepConfig
-from dpot_scale.errors import LostPeerError, UserError, memory_was_refused, without_secrets
+from dpot_scale.errors import (
+    BusyError,
+    LostPeerError,
+    UserError,
+    memory_was_refused,
+    without_secrets,
+)
 from dpot_scale.scaling.plan import Trial
 
 NO_MORE_PREEMPTIONS = (
     "that was once more than max_preemptions allows; raise it, or lower run.checkpoint.minutes so "
     "that more is saved before the next time"
 )
+BUSY_SECONDS = 60.0  # in which ranks of an earlier attempt end, that nobody waits for any more
 
 
 class TrialFailedError(UserError):
@@ -29,13 +36,19 @@ class AttemptFailedError(Exception):
     """One attempt at a trial failed."""
 
     def __init__(
-        self, reason: str, is_final: bool, is_preemption: bool = False, stop: str = "failed"
+        self,
+        reason: str,
+        is_final: bool,
+        is_preemption: bool = False,
+        stop: str = "failed",
+        pause: float = 0.0,
     ) -> None:
         self.reason = without_secrets(reason)  # which the journal, MLflow and the report keep
         super().__init__(self.reason)
         self.stop = "preempted" if is_preemption else stop  # in one word why it ended
         self.is_final = is_final  # another attempt would fail, too
         self.is_preemption = is_preemption  # its node was taken away, which is no failure of it
+        self.pause = pause  # seconds before the next attempt
 
 
 class Budget:
@@ -126,7 +139,8 @@ def failed_attempt(error: Exception, verdict: str | None) -> AttemptFailedError:
     stop = stop_of(error)
     if verdict is not None and not is_final:  # else Ray only knows that a worker died
         stop, _, reason = verdict.partition(": ")
-    return AttemptFailedError(reason, is_final, is_preemption(error), stop)
+    pause = 0.0 if busy(error) is None else BUSY_SECONDS
+    return AttemptFailedError(reason, is_final, is_preemption(error), stop, pause)
 
 
 def diagnose(error: Exception) -> tuple[str, bool]:
@@ -134,12 +148,15 @@ def diagnose(error: Exception) -> tuple[str, bool]:
     failures = error.worker_failures if isinstance(error, WorkerGroupError) else {}
     for cause in failures.values():
         found = _user_error(cause)
-        if found is not None and not isinstance(found, LostPeerError):
+        if found is not None and not isinstance(found, BusyError | LostPeerError):
             return str(found), True
     for cause in _causes(error):
         memory = _ran_out_of_memory(cause)
         if memory is not None:
             return memory, True
+    held = busy(error)
+    if held is not None:
+        return held, False
     if tells_of_death(error):
         return "a worker died: killed, out of memory, or crashed", False
     shown = str(next(iter(failures.values()), error)).strip().splitlines()
@@ -148,8 +165,17 @@ def diagnose(error: Exception) -> tuple[str, bool]:
 
 def lost_peer(error: Exception) -> str | None:
     """Return what a worker said that lost another one; None if none did."""
+    return _said(error, LostPeerError)
+
+
+def busy(error: Exception) -> str | None:
+    """Return what a worker said whose directory another process holds; None if none did."""
+    return _said(error, BusyError)
+
+
+def _said(error: Exception, kind: type[UserError]) -> str | None:
     found = map(_user_error, _causes(error))
-    return next((str(one) for one in found if isinstance(one, LostPeerError)), None)
+    return next((str(one) for one in found if isinstance(one, kind)), None)
 
 
 def stop_of(error: Exception) -> str:

@@ -54,6 +54,13 @@ def is_cancelled(directory: Path) -> bool:
     return (directory / CANCEL_FILE).exists()
 
 
+def pause(seconds: float, is_over: Callable[[], bool]) -> None:
+    """Wait, or until something is over."""
+    ends = time.monotonic() + seconds
+    while (left := ends - time.monotonic()) > 0 and not is_over():
+        time.sleep(min(left, LOOK_SECONDS))
+
+
 def _write(path: Path, content: str) -> None:
     try:
         path.write_text(content)

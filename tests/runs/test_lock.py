@@ -10,7 +10,7 @@ import pytest
 
 from dpot_scale.config.places import LOCK
 from dpot_scale.engine.runtime import World, start_world
-from dpot_scale.errors import ConfigError
+from dpot_scale.errors import BusyError, ConfigError
 from dpot_scale.runs.lock import only_run_in
 
 
@@ -22,7 +22,7 @@ def world() -> World:
 def test_a_second_training_is_refused_until_the_first_ends(tmp_path: Path, world: World) -> None:
     directory = tmp_path / "runs" / "name"
     me = rf"another process \(process {os.getpid()} on {socket.gethostname()}\)"
-    refused = pytest.raises(ConfigError, match=rf"{me} is training in .*/name; wait until it ends")
+    refused = pytest.raises(BusyError, match=rf"{me} is training in .*/name; wait until it ends")
     with only_run_in(directory, world):
         with refused, only_run_in(directory, world):
             pass

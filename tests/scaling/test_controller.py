@@ -24,7 +24,12 @@ from dpot_scale.scaling import launcher as launcher_module
 from dpot_scale.scaling.branching import begin_at_trunk
 from dpot_scale.scaling.cluster import Cluster
 from dpot_scale.scaling.controller import Controller
-from dpot_scale.scaling.endings import AttemptFailedError, Ended, TrialInterruptedError
+from dpot_scale.scaling.endings import (
+    AttemptFailedError,
+    Ended,
+    TrialCancelledError,
+    TrialInterruptedError,
+)
 from dpot_scale.scaling.fitting import MARGIN, Node
 from dpot_scale.scaling.journal import Journal
 from dpot_scale.scaling.plan import Trial, plan
@@ -141,6 +146,39 @@ def test_an_attempt_that_fails_while_all_stop_is_interrupted_and_not_repeated(
     with pytest.raises(TrialInterruptedError):
         controller._attempt_until_done(controller.trials[0])
     assert events(controller) == ["started", "interrupted"]
+
+
+def test_an_attempt_whose_directory_is_held_is_repeated_after_a_while(
+    controller: Controller, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    began = []
+
+    def held_once(*_: object) -> bool:
+        began.append(time.monotonic())
+        if len(began) == 1:
+            raise AttemptFailedError("another process trains", is_final=False, pause=0.6)
+        return True
+
+    monkeypatch.setattr(controller, "_fit", held_once)
+    controller._attempt_until_done(controller.trials[0])
+    assert events(controller) == ["started", "failed", "started", "finished"]
+    assert began[1] - began[0] >= 0.6
+    assert "(another process trains); trying again in 1 s" in capsys.readouterr().out
+
+
+def test_a_trial_that_is_cancelled_before_it_is_repeated_is_not_waited_for(
+    controller: Controller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trial = controller.trials[0]
+
+    def held(*_: object) -> bool:
+        cancel(trial.run.directory)
+        raise AttemptFailedError("another process trains", is_final=False, pause=600)
+
+    monkeypatch.setattr(controller, "_fit", held)
+    with pytest.raises(TrialCancelledError):
+        controller._attempt_until_done(trial)
+    assert events(controller) == ["started", "failed", "cancelled"]
 
 
 def test_the_plan_is_shown_anew_where_the_cluster_has_gpus(

@@ -12,9 +12,10 @@ from dpot_scale.checkpoints.checkpoint import checkpoint_name
 from dpot_scale.config.load import load_sweep
 from dpot_scale.config.places import CHECKPOINTS, MARKER, resolve_sweep_paths
 from dpot_scale.config.sweep import SweepConfig
-from dpot_scale.errors import ConfigError, DiskError, LostPeerError
+from dpot_scale.errors import BusyError, ConfigError, DiskError, LostPeerError
 from dpot_scale.runs.run import TrainingDivergedError
 from dpot_scale.scaling.endings import (
+    BUSY_SECONDS,
     AttemptFailedError,
     Budget,
     Ended,
@@ -138,6 +139,19 @@ def test_an_attempt_ends_in_one_word(error: Exception, word: str) -> None:
 def test_a_lost_peer_is_tried_again() -> None:
     attempt = failed_attempt(failed(LostPeerError("rank 0 lost another")), None)
     assert (attempt.reason, attempt.is_final) == (DIED, False)
+
+
+@pytest.mark.parametrize("others", [(), (RayActorError(),), (LostPeerError("rank 0"),)])
+def test_a_directory_that_another_process_holds_is_tried_again_later(
+    others: tuple[Exception, ...],
+) -> None:
+    """It may hold ranks of an earlier attempt, that are about to end."""
+    said = RayTaskError("train_trial", "Traceback", BusyError("another process is training"))
+    attempt = failed_attempt(failed(*others, said), None)
+    assert (attempt.reason, attempt.is_final) == ("another process is training", False)
+    assert attempt.pause == BUSY_SECONDS
+    assert failed_attempt(failed(said, ConfigError("a mistake")), None).is_final
+    assert failed_attempt(failed(LostPeerError("rank 0")), None).pause == 0
 
 
 def test_what_ranks_said_of_a_hang_counts_for_more_than_what_ray_saw_of_it(trial: Trial) -> None:
