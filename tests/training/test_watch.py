@@ -23,9 +23,11 @@ def world() -> World:
 
 @pytest.fixture
 def watch(world: World) -> Iterator[Watch]:
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # `nohup` has these tests ignore it
     made = Watch(world)
     yield made
     made.close()
+    signal.signal(signal.SIGHUP, before)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, *WARNINGS])
