@@ -90,6 +90,13 @@ def flush_to_disk(path: Path) -> None:
         os.close(number)
 
 
+def flush_folders(folder: Path) -> None:
+    """Flush the names in a folder, in all folders below it, and its own to the disk."""
+    inner = (path for path in folder.rglob("*") if path.is_dir())
+    for one in (*inner, folder, folder.parent):
+        flush_to_disk(one)
+
+
 def cannot_write(
     path: Path, error: OSError | RuntimeError, *, needed: int | None = None
 ) -> DiskError:

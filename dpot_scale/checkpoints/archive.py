@@ -2,7 +2,7 @@
 
 `URL/RUN/step_000500/` holds the files of a checkpoint and, written last, its marker: as on the
 disk, it exists when its marker does. Only folders of such names are ever removed there. Beside
-them lies what the run skips.
+them lie what the run skips, its metrics, and what MLflow is to know of it.
 """
 
 import json
@@ -18,17 +18,18 @@ from dpot_scale.checkpoints.checkpoint import (
     Marker,
     checkpoint_name,
     committed,
+    has_marker,
     verify,
 )
 from dpot_scale.checkpoints.retention import removable, remove_checkpoint
-from dpot_scale.config.places import MARKER, QUARANTINE, ROLLBACKS
+from dpot_scale.config.places import MARKER, METRICS, MLFLOW_RECORD, QUARANTINE, ROLLBACKS
 from dpot_scale.config.record import read_record
 from dpot_scale.config.run import CheckpointConfig
 from dpot_scale.errors import CheckpointError, ConfigError, UserError
-from dpot_scale.files import flush_to_disk, write_whole
+from dpot_scale.files import flush_folders, flush_to_disk, write_whole
 
 # What says of the steps up to a checkpoint how they were made.
-RECORDS = (ROLLBACKS, QUARANTINE)
+RECORDS = (ROLLBACKS, QUARANTINE, METRICS)
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +45,9 @@ class Archive:
         url: Of any kind that fsspec has a file system for.
         run: The name of the run, which is a folder there.
         identity: That of the run. Another one of the same name is left as it is.
+
+    Attributes:
+        copying: The step of the checkpoint that is being copied, which must stay until then.
 
     Raises:
         ConfigError: fsspec does not know the kind, or lacks a package for it.
@@ -62,6 +66,7 @@ class Archive:
             ) from error
         self._files: Any = files
         self._root = PurePosixPath(root) / run
+        self.copying: int | None = None
         self._identity = identity
         self._damaged: set[int] = set()  # steps of copies that are not as they were committed
 
@@ -86,13 +91,15 @@ class Archive:
             there = self._markers()
             self._require_own(there)
             self._require_not_ahead(there, here)
-            for name in RECORDS:  # which newer checkpoints go by
+            for name in (*RECORDS, MLFLOW_RECORD):  # which newer checkpoints go by
                 self._put_record(directory.parent / name)
             for checkpoint in here:
-                step = checkpoint.state.step
-                is_there = there.get(step) == (checkpoint.folder / MARKER).read_bytes()
-                if not is_there or step in self._damaged:
-                    self._put(checkpoint)
+                self.copying = checkpoint.state.step  # before it is looked for
+                try:
+                    if has_marker(checkpoint.folder):  # else a newer one has replaced it meanwhile
+                        self._put_anew(checkpoint, there)
+                finally:
+                    self.copying = None
             if here:
                 self._remove_replaced(there, here, config)
 
@@ -156,6 +163,13 @@ class Archive:
                 "far here, and stays as it is: start the run again to go on from there"
             )
 
+    def _put_anew(self, checkpoint: Checkpoint, there: Mapping[int, bytes]) -> None:
+        """Copy a checkpoint, unless it is there."""
+        step = checkpoint.state.step
+        is_there = there.get(step) == (checkpoint.folder / MARKER).read_bytes()
+        if not is_there or step in self._damaged:
+            self._put(checkpoint)
+
     def _put(self, checkpoint: Checkpoint) -> None:
         """Copy a checkpoint; it exists there when all of it does."""
         folder = self._folder(checkpoint.state.step)
@@ -204,11 +218,14 @@ class Archive:
             return None
 
     def _get_records(self, directory: Path) -> None:
-        """Copy what the run skips and could not read into its folder, if it is there."""
+        """Copy what the archive has beside the checkpoints into the folder of the run."""
         for name in RECORDS:
             content = self._record(str(self._root / name))
             if content is not None:
                 write_whole(directory / name, content)
+        content = self._record(str(self._root / MLFLOW_RECORD))
+        if content is not None and not (directory / MLFLOW_RECORD).exists():
+            write_whole(directory / MLFLOW_RECORD, content)  # else its owner has made another
 
     def _get(self, step: int, text: bytes, directory: Path, *, records: bool) -> Checkpoint | None:
         """Copy a checkpoint; return None if it is not as it was committed."""
@@ -233,7 +250,7 @@ class Archive:
             return None
         if records:  # before there is a checkpoint that goes by them
             self._get_records(directory.parent)
-        flush_to_disk(directory)
+        flush_folders(folder)
         write_whole(folder / MARKER, text)
         return checkpoint
 

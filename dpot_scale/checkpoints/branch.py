@@ -8,7 +8,7 @@ from pathlib import Path
 
 from dpot_scale.checkpoints.checkpoint import Checkpoint, checkpoint_name
 from dpot_scale.config.places import MARKER
-from dpot_scale.files import flush_to_disk, write_whole
+from dpot_scale.files import flush_folders, flush_to_disk, write_whole
 
 
 def take_over(checkpoint: Checkpoint, directory: Path, identity: str) -> Checkpoint:
@@ -35,7 +35,7 @@ def take_over(checkpoint: Checkpoint, directory: Path, identity: str) -> Checkpo
         target.parent.mkdir(parents=True, exist_ok=True)
         _link(checkpoint.folder / name, target)
         flush_to_disk(target)
-    flush_to_disk(directory)
+    flush_folders(folder)
     marker = json.loads((checkpoint.folder / MARKER).read_text(encoding="utf-8"))
     marker["identity"] = identity
     write_whole(folder / MARKER, json.dumps(marker, indent=2))

@@ -36,12 +36,17 @@ def removable(
 
 
 def _spaced(committed: Iterable[tuple[int, float]], config: CheckpointConfig) -> set[int]:
-    """Return the first step, and each that follows the one before it in here by `keep_hours`."""
-    found: dict[int, float] = {}
+    """Return the first step, and each that follows the one before it in here by `keep_hours`.
+
+    One that was committed before it, by a clock that was set back, does so, too.
+    """
+    found: set[int] = set()
+    newest = 0.0
     for step, time in committed:
-        if not found or time - max(found.values()) >= 3600 * config.keep_hours:
-            found[step] = time
-    return set(found)
+        if not found or not 0 <= time - newest < 3600 * config.keep_hours:
+            found.add(step)
+            newest = time
+    return found
 
 
 def remove_checkpoint(folder: Path) -> None:

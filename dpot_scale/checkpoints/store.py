@@ -39,7 +39,7 @@ from dpot_scale.engine.collectives import from_main, gathered, on_every_rank, on
 from dpot_scale.engine.runtime import World, aside
 from dpot_scale.engine.state import Snapshot, StoredState
 from dpot_scale.errors import CheckpointError, UserError
-from dpot_scale.files import flush_to_disk, write_whole
+from dpot_scale.files import flush_folders, flush_to_disk, write_whole
 
 
 class Sharded(Protocol):
@@ -97,12 +97,12 @@ class CheckpointStore:
         self.newest = 0
         self._aside = aside(world) if config.copy_gib else None
         self._background: Background | None = None
-        archive = self._uploads = None
+        self._archive = self._uploads = None
         if config.archive is not None:
-            archive = Archive(config.archive, directory.absolute().parent.name, identity)
+            self._archive = Archive(config.archive, directory.absolute().parent.name, identity)
             if world.is_main:
-                self._uploads = Uploads(partial(archive.sync, directory, config))
-        self._search = Search(directory, archive, identity, self.contents, world)
+                self._uploads = Uploads(partial(self._archive.sync, directory, config))
+        self._search = Search(directory, self._archive, identity, self.contents, world)
 
     def save(self, engine: Sharded, state: TrainState) -> None:
         """Commit a checkpoint, then remove older ones and what crashes left. Collective.
@@ -142,10 +142,14 @@ class CheckpointStore:
         """Return how long the newest copy to the archive took; None where there is none yet."""
         return None if self._uploads is None else self._uploads.seconds
 
-    def close(self) -> None:
-        """Wait until the newest save has ended, and the archive, if there is one, has it."""
+    def settle(self) -> None:
+        """Wait until the newest save has ended, whatever came of it."""
         with suppress(UserError):  # which `finish` would raise: another one is on its way
             self.finish()
+
+    def close(self) -> None:
+        """Wait until the newest save has ended, and the archive, if there is one, has it."""
+        self.settle()
         if self._uploads is not None:
             self._uploads.close()
 
@@ -246,6 +250,8 @@ class CheckpointStore:
         opened = [open_checkpoint(folders[step]) for step in marked]
         times = {one.state.step: one.marker.time for one in opened if one and one.marker.time}
         old = removable(marked, newest, self.config, times)
+        if self._archive is not None:
+            old -= {self._archive.copying}
         for step in (folders.keys() - marked) | old:
             remove_checkpoint(folders[step])
 
@@ -263,13 +269,8 @@ class CheckpointStore:
                 flush_to_disk(path)
             return {str(path.relative_to(folder)): examine(path) for path in share}
 
-        def put_folders() -> None:
-            for inner in (path for path in there if path.is_dir()):
-                flush_to_disk(inner)
-            flush_to_disk(self.directory)
-
         mine = on_every_rank(put_mine, world, folder)
-        on_main(put_folders, world, folder)
+        on_main(lambda: flush_folders(folder), world, folder)
         shares = gathered(mine, world)
         return {name: entry for share in shares for name, entry in share.items()}
 

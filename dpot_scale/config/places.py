@@ -23,6 +23,8 @@ WEIGHTS = "model.safetensors"  # the consolidated fp32 export of a finished run
 RESULT_FILE = "result.json"
 ROLLBACKS = "rollbacks.json"  # what it skips
 QUARANTINE = "quarantine.json"  # what it could not read
+METRICS = "metrics.jsonl"
+MLFLOW_RECORD = "mlflow.json"  # what MLflow is to know of it beside its metrics
 FIGURES = "figures"
 HUB_CONFIG = "config.json"  # beside weights in the layout of Hugging Face
 

@@ -2,6 +2,8 @@
 
 import json
 import logging
+from collections.abc import Mapping
+from math import nan
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -187,7 +189,7 @@ def keep(
     _export(config, world, engine, data)
     peak = peak_memory_gib(world)
     metrics = read_metrics(config.directory / SPOOL)
-    losses = metrics[names.LOSS]
+    loss, speed = _recorded(metrics)
     result = TrainingResult(
         name=config.name,
         identity=run.source.identity,
@@ -200,9 +202,9 @@ def keep(
         steps=config.steps,
         seconds=seconds,
         train_flops=run.train_flops,
-        windows_per_second=median(metrics[names.WINDOWS_PER_SECOND].values()),
+        windows_per_second=speed,
         peak_memory_gib=peak,
-        final_train_loss=losses[max(losses)],
+        final_train_loss=loss,
         evaluation={name: found.score for name, found in monitor.latest.items()},
         valid={name: found.score for name, found in monitor.valid.items()},
         lead_times={name: tuple(found.rel_l2_L.tolist()) for name, found in monitor.latest.items()},
@@ -212,6 +214,13 @@ def keep(
         _draw(config.directory / FIGURES, monitor)
     on_main(lambda: save_result(config.directory, result), world, config.directory)
     return result
+
+
+def _recorded(metrics: Mapping[str, Mapping[int, float]]) -> tuple[float, float]:
+    """Return the last loss and the median speed; NaN where their record is lost."""
+    losses, speeds = metrics.get(names.LOSS), metrics.get(names.WINDOWS_PER_SECOND)
+    loss = losses[max(losses)] if losses else nan
+    return loss, median(speeds.values()) if speeds else nan
 
 
 def _draw(folder: Path, monitor: Monitor) -> None:

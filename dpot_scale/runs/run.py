@@ -7,7 +7,7 @@ import os
 import socket
 import time
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, closing
 from functools import partial
 
 from dpot_scale.checkpoints.checkpoint import TrainState
@@ -24,6 +24,7 @@ from dpot_scale.engine.engine import Engine
 from dpot_scale.engine.peers import lost_peers_named
 from dpot_scale.engine.runtime import World, announced_world_size, start_world, trains_on_gpu
 from dpot_scale.errors import UserError, shortened, speaks_for_all, this_command
+from dpot_scale.files import flush_to_disk
 from dpot_scale.runs import numbers
 from dpot_scale.runs.agreement import require_agreement_of_ranks
 from dpot_scale.runs.folder import finished_before
@@ -149,7 +150,12 @@ def _train(
     # Not before the checkpoints have accepted the config: a refused one leaves no trace.
     on_main(lambda: write_configs(run), world, config.directory)
     opens = opens_mlflow_run and world.is_main
-    with _mlflow_life(run, opens=opens) as life, lost_peers_named(config.limits.patience), pulse:
+    with (
+        closing(checkpoints),  # last of all: no other rank waits for the archive
+        _mlflow_life(run, opens=opens) as life,
+        lost_peers_named(config.limits.patience),
+        pulse,
+    ):
         tracker = _open_tracker(config, world)
         pulse.last_words = partial(last_words, config, tracker, life, opens_mlflow_run)
         about = header(run, _grid_rules(config, stores), session.begun.table)
@@ -176,15 +182,21 @@ def _train(
                 tracker.log(scores, step=state.step)
             seconds = time.perf_counter() - started
             tracker.log(numbers.end(session.monitor, seconds), step=0)
-            on_main(tracker.settle, world, config.directory / SPOOL)  # the result follows from it
+            on_main(lambda: _settle(tracker, config), world, config.directory / SPOOL)
         finally:
             session.close()
-            checkpoints.close()
+            checkpoints.settle()
             tracker.close()
             console.close()
         with under_way("writing weights and figures"):
             unread = len(quarantine)
             return keep(run, world, session.engine, session.monitor, data, seconds, unread)
+
+
+def _settle(tracker: Tracker, config: RunConfig) -> None:
+    """Make sure that all that was recorded is on the disk: the result follows from it."""
+    tracker.settle()
+    flush_to_disk(config.directory / SPOOL)
 
 
 def _open_checkpoints(run: ResolvedRun, world: World, data: TrainingData) -> CheckpointStore:
@@ -257,6 +269,8 @@ def _fit(
 
 def _save(checkpoints: CheckpointStore, engine: Engine, state: TrainState) -> Saved:
     """Commit a checkpoint, or begin to; return what is known of it and of the archive."""
+    spool = checkpoints.directory.parent / SPOOL
+    on_main(lambda: flush_to_disk(spool), checkpoints.world, spool)  # its steps are not made again
     checkpoints.save(engine, state)
     seconds = checkpoints.upload_seconds
     return Saved(checkpoints.newest, {} if seconds is None else {names.UPLOAD_SECONDS: seconds})

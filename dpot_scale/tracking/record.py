@@ -10,13 +10,13 @@ from pydantic import Field, ValidationError
 from pydantic_core import from_json
 
 from dpot_scale.config.base import PositiveInt
-from dpot_scale.config.places import SQLITE
+from dpot_scale.config.places import MLFLOW_RECORD, SQLITE
 from dpot_scale.config.record import Record, read_record
 from dpot_scale.errors import DiskError, RecordError
 from dpot_scale.files import is_another, write_whole
 from dpot_scale.tracking.trained_on import TrainedOn
 
-RECORD = "mlflow.json"
+RECORD = MLFLOW_RECORD
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 

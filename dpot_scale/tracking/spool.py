@@ -11,11 +11,12 @@ from io import FileIO
 from pathlib import Path
 from typing import Any
 
+from dpot_scale.config.places import METRICS
 from dpot_scale.config.record import FORMAT_KEY, require_format
 from dpot_scale.errors import DiskError, RecordError
 from dpot_scale.files import cannot_write, going_on
 
-SPOOL = "metrics.jsonl"
+SPOOL = METRICS
 FORMAT = 1  # of the records, the first: so they do not say it
 STEP, TIME = "step", "time"  # of a record; all its other keys are metrics
 TAIL_BYTES = 16384  # of a spool, to find its newest record: some dozens of them

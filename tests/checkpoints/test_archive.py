@@ -19,11 +19,11 @@ from test_kills import WORLD, Engine
 
 from dpot_scale.checkpoints.archive import Archive
 from dpot_scale.checkpoints.branch import take_over
-from dpot_scale.checkpoints.checkpoint import TrainState, committed, verify
+from dpot_scale.checkpoints.checkpoint import Checkpoint, TrainState, committed, verify
 from dpot_scale.checkpoints.store import CheckpointStore
 from dpot_scale.checkpoints.uploads import Uploads
 from dpot_scale.config.load import load_run
-from dpot_scale.config.places import MARKER, ROLLBACKS
+from dpot_scale.config.places import MARKER, METRICS, MLFLOW_RECORD, ROLLBACKS
 from dpot_scale.config.run import CheckpointConfig
 from dpot_scale.errors import CheckpointError, ConfigError
 
@@ -229,6 +229,52 @@ def test_where_the_archive_cannot_be_read_a_run_goes_on_from_its_disk(
     shutil.rmtree(here)
     with pytest.raises(CheckpointError, match=r"cannot read checkpoint\.archive"):
         assert_restores(here, url, 1)
+
+
+def test_the_curve_comes_back_and_what_its_owner_has_made_of_it_stays(
+    tmp_path: Path, url: str
+) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    for name in (METRICS, MLFLOW_RECORD):
+        (run / name).write_text("of before")
+    save(run / "checkpoints", url, 1)
+    for is_made in (False, True):
+        shutil.rmtree(run)
+        run.mkdir()
+        if is_made:
+            (run / MLFLOW_RECORD).write_text("of a driver")
+        store_in(run / "checkpoints", url).catch_up()
+        assert (run / METRICS).read_text() == "of before"
+        assert (run / MLFLOW_RECORD).read_text() == ("of a driver" if is_made else "of before")
+
+
+def test_what_is_being_copied_stays_until_then(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    url, here = f"file://{tmp_path}/archive", tmp_path / "run" / "checkpoints"
+    begun, may_end, copied = threading.Event(), threading.Event(), []
+    put = Archive._put
+
+    def slow(archive: Archive, checkpoint: Checkpoint) -> None:
+        begun.set()
+        assert may_end.wait(60)
+        put(archive, checkpoint)
+        copied.append(checkpoint.state.step)
+
+    monkeypatch.setattr(Archive, "_put", slow)
+    store = store_in(here, url)
+    store.save(Engine(1), TrainState(step=1))
+    assert begun.wait(60)
+    for step in (2, 3, 4):
+        store.save(Engine(step), TrainState(step=step))
+    store.settle()  # does not wait for the archive
+    assert [one.state.step for one in committed(here)] == [4, 3, 1]
+    may_end.set()
+    store.close()
+    assert copied == [1, 4, 3]
+    assert sorted(archive_of(url).steps()) == [3, 4]
+    assert not caplog.messages
 
 
 def test_it_keeps_what_the_disk_keeps_and_touches_nothing_else(tmp_path: Path, url: str) -> None:

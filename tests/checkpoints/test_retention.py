@@ -49,3 +49,13 @@ def test_one_of_every_few_hours_stays_for_ever() -> None:
         kept = (kept | {step}) - removable(kept | {step}, step, config, times)
     assert kept == {1, 5, 9, 13, 17, 18, 19}
     assert removable({1, 2, 3}, 3, config) == {1}, "of which no time is known"
+
+
+def test_a_clock_that_was_wrong_for_a_while_ends_no_keeping() -> None:
+    config = CheckpointConfig(keep_hours=2)
+    times = {step: 1000.0 + 1800 * step for step in range(1, 20)}
+    times[6] += 1e9
+    kept: set[int] = set()
+    for step in times:
+        kept = (kept | {step}) - removable(kept | {step}, step, config, times)
+    assert kept == {1, 5, 6, 7, 11, 15, 18, 19}

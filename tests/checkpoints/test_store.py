@@ -156,7 +156,13 @@ def test_everything_is_on_the_disk_before_the_marker_is(
     monkeypatch.setattr(Path, "replace", replace)
     save_steps(tmp_path, world, 1)
     before = happened[: happened.index("committed")]
-    written = {".", "step_000001/shards", "step_000001/shards/rank_0.pt", "step_000001/notes.txt"}
+    written = {
+        ".",
+        "step_000001",
+        "step_000001/shards",
+        "step_000001/shards/rank_0.pt",
+        "step_000001/notes.txt",
+    }
     assert written <= set(before)
     assert happened[-1] == "step_000001", "the name of the marker"
 

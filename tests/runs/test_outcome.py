@@ -1,6 +1,7 @@
 """What a run leaves in its folder lets later starts see whether they fit."""
 
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ import pytest
 from dpot_scale.config.load import load_run
 from dpot_scale.config.places import CHECKPOINTS, MARKER
 from dpot_scale.errors import CheckpointError
+from dpot_scale.runs import outcome
 from dpot_scale.runs.contents import recorded
 from dpot_scale.runs.outcome import header, require_same_layout, write_configs
 from dpot_scale.runs.resolved import ResolvedRun, identify, resolve
@@ -136,3 +138,8 @@ def test_where_deepspeed_does_not_train_nothing_says_that_it_does(tmp_path: Path
     run = resolved(tmp_path, *fairscale)
     write_configs(run)
     assert not (run.config.directory / DEEPSPEED_CONFIG).exists()
+
+
+def test_a_result_is_made_where_the_record_is_lost() -> None:
+    assert outcome._recorded({"train/loss": {2: 0.5, 1: 0.7}})[0] == 0.5
+    assert all(math.isnan(number) for number in outcome._recorded({}))
