@@ -57,6 +57,7 @@ TESTED_ELSEWHERE = {
     "evaluation/tally.py": "evaluation/test_details.py",
     "evaluation/trajectories.py": "evaluation/test_evaluator.py",
     "diagnosis/examination.py": "test_doctor.py",
+    "runs/endings.py": "tracking/test_ending.py",  # with what MLflow says of them
     "runs/run.py": "end_to_end/test_training.py",
     # What ranks show of themselves is tested with those who look at it.
     "runs/signs.py": "runs/test_pulse.py",

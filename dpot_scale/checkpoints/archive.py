@@ -5,6 +5,7 @@ disk, it exists when its marker does. Only folders of such names are ever remove
 them lie what the run skips, its metrics, and what MLflow is to know of it.
 """
 
+import hashlib
 import json
 import logging
 import re
@@ -68,6 +69,7 @@ class Archive:
         self._root = PurePosixPath(root) / run
         self.copying: int | None = None
         self._identity = identity
+        self._sent: dict[str, bytes] = {}  # sums of the records beside them, by name
         self._damaged: set[int] = set()  # steps of copies that are not as they were committed
 
     def steps(self) -> set[int]:
@@ -204,12 +206,15 @@ class Archive:
         self._damaged.discard(step)
 
     def _put_record(self, record: Path) -> None:
-        """Copy a small file of the run's folder, if it has it and the archive has another."""
-        target = str(self._root / record.name)
-        content = record.read_bytes() if record.exists() else None
-        if content is not None and self._record(target) != content:
+        """Copy a file of the run's folder, if it has it and this process has sent no such copy."""
+        if not record.exists():
+            return
+        content = record.read_bytes()
+        target, digest = str(self._root / record.name), hashlib.sha256(content).digest()
+        if self._sent.get(record.name) != digest or not self._files.exists(target):
             self._files.makedirs(str(self._root), exist_ok=True)
             self._files.pipe_file(target, content)
+            self._sent[record.name] = digest
 
     def _record(self, target: str) -> bytes | None:
         try:

@@ -3,7 +3,6 @@
 Neither Ray nor an MLflow server is needed.
 """
 
-import os
 import socket
 import time
 from collections.abc import Callable, Mapping
@@ -23,10 +22,11 @@ from dpot_scale.engine.collectives import from_main, on_every_rank, on_main, rai
 from dpot_scale.engine.engine import Engine
 from dpot_scale.engine.peers import lost_peers_named
 from dpot_scale.engine.runtime import World, announced_world_size, start_world, trains_on_gpu
-from dpot_scale.errors import UserError, shortened, speaks_for_all, this_command
+from dpot_scale.errors import UserError, speaks_for_all
 from dpot_scale.files import flush_to_disk
 from dpot_scale.runs import numbers
 from dpot_scale.runs.agreement import require_agreement_of_ranks
+from dpot_scale.runs.endings import TrainingStoppedError, diverged, stopped, stopped_words
 from dpot_scale.runs.folder import finished_before
 from dpot_scale.runs.lock import only_run_in
 from dpot_scale.runs.micro_batch import settle_micro_batch
@@ -44,28 +44,10 @@ from dpot_scale.tracking.mlflow_run import MlflowRun, record_life
 from dpot_scale.tracking.spool import SPOOL
 from dpot_scale.tracking.tracker import Tracker
 from dpot_scale.training.console import Console
-from dpot_scale.training.loop import Trainer, Trouble
+from dpot_scale.training.loop import Trainer
 from dpot_scale.training.quarantine import Quarantine
 from dpot_scale.training.saving import Saved
 from dpot_scale.training.watch import Stop, Verdict, never, sigterm_interrupts
-
-
-class TrainingStoppedError(UserError):
-    """The run was told to end before its last step, and saved; starting it again continues it."""
-
-    def __init__(self, sentence: str, stop: str = "told") -> None:
-        super().__init__(sentence)
-        self.stop = stop
-
-
-class TrainingPreemptedError(TrainingStoppedError):
-    """The machine of a rank is about to be taken away; the run saved before."""
-
-
-class TrainingDivergedError(UserError):
-    """The loss or the gradient is not finite, step after step, or out of all proportion."""
-
-    stop = "diverged"
 
 
 def run_training(
@@ -106,7 +88,7 @@ def run_training(
     require_precision(resolved)
     stores, problem = _open_stores(run.config)
     patience = run.config.limits.patience
-    sentence = _stopped_words(Stop.SIGTERM, "while it started or ended", run.config)
+    sentence = stopped_words(Stop.SIGTERM, "while it started or ended", run.config)
     with sigterm_interrupts(sentence), lost_peers_named(patience):
         with under_way("starting DeepSpeed and its ranks"):
             world = start_world(run.config.seed, patience)
@@ -175,13 +157,7 @@ def _train(
                 waits=pulse.waits,
             )
             state = _fit(make, session, checkpoints, rollbacks)
-            # Of data with a valid split, only that one was scored so far; nothing was, if the
-            # attempt before ended between the last checkpoint and the result.
-            console.at(state.step, "evaluates")
-            if scores := session.monitor.report():
-                tracker.log(scores, step=state.step)
-            seconds = time.perf_counter() - started
-            tracker.log(numbers.end(session.monitor, seconds), step=0)
+            seconds = _record_end(session, tracker, console, state, started)
             on_main(lambda: _settle(tracker, config), world, config.directory / SPOOL)
         finally:
             session.close()
@@ -191,6 +167,20 @@ def _train(
         with under_way("writing weights and figures"):
             unread = len(quarantine)
             return keep(run, world, session.engine, session.monitor, data, seconds, unread)
+
+
+def _record_end(
+    session: Session, tracker: Tracker, console: Console, state: TrainState, started: float
+) -> float:
+    """Record the last scores and the seconds that all took; return these. Collective."""
+    # Of data with a valid split, only that one was scored so far; nothing was, if the attempt
+    # before ended between the last checkpoint and the result.
+    console.at(state.step, "evaluates")
+    if scores := session.monitor.report():
+        tracker.log(scores, step=state.step)
+    seconds = time.perf_counter() - started
+    tracker.log(numbers.end(session.monitor, seconds), step=0)
+    return seconds
 
 
 def _settle(tracker: Tracker, config: RunConfig) -> None:
@@ -249,16 +239,16 @@ def _fit(
             return state
         if verdict is Verdict.STOPPED:
             how = f"at step {state.step} of {config.steps} and saved"
-            raise _stopped(trainer.stop, how, config)
+            raise stopped(trainer.stop, how, config)
         assert trouble is not None
         rollback = rollbacks.of(trouble)
         windows = describe(rollback, session.mixture)
         if not rollbacks.are_left:
             before = all_described(rollbacks.made, session.mixture)
-            raise _diverged(trouble, f"in {windows}{before}", state, config)
+            raise diverged(trouble, f"in {windows}{before}", state, config)
         rollbacks.add(rollback)
         if trainer.stop:
-            raise _stopped(trainer.stop, "before it went back to its last checkpoint", config)
+            raise stopped(trainer.stop, "before it went back to its last checkpoint", config)
         del trainer  # holds the engine
         session.begin_again(rollbacks.skipped)
         console.say(
@@ -315,31 +305,3 @@ def _open_stores(config: RunConfig) -> tuple[dict[str, DatasetStore], UserError 
 def _grid_rules(config: RunConfig, stores: Mapping[str, DatasetStore]) -> str:
     grids = {name: store.info.grid for name, store in stores.items()}
     return grid_rules(grids, config.model, config.data)
-
-
-def _stopped(stop: Stop, how: str, config: RunConfig) -> TrainingStoppedError:
-    kind = TrainingPreemptedError if stop is Stop.PREEMPTED else TrainingStoppedError
-    return kind(_stopped_words(stop, how, config), stop.tag())
-
-
-def _stopped_words(stop: Stop, how: str, config: RunConfig) -> str:
-    again = f"start it again to continue{_how_to_start()}"
-    return f"run {config.name} was stopped {stop.words()} {how}; {again}"
-
-
-def _diverged(
-    trouble: Trouble, where: str, state: TrainState, config: RunConfig
-) -> TrainingDivergedError:
-    clipping = "a lower " if config.optim.gradient_clipping else ""
-    of_muon = " and optim.muon_lr" if config.optim.kind == "muon" else ""
-    left = "" if trouble.of_spike else ", so the weights were left as they were"
-    return TrainingDivergedError(
-        f"run {config.name} diverged at step {state.step} of {config.steps}: {trouble.words}, "
-        f"{where}{left}; start another `name` with what may help: a lower optim.lr{of_muon}, "
-        f"{clipping}optim.gradient_clipping, or an engine.deepspeed of another precision"
-    )
-
-
-def _how_to_start() -> str:
-    """Return the command of this process; nothing where a launcher wrote it."""
-    return "" if "RANK" in os.environ else f": {shortened(this_command())}"

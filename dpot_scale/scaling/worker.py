@@ -28,8 +28,9 @@ def train_trial(task: TrialTask) -> dict[str, Any] | None:
         a node of it is about to be taken away.
     """
     # Imported in the worker: the module is also imported by the driver, which trains nothing.
+    from dpot_scale.runs.endings import TrainingPreemptedError, TrainingStoppedError
     from dpot_scale.runs.resolved import identify
-    from dpot_scale.runs.run import TrainingPreemptedError, TrainingStoppedError, run_training
+    from dpot_scale.runs.run import run_training
     from dpot_scale.training.watch import never
 
     run = task["run"]

@@ -15,9 +15,10 @@ from torch import Tensor
 from dpot_scale.config.load import load_run
 from dpot_scale.config.places import ROLLBACKS, WEIGHTS
 from dpot_scale.data.stream.assembly import Batch
+from dpot_scale.runs.endings import TrainingDivergedError
 from dpot_scale.runs.resolved import identify
 from dpot_scale.runs.rollbacks import read_rollbacks
-from dpot_scale.runs.run import TrainingDivergedError, run_training
+from dpot_scale.runs.run import run_training
 from dpot_scale.tracking.spool import SPOOL, read_metrics
 from dpot_scale.training import loop
 

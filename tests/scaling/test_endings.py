@@ -13,7 +13,7 @@ from dpot_scale.config.load import load_sweep
 from dpot_scale.config.places import CHECKPOINTS, MARKER, resolve_sweep_paths
 from dpot_scale.config.sweep import SweepConfig
 from dpot_scale.errors import BusyError, ConfigError, DiskError, LostPeerError
-from dpot_scale.runs.run import TrainingDivergedError
+from dpot_scale.runs.endings import TrainingDivergedError
 from dpot_scale.scaling.endings import (
     BUSY_SECONDS,
     AttemptFailedError,

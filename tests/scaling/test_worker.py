@@ -11,7 +11,7 @@ from dpot_scale.config.load import load_run
 from dpot_scale.config.run import RunConfig
 from dpot_scale.errors import DataError
 from dpot_scale.runs import run as run_module
-from dpot_scale.runs.run import TrainingPreemptedError, TrainingStoppedError
+from dpot_scale.runs.endings import TrainingPreemptedError, TrainingStoppedError
 from dpot_scale.scaling import stopping, worker
 from dpot_scale.scaling.stopping import ask_to_stop, let_run
 from dpot_scale.scaling.worker import PREEMPTED, TrialTask, train_trial

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from dpot_scale.errors import ConfigError, DataError, DiskError, LostPeerError
-from dpot_scale.runs.run import TrainingDivergedError, TrainingStoppedError
+from dpot_scale.runs.endings import TrainingDivergedError, TrainingStoppedError
 from dpot_scale.scaling.endings import TrialCancelledError, TrialFailedError, TrialInterruptedError
 from dpot_scale.tracking.ending import described, tags_of
 from dpot_scale.training.watch import Stop
