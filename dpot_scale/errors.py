@@ -155,6 +155,7 @@ def exits_cleanly(main: Callable[P, int]) -> Callable[P, int]:
 
     @functools.wraps(main)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> int:
+        _open_streams()
         try:
             return main(*args, **kwargs)
         except UserError as error:
@@ -173,6 +174,17 @@ def exits_cleanly(main: Callable[P, int]) -> Callable[P, int]:
                 sys.stdout.flush()
 
     return wrapped
+
+
+def _open_streams() -> None:
+    """Give the standard streams that were closed at the start, as by `>&-`, a place: nowhere.
+
+    Python has None for them. Their numbers are the lowest that are free, so the next files that are
+    opened would get them, and what a library or a child process prints would be written there.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode))  # noqa: PTH123, SIM115 - until the end
 
 
 def _complain(sentence: str) -> None:

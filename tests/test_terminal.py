@@ -79,6 +79,24 @@ def test_the_exit_code_of_a_mistake_stays_where_nobody_hears_it() -> None:
     assert ended.returncode == 2
 
 
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&- >&- 2>&-"])
+def test_streams_that_are_closed_at_the_start_end_nothing(closed: str) -> None:
+    """Nor is what is said written into a file that was opened later."""
+    code = (
+        "import os, sys\n"
+        "from dpot_scale.errors import exits_cleanly\n"
+        "from dpot_scale.terminal import Bars, print_error, print_line\n"
+        "@exits_cleanly\n"
+        "def main():\n"
+        "    print_line('a line'); print_error('a problem'); print('another'); Bars().say('more')\n"
+        "    with open(os.devnull) as file: assert file.fileno() > 2\n"
+        "    return 7\n"
+        "sys.exit(main())"
+    )
+    command = f'exec "$0" -c "$1" {closed}'
+    assert subprocess.run(["bash", "-c", command, sys.executable, code]).returncode == 7
+
+
 def show_two(bars: Bars) -> None:
     bars.show("one", 3, 12, "loss 0.5")
     bars.show("two [a]", 1, 12, "[bold]as it is[/bold]")
