@@ -1,4 +1,4 @@
-"""The Slurm script, with stand-ins for Slurm, Ray and the sweep."""
+"""The Slurm scripts, with stand-ins for Slurm, Ray, launchers, sweeps and ranks."""
 
 import os
 import random
@@ -11,7 +11,9 @@ from pathlib import Path
 
 import pytest
 
-SCRIPT = Path(__file__).parents[2] / "cluster" / "slurm" / "sweep.sbatch"
+SCRIPTS = Path(__file__).parents[2] / "cluster" / "slurm"
+SCRIPT = SCRIPTS / "sweep.sbatch"
+TRAIN = SCRIPTS / "train.sbatch"
 
 # Two tasks, as `srun` starts on two nodes. A TERM to it reaches both.
 SRUN = """#!/usr/bin/env bash
@@ -43,6 +45,36 @@ case $1 in
       while :; do sleep 0.05; done ;;
 esac
 """
+# A launcher that does not end by itself; on node 0 it starts a rank, if there is one to start.
+DEEPSPEED = """#!{python}
+import os, signal, subprocess, sys
+entry = sys.argv[sys.argv.index("--master_port") + 2]
+if os.environ["SLURM_NODEID"] == "0" and os.path.exists(entry):
+    subprocess.run([sys.executable, entry, "--local_rank=0"])
+open(os.environ["LOG"] + "/launchers", "a").write("waits\\n")
+signal.pause()
+"""
+RANK = """
+import os, signal, sys, time
+def save(*_):
+    time.sleep(2)
+    log.write("saved"); log.flush()
+    sys.exit(2)
+signal.signal(signal.SIGTERM, save)
+log = open(os.environ["LOG"] + "/rank", "w")
+log.write("trains "); log.flush()
+while True: time.sleep(0.05)
+"""
+SCONTROL = """#!/usr/bin/env bash
+printf 'node1\\nnode2\\n'
+"""
+STAND_INS = {
+    "srun": SRUN,
+    "ray": RAY,
+    "python": PYTHON,
+    "deepspeed": DEEPSPEED,
+    "scontrol": SCONTROL,
+}
 
 
 @pytest.fixture
@@ -50,7 +82,7 @@ def job(tmp_path: Path) -> dict[str, str]:
     """The environment of a job on two nodes, with the stand-ins first on the path."""
     commands = tmp_path / "bin"
     commands.mkdir()
-    for name, text in (("srun", SRUN), ("ray", RAY), ("python", PYTHON)):
+    for name, text in STAND_INS.items():
         (commands / name).write_text(text.replace("{python}", sys.executable))
         (commands / name).chmod(0o755)
     return os.environ | {
@@ -58,6 +90,7 @@ def job(tmp_path: Path) -> dict[str, str]:
         "LOG": str(tmp_path),
         "SLURM_JOB_ID": str(free_port() - 20000),
         "SLURM_JOB_NUM_NODES": "2",
+        "SLURM_JOB_NODELIST": "node[1-2]",
         "SLURM_CPUS_PER_TASK": "6",
         "SLURM_GPUS_ON_NODE": "4",
     }
@@ -127,6 +160,36 @@ def test_another_entry_and_data_on_the_disks_of_the_nodes(
     assert entry.read_text().splitlines()[0] == "a-token -m dpot_scale.doctor"
     assert (copy / "set" / "index.json").read_text() == "{}"
     assert not folder.exists(), "nothing of Ray stays on the nodes"
+
+
+@pytest.mark.parametrize("trains", [True, False])
+def test_a_training_job_ends_soon_after_its_ranks_have_saved(
+    trains: bool, job: dict[str, str], tmp_path: Path
+) -> None:
+    """The launchers, which end late or never, are not waited for; nor are they without a rank."""
+    entry, saved, launchers = (tmp_path / name for name in ("entry.py", "rank", "launchers"))
+    if trains:
+        entry.write_text(RANK)
+    begun = saved if trains else launchers
+    script = subprocess.Popen(
+        ["bash", TRAIN, "--config", "mine.yaml"],
+        env=job | {"ENTRY": str(entry)},
+        cwd=tmp_path,
+        start_new_session=True,
+    )
+    try:
+        while not (begun.exists() and begun.read_text()):
+            assert script.poll() is None
+            time.sleep(0.05)
+        hosts = tmp_path / f"hosts_{job['SLURM_JOB_ID']}"
+        assert hosts.read_text() == "node1 slots=4\nnode2 slots=4\n"
+        script.send_signal(signal.SIGTERM)
+        script.wait(timeout=60)
+    finally:
+        script.poll() is None and os.killpg(script.pid, signal.SIGKILL)
+    assert not trains or saved.read_text() == "trains saved"
+    assert not hosts.exists()
+    assert no_process_of(script.pid)
 
 
 def no_process_of(group: int) -> bool:
