@@ -11,13 +11,15 @@ from dpot_scale.config.places import LOCK
 from dpot_scale.engine.collectives import raise_on_all
 from dpot_scale.engine.runtime import World
 from dpot_scale.errors import BusyError, ConfigError, UserError
-from dpot_scale.files import held
-from dpot_scale.runs.signs import read_sign
+from dpot_scale.files import held, this_place
+from dpot_scale.runs.signs import read_sign, sign_file
 from dpot_scale.terminal import under_way
 
 LOOK_SECONDS = 0.2  # between two looks
 NOTICE_SECONDS = 3.0  # in which ranks notice that their launcher was killed
 SILENCE_SECONDS = 30.0  # after which an orphan that gives no sign is not waited for
+WATCH_SECONDS = 11.0  # in which a rank gives two signs
+FRESH_SECONDS = 60.0  # older than the lock that was just taken, a sign is of a dead rank
 LONGEST = 300  # characters of what the holder says of itself
 
 
@@ -44,6 +46,13 @@ def _hold(directory: Path, stack: contextlib.ExitStack) -> UserError | None:
         except BlockingIOError:
             with under_way(f"waiting for those that train in {directory} to end"):
                 _wait(directory, stack)
+        elsewhere = _trains_elsewhere(directory)
+        if elsewhere is not None:
+            return BusyError(
+                f"{elsewhere} is training in {directory}, and no lock kept this process out: its "
+                "file system has locks for one machine alone; wait until it ends, mount with "
+                "`flock` (not `localflock` or `nolock`), or choose another `name`"
+            )
     except BlockingIOError:
         return BusyError(
             f"another process{_holder(directory / LOCK)} is training in {directory}; wait until it "
@@ -55,6 +64,30 @@ def _hold(directory: Path, stack: contextlib.ExitStack) -> UserError | None:
             f"cannot write to {directory}: {error.strerror}; choose another `output`"
         )
     return None
+
+
+def _trains_elsewhere(directory: Path) -> str | None:
+    """Return who trains here on another machine, whatever the lock says; None if nobody does.
+
+    That costs some seconds where a run was killed a moment ago on another machine.
+    """
+    sign = read_sign(directory, 0)
+    if sign is None or sign.is_closed or sign.place == this_place() or not _is_fresh(directory):
+        return None
+    with under_way(f"watching whether {sign.who} still trains in {directory}"):
+        since = time.monotonic()
+        while time.monotonic() - since < WATCH_SECONDS:
+            time.sleep(LOOK_SECONDS)
+            newest = read_sign(directory, 0)
+            if newest is not None and newest != sign:
+                return None if newest.is_closed else newest.who
+    return None
+
+
+def _is_fresh(directory: Path) -> bool:
+    """Return whether the sign is new, by the clock that also the lock just taken is stamped by."""
+    taken = (directory / LOCK).stat().st_mtime
+    return taken - sign_file(directory, 0).stat().st_mtime < FRESH_SECONDS
 
 
 def _wait(directory: Path, stack: contextlib.ExitStack) -> None:

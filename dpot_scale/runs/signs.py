@@ -64,7 +64,7 @@ def write_sign(directory: Path, sign: Sign) -> None:
     Raises:
         OSError: it cannot be written.
     """
-    path = _path(directory, sign.rank)
+    path = sign_file(directory, sign.rank)
     content = _encoded(sign)
     if len(content) >= SIZE:  # paths in letters of many bytes
         content = _encoded(replace(sign, at="", verdict=sign.verdict[: LONGEST // 6]))
@@ -78,7 +78,7 @@ def write_sign(directory: Path, sign: Sign) -> None:
 def read_sign(directory: Path, rank: int) -> Sign | None:
     """Return the sign of a rank; None if there is none, or it is being written."""
     try:
-        sign = Sign(**json.loads(_path(directory, rank).read_bytes()))
+        sign = Sign(**json.loads(sign_file(directory, rank).read_bytes()))
     except (OSError, ValueError, TypeError, RecursionError):
         return None
     is_one = all(type(getattr(sign, one.name)) is one.type for one in fields(sign))
@@ -131,5 +131,6 @@ def _encoded(sign: Sign) -> bytes:
     return json.dumps(asdict(sign), ensure_ascii=False).encode(errors="surrogatepass")
 
 
-def _path(directory: Path, rank: int) -> Path:
+def sign_file(directory: Path, rank: int) -> Path:
+    """Return the file of the sign of a rank."""
     return directory / FOLDER / f"rank_{rank}"

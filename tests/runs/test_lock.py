@@ -4,6 +4,9 @@ import os
 import socket
 import subprocess
 import sys
+import threading
+import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +14,9 @@ import pytest
 from dpot_scale.config.places import LOCK
 from dpot_scale.engine.runtime import World, start_world
 from dpot_scale.errors import BusyError, ConfigError
+from dpot_scale.runs import lock
 from dpot_scale.runs.lock import only_run_in
+from dpot_scale.runs.signs import FOLDER, Sign, sign_file, write_sign
 
 
 @pytest.fixture(scope="module")
@@ -49,3 +54,46 @@ def test_a_place_that_cannot_be_written_is_one_sentence(tmp_path: Path, world: W
     refused = pytest.raises(ConfigError, match=r"cannot write to .*: Not a directory; choose")
     with refused, only_run_in(tmp_path / "file" / "run", world):
         pass
+
+
+def put_sign(directory: Path, beats: int = 0, *, is_closed: bool = False) -> None:
+    """Write the sign of the main rank of a run on another machine."""
+    (directory / FOLDER).mkdir(exist_ok=True)
+    place = "node7/pid:[1]/x"
+    sign = Sign(attempt=1, rank=0, place=place, pid=9, started="1", beats=beats)
+    write_sign(directory, replace(sign, is_closed=is_closed))
+
+
+def test_who_trains_on_another_machine_is_seen_where_locks_are_of_one_machine(
+    tmp_path: Path, world: World
+) -> None:
+    put_sign(tmp_path)
+    beat = threading.Timer(0.5, put_sign, (tmp_path, 1))
+    beat.start()
+    refused = pytest.raises(BusyError, match=r"rank 0 on node7 \(process 9\) is training in .* no ")
+    with refused, only_run_in(tmp_path, world):
+        pass
+    beat.join()
+
+
+@pytest.mark.parametrize(
+    ("age", "is_closed", "least"), [(0, False, 0.5), (90, False, 0), (0, True, 0)]
+)
+def test_a_run_that_was_killed_on_another_machine_is_started_again(
+    tmp_path: Path,
+    world: World,
+    monkeypatch: pytest.MonkeyPatch,
+    age: float,
+    is_closed: bool,
+    least: float,
+) -> None:
+    """It is watched for a while if it gave a sign a moment ago."""
+    monkeypatch.setattr(lock, "WATCH_SECONDS", 0.5)
+    put_sign(tmp_path, is_closed=is_closed)
+    then = time.time() - age
+    os.utime(sign_file(tmp_path, 0), (then, then))
+    since = time.monotonic()
+    with only_run_in(tmp_path, world):
+        took = time.monotonic() - since
+    assert took >= least
+    assert (took < 0.5) == (least == 0)
