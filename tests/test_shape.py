@@ -16,7 +16,6 @@ ENTRIES = {"train", "sweep", "prepare", "evaluate", "weights", "mirror", "doctor
 TESTED_ELSEWHERE = {
     "__main__.py": "test_entries.py",
     # What a checkpoint or a file holds is tested where it is written or read as a whole.
-    "checkpoints/checkpoint.py": "checkpoints/test_store.py",
     "checkpoints/deepspeed_files.py": "engine/test_zero_state.py",
     "checkpoints/search.py": "checkpoints/test_archive.py",
     "checkpoints/tensor_file.py": "checkpoints/test_weights_file.py",

@@ -4,13 +4,16 @@
 are ours: a copy that a user made is neither read nor removed.
 """
 
+import errno
 import json
 import logging
+import os
 import re
-from collections.abc import Iterable
+import time
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, Field, model_validator
 
@@ -18,9 +21,15 @@ from dpot_scale.config.base import PositiveInt, Section
 from dpot_scale.config.places import MARKER
 from dpot_scale.config.record import FIRST_FORMAT, FORMAT_KEY, Record, read_record
 from dpot_scale.errors import CheckpointError
-from dpot_scale.files import sha256
+from dpot_scale.files import NotAFileError, sha256
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+# How the system says that there is no such file. Any other error says nothing of the file itself.
+NO_FILE = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP}
+PAUSE_SECONDS = 1.0  # before what could not be read is read again
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -102,13 +111,17 @@ def checkpoint_name(step: int) -> str:
 
 
 def checkpoint_folders(directory: Path) -> dict[int, Path]:
-    """Return the folders that are checkpoints, or were to become some, by their steps."""
+    """Return the folders that are checkpoints, or were to become some, by their steps.
+
+    Raises:
+        CheckpointError: the directory is there and cannot be read.
+    """
     return {
         int(folder.name.removeprefix("step_")): folder
-        for folder in directory.glob("step_*")
-        if folder.is_dir()
-        and re.fullmatch("step_[0-9]{6,}", folder.name)
+        for folder in _read(lambda: list(directory.iterdir()), directory) or ()
+        if re.fullmatch("step_[0-9]{6,}", folder.name)
         and folder.name == checkpoint_name(int(folder.name.removeprefix("step_")))
+        and folder.is_dir()
     }
 
 
@@ -127,7 +140,7 @@ def committed(directory: Path) -> list[Checkpoint]:
     """Return the checkpoints of a run, the newest first, without those whose marker is damaged.
 
     Raises:
-        CheckpointError: another version wrote one.
+        CheckpointError: another version wrote one, or one cannot be read.
     """
     found = []
     for step, folder in sorted(checkpoint_folders(directory).items(), reverse=True):
@@ -145,12 +158,15 @@ def open_checkpoint(folder: Path) -> Checkpoint | None:
     """Return the checkpoint in a folder of any name; None if it has no marker or a damaged one.
 
     Raises:
-        CheckpointError: another version wrote it.
+        CheckpointError: another version wrote it, or it cannot be read.
     """
+    path = folder / MARKER
     try:
-        raw = json.loads((folder / MARKER).read_text(encoding="utf-8"))
-        marker = read_record(Marker, raw, folder, CheckpointError, strict=True)
-    except (OSError, ValueError, RecursionError):
+        text = _read(lambda: path.read_text(encoding="utf-8"), path)
+        if text is None:
+            return None
+        marker = read_record(Marker, json.loads(text), folder, CheckpointError, strict=True)
+    except (ValueError, RecursionError):
         return None
     return Checkpoint(folder, marker)
 
@@ -159,7 +175,7 @@ def newest_intact(directory: Path) -> Checkpoint | None:
     """Return the newest intact checkpoint of a run; None if the run has no checkpoint.
 
     Raises:
-        CheckpointError: none is intact, or another version wrote one.
+        CheckpointError: none is intact, another version wrote one, or one cannot be read.
     """
     for checkpoint in committed(directory):
         if not verify(checkpoint):
@@ -188,6 +204,9 @@ def verify(checkpoint: Checkpoint, names: Iterable[str] | None = None) -> list[s
     Args:
         checkpoint: The checkpoint.
         names: The files to read; None for all.
+
+    Raises:
+        CheckpointError: the system does not read one, which says nothing of its content.
     """
     files = checkpoint.marker.files
     names = files if names is None else names
@@ -204,8 +223,30 @@ def examine(path: Path) -> Census:
 
 
 def _examined(path: Path) -> Census | None:
-    """Return size and sum of a file; None if it cannot be read."""
-    try:
-        return examine(path)
-    except OSError:
-        return None
+    """Return size and sum of a file; None if there is none."""
+    return _read(lambda: examine(path), path)
+
+
+def _read(read: Callable[[], T], path: Path) -> T | None:
+    """Return what is read; None if there is no such file or folder.
+
+    A disk or a server that fails damages no checkpoint: a run that went back behind an intact one
+    would remove it. So it is tried again, once.
+
+    Raises:
+        CheckpointError: it cannot be read.
+    """
+    for pause in (PAUSE_SECONDS, None):
+        try:
+            return read()
+        except OSError as error:
+            if isinstance(error, NotAFileError) or error.errno in NO_FILE:
+                return None
+            if pause is None:
+                reason = os.strerror(error.errno) if error.errno else str(error)
+                raise CheckpointError(
+                    f"cannot read {path}: {reason}; nothing is removed: start again once it can "
+                    "be read"
+                ) from error
+            time.sleep(pause)
+    raise AssertionError("the second try returns or raises")

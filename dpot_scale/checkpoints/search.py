@@ -15,7 +15,7 @@ from dpot_scale.checkpoints.checkpoint import (
     verify,
 )
 from dpot_scale.config.identity import changed_content
-from dpot_scale.engine.collectives import from_main, gathered, on_main
+from dpot_scale.engine.collectives import from_main, gathered, on_every_rank, on_main
 from dpot_scale.engine.runtime import World
 from dpot_scale.errors import CheckpointError
 
@@ -71,7 +71,7 @@ class Search:
 
         Raises:
             CheckpointError: it was made by another config or from other data, or all checkpoints
-                are damaged.
+                are damaged, or one cannot be read.
         """
         found, are_there = from_main(self._look, self._world, self._directory)
         for checkpoint in found:
@@ -116,7 +116,8 @@ class Search:
 
     def _damaged(self, checkpoint: Checkpoint) -> list[str]:
         """Return the files that are not as they were committed; the ranks share the work."""
-        mine = verify(checkpoint, self._world.share(sorted(checkpoint.marker.files)))
+        share = self._world.share(sorted(checkpoint.marker.files))
+        mine = on_every_rank(partial(verify, checkpoint, share), self._world, checkpoint.folder)
         return [name for share in gathered(mine, self._world) for name in share]
 
     def _check_belongs(self, checkpoint: Checkpoint) -> None:

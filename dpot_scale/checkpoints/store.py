@@ -5,6 +5,7 @@ disk for good, COMMITTED.json with the size and SHA-256 of each. Removal deletes
 """
 
 import json
+import logging
 import time
 from collections.abc import Mapping
 from contextlib import suppress
@@ -40,6 +41,8 @@ from dpot_scale.engine.runtime import World, aside
 from dpot_scale.engine.state import Snapshot, StoredState
 from dpot_scale.errors import CheckpointError, UserError
 from dpot_scale.files import flush_folders, flush_to_disk, write_whole
+
+log = logging.getLogger(__name__)
 
 
 class Sharded(Protocol):
@@ -247,7 +250,11 @@ class CheckpointStore:
         """Remove the checkpoints that newer ones replace, and what crashes left."""
         folders = checkpoint_folders(self.directory)
         marked = {step for step, folder in folders.items() if has_marker(folder)}
-        opened = [open_checkpoint(folders[step]) for step in marked]
+        try:
+            opened = [open_checkpoint(folders[step]) for step in marked]
+        except CheckpointError as error:  # whose time is not known may not be removed
+            log.warning("%s", error)
+            return
         times = {one.state.step: one.marker.time for one in opened if one and one.marker.time}
         old = removable(marked, newest, self.config, times)
         if self._archive is not None:
