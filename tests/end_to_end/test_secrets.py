@@ -172,7 +172,8 @@ def test_a_sweep_keeps_the_secrets_of_its_environment(
     """In its journal, report and page, in MLflow, and in what Ray writes; one trial fails."""
     for variable in (*ENVIRONMENT, "RAY_AUTH_TOKEN_PATH"):
         monkeypatch.setenv(variable, SECRET)
-    monkeypatch.delenv("RAY_AUTH_TOKEN")
+    for variable in ("RAY_AUTH_TOKEN", "RAY_AUTH_MODE", "RAY_ADDRESS"):
+        monkeypatch.delenv(variable, raising=False)
     for variable in ("HTTP_PROXY", "HTTPS_PROXY"):
         monkeypatch.setenv(variable, PROXY)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1,localhost")
