@@ -4,14 +4,17 @@ import io
 import json
 import shutil
 from contextlib import AbstractContextManager, redirect_stdout
+from math import isnan
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 from unittest.mock import Mock, patch
 
 import pytest
 import torch
 import yaml
 
+from dpot_scale.checkpoints.store import CheckpointStore
 from dpot_scale.checkpoints.weights import load_model, read
 from dpot_scale.config import strategy
 from dpot_scale.config.load import load_run
@@ -352,3 +355,20 @@ def test_weights_of_another_model_name_every_override_at_once(
     )
     # Modes decide the shape of no weight.
     assert main([*trained, f"initialize_from={first}", "name=fewer", "model.modes=2"]) == 0
+
+
+def test_a_record_that_is_removed_meanwhile_ends_no_training(
+    trained: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = load_run(trained[1], [*trained[2:], "name=removed", "checkpoint.every=1"])
+    save = CheckpointStore.save
+
+    def save_and_remove(store: CheckpointStore, *args: Any) -> None:
+        save(store, *args)
+        (config.directory / SPOOL).unlink(missing_ok=True)
+
+    monkeypatch.setattr(CheckpointStore, "save", save_and_remove)
+    found = run_training(identify(config))
+    assert found.steps == config.steps
+    assert isnan(found.final_train_loss)
+    assert read_result(config.directory) is not None

@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import Mapping
+from contextlib import suppress
 from math import nan
 from pathlib import Path
 from statistics import median
@@ -188,8 +188,7 @@ def keep(
     config = run.config
     _export(config, world, engine, data)
     peak = peak_memory_gib(world)
-    metrics = read_metrics(config.directory / SPOOL)
-    loss, speed = _recorded(metrics)
+    loss, speed = _recorded(config.directory / SPOOL)
     result = TrainingResult(
         name=config.name,
         identity=run.source.identity,
@@ -216,8 +215,11 @@ def keep(
     return result
 
 
-def _recorded(metrics: Mapping[str, Mapping[int, float]]) -> tuple[float, float]:
+def _recorded(spool: Path) -> tuple[float, float]:
     """Return the last loss and the median speed; NaN where their record is lost."""
+    metrics: dict[str, dict[int, float]] = {}
+    with suppress(FileNotFoundError):
+        metrics = read_metrics(spool)
     losses, speeds = metrics.get(names.LOSS), metrics.get(names.WINDOWS_PER_SECOND)
     loss = losses[max(losses)] if losses else nan
     return loss, median(speeds.values()) if speeds else nan

@@ -6,8 +6,9 @@ Neither Ray nor an MLflow server is needed.
 import socket
 import time
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, closing
+from contextlib import AbstractContextManager, closing, suppress
 from functools import partial
+from pathlib import Path
 
 from dpot_scale.checkpoints.checkpoint import TrainState
 from dpot_scale.checkpoints.store import CheckpointStore
@@ -186,7 +187,12 @@ def _record_end(
 def _settle(tracker: Tracker, config: RunConfig) -> None:
     """Make sure that all that was recorded is on the disk: the result follows from it."""
     tracker.settle()
-    flush_to_disk(config.directory / SPOOL)
+    _flush_record(config.directory / SPOOL)
+
+
+def _flush_record(spool: Path) -> None:
+    with suppress(FileNotFoundError):  # a record that somebody has removed is worth no training
+        flush_to_disk(spool)
 
 
 def _open_checkpoints(run: ResolvedRun, world: World, data: TrainingData) -> CheckpointStore:
@@ -260,7 +266,7 @@ def _fit(
 def _save(checkpoints: CheckpointStore, engine: Engine, state: TrainState) -> Saved:
     """Commit a checkpoint, or begin to; return what is known of it and of the archive."""
     spool = checkpoints.directory.parent / SPOOL
-    on_main(lambda: flush_to_disk(spool), checkpoints.world, spool)  # its steps are not made again
+    on_main(lambda: _flush_record(spool), checkpoints.world, spool)  # its steps are not made again
     checkpoints.save(engine, state)
     seconds = checkpoints.upload_seconds
     return Saved(checkpoints.newest, {} if seconds is None else {names.UPLOAD_SECONDS: seconds})

@@ -14,6 +14,7 @@ from dpot_scale.runs.contents import recorded
 from dpot_scale.runs.outcome import header, require_same_layout, write_configs
 from dpot_scale.runs.resolved import ResolvedRun, identify, resolve
 from dpot_scale.runs.tracked import DEEPSPEED_CONFIG
+from dpot_scale.tracking.spool import SPOOL
 
 MINE = {"zero_optimization": {"stage": 3, "sub_group_size": 1000}}
 RATES = ["optim.kind=adam", "optim.lr=3e-3", "optim.muon_lr=0.02", "optim.reference_width=null"]
@@ -140,6 +141,11 @@ def test_where_deepspeed_does_not_train_nothing_says_that_it_does(tmp_path: Path
     assert not (run.config.directory / DEEPSPEED_CONFIG).exists()
 
 
-def test_a_result_is_made_where_the_record_is_lost() -> None:
-    assert outcome._recorded({"train/loss": {2: 0.5, 1: 0.7}})[0] == 0.5
-    assert all(math.isnan(number) for number in outcome._recorded({}))
+def test_a_result_is_made_where_the_record_is_lost(tmp_path: Path) -> None:
+    spool = tmp_path / SPOOL
+    assert all(math.isnan(number) for number in outcome._recorded(spool)), "nothing is there"
+    spool.write_bytes(b"")
+    assert all(math.isnan(number) for number in outcome._recorded(spool))
+    losses = ({"step": step, "time": 0, "train/loss": loss} for step, loss in ((1, 0.7), (2, 0.5)))
+    spool.write_text("".join(json.dumps(record) + "\n" for record in losses))
+    assert outcome._recorded(spool)[0] == 0.5
