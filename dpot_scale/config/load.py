@@ -74,7 +74,9 @@ def load_sweep(source: str, overrides: Sequence[str] = ()) -> SweepConfig:
 def is_of_sweep(source: str, extended_by: tuple[Path, ...] = ()) -> bool:
     """Return whether a preset name or YAML path is that of a sweep and not of a run."""
     if is_preset(source):
-        return source in presets("sweep") and source not in presets("run")
+        runs, sweeps = presets("run"), presets("sweep")
+        is_meant = bool(nearest(source, sweeps)) and not nearest(source, runs)  # a typo in one
+        return source not in runs and (source in sweeps or is_meant)
     path = Path(os.path.realpath(source))
     raw = _read_yaml(path)
     says_so = any(key in raw for key in OTHER_KIND["run"][0])

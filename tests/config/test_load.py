@@ -319,6 +319,9 @@ def test_whether_a_command_line_says_a_value() -> None:
 def test_whether_a_config_is_that_of_a_sweep(tmp_path: Path) -> None:
     assert all(is_of_sweep(name) for name in set(presets("sweep")) - set(presets("run")))
     assert not any(is_of_sweep(name) for name in presets("run"))
+    assert is_of_sweep("gpu"), "its sentence offers `gpus`"
+    assert not is_of_sweep("papr_l")
+    assert not is_of_sweep("nothing_like_any")
     (tmp_path / "run.yaml").write_text("extends: quickstart\nname: a\n")
     (tmp_path / "sweep.yaml").write_text("extends: law\nname: b\n")
     (tmp_path / "more.yaml").write_text("extends: sweep.yaml\nmax_attempts: 1\n")
