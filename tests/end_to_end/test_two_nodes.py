@@ -38,14 +38,17 @@ def two_nodes(tmp_path: Path) -> Iterator[Cluster]:
     gcs, dashboard, client, *agents = free_ports(5)
     with tempfile.TemporaryDirectory(prefix="ray", ignore_cleanup_errors=True) as folder:
         head = ["--head", "--node-ip-address=127.0.0.1", "--dashboard-host=127.0.0.1"]
-        head += [f"--port={gcs}", f"--dashboard-port={dashboard}", f"--temp-dir={folder}"]
+        head += [f"--port={gcs}", f"--dashboard-port={dashboard}"]
         head += [f"--ray-client-server-port={client}"]
         nodes = []
         try:
             for options, agent in zip((head, [f"--address=127.0.0.1:{gcs}"]), agents, strict=True):
                 log = tmp_path / f"ray_{len(nodes)}.log"
-                port = f"--dashboard-agent-listen-port={agent}"
-                nodes.append(started(["start", *options, *NODE, port], log))
+                own = [f"--dashboard-agent-listen-port={agent}"]
+                # As on a machine of its own: each node removes the job's files where it finds them
+                # and unpacks them anew, under the feet of a driver that another node started there.
+                own += [f"--temp-dir={folder}/{len(nodes)}"]
+                nodes.append(started(["start", *options, *NODE, *own], log))
                 wait_for_node(nodes[-1], log)
             wait_for_dashboard(dashboard, nodes[0], log)
             yield Cluster(f"127.0.0.1:{gcs}", f"http://127.0.0.1:{dashboard}")
