@@ -9,6 +9,7 @@ import json
 import logging
 import os
 import re
+import stat
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -114,24 +115,42 @@ def checkpoint_folders(directory: Path) -> dict[int, Path]:
     """Return the folders that are checkpoints, or were to become some, by their steps.
 
     Raises:
-        CheckpointError: the directory is there and cannot be read.
+        CheckpointError: the directory, or what lies in it, is there and cannot be read.
     """
     return {
         int(folder.name.removeprefix("step_")): folder
         for folder in _read(lambda: list(directory.iterdir()), directory) or ()
         if re.fullmatch("step_[0-9]{6,}", folder.name)
         and folder.name == checkpoint_name(int(folder.name.removeprefix("step_")))
-        and folder.is_dir()
+        and stat.S_ISDIR(_mode(folder))
     }
 
 
 def has_marker(folder: Path) -> bool:
-    """Return whether a folder was committed, though its marker may be damaged since."""
-    return (folder / MARKER).is_file()
+    """Return whether a folder was committed, though its marker may be damaged since.
+
+    Raises:
+        CheckpointError: the system does not say.
+    """
+    return is_file(folder / MARKER)
+
+
+def is_file(path: Path) -> bool:
+    """Return whether there is a file.
+
+    Raises:
+        CheckpointError: the system does not say. `Path.is_file` raises an `OSError` there, and from
+            Python 3.14 on takes the file for absent.
+    """
+    return stat.S_ISREG(_mode(path))
 
 
 def saved_step(directory: Path) -> int:
-    """Return the step of the newest checkpoint that was committed, 0 if there is none."""
+    """Return the step of the newest checkpoint that was committed, 0 if there is none.
+
+    Raises:
+        CheckpointError: one cannot be read.
+    """
     folders = checkpoint_folders(directory)
     return max((step for step, folder in folders.items() if has_marker(folder)), default=0)
 
@@ -189,7 +208,7 @@ def require_none(directory: Path) -> None:
     """Make sure that a run of which no checkpoint is intact never had one.
 
     Raises:
-        CheckpointError: it had.
+        CheckpointError: it had, or that cannot be read.
     """
     if any(has_marker(folder) for folder in checkpoint_folders(directory).values()):
         raise CheckpointError(
@@ -227,6 +246,11 @@ def _examined(path: Path) -> Census | None:
     return _read(lambda: examine(path), path)
 
 
+def _mode(path: Path) -> int:
+    """Return the kind and permissions of what lies at a path; 0 if there is nothing."""
+    return _read(lambda: path.stat().st_mode, path) or 0
+
+
 def _read(read: Callable[[], T], path: Path) -> T | None:
     """Return what is read; None if there is no such file or folder.
 
@@ -240,13 +264,22 @@ def _read(read: Callable[[], T], path: Path) -> T | None:
         try:
             return read()
         except OSError as error:
-            if isinstance(error, NotAFileError) or error.errno in NO_FILE:
+            if says_there_is_none(error):
                 return None
             if pause is None:
-                reason = os.strerror(error.errno) if error.errno else str(error)
-                raise CheckpointError(
-                    f"cannot read {path}: {reason}; nothing is removed: start again once it can "
-                    "be read"
-                ) from error
+                raise cannot_read(path, error) from error
             time.sleep(pause)
     raise AssertionError("the second try returns or raises")
+
+
+def says_there_is_none(error: OSError) -> bool:
+    """Return whether an error means that there is no such file."""
+    return isinstance(error, NotAFileError) or error.errno in NO_FILE
+
+
+def cannot_read(path: Path, error: OSError) -> CheckpointError:
+    """Return the error for what is there and cannot be read, which says nothing of its content."""
+    reason = os.strerror(error.errno) if error.errno else str(error)
+    return CheckpointError(
+        f"cannot read {path}: {reason}; nothing is removed: start again once it can be read"
+    )

@@ -2,9 +2,9 @@
 
 import shutil
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 
-from dpot_scale.checkpoints.checkpoint import has_marker
 from dpot_scale.config.places import MARKER
 from dpot_scale.config.run import CheckpointConfig
 
@@ -50,11 +50,15 @@ def _spaced(committed: Iterable[tuple[int, float]], config: CheckpointConfig) ->
 
 
 def remove_checkpoint(folder: Path) -> None:
-    """Remove a checkpoint, which stops existing at once: the marker goes first."""
+    """Remove a checkpoint, which stops existing at once: the marker goes first.
+
+    Raises:
+        OSError: it cannot be removed.
+    """
     if folder.is_symlink():
         folder.unlink()  # a user keeps it elsewhere
     if not folder.is_dir():
         return
-    if has_marker(folder):
+    with suppress(FileNotFoundError, IsADirectoryError):  # what was never committed
         (folder / MARKER).unlink()
     shutil.rmtree(folder, ignore_errors=True)

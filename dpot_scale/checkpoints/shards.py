@@ -15,6 +15,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
+from dpot_scale.checkpoints.checkpoint import cannot_read, is_file, says_there_is_none
 from dpot_scale.checkpoints.deepspeed_files import open_deepspeed
 from dpot_scale.checkpoints.tensor_file import tensor_header
 from dpot_scale.config.record import FORMAT_KEY, require_format
@@ -52,8 +53,12 @@ def write_shard(path: Path, snapshot: Snapshot) -> None:
 
 
 def is_ours(folder: Path) -> bool:
-    """Return whether a checkpoint is one of tensors and not of DeepSpeed's own files."""
-    return (folder / shard_file(0)).is_file()
+    """Return whether a checkpoint is one of tensors and not of DeepSpeed's own files.
+
+    Raises:
+        CheckpointError: the system does not say.
+    """
+    return is_file(folder / shard_file(0))
 
 
 def open_state(folder: Path) -> StoredState:
@@ -63,13 +68,15 @@ def open_state(folder: Path) -> StoredState:
         folder: A checkpoint, of any number of ranks, any engine and any version.
 
     Raises:
-        CheckpointError: its files are not those of a checkpoint.
+        CheckpointError: its files are not those of a checkpoint, or the system does not read them.
     """
     try:
         return _open_shards(folder) if is_ours(folder) else open_deepspeed(folder)
     except CheckpointError:
         raise
     except Exception as error:  # a hostile file may raise anything
+        if isinstance(error, OSError) and not says_there_is_none(error):
+            raise cannot_read(folder / SHARDS, error) from error
         raise CheckpointError(
             f"{folder / SHARDS} does not hold the files of a checkpoint "
             f"({type(error).__name__}: {error}); choose another checkpoint"

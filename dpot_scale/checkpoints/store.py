@@ -247,20 +247,32 @@ class CheckpointStore:
         write_whole(folder / MARKER, json.dumps(marker, indent=2))
 
     def _prune(self, newest: int) -> None:
-        """Remove the checkpoints that newer ones replace, and what crashes left."""
+        """Remove the checkpoints that newer ones replace, and what crashes left.
+
+        What cannot be read or removed stays until the next save: the new one is committed.
+        """
+        try:
+            for folder in self._replaced(newest):
+                remove_checkpoint(folder)
+        except CheckpointError as error:
+            log.warning("%s", error)
+        except OSError as error:
+            log.warning("what newer checkpoints replace stays: %s", error)
+
+    def _replaced(self, newest: int) -> list[Path]:
+        """Return the folders that may go.
+
+        Raises:
+            CheckpointError: a marker cannot be read; whose time is not known may not be removed.
+        """
         folders = checkpoint_folders(self.directory)
         marked = {step for step, folder in folders.items() if has_marker(folder)}
-        try:
-            opened = [open_checkpoint(folders[step]) for step in marked]
-        except CheckpointError as error:  # whose time is not known may not be removed
-            log.warning("%s", error)
-            return
+        opened = [open_checkpoint(folders[step]) for step in marked]
         times = {one.state.step: one.marker.time for one in opened if one and one.marker.time}
         old = removable(marked, newest, self.config, times)
         if self._archive is not None:
             old -= {self._archive.copying}
-        for step in (folders.keys() - marked) | old:
-            remove_checkpoint(folders[step])
+        return [folders[step] for step in (folders.keys() - marked) | old]
 
     def _put_on_disk(self, folder: Path, world: World) -> dict[str, Census]:
         """Put every file on the disk for good and examine it; the ranks share the work. Collective.

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from dpot_scale.checkpoints.checkpoint import newest_intact, open_checkpoint, verify
+from dpot_scale.checkpoints.checkpoint import is_file, newest_intact, open_checkpoint, verify
 from dpot_scale.checkpoints.deepspeed_files import refuse_code
 from dpot_scale.checkpoints.shards import Master, masters
 from dpot_scale.checkpoints.source import config_of, no_weights
@@ -81,7 +81,7 @@ def find(source: Path) -> Path:
     """Return the weights file, or the folder of the intact checkpoint, that a path stands for.
 
     Raises:
-        CheckpointError: there is none, or it is damaged.
+        CheckpointError: there is none, it is damaged, or the system does not say.
     """
     if os.path.isfile(source):  # noqa: PTH113 - never raises, whatever a user writes
         return source
@@ -93,8 +93,8 @@ def find(source: Path) -> Path:
             raise CheckpointError(
                 f"{source} is damaged ({', '.join(damaged)}): choose another checkpoint"
             )
-    elif (source / WEIGHTS).is_file() and any(
-        (source / name).is_file() for name in (RESULT_FILE, HUB_CONFIG)
+    elif is_file(source / WEIGHTS) and any(
+        is_file(source / name) for name in (RESULT_FILE, HUB_CONFIG)
     ):
         return source / WEIGHTS
     else:

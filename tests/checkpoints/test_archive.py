@@ -7,6 +7,7 @@ import shutil
 import sys
 import threading
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from test_kills import WORLD, Engine
+from test_kills import WORLD, Engine, killed, operations
 
 from dpot_scale.checkpoints.archive import Archive
 from dpot_scale.checkpoints.branch import take_over
@@ -26,6 +27,7 @@ from dpot_scale.config.load import load_run
 from dpot_scale.config.places import MARKER, METRICS, MLFLOW_RECORD, ROLLBACKS
 from dpot_scale.config.run import CheckpointConfig
 from dpot_scale.errors import CheckpointError, ConfigError
+from dpot_scale.files import write_whole
 
 
 @pytest.fixture(scope="module")
@@ -335,6 +337,73 @@ def test_an_upload_that_ends_anywhere_leaves_the_one_before(
         assert fetched is not None
     assert finished > 5
     assert fetched.state.step == finished
+
+
+def test_an_upload_may_be_killed_at_any_operation(tmp_path: Path) -> None:
+    """The marker is written last and removed first: a copy counts or it does not."""
+    here = tmp_path / "run" / "checkpoints"
+    save(here, f"file://{tmp_path}/saved", 1, 2)
+    (here.parent / METRICS).write_text("the curve")
+    unsynced(here, 3)
+
+    def sync(archive: Path) -> None:
+        archive_of(f"file://{archive}").sync(here, CheckpointConfig())
+
+    table = operations(partial(sync, shutil.copytree(tmp_path / "saved", tmp_path / "whole")))
+    assert {"mkdir", "open", "write", "remove", "rmdir"} <= set(table), table
+    found = []
+    for number, _ in enumerate(table):
+        archive = shutil.copytree(tmp_path / "saved", tmp_path / f"archive_{number}")
+        killed(partial(sync, archive), at=number)
+        url, empty = f"file://{archive}", tmp_path / f"empty_{number}" / "run"
+        fetched = archive_of(url).fetch(empty / "checkpoints", records=True)
+        assert fetched is not None
+        engine = Engine()
+        assert store_in(empty / "checkpoints", url).restore(engine) == fetched.state
+        assert engine.value == fetched.state.step
+        found.append(fetched.state.step)
+        sync(archive)  # what was left is no obstacle
+        assert archive_of(url).steps() == {2, 3}
+        assert same_files(archive, tmp_path / "whole")
+    assert found == sorted(found), "once there, it stays"
+    assert set(found) == {2, 3}
+
+
+def test_a_fetch_may_be_killed_at_any_operation(tmp_path: Path) -> None:
+    url, here = f"file://{tmp_path}/archive", tmp_path / "run" / "checkpoints"
+    for name in (METRICS, MLFLOW_RECORD):
+        write_whole(here.parent / name, "of before")
+    save(here, url, 1, 2)
+
+    def fetch(directory: Path) -> None:
+        archive_of(url).fetch(directory / "run" / "checkpoints", records=True)
+
+    table = operations(partial(fetch, tmp_path / "whole"))
+    assert {"mkdir", "open", "write", "fsync", "replace"} <= set(table), table
+    for number, _ in enumerate(table):
+        directory = tmp_path / f"fetched_{number}"
+        killed(partial(fetch, directory), at=number)
+        assert_restores(directory / "run" / "checkpoints", url, 2)
+        assert (directory / "run" / METRICS).read_text() == "of before"
+
+
+def unsynced(directory: Path, step: int) -> None:
+    """Commit a checkpoint of which no archive knows."""
+    store = CheckpointStore(directory, config=CheckpointConfig(), identity="hash", world=WORLD)
+    store.save(Engine(step), TrainState(step=step))
+
+
+def same_files(one: Path, other: Path) -> bool:
+    """Whether two folders hold the same."""
+    contents = [
+        {
+            path.relative_to(folder): path.read_bytes()
+            for path in folder.rglob("*")
+            if path.is_file()
+        }
+        for folder in (one, other)
+    ]
+    return contents[0] == contents[1]
 
 
 def test_an_archive_that_cannot_be_reached_ends_no_training(

@@ -1,9 +1,13 @@
 """A save that is killed at any of its operations on files leaves a checkpoint to go on from."""
 
+import json
 import os
 import shutil
+import subprocess
 import sys
+import threading
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -21,9 +25,10 @@ from dpot_scale.engine.state import OF_ADAM, WEIGHT, Part, Snapshot, StoredState
 # What changes files, as Python's own modules call it.
 OPERATIONS = {
     *("open", "write", "fsync", "mkdir", "rename", "replace", "unlink", "remove", "rmdir"),
-    *("truncate", "ftruncate", "link", "symlink", "close"),
+    *("truncate", "ftruncate", "link", "symlink", "close", "sendfile"),
 }
-KILLED = 137
+KILLED, LOST_PEER = 137, 3
+RANKS = Path(__file__).with_name("killed_ranks.py")
 WORLD = World(rank=0, local_rank=0, world_size=1, device=torch.device("cpu"))
 
 
@@ -50,12 +55,16 @@ class Engine:
         raise NotImplementedError
 
 
-def store_in(directory: Path) -> CheckpointStore:
-    return CheckpointStore(directory, config=CheckpointConfig(), identity="hash", world=WORLD)
+def store_in(directory: Path, copy_gib: float = 0) -> CheckpointStore:
+    config = CheckpointConfig(copy_gib=copy_gib)
+    return CheckpointStore(directory, config=config, identity="hash", world=WORLD)
 
 
-def save(directory: Path, step: int) -> None:
-    store_in(directory).save(Engine(step), TrainState(step=step))
+def save(directory: Path, step: int, copy_gib: float = 0) -> None:
+    """Save, in a thread where there may be a copy of the state."""
+    store = store_in(directory, copy_gib)
+    store.save(Engine(step), TrainState(step=step))
+    store.finish()
 
 
 def operations(act: Callable[[], object], killed_at: int = -1) -> list[str]:
@@ -69,10 +78,12 @@ def operations(act: Callable[[], object], killed_at: int = -1) -> list[str]:
             seen.append(called.__name__)
 
     sys.setprofile(look)
+    threading.setprofile(look)  # of threads that it starts
     try:
         act()
     finally:
         sys.setprofile(None)
+        threading.setprofile(None)
     return seen
 
 
@@ -93,15 +104,18 @@ def two_saved(tmp_path: Path) -> Path:
     return tmp_path / "saved"
 
 
-def test_a_save_may_be_killed_at_any_operation(two_saved: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("copy_gib", [0.0, 1.0])
+def test_a_save_may_be_killed_at_any_operation(
+    copy_gib: float, two_saved: Path, tmp_path: Path
+) -> None:
     """Before the marker is in its place the one before counts, then the new one; none is lost."""
     whole = shutil.copytree(two_saved, tmp_path / "whole")
-    table = operations(lambda: save(whole, 3))
+    table = operations(lambda: save(whole, 3, copy_gib))
     assert {"open", "write", "fsync", "mkdir", "replace", "unlink", "rmdir"} <= set(table), table
     found = []
     for number, _ in enumerate(table):
         directory = shutil.copytree(two_saved, tmp_path / f"{number}")
-        killed(lambda directory=directory: save(directory, 3), at=number)  # type: ignore[misc]
+        killed(partial(save, directory, 3, copy_gib), at=number)
         is_new = (directory / "step_000003" / MARKER).is_file()
         engine = Engine()
         assert store_in(directory).restore(engine) == TrainState(step=3 if is_new else 2)
@@ -115,6 +129,30 @@ def test_a_save_may_be_killed_at_any_operation(two_saved: Path, tmp_path: Path) 
         }
     assert found == sorted(found), "once there, it stays"
     assert set(found) == {False, True}
+
+
+@pytest.mark.parametrize("copy_gib", [0, 1])
+def test_each_rank_may_be_killed_at_any_operation_of_a_save(copy_gib: int, tmp_path: Path) -> None:
+    """The other one says that it lost its peer; two new ones go on, from what both had written."""
+    done = subprocess.run(
+        [sys.executable, RANKS, tmp_path, str(copy_gib)], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    of_main, of_other = found["operations"]
+    assert {"mkdir", "fsync", "replace", "unlink", "rmdir"} <= set(of_main)
+    assert {"open", "write", "fsync"} <= set(of_other)
+    assert len(found["cases"]) == len(of_main) + len(of_other)
+    for case in found["cases"]:
+        killed, newest = case["killed"], case["newest"]
+        assert case["codes"] == ([KILLED, LOST_PEER] if killed == 0 else [LOST_PEER, KILLED]), case
+        assert case["damaged"] == [], case
+        assert case["goes_on"] == [0, 0], (case, done.stderr)
+        assert case["left"] == [f"step_{newest:06d}", "step_000004"], case
+    newest = [case["newest"] for case in found["cases"] if case["killed"] == 0]
+    assert newest == sorted(newest), "once there, it stays"
+    assert set(newest) == {2, 3}
+    assert {case["newest"] for case in found["cases"] if case["killed"] == 1} == {2}
 
 
 def test_saves_may_be_killed_one_after_another(two_saved: Path) -> None:
