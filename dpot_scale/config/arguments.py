@@ -162,7 +162,13 @@ class Entry(Parser):
         self._require_command(words, self._words)
         options.command, *options.names = words
         if options.names and options.command not in self._with_names:
-            self.error(f"give one command, not {' and '.join(words)}")
+            if all(word in self._words for word in words):
+                self.error(f"give one command, not {' and '.join(words)}")
+            name = next(word for word in words if word not in self._words)
+            self.error(
+                f"`{options.command}` is followed by no {name!r}: settings are written as "
+                f"key=value, such as name={name}"
+            )
         options.overrides = [word for word in options.overrides if "=" in word]
 
     def _require_command(self, words: Sequence[str], known: Collection[str]) -> None:

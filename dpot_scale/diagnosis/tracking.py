@@ -1,10 +1,16 @@
 """Whether MLflow can be reached, lets this process in and takes a run. No training needs it."""
 
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
 
 from dpot_scale.config.places import SQLITE
 from dpot_scale.config.run import TrackingConfig
 from dpot_scale.diagnosis.finding import Finding
+from dpot_scale.tracking.artifacts import beside
 from dpot_scale.tracking.mlflow_client import client, experiment_of, reason
 
 CHECK = "MLflow"
@@ -14,6 +20,8 @@ KEPT = "until then metrics stay in the run's folder, and are sent when it contin
 def mlflow(tracking: TrackingConfig, nodes: int = 1) -> Finding:
     """Make a run, log a metric and a file, and delete the run again.
 
+    A database in a file that is not there yet is not made: one beside it takes its place.
+
     Args:
         tracking: The address and the experiment.
         nodes: How many machines train.
@@ -22,13 +30,8 @@ def mlflow(tracking: TrackingConfig, nodes: int = 1) -> Finding:
     if uri is None:
         return Finding(CHECK, "ok", "not used: tracking.mlflow_uri is null")
     try:
-        server = client(uri)
-        run_id = server.create_run(experiment_of(server, tracking), run_name="doctor").info.run_id
-        try:
-            server.log_metric(run_id, "doctor", 1.0)
-            server.log_text(run_id, "written by the doctor", "doctor.txt")
-        finally:
-            server.delete_run(run_id)
+        with _tried(uri) as address:
+            _try(address, tracking)
     except Exception as error:
         found, to_do = _refused(urlsplit(uri).netloc, error)
         return Finding(CHECK, "note", f"{uri}: {found}", f"{to_do}; {KEPT}")
@@ -39,6 +42,33 @@ def mlflow(tracking: TrackingConfig, nodes: int = 1) -> Finding:
         )
         return Finding(CHECK, "note", f"{uri} is a file that {nodes} nodes would write to", to_do)
     return Finding(CHECK, "ok", f"{uri} takes runs, metrics and files")
+
+
+@contextmanager
+def _tried(uri: str) -> Iterator[str]:
+    """Yield the address to try in the place of one of which nothing is to be left."""
+    database = Path(uri.removeprefix(SQLITE))
+    if not uri.startswith(SQLITE) or database.exists():
+        yield uri
+        return
+    database.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=database.parent, prefix=".doctor_") as folder:
+        yield f"{SQLITE}{Path(folder) / database.name}"
+
+
+def _try(uri: str, tracking: TrackingConfig) -> None:
+    server = client(uri)
+    run = server.create_run(experiment_of(server, tracking), run_name="doctor")
+    run_id = run.info.run_id
+    try:
+        server.log_metric(run_id, "doctor", 1.0)
+        server.log_text(run_id, "written by the doctor", "doctor.txt")
+    finally:
+        server.delete_run(run_id)
+        if uri.startswith(SQLITE):  # MLflow keeps the files of a deleted run
+            place = PurePosixPath(urlsplit(run.info.artifact_uri).path.lstrip("/"))
+            files = beside(Path(uri.removeprefix(SQLITE))) / place
+            shutil.rmtree(files.parent, ignore_errors=True)
 
 
 def _short(sentence: str, most: int = 120) -> str:

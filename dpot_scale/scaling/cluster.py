@@ -30,6 +30,8 @@ ROOM_SECONDS = 24 * 3600.0
 POLL_SECONDS = 1.0
 # How long a cluster may take to grow to the size of a trial: machines of a cloud start in minutes.
 GROWTH_SECONDS = 1800.0
+# How a sweep, and how the doctor is asked for them.
+FEWER = "fewer workers (resources.workers, of the doctor --workers)"
 KIND = "accelerator_type:"  # begins the resource of a node that names its GPUs
 # Ray's own limits for the start of workers, 60 s both, are limits of an idle cluster.
 START_LIMIT = "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"  # read by the driver of a trial
@@ -106,12 +108,12 @@ def _too_small(resources: ResourcesConfig, there: Mapping[str, float], workers: 
         if there.get(key, 0) < amount * least:
             return ConfigError(
                 f"a trial needs {amount * least:g} {key} ({least} workers), but the cluster has "
-                f"{there.get(key, 0):g}; lower resources.workers or start a larger cluster"
+                f"{there.get(key, 0):g}; ask for {FEWER}, or start a larger cluster"
             )
     needs = " and ".join(f"{amount:g} {key}" for key, amount in one.items())
     return ConfigError(
         f"a trial needs {least} workers with {needs} each, on one node each, but the "
-        f"nodes of the cluster hold {workers}; lower resources.workers or "
+        f"nodes of the cluster hold {workers}; ask for {FEWER}, lower "
         "resources.cpus_per_worker, or start larger nodes"
     )
 

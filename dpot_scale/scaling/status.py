@@ -4,6 +4,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 
+from dpot_scale.config.places import SWEEP_CONFIG
 from dpot_scale.config.sweep import SweepConfig
 from dpot_scale.errors import UserError
 from dpot_scale.runs.folder import found_marks
@@ -49,7 +50,14 @@ def status_table(sweep: SweepConfig, trials: Sequence[Trial]) -> str:
     of_earlier = f", {more} finished of earlier designs" if more else ""
     title = f"sweep {sweep.name} in {sweep.directory}: {'running' if running else 'not running'}"
     shown = table(("trial", "state", "step", "attempts", ""), rows, left=2)
-    return f"{title}; {counts}{of_earlier}\n\n{shown}"
+    text = f"{title}; {counts}{of_earlier}\n\n{shown}"
+    if newest and not {trial.id for trial in trials} & newest.keys():
+        # The design is of the command line, which leaves out what the sweep was started with.
+        text += (
+            "\n\nnone of these was started: the sweep there has another design; "
+            f"`--config {sweep.directory / SWEEP_CONFIG}` shows its trials"
+        )
+    return text
 
 
 def watch_status(

@@ -36,6 +36,11 @@ def test_a_word_may_stand_anywhere(argv: list[str], command: str, overrides: lis
     [
         (["rnu"], "there is no command 'rnu' (did you mean 'run'?); choose from: plan, run"),
         (["plan", "run"], "give one command, not plan and run"),
+        (
+            ["plan", "small"],
+            "`plan` is followed by no 'small': settings are written as key=value, such as "
+            "name=small",
+        ),
         (["--confg", "x"], "there is no option '--confg' (did you mean '--config'?)"),
     ],
 )

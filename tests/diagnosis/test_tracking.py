@@ -21,12 +21,20 @@ class Quiet(WSGIRequestHandler):
 
 def test_a_database_that_takes_runs(tmp_path: Path) -> None:
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    server = client(uri)
     assert mlflow(TrackingConfig(mlflow_uri=uri)).verdict == "ok"
     of_two = mlflow(TrackingConfig(mlflow_uri=uri), nodes=2)
     assert (of_two.verdict, "start an MLflow server" in of_two.to_do) == ("note", True)
-    server = client(uri)
     (experiment,) = [one for one in server.search_experiments() if one.name == "dpot_scale"]
     assert server.search_runs([experiment.experiment_id]) == [], "it is deleted again"
+    assert not [path for path in tmp_path.rglob("*") if path.name == "doctor.txt"]
+
+
+def test_a_database_that_is_not_there_is_not_made(tmp_path: Path) -> None:
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    found = mlflow(TrackingConfig(mlflow_uri=uri))
+    assert (found.verdict, found.found) == ("ok", f"{uri} takes runs, metrics and files")
+    assert list(tmp_path.iterdir()) == []
 
 
 def served(app: Flask) -> Iterator[str]:

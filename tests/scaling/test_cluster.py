@@ -93,7 +93,7 @@ def test_a_worker_that_fits_on_no_node_is_refused_at_once(monkeypatch: pytest.Mo
     with pytest.raises(ConfigError, match=r"2 workers with 2 CPU each, .* of the cluster hold 0;"):
         cluster._measure(TWO_OF_TWO)
     Growing(monkeypatch, [3, 1], grows=False)
-    with pytest.raises(ConfigError, match="hold 1; lower"):
+    with pytest.raises(ConfigError, match="hold 1; ask for fewer workers"):
         cluster._measure(TWO_OF_TWO)
 
 

@@ -49,6 +49,20 @@ def test_every_state(tmp_path: Path) -> None:
     assert states(status_table(sweep, trials))[first][0] == "interrupted"
 
 
+def test_a_sweep_of_another_design_is_said_to_be_one(tmp_path: Path) -> None:
+    """Its name alone does not say what it was started with."""
+    begun = resolve_sweep_paths(load_sweep("quickstart", ["windows=[1024]"]), tmp_path)
+    begun.directory.mkdir(parents=True)
+    (begun.directory / SWEEP_CONFIG).touch()
+    trials = plan(begun)
+    hint = f"`--config {begun.directory / SWEEP_CONFIG}` shows its trials"
+    with hold_sweep(begun):
+        Journal(begun.directory).record(trials[0].id, "started", attempt=1)
+    assert hint not in status_table(begun, trials)
+    asked = resolve_sweep_paths(load_sweep("quickstart"), tmp_path)
+    assert status_table(asked, plan(asked)).endswith(hint)
+
+
 def test_workers_that_change_are_said_with_the_reason(tmp_path: Path) -> None:
     sweep = resolve_sweep_paths(load_sweep("quickstart", ["resources.workers=[1,2]"]), tmp_path)
     sweep.directory.mkdir(parents=True)
