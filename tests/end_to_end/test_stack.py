@@ -21,6 +21,8 @@ import fsspec
 import pytest
 import yaml
 
+from dpot_scale.config.run import TrackingConfig
+from dpot_scale.diagnosis.tracking import mlflow
 from dpot_scale.tracking.mlflow_client import client as client_of
 from dpot_scale.tracking.spool import SPOOL, read_metrics
 from tests.conftest import free_port
@@ -225,6 +227,33 @@ def test_a_sweep_outlives_a_database_that_is_restarted(
     assert "report/scaling.png" in kept
     assert runs["ladder"].info.run_id in kept
     assert PASSWORD not in log
+
+
+def test_a_user_that_the_documentation_makes_changes_what_is_theirs_alone(
+    stack: Stack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = (FILES.parents[1] / "docs" / "cluster.md").read_text(encoding="utf-8")
+    (command,) = re.findall(r"^python -c .*create_user.*$", page, re.M)
+    of_admin = TrackingConfig(mlflow_uri=stack.address, experiment="of admin")
+    assert mlflow(of_admin).verdict == "ok"
+    done = subprocess.run(
+        ["bash", "-c", command],
+        env=os.environ | LOGIN | {"MLFLOW_TRACKING_URI": stack.address},
+        input=f"{PASSWORD}-of-sweeps\n",
+        capture_output=True,
+        text=True,
+        check=False,
+        start_new_session=True,  # no terminal, so that it reads its input
+    )
+    assert done.returncode == 0, done.stderr
+    monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "sweeps")
+    assert "the server asks for a login" in mlflow(of_admin).found
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", f"{PASSWORD}-of-sweeps")
+    own = TrackingConfig(mlflow_uri=stack.address, experiment="of sweeps")
+    assert mlflow(own).verdict == "ok", mlflow(own).found
+    found = mlflow(of_admin)
+    assert (found.verdict, found.found) == ("note", f"{stack.address}: not allowed")
+    assert client_of(stack.address).get_experiment_by_name("of admin") is not None, "it may read"
 
 
 def test_a_run_goes_on_from_the_store_on_an_empty_disk(
