@@ -263,11 +263,19 @@ def _fit(
         )
 
 
-def _save(checkpoints: CheckpointStore, engine: Engine, state: TrainState) -> Saved:
-    """Commit a checkpoint, or begin to; return what is known of it and of the archive."""
+def _save(checkpoints: CheckpointStore, engine: Engine, state: TrainState, must: bool) -> Saved:
+    """Commit a checkpoint, or begin to; return what is known of it and of the archive.
+
+    What must be saved is committed when this returns. What came of the save before it, which a
+    thread may still make, is of no matter then: it is replaced.
+    """
     spool = checkpoints.directory.parent / SPOOL
     on_main(lambda: _flush_record(spool), checkpoints.world, spool)  # its steps are not made again
+    if must:
+        checkpoints.settle()
     checkpoints.save(engine, state)
+    if must:
+        checkpoints.finish()
     seconds = checkpoints.upload_seconds
     return Saved(checkpoints.newest, {} if seconds is None else {names.UPLOAD_SECONDS: seconds})
 

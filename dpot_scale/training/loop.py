@@ -71,7 +71,7 @@ class Trainer:
     console: Console
     quarantine: Quarantine
     evaluate: Callable[[], Mapping[str, float]]
-    save: Callable[[TrainState], Saved]  # commits a checkpoint, or begins to
+    save: Callable[[TrainState, bool], Saved]  # commits a checkpoint; if it must not, may begin to
     train_flops_per_window: float
     save_has_failed: Callable[[], bool] = never  # one that was begun, on this rank
     told_to_stop: Callable[[], bool] = never
@@ -193,7 +193,7 @@ class Trainer:
     def _save(self, state: TrainState, *, must: bool = False) -> None:
         self.console.at(state.step, "saves")
         started = time.monotonic()
-        metrics = self._saving.attempt(lambda: self.save(state), must=must)
+        metrics = self._saving.attempt(lambda: self.save(state, must), must=must)
         self._saved = time.monotonic()
         self._saved_step = self._saving.newest if metrics is None else state.step
         if metrics is not None:

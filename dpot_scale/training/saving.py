@@ -42,22 +42,25 @@ class Saving:
         """Return the metrics of a save; None where the disk is full and a later save may do.
 
         Args:
-            save: Commits a checkpoint, or says that the one before it failed in a thread. It fails
-                on all ranks or on none.
-            must: Whether there is no later one: it is tried once more at once.
+            save: Commits a checkpoint, or begins to and says that the one before it failed in a
+                thread. It fails on all ranks or on none.
+            must: Whether there is no later one: it is tried once more at once. Then `save` returns
+                when it is committed.
 
         Raises:
             DiskError: what must be saved was not, or `MOST_FAILED` in a row.
         """
+        saved = None
         try:
             saved = save()
         except DiskError as error:
             self._failed += 1
-            if self._failed == MOST_FAILED:
-                raise
             if not must:
+                if self._failed == MOST_FAILED:
+                    raise
                 self._say(error)
                 return None
+        if saved is None:  # not in the clause above: the error keeps the state that it failed with
             saved = save()
         if saved.newest > self.newest:
             self.newest, self._failed = saved.newest, 0

@@ -369,6 +369,36 @@ def test_an_upload_may_be_killed_at_any_operation(tmp_path: Path) -> None:
     assert set(found) == {2, 3}
 
 
+@pytest.mark.parametrize("how", ["fetched", "taken over"])
+def test_all_of_a_copy_is_on_the_disk_before_its_marker_is(
+    how: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a loss of power, what has a marker is whole: also the names in its inner folders."""
+    url, here = f"file://{tmp_path}/archive", tmp_path / "run" / "checkpoints"
+    save(here, url, 1)
+    directory, happened = tmp_path / "new", []
+    fsync, replace = os.fsync, Path.replace
+
+    def flush(number: int) -> None:
+        fsync(number)
+        happened.append(Path(f"/proc/self/fd/{number}").readlink())
+
+    def commit(path: Path, target: Path) -> Path:
+        happened.append(target)
+        return replace(path, target)
+
+    monkeypatch.setattr(os, "fsync", flush)
+    monkeypatch.setattr(Path, "replace", commit)
+    if how == "fetched":
+        assert archive_of(url).fetch(directory) is not None
+    else:
+        take_over(committed(here)[0], directory, "hash")
+    folder = directory / "step_000001"
+    before = happened[: happened.index(folder / MARKER)]
+    shards = folder / "shards"
+    assert {directory, folder, shards, shards / "rank_00000.safetensors"} <= set(before)
+
+
 def test_a_fetch_may_be_killed_at_any_operation(tmp_path: Path) -> None:
     url, here = f"file://{tmp_path}/archive", tmp_path / "run" / "checkpoints"
     for name in (METRICS, MLFLOW_RECORD):

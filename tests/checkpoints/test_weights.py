@@ -119,6 +119,21 @@ def test_export_writes_what_a_finished_run_leaves(
     assert read(written).data == read(run).data == DATA
 
 
+def test_an_export_to_a_full_disk_is_one_sentence_and_leaves_nothing(
+    run: Path, small_disk: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (small_disk / "rest").write_bytes(bytes(2**20 - 8 * 4096))
+    out = small_disk / "out.safetensors"
+    out.write_text("of before")
+    assert main(["export", str(run), "--out", str(out)]) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert f"error: cannot write {out}: " in said
+    assert f"bytes are free in {small_disk}: make room there and start again" in said
+    assert sorted(path.name for path in small_disk.iterdir()) == [out.name, "rest"]
+    assert out.read_text() == "of before"
+
+
 def test_what_holds_no_weights_is_one_sentence(run: Path) -> None:
     with pytest.raises(CheckpointError, match=r"holds no checkpoint; give the folder of a run"):
         find(run.parent)

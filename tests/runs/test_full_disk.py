@@ -9,11 +9,13 @@ from typing import Any
 import pytest
 from torch import Tensor
 
+from dpot_scale.checkpoints import store
 from dpot_scale.checkpoints.checkpoint import committed, verify
 from dpot_scale.config.load import load_run
 from dpot_scale.config.places import CHECKPOINTS, FIGURES, RESULT_FILE, WEIGHTS
 from dpot_scale.config.run import RunConfig
 from dpot_scale.data.stream.assembly import Batch
+from dpot_scale.engine.state import Snapshot
 from dpot_scale.errors import DiskError
 from dpot_scale.runs import outcome
 from dpot_scale.runs.resolved import identify
@@ -111,6 +113,31 @@ def test_a_disk_that_is_full_at_the_end_is_one_sentence_and_loses_nothing(
     assert steps_of(config)[0] == STEPS - EVERY
     (disk / "rest").unlink()
     assert run_training(identify(config)).steps == STEPS
+    assert steps_of(config)[0] == STEPS
+
+
+@pytest.mark.parametrize("copy_gib", [0.0, 1.0])
+def test_the_last_save_is_tried_twice(
+    copy_gib: float, config: RunConfig, disk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where a thread would make it: what frees the disk meanwhile saves the last steps."""
+    of_copies = config.checkpoint.model_copy(update={"copy_gib": copy_gib})
+    config = config.model_copy(update={"checkpoint": of_copies})
+    write_shard, tried = store.write_shard, []
+
+    def on_a_disk_that_is_full_for_a_moment(path: Path, snapshot: Snapshot) -> None:
+        if path.parts[-3] == f"step_{STEPS:06d}":
+            tried.append(path)
+        if len(tried) == 1:
+            fill(disk)
+        try:
+            write_shard(path, snapshot)
+        finally:
+            (disk / "rest").unlink(missing_ok=True)
+
+    monkeypatch.setattr(store, "write_shard", on_a_disk_that_is_full_for_a_moment)
+    assert run_training(identify(config)).steps == STEPS
+    assert len(tried) == 2
     assert steps_of(config)[0] == STEPS
 
 

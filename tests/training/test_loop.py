@@ -145,7 +145,7 @@ class Loop:
             console=Console(is_main=False, total_steps=config.steps),
             quarantine=Quarantine(own, alone),
             evaluate=self.evaluate,
-            save=lambda state: self.saves.save(self.engine, state),
+            save=lambda state, _: self.saves.save(self.engine, state),
             train_flops_per_window=1.0,
         )
 
@@ -237,7 +237,7 @@ def test_a_disk_that_is_full_for_a_while_ends_nothing(
     made = loop("checkpoint.every=1")
     steps_without_room = {2, 3}
 
-    def save(state: TrainState) -> Saved:
+    def save(state: TrainState, must: bool) -> Saved:
         if state.step in steps_without_room:
             raise DiskError("No space left on device: make room there and start again")
         return made.saves.save(made.engine, state)
@@ -262,7 +262,7 @@ def test_a_save_that_failed_in_a_thread_is_heard_soon_and_costs_no_other(
     made = loop("checkpoint.every=3", "tracking.log_every=100")
     begun: list[int] = []
 
-    def save(state: TrainState) -> Saved:
+    def save(state: TrainState, must: bool) -> Saved:
         """Begin to write a state; the first one finds no room, as the next call says."""
         if begun == [3]:
             begun.append(0)
@@ -417,7 +417,7 @@ def test_a_second_sigterm_does_not_end_the_last_save(loop: Callable[..., Loop]) 
     made = loop()
     made.engine.at_step = lambda _: os.kill(os.getpid(), signal.SIGTERM)
 
-    def save_slowly(state: TrainState) -> Saved:
+    def save_slowly(state: TrainState, must: bool) -> Saved:
         os.kill(os.getpid(), signal.SIGTERM)
         return made.saves.save(made.engine, state)
 

@@ -109,7 +109,7 @@ def waits(tiny_yaml: Path, tmp_path: Path, world: World) -> Callable[..., Counte
             console=Console(is_main=False, total_steps=config.steps),
             quarantine=Quarantine(config, world),
             evaluate=dict,
-            save=lambda state: Saved(state.step),
+            save=lambda state, _: Saved(state.step),
             train_flops_per_window=1.0,
         )
         counted = Waits()
