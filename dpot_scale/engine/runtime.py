@@ -2,6 +2,7 @@
 
 import atexit
 import contextlib
+import importlib
 import io
 import logging
 import os
@@ -171,6 +172,7 @@ def _adopt(device: torch.device) -> None:
     # Imported late because it takes seconds, and after its logger has been quietened.
     with _without_mlflow():
         import deepspeed
+    _define_muon_uncompiled()
     build_operators()
     deepspeed.init_distributed()
     if device.type == "cpu":
@@ -189,6 +191,20 @@ def _without_mlflow() -> Iterator[None]:
         yield
     finally:
         del sys.modules["mlflow"]
+
+
+def _define_muon_uncompiled() -> None:
+    """Import DeepSpeed's own Muon without torch's compiler, which takes a second per rank.
+
+    Every engine of DeepSpeed asks whether its optimizer is that one; here it never is.
+    """
+    from deepspeed.runtime import compiler
+
+    given, compiler.compile = compiler.compile, lambda: compiler.dummy_decorator
+    try:
+        importlib.import_module("deepspeed.runtime.zero.muon.original_muon")
+    finally:
+        compiler.compile = given
 
 
 def _unlink_shared_buffers() -> None:

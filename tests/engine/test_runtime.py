@@ -16,6 +16,8 @@ if "adopt" in sys.argv:
     torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
 world = start_world(seed=3)
 assert "mlflow" not in sys.modules, "DeepSpeed imports it for its autotuner, for a second"
+from deepspeed.runtime.zero.muon import muon_optimizer  # as every engine of DeepSpeed does
+assert "torch._inductor.compile_fx" not in sys.modules, "torch's compiler, for a second"
 from deepspeed import comm
 assert comm.is_initialized() and comm.get_world_size() == 1
 assert (world.rank, world.local_rank, world.world_size, world.is_main) == (0, 0, 1, True)
