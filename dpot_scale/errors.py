@@ -68,12 +68,21 @@ class CheckpointError(UserError):
     """A checkpoint or weights file that cannot be used."""
 
 
-class MachineError(DataError):
-    """A dataset that could not be read for want of memory or open files: it may be intact."""
-
-
 class SharedDataError(DataError):
     """A dataset that cannot be used, after all ranks were told: only one of them prints it."""
+
+
+class MachineError(UserError):
+    """What a machine cannot read now, for want of memory or open files, or as its storage is away.
+
+    That says nothing of the data, which may be intact: it may be tried again.
+    """
+
+    stop = "machine"
+
+
+class SharedMachineError(MachineError):
+    """What one machine cannot read now, after all ranks were told: only one of them prints it."""
 
 
 class RecordError(UserError):
@@ -159,11 +168,11 @@ def exits_cleanly(main: Callable[P, int]) -> Callable[P, int]:
         try:
             return main(*args, **kwargs)
         except UserError as error:
-            # The ranks find the same mistakes, so one says it. Only a file or a peer may fail a
-            # single rank.
-            of_one_rank = isinstance(error, DataError | LostPeerError)
-            of_one_rank = of_one_rank and not isinstance(error, SharedDataError)
-            if speaks_for_all() or of_one_rank:
+            # The ranks find the same mistakes, so one says it. Only a file, a machine or a peer may
+            # fail a single rank.
+            of_one_rank = isinstance(error, DataError | MachineError | LostPeerError)
+            is_shared = isinstance(error, SharedDataError | SharedMachineError)
+            if speaks_for_all() or (of_one_rank and not is_shared):
                 _complain(f"error: {error}")
             return USER_ERROR_EXIT_CODE
         except KeyboardInterrupt as interrupt:

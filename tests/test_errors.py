@@ -9,7 +9,9 @@ from dpot_scale.errors import (
     CheckpointError,
     ConfigError,
     DataError,
+    MachineError,
     SharedDataError,
+    SharedMachineError,
     UserError,
     exits_cleanly,
     shortened,
@@ -34,7 +36,14 @@ def test_a_mistake(kind: type[UserError], capsys: pytest.CaptureFixture[str]) ->
 
 
 @pytest.mark.parametrize(
-    ("kind", "spoken"), [(ConfigError, False), (DataError, True), (SharedDataError, False)]
+    ("kind", "spoken"),
+    [
+        (ConfigError, False),
+        (DataError, True),
+        (SharedDataError, False),
+        (MachineError, True),
+        (SharedMachineError, False),
+    ],
 )
 def test_other_ranks_repeat_no_mistake_that_all_make(
     kind: type[UserError],

@@ -1,6 +1,8 @@
 """Opens the datasets of a config, and checks before any training that they suit the model."""
 
+import resource
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 
 from dpot_scale.config.data import DataConfig
 from dpot_scale.config.model import ModelConfig
@@ -30,6 +32,7 @@ def open_datasets(
         ConfigError: a dataset has more channels than the model, or other space axes.
         DataError: a dataset is missing, or its index is damaged.
     """
+    _allow_open_files()
     if config.suite is not None:
         if generate:
             generate_suite(config.suite, config.root, progress=progress)
@@ -40,6 +43,16 @@ def open_datasets(
     for store in stores.values():
         _check_fits(store.info, model)
     return stores
+
+
+def _allow_open_files() -> None:
+    """Let this process open as many files as the system lets it have, where it has fewer so far.
+
+    Each thread keeps hundreds of each dataset open, and 1024 are usual.
+    """
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(ValueError, OSError):  # a system that has no such number
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def require_complete(stores: Mapping[str, DatasetStore], splits: Sequence[Split] = SPLITS) -> None:

@@ -8,7 +8,13 @@ from torch import Tensor
 from torch import distributed as dist
 
 from dpot_scale.engine.runtime import World, any_rank
-from dpot_scale.errors import DataError, SharedDataError, UserError
+from dpot_scale.errors import (
+    DataError,
+    MachineError,
+    SharedDataError,
+    SharedMachineError,
+    UserError,
+)
 from dpot_scale.files import cannot_write
 
 T = TypeVar("T")
@@ -18,7 +24,8 @@ def raise_on_all(error: UserError | None, world: World) -> None:
     """Raise on every rank the first error that a rank has; do nothing if none has one. Collective.
 
     Raises:
-        UserError: of the kind of that error; a `DataError` becomes a `SharedDataError`.
+        UserError: of the kind of that error; a `DataError` becomes a `SharedDataError`, and a
+            `MachineError` a `SharedMachineError`.
     """
     mine = None if error is None else (type(error), str(error))
     found: list[tuple[type[UserError], str] | None] = [mine]
@@ -28,7 +35,10 @@ def raise_on_all(error: UserError | None, world: World) -> None:
     if not any(found):
         return
     kind, sentence = next(one for one in found if one is not None)
-    raise (SharedDataError if issubclass(kind, DataError) else kind)(sentence) from error
+    for of_one, shared in ((DataError, SharedDataError), (MachineError, SharedMachineError)):
+        if issubclass(kind, of_one):
+            kind = shared
+    raise kind(sentence) from error
 
 
 def on_every_rank(act: Callable[[], T], world: World, place: Path) -> T:

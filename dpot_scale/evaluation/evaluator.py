@@ -6,6 +6,7 @@ Legend: B trajectories, T frames, C fields, s any number of space axes, L lead t
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -32,6 +33,7 @@ from dpot_scale.evaluation.trajectories import (
     Share,
     exists,
     forecast_trajectories,
+    read_on_all,
     shares_of,
     up_to_its_end,
 )
@@ -189,8 +191,14 @@ class _Scorer:
         )
 
     def _times(self) -> NDArray[np.float64]:
-        """Return the time since the last known frame at each lead time of the first trajectory."""
-        times = self._store.times(self._split, self._shares[0].indices[0])
+        """Return the time since the last known frame at each lead time of the first trajectory.
+
+        Collective.
+        """
+        first = self._shares[0].indices[0]
+        times = read_on_all(
+            partial(self._store.times, self._split, first), self._store, self._world
+        )
         since_L: NDArray[np.float64] = times[self._known :] - times[self._known - 1]
         return since_L
 

@@ -16,6 +16,7 @@ from dpot_scale.config.base import PositiveInt
 from dpot_scale.config.record import Record, read_record
 from dpot_scale.data.importers.source import DAMAGE
 from dpot_scale.data.info import DatasetInfo, has_unit
+from dpot_scale.data.store.faults import require_machine
 from dpot_scale.errors import RecordError
 from dpot_scale.evaluation.example import Example
 from dpot_scale.files import replacing
@@ -105,7 +106,9 @@ def _read(file: Path) -> Shown:
             truth, forecast = (np.asarray(arrays[name], np.float32) for name in FIELDS)
         about = read_record(About, raw, file, RecordError)
         info = TypeAdapter(DatasetInfo).validate_json(json.dumps(about.info))
-    except (*DAMAGE, MemoryError) as error:
+    except DAMAGE as error:
+        if isinstance(error, OSError):  # a damaged file may ask for more memory than there is
+            require_machine(file, error)
         raise RecordError(
             f"{file} holds no frames of a forecast that this version of dpot_scale can read "
             f"({' '.join(str(error).split())}): remove it, and reports go without its pictures"

@@ -4,8 +4,9 @@ Legend: B trajectories, T frames, C fields, s any number of space axes.
 """
 
 import math
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -14,9 +15,12 @@ from dpot_scale.config.run import EvaluationConfig
 from dpot_scale.data.store.dataset import DatasetStore, Split
 from dpot_scale.data.stream.assembly import Assembler, Batch, Window
 from dpot_scale.data.stream.mixture import Cut
-from dpot_scale.engine.collectives import raise_on_all
+from dpot_scale.data.stream.patience import Patience
+from dpot_scale.engine.collectives import on_every_rank
 from dpot_scale.engine.runtime import World
 from dpot_scale.errors import DataError
+
+T = TypeVar("T")
 
 
 def forecast_trajectories(
@@ -102,22 +106,26 @@ class Frames:
         """Return frames (B, frames, C, *s); after the end of a trajectory its last one. Collective.
 
         Raises:
-            DataError: on all ranks, the first problem that a rank has.
+            DataError, MachineError: on all ranks, the first problem that a rank has.
         """
         windows = [
             Window(self._store, self._split, Cut(index, min(start, last), stride=1))
             for index in self._indices
             for last in [self._store.num_frames(self._split, index) - 1]
         ]
-        batch, problem = None, None
-        try:
-            room = self._assembler.empty(len(windows), frames)
-            batch = self._assembler.batch(windows, room)
-        except DataError as error:
-            problem = error
-        raise_on_all(problem, self._world)
-        assert batch is not None
-        return batch
+        room = self._assembler.empty(len(windows), frames)
+        read = partial(self._assembler.batch, windows, room)
+        return read_on_all(read, self._store, self._world)
+
+
+def read_on_all(read: Callable[[], T], store: DatasetStore, world: World) -> T:
+    """Call `read` on every rank, again where that may help, and return its result. Collective.
+
+    Raises:
+        DataError, MachineError: on all ranks, the first problem that a rank has.
+    """
+    patience = Patience(store.close)
+    return on_every_rank(lambda: patience.read(read), world, store.folder)
 
 
 def exists(leads: Sequence[int], most: int, device: torch.device) -> Tensor:

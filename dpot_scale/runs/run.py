@@ -75,6 +75,7 @@ def run_training(
         ConfigError, DataError, CheckpointError: the user can mend it.
         TrainingStoppedError: it was told to stop, by a signal, by `told_to_stop` or `preempted`, or
             `limits.wall_clock` was over.
+        MachineError: it cannot read its data now, which may be intact.
         LostPeerError: another rank ended, or did not answer in `limits.collective` minutes.
         KeyboardInterrupt: SIGTERM came where no steps are made; with a sentence.
         TrainingDivergedError: it diverged, once more than `limits.rollbacks` allows.

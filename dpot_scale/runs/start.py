@@ -18,7 +18,13 @@ from dpot_scale.data.datasets import require_complete
 from dpot_scale.data.store.dataset import DatasetStore
 from dpot_scale.engine.collectives import from_main, on_every_rank
 from dpot_scale.engine.engine import Engine
-from dpot_scale.errors import CheckpointError, ConfigError, DataError, speaks_for_all
+from dpot_scale.errors import (
+    CheckpointError,
+    ConfigError,
+    DataError,
+    MachineError,
+    speaks_for_all,
+)
 from dpot_scale.models.adapter import is_of_pair
 from dpot_scale.models.families import family_of
 from dpot_scale.models.transfer import (
@@ -148,10 +154,11 @@ def look_for_files(config: RunConfig, stores: Mapping[str, DatasetStore]) -> Non
 
     Raises:
         DataError: a file is missing or too short.
+        MachineError: a file cannot be read now.
     """
     try:
         require_complete(stores)
-    except DataError as error:
+    except (DataError, MachineError) as error:
         if not has_begun(config):
             raise
         if speaks_for_all():

@@ -1,6 +1,7 @@
 """The ways a trial ends: finished, failed, stopped by the user, or by a bug of this program."""
 
 from dataclasses import dataclass, field
+from types import UnionType
 
 from ray.exceptions import OutOfMemoryError, RayActorError
 from ray.train.v2.api.exceptions import PreemptionError, WorkerGroupError
@@ -11,6 +12,7 @@ from dpot_scale.config.sweep import SweepConfig
 from dpot_scale.errors import (
     BusyError,
     LostPeerError,
+    MachineError,
     UserError,
     memory_was_refused,
     without_secrets,
@@ -21,7 +23,10 @@ NO_MORE_PREEMPTIONS = (
     "that was once more than max_preemptions allows; raise it, or lower run.checkpoint.minutes so "
     "that more is saved before the next time"
 )
-BUSY_SECONDS = 60.0  # in which ranks of an earlier attempt end, that nobody waits for any more
+# In which ranks of an earlier attempt end, that nobody waits for any more, or storage comes back.
+BUSY_SECONDS = 60.0
+
+PASSING = BusyError | MachineError  # after which another attempt may succeed
 
 
 class TrialFailedError(UserError):
@@ -139,7 +144,7 @@ def failed_attempt(error: Exception, verdict: str | None) -> AttemptFailedError:
     stop = stop_of(error)
     if verdict is not None and not is_final:  # else Ray only knows that a worker died
         stop, _, reason = verdict.partition(": ")
-    pause = 0.0 if busy(error) is None else BUSY_SECONDS
+    pause = 0.0 if passing(error) is None else BUSY_SECONDS
     return AttemptFailedError(reason, is_final, is_preemption(error), stop, pause)
 
 
@@ -148,15 +153,15 @@ def diagnose(error: Exception) -> tuple[str, bool]:
     failures = error.worker_failures if isinstance(error, WorkerGroupError) else {}
     for cause in failures.values():
         found = _user_error(cause)
-        if found is not None and not isinstance(found, BusyError | LostPeerError):
+        if found is not None and not isinstance(found, LostPeerError | PASSING):
             return str(found), True
+    passes = passing(error)
+    if passes is not None:
+        return passes, False
     for cause in _causes(error):
         memory = _ran_out_of_memory(cause)
         if memory is not None:
             return memory, True
-    held = busy(error)
-    if held is not None:
-        return held, False
     if tells_of_death(error):
         return "a worker died: killed, out of memory, or crashed", False
     shown = str(next(iter(failures.values()), error)).strip().splitlines()
@@ -168,12 +173,12 @@ def lost_peer(error: Exception) -> str | None:
     return _said(error, LostPeerError)
 
 
-def busy(error: Exception) -> str | None:
-    """Return what a worker said whose directory another process holds; None if none did."""
-    return _said(error, BusyError)
+def passing(error: Exception) -> str | None:
+    """Return what a worker said that found its directory held, or could not read its data now."""
+    return _said(error, PASSING)
 
 
-def _said(error: Exception, kind: type[UserError]) -> str | None:
+def _said(error: Exception, kind: type[UserError] | UnionType) -> str | None:
     found = map(_user_error, _causes(error))
     return next((str(one) for one in found if isinstance(one, kind)), None)
 

@@ -21,6 +21,7 @@ Word = Literal[
     "lost_peer",  # another rank ended or did not answer
     "hung",  # no rank moved, or one of them did not
     "bad_data",
+    "machine",  # it lacked memory or open files to read the data, which may be intact
     "disk",  # it is full, or cannot be written
     "failed",  # in any other way
     "killed",  # nobody was there to say why

@@ -17,7 +17,7 @@ from dpot_scale.data.stream.reader import BatchStream
 from dpot_scale.engine.collectives import raise_on_all
 from dpot_scale.engine.engine import Engine, Rates, Update
 from dpot_scale.engine.runtime import World
-from dpot_scale.errors import DataError, SharedDataError
+from dpot_scale.errors import DataError, MachineError, SharedDataError, SharedMachineError
 from dpot_scale.tracking import names
 from dpot_scale.tracking.tracker import Tracker
 from dpot_scale.training.console import Console
@@ -50,7 +50,7 @@ class Trouble(NamedTuple):
 class _Unreadable(NamedTuple):
     """Why this rank's stream ended."""
 
-    error: DataError
+    error: DataError | MachineError
     since: TrainState  # before the step in which it did
 
 
@@ -103,7 +103,7 @@ class Trainer:
         ended with a loss that is not finite, or made a step that is a spike.
 
         Raises:
-            SharedDataError: a rank cannot read its data; raised on all ranks.
+            SharedDataError, SharedMachineError: a rank cannot read its data; raised on all ranks.
         """
         batches = self.stream.start(state.step)
         self.meter = Meter(self.world, lambda: self.stream.wait_seconds, self.waits)
@@ -182,7 +182,7 @@ class Trainer:
         self.console.at(state.step, "evaluates")
         try:
             scores = self.evaluate()
-        except SharedDataError as error:
+        except (SharedDataError, SharedMachineError) as error:
             if must:
                 raise
             if self.world.is_main:
@@ -230,7 +230,7 @@ class Trainer:
         if self._unreadable is None:
             try:
                 return next(batches)
-            except DataError as error:
+            except (DataError, MachineError) as error:
                 self._unreadable = _Unreadable(error, state)
         return self.stream.void_batch()
 
@@ -241,9 +241,10 @@ class Trainer:
         """
         self.meter.undo(now.step - since.step)
         self._save_unsaved(since)
-        problem = None
+        problem: DataError | MachineError | None = None
         if self._unreadable is not None:
-            problem = DataError(_stopped_by(self._unreadable.error, since))
+            kind = MachineError if isinstance(self._unreadable.error, MachineError) else DataError
+            problem = kind(_stopped_by(self._unreadable.error, since))
         raise_on_all(problem, self.world)
 
     def _save_unsaved(self, state: TrainState) -> None:
@@ -302,10 +303,10 @@ class Trainer:
 
 
 def _stopped_by(problem: object, state: TrainState) -> str:
-    return (
-        f"{problem}; the run stopped after step {state.step}: mend the data and start it again to "
-        "continue"
-    )
+    stopped = f"{problem}; the run stopped after step {state.step}"
+    if isinstance(problem, MachineError):  # which says what to do
+        return stopped
+    return f"{stopped}: mend the data and start it again to continue"
 
 
 def train_step(

@@ -1,5 +1,7 @@
 """Datasets of a config are checked against the model before anything is spent."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -37,6 +39,34 @@ def test_mistakes(
 ) -> None:
     with pytest.raises(error, match=message):
         opened(tiny_yaml, *overrides)
+
+
+FEW = """
+import resource, sys
+from pathlib import Path
+from dpot_scale.config.load import load_run
+from dpot_scale.data.datasets import open_datasets
+
+most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+resource.setrlimit(resource.RLIMIT_NOFILE, (64, most))
+places = [f"data.root={sys.argv[2]}", "data.suite=null", "data.weights={a: 1, b: 1}"]
+config = load_run(sys.argv[1], places)
+stores = open_datasets(config.data, config.model, progress=print)
+for store in stores.values():
+    for number in range(store.num_trajectories("train")):
+        store.read("train", number, 0, 1)
+"""
+
+
+def test_datasets_of_many_files_are_read_where_few_may_be_open(
+    tiny_yaml: Path, tmp_path: Path, make_store
+) -> None:
+    """As far as the system allows it: 80 files are open in the end."""
+    for name in "ab":
+        make_store(name, train=40, shard_bytes=1)
+    command = [sys.executable, "-c", FEW, str(tiny_yaml), str(tmp_path)]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr
 
 
 def test_there_must_be_something_to_train_on(make_store) -> None:

@@ -8,7 +8,7 @@ import torch
 
 from dpot_scale.engine.collectives import mean_over_ranks, raise_on_all
 from dpot_scale.engine.runtime import World, any_rank, any_ranks
-from dpot_scale.errors import DataError
+from dpot_scale.errors import DataError, MachineError, SharedMachineError
 
 HERE = Path(__file__)
 ALONE = World(rank=0, local_rank=0, world_size=1, device=torch.device("cpu"))
@@ -42,6 +42,11 @@ def error_of_one_rank(world: World) -> tuple[str, str]:
     except DataError as error:
         return type(error).__name__, str(error)
     raise AssertionError("nothing was raised")
+
+
+def test_what_a_machine_lacks_stays_that() -> None:
+    with pytest.raises(SharedMachineError, match="few open files"):
+        raise_on_all(MachineError("few open files"), ALONE)
 
 
 @pytest.mark.distributed

@@ -1,7 +1,10 @@
 """Which split is scored when, and what of it is tracked."""
 
+import errno
+import os
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 import torch
@@ -11,10 +14,12 @@ from dpot_scale.config.load import load_run
 from dpot_scale.config.run import EvaluationConfig, RunConfig
 from dpot_scale.data.datasets import open_datasets
 from dpot_scale.data.info import DatasetInfo
+from dpot_scale.data.store import shards
 from dpot_scale.data.store.dataset import DatasetStore, open_store
 from dpot_scale.data.store.writer import StoreWriter
+from dpot_scale.data.stream import patience
 from dpot_scale.engine.runtime import World
-from dpot_scale.errors import DataError
+from dpot_scale.errors import DataError, SharedDataError, SharedMachineError, UserError
 from dpot_scale.evaluation.monitor import Monitor, eval_metrics, final_metrics
 from dpot_scale.evaluation.scores import DatasetScore
 from dpot_scale.models.forecaster import Forecast
@@ -187,3 +192,66 @@ def test_too_few_frames_are_found_before_any_training(
 ) -> None:
     with pytest.raises(DataError, match=r"stores 9 test frames, but model.history=4 plus .*=6"):
         monitor_of(Trained(), stores, config, world, rollout_frames=6)
+
+
+def disturb(monkeypatch: pytest.MonkeyPatch, number: int, times: int) -> list[int]:
+    """Let files fail to open so many times; return the list of these, which grows."""
+    monkeypatch.setattr(patience, "WAITS", (0.0, 0.0, 0.0))
+    open_hdf5, failed = shards.open_hdf5, list[int]()
+
+    def opened(path: str, mode: str = "r") -> h5py.File:
+        if len(failed) < times:
+            failed.append(number)
+            raise OSError(number, os.strerror(number))
+        return open_hdf5(path, mode)
+
+    monkeypatch.setattr(shards, "open_hdf5", opened)
+    return failed
+
+
+@pytest.mark.parametrize("number", [errno.ESTALE, errno.EMFILE])
+def test_held_out_data_that_are_away_are_waited_for(
+    number: int,
+    split: DatasetStore,
+    config: RunConfig,
+    world: World,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    expected = monitor_of(Trained(), {"split": split}, config, world)()
+    split.close()
+    failed = disturb(monkeypatch, number, times=3)
+    assert monitor_of(Trained(), {"split": split}, config, world)() == expected
+    assert len(failed) == 3
+
+
+@pytest.mark.parametrize(
+    ("number", "kind"), [(errno.ESTALE, SharedDataError), (errno.EMFILE, SharedMachineError)]
+)
+def test_held_out_data_that_stay_away_are_one_sentence(
+    number: int,
+    kind: type[UserError],
+    split: DatasetStore,
+    config: RunConfig,
+    world: World,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    disturb(monkeypatch, number, times=100)
+    with pytest.raises(kind, match=os.strerror(number)):
+        monitor_of(Trained(), {"split": split}, config, world)()
+
+
+def test_a_held_out_file_that_was_replaced_is_read_anew(
+    split: DatasetStore, config: RunConfig, world: World
+) -> None:
+    """It is open while it is cut, and its copy takes its place."""
+    score = monitor_of(Trained(), {"split": split}, config, world)
+    expected = score()
+    shard = split.folder / split.shards["valid"][0].file
+    whole = shard.read_bytes()
+    with shard.open("r+b") as file:
+        file.truncate(len(whole) // 2)
+    with pytest.raises(SharedDataError):
+        score()
+    shard.unlink()
+    shard.write_bytes(whole)
+    assert score() == expected

@@ -12,7 +12,13 @@ from dpot_scale.checkpoints.checkpoint import checkpoint_name
 from dpot_scale.config.load import load_sweep
 from dpot_scale.config.places import CHECKPOINTS, MARKER, resolve_sweep_paths
 from dpot_scale.config.sweep import SweepConfig
-from dpot_scale.errors import BusyError, ConfigError, DiskError, LostPeerError
+from dpot_scale.errors import (
+    BusyError,
+    ConfigError,
+    DiskError,
+    LostPeerError,
+    SharedMachineError,
+)
 from dpot_scale.runs.endings import TrainingDivergedError
 from dpot_scale.scaling.endings import (
     BUSY_SECONDS,
@@ -152,6 +158,15 @@ def test_a_directory_that_another_process_holds_is_tried_again_later(
     assert attempt.pause == BUSY_SECONDS
     assert failed_attempt(failed(said, ConfigError("a mistake")), None).is_final
     assert failed_attempt(failed(LostPeerError("rank 0")), None).pause == 0
+
+
+def test_a_machine_that_cannot_read_its_data_now_is_tried_again_later() -> None:
+    """Also where it lacks memory: it was no lack of the model."""
+    sentence = "cannot read a.h5 (Cannot allocate memory); the file may be intact"
+    said = RayTaskError("train_trial", "Traceback", SharedMachineError(sentence))
+    attempt = failed_attempt(failed(RayActorError(), said), None)
+    assert (attempt.reason, attempt.is_final, attempt.stop) == (sentence, False, "machine")
+    assert attempt.pause == BUSY_SECONDS
 
 
 def test_what_ranks_said_of_a_hang_counts_for_more_than_what_ray_saw_of_it(trial: Trial) -> None:

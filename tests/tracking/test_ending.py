@@ -5,7 +5,14 @@ import pickle
 import pytest
 import torch
 
-from dpot_scale.errors import ConfigError, DataError, DiskError, LostPeerError
+from dpot_scale.errors import (
+    ConfigError,
+    DataError,
+    DiskError,
+    LostPeerError,
+    MachineError,
+    SharedMachineError,
+)
 from dpot_scale.runs.endings import TrainingDivergedError, TrainingStoppedError
 from dpot_scale.scaling.endings import TrialCancelledError, TrialFailedError, TrialInterruptedError
 from dpot_scale.tracking.ending import described, tags_of
@@ -22,6 +29,8 @@ DIED = "a worker died: killed, out of memory, or crashed"
         (TrainingDivergedError("x"), "diverged"),
         (LostPeerError("x"), "lost_peer"),
         (DataError("x"), "bad_data"),
+        (MachineError("x"), "machine"),
+        (SharedMachineError("x"), "machine"),
         (DiskError("x"), "disk"),
         (ConfigError("x"), "failed"),
         (TrialFailedError(DIED, "lost_peer"), "lost_peer"),

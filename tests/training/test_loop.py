@@ -1,5 +1,6 @@
 """The loop: what it does when, what it is shown, and why it stops."""
 
+import errno
 import math
 import os
 import shutil
@@ -16,13 +17,16 @@ from dpot_scale.checkpoints.store import TrainState
 from dpot_scale.config.load import load_run
 from dpot_scale.config.run import RunConfig
 from dpot_scale.data.datasets import open_datasets
+from dpot_scale.data.store import shards
+from dpot_scale.data.store.shards import OpenFiles
+from dpot_scale.data.stream import patience
 from dpot_scale.data.stream.assembly import Assembler
 from dpot_scale.data.stream.mixture import open_mixture
 from dpot_scale.data.stream.reader import BatchStream, Share, training_windows
 from dpot_scale.engine.engine import Rates, Update
 from dpot_scale.engine.runtime import World, start_world
 from dpot_scale.engine.state import Snapshot, StoredState
-from dpot_scale.errors import DiskError, SharedDataError
+from dpot_scale.errors import DiskError, SharedDataError, SharedMachineError, UserError
 from dpot_scale.models.forecaster import Forecast
 from dpot_scale.tracking.spool import SPOOL, read_metrics
 from dpot_scale.tracking.tracker import Tracker
@@ -214,17 +218,18 @@ def test_an_evaluation_that_fails_at_the_end_loses_no_training(loop: Callable[..
     assert made.saves.steps == [STEPS]
 
 
+@pytest.mark.parametrize("kind", [SharedDataError, SharedMachineError])
 def test_held_out_data_that_cannot_be_read_lose_no_training(
-    loop: Callable[..., Loop], caplog: pytest.LogCaptureFixture
+    kind: type[UserError], loop: Callable[..., Loop], caplog: pytest.LogCaptureFixture
 ) -> None:
     """Scores on the way are left out and said; those at the end must be there."""
     made = loop("evaluation.every=2", "checkpoint.every=100", "tracking.log_every=100")
 
     def refuse() -> Mapping[str, float]:
-        raise SharedDataError("a held-out file is damaged")
+        raise kind("a held-out file is damaged")
 
     made.trainer.evaluate = refuse
-    with pytest.raises(SharedDataError):
+    with pytest.raises(kind):
         made.fit()
     assert (list(made.losses), made.saves.steps) == ([STEPS], [STEPS])
     said = [f"step {step} has no scores: a held-out file is damaged" for step in (2, 4)]
@@ -402,6 +407,29 @@ def test_data_that_cannot_be_read_stop_the_run_before_the_next_update(
     assert made.saves.states[-1] == TrainState(step=last)
     assert len(made.saves.steps) == len(set(made.saves.steps)), "none is saved twice"
     assert all(math.isfinite(loss) for loss in made.losses.values())
+
+
+def test_a_machine_that_cannot_read_its_data_stops_the_run_and_blames_no_data(
+    loop: Callable[..., Loop], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No window is replaced, and nothing is asked of the data."""
+    made = loop("tracking.log_every=100", "checkpoint.every=4", "batch.micro_batch=1")
+    monkeypatch.setattr(patience, "WAITS", ())
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    def take(step: int) -> None:
+        monkeypatch.setattr(shards, "open_hdf5", refuse)
+        monkeypatch.setattr(OpenFiles, "array", refuse)
+
+    made.engine.at_step = take
+    sentence = r"cannot read .*Too many open files.*start again; the run stopped after step \d$"
+    with pytest.raises(SharedMachineError, match=sentence):
+        made.fit()
+    last = max(made.losses)
+    assert 0 < last < STEPS
+    assert made.saves.states[-1] == TrainState(step=last)
 
 
 def test_a_run_that_is_told_to_stop_saves(loop: Callable[..., Loop]) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 
 from dpot_scale.data.importers import npz
 from dpot_scale.data.importers.source import DAMAGE
+from dpot_scale.data.store.faults import require_machine
 from dpot_scale.errors import DataError
 
 PAGE = "docs/data.md, Plain arrays"  # says how to import any
@@ -56,6 +57,7 @@ def _numpy(path: Path) -> Arrays:
     try:
         return {"": np.load(path, mmap_mode="r", allow_pickle=False)}
     except DAMAGE as error:
+        require_machine(path, error)
         raise DataError(
             f"{path} is damaged, or holds objects instead of numbers ({error}); store one array of "
             "numbers with numpy.save"
@@ -105,6 +107,7 @@ def _torch(path: Path, *, mapped: bool) -> Arrays:
 
 
 def _more_than_arrays(path: Path, error: Exception) -> DataError:
+    require_machine(path, error)
     refused = REFUSED.search(str(error))
     named = f" (it names {refused[1]})" if refused else ""
     return DataError(

@@ -19,6 +19,7 @@ from dpot_scale.data.importers import (
     the_well,
 )
 from dpot_scale.data.importers.source import DAMAGE, Source, unusable
+from dpot_scale.data.store.faults import require_machine
 from dpot_scale.data.store.shards import open_hdf5
 from dpot_scale.downloads import check_download
 from dpot_scale.errors import DataError
@@ -73,6 +74,7 @@ def recognise(
 
     Raises:
         DataError: the file is damaged, incomplete or of no known format.
+        MachineError: it cannot be read now, and may be intact.
     """
     try:
         _check_readable(path)
@@ -104,6 +106,7 @@ def _check_readable(path: Path) -> None:
         with path.open("rb") as file:
             start = file.read(len(ZIP))
     except OSError as error:
+        require_machine(path, error)
         raise DataError(f"cannot read {path}: {error.strerror}") from error
     if start.startswith(ZIP) and not zipfile.is_zipfile(path):
         raise DataError(f"{path} is a truncated zip file; download it again")

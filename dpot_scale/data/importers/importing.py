@@ -16,6 +16,7 @@ from dpot_scale.data.importers.splits import Part, has_train, parts_of
 from dpot_scale.data.importers.transfer import Progress, SourceError, copy, link, sound_part
 from dpot_scale.data.info import DatasetInfo
 from dpot_scale.data.store.dataset import INDEX, SPLITS, Split, hold_folder, read_store
+from dpot_scale.data.store.faults import require_machine
 from dpot_scale.data.store.shards import digest, files_of
 from dpot_scale.data.store.writer import StoreWriter
 from dpot_scale.errors import DataError, DiskError, UserError
@@ -89,6 +90,9 @@ def import_sound(
 
     Returns:
         The outcome, None if nothing was imported; and the errors.
+
+    Raises:
+        MachineError: a file cannot be read now, and may be intact; the next import goes on.
     """
     problems: list[UserError] = []
     digests: dict[Path, str] = {}
@@ -272,6 +276,7 @@ def _add_digests(digests: dict[Path, str], sources: Sequence[Source], progress: 
             try:
                 digests[source.path] = digest(source.path, partial(progress, source.path))
             except OSError as error:
+                require_machine(source.path, error)
                 raise SourceError(source, f"cannot read {source.path}: {error}") from error
 
 

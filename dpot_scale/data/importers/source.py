@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dpot_scale.data.store.dataset import Split
-from dpot_scale.data.store.faults import UNREADABLE
+from dpot_scale.data.store.faults import UNREADABLE, require_machine
 from dpot_scale.data.store.shards import OpenFiles, View, ViewedArray
 from dpot_scale.errors import DataError
 from dpot_scale.files import NotAFileError
@@ -237,7 +237,11 @@ def unusable(place: Path | str, error: Exception, damage: str = "is damaged") ->
 
     Another download helps where its content is damaged or a part of it is missing, and not where
     the system refused to read.
+
+    Raises:
+        MachineError: the machine could not, or its storage: the file may be intact.
     """
+    require_machine(place, error)
     if isinstance(error, NotAFileError):
         return DataError(f"cannot read {place}: {error.strerror}")
     if isinstance(error, OSError) and error.errno not in (None, errno.ENOENT):

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from math import prod
 
 from dpot_scale.data.store.dataset import SPLITS, DatasetStore, Split
+from dpot_scale.data.store.faults import require_machine
 from dpot_scale.data.store.shards import Shard
 from dpot_scale.errors import DataError
 
@@ -17,6 +18,7 @@ def check_complete(store: DatasetStore, splits: Sequence[Split] = SPLITS) -> Non
 
     Raises:
         DataError: a file is not; the sentence names the first ones.
+        MachineError: a file cannot be read now, and may be intact.
     """
     found = list(_problems(store, splits))
     if found:
@@ -33,13 +35,18 @@ def check_largest(store: DatasetStore, splits: Sequence[Split] = SPLITS) -> None
 
     Raises:
         DataError: it does not hold what the index says.
+        MachineError: it cannot be read now, and may be intact.
     """
     for split in splits:
         shards = store.shards[split]
         if shards:
             largest = max(range(len(shards)), key=lambda i: shards[i].trajectories)
             last = sum(shard.trajectories for shard in shards[: largest + 1]) - 1
-            store.read(split, last, shards[largest].frames - 1, 1)
+            try:
+                store.read(split, last, shards[largest].frames - 1, 1)
+            except DataError as error:
+                require_machine(store.file_of(split, last), error.__cause__ or error)
+                raise
 
 
 def _problems(store: DatasetStore, splits: Sequence[Split]) -> Iterator[str]:
@@ -50,6 +57,7 @@ def _problems(store: DatasetStore, splits: Sequence[Split]) -> Iterator[str]:
         try:
             size = os.stat(path).st_size  # noqa: PTH116 - a published file may have any name
         except (OSError, ValueError) as error:
+            require_machine(path, error)
             yield f"{path} ({getattr(error, 'strerror', None) or error})"
             continue
         least = _least_bytes(store, shard)

@@ -10,6 +10,7 @@ from pathlib import Path
 from dpot_scale.config.base import NonNegativeFloat
 from dpot_scale.config.record import FORMAT_KEY, Record, read_record
 from dpot_scale.data.store.dataset import Split
+from dpot_scale.data.store.faults import require_machine
 from dpot_scale.errors import DataError
 from dpot_scale.files import write_whole
 
@@ -47,4 +48,5 @@ def read_cost(folder: Path) -> Cost | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError, RecursionError) as error:
+        require_machine(path, error)
         raise DataError(f"{path} cannot be read ({error}); remove it") from error

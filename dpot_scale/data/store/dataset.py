@@ -30,7 +30,7 @@ from dpot_scale.data.store.folders import walk
 from dpot_scale.data.store.index import read_index
 from dpot_scale.data.store.shards import FIELDS, REAL, OpenFiles, Shard
 from dpot_scale.data.store.statistics import Statistics
-from dpot_scale.errors import DataError
+from dpot_scale.errors import DataError, MachineError
 from dpot_scale.files import held, reason
 
 INDEX = "index.json"
@@ -126,7 +126,7 @@ class DatasetStore:
                 self._read_fields(shard, row, part, fields_TCxy)
                 frames_TCxy[:, scored] = fields_TCxy
                 frames_TCxy[:, ~scored] = self._constants(split, trajectory)
-        except (*UNREADABLE, MemoryError) as error:
+        except UNREADABLE as error:
             what = f" for {split} trajectory {trajectory}, frames {start} to {part.stop - 1}"
             raise self._unreadable(self.folder / shard.file, error, what) from error
         return frames_TCxy
@@ -229,7 +229,7 @@ class DatasetStore:
     def _advice(self) -> str:
         return f"run `python -m dpot_scale.prepare verify {self.folder}`"
 
-    def _unreadable(self, path: Path, error: Exception, what: str = "") -> DataError:
+    def _unreadable(self, path: Path, error: Exception, what: str = "") -> DataError | MachineError:
         return unreadable(path, error, what, self._advice)
 
     def _place(self, split: Split, trajectory: int) -> tuple[Shard, int]:

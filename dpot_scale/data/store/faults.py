@@ -1,24 +1,27 @@
 """What reading a dataset fails with, and whether that says anything of its files."""
 
 import errno
+import os
 import re
 from pathlib import Path
 from tokenize import TokenError
 
-from dpot_scale.errors import DataError, MachineError
+from dpot_scale.errors import DataError, MachineError, memory_was_refused
 
-# What h5py and NumPy raise where a file is missing, damaged or not what it should be.
+# What h5py and NumPy raise where a file is missing, damaged or not what it should be, and where the
+# machine cannot read it.
 UNREADABLE = (
     *(OSError, RuntimeError, ValueError, LookupError, AttributeError, TypeError),
     *(ArithmeticError, SyntaxError, TokenError),  # of the header of a .npy file
+    MemoryError,
 )
 SCARCE = {errno.EMFILE, errno.ENFILE, errno.ENOMEM}  # which say nothing of a file
 # What is raised while another server of a network file system takes over, and by a broken disk.
 AWAY = {errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ENOTCONN, errno.EHOSTDOWN}
-NUMBER = re.compile(r"errno = (\d+)")  # how HDF5 says it of a file that is open
+NUMBER = re.compile(r"errno = (\d+), error message")  # how HDF5 says it of a file that is open
 
 
-def unreadable(path: Path, error: Exception, what: str, advice: str) -> DataError:
+def unreadable(path: Path, error: Exception, what: str, advice: str) -> "DataError | MachineError":
     """Return in a sentence that something could not be read.
 
     Args:
@@ -27,23 +30,56 @@ def unreadable(path: Path, error: Exception, what: str, advice: str) -> DataErro
         what: What was read of it, beginning with a space; may be empty.
         advice: What to do where the file is at fault.
     """
-    reason = " ".join(str(error).split())  # HDF5 speaks in several lines
-    if isinstance(error, MemoryError) or _number(error) in SCARCE:
-        return MachineError(
-            f"cannot read {path} ({reason or 'out of memory'}){what}; the file may be intact, but "
-            "this machine lacks memory or open files: allow more (`ulimit -n` for files), and "
-            "start again"
-        )
-    return DataError(f"cannot read {path} ({reason}){what}; {advice}")
+    return scarcity(path, error, what) or DataError(
+        f"cannot read {path} ({_words(error)}){what}; {advice}"
+    )
 
 
-def may_pass(error: DataError) -> bool:
+def scarcity(place: Path | str, error: BaseException, what: str = "") -> MachineError | None:
+    """Return what a machine lacked to read something, in a sentence; None if it lacked nothing.
+
+    Args:
+        place: The file, or a part of it.
+        error: What was raised.
+        what: What was read of it, beginning with a space; may be empty.
+    """
+    if not (memory_was_refused(error) or _number(error) in SCARCE):
+        return None
+    return MachineError(
+        f"cannot read {place} ({_words(error) or 'out of memory'}){what}; the file may be intact, "
+        "but this machine lacks memory or open files: allow more (`ulimit -n` for files), and "
+        "start again"
+    )
+
+
+def require_machine(place: Path | str, error: BaseException) -> None:
+    """Make sure that a file is at fault for an error, and not the machine or its storage.
+
+    Raises:
+        MachineError: the file may be intact.
+    """
+    lacking = scarcity(place, error)
+    if lacking is not None:
+        raise lacking from error
+    number = _number(error)
+    if number in AWAY:
+        raise MachineError(
+            f"cannot read {place} ({os.strerror(number)}); the file may be intact, but its storage "
+            "does not answer or is broken: start again once it answers, or with a copy elsewhere"
+        ) from error
+
+
+def may_pass(error: DataError | MachineError) -> bool:
     """Return whether what could not be read may be read a little later."""
     return isinstance(error, MachineError) or _number(error.__cause__) in AWAY
 
 
+def _words(error: BaseException) -> str:
+    return " ".join(str(error).split())  # HDF5 speaks in several lines
+
+
 def _number(error: BaseException | None) -> int | None:
     """Return the number of a system error, if it is one."""
-    number = getattr(error, "errno", None)
-    said = NUMBER.search(str(error)) if isinstance(error, OSError) and number is None else None
+    number: int | None = getattr(error, "errno", None)
+    said = NUMBER.search(str(error)) if number is None else None
     return int(said[1]) if said else number

@@ -12,6 +12,7 @@ from dpot_scale.config.base import PositiveInt, Section, possible
 from dpot_scale.config.record import FIRST_FORMAT, Record, read_record
 from dpot_scale.config.sentences import sentence
 from dpot_scale.data.info import MASK, DatasetInfo
+from dpot_scale.data.store.faults import require_machine
 from dpot_scale.data.store.shards import TRAJECTORY, Shard, View
 from dpot_scale.data.store.statistics import Statistics
 from dpot_scale.errors import DataError
@@ -113,6 +114,7 @@ def read_index(path: Path) -> StoredIndex:
 
     Raises:
         DataError: it cannot be read, contradicts itself, or another version wrote it.
+        MachineError: it cannot be read now, and may be intact.
     """
     raw: object = None
     try:
@@ -124,6 +126,7 @@ def read_index(path: Path) -> StoredIndex:
     except ValidationError as error:
         reason = sentence(StoredIndex, raw, error.errors(), {})
     except (OSError, ValueError) as error:
+        require_machine(path, error)
         reason = str(error)
     raise DataError(f"{path} is not a dataset index ({reason}); make the dataset anew")
 

@@ -8,7 +8,7 @@ from dpot_scale.data.store.dataset import SPLITS, DatasetStore, dataset_folders,
 from dpot_scale.data.store.folders import walk
 from dpot_scale.data.store.published import look_at_file
 from dpot_scale.data.store.verify import Verification, verify_dataset
-from dpot_scale.errors import DataError, UserError
+from dpot_scale.errors import DataError, MachineError, UserError
 from dpot_scale.terminal import table
 
 LIST_HEADER = (
@@ -88,7 +88,12 @@ def verify_datasets(root: Path) -> Overview:
         return _verify_file(root)
     overview = Overview(VERIFY_HEADER)
     for name, store in _stores(root, overview.problems):
-        found = verify_dataset(store)
+        try:
+            found = verify_dataset(store)
+        except MachineError as error:  # the others may lie elsewhere
+            overview.rows.append((name, "", "", "not verified"))
+            overview.problems.append(f"{name}: {error}")
+            continue
         state = f"{len(found.problems)} problems" if found.problems else "ok"
         overview.rows.append((name, str(found.trajectories), _ranges(store, found), state))
         overview.problems += [f"{name}: {problem}" for problem in found.problems]
@@ -120,7 +125,7 @@ def _stores(root: Path, problems: list[str]) -> Iterator[tuple[str, DatasetStore
         name = folder.resolve().name if folder == root else str(folder.relative_to(root))
         try:
             store = read_store(folder)
-        except DataError as error:
+        except (DataError, MachineError) as error:
             problems.append(str(error))
         else:
             yield name, store

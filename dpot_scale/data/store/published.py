@@ -13,6 +13,7 @@ from typing import NamedTuple
 from dpot_scale.config.base import Section
 from dpot_scale.config.record import FORMAT_KEY, Record, read_record
 from dpot_scale.data.store.dataset import SPLITS, DatasetStore
+from dpot_scale.data.store.faults import require_machine
 from dpot_scale.errors import DataError
 from dpot_scale.files import HASHED_AT_ONCE, check_regular, write_whole
 
@@ -91,6 +92,7 @@ def check_published(store: DatasetStore) -> tuple[list[str], list[str]]:
     except FileNotFoundError:
         return [], []
     except (OSError, ValueError, RecursionError) as error:
+        require_machine(path, error)
         raise DataError(f"{path} cannot be read ({error}); remove it") from error
     changed = _changed(files)
     if not changed:

@@ -35,7 +35,7 @@ COLUMN = "column"  # of a tensor, whose rows are the channel axis: together they
 REAL = "fiub"  # NumPy's kinds of numbers that a field can be of
 # What HDF5 says where a file cannot be locked, and where this process has it open in another way.
 NOT_SO = ("unable to lock file", "flag values don't match")
-OPEN_FILES = 256  # of a process; a dataset may link to thousands
+OPEN_FILES = 256  # of a dataset in a thread; it may link to thousands
 
 Count = Annotated[int, Field(ge=1, lt=2**31), NO_BOOL]  # so that windows can be counted in 64 bits
 

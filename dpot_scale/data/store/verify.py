@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from dpot_scale.data.store.authenticity import check_authenticity
 from dpot_scale.data.store.dataset import SPLITS, DatasetStore, Split
+from dpot_scale.data.store.faults import require_machine
 from dpot_scale.data.store.published import check_published
 from dpot_scale.data.store.shards import FIELDS, Shard, digest, open_hdf5
 from dpot_scale.data.store.statistics import Moments
@@ -46,6 +47,9 @@ def verify_dataset(store: DatasetStore) -> Verification:
     """Check files, shapes and values of a dataset, and look for repeated trajectories.
 
     At most 64 MiB are in memory at a time.
+
+    Raises:
+        MachineError: a file cannot be read now, and may be intact.
     """
     channels = len(store.info.channels)
     found = Verification(minimum_C=np.full(channels, np.inf), maximum_C=np.full(channels, -np.inf))
@@ -60,6 +64,7 @@ def verify_dataset(store: DatasetStore) -> Verification:
             try:
                 places[_look_at(store, split, number, found, seen)].append(place)
             except DataError as error:
+                require_machine(store.file_of(split, number), error.__cause__ or error)
                 found.problems.append(str(error))
     found.trajectories = sum(len(repeats) for repeats in places.values())
     _report_repetitions(store, list(places.values()), found)
@@ -98,6 +103,7 @@ def _readable(
             store.read(split, last, shard.frames - 1, 1)  # before as many sentences as trajectories
             yield from range(first, last + 1)
         except (OSError, KeyError, DataError) as error:
+            require_machine(store.folder / shard.file, error.__cause__ or error)
             found.problems.append(f"{shard.file} cannot be read ({error})")
         except _Misshapen:
             found.problems.append(

@@ -21,7 +21,7 @@ from dpot_scale.data.store.index import validate_info
 from dpot_scale.data.store.shards import Shard, View, open_hdf5, write_shard
 from dpot_scale.data.store.suspect import TrajectoryCheck
 from dpot_scale.data.store.written import PROGRESS, Written, read_progress
-from dpot_scale.errors import DataError, DiskError
+from dpot_scale.errors import DataError, DiskError, MachineError
 from dpot_scale.files import cannot_write, flush_to_disk, reason, sha256, write_whole
 
 # Few enough files for a parallel file system, and little enough to hold in memory.
@@ -198,6 +198,7 @@ class StoreWriter:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        may_go_on = isinstance(error, MachineError) or not isinstance(error, Exception)
         if kind is None:
             try:
                 for split in SPLITS:
@@ -207,7 +208,7 @@ class StoreWriter:
             except Exception:
                 shutil.rmtree(self._partial, ignore_errors=True)
                 raise
-        elif not self._resume or isinstance(error, Exception):
+        elif not (self._resume and may_go_on):
             shutil.rmtree(self._partial, ignore_errors=True)
 
     def _begin(self, split: Split) -> None:

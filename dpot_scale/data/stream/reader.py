@@ -8,13 +8,13 @@ Legend: B windows, T frames, C fields, xy any number of space axes.
 """
 
 import itertools
-import logging
 import math
 import queue
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from types import MappingProxyType
 
 import torch
@@ -22,18 +22,14 @@ from torch import Tensor
 
 from dpot_scale.config.batch import BatchConfig
 from dpot_scale.data.store.dataset import DatasetStore
-from dpot_scale.data.store.faults import may_pass
 from dpot_scale.data.stream.assembly import Assembler, Batch, Window
 from dpot_scale.data.stream.mixture import DatasetWindows, Mixture, UnequalWindows, Windows
+from dpot_scale.data.stream.patience import Patience
 from dpot_scale.data.stream.spans import Span, after_skips
 from dpot_scale.data.stream.stand_ins import StandIns
-from dpot_scale.errors import DataError
-
-log = logging.getLogger(__name__)
+from dpot_scale.errors import DataError, MachineError
 
 PREFETCHED_BATCHES = 2
-WAITS = (1.0, 5.0, 15.0)  # seconds, for storage that is away or a machine that lacks something
-MOST_IN_VAIN = 3  # in a row: then a disk is broken, and each of its windows would cost as long
 
 # A batch with the room that its frames lie in, or why there is none.
 _Ready = queue.SimpleQueue["tuple[Batch, Tensor] | Exception"]
@@ -156,7 +152,7 @@ class BatchStream:
         self._free: queue.SimpleQueue[Tensor | None] = queue.SimpleQueue()
         self._reader: threading.Thread | None = None
         self._closing = threading.Event()
-        self._in_vain = 0  # how often in a row waiting did not help
+        self._patience = Patience(self._close_files, self._closing.wait)
 
     def start(self, first_step: int) -> Iterator[Batch]:
         """Yield this rank's micro-batches without end, from those of a step on.
@@ -221,30 +217,11 @@ class BatchStream:
             DataError: there is nothing to replace it.
         """
         try:
-            return self._assembled(positions, room)
-        except DataError as error:
+            return self._patience.read(partial(self._assembled, positions, room))
+        except (DataError, MachineError):
             self._close_files()
-            if may_pass(error) and self._in_vain < MOST_IN_VAIN:
-                log.warning("%s; trying again for %.0f seconds", error, sum(WAITS))
-                batch = self._awaited(positions, room)
-                self._in_vain = self._in_vain + 1 if batch is None else 0
-                if batch is not None:
-                    return batch
         found = self._stand_ins.find(positions)
         return replace(self._assembled(positions, room), quarantined=tuple(found))
-
-    def _awaited(self, positions: Sequence[int], room: Tensor) -> Batch | None:
-        """Return a micro-batch once it can be read, or None if that takes too long."""
-        for seconds in WAITS:
-            if self._closing.wait(seconds):
-                break
-            try:
-                return self._assembled(positions, room)
-            except DataError as error:
-                self._close_files()
-                if not may_pass(error):
-                    break
-        return None
 
     def _close_files(self) -> None:
         for store in self.stores.values():

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dpot_scale.data.stream.assembly import Assembler, Window
 from dpot_scale.data.stream.quarantine import Quarantined, stand_ins
 from dpot_scale.data.stream.spans import Span
-from dpot_scale.errors import DataError, MachineError
+from dpot_scale.errors import DataError
 
 MOST_TRIED = 64  # windows for one place: the other ranks wait meanwhile
 
@@ -90,8 +90,6 @@ class StandIns:
         room = self._assembler.empty(1, self._frames, self._assembler.space_of(window.store))
         try:
             self._assembler.batch([window], room)
-        except MachineError:
-            raise
         except DataError as error:
             return error
         return None

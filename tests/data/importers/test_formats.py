@@ -12,7 +12,7 @@ import pytest
 
 from dpot_scale.data.importers import formats
 from dpot_scale.data.importers.formats import recognise
-from dpot_scale.errors import DataError
+from dpot_scale.errors import DataError, MachineError, UserError
 
 UPSTREAM = Path(__file__).parents[2] / "upstream"
 SHALLOW_WATER = UPSTREAM / "pdebench_shallow_water.h5"
@@ -95,16 +95,28 @@ def test_a_web_page_in_place_of_data(name: str, tmp_path: Path) -> None:
         recognise(file)
 
 
+@pytest.mark.parametrize(
+    ("number", "kind", "sentence"),
+    [
+        (errno.EIO, MachineError, r" \(Input/output error\); the file may be intact, but its stor"),
+        (
+            errno.EMFILE,
+            MachineError,
+            r" \(.*\); the file may be intact, but this machine lacks mem",
+        ),
+        (errno.EACCES, DataError, ": Permission denied$"),
+    ],
+)
 def test_what_the_system_does_not_let_read_is_not_downloaded_again(
-    monkeypatch: pytest.MonkeyPatch,
+    number: int, kind: type[UserError], sentence: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A broken disk, too many open files, a file that may not be read."""
 
     def fail(path: Path, *, paper: bool) -> None:
-        raise OSError(errno.EIO, "Can't synchronously read data (file read failed)", str(path))
+        raise OSError(number, "Can't synchronously read data (file read failed)", str(path))
 
     monkeypatch.setattr(formats, "FORMATS", {"broken": fail})
-    with pytest.raises(DataError, match=rf"^cannot read {SHALLOW_WATER}: Input/output error$"):
+    with pytest.raises(kind, match=rf"^cannot read {SHALLOW_WATER}{sentence}"):
         recognise(SHALLOW_WATER)
 
 

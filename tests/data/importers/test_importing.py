@@ -1,5 +1,7 @@
 """Imports as a whole: linked instead of copied, killed and continued, refused, repeated."""
 
+import errno
+import pickle
 import random
 import shutil
 import signal
@@ -7,19 +9,23 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
 
+from dpot_scale.data.importers import arrays, importing, transfer
 from dpot_scale.data.importers.importing import Options, import_sound, recognise_files
+from dpot_scale.data.store import shards, writer
 from dpot_scale.data.store.dataset import INDEX, SPLITS, open_store
 from dpot_scale.data.store.shards import sha256
 from dpot_scale.data.store.verify import verify_dataset
-from dpot_scale.errors import DataError
+from dpot_scale.errors import DataError, MachineError
 from dpot_scale.prepare import main
 
+HDF5_SAYS = "Can't read data (file read failed: errno = 5, error message = 'Input/output error')"
 UPSTREAM = Path(__file__).parents[2] / "upstream"
 SHALLOW_WATER = UPSTREAM / "pdebench_shallow_water.h5"
 DIFFUSION_REACTION = UPSTREAM / "pdebench_diffusion_reaction.h5"
@@ -235,6 +241,61 @@ def test_a_killed_import_continues_and_gives_the_same_dataset(
         assert final.stat().st_mtime_ns == written, "was not written again"
     assert content_of(root / "swe_pdb") == content_of(tmp_path / "whole" / "swe_pdb")
     assert {path.name for path in root.iterdir()} == {".lock", "swe_pdb"}
+
+
+NOT_NOW = [OSError(errno.EMFILE, "x"), OSError(errno.EIO, "x"), OSError(HDF5_SAYS), MemoryError()]
+
+
+@pytest.mark.parametrize("failure", NOT_NOW)
+def test_what_a_machine_cannot_read_now_is_not_left_out(
+    failure: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    """The import ends with a sentence, keeps what it has, and the next one goes on."""
+    file, root = many_seeds(tmp_path / "133021"), tmp_path / "data"
+    monkeypatch.setattr(transfer, "BLOCK_BYTES", 1)  # a trajectory
+    small = partial(writer.StoreWriter, shard_bytes=2 * 21 * 8 * 8 * 4)
+    monkeypatch.setattr(importing, "StoreWriter", small)
+    open_hdf5, opened = shards.open_hdf5, []
+
+    def disturbed(path: str, mode: str = "r") -> h5py.File:
+        opened.extend([path] * (mode == "r"))
+        if mode == "r" and len(opened) > 5:
+            raise failure
+        return open_hdf5(path, mode)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(shards, "open_hdf5", disturbed)
+        assert main(["import", str(file), "--out", str(root)]) == 2
+    (said,) = capsys.readouterr().err.splitlines()
+    assert said.startswith(f"error: cannot read {file} (")
+    assert "the file may be intact" in said
+    kept = sorted((root / ".swe_pdb.partial").rglob("shard-*"))
+    assert len(kept) == 2
+    written = kept[0].stat().st_mtime_ns
+    assert main(["import", str(file), "--out", str(root)]) == 0
+    store = open_store(root, "swe_pdb")
+    assert sum(store.num_trajectories(split) for split in SPLITS) == 10
+    assert "without" not in store.info.source
+    assert (root / "swe_pdb" / "train" / kept[0].name).stat().st_mtime_ns == written
+
+
+@pytest.mark.parametrize("kind", ["npy", "pkl"])
+def test_a_machine_without_memory_is_not_a_damaged_array(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / f"u.{kind}"
+    if kind == "npy":
+        np.save(file, np.zeros((3, 4)))
+    else:
+        file.write_bytes(pickle.dumps(np.zeros((3, 4))))
+
+    def refuse(*_: object, **__: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(arrays.np, "load", refuse)
+    monkeypatch.setattr(arrays, "_ArrayUnpickler", refuse)
+    with pytest.raises(MachineError, match=rf"cannot read {file} \(out of memory\)"):
+        recognise_files([file], paper=False)
 
 
 def test_what_another_file_left_unfinished_is_not_continued(tmp_path: Path) -> None:

@@ -1,13 +1,16 @@
 """What is missing is found before a training, without reading what is there."""
 
+import errno
+import os
 import shutil
 
 import h5py
 import pytest
 
+from dpot_scale.data.store import completeness, shards
 from dpot_scale.data.store.completeness import check_complete, check_largest
 from dpot_scale.data.store.dataset import DatasetStore
-from dpot_scale.errors import DataError
+from dpot_scale.errors import DataError, MachineError
 
 
 @pytest.fixture
@@ -46,6 +49,21 @@ def test_the_end_of_the_largest_file_is_read(make_store) -> None:
         file["padding"] = list(range(1000))
     with pytest.raises(DataError, match=f"cannot read {shard} .*, frames 5 to 5; run"):
         check_largest(store)
+
+
+@pytest.mark.parametrize("number", [errno.ESTALE, errno.EIO])
+@pytest.mark.parametrize("operation", ["stat", "open_hdf5"])
+def test_storage_that_is_away_is_not_called_a_missing_file(
+    number: int, operation: str, store: DatasetStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(*_: object, **__: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    place = completeness.os if operation == "stat" else shards
+    with monkeypatch.context() as patched:
+        patched.setattr(place, operation, away)
+        with pytest.raises(MachineError, match="the file may be intact, but its storage"):
+            check_complete(store)
 
 
 def test_a_folder_that_is_gone_is_one_sentence(store: DatasetStore) -> None:

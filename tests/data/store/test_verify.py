@@ -1,6 +1,8 @@
 """Every fault of a stored dataset is found and named."""
 
+import errno
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,7 +10,9 @@ import h5py
 import numpy as np
 import pytest
 
+from dpot_scale.data.store import verify
 from dpot_scale.data.store.dataset import INDEX, DatasetStore, Split, open_store
+from dpot_scale.data.store.overview import verify_datasets
 from dpot_scale.data.store.shards import sha256
 from dpot_scale.data.store.verify import verify_dataset
 from dpot_scale.data.store.writer import StoreWriter
@@ -83,6 +87,28 @@ def test_missing_and_truncated_files(make_store) -> None:
     assert "train/shard-00000.h5 cannot be read (" in missing
     assert "train/shard-00001.h5 has changed" in changed
     assert "train/shard-00001.h5 cannot be read (" in unreadable
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.EIO])
+def test_what_a_machine_cannot_read_now_is_not_called_damaged(
+    number: int, make_store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other datasets are verified."""
+    away = make_store("a").folder
+    make_store("b")
+    digest = verify.digest
+
+    def disturbed(path: Path) -> str:
+        if away in path.parents:
+            raise OSError(number, os.strerror(number))
+        return digest(path)
+
+    monkeypatch.setattr(verify, "digest", disturbed)
+    overview = verify_datasets(away.parent)
+    assert [(row[0], row[-1]) for row in overview.rows] == [("a", "not verified"), ("b", "ok")]
+    (problem,) = overview.problems
+    assert problem.startswith(f"a: cannot read {away / 'train' / 'shard-00000.h5'} (")
+    assert "the file may be intact" in problem
 
 
 def test_test_trajectories_that_were_trained_on(tmp_path: Path, coded, describe) -> None:

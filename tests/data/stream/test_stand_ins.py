@@ -15,10 +15,11 @@ from dpot_scale.config.batch import BatchConfig
 from dpot_scale.config.data import DataConfig
 from dpot_scale.data.store import shards
 from dpot_scale.data.store.dataset import DatasetStore
-from dpot_scale.data.stream import reader
+from dpot_scale.data.stream import patience
 from dpot_scale.data.stream.assembly import Assembler, Batch
 from dpot_scale.data.stream.groups import open_groups
 from dpot_scale.data.stream.mixture import BLOCK, Mixture
+from dpot_scale.data.stream.patience import Patience
 from dpot_scale.data.stream.quarantine import Quarantined, stand_ins
 from dpot_scale.data.stream.reader import BatchStream, Share, training_windows
 from dpot_scale.errors import DataError, MachineError
@@ -183,7 +184,7 @@ def test_a_window_that_can_be_read_from_a_file_opened_anew_is_kept(stores, monke
 
 
 def test_storage_that_is_away_for_a_while_is_waited_for(stores, monkeypatch) -> None:
-    monkeypatch.setattr(reader, "WAITS", (0.01, 0.01, 0.01))
+    monkeypatch.setattr(patience, "WAITS", (0.01, 0.01, 0.01))
     before, _ = seen(stores)
     opened = fail_to_open(monkeypatch, errno.ESTALE, times=3)
     after, quarantined = seen(stores)
@@ -194,7 +195,12 @@ def test_storage_that_is_away_for_a_while_is_waited_for(stores, monkeypatch) -> 
 def test_storage_that_stays_away_is_waited_for_three_times(stores, monkeypatch) -> None:
     """Then each window is judged at once, as a broken disk must not cost that time for each."""
     waited = []
-    monkeypatch.setattr(BatchStream, "_awaited", lambda _, positions, __: waited.append(positions))
+
+    def awaited(_: Patience, __: object, failure: Exception) -> None:
+        waited.append(failure)
+        raise failure
+
+    monkeypatch.setattr(Patience, "_awaited", awaited)
     shard = str(stores["a"].folder / "train" / "shard-00000.h5")
     fail_to_open(monkeypatch, errno.EIO, only=shard)
     _, quarantined = seen(stores)
@@ -204,7 +210,7 @@ def test_storage_that_stays_away_is_waited_for_three_times(stores, monkeypatch) 
 
 @pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.ENOMEM])
 def test_a_machine_that_lacks_something_never_costs_a_window(stores, monkeypatch, number) -> None:
-    monkeypatch.setattr(reader, "WAITS", (0.01,))
+    monkeypatch.setattr(patience, "WAITS", (0.01,))
     fail_to_open(monkeypatch, number, only=str(stores["a"].folder / "train" / "shard-00000.h5"))
     with pytest.raises(MachineError, match="the file may be intact"):
         seen(stores)
