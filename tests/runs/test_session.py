@@ -15,6 +15,7 @@ from torch import Tensor
 from dpot_scale.config.load import load_run
 from dpot_scale.config.places import ROLLBACKS, WEIGHTS
 from dpot_scale.data.stream.assembly import Batch
+from dpot_scale.engine.runtime import World
 from dpot_scale.runs.endings import TrainingDivergedError
 from dpot_scale.runs.resolved import identify
 from dpot_scale.runs.rollbacks import read_rollbacks
@@ -48,8 +49,7 @@ def train(tiny_yaml: Path) -> Train:
     return train
 
 
-@pytest.fixture
-def bad_window(monkeypatch: pytest.MonkeyPatch) -> None:
+def spoil_window(patched: pytest.MonkeyPatch) -> None:
     """Make the gradient of one window a million times too large; its loss stays as it is."""
     training_loss = loop.training_loss
 
@@ -59,7 +59,12 @@ def bad_window(monkeypatch: pytest.MonkeyPatch) -> None:
             loss = loss + 1e6 * (loss - loss.detach())
         return loss
 
-    monkeypatch.setattr(loop, "training_loss", disturbed)
+    patched.setattr(loop, "training_loss", disturbed)
+
+
+@pytest.fixture
+def bad_window(monkeypatch: pytest.MonkeyPatch) -> None:
+    spoil_window(monkeypatch)
 
 
 def losses(folder: Path) -> dict[int, float]:
@@ -140,3 +145,28 @@ def test_a_run_that_may_not_go_back_fails_and_names_the_windows(
 
 def test_what_is_no_spike_is_left_alone(train: Train, bad_window: None) -> None:
     assert read_rollbacks(train("tolerant", "limits.spike=null")) == []
+
+
+IN_FP32 = ["engine.deepspeed=zero0_fp32", f"windows={LENGTH * BATCH}", "evaluation.every=0"]
+IN_FP32 += ["checkpoint.every=5", f"tracking.log_every={LOG_EVERY}", "batch.micro_batch=1"]
+
+
+def disturbed_run(_: World | None, yaml: str, name: str) -> Path:
+    """Train a run one of whose windows is bad; return its folder."""
+    config = load_run(yaml, [f"name={name}", *IN_FP32])
+    with pytest.MonkeyPatch.context() as patched:
+        spoil_window(patched)
+        run_training(identify(config))
+    return config.directory
+
+
+@pytest.mark.distributed
+def test_two_ranks_go_back_and_skip_as_one_does(tiny_yaml: Path, ranks: Any) -> None:
+    """Only one of them sees the bad window."""
+    alone = disturbed_run(None, str(tiny_yaml), "alone")
+    together = ranks.run(Path(__file__), "disturbed_run", str(tiny_yaml), "together")
+    (rollback,) = read_rollbacks(together)
+    assert {"first": rollback.first, "end": rollback.end} == SKIPPED
+    (expected,) = read_rollbacks(alone)
+    assert rollback.step == expected.step
+    assert losses(together) == pytest.approx(losses(alone), rel=1e-5)

@@ -1,9 +1,12 @@
 """Why an attempt failed, in one line, and how a sweep counts what its trials raise."""
 
+import mmap
 from pathlib import Path
 
 import pytest
-from ray.exceptions import OutOfMemoryError, RayActorError, RayTaskError
+import ray
+from ray.core.generated.common_pb2 import ActorDiedErrorContext
+from ray.exceptions import ActorDiedError, OutOfMemoryError, RayActorError, RayTaskError
 from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
 from ray.train.v2.api.exceptions import PreemptionError, WorkerGroupError
 from ray.train.v2.api.preemption import PreemptionInfo
@@ -120,6 +123,26 @@ def test_memory_that_ran_out_is_final_and_names_what_to_change(
     reason, is_final = diagnose(failed(cause, RayActorError()))
     assert setting in reason
     assert is_final
+
+
+# What Ray's raylet says as it kills a worker.
+LOW_ON_MEMORY = (
+    "1 worker(s) were killed due to the node running low on memory. "
+    "Memory on the node (IP: 127.0.0.1, ID: 5e) was 61.1GB used / 64.0GB limit (0.954688)"
+)
+
+
+def test_the_installed_ray_says_so_where_it_kills_a_worker_for_memory() -> None:
+    """The sentence is of its compiled program, and reaches a driver in one of its own errors."""
+    program = Path(ray.__file__).parent / "core" / "src" / "ray" / "raylet" / "raylet"
+    with program.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as text:
+        assert text.find(b"worker(s) were killed due to the node running low on memory. ") > 0
+        assert text.find(b"Memory on the node (IP: %s, ID: %s) was ") > 0
+    died = ActorDiedError(ActorDiedErrorContext(error_message=LOW_ON_MEMORY, actor_id=b"1" * 16))
+    for error in (died, OutOfMemoryError(LOW_ON_MEMORY)):
+        attempt = failed_attempt(failed(error, RayActorError()), None)
+        assert (attempt.stop, attempt.is_final) == ("out_of_memory", True)
+        assert "RAY_memory_usage_threshold" in attempt.reason
 
 
 @pytest.mark.parametrize(

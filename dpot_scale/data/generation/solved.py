@@ -5,6 +5,8 @@ solved lies in a hidden folder beside the dataset, named after its recipe.
 """
 
 import json
+import logging
+import re
 import shutil
 import time
 from collections.abc import Iterator
@@ -17,10 +19,14 @@ from numpy.typing import NDArray
 from dpot_scale.data.generation.workers import Solved
 from dpot_scale.data.info import DatasetInfo
 from dpot_scale.data.store.digest import recipe_digest
+from dpot_scale.data.store.faults import UNREADABLE, require_machine, unreadable
 from dpot_scale.files import replacing, write_whole
 
 SECONDS_BETWEEN_SAVES = 10.0
 SECONDS = "seconds.json"
+NAME = re.compile(r"(\d+)-(\d+)\.npy")
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -38,10 +44,13 @@ class SolvedParts:
     """
 
     def __init__(self, root: Path, info: DatasetInfo) -> None:
+        self._shape = (len(info.channels), *info.grid)
         self.folder = root / f".{info.name}.{recipe_digest(info.source)}.solved"
         for folder in root.glob(f".{info.name}.*.solved"):
             if folder != self.folder:  # of another recipe
                 shutil.rmtree(folder, ignore_errors=True)
+        for file in self._files():
+            self._remove_if_damaged(file)
         self.seconds: dict[int, float] = _read_seconds(self.folder / SECONDS)
         self._unsaved: list[tuple[range, Solved]] = []
         self._saved = time.monotonic()
@@ -53,7 +62,7 @@ class SolvedParts:
     def cut(self, seeds: range) -> Iterator[tuple[range, NDArray[np.float32] | None]]:
         """Yield consecutive seeds with what was kept of them, None for those yet to be solved."""
         for some, kept in self._cut(seeds):
-            yield some, None if kept is None else _read(kept, some)
+            yield some, None if kept is None else self._read(kept, some)
 
     def add(self, seeds: range, solved: Solved, safe: range) -> None:
         """Take solved trajectories, and keep those that are in no shard yet every few seconds.
@@ -97,18 +106,40 @@ class SolvedParts:
                 kept.path.unlink()
 
     def _files(self) -> list[_File]:
-        found = []
-        for path in sorted(self.folder.glob("*-*.npy")):
-            first, _, stop = path.stem.partition("-")
-            found.append(_File(path, range(int(first), int(stop))))
-        return found
+        return [
+            _File(path, range(int(name[1]), int(name[2])))
+            for path in sorted(self.folder.glob("*-*.npy"))
+            if (name := NAME.fullmatch(path.name))
+        ]
 
+    def _remove_if_damaged(self, file: _File) -> None:
+        """Remove a file that is not what was written: its trajectories are solved again.
 
-def _read(kept: _File, seeds: range) -> NDArray[np.float32]:
-    """Return some of the trajectories of a file."""
-    first = seeds.start - kept.seeds.start
-    fields_NTC: NDArray[np.float32] = np.load(kept.path, mmap_mode="r")
-    return np.array(fields_NTC[first : first + len(seeds)])
+        Raises:
+            MachineError: it cannot be read now, and may be intact.
+        """
+        try:
+            fields_NTCs = np.load(file.path, mmap_mode="r", allow_pickle=False)
+            if len(fields_NTCs) != len(file.seeds) or fields_NTCs.shape[2:] != self._shape:
+                raise ValueError(f"it holds {fields_NTCs.shape}")
+        except (*UNREADABLE, EOFError) as error:
+            require_machine(file.path, error)
+            log.warning("%s is damaged (%s): what it held is solved again", file.path, error)
+            file.path.unlink()
+
+    def _read(self, kept: _File, seeds: range) -> NDArray[np.float32]:
+        """Return some of the trajectories of a file, which is not mapped: it may be cut.
+
+        Raises:
+            DataError, MachineError: it cannot be read.
+        """
+        first = seeds.start - kept.seeds.start
+        try:
+            fields_NTCs: NDArray[np.float32] = np.load(kept.path, allow_pickle=False)
+        except (*UNREADABLE, EOFError) as error:
+            advice = "remove it, and what it held is solved again"
+            raise unreadable(kept.path, error, "", advice) from error
+        return fields_NTCs[first : first + len(seeds)]
 
 
 def _read_seconds(path: Path) -> dict[int, float]:

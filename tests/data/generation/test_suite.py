@@ -321,6 +321,34 @@ def test_a_killed_generation_continues(
     assert {path.name for path in root.iterdir()} == {".lock", "dr"}
 
 
+@pytest.mark.parametrize("damage", ["empty", "cut", "text", "other"])
+def test_a_damaged_part_that_was_kept_is_solved_again(
+    damage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    root = tmp_path / "kept"
+    with monkeypatch.context() as keeping:
+        keeping.setattr(solved_module, "SECONDS_BETWEEN_SAVES", 0.0)
+        keeping.setattr(SolvedParts, "remove", lambda _: None)
+        generate_suite(suite_of(), root, progress=silent)
+    expected = trajectories(root, "train")
+    shutil.rmtree(root / "dr")
+    (folder,) = root.glob(".dr.*.solved")
+    kept = sorted(folder.glob("*.npy"))[0]
+    content = kept.read_bytes()
+    spoiled = {"empty": b"", "cut": content[: len(content) // 2], "text": b"no array"}
+    if damage == "other":
+        np.save(kept, np.zeros((1, 3, 2, 8, 9), np.float32))
+    else:
+        kept.write_bytes(spoiled[damage])
+    (folder / "notes-of mine.npy").write_bytes(b"")
+    generate_suite(suite_of(), root, progress=silent)
+    np.testing.assert_array_equal(trajectories(root, "train"), expected)
+    (said,) = caplog.messages
+    assert said.startswith(f"{kept} is damaged (")
+    assert said.endswith("): what it held is solved again")
+    assert not list(root.glob(".dr.*"))
+
+
 def test_what_another_recipe_solved_is_not_taken(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
