@@ -183,7 +183,7 @@ def of_kind(document: dict[str, Any]) -> Shape:
 
 SERVICE = {
     "image": re.compile(r"[\w./-]+:[\w.-]+"),
-    "build": {"context!": str},
+    "build": {"context!": str, "dockerfile!": str},
     "restart!": {"unless-stopped"},
     "command": [str],
     "environment!": {"*": str},
