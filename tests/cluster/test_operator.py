@@ -1,8 +1,8 @@
 """KubeRay's operator would accept the files of cluster/kuberay/, their options included.
 
-The rules are those by which KubeRay 1.5 and 1.6 refuse a RayJob or RayCluster, as far as they
-concern fields that are in use here or that people add: their names, sizes, ends, and how a job is
-submitted. `problems` (shapes.py) checks beside this that each field exists.
+The rules are those by which KubeRay's main branch of August 2026 refuses a RayJob or RayCluster, as
+far as they concern fields that are in use here or that people add: their names, sizes, ends, and
+how a job is submitted. `problems` (shapes.py) checks beside this that each field exists.
 """
 
 import copy
