@@ -28,11 +28,23 @@ def removable(
     """
     steps = set(steps)
     until_now = sorted(step for step in steps if step <= newest)
-    kept = {*until_now[-config.keep :], *filter(config.is_milestone, until_now)}
+    return steps - {*until_now[-config.keep :], *kept_for_ever(until_now, config, times or {})}
+
+
+def kept_for_ever(
+    steps: Iterable[int], config: CheckpointConfig, times: Mapping[int, float]
+) -> set[int]:
+    """Return the steps of which no later checkpoint takes the place.
+
+    Args:
+        steps: The steps of all committed checkpoints.
+        config: The rules of what to keep.
+        times: When they were committed, in seconds, as far as that is known.
+    """
+    kept = set(filter(config.is_milestone, steps))
     if config.keep_hours:
-        known = times or {}
-        kept |= _spaced([(step, known[step]) for step in until_now if step in known], config)
-    return steps - kept
+        kept |= _spaced([(step, times[step]) for step in sorted(steps) if step in times], config)
+    return kept
 
 
 def _spaced(committed: Iterable[tuple[int, float]], config: CheckpointConfig) -> set[int]:

@@ -2,7 +2,6 @@
 
 import json
 import logging
-from contextlib import suppress
 from math import nan
 from pathlib import Path
 from statistics import median
@@ -217,9 +216,7 @@ def keep(
 
 def _recorded(spool: Path) -> tuple[float, float]:
     """Return the last loss and the median speed; NaN where their record is lost."""
-    metrics: dict[str, dict[int, float]] = {}
-    with suppress(FileNotFoundError):
-        metrics = read_metrics(spool)
+    metrics = read_metrics(spool)
     losses, speeds = metrics.get(names.LOSS), metrics.get(names.WINDOWS_PER_SECOND)
     loss = losses[max(losses)] if losses else nan
     return loss, median(speeds.values()) if speeds else nan

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from dpot_scale.checkpoints.archive import Archive
 from dpot_scale.checkpoints.checkpoint import Checkpoint, committed
+from dpot_scale.checkpoints.retention import kept_for_ever
 from dpot_scale.config.load import load_run
 from dpot_scale.config.places import CHECKPOINTS, LOCK, QUARANTINE, RUN_CONFIG
 from dpot_scale.config.run import CheckpointConfig, RunConfig
@@ -35,12 +36,13 @@ def run_status(directory: Path) -> str:
     path = directory / RUN_CONFIG
     config = load_run(str(path)) if path.is_file() else None
     record = newest_record(directory / SPOOL, containing=names.LEARNING_RATE)
-    step = int(record["step"]) if record else 0
+    found = committed(directory / CHECKPOINTS)
+    # A record that somebody has removed does not undo the steps.
+    step = max(int(record["step"]) if record else 0, found[0].state.step if found else 0)
     of_all = "" if config is None else f" of {config.steps}"
     lines = [f"run {directory.name} in {directory}: {_state(directory)}, step {step}{of_all}"]
     if unread := len(read_quarantine(directory)):
         lines.append(f"{unread:,} windows could not be read, {directory / QUARANTINE} says which")
-    found = committed(directory / CHECKPOINTS)
     if not found:
         return "\n".join([*lines, "it has no checkpoint"])
     return "\n".join([*lines, "", _table(directory, found, config)])
@@ -56,11 +58,13 @@ def _table(directory: Path, found: list[Checkpoint], config: RunConfig | None) -
     rules = CheckpointConfig() if config is None else config.checkpoint
     where = _copies(directory, rules, found[0].marker.identity)
     seconds = read_metrics(directory / SPOOL).get(names.SAVE_SECONDS, {})
+    times = {one.state.step: one.marker.time for one in found if one.marker.time is not None}
+    for_ever = kept_for_ever(times, rules, times)
     rows = []
     for checkpoint in found:
         step, marker = checkpoint.state.step, checkpoint.marker
         size = sum(census.bytes for census in marker.files.values()) / GIB
-        notes = ["kept for ever"] if rules.is_milestone(step) else []
+        notes = ["kept for ever"] if step in for_ever else []
         notes += where(step)
         when = "" if marker.time is None else time.strftime("%F %T", time.localtime(marker.time))
         taken = f"{seconds[step]:.1f}" if step in seconds else ""

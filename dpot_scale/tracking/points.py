@@ -58,8 +58,6 @@ class Points:
         Returns:
             How many were sent.
         """
-        if not self._spool.exists():
-            return 0
         try:
             records, offset = complete_records(self._spool, self._offset)
             last = _last_of_each_step(records)

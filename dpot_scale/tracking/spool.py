@@ -27,7 +27,8 @@ log = logging.getLogger(__name__)
 def read_metrics(path: Path) -> dict[str, dict[int, float]]:
     """Return metric -> step -> value from a spool; of a step recorded twice, the last value.
 
-    A run that was killed and resumed records the steps since its checkpoint again.
+    A run that was killed and resumed records the steps since its checkpoint again. One without a
+    spool has no metrics.
 
     Raises:
         RecordError: another version wrote the spool.
@@ -72,7 +73,7 @@ def open_spool(path: Path) -> "Spool":
         OSError: it cannot be opened.
         RecordError: another version wrote it.
     """
-    end = complete_records(path, 0)[1] if path.exists() else 0
+    end = complete_records(path, 0)[1]
     file = path.open("ab", buffering=0)
     file.truncate(end)
     return Spool(path, file, end)
@@ -136,12 +137,14 @@ class Spool:
 def complete_records(path: Path, offset: int) -> tuple[list[dict[str, Any]], int]:
     """Return the records from a byte offset on, and the offset behind the last complete line.
 
-    A line that cannot be read, after a disk failed, is left out.
+    A line that cannot be read, after a disk failed, is left out. A spool that is not there, or no
+    longer, has no records.
 
     Raises:
         RecordError: another version wrote one.
     """
-    with path.open("rb") as spool:
+    content = b""
+    with contextlib.suppress(FileNotFoundError), path.open("rb") as spool:
         spool.seek(offset)
         content = spool.read()
     end = content.rfind(b"\n") + 1

@@ -69,7 +69,7 @@ def recorded_steps(spool: Path, step: int) -> list[Measured]:
     Records that a rollback has undone are left out.
     """
     kept: list[tuple[int, Measured]] = []
-    for record in complete_records(spool, 0)[0] if spool.exists() else ():
+    for record in complete_records(spool, 0)[0]:
         values = values_of(record)
         if names.LOSS not in values or record[STEP] > step:
             continue

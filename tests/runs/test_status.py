@@ -15,6 +15,7 @@ from dpot_scale.checkpoints.store import CheckpointStore
 from dpot_scale.config.load import dump, load_run
 from dpot_scale.config.places import CHECKPOINTS, LOCK, QUARANTINE, RUN_CONFIG
 from dpot_scale.files import held, write_whole
+from dpot_scale.tracking.spool import SPOOL
 from dpot_scale.tracking.tracker import Tracker
 from dpot_scale.train import main
 
@@ -62,6 +63,27 @@ def test_it_lists_the_checkpoints(run: Path, capsys: pytest.CaptureFixture[str])
     assert [" ".join(row[6:]) for row in rows] == [ever, "in the archive", ever]
     with held(run / LOCK, wait=False):
         assert "running, step 4" in said(capsys, str(run))[0]
+
+
+def test_metrics_that_somebody_removed_undo_no_step(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (run / SPOOL).unlink()
+    lines = said(capsys, str(run))
+    assert "not running, step 4 of " in lines[0]
+    rows = [line.split() for line in lines[3:]]
+    assert [row[4:6] for row in rows] == [["1", "kept"], ["1", "in"], ["1", "kept"]], "no seconds"
+
+
+def test_what_is_kept_by_the_hour_is_kept_for_ever(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = run / RUN_CONFIG
+    path.write_text(
+        dump(load_run(str(path), ["checkpoint.keep_every=0", "checkpoint.keep_hours=2"]))
+    )
+    rows = said(capsys, str(run))[3:]
+    assert ["kept for ever" in row for row in rows] == [False, False, True], "the first"
 
 
 def test_it_says_how_many_windows_could_not_be_read(
