@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from dpot_scale.checkpoints.answers import Answers
 from dpot_scale.checkpoints.checkpoint import (
     Checkpoint,
     Marker,
@@ -66,6 +67,7 @@ class Archive:
                 "install its package, as s3fs for s3:// or gcsfs for gs://"
             ) from error
         self._files: Any = files
+        self._answers = Answers()
         self._root = PurePosixPath(root) / run
         self.copying: int | None = None
         self._identity = identity
@@ -175,13 +177,17 @@ class Archive:
     def _put(self, checkpoint: Checkpoint) -> None:
         """Copy a checkpoint; it exists there when all of it does."""
         folder = self._folder(checkpoint.state.step)
-        if self._files.exists(f"{folder}/{MARKER}"):
-            self._files.rm_file(f"{folder}/{MARKER}")
+        if self._answers.of(self._files.exists, f"{folder}/{MARKER}"):
+            self._answers.of(self._files.rm_file, f"{folder}/{MARKER}")
         for name in checkpoint.marker.files:
             target = folder / name
-            self._files.makedirs(str(target.parent), exist_ok=True)
-            self._files.put_file(str(checkpoint.folder / name), str(target))
-        self._files.pipe_file(f"{folder}/{MARKER}", (checkpoint.folder / MARKER).read_bytes())
+            self._answers.of(self._files.makedirs, str(target.parent), exist_ok=True)
+            source = checkpoint.folder / name
+            size = checkpoint.marker.files[name].bytes
+            self._answers.transfer(self._files.put_file, str(source), str(target), size)
+        self._answers.of(
+            self._files.pipe_file, f"{folder}/{MARKER}", (checkpoint.folder / MARKER).read_bytes()
+        )
         self._damaged.discard(checkpoint.state.step)
 
     def _remove_replaced(
@@ -200,9 +206,9 @@ class Archive:
     def _remove(self, step: int) -> None:
         """Remove a checkpoint, or what was to become one; the marker goes first."""
         folder = self._folder(step)
-        if self._files.exists(f"{folder}/{MARKER}"):
-            self._files.rm_file(f"{folder}/{MARKER}")
-        self._files.rm(str(folder), recursive=True)
+        if self._answers.of(self._files.exists, f"{folder}/{MARKER}"):
+            self._answers.of(self._files.rm_file, f"{folder}/{MARKER}")
+        self._answers.of(self._files.rm, str(folder), recursive=True)
         self._damaged.discard(step)
 
     def _put_record(self, record: Path) -> None:
@@ -211,14 +217,17 @@ class Archive:
             return
         content = record.read_bytes()
         target, digest = str(self._root / record.name), hashlib.sha256(content).digest()
-        if self._sent.get(record.name) != digest or not self._files.exists(target):
-            self._files.makedirs(str(self._root), exist_ok=True)
-            self._files.pipe_file(target, content)
+        if self._sent.get(record.name) != digest or not self._answers.of(
+            self._files.exists, target
+        ):
+            self._answers.of(self._files.makedirs, str(self._root), exist_ok=True)
+            self._answers.of(self._files.pipe_file, target, content, size=len(content))
             self._sent[record.name] = digest
 
     def _record(self, target: str) -> bytes | None:
         try:
-            return bytes(self._files.cat_file(target))
+            size = self._answers.of(self._files.size, target)
+            return bytes(self._answers.of(self._files.cat_file, target, size=size or 0))
         except FileNotFoundError:
             return None
 
@@ -247,7 +256,8 @@ class Archive:
             target = folder / name
             target.parent.mkdir(parents=True, exist_ok=True)
             try:
-                self._files.get_file(f"{self._folder(step)}/{name}", str(target))
+                source, size = f"{self._folder(step)}/{name}", marker.files[name].bytes
+                self._answers.transfer(self._files.get_file, source, str(target), size)
             except FileNotFoundError:
                 return None
             flush_to_disk(target)
@@ -264,7 +274,7 @@ class Archive:
         found = {}
         for step, folder in self._folders().items():
             try:
-                found[step] = bytes(self._files.cat_file(f"{folder}/{MARKER}"))
+                found[step] = bytes(self._answers.of(self._files.cat_file, f"{folder}/{MARKER}"))
             except FileNotFoundError:  # what an interruption left
                 continue
         return found
@@ -276,7 +286,7 @@ class Archive:
         """Return what is a checkpoint there, or was to become one, by step."""
         self._files.invalidate_cache()
         try:
-            entries = self._files.ls(str(self._root), detail=True)
+            entries = self._answers.of(self._files.ls, str(self._root), detail=True)
         except FileNotFoundError:
             return {}
         names = {PurePosixPath(entry["name"]).name for entry in entries}

@@ -18,6 +18,7 @@ from dpot_scale.config.identity import changed_content
 from dpot_scale.engine.collectives import from_main, gathered, on_every_rank, on_main
 from dpot_scale.engine.runtime import World
 from dpot_scale.errors import CheckpointError
+from dpot_scale.terminal import under_way
 
 log = logging.getLogger(__name__)
 
@@ -100,7 +101,8 @@ class Search:
         if self._archive is None:
             return None
         try:
-            return self._archive.fetch(self._directory, above, records=records)
+            with under_way("reading the archive"):
+                return self._archive.fetch(self._directory, above, records=records)
         except UnreachableError as error:
             if above is None:
                 raise

@@ -41,6 +41,7 @@ from dpot_scale.engine.runtime import World, aside
 from dpot_scale.engine.state import Snapshot, StoredState
 from dpot_scale.errors import CheckpointError, UserError
 from dpot_scale.files import flush_folders, flush_to_disk, write_whole
+from dpot_scale.terminal import under_way
 
 log = logging.getLogger(__name__)
 
@@ -154,7 +155,8 @@ class CheckpointStore:
         """Wait until the newest save has ended, and the archive, if there is one, has it."""
         self.settle()
         if self._uploads is not None:
-            self._uploads.close()
+            with under_way("copying to the archive"):
+                self._uploads.close()
 
     def catch_up(self) -> None:
         """Copy from the archive what is newer there than here, with what the run skips. Collective.

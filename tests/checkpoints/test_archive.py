@@ -4,6 +4,7 @@ import logging
 import os
 import re
 import shutil
+import socket
 import sys
 import threading
 from collections.abc import Iterator
@@ -18,7 +19,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from test_kills import WORLD, Engine, killed, operations
 
-from dpot_scale.checkpoints.archive import Archive
+from dpot_scale.checkpoints import answers
+from dpot_scale.checkpoints.archive import Archive, UnreachableError
 from dpot_scale.checkpoints.branch import take_over
 from dpot_scale.checkpoints.checkpoint import Checkpoint, TrainState, committed, verify
 from dpot_scale.checkpoints.store import CheckpointStore
@@ -505,3 +507,33 @@ def test_what_cannot_be_read_there_is_one_sentence(
     monkeypatch.setattr(archive._files, "ls", fail)
     with pytest.raises(CheckpointError, match=r"cannot read checkpoint.archive=.*: no answer"):
         archive.fetch(tmp_path / "checkpoints")
+
+
+@pytest.fixture
+def silent(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """An archive on a server that accepts connections and never answers."""
+    pytest.importorskip("s3fs", reason="s3fs is not installed")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.getsockname()[1]}")
+        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+            monkeypatch.setenv(name, "any")
+        monkeypatch.setattr(answers, "ANSWER_SECONDS", 0.5)
+        yield "s3://silent/archive"
+        fsspec.filesystem("s3").clear_instance_cache()
+
+
+def test_where_the_archive_is_silent_a_run_starts_from_its_disk_and_comes_to_its_end(
+    tmp_path: Path, silent: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    here = tmp_path / "run" / "checkpoints"
+    save(here, f"file://{tmp_path}/archive", 1)
+    store, engine = store_in(here, silent), Engine()
+    store.catch_up()
+    assert "did not answer for 0 seconds; the run goes on from what the disk has" in caplog.text
+    assert store.restore(engine) == TrainState(step=1)
+    store.save(engine, TrainState(step=2))
+    caplog.clear()
+    store.close()
+    assert f"checkpoint.archive={silent} is not up to date" in caplog.text
+    with pytest.raises(UnreachableError, match="did not answer"):
+        archive_of(silent).steps()
