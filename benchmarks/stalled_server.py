@@ -1,8 +1,9 @@
 """How long does a step wait for MLflow, whose server answers or is stopped from step 15 on?
 
 Trainings of one process in turn with both; each step records points. Steps are timed by the
-records of the run, where nothing is evaluated or saved in between. The end is the time from the
-last record to the end of the process.
+records of the run, where nothing is evaluated or saved in between; what each spends in
+`tracker.log` is timed by itself. The end is the time from the last record to the end of the
+process.
 
     python benchmarks/stalled_server.py [--pairs 3] [--steps 400]
 """
@@ -24,6 +25,19 @@ from dpot_scale.tracking.spool import SPOOL
 
 STALLED_AT = 15
 BATCH = 8  # windows of a step, as in `soak_runs.RUN`
+TIMED = """
+import atexit, json, pathlib, sys, time
+from dpot_scale import train
+from dpot_scale.tracking.tracker import Tracker
+took, log, file = [], Tracker.log, pathlib.Path(sys.argv.pop(1))
+def timed(self, metrics, *, step):
+    begun = time.perf_counter()
+    log(self, metrics, step=step)
+    took.append(time.perf_counter() - begun)
+Tracker.log = timed
+atexit.register(lambda: file.write_text(json.dumps(took)))
+sys.exit(train.main())
+"""
 
 
 def main() -> None:
@@ -32,8 +46,8 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=3)
     parser.add_argument("--steps", type=int, default=400)
     args = parser.parse_args()
-    print("| server | steps | median ms | 99 % | longest | end s |")
-    print("|---|--:|--:|--:|--:|--:|")
+    print("| server | steps | median ms | 99 % | longest | log: median ms | longest | end s |")
+    print("|---|--:|--:|--:|--:|--:|--:|--:|")
     with tempfile.TemporaryDirectory() as folder:
         server = Server(Path(folder))
         try:
@@ -54,7 +68,8 @@ def write_config(folder: Path, server: str, steps: int) -> None:
 def row(folder: Path, server: Server, number: int) -> str:
     """Train once, with a server that is stopped in each second training; return a row."""
     stalls, name = number % 2 == 1, f"run_{number}"
-    command = [sys.executable, "-m", "dpot_scale.train", "--config", str(folder / "run.yaml")]
+    logged = folder / f"{name}.json"
+    command = [sys.executable, "-c", TIMED, str(logged), "--config", str(folder / "run.yaml")]
     command += [f"name={name}", "evaluation.every=0"]
     spool = folder / "runs" / name / SPOOL
     training = started(command, folder / f"{name}.log")
@@ -74,7 +89,9 @@ def row(folder: Path, server: Server, number: int) -> str:
     kind = f"stopped from step {STALLED_AT} on" if stalls else "answers"
     middle, most = np.percentile(took, [50, 99])
     end = ended - times[-1]
-    return f"| {kind} | {len(took)} | {middle:.1f} | {most:.1f} | {max(took):.1f} | {end:.1f} |"
+    logs = [1000 * seconds for seconds in json.loads(logged.read_text())[STALLED_AT:]]
+    steps = f"{len(took)} | {middle:.1f} | {most:.1f} | {max(took):.1f}"
+    return f"| {kind} | {steps} | {np.median(logs):.2f} | {max(logs):.2f} | {end:.1f} |"
 
 
 def times_of(spool: Path) -> list[float]:

@@ -6,9 +6,10 @@ from collections.abc import Callable
 
 from dpot_scale.config.places import SQLITE
 
-# How long nothing may come before nobody waits any more. A database never stalls, but on a busy
-# machine it takes long to make one.
-SERVER_SECONDS = 4.0
+# How long nothing may come before nobody waits any more: at the end of a run, the mirror and who
+# closes the run wait so long each. A database never stalls, but on a busy machine it takes long to
+# make one.
+SERVER_SECONDS = 3.0
 DATABASE_SECONDS = 30.0
 MOST_SECONDS = 60.0  # that anybody waits for a server that does answer
 

@@ -470,9 +470,15 @@ def test_hadolint_has_no_warning(path: Path) -> None:
 @pytest.mark.parametrize("path", sorted(CLUSTER.glob("slurm/*.sbatch")), ids=lambda path: path.name)
 def test_shells_accept_the_scripts(path: Path) -> None:
     subprocess.run(["bash", "-n", str(path)], check=True)
-    if tool := shutil.which("shellcheck"):
-        done = subprocess.run([tool, str(path)], capture_output=True, text=True)
-        assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize("path", sorted(CLUSTER.glob("slurm/*.sbatch")), ids=lambda path: path.name)
+def test_shellcheck_finds_nothing(path: Path) -> None:
+    tool = shutil.which("shellcheck")
+    if tool is None:
+        pytest.skip("shellcheck is not installed")
+    done = subprocess.run([tool, str(path)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
 
 
 @pytest.mark.parametrize(

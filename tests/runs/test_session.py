@@ -4,7 +4,9 @@ One window is made to give a gradient a million times too large, in a real train
 """
 
 import json
+import re
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,8 @@ from torch import Tensor
 from dpot_scale.config.load import load_run
 from dpot_scale.config.places import ROLLBACKS, WEIGHTS
 from dpot_scale.data.stream.assembly import Batch
-from dpot_scale.engine.runtime import World
+from dpot_scale.engine.runtime import World, start_world
+from dpot_scale.runs import run
 from dpot_scale.runs.endings import TrainingDivergedError
 from dpot_scale.runs.resolved import identify
 from dpot_scale.runs.rollbacks import read_rollbacks
@@ -25,6 +28,7 @@ from dpot_scale.training import loop
 
 BATCH, LENGTH, BAD_STEP, LOG_EVERY = 4, 36, 26, 3
 BAD_WINDOW = BAD_STEP * BATCH + 1
+SECOND_STEP = 33
 # That step, and the other one until the next log.
 SKIPPED = {"first": BAD_STEP * BATCH, "end": (BAD_STEP + 1) * BATCH}
 # So many steps, seen at once where each is logged.
@@ -49,13 +53,13 @@ def train(tiny_yaml: Path) -> Train:
     return train
 
 
-def spoil_window(patched: pytest.MonkeyPatch) -> None:
-    """Make the gradient of one window a million times too large; its loss stays as it is."""
+def spoil_windows(patched: pytest.MonkeyPatch, *windows: int) -> None:
+    """Make the gradient of some windows a million times too large; their loss stays as it is."""
     training_loss = loop.training_loss
 
     def disturbed(engine: Any, batch: Batch, *rest: Any) -> Tensor:
         loss = training_loss(engine, batch, *rest)
-        if BAD_WINDOW in batch.positions:
+        if not set(windows).isdisjoint(batch.positions):
             loss = loss + 1e6 * (loss - loss.detach())
         return loss
 
@@ -64,7 +68,7 @@ def spoil_window(patched: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def bad_window(monkeypatch: pytest.MonkeyPatch) -> None:
-    spoil_window(monkeypatch)
+    spoil_windows(monkeypatch, BAD_WINDOW)
 
 
 def losses(folder: Path) -> dict[int, float]:
@@ -143,6 +147,40 @@ def test_a_run_that_may_not_go_back_fails_and_names_the_windows(
     assert max(losses(tiny_yaml.parent / "runs" / "no_more")) == BAD_STEP + 1
 
 
+def test_a_run_that_went_back_as_often_as_it_may_fails_and_names_the_next_windows(
+    train: Train, tiny_yaml: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spoil_windows(monkeypatch, BAD_WINDOW, SECOND_STEP * BATCH)
+    with pytest.raises(TrainingDivergedError) as found:
+        train("twice", "limits.rollbacks=1")
+    (rollback,) = read_rollbacks(tiny_yaml.parent / "runs" / "twice")
+    assert {"first": rollback.first, "end": rollback.end} == SKIPPED
+    # The skipped windows were of no step, so the second bad ones are met a step earlier.
+    assert re.fullmatch(
+        rf"run twice diverged at step {SECOND_STEP} of {LENGTH}: the gradient norm of step "
+        rf"{SECOND_STEP} was [\d.e+]+, more than limits.spike=30 times the largest before it, "
+        rf"[\d.]+, in windows {SECOND_STEP * BATCH} to {(SECOND_STEP + 1) * BATCH - 1} \(.*\) "
+        rf"\(it had gone back once and skipped windows {SKIPPED['first']} to "
+        rf"{SKIPPED['end'] - 1} \(.*\)\); start another `name` with what may help: a lower "
+        r"optim.lr, a lower optim.gradient_clipping, or an engine.deepspeed of another precision",
+        str(found.value),
+    ), str(found.value)
+
+
+def test_ranks_wait_for_each_other_as_long_as_the_config_says(
+    train: Train, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    patience: list[timedelta] = []
+
+    def start(seed: int, limit: timedelta) -> World:
+        patience.append(limit)
+        return start_world(seed, limit)
+
+    monkeypatch.setattr(run, "start_world", start)
+    train("patient", "limits.collective=7.5")
+    assert patience == [timedelta(minutes=7.5)]
+
+
 def test_what_is_no_spike_is_left_alone(train: Train, bad_window: None) -> None:
     assert read_rollbacks(train("tolerant", "limits.spike=null")) == []
 
@@ -155,7 +193,7 @@ def disturbed_run(_: World | None, yaml: str, name: str) -> Path:
     """Train a run one of whose windows is bad; return its folder."""
     config = load_run(yaml, [f"name={name}", *IN_FP32])
     with pytest.MonkeyPatch.context() as patched:
-        spoil_window(patched)
+        spoil_windows(patched, BAD_WINDOW)
         run_training(identify(config))
     return config.directory
 

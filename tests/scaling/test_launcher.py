@@ -5,9 +5,11 @@ from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from ray.exceptions import RayActorError
+from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
 from ray.train.v2.api.exceptions import WorkerGroupError
 
@@ -19,6 +21,7 @@ from dpot_scale.scaling import launcher as launcher_module
 from dpot_scale.scaling.cluster import Cluster
 from dpot_scale.scaling.fitting import Node
 from dpot_scale.scaling.launcher import LOST, RayLauncher, on_workers
+from dpot_scale.scaling.plan import plan
 from dpot_scale.scaling.room import LOSS_SECONDS
 
 NODES = frozenset({"a", "b"})
@@ -67,6 +70,28 @@ def test_a_node_that_is_gone_is_no_failure_of_the_trial(
     assert failed.reason == reason
     assert failed.is_preemption is (reason == LOST)
     assert asked == ([] if patience is None else [patience])
+
+
+def test_workers_of_a_trial_wait_for_each_other_as_long_as_its_config_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    configs: list[TorchConfig] = []
+
+    class Noted(TorchTrainer):
+        def __init__(self, *args: Any, torch_config: TorchConfig, **more: Any) -> None:
+            configs.append(torch_config)
+            super().__init__(*args, torch_config=torch_config, **more)
+
+        def fit(self) -> Any:
+            return SimpleNamespace(return_value=1)
+
+    monkeypatch.setattr(launcher_module, "TorchTrainer", Noted)
+    monkeypatch.setattr(launcher_module, "living", lambda: NODES)
+    sweep = load_sweep("quickstart", ["run.limits.collective=7.5", "run.data.suite=null"])
+    sweep = resolve_sweep_paths(sweep, tmp_path)
+    cluster = Cluster(resources=ResourcesConfig(gpus_per_worker=0), trials=1)
+    assert RayLauncher(sweep, cluster).train(plan(sweep)[0], attempt=1, workers=2)
+    assert [config.timeout_s for config in configs] == [450]
 
 
 class Joined:

@@ -35,6 +35,7 @@ from dpot_scale.tracking.tracker import Tracker
 from dpot_scale.tracking.trained_on import TrainedOn
 from tests.tracking.conftest import LateServer
 
+TRIALS, LOGGED = 8, 50  # at once in one fresh database, and the points of each
 CONFIG = RunConfig(
     name="run",
     windows=8,
@@ -424,7 +425,14 @@ def open_many(barrier: Barrier, results: "Queue[list[str | None]]", folder: Path
     for i in range(3):
         barrier.wait()
         directory = folder / f"run_{os.getpid()}_{i}"
-        found.append(the_run(directory, at(folder / str(i))).open())
+        tracking = at(folder / str(i))
+        run = the_run(directory, tracking)
+        found.append(run.open())
+        tracker = Tracker(directory, tracking, is_main=True)
+        for step in range(1, LOGGED + 1):
+            tracker.log({"train/loss": 1 / step}, step=step)
+        tracker.close()
+        run.close("FINISHED")
     results.put(found)
 
 
@@ -435,11 +443,11 @@ def forking() -> ForkServerContext:
     return context
 
 
-def test_processes_that_open_one_fresh_database_at_once_all_get_their_runs(tmp_path: Path) -> None:
+def test_eight_processes_that_open_one_fresh_database_at_once_lose_no_point(tmp_path: Path) -> None:
     forked = forking()
-    barrier, results = forked.Barrier(4), forked.Queue()
+    barrier, results = forked.Barrier(TRIALS), forked.Queue()
     processes = [
-        forked.Process(target=open_many, args=(barrier, results, tmp_path)) for _ in range(4)
+        forked.Process(target=open_many, args=(barrier, results, tmp_path)) for _ in range(TRIALS)
     ]
     for process in processes:
         process.start()
@@ -447,10 +455,15 @@ def test_processes_that_open_one_fresh_database_at_once_all_get_their_runs(tmp_p
     for process in processes:
         process.join()
     for i, runs in enumerate(zip(*found, strict=True)):
-        known = client_of(at(tmp_path / str(i))).get_experiment_by_name("dpot_scale")
+        mlflow_client = client_of(at(tmp_path / str(i)))
+        known = mlflow_client.get_experiment_by_name("dpot_scale")
         assert known is not None
-        listed = client_of(at(tmp_path / str(i))).search_runs([known.experiment_id])
+        listed = mlflow_client.search_runs([known.experiment_id])
         assert {run.info.run_id for run in listed} == set(runs)
+        for run in listed:
+            points = mlflow_client.get_metric_history(run.info.run_id, "train/loss")
+            assert [point.step for point in points] == list(range(1, LOGGED + 1))
+            assert run.info.status == "FINISHED"
 
 
 def test_a_database_whose_maker_was_killed_half_way_is_made_anew(tmp_path: Path) -> None:
