@@ -12,7 +12,7 @@ import re
 import shlex
 import sys
 from collections.abc import Callable, Iterator
-from typing import ParamSpec
+from typing import ParamSpec, TextIO
 
 P = ParamSpec("P")
 
@@ -153,10 +153,15 @@ def unread_output_ends_nothing() -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno in {errno.EPIPE, errno.EIO}:
-            nowhere = os.open(os.devnull, os.O_WRONLY)
-            with contextlib.suppress(OSError, ValueError):  # it is no file, as in a notebook
-                os.dup2(nowhere, sys.stdout.fileno())
-            os.close(nowhere)
+            _send_nowhere(sys.stdout)
+
+
+def _send_nowhere(stream: TextIO) -> None:
+    """Let a stream take whatever follows, and what it still holds: some Pythons end by that."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    with contextlib.suppress(OSError, ValueError):  # it is no file, as in a notebook
+        os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)
 
 
 def exits_cleanly(main: Callable[P, int]) -> Callable[P, int]:
@@ -197,5 +202,7 @@ def _open_streams() -> None:
 
 
 def _complain(sentence: str) -> None:
-    with contextlib.suppress(OSError):  # nobody reads it, and the exit code stays what it is
+    try:
         sys.stderr.write(f"{sentence}\n")
+    except OSError:  # nobody reads it, and the exit code stays what it is
+        _send_nowhere(sys.stderr)

@@ -2,6 +2,7 @@
 
 import os
 import random
+import shutil
 import signal
 import socket
 import subprocess
@@ -162,6 +163,7 @@ def test_another_entry_and_data_on_the_disks_of_the_nodes(
     assert not folder.exists(), "nothing of Ray stays on the nodes"
 
 
+@pytest.mark.skipif(shutil.which("pkill") is None, reason="pkill is not installed")
 @pytest.mark.parametrize("trains", [True, False])
 def test_a_training_job_ends_soon_after_its_ranks_have_saved(
     trains: bool, job: dict[str, str], tmp_path: Path

@@ -27,7 +27,8 @@ from tests.end_to_end.test_sweep import (
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
 
-# A node has one core, and a trial two workers of one core each.
+# A node has one core, and a trial two workers of one core each. Told to end, it ends: else it waits
+# half a minute for what its jobs left.
 NODE = ["--block", "--num-cpus=1", "--num-gpus=0", "--disable-usage-stats"]
 STOP_SECONDS = "120"
 
@@ -61,7 +62,10 @@ def two_nodes(tmp_path: Path) -> Iterator[Cluster]:
 def started(words: list[str], log: Path) -> "subprocess.Popen[bytes]":
     with log.open("w") as file:
         return subprocess.Popen(
-            [script("ray"), *words], env=os.environ | AUTHENTICATION, stdout=file, stderr=file
+            [script("ray"), *words],
+            env=os.environ | AUTHENTICATION | {"RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0"},
+            stdout=file,
+            stderr=file,
         )
 
 

@@ -32,7 +32,10 @@ def test_seeds_that_are_added_find_the_trials_before(tmp_path: Path) -> None:
     assert {trial.run.directory.parent for trial in after} == {folder}
 
 
-def test_more_trajectories_than_any_dataset_has_are_refused() -> None:
+def test_more_trajectories_than_any_dataset_has_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # which has no data
     design = "design=[{data: {trajectories: [64, 128, 129]}}]"
     sentence = "^trial E64-t129: no dataset has 129 training trajectories; the largest has 128$"
     with pytest.raises(ConfigError, match=sentence):

@@ -29,6 +29,12 @@ PROBE = "{windows: 320, rates: [5e-4, 1e-3, 2e-3, 4e-3, 8e-3], ladder: {a: {widt
 NO_SERVICES = ["run.tracking.mlflow_uri=null", "run.data.suite=null", "max_attempts=1"]
 
 
+@pytest.fixture(autouse=True)
+def no_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a command find the data that `probed` finds: none."""
+    monkeypatch.chdir(tmp_path)
+
+
 def settings(folder: Path, probe: str = PROBE, *more: str) -> list[str]:
     rules, ladder = f"rules={{lr: {{probe: {probe}}}}}", "ladder={A: {width: 64}, B: {width: 256}}"
     return [*NO_SERVICES, f"run.output={folder}", rules, ladder, "windows=[800]", *more]

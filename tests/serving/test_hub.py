@@ -87,9 +87,12 @@ def test_without_the_package_it_is_one_sentence(of_two: Path, tmp_path: Path) ->
     "place",
     ["absent", "./absent", "../absent", "~/absent", "/absent", "/a/b", "a/b/c", "runs/"],
 )
-def test_a_folder_that_is_not_there_is_not_sought_in_the_hub(place: str) -> None:
+def test_a_folder_that_is_not_there_is_not_sought_in_the_hub(
+    place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from dpot_scale.serving.hub import HubModel
 
+    monkeypatch.chdir(tmp_path)
     with pytest.raises(CheckpointError, match="does not exist: give a folder that `save_pretr"):
         HubModel.from_pretrained(place)
 
