@@ -201,8 +201,8 @@ def disturbed_run(_: World | None, yaml: str, name: str) -> Path:
 @pytest.mark.distributed
 def test_two_ranks_go_back_and_skip_as_one_does(tiny_yaml: Path, ranks: Any) -> None:
     """Only one of them sees the bad window."""
-    alone = disturbed_run(None, str(tiny_yaml), "alone")
-    together = ranks.run(Path(__file__), "disturbed_run", str(tiny_yaml), "together")
+    alone = disturbed_run(None, str(tiny_yaml), "spoiled_alone")
+    together = ranks.run(Path(__file__), "disturbed_run", str(tiny_yaml), "spoiled_together")
     (rollback,) = read_rollbacks(together)
     assert {"first": rollback.first, "end": rollback.end} == SKIPPED
     (expected,) = read_rollbacks(alone)
