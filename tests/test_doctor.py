@@ -60,6 +60,7 @@ def test_what_stops_a_run_is_exit_code_1(
 
 
 @pytest.mark.ray
+@pytest.mark.timeout(900)
 def test_on_a_ray_cluster_workers_examine_it(tmp_path: Path) -> None:
     words = ["--workers", "2", f"output={tmp_path}", "tracking.mlflow_uri=null"]
     done = subprocess.run(  # of its own: a process keeps the token of its first cluster
