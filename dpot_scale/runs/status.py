@@ -59,7 +59,7 @@ def _table(directory: Path, found: list[Checkpoint], config: RunConfig | None) -
     where = _copies(directory, rules, found[0].marker.identity)
     seconds = read_metrics(directory / SPOOL).get(names.SAVE_SECONDS, {})
     times = {one.state.step: one.marker.time for one in found if one.marker.time is not None}
-    for_ever = kept_for_ever(times, rules, times)
+    for_ever = kept_for_ever([one.state.step for one in found], rules, times)
     rows = []
     for checkpoint in found:
         step, marker = checkpoint.state.step, checkpoint.marker
