@@ -11,6 +11,7 @@ from typing import Any
 import grpc
 import ray
 from ray._private import ray_constants
+from ray._raylet import AuthenticationTokenLoader  # type: ignore[attr-defined]  # compiled
 from ray.exceptions import AuthenticationError
 
 from dpot_scale.cluster.address import (
@@ -88,6 +89,8 @@ def _start_or_join(own: dict[str, Any], quiet: dict[str, Any]) -> None:
     chosen = MODE not in os.environ and TOKEN not in os.environ
     if chosen:
         os.environ[TOKEN] = secrets.token_hex(32)
+        # This process may remember the token of a cluster that it was in before.
+        AuthenticationTokenLoader.instance().reset_cache()
     try:
         with _on_loopback():
             ray.init(**own, **quiet)

@@ -11,6 +11,7 @@ import grpc
 import pytest
 import ray
 from ray._private.services import get_node_ip_address
+from ray._raylet import AuthenticationTokenLoader
 
 from dpot_scale.cluster.connection import ALIVE, OTHERS_MAY_JOIN, connect, require_cluster
 from dpot_scale.errors import UserError
@@ -104,9 +105,35 @@ def test_what_listens_there_may_be_no_head(monkeypatch: pytest.MonkeyPatch) -> N
         web.server_close()
 
 
+@pytest.fixture
+def nowhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No cluster and no token are named, and none that is set reaches a later test."""
+    for variable in ("RAY_ADDRESS", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN"):
+        monkeypatch.setenv(variable, "")
+        monkeypatch.delenv(variable)
+
+
+@pytest.mark.usefixtures("nowhere")
+def test_a_second_cluster_of_one_process_gets_its_own_token(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    loader, sent = AuthenticationTokenLoader.instance(), list[bool]()
+
+    def init(**_: object) -> None:
+        token = loader.get_raw_token(ignore_auth_mode=True)
+        sent.append(token == os.environ["RAY_AUTH_TOKEN"])
+
+    monkeypatch.setattr(ray, "init", init)
+    connect(1)
+    monkeypatch.delenv("RAY_AUTH_TOKEN")
+    connect(1)
+    loader.reset_cache()
+    assert sent == [True, True]
+
+
+@pytest.mark.usefixtures("nowhere")
 def test_what_is_started_here_listens_on_loopback_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """As it is seen where a sweep runs in tests/end_to_end/test_cooldown.py."""
-    monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.setenv(OTHERS_MAY_JOIN, "1")
     before, inside = get_node_ip_address(), []
 

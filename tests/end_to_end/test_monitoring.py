@@ -2,7 +2,6 @@
 
 import json
 import re
-import secrets
 import time
 import urllib.request
 from pathlib import Path
@@ -23,10 +22,9 @@ SCORE = "eval/dr_pdb_generated/rel_l2"
 def test_a_node_shows_what_the_dashboard_asks_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    monkeypatch.setenv("RAY_AUTH_TOKEN", secrets.token_hex(32))
-    monkeypatch.setenv("RAY_AUTH_MODE", "")
-    monkeypatch.delenv("RAY_AUTH_MODE")  # Ray sets it: so it is taken back in the end
+    for variable in ("RAY_ADDRESS", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN"):
+        monkeypatch.setenv(variable, "")  # so that it is afterwards what it was before
+        monkeypatch.delenv(variable)
     dashboard = json.loads(DASHBOARD.read_text(encoding="utf-8"))
     queries = [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
     asked = {name for query in queries for name in re.findall(r"ray_\w+", query)} - ON_GPUS
