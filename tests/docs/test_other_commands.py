@@ -36,10 +36,14 @@ OF_CLICK = [line for line in LINES if line.split()[0] in CLICK]
 VERBS = {
     "kubectl": {"apply", "create", "logs", "wait", "get", "port-forward", "delete", "exec"},
     "docker": {"build", "push", "compose"},
+    "git": {"clone"},
     "pip": {"install"},
     "pre-commit": {"install", "run"},
 }
-BARE = {"sbatch", "scancel", "cp", "export", "pytest", "python", "pip-audit", "deepspeed", "until"}
+BARE = {
+    *("sbatch", "scancel", "cp", "cd", "source", "export", "pytest", "python", "python3"),
+    *("pip-audit", "deepspeed", "until"),
+}
 
 
 def test_there_are_some() -> None:

@@ -7,7 +7,8 @@ import pytest
 
 from dpot_scale import sweep
 
-PAGES = sorted((Path(__file__).parents[2] / "docs").rglob("*.md"))
+ROOT = Path(__file__).parents[2]
+PAGES = sorted((ROOT / "docs").rglob("*.md"))
 PRINTED = re.compile(
     r"^```bash\npython -m dpot_scale\.sweep (plan[^\n]*)\n```\n\n```text\n(.*?)^```", re.M | re.S
 )
@@ -48,3 +49,17 @@ def test_the_plan_of_a_laptop_is_as_printed(
     monkeypatch.delenv("DPOT_SCALE_HOME", raising=False)
     assert sweep.main(["plan"]) == 0
     assert capsys.readouterr().out.startswith(found[1])
+
+
+def test_the_first_plan_takes_as_long_as_the_readme_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    readme = re.sub(r"\s+", " ", (ROOT / "README.md").read_text(encoding="utf-8"))
+    said = re.search(r"`sweep plan` says (\d+) minutes", readme)
+    assert said is not None
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("DPOT_SCALE_HOME", raising=False)
+    assert sweep.main(["plan"]) == 0
+    printed = re.search(r"about ([\d.]+) min one after another", capsys.readouterr().out)
+    assert printed is not None
+    assert round(float(printed[1])) == int(said[1])
