@@ -11,14 +11,21 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
-SENTENCES = re.findall(r"^\| `([^`]+)` \|", PAGE, re.M)
+SENTENCES = [
+    sentence
+    for row in re.findall(r"^\| (`[^|]+`) \|", PAGE, re.M)
+    for sentence in re.findall(r"`([^`]+)`", row)
+]
 VARIES = "…"
 OF_OTHERS = re.findall(r"^- `([^`]+)` \((ray|mlflow|deepspeed)\b", PAGE, re.M)
 
 
 def texts(tree: ast.AST) -> Iterator[str]:
-    """All text in a module, with VARIES for what an f-string fills in."""
+    """All text that a module says, with VARIES for what an f-string fills in; no docstrings."""
+    docstrings = {node.value for node in ast.walk(tree) if isinstance(node, ast.Expr)}
     for node in ast.walk(tree):
+        if node in docstrings:
+            continue
         if isinstance(node, ast.JoinedStr):
             parts = (str(v.value) if isinstance(v, ast.Constant) else VARIES for v in node.values)
             yield "".join(parts)
@@ -44,7 +51,7 @@ def test_another_program_still_says_it(message: str, package: str) -> None:
 
 
 def test_there_are_some() -> None:
-    assert len(SENTENCES) >= 15
+    assert len(SENTENCES) >= 80
     assert len(OF_OTHERS) >= 5
 
 
