@@ -1,70 +1,66 @@
 """What is the first bottleneck on 8, 64 and 512 H100s? By formula, from measured rates.
 
-python benchmarks/large_clusters.py [--storage 10] [--requests 200] [--workers-of-a-trial 8]
+python benchmarks/large_clusters.py [--storage 10]
 
-For DPOT-L, DPOT-H and a model of 3B parameters it prints what each step waits for at most:
-computing, messages, the host that launches kernels, windows from the shared storage; and what a
-checkpoint costs. For a sweep of 500 trials it prints what reaches the MLflow server, and how long
-its plan takes here. Computing, messages and memory are the functions that `sweep plan` prices by.
+For DPOT-L, DPOT-H and a model of 3B parameters, and for presets at their own batches, it prints
+what each step waits for: computing, messages, the host that launches kernels, windows from the
+shared storage; and which settings move the first of these, one after the other. Computing, messages
+and memory are the functions that `sweep plan` prices by.
 """
 
 import argparse
-import json
-import tempfile
-import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+from math import inf
 from typing import NamedTuple
 
+from dpot_scale.config.batch import BatchConfig
+from dpot_scale.config.identity import Contents, identity
 from dpot_scale.config.load import load_run, load_sweep
-from dpot_scale.config.optim import OptimConfig
-from dpot_scale.config.places import resolve_sweep_paths
-from dpot_scale.config.run import CheckpointConfig, EngineConfig
+from dpot_scale.config.run import RunConfig
 from dpot_scale.config.strategy import read_strategy
-from dpot_scale.config.sweep import ResourcesConfig, SweepConfig
-from dpot_scale.engine.memory import GIB, estimate_memory
-from dpot_scale.evaluation.scores import DatasetScore
-from dpot_scale.models.dpot.config import DPOTConfig
-from dpot_scale.models.dpot.cost import count_flops, count_parameters
-from dpot_scale.models.family import Recompute
-from dpot_scale.runs.result import TrainingResult, save_result
-from dpot_scale.scaling.cluster import Cluster as RayCluster
-from dpot_scale.scaling.controller import Controller
-from dpot_scale.scaling.cost import (
-    DEVICES,
-    UTILIZATION_COMPILED,
-    sending_seconds,
-    window_bytes,
-)
-from dpot_scale.scaling.plan import Trial, plan
-from dpot_scale.tracking.mirror import MIRROR_INTERVAL_SECONDS
-from dpot_scale.tracking.mlflow_run import MlflowRun
+from dpot_scale.engine.memory import GIB
+from dpot_scale.models.families import count_parameters
+from dpot_scale.runs.resolved import Run, resolve
+from dpot_scale.scaling.cost import DEVICES, DeviceName, assumed_speed, step_cost, window_bytes
+from dpot_scale.scaling.plan import plan
 
-DEVICE = DEVICES["h100"]
+DEVICE: DeviceName = "h100"
 MODELS = {
-    "L": DPOTConfig(size="L"),
-    "H": DPOTConfig(size="H"),
-    "3B": DPOTConfig(size="H", width=3072, depth=37, heads=16),
+    "L": "{size: L}",
+    "H": "{size: H}",
+    "3B": "{size: H, width: 3072, depth: 37, heads: 16}",
 }
 GPUS = (8, 64, 512)
 MICRO_BATCH = 64  # at which L, compiled, reaches 35 % of the peak and more
-# Milliseconds of the host for a block and a step, compiled, measured with M on an H100
-# (benchmarks/gpu_2026-11.md): under ZeRO-3 the host was the limit; under ZeRO-1 it was below this.
-HOST_MS_OF_A_BLOCK = {"zero1_bf16": 3.4, "zero3_bf16": 7.5}
-WINDOW_BYTES = window_bytes(load_run("paper_l"))  # of 10 frames and the next one, of 4 fields
-CHECKPOINT_BYTES = 12  # per parameter: weights and Adam's two moments in fp32 (scaling_cost)
-SETTINGS = {
-    "computing": "nothing: the GPUs are busy",
-    "sending": "engine.deepspeed=zero1_bf16, or more windows per GPU",
-    "host": "engine.deepspeed=zero1_bf16, or more windows per GPU",
-    "reading": "data.root on a disk of each node",
-    "saving": "checkpoint.minutes",
+# Milliseconds of the host at most for a block and a micro step, by the ZeRO stage and whether it is
+# compiled: whole steps of M on an H100 (benchmarks/gpu_2026-11.md). Under stage 3 the host was the
+# limit; below, the GPU may have been. Stage 0 is not measured compiled, which asks less of the
+# host; recomputing asks more, and is not measured.
+HOST_MS_OF_A_BLOCK = {
+    (0, False): 2.6,
+    (0, True): 2.6,
+    (1, False): 5.1,
+    (1, True): 3.4,
+    (3, False): 12.9,
+    (3, True): 7.5,
 }
+MOVES = 3  # settings that are shown, at most
+NO_CONTENTS = Contents(datasets={})  # a step costs the same whatever the values of its windows
+CHECKPOINT_BYTES = 12  # per parameter: weights and Adam's two moments in fp32 (scaling_cost)
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """What the cluster has besides its GPUs."""
+
+    storage: float  # bytes/s that all nodes together read or write
+    has_local_data: bool = False  # whether each node reads windows from a disk of its own
 
 
 class Row(NamedTuple):
-    """A model on a cluster: the seconds of a step that each resource takes."""
+    """A run on a cluster: the seconds of a step that each resource takes."""
 
     strategy: str
     memory_gib: float
@@ -82,170 +78,197 @@ class Row(NamedTuple):
         overlapping = [value for name, value in self.seconds.items() if name != "saving"]
         return max(overlapping) + self.seconds["saving"]
 
+    @property
+    def speed(self) -> float:
+        """Windows per second."""
+        return self.windows / self.step
 
-@dataclass(frozen=True)
-class Cluster:
-    """What the cluster has besides its GPUs."""
+    @property
+    def fits(self) -> bool:
+        """Whether a GPU has the memory."""
+        room = DEVICES[DEVICE].gib
+        return room is not None and self.memory_gib <= room
 
-    storage: float  # bytes/s that all nodes together read or write
-    minutes: float = CheckpointConfig().minutes  # between checkpoints
 
-
-def row(model: DPOTConfig, gpus: int, cluster: Cluster) -> Row:
-    """Return where a step goes: under ZeRO-1 if the model fits so, else under ZeRO-3."""
-    for name in ("zero1_bf16", "zero3_bf16"):
-        memory = memory_gib(model, name, gpus)
-        if memory <= DEVICE.gib:
-            break
-    strategy = read_strategy(name)
-    parameters = count_parameters(model).total
-    computing = MICRO_BATCH * count_flops(model, Recompute()).computed
+def row(run: RunConfig, gpus: int, cluster: Cluster) -> Row:
+    """Return where a step of a run goes on so many GPUs."""
+    nameless = Run(config=run, contents=NO_CONTENTS, identity="")
+    resolved = resolve(nameless, world_size=gpus, on_gpu=True)
+    cost = step_cost(resolved, DEVICE, assumed_speed(resolved, DEVICE))
+    launched = resolved.accumulation_steps * run.model.depth
+    windows = run.batch.global_batch
     seconds = {
-        "computing": computing / (UTILIZATION_COMPILED * DEVICE.peak["bf16"]),
-        "sending": sending_seconds(parameters, strategy, DEVICE, world_size=gpus),
-        "host": HOST_MS_OF_A_BLOCK[name] / 1e3 * model.depth,
-        "reading": MICRO_BATCH * gpus * WINDOW_BYTES / cluster.storage,
+        "computing": cost.computing,
+        "sending": cost.sending,
+        "host": HOST_MS_OF_A_BLOCK[run.engine.deepspeed.stage, run.engine.compile] / 1e3 * launched,
+        "reading": 0 if cluster.has_local_data else windows * window_bytes(run) / cluster.storage,
     }
-    steps_between = 60 * cluster.minutes / max(seconds.values())
-    seconds["saving"] = save_seconds(model, cluster) / steps_between
-    return Row(name, memory, seconds, MICRO_BATCH * gpus)
+    steps_between = 60 * run.checkpoint.minutes / max(seconds.values())
+    seconds["saving"] = save_seconds(resolved.parameters.total, cluster) / steps_between
+    memory = resolved.memory.total / GIB
+    return Row(run.engine.deepspeed.name, memory, seconds, windows)
 
 
-def memory_gib(model: DPOTConfig, strategy: str, gpus: int) -> float:
-    """Return the memory of a GPU."""
-    engine = EngineConfig(deepspeed=read_strategy(strategy), compile=True)
-    estimate = estimate_memory(
-        model, engine, OptimConfig(), world_size=gpus, micro_batch=MICRO_BATCH, on_gpu=True
-    )
-    return estimate.total / GIB
+def moves(run: RunConfig, gpus: int, cluster: Cluster) -> Iterator[tuple[str, Row]]:
+    """Give the setting that helps where a run waits first, and the row with it; then the next."""
+    now = row(run, gpus, cluster)
+    for words, other, there in _settings(run, gpus, cluster, now.first):
+        found = row(other, gpus, there)
+        if found.fits and found.speed > now.speed:
+            yield words, found
+            yield from moves(other, gpus, there)
+            return
 
 
-def checkpoint_bytes(model: DPOTConfig) -> int:
+def _settings(
+    run: RunConfig, gpus: int, cluster: Cluster, first: str
+) -> Iterator[tuple[str, RunConfig, Cluster]]:
+    """Give what may help, the least change first: its words, the run and the cluster with it."""
+    is_fp32 = run.engine.deepspeed.dtype == "fp32"
+    half = ("engine", "deepspeed", read_strategy("zero1_bf16"))
+    messages = [
+        ("batch", "micro_batch", run.batch.global_batch // gpus),
+        ("engine", "deepspeed", read_strategy("zero0_fp32")) if is_fp32 else half,
+    ]
+    compiled = ("engine", "compile", True)
+    changes: Mapping[str, Sequence[tuple[str, str, object]]] = {
+        "computing": [("engine", "activation_checkpointing", "none"), compiled, half],
+        "sending": messages,
+        "host": [*messages, compiled],
+        "saving": [("checkpoint", "minutes", 4 * run.checkpoint.minutes)],
+        "reading": [],
+    }
+    for section, key, value in changes[first]:
+        words, other = changed(run, section, key, value)
+        is_another = identity(run, NO_CONTENTS) != identity(other, NO_CONTENTS)
+        yield f"{words} (another run)" if is_another else words, other, cluster
+    if first == "reading":
+        yield "data.root on a disk of each node", run, replace(cluster, has_local_data=True)
+    if first in {"sending", "host"}:
+        yield from _larger_batch(run, gpus, cluster, first)
+
+
+def _larger_batch(
+    run: RunConfig, gpus: int, cluster: Cluster, first: str
+) -> Iterator[tuple[str, RunConfig, Cluster]]:
+    """Give the batch, twice as large or four times or more, at which a step waits for another."""
+    windows = 2 * run.batch.global_batch
+    while windows <= MICRO_BATCH * gpus:
+        batch = BatchConfig(global_batch=windows, micro_batch=windows // gpus)
+        larger = run.model_copy(update={"batch": batch})
+        if row(larger, gpus, cluster).first != first:
+            words = f"{{global_batch: {windows}, micro_batch: {batch.micro_batch}}}"
+            yield f"batch={words} (another run)", larger, cluster
+            return
+        windows *= 2
+
+
+def changed(run: RunConfig, section: str, key: str, value: object) -> tuple[str, RunConfig]:
+    """Return a setting as one writes it, and the run with it."""
+    part = getattr(run, section).model_copy(update={key: value})
+    words = str(getattr(value, "name", value)).replace("True", "true")
+    return f"{section}.{key}={words}", run.model_copy(update={section: part})
+
+
+def shared_by(run: RunConfig, gpus: int) -> RunConfig:
+    """Return a run whose GPUs take no more windows at a time than each of them has."""
+    micro_batch = min(run.batch.settled_micro_batch, run.batch.global_batch // gpus)
+    return changed(run, "batch", "micro_batch", micro_batch)[1]
+
+
+def busy_run(model: str, gpus: int) -> RunConfig:
+    """Return a run of a model of `MODELS` with as many windows as keep each GPU busy."""
+    windows = MICRO_BATCH * gpus
+    settings = [
+        f"model={MODELS[model]}",
+        f"windows={windows}",
+        f"batch={{global_batch: {windows}, micro_batch: {MICRO_BATCH}}}",
+    ]
+    engine = "{{deepspeed: {}, activation_checkpointing: none, compile: true}}".format
+    runs = [
+        load_run("paper_l", [*settings, f"engine={engine(name)}"])
+        for name in ("zero1_bf16", "zero3_bf16")
+    ]
+    return next(run for run in runs if row(run, gpus, Cluster(inf)).fits)
+
+
+def preset_runs() -> dict[str, tuple[RunConfig, tuple[int, ...]]]:
+    """Return runs of presets at their own batches, and numbers of GPUs that share these."""
+    (of_sweep,) = (trial.run for trial in plan(load_sweep("gpus"), DEVICE) if trial.label == "L")
+    return {
+        "L of gpus": (of_sweep, (16, 64, 512)),
+        "paper_l": (load_run("paper_l"), (8, 40, 200)),
+        "paper_h": (load_run("paper_h"), (8, 40, 200)),
+    }
+
+
+def parameters_of(model: str) -> int:
+    """Return the number of parameters of a model."""
+    return count_parameters(busy_run(model, GPUS[0]).model).total
+
+
+def checkpoint_bytes(parameters: int) -> int:
     """Return the size of a checkpoint."""
-    return CHECKPOINT_BYTES * count_parameters(model).total
+    return CHECKPOINT_BYTES * parameters
 
 
-def save_seconds(model: DPOTConfig, cluster: Cluster) -> float:
+def save_seconds(parameters: int, cluster: Cluster) -> float:
     """Return how long a checkpoint takes."""
-    return checkpoint_bytes(model) / cluster.storage
+    return checkpoint_bytes(parameters) / cluster.storage
 
 
-def archive_seconds(model: DPOTConfig, cluster: Cluster) -> float:
+def archive_seconds(parameters: int, cluster: Cluster) -> float:
     """Return how long its copy into an archive in the same storage takes, which is read there."""
-    return 2 * checkpoint_bytes(model) / cluster.storage
+    return 2 * checkpoint_bytes(parameters) / cluster.storage
 
 
-def print_models(cluster: Cluster) -> None:
-    """Print a row for each model and number of GPUs."""
-    names = ("computing", "sending", "host", "reading", "saving")
-    print(f"| model | GPUs | strategy | GiB | {' | '.join(f'{name} ms' for name in names)} "
-          "| windows/s | read GB/s | save s | first | what moves it |")  # fmt: skip
-    print("|---|--:|---|--:|" + "--:|" * (len(names) + 3) + "---|---|")
-    for name, model in MODELS.items():
-        for gpus in GPUS:
-            found = row(model, gpus, cluster)
-            parts = " | ".join(f"{1e3 * found.seconds[part]:.3g}" for part in names)
-            speed = found.windows / found.step
-            print(f"| {name} | {gpus} | {found.strategy} | {found.memory_gib:.0f} | {parts} "
-                  f"| {speed:,.0f} | {speed * WINDOW_BYTES / 1e9:.3g} "
-                  f"| {save_seconds(model, cluster):.1f} | {found.first} "
-                  f"| {SETTINGS[found.first]} |")  # fmt: skip
+def print_runs(cluster: Cluster) -> None:
+    """Print a row for each run and number of GPUs: with windows for all, and of presets."""
+    runs = [(name, busy_run(name, gpus), gpus) for name in MODELS for gpus in GPUS]
+    _print_rows(runs, cluster)
+    print()
+    presets = preset_runs().items()
+    _print_rows(
+        [(name, shared_by(run, n), n) for name, (run, numbers) in presets for n in numbers], cluster
+    )
+
+
+def _print_rows(runs: Sequence[tuple[str, RunConfig, int]], cluster: Cluster) -> None:
+    parts = ("computing", "sending", "host", "reading", "saving")
+    print(f"| run | GPUs | windows | strategy | GiB | {' | '.join(f'{part} ms' for part in parts)} "
+          "| step ms | read GB/s | windows/s | first "
+          "| what moves it, one after the other |")  # fmt: skip
+    print("|---|--:|--:|---|--:|" + "--:|" * (len(parts) + 3) + "---|---|")
+    for name, run, gpus in runs:
+        now = row(run, gpus, cluster)
+        read = now.speed * window_bytes(run) / 1e9
+        settings = [
+            f"{words}: {there.speed:,.0f} windows/s, {there.first}"
+            for words, there in islice(moves(run, gpus, cluster), MOVES)
+        ]
+        print(f"| {name} | {gpus} | {now.windows:,} | {now.strategy} | {now.memory_gib:.0f} "
+              f"| {' | '.join(f'{1e3 * now.seconds[part]:.3g}' for part in parts)} "
+              f"| {1e3 * now.step:.0f} | {read:.3g} | {now.speed:,.0f} | {now.first} "
+              f"| {'; '.join(settings) or 'nothing: the GPUs are busy'} |")  # fmt: skip
 
 
 def print_checkpoints(cluster: Cluster) -> None:
     """Print what a checkpoint of each model costs, on any number of GPUs."""
     print("\n| model | checkpoint GB | save s | archive s |\n|---|--:|--:|--:|")
-    for name, model in MODELS.items():
-        size = checkpoint_bytes(model) / 1e9
-        saved, archived = save_seconds(model, cluster), archive_seconds(model, cluster)
+    for name in MODELS:
+        parameters = parameters_of(name)
+        saved, archived = save_seconds(parameters, cluster), archive_seconds(parameters, cluster)
+        size = checkpoint_bytes(parameters) / 1e9
         print(f"| {name} | {size:.1f} | {saved:.1f} | {archived:.1f} |")
-
-
-def print_sweep(seeds: int = 100) -> None:
-    """Print what a sweep of 500 trials asks of its own driver."""
-    sizes = {"ladder": {"parameters": [1e6, 2e6, 4e6, 8e6, 16e6]}}
-    design = [sizes, {"seeds": list(range(seeds))}]
-    settings = ["ladder=null", "windows=null", f"design={json.dumps(design)}"]
-    quiet = ["run.tracking.mlflow_uri=null", "run.data.suite=null"]
-    with tempfile.TemporaryDirectory() as folder:
-        sweep = resolve_sweep_paths(load_sweep("quickstart", [*settings, *quiet]), Path(folder))
-        sweep.directory.mkdir(parents=True)
-        begun = time.process_time()
-        trials = plan(sweep)
-        planned = time.process_time()
-        control(sweep, trials)
-        controlled = time.process_time()
-    print(f"\n{len(trials)} trials: planned in {planned - begun:.1f} CPU seconds; begun, noted and "
-          f"ended, 64 at a time, in {controlled - planned:.1f}")  # fmt: skip
-
-
-def print_requests(requests: float, workers: int) -> None:
-    """Print what the trials of a sweep ask of the MLflow server."""
-    for gpus in GPUS:
-        together = gpus // workers
-        rate = together / MIRROR_INTERVAL_SECONDS
-        verdict = "fits" if rate <= requests else "too many: raise tracking.log_every"
-        print(f"\n{gpus} GPUs train {together} trials of {workers} workers at a time: at most "
-              f"{rate:.3g} requests/s to MLflow of {requests:g}: {verdict}")  # fmt: skip
-
-
-class Instant:
-    """A cluster on which every trial has ended when it begins."""
-
-    def __init__(self) -> None:
-        self.cluster = RayCluster(resources=ResourcesConfig(gpus_per_worker=0), trials=64)
-
-    def wait_for_room(
-        self,
-        sizes: Sequence[int],
-        give_up: Callable[[], bool],  # noqa: ARG002
-        say: Callable[[str], None],  # noqa: ARG002
-    ) -> int:
-        """There is always room."""
-        return sizes[0]
-
-    def free_workers(self) -> int:
-        """None is needed."""
-        return 0
-
-    def train(self, trial: Trial, attempt: int, workers: int) -> bool:  # noqa: ARG002
-        """Write the result of a trial."""
-        score = DatasetScore(rel_l2=0.1, one_step_rel_l2=0.1, persistence_rel_l2=0.2,
-                             persistence_one_step_rel_l2=0.2)  # fmt: skip
-        result = TrainingResult(
-            name=trial.id, identity="0" * 12, datasets={}, world_size=1,
-            parameters=trial.parameters, block_parameters=trial.block_parameters,
-            windows=trial.run.windows, steps=trial.run.steps, seconds=1.0,
-            train_flops=trial.train_flops, windows_per_second=1.0, peak_memory_gib=1.0,
-            final_train_loss=0.1, evaluation={"pde": score},
-        )  # fmt: skip
-        save_result(trial.run.directory, result)
-        return True
-
-    def abandon(self) -> None:
-        """Nothing runs."""
-
-
-def control(sweep: SweepConfig, trials: list[Trial]) -> None:
-    """Let the controller of a sweep see all its trials to their ends."""
-    parent_run = MlflowRun(sweep.directory, sweep, sweep.run.tracking, name=sweep.name)
-    launcher = Instant()
-    Controller(
-        sweep=sweep, trials=trials, parent_run=parent_run, launcher=launcher, say=lambda _: None
-    ).run()
 
 
 def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--storage", type=float, default=10, help="GB/s in all; default 10")
-    parser.add_argument("--requests", type=float, default=200, help="a second, of MLflow")
-    parser.add_argument("--workers-of-a-trial", type=int, default=8)
     args = parser.parse_args()
-    print_models(Cluster(storage=1e9 * args.storage))
+    print_runs(Cluster(storage=1e9 * args.storage))
     print_checkpoints(Cluster(storage=1e9 * args.storage))
-    print_sweep()
-    print_requests(args.requests, args.workers_of_a_trial)
 
 
 if __name__ == "__main__":
