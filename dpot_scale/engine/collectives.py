@@ -59,7 +59,10 @@ def on_every_rank(act: Callable[[], T], world: World, place: Path) -> T:
         problem = error
     except OSError as error:
         problem = cannot_write(place, error)
-    raise_on_all(problem, world)
+    try:
+        raise_on_all(problem, world)
+    finally:
+        del problem  # else its traceback keeps this frame, which keeps it, and all that it works on
     return result
 
 

@@ -1,9 +1,12 @@
 """A save in the background: training goes on with another state, and hears what went wrong."""
 
+import errno
+import gc
 import sys
 import threading
 import time
-from collections.abc import Iterator
+import weakref
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -40,14 +43,30 @@ class Slow:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.may_write = threading.Event()
         self.error: OSError | None = None
+        self.copies: list[weakref.ref[torch.Tensor]] = []  # of which it wrote something
         self._write = store_module.write_shard
         monkeypatch.setattr(store_module, "write_shard", self.write)
 
     def write(self, path: Path, snapshot: Snapshot) -> None:
         assert self.may_write.wait(20)
+        self.copies += [weakref.ref(part.values) for part in snapshot.parts]
         if self.error is not None:
             raise self.error
         self._write(path, snapshot)
+
+
+@pytest.fixture
+def no_collector() -> Iterator[None]:
+    """Whoever frees cycles comes late, or not at all."""
+    gc.disable()
+    yield
+    gc.enable()
+
+
+def wait_for_threads() -> None:
+    for thread in threading.enumerate():
+        if thread.name == "save":
+            thread.join(20)
 
 
 @pytest.fixture
@@ -118,6 +137,63 @@ def test_it_is_known_that_it_failed_before_anybody_waits(tmp_path: Path, slow: S
     while not store.has_failed and time.monotonic() < until:
         time.sleep(0.01)
     assert store.has_failed
+
+
+def full_disk(*_: object) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def refused(path: Path, _: object) -> None:
+    """What a whole file says that cannot be written."""
+    try:
+        full_disk()
+    except OSError as error:
+        raise DiskError(f"cannot write {path}: {error.strerror}") from error
+
+
+@pytest.mark.parametrize(
+    ("name", "fail"), [("", None), ("examine", full_disk), ("write_whole", refused)]
+)
+def test_a_copy_is_let_go_when_it_is_written_or_cannot_be(
+    name: str,
+    fail: Callable[..., None] | None,
+    tmp_path: Path,
+    slow: Slow,
+    monkeypatch: pytest.MonkeyPatch,
+    no_collector: None,
+) -> None:
+    """Before the next one is made, and before anybody hears of it: there is one at a time."""
+    engine, store = Training(), store_in(tmp_path)
+    slow.may_write.set()
+    with monkeypatch.context() as patched:
+        if fail is not None:
+            patched.setattr(store_module, name, fail)
+        store.save(engine, TrainState(step=1))
+        wait_for_threads()
+    assert store.has_failed == (fail is not None)
+    assert [copy() for copy in slow.copies] == [None, None]
+    if fail is not None:
+        with pytest.raises(DiskError, match="No space left on device"):
+            store.finish()
+    store.save(engine, TrainState(step=2))
+    store.finish()
+    assert store.newest == 2
+
+
+def test_what_went_wrong_is_let_go_once_it_was_heard(no_collector: None) -> None:
+    """Its traceback keeps all that those who hear it have at hand."""
+    error = DiskError("No space left on device")
+
+    def fail() -> None:
+        raise error
+
+    background = Background(fail)
+    with pytest.raises(DiskError, match="No space") as raised:
+        background.finish()
+    heard = weakref.ref(raised.value)
+    del raised
+    assert heard() is None
+    assert not background.has_failed
 
 
 def test_to_go_back_waits_for_it(tmp_path: Path, slow: Slow) -> None:
