@@ -64,7 +64,7 @@ class Archive:
         except (ImportError, ValueError) as error:
             raise ConfigError(
                 f"checkpoint.archive={url} needs a file system that fsspec lacks here ({error}): "
-                "install its package, as s3fs for s3:// or gcsfs for gs://"
+                "install its package, as by pip install 'dpot_scale[s3]' for s3://, or gcsfs for gs://"
             ) from error
         self._files: Any = files
         self._answers = Answers()

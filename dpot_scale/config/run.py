@@ -83,7 +83,7 @@ class CheckpointConfig(Section):
     archive: str | None = None
     """URL to which committed checkpoints are copied in the background, each run into a folder of
     its name; a run on an empty disk goes on from there. file:///FOLDER, or any that fsspec has a
-    package for: s3://BUCKET/PATH needs s3fs. null: none."""
+    package for: s3://BUCKET/PATH needs the extra `s3`. null: none."""
 
     @field_validator("archive")
     @classmethod

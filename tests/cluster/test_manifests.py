@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 import yaml
+from fsspec.registry import known_implementations
 from mlflow.server.security_utils import is_allowed_host_header
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
@@ -242,11 +243,16 @@ CONSTRAINTS = (CLUSTER / "constraints.txt").read_text(encoding="utf-8").splitlin
 PINNED = {one.name: one for one in map(Requirement, (c for c in CONSTRAINTS if c[0] != "#"))}
 VERSIONS = {name: str(one.specifier).removeprefix("==") for name, one in PINNED.items()}
 SERVER = (CLUSTER / "mlflow/requirements.txt").read_text(encoding="utf-8").splitlines()
+(EXTRAS,) = re.findall(
+    r'"/opt/dpot_scale\[([\w,]+)\]"', (CLUSTER / "Dockerfile").read_text(encoding="utf-8")
+)
+OF_EXTRAS = [one for extra in EXTRAS.split(",") for one in PROJECT["optional-dependencies"][extra]]
+IMAGES = [*PROJECT["dependencies"], *OF_EXTRAS, *SERVER]
 
 
 def test_images_hold_the_versions_that_the_package_asks_for() -> None:
     assert all(re.fullmatch(r"==\d[\w.]*", str(one.specifier)) for one in PINNED.values())
-    for wanted in map(Requirement, [*PROJECT["dependencies"], *SERVER]):
+    for wanted in map(Requirement, IMAGES):
         assert VERSIONS[canonicalize_name(wanted.name)] in wanted.specifier, wanted.name
     assert VERSIONS["ray"] == version("ray")
     for path in RAY_FILES:
@@ -255,7 +261,7 @@ def test_images_hold_the_versions_that_the_package_asks_for() -> None:
 
 def test_images_hold_the_versions_of_all_that_is_installed_in_turn() -> None:
     """As far as the packages of this environment say what they need themselves."""
-    asked = [Requirement(one) for one in (*PROJECT["dependencies"], *SERVER)]
+    asked = [Requirement(one) for one in IMAGES]
     seen: set[tuple[str, str]] = set()
     python = {"python_version": "3.12", "python_full_version": "3.12.13"}
     while asked:
@@ -283,6 +289,17 @@ def test_images_install_nothing_but_these_versions(path: Path) -> None:
         r"^FROM python:(\d+\.\d+)\.\d+-slim-\w+@sha256:[0-9a-f]{64}$", text, re.M
     )
     assert f"--python-version {python} " in CONSTRAINTS[1]
+
+
+def test_the_image_reads_each_kind_of_archive_that_a_command_names() -> None:
+    pages = [*(CLUSTER.parent / "docs").rglob("*.md"), *CLUSTER.rglob("*.*")]
+    text = "\n".join(page.read_text(encoding="utf-8") for page in pages)
+    kinds = set(re.findall(r"checkpoint\.archive=(\w+)://", text))
+    assert "s3" in kinds
+    known = {kind: known_implementations[kind]["class"].partition(".")[0] for kind in kinds}
+    assert set(known.values()) - {"fsspec"} <= {Requirement(one).name for one in OF_EXTRAS}
+    for extra in EXTRAS.split(","):
+        assert f" --extra {extra} " in CONSTRAINTS[1]
 
 
 def test_the_server_has_the_driver_of_its_database() -> None:
