@@ -14,6 +14,7 @@ from dpot_scale.config.places import resolve_run_paths, results_home
 from dpot_scale.config.run import RunConfig
 from dpot_scale.errors import ConfigError, exits_cleanly, speaks_for_all
 from dpot_scale.evaluation.tables import score_table
+from dpot_scale.runs.archived import complete_archives
 from dpot_scale.runs.folder import finished_before
 from dpot_scale.runs.resolved import identify
 from dpot_scale.runs.result import TrainingResult
@@ -82,6 +83,7 @@ def _result(config: RunConfig) -> TrainingResult:
     if finished is not None:
         if speaks_for_all():
             catch_up([config.directory])
+            complete_archives([config], print_line)
         return finished
     with under_way("loading torch"):
         from dpot_scale.runs.run import run_training

@@ -18,7 +18,7 @@ from dpot_scale.checkpoints.store import CheckpointStore
 from dpot_scale.checkpoints.weights import load_model, read
 from dpot_scale.config import strategy
 from dpot_scale.config.load import load_run
-from dpot_scale.config.places import RESULT_FILE
+from dpot_scale.config.places import CHECKPOINTS, MARKER, RESULT_FILE
 from dpot_scale.config.strategy import FOLDER
 from dpot_scale.runs import resolved
 from dpot_scale.runs.resolved import identify
@@ -198,6 +198,28 @@ def test_a_finished_run_only_shows_its_scores(
         assert table in once[1]
     for name in (SPOOL, "config.yaml", RESULT_FILE):
         assert (tmp_path / "short" / name).read_bytes() == (once[0] / name).read_bytes()
+
+
+def test_a_finished_run_sends_what_its_archive_did_not_take(
+    trained: list[str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    archive = tmp_path / "archive"
+    archive.write_text("a file in its place")
+    again = [*trained, f"checkpoint.archive=file://{archive}"]
+    assert main(again) == 0
+    assert f"checkpoint.archive=file://{archive} is not up to date" in caplog.text
+    assert "weights, figures and metrics" in capsys.readouterr().out
+    archive.unlink()
+    assert main(again) == 0
+    sent = f"sent step_000004 of {tmp_path}/short to checkpoint.archive\n"
+    assert capsys.readouterr().out.startswith(sent)
+    marker = Path("short") / CHECKPOINTS / "step_000004" / MARKER
+    assert (archive / "short/step_000004" / MARKER).read_bytes() == (tmp_path / marker).read_bytes()
+    assert main(again) == 0
+    assert "sent" not in capsys.readouterr().out
 
 
 def test_a_finished_run_of_another_config_is_refused(

@@ -83,8 +83,11 @@ class Archive:
         with self._named("cannot read checkpoint.archive={}"):
             return set(self._markers())
 
-    def sync(self, directory: Path, config: CheckpointConfig) -> None:
+    def sync(self, directory: Path, config: CheckpointConfig) -> list[int]:
         """Copy what a folder of checkpoints has and the archive lacks; remove what is replaced.
+
+        Returns:
+            The steps of the checkpoints that were copied, the newest first.
 
         Raises:
             UnreachableError: that did not work.
@@ -97,15 +100,10 @@ class Archive:
             self._require_not_ahead(there, here)
             for name in (*RECORDS, MLFLOW_RECORD):  # which newer checkpoints go by
                 self._put_record(directory.parent / name)
-            for checkpoint in here:
-                self.copying = checkpoint.state.step  # before it is looked for
-                try:
-                    if has_marker(checkpoint.folder):  # else a newer one has replaced it meanwhile
-                        self._put_anew(checkpoint, there)
-                finally:
-                    self.copying = None
+            copied = [one.state.step for one in here if self._put_anew(one, there)]
             if here:
                 self._remove_replaced(there, here, config)
+        return copied
 
     def fetch(
         self, directory: Path, above: int | None = None, *, records: bool = False
@@ -167,12 +165,19 @@ class Archive:
                 "far here, and stays as it is: start the run again to go on from there"
             )
 
-    def _put_anew(self, checkpoint: Checkpoint, there: Mapping[int, bytes]) -> None:
-        """Copy a checkpoint, unless it is there."""
-        step = checkpoint.state.step
-        is_there = there.get(step) == (checkpoint.folder / MARKER).read_bytes()
-        if not is_there or step in self._damaged:
+    def _put_anew(self, checkpoint: Checkpoint, there: Mapping[int, bytes]) -> bool:
+        """Copy a checkpoint, unless it is there; return whether that was done."""
+        step = self.copying = checkpoint.state.step  # before it is looked for
+        try:
+            if not has_marker(checkpoint.folder):  # a newer one has replaced it meanwhile
+                return False
+            is_there = there.get(step) == (checkpoint.folder / MARKER).read_bytes()
+            if is_there and step not in self._damaged:
+                return False
             self._put(checkpoint)
+            return True
+        finally:
+            self.copying = None
 
     def _put(self, checkpoint: Checkpoint) -> None:
         """Copy a checkpoint; it exists there when all of it does."""

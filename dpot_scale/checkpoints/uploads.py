@@ -15,7 +15,7 @@ class Uploads:
         sync: Brings the archive up to date.
     """
 
-    def __init__(self, sync: Callable[[], None]) -> None:
+    def __init__(self, sync: Callable[[], object]) -> None:
         self.seconds: float | None = None  # that the newest one took
         self._sync = sync
         self._due = threading.Event()

@@ -12,6 +12,7 @@ from dpot_scale.config.places import SWEEP_CONFIG, in_job
 from dpot_scale.config.sweep import SweepConfig
 from dpot_scale.errors import shortened, this_command
 from dpot_scale.files import write_whole
+from dpot_scale.runs.archived import complete_archives
 from dpot_scale.runs.contents import read_contents, record
 from dpot_scale.runs.result import read_result
 from dpot_scale.scaling.earlier import earlier_trials
@@ -62,7 +63,7 @@ def run_sweep(
     if has_ended and (sweep.directory / REPORT).exists():
         for trial in trials:
             say(f"{trial.id}: finished before")
-        _catch_up(sweep, trials)
+        _catch_up(sweep, trials, say)
         with under_way("writing the report"):
             report = write_report(sweep, _pooled(sweep))
         say(f"\n{report.summary}")
@@ -134,7 +135,7 @@ def _run(
 
                     failures = _train(sweep, trials, control, say)
                     run.has_failed = bool(failures)
-        _catch_up(sweep, trials)
+        _catch_up(sweep, trials, say)
         pooled = _pooled(sweep)
         has_results = any(read_result(trial.run.directory) is not None for trial in pooled)
         with under_way("writing the report"):
@@ -188,9 +189,10 @@ def _train(
     return {**failures, **control(probed)}
 
 
-def _catch_up(sweep: SweepConfig, trials: Sequence[Trial]) -> None:
-    """Send to MLflow what it did not take when trials ended."""
+def _catch_up(sweep: SweepConfig, trials: Sequence[Trial], say: Callable[[str], None]) -> None:
+    """Send to MLflow and to the archive what they did not take when trials ended."""
     catch_up([sweep.directory, *(trial.run.directory for trial in trials)])
+    complete_archives([trial.run for trial in trials], say)
 
 
 def _pooled(sweep: SweepConfig) -> tuple[Trial, ...]:

@@ -1,13 +1,21 @@
 """What the driver of a sweep tells MLflow and the user at the end."""
 
+import sys
 from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
+sys.path.insert(0, str(Path(__file__).parents[1] / "checkpoints"))
+
+from test_kills import WORLD, Engine
+
+from dpot_scale.checkpoints.checkpoint import TrainState, checkpoint_name
+from dpot_scale.checkpoints.store import CheckpointStore
 from dpot_scale.config.load import load_sweep
-from dpot_scale.config.places import resolve_sweep_paths
+from dpot_scale.config.places import CHECKPOINTS, MARKER, resolve_sweep_paths
+from dpot_scale.config.run import CheckpointConfig
 from dpot_scale.errors import CheckpointError, ConfigError
 from dpot_scale.scaling import launcher
 from dpot_scale.scaling.cluster import Cluster
@@ -15,8 +23,10 @@ from dpot_scale.scaling.controller import Controller
 from dpot_scale.scaling.driver import run_sweep
 from dpot_scale.scaling.fitting import Node
 from dpot_scale.scaling.plan import plan
+from dpot_scale.scaling.report.text import REPORT
 from dpot_scale.tracking.mlflow_run import MlflowRun
 from dpot_scale.tracking.spool import SPOOL
+from tests.results import finish
 
 NO_SERVICES = ["run.tracking.mlflow_uri=null", "run.data.suite=null"]
 
@@ -93,3 +103,25 @@ def test_a_cluster_without_gpus_is_told_of_fp16_before_anything_is_spent(
         ConfigError, match=r"^trial E64: engine\.deepspeed=zero3_fp16 computes in f"
     ):
         run_sweep(sweep, plan(sweep), print, preset="a preset")
+
+
+def test_a_sweep_that_has_ended_sends_what_the_archive_did_not_take(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = [*NO_SERVICES, f"run.checkpoint.archive=file://{tmp_path}/archive"]
+    sweep = resolve_sweep_paths(load_sweep("quickstart", settings), tmp_path)
+    trials = plan(sweep)
+    for trial in trials:
+        finish(trial)
+        directory, kept = trial.run.directory / CHECKPOINTS, CheckpointConfig()
+        store = CheckpointStore(directory, config=kept, identity=trial.id, world=WORLD)
+        store.save(Engine(), TrainState(step=trial.run.steps))
+        store.close()
+    (sweep.directory / REPORT).write_text("of before")
+    for is_again in (False, True):
+        run_sweep(sweep, trials, print, preset="a preset")
+        said = capsys.readouterr().out
+        for trial in trials:
+            name = checkpoint_name(trial.run.steps)
+            assert (f"sent {name} of {trial.run.directory} to " in said) is not is_again
+            assert (tmp_path / "archive" / trial.id / name / MARKER).is_file()
