@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from functools import partial
 
 from dpot_scale.config.sweep import ResourcesConfig, SweepConfig
-from dpot_scale.errors import UserError
+from dpot_scale.errors import DiskError
+from dpot_scale.files import going_on
 from dpot_scale.runs.result import read_result
 from dpot_scale.runs.tracked import run_artifacts
 from dpot_scale.scaling.branching import begin_at_trunk, may_begin, why_hopeless
@@ -34,6 +35,7 @@ from dpot_scale.scaling.launcher import Launcher
 from dpot_scale.scaling.plan import Trial, named, plan
 from dpot_scale.scaling.plan_text import plan_table
 from dpot_scale.scaling.progress import TrialProgress
+from dpot_scale.scaling.recorder import Recorder
 from dpot_scale.scaling.speeds import remember_trial
 from dpot_scale.scaling.stopping import ask_to_stop, is_cancelled, let_run, pause
 from dpot_scale.tracking.mlflow_run import MlflowRun, record_life
@@ -67,13 +69,11 @@ class Controller:
     say: Callable[[str], None]
 
     def __post_init__(self) -> None:
-        self._journal = Journal(self.sweep.directory)
         self._differing = differing([trial.run for trial in self.trials])
         self._growth = Growth(self.launcher.cluster.resources, self.launcher.free_workers)
-        # Held where a thread records an event, so that an interrupt stays the last one.
-        self._recording = threading.Lock()
         self._stopping = threading.Event()  # what runs is to save, nothing else starts
-        self._interrupted = False  # what still runs is lost
+        self._recorder = Recorder(Journal(self.sweep.directory), self._stopping, self.say)
+        self._unheard: set[str] = set()  # trials that could not be asked to save
 
     def run(self) -> dict[str, str]:
         """Run every unfinished trial; return why each failed one did.
@@ -166,17 +166,17 @@ class Controller:
 
     def _leave(self, trial: Trial, event: Event, reason: str = "") -> Exception:
         """Record that a trial is not begun; return that as the error of a trial."""
-        self._record(trial, event, self._journal.attempts(trial.id), reason)
+        self._recorder.record(trial, event, self._recorder.attempts(trial), reason)
         return TrialFailedError(reason) if event == "failed" else TrialCancelledError("not begun")
 
     def _collect(self, running: Running, ended: Ended, progress: TrialProgress) -> None:
         """Wait a moment for trials that end, and say how they did."""
         for trial in running.values():
             if is_cancelled(trial.run.directory):
-                ask_to_stop(trial.run.directory)
+                self._ask_to_save(trial)
             progress.share(trial, self._growth.share(trial))
         if not self._stopping.is_set():
-            self._growth.look(running.values(), progress, lambda t: ask_to_stop(t.run.directory))
+            self._growth.look(running.values(), progress, self._ask_to_save)
         done, _ = wait(running, timeout=POLL_SECONDS, return_when=FIRST_COMPLETED)
         progress.update(running.values())
         for future in done:
@@ -189,16 +189,25 @@ class Controller:
         names = ", ".join(trial.id for trial in running.values())
         self.say(f"stopping: {names or 'nothing'} saves first; Ctrl-C again stops at once")
         for trial in running.values():
-            ask_to_stop(trial.run.directory)
+            self._ask_to_save(trial)
         deadline = time.monotonic() + SAVE_SECONDS
         while running and time.monotonic() < deadline:
             self._collect(running, ended, progress)
         ended.interrupted |= bool(running)
 
+    def _ask_to_save(self, trial: Trial) -> None:
+        """Ask a trial to save and end; say so if that fails, and let the others go on."""
+        try:
+            ask_to_stop(trial.run.directory)
+        except DiskError as error:
+            if trial.id not in self._unheard:
+                self.say(f"{trial.id} cannot be asked to save: {going_on(error)}")
+            self._unheard.add(trial.id)
+
     def _cut_off(self, running: Running) -> None:
         """End the workers without waiting, so that the threads that wait for them return."""
         self._stopping.set()
-        self._interrupt(list(running.values()))
+        self._recorder.interrupt(list(running.values()))
         self.launcher.abandon()
 
     def _run_trial(self, trial: Trial) -> None:
@@ -232,23 +241,18 @@ class Controller:
                 raise
             except BaseException as error:
                 if not self._stopping.is_set():
-                    self._record_obstacle(trial, error)
+                    self._recorder.record_obstacle(trial, error)
                     raise
                 # Ray ends a thread that waits for a cluster that was shut down by SystemExit.
                 raise TrialInterruptedError("not saved") from error
 
-    def _record_obstacle(self, trial: Trial, error: BaseException) -> None:
-        """Record what kept a trial from its attempts, so that the report can say it, too."""
-        if isinstance(error, UserError) and read_result(trial.run.directory) is None:
-            self._record(trial, "failed", self._journal.attempts(trial.id), str(error))
-
     def _attempt_until_done(self, trial: Trial) -> None:
         budget = Budget(self.sweep, trial)
         why = ""  # it has other workers than before
-        for attempt in itertools.count(self._journal.attempts(trial.id) + 1):
+        for attempt in itertools.count(self._recorder.attempts(trial) + 1):
             let_run(trial.run.directory)
             workers = self._wait_for_room(trial)
-            self._record(trial, "started", attempt, why, workers)
+            self._recorder.start(trial, attempt, why, workers)
             self._growth.begins(trial, workers)
             try:
                 finished = self._fit(trial, attempt, workers)
@@ -258,13 +262,13 @@ class Controller:
             finally:
                 granted = self._growth.ends(trial)
             if finished:
-                self._record(trial, "finished", attempt)
+                self._recorder.record(trial, "finished", attempt)
                 remember_trial(self.sweep, trial.run, trial.contents)
                 return
             if not granted or self._stopping.is_set() or is_cancelled(trial.run.directory):
                 self._record_stop(trial, attempt)
             why = f"there is room for {granted} workers"
-            self._record(trial, "resized", attempt, why)
+            self._recorder.record(trial, "resized", attempt, why)
             self.say(f"{trial.id}: {why}; it has saved, and begins again with them")
 
     def _go_on(self, trial: Trial, attempt: int, error: AttemptFailedError, budget: Budget) -> str:
@@ -276,13 +280,13 @@ class Controller:
         """
         if self._stopping.is_set():
             # Some schedulers signal the workers, too: what that breaks is no failure.
-            self._record(trial, "interrupted", attempt, error.reason)
+            self._recorder.record(trial, "interrupted", attempt, error.reason)
             raise TrialInterruptedError("not saved") from error
         if budget.is_free(error):
-            self._record(trial, "resized", attempt, error.reason)
+            self._recorder.record(trial, "resized", attempt, error.reason)
             self.say(f"{trial.id}: {error.reason}; it goes on with those that there are")
             return error.reason
-        self._record(trial, "failed", attempt, error.reason)
+        self._recorder.record(trial, "failed", attempt, error.reason)
         budget.require_another(error)
         when = f" in {error.pause:.0f} s" * bool(error.pause)
         self.say(f"{trial.id}: attempt {attempt} failed ({error.reason}); trying again{when}")
@@ -292,9 +296,9 @@ class Controller:
     def _record_stop(self, trial: Trial, attempt: int) -> None:
         """Record why a trial was told to stop, and raise that."""
         if is_cancelled(trial.run.directory):
-            self._record(trial, "cancelled", attempt)
+            self._recorder.record(trial, "cancelled", attempt)
             raise TrialCancelledError("saved")
-        self._record(trial, "interrupted", attempt)
+        self._recorder.record(trial, "interrupted", attempt)
         raise TrialInterruptedError("saved")
 
     def _wait_for_room(self, trial: Trial) -> int:
@@ -319,31 +323,3 @@ class Controller:
         # The first step comes after many seconds, in which workers start and load torch.
         self.say(f"{trial.id}: starting {self.sweep.resources.share_in_words(workers)}")
         return self.launcher.train(trial, attempt, workers)
-
-    def _record(
-        self,
-        trial: Trial,
-        event: Event,
-        attempt: int,
-        reason: str = "",
-        workers: int | None = None,
-    ) -> None:
-        """Record what happened to a trial.
-
-        Raises:
-            TrialInterruptedError: it only follows from the user's interrupt.
-        """
-        with self._recording:
-            if self._stopping.is_set() and event == "started":
-                raise TrialInterruptedError("not begun")
-            if self._interrupted and event != "finished":
-                raise TrialInterruptedError("not saved")
-            self._journal.record(trial.id, event, attempt=attempt, reason=reason, workers=workers)
-
-    def _interrupt(self, trials: Sequence[Trial]) -> None:
-        with self._recording:
-            self._interrupted = True
-            for trial in trials:
-                last = self._journal.last(trial.id)
-                if last is not None and last.event == "started":
-                    self._journal.record(trial.id, "interrupted", attempt=last.attempt)

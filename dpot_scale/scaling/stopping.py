@@ -12,7 +12,9 @@ from pathlib import Path
 from dpot_scale.files import cannot_write, write_whole
 
 STOP_FILE = ".stop"
-STOP = "stop"
+# What the file holds while a trial may go on. Empty, it asks for the end: a full disk takes nothing
+# new, but lets a file be emptied.
+GO_ON = "go on"
 CANCEL_FILE = ".cancelled"
 LOOK_SECONDS = 0.2  # between two looks
 
@@ -25,7 +27,7 @@ def let_run(directory: Path) -> None:
     Raises:
         DiskError: it cannot be written.
     """
-    _write(directory / STOP_FILE, "")
+    _write(directory / STOP_FILE, GO_ON)
 
 
 def ask_to_stop(directory: Path) -> None:
@@ -34,7 +36,7 @@ def ask_to_stop(directory: Path) -> None:
     Raises:
         DiskError: the file cannot be written.
     """
-    _write(directory / STOP_FILE, STOP)
+    _write(directory / STOP_FILE, "")
 
 
 def cancel(directory: Path) -> Path:
@@ -78,7 +80,7 @@ def listen(directory: Path) -> Callable[[], bool]:
             return False
         last_look = time.monotonic()
         with contextlib.suppress(OSError):
-            return (directory / STOP_FILE).read_bytes() == STOP.encode()
+            return (directory / STOP_FILE).read_bytes() == b""
         return False
 
     return asked

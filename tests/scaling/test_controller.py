@@ -5,7 +5,7 @@ import json
 import multiprocessing
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +17,7 @@ from dpot_scale.checkpoints.checkpoint import checkpoint_name, examine, newest_i
 from dpot_scale.config.identity import identity
 from dpot_scale.config.load import load_sweep
 from dpot_scale.config.places import CHECKPOINTS, MARKER, resolve_sweep_paths
-from dpot_scale.config.sweep import ResourcesConfig, SweepConfig
+from dpot_scale.config.sweep import ResourcesConfig
 from dpot_scale.errors import ConfigError
 from dpot_scale.scaling import elastic
 from dpot_scale.scaling import launcher as launcher_module
@@ -38,47 +38,7 @@ from dpot_scale.scaling.speeds import SPEEDS
 from dpot_scale.scaling.stopping import CANCEL_FILE, cancel, listen
 from dpot_scale.tracking.mlflow_run import MlflowRun
 from tests.results import finish
-
-
-class FakeLauncher:
-    """A cluster in this process: a trial takes as long as `train` says."""
-
-    def __init__(self, trials: int, train: Callable[[Trial, int], bool]) -> None:
-        self.cluster = Cluster(resources=ResourcesConfig(gpus_per_worker=0), trials=trials)
-        self.free = 0
-        self.workers: list[int] = []
-        self._train = train
-        self._lock = threading.Lock()
-        self.running: list[str] = []
-        self.most = 0  # trials at a time
-        self.begun: list[str] = []
-
-    def wait_for_room(
-        self, sizes: Sequence[int], give_up: Callable[[], bool], say: Callable[[str], None]
-    ) -> int | None:
-        assert callable(say)
-        return None if give_up() else sizes[0]
-
-    def free_workers(self) -> int:
-        return self.free
-
-    def train(self, trial: Trial, attempt: int, workers: int) -> bool:
-        with self._lock:
-            self.workers.append(workers)
-            self.begun.append(trial.id)
-            self.running.append(trial.id)
-            self.most = max(self.most, len(self.running))
-        try:
-            return self._train(trial, attempt)
-        finally:
-            with self._lock:
-                self.running.remove(trial.id)
-
-    def abandon(self) -> None:
-        pass
-
-
-NO_SERVICES = ["run.tracking.mlflow_uri=null", "run.data.suite=null"]
+from tests.scaling.idle_workers import NO_SERVICES, FakeLauncher, control, designed
 
 
 @pytest.fixture
@@ -105,7 +65,7 @@ def test_what_an_interrupt_breaks_has_not_failed(
     controller: Controller, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def interrupted_while_it_trains(*_: object) -> bool:
-        controller._interrupt(controller.trials)
+        controller._recorder.interrupt(controller.trials)
         raise AttemptFailedError("the cluster was shut down", is_final=False)
 
     monkeypatch.setattr(controller, "_fit", interrupted_while_it_trains)
@@ -118,7 +78,7 @@ def test_what_ends_with_the_interrupt_is_finished(
     controller: Controller, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def interrupted_at_the_end(*_: object) -> bool:
-        controller._interrupt(controller.trials)
+        controller._recorder.interrupt(controller.trials)
         return True
 
     monkeypatch.setattr(controller, "_fit", interrupted_at_the_end)
@@ -217,24 +177,6 @@ def test_a_bug_is_raised_when_the_others_have_ended(
     endings = [line.split(": ", 1)[1] for line in lines]
     assert endings == ["failed: AssertionError", "failed: a mistake of the user", "finished"]
     assert events(controller, 0) == ["started", "finished"]
-
-
-def designed(folder: Path, *design: dict[str, Any], settings: Sequence[str] = ()) -> SweepConfig:
-    own = [*NO_SERVICES, f"design={json.dumps(design)}", "windows=null", "max_attempts=1"]
-    sweep = resolve_sweep_paths(load_sweep("quickstart", [*own, *settings]), folder)
-    sweep.directory.mkdir(parents=True, exist_ok=True)
-    return sweep
-
-
-def control(
-    sweep: SweepConfig, at_a_time: int, train: Callable[[Trial, int], bool]
-) -> tuple[Controller, FakeLauncher]:
-    launcher = FakeLauncher(at_a_time, train)
-    mlflow_run = MlflowRun(sweep.directory, sweep, sweep.run.tracking, name=sweep.name)
-    controller = Controller(
-        sweep=sweep, trials=plan(sweep), parent_run=mlflow_run, launcher=launcher, say=print
-    )
-    return controller, launcher
 
 
 HUNDREDS = (
