@@ -15,6 +15,7 @@ its own, so that it has made whatever is left there.
 """
 
 import argparse
+import json
 import os
 import shutil
 import signal
@@ -25,7 +26,17 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from soak_checks import Curves, curves_of, differences, of_mlflow, send_what_is_missing
+from soak_archive import ArchiveServer
+from soak_checks import (
+    Curves,
+    curves_of,
+    differences,
+    of_archive,
+    of_mlflow,
+    send_what_is_missing,
+)
+from soak_data import DataDisk
+from soak_faults import DAMAGED_DATA
 from soak_leaks import Growth, Held, Left, Watcher, family, grown, held, leaks, look
 from soak_plan import Plan
 from soak_report import line, summary, write
@@ -33,13 +44,15 @@ from soak_round import Outcome, disturbed
 from soak_runs import (
     CHECKPOINT_EVERY,
     STEPS,
-    RayCluster,
-    Server,
+    Around,
     Training,
     mount,
     prepare,
     remove,
 )
+from soak_servers import RayCluster, Server
+
+from dpot_scale.config.places import QUARANTINE
 
 INSIDE = "--inside"  # the folder of a soak that runs in its namespaces
 RESULT = "soak.json"
@@ -75,25 +88,25 @@ def soak(folder: Path, seed: int, minutes: float) -> int:
     print(f"seed {seed}, {minutes:g} minutes, {STEPS} steps a round", flush=True)
     for place in ("/tmp", "/dev/shm"):
         mount(Path(place), "50%")
-    server, watcher = Server(folder), Watcher()
+    server, archive, watcher = Server(folder), ArchiveServer(folder), Watcher()
     prepare(folder, server.address)
-    expected = undisturbed(folder)
-    ray, plan = RayCluster(folder), Plan(seed, FAULTY_STEPS)
+    expected = undisturbed(folder, "undisturbed")
+    around = Around(server, archive, DataDisk(folder / "data"), RayCluster(folder))
+    plan = Plan(seed, FAULTY_STEPS)
     watcher.add_all()
-    before, first = look(), now_held(server, ray)
+    before, first = look(), now_held(around)
     outcomes, growths, begun = list[Outcome](), list[Growth](), time.monotonic()
     while time.monotonic() < begun + 60 * minutes:
         planned = plan.next_round()
-        training = Training(
-            folder, f"{planned.launcher}_{planned.number:03}", planned.launcher, server, ray
-        )
+        name = f"{planned.launcher}_{planned.number:03}"
+        training = Training(folder, name, planned.launcher, around)
         outcome = disturbed(training, planned, watcher.add_all)
         plan.put_back(outcome.left_out)
         server.wait()
         if outcome.codes[-1] == 0:
-            compare(training, expected, server, outcome)
-        outcome.differences += left_over(before, [os.getpid(), *roots(server, ray)])
-        before, outcome.held = look(), now_held(server, ray)
+            compare(training, expected, outcome)
+        outcome.differences += left_over(before, [os.getpid(), *roots(around)])
+        before, outcome.held = look(), now_held(around)
         outcome.minutes = (time.monotonic() - begun) / 60
         remove(training)
         outcomes.append(outcome)
@@ -101,41 +114,68 @@ def soak(folder: Path, seed: int, minutes: float) -> int:
         growths = grown(watcher.looks)
         write(folder / RESULT, seed, outcomes, growths)  # the next may not come to its end
     watcher.close()
-    ray.close()
+    around.ray.close()
     text, is_sound = summary(outcomes, first, growths)
     print(text)
     return 0 if is_sound else 1
 
 
-def roots(server: Server, ray: RayCluster) -> list[int]:
+def roots(around: Around) -> list[int]:
     """Return the processes that live on, which have started others."""
-    return [server.process.pid, ray.head.pid, ray.node.pid]
+    ray = around.ray
+    return [around.mlflow.process.pid, around.archive.process.pid, ray.head.pid, ray.node.pid]
 
 
-def now_held(server: Server, ray: RayCluster) -> Held:
+def now_held(around: Around) -> Held:
     """Return what there is now."""
-    server_pid, *ray_pids = roots(server, ray)
-    return held({"MLflow": family([server_pid]), "Ray": family(ray_pids), "soak": {os.getpid()}})
+    mlflow_pid, archive_pid, *ray_pids = roots(around)
+    named = {"MLflow": family([mlflow_pid]), "the archive": family([archive_pid])}
+    return held(named | {"Ray": family(ray_pids), "soak": {os.getpid()}})
 
 
-def undisturbed(folder: Path) -> Curves:
-    """Return the curves of a run without a fault."""
-    training = Training(folder, "undisturbed", "deepspeed")
+def undisturbed(folder: Path, name: str, quarantine: Path | None = None) -> Curves:
+    """Return the curves of a run without a fault.
+
+    Args:
+        folder: Of the soak.
+        name: Of the run.
+        quarantine: The record of the windows for which others are read, as from the begin of the
+            run; None: each is read.
+    """
+    training = Training(folder, name, "deepspeed")
+    if quarantine is not None:
+        training.directory.mkdir(parents=True)
+        shutil.copy(quarantine, training.directory)
     training.start()
     if training.process.wait() != 0:
-        raise SystemExit(f"the undisturbed run failed:\n{training.log.read_text()}")
+        raise SystemExit(f"a run without a fault failed:\n{training.log.read_text()}")
     curves = curves_of(training)
     remove(training)
     return curves
 
 
-def compare(training: Training, expected: Curves, server: Server, outcome: Outcome) -> None:
-    """Note how a finished run differs from an undisturbed one, and MLflow from the run."""
+def compare(training: Training, expected: Curves, outcome: Outcome) -> None:
+    """Note how a finished run differs from an undisturbed one, MLflow and archive from the run.
+
+    One that had to read other windows is compared with an undisturbed run that reads these, too.
+    """
+    record = training.directory / QUARANTINE
+    outcome.replaced = len(json.loads(record.read_text())["windows"]) if record.exists() else 0
+    if outcome.replaced and all(one.fault != DAMAGED_DATA for one in outcome.caused):
+        outcome.differences.append(f"{outcome.replaced} windows were replaced without a reason")
+    elif outcome.replaced:
+        expected = undisturbed(training.log.parent, f"{training.name}_again", record)
     outcome.differences += differences(training, expected)
-    if of_mlflow(training, server.address):
+    if of_archive(training):
+        outcome.archived_later = True
+        training.start()  # a finished run sends what is missing
+        training.process.wait()
+    outcome.differences += of_archive(training)
+    address = training.around.mlflow.address
+    if of_mlflow(training, address):
         outcome.sent_later = True
         send_what_is_missing([str(training.results)])
-    outcome.differences += of_mlflow(training, server.address)
+    outcome.differences += of_mlflow(training, address)
 
 
 def left_over(before: Left, roots: Sequence[int]) -> list[str]:

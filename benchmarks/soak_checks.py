@@ -5,9 +5,11 @@ import sys
 from collections.abc import Mapping, Sequence
 
 from mlflow.tracking import MlflowClient
-from soak_runs import Training, environment
+from soak_runs import Training
+from soak_servers import environment
 
 from dpot_scale.checkpoints.checkpoint import committed, verify
+from dpot_scale.config.places import QUARANTINE
 from dpot_scale.runs.result import read_result
 from dpot_scale.tracking.mlflow_client import client, read_run_id
 from dpot_scale.tracking.spool import SPOOL, read_metrics
@@ -71,21 +73,55 @@ def of_mlflow(training: Training, address: str) -> list[str]:
     return found + (
         ["MLflow has no run of it"]
         if run_id is None
-        else of_points(mlflow_client, run_id, read_metrics(training.directory / SPOOL))
+        else of_points(
+            mlflow_client,
+            run_id,
+            read_metrics(training.directory / SPOOL),
+            has_lost_some=bool(training.lost),
+        )
     )
 
 
-def of_points(mlflow_client: MlflowClient, run_id: str, curves: Curves) -> list[str]:
-    """Return in words which points of a run MLflow lacks, has twice, or has otherwise."""
+def of_points(
+    mlflow_client: MlflowClient, run_id: str, curves: Curves, *, has_lost_some: bool = False
+) -> list[str]:
+    """Return in words which points of a run MLflow lacks, has twice, or has otherwise.
+
+    Args:
+        mlflow_client: Where the run is.
+        run_id: The run.
+        curves: Of the run, as it has recorded them.
+        has_lost_some: Whether there may be more, as of when it was saved.
+    """
     found = []
     for key, curve in curves.items():
         points = mlflow_client.get_metric_history(run_id, key)
-        if sorted(point.step for point in points) != sorted(curve):
+        steps = [point.step for point in points]
+        may_be = set(steps) if has_lost_some and not key.startswith(OF_THE_RUN) else set()
+        if sorted(steps) != sorted(may_be | curve.keys()):
             found.append(f"MLflow has {len(points)} points of {key} in place of {len(curve)}")
         elif key.startswith(OF_THE_RUN):
             there = {point.step: point.value for point in points}
             found += [f"in MLflow {word}" for word in of_curves({key: there}, {key: curve})]
     return found
+
+
+def of_archive(training: Training) -> list[str]:
+    """Return in words how the archive of a finished run differs from what is on the disk."""
+    there = training.around.archive.content(training.archive_url)
+    here = {
+        str(path.relative_to(training.checkpoints())): path.read_bytes()
+        for path in training.checkpoints().rglob("*")
+        if path.is_file()
+    }
+    here |= {
+        path.name: path.read_bytes()
+        for name in (SPOOL, QUARANTINE)
+        if (path := training.directory / name).exists()
+    }
+    names = {name for name in there if name in here or name.startswith("step_")} | here.keys()
+    differ = sorted(name for name in names if here.get(name) != there.get(name))
+    return [f"the archive differs in {', '.join(differ)}"] if differ else []
 
 
 def send_what_is_missing(results: Sequence[str]) -> None:

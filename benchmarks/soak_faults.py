@@ -7,12 +7,15 @@ import os
 import signal
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import psutil
+from soak_runs import Training
 
 from dpot_scale.checkpoints.checkpoint import committed
+from dpot_scale.config.places import MARKER
+
+DAMAGED_DATA = "damaged data"  # whose windows are replaced
 
 
 class Planned(NamedTuple):
@@ -28,102 +31,72 @@ class NotThereError(Exception):
     """What a fault is to strike is not there, or not yet."""
 
 
-class Disturbed(Protocol):
-    """What faults strike."""
-
-    def ranks(self) -> list[psutil.Process]:
-        """Return the ranks that live, by number."""
-
-    def starter(self) -> psutil.Process:
-        """Return the launcher of the ranks, or the driver of the sweep."""
-
-    def kill(self) -> None:
-        """Kill the starter and all that it has started."""
-
-    def checkpoints(self) -> Path:
-        """Return where the checkpoints of the run lie."""
-
-    def signal_server(self, number: signal.Signals) -> None:
-        """Send a signal to the MLflow server."""
-
-    def start_server(self) -> None:
-        """Start the MLflow server again; it answers some seconds later."""
-
-    def lose_node(self) -> None:
-        """Kill the second node of the Ray cluster, with all that runs there."""
-
-    def start_node(self) -> None:
-        """Start it again."""
-
-    def filler(self) -> Path:
-        """Return a file that takes all of the disk of the run when it grows."""
-
-
 Ending = Callable[[], object]  # ends what lasts
-Cause = Callable[[Disturbed, Planned], Ending | None]
+Cause = Callable[[Training, Planned], Ending | None]
 
 
-def kill_rank(run: Disturbed, planned: Planned) -> None:
+def kill_rank(run: Training, planned: Planned) -> None:
     """Kill one rank; the launcher is to end the others."""
     _rank(run, planned).kill()
 
 
-def kill_starter(run: Disturbed, _: Planned) -> None:
+def kill_starter(run: Training, _: Planned) -> None:
     """Kill the launcher or driver alone."""
     run.starter().kill()
 
 
-def kill_all(run: Disturbed, _: Planned) -> None:
+def kill_all(run: Training, _: Planned) -> None:
     """Kill everything at once, as a failing machine does."""
     run.kill()
 
 
-def terminate_rank(run: Disturbed, planned: Planned) -> None:
+def terminate_rank(run: Training, planned: Planned) -> None:
     """Ask one rank to end."""
     _rank(run, planned).terminate()
 
 
-def terminate_starter(run: Disturbed, _: Planned) -> None:
+def terminate_starter(run: Training, _: Planned) -> None:
     """Ask the launcher or driver to end, as schedulers do."""
     run.starter().terminate()
 
 
-def interrupt(run: Disturbed, _: Planned) -> None:
+def interrupt(run: Training, _: Planned) -> None:
     """Press Ctrl-C: a terminal signals the whole group of the launcher."""
     os.killpg(run.starter().pid, signal.SIGINT)
 
 
-def pause_rank(run: Disturbed, planned: Planned) -> Ending:
+def pause_rank(run: Training, planned: Planned) -> Ending:
     """Stop a rank for some seconds."""
     rank = _rank(run, planned)
     rank.suspend()
     return rank.resume
 
 
-def stop_rank(run: Disturbed, planned: Planned) -> None:
+def stop_rank(run: Training, planned: Planned) -> None:
     """Stop a rank for good; the others are to find it, end it, and end."""
     _rank(run, planned).suspend()
 
 
-def pause_server(run: Disturbed, _: Planned) -> Ending:
+def pause_server(run: Training, _: Planned) -> Ending:
     """Stop the MLflow server for some seconds."""
-    run.signal_server(signal.SIGSTOP)
-    return partial(run.signal_server, signal.SIGCONT)
+    server = run.around.mlflow
+    server.signal(signal.SIGSTOP)
+    return partial(server.signal, signal.SIGCONT)
 
 
-def kill_server(run: Disturbed, _: Planned) -> Ending:
+def kill_server(run: Training, _: Planned) -> Ending:
     """Kill the MLflow server, and start it some seconds later."""
-    run.signal_server(signal.SIGKILL)
-    return run.start_server
+    run.around.mlflow.signal(signal.SIGKILL)
+    return run.around.mlflow.start
 
 
-def restart_server(run: Disturbed, _: Planned) -> Ending:
+def restart_server(run: Training, _: Planned) -> Ending:
     """Ask the MLflow server to end, and start it some seconds later."""
-    run.signal_server(signal.SIGTERM)
-    return run.start_server
+    run.around.mlflow.signal(signal.SIGTERM)
+    return run.around.mlflow.start
 
 
-def fill_disk(run: Disturbed, _: Planned) -> Ending:
+def fill_disk(run: Training, _: Planned) -> Ending:
     """Fill the disk of the run, and free it some seconds later."""
     filler = run.filler()
     try:
@@ -135,7 +108,7 @@ def fill_disk(run: Disturbed, _: Planned) -> Ending:
     return filler.unlink
 
 
-def cut_checkpoint(run: Disturbed, _: Planned) -> None:
+def cut_checkpoint(run: Training, _: Planned) -> None:
     """Kill everything, and leave half of a file of the newest checkpoint."""
     run.kill()
     newest = committed(run.checkpoints())[0]
@@ -144,13 +117,53 @@ def cut_checkpoint(run: Disturbed, _: Planned) -> None:
         file.truncate(shard.stat().st_size // 2)
 
 
-def lose_node(run: Disturbed, _: Planned) -> Ending:
+def lose_node(run: Training, _: Planned) -> Ending:
     """Kill a node of the cluster; another comes some seconds later."""
-    run.lose_node()
-    return run.start_node
+    run.around.ray.lose_node()
+    return run.around.ray.start_node
 
 
-def _rank(run: Disturbed, planned: Planned) -> psutil.Process:
+def silence_archive(run: Training, _: Planned) -> Ending:
+    """Let the archive answer nothing."""
+    run.around.archive.gate.stall()
+    return run.around.archive.gate.go_on
+
+
+def shut_archive(run: Training, _: Planned) -> Ending:
+    """Let the archive refuse all connections."""
+    run.around.archive.gate.shut()
+    return run.around.archive.gate.open
+
+
+def cut_uploads(run: Training, _: Planned) -> Ending:
+    """Cut each upload of a shard."""
+    run.around.archive.gate.cut()
+    return run.around.archive.gate.mend
+
+
+def lose_disk(run: Training, _: Planned) -> None:
+    """Kill everything, and remove all that the run has on its disk; the archive has it."""
+    archive = run.around.archive
+    is_there = any(name.endswith(MARKER) for name in archive.names(run.archive_url))
+    if archive.gate.is_disturbed or not is_there:
+        raise NotThereError
+    run.kill()
+    run.lose_disk()
+
+
+def take_data_away(run: Training, _: Planned) -> Ending:
+    """Let the storage of the datasets fail for some seconds."""
+    run.around.data.take_away()
+    return run.around.data.mend
+
+
+def damage_data(run: Training, _: Planned) -> Ending:
+    """Damage some windows, and mend them some seconds later."""
+    run.around.data.damage()
+    return run.around.data.mend
+
+
+def _rank(run: Training, planned: Planned) -> psutil.Process:
     ranks = run.ranks()
     if not ranks:
         raise NotThereError
@@ -165,6 +178,7 @@ class Fault(NamedTuple):
     keeps: bool = False  # whether no step may be made again for it
     lingers: bool = False  # whether what lives on for a while may refuse the next start
     while_starting: bool = False  # comes some seconds after a start, before its first step
+    times: float = 1.0  # longer than others
 
 
 OF_A_LAUNCHER: dict[str, Fault] = {
@@ -183,6 +197,12 @@ OF_A_LAUNCHER: dict[str, Fault] = {
     "restart the server": Fault(restart_server, ends=False, keeps=True),
     "full disk": Fault(fill_disk),
     "cut the newest checkpoint": Fault(cut_checkpoint),
+    "silent archive": Fault(silence_archive, ends=False, keeps=True, times=10),
+    "archive that refuses": Fault(shut_archive, ends=False, keeps=True, times=5),
+    "cut uploads": Fault(cut_uploads, ends=False, keeps=True, times=5),
+    "lose the disk": Fault(lose_disk),
+    "storage of the data away": Fault(take_data_away, ends=False, keeps=True),
+    DAMAGED_DATA: Fault(damage_data, ends=False, keeps=True),
 }
 OF_RAY: dict[str, Fault] = {
     "kill a Ray worker": Fault(kill_rank),

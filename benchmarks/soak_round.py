@@ -1,7 +1,6 @@
 """A round of benchmarks/soak.py: a training that is disturbed, and started again until its end."""
 
 import contextlib
-import json
 import signal
 import time
 from collections.abc import Callable, Sequence
@@ -49,6 +48,8 @@ class Outcome:
     left_out: list[Planned] = field(default_factory=list)  # faults that were not caused
     codes: list[int] = field(default_factory=list)  # of its attempts
     sent_later: bool = False  # whether MLflow lacked something at the end of the run
+    archived_later: bool = False  # whether the archive did
+    replaced: int = 0  # windows that could not be read
     minutes: float = 0.0  # since the soak began, at its end
     held: Held | None = None  # after it
     differences: list[str] = field(default_factory=list)
@@ -100,7 +101,7 @@ class Disturbed:
         self.outcome.differences += [f"an ending failed: {error!r}" for error in errors]
         log = self._training.log.read_text(errors="replace") if self.outcome.differences else ""
         self.outcome.said = log.splitlines()[-MOST_LINES:]
-        records = recorded_steps(self._training)
+        records = self._training.recorded()
         for one in self.outcome.caused:
             one.seconds = further_after(records, one)
         self.outcome.differences += note_made_again(records, self.outcome.caused)
@@ -134,7 +135,8 @@ class Disturbed:
         self.outcome.left_out.remove(planned)
         self.outcome.caused.append(caused)
         if ending is not None:
-            self._endings.append(self._threads.submit(later, planned.seconds, ending))
+            seconds = planned.seconds * FAULTS[planned.fault].times
+            self._endings.append(self._threads.submit(later, seconds, ending))
 
 
 def disturbed(
@@ -169,14 +171,6 @@ def progress(training: Training) -> tuple[int, float]:
     """Return the step that a run has recorded last, and when."""
     record = newest_record(training.directory / SPOOL, containing="train/loss")
     return (int(record["step"]), record["time"]) if record else (0, 0.0)
-
-
-def recorded_steps(training: Training) -> list[tuple[int, float]]:
-    """Return each step that was recorded, with the time, also those that were made again."""
-    spool = training.directory / SPOOL
-    lines = spool.read_text().splitlines() if spool.exists() else []
-    records = [json.loads(one) for one in lines if "train/loss" in one]
-    return [(record["step"], record["time"]) for record in records]
 
 
 def further_after(records: Sequence[tuple[int, float]], caused: Caused) -> float | None:

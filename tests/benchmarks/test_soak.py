@@ -1,29 +1,15 @@
 """The pure parts of benchmarks/soak.py: what it draws, compares and finds left over."""
 
-import importlib
 import json
 import os
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-FOLDER = Path(__file__).parents[2] / "benchmarks"
-PARTS = ("checks", "faults", "leaks", "plan", "report", "round", "runs")
-MODULES = ("soak", *(f"soak_{part}" for part in PARTS))
 STEPS = range(23, 130)
-
-
-@pytest.fixture(scope="module")
-def soak() -> Iterator[Any]:
-    """All names of all its modules."""
-    sys.path.insert(0, str(FOLDER))
-    found = [importlib.import_module(name) for name in MODULES]
-    yield SimpleNamespace(**{name: value for one in found for name, value in vars(one).items()})
-    sys.path.remove(str(FOLDER))
 
 
 def test_the_seed_decides_the_faults(soak: Any) -> None:
@@ -43,9 +29,9 @@ def test_the_seed_decides_the_faults(soak: Any) -> None:
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_seven_rounds_hold_every_fault(seed: int, soak: Any) -> None:
+def test_ten_rounds_hold_every_fault(seed: int, soak: Any) -> None:
     plan = soak.Plan(seed, STEPS)
-    assert {one.fault for _ in range(7) for one in plan.next_round().faults} == soak.FAULTS.keys()
+    assert {one.fault for _ in range(10) for one in plan.next_round().faults} == soak.FAULTS.keys()
 
 
 def test_each_fault_comes_before_one_comes_again(soak: Any) -> None:
@@ -95,6 +81,12 @@ def test_points_that_mlflow_lacks_or_has_twice_are_found(soak: Any) -> None:
     assert soak.of_points(client(1, 2), "run", curves) == []
     for steps in ((1,), (1, 2, 2), (1, 3)):
         assert len(soak.of_points(client(*steps), "run", curves)) == 1
+    # What was recorded on a disk that was lost may be in MLflow, once.
+    speed = {"perf/windows_per_second": {1: 1.0}}
+    for steps, found in (((1, 2), 0), ((2,), 1), ((1, 2, 2), 1)):
+        assert len(soak.of_points(client(*steps), "run", speed, has_lost_some=True)) == found
+        assert len(soak.of_points(client(*steps), "run", speed)) == 1
+    assert len(soak.of_points(client(1, 2, 3), "run", curves, has_lost_some=True)) == 1
     other = {"train/loss": {1: 1.0, 2: 0.75}}
     assert soak.of_points(client(1, 2), "run", other)[0].startswith("in MLflow train/loss differs")
 
@@ -159,6 +151,21 @@ def test_a_fault_that_keeps_every_step_may_cost_none(soak: Any) -> None:
     assert soak.note_made_again(records, [stop]) == [words + "SIGTERM to a rank"]
     assert soak.note_made_again(records, []) == [words + "no fault"]
     assert soak.note_made_again(records, [soak.Caused("full disk", 1, 1.5), stop]) == []
+
+
+def test_the_steps_of_a_lost_disk_count(soak: Any, tmp_path: Path) -> None:
+    training = soak.Training(tmp_path, "lost", "torchrun")
+    training.directory.mkdir(parents=True)
+    spool = training.directory / soak.SPOOL
+    records = [json.dumps({"step": step, "time": 9.0 + step, "train/loss": 1}) for step in (1, 2)]
+    spool.write_text("\n".join(records))
+    training.lose_disk()
+    assert not training.directory.exists()
+    assert training.recorded() == [(1, 10.0), (2, 11.0)]
+    training.directory.mkdir()
+    again = json.dumps({"step": 2, "time": 20.0, "train/loss": 1})
+    spool.write_text(f"{records[0]}\n{again}")  # the first one came out of the archive
+    assert training.recorded() == [(1, 10.0), (2, 11.0), (2, 20.0)]
 
 
 def test_a_difference_is_told_and_fails_the_soak(soak: Any) -> None:
