@@ -126,18 +126,22 @@ class Points:
 def _last_of_each_step(records: Sequence[dict[str, float]]) -> "list[Metric]":
     """Return the points of records; of a step recorded twice, the last. MLflow shows no other.
 
-    One that was the same before keeps its time: what a killed attempt had sent, and arrives only
-    now, is the same point then. MLflow would show infinity as 1.8e308.
+    One that was the same before keeps its time, and a step that was made again with the same loss
+    keeps all that was recorded with it first, also how long it took: what a killed attempt had
+    sent, and arrives only now, is the same point then. MLflow would show infinity as 1.8e308.
     """
     from mlflow.entities import Metric
 
     unique: dict[tuple[str, float], Metric] = {}
     for record in records:
+        when, step = int(record[TIME] * 1000), int(record[STEP])
+        loss = unique.get((LOSS, step))
+        is_repeated = loss is not None and loss.value == record.get(LOSS)
         for key, value in values_of(record).items():
-            before = unique.get((key, record[STEP]))
-            if math.isfinite(value) and (before is None or before.value != value):
-                when, step = int(record[TIME] * 1000), int(record[STEP])
-                unique[key, record[STEP]] = Metric(key, value, when, step)
+            before = unique.get((key, step))
+            is_known = before is not None and (is_repeated or before.value == value)
+            if math.isfinite(value) and not is_known:
+                unique[key, step] = Metric(key, value, when, step)
     return list(unique.values())
 
 

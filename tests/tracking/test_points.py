@@ -70,6 +70,33 @@ def test_what_a_killed_attempt_had_sent_may_arrive_late(
     assert sorted(steps(mlflow_client, run_id)) == [1, 2, 3]
 
 
+def test_a_step_made_again_keeps_also_its_speed(
+    mlflow_client: MlflowClient, run_id: str, tmp_path: Path
+) -> None:
+    speed = "perf/step_seconds"
+
+    def attempt(seconds: float, *losses: tuple[int, float]) -> None:
+        tracker = Tracker(tmp_path, NOWHERE, is_main=True)
+        for step, loss in losses:
+            tracker.log({"train/loss": loss, speed: seconds}, step=step)
+        tracker.close()
+
+    attempt(0.5, (1, 0.9), (2, 0.8))
+    sent, _ = complete_records(tmp_path / SPOOL, 0)  # and not answered: it was killed
+    attempt(0.25, (2, 0.8), (3, 0.7))
+    Points(mlflow_client, run_id, tmp_path / SPOOL).send(beat)
+    for point in sent:
+        when, step = int(point[TIME] * 1000), int(point[STEP])
+        mlflow_client.log_metric(run_id, speed, point[speed], when, step)  # arrives now
+    assert sorted(steps(mlflow_client, run_id, speed)) == [1, 2, 3]
+    # What a rollback makes anew is another step.
+    attempt(0.125, (3, 0.6))
+    other = str(mlflow_client.create_run("0").info.run_id)
+    Points(mlflow_client, other, tmp_path / SPOOL).send(beat)
+    points = mlflow_client.get_metric_history(other, speed)
+    assert {point.step: point.value for point in points} == {1: 0.5, 2: 0.5, 3: 0.125}
+
+
 def test_no_spool_is_no_points(mlflow_client: MlflowClient, run_id: str, tmp_path: Path) -> None:
     assert Points(mlflow_client, run_id, tmp_path / SPOOL).send(beat) == 0
 
