@@ -193,6 +193,7 @@ class Trainer:
     def _save(self, state: TrainState, *, must: bool = False) -> None:
         self.console.at(state.step, "saves")
         started = time.monotonic()
+        self.quarantine.settle()
         metrics = self._saving.attempt(lambda: self.save(state, must), must=must)
         self._saved = time.monotonic()
         self._saved_step = self._saving.newest if metrics is None else state.step

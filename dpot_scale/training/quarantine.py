@@ -51,6 +51,7 @@ class Quarantine:
         found = from_main(partial(read_quarantine, config.directory), world, self._path)
         self._found = {one.position: one for one in found}
         self.excess: str | None = None
+        self._is_behind = False  # whether a full disk did not take the record
 
     def __len__(self) -> int:
         return len(self._found)
@@ -81,6 +82,11 @@ class Quarantine:
             self._say(new, most)
             self._write()
 
+    def settle(self) -> None:
+        """Record what a full disk did not take before: what a checkpoint was trained on."""
+        if self._is_behind:
+            self._write()
+
     def _say(self, new: Sequence[Quarantined], most: int) -> None:
         more = f" (and {len(new) - NAMED} more)" if len(new) > NAMED else ""
         for number, one in enumerate(new[:NAMED], start=1):
@@ -98,7 +104,11 @@ class Quarantine:
         try:
             write_whole(self._path, content)
         except DiskError as error:  # which a checkpoint would say as well
-            log.warning("%s; the run goes on", going_on(error))
+            if not self._is_behind:
+                log.warning("%s; the run goes on", going_on(error))
+            self._is_behind = True
+        else:
+            self._is_behind = False
 
 
 def read_quarantine(directory: Path) -> list[Quarantined]:

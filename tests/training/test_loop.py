@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from dpot_scale.checkpoints.store import TrainState
 from dpot_scale.config.load import load_run
+from dpot_scale.config.places import QUARANTINE
 from dpot_scale.config.run import RunConfig
 from dpot_scale.data.datasets import open_datasets
 from dpot_scale.data.store import shards
@@ -305,6 +306,31 @@ def test_windows_that_cannot_be_read_are_counted(loop: Callable[..., Loop], tmp_
     assert counts == by_then
     assert max(counts.values()) == len(found)
     assert all(math.isfinite(loss) for loss in made.losses.values())
+
+
+def test_a_checkpoint_is_not_ahead_of_the_record_of_its_windows(
+    loop: Callable[..., Loop], tmp_path: Path
+) -> None:
+    made = loop("limits.unreadable=0.9", "evaluation.every=4", "checkpoint.every=4")
+    spoil(made, tmp_path / "data", 0, 1)
+    blocked = made.directory / "tiny" / f"{QUARANTINE}.partial"
+    blocked.mkdir(parents=True)  # as on a full disk: it cannot be written
+    recorded: list[int] = []
+
+    def free() -> Mapping[str, float]:
+        if blocked.exists():  # after a record, before a save
+            blocked.rmdir()
+        return {}
+
+    def save(state: TrainState, _: bool) -> Saved:
+        recorded.append(len(read_quarantine(made.directory / "tiny")))
+        return Saved(state.step)
+
+    made.trainer.evaluate, made.trainer.save = free, save
+    assert made.fit()[0] is Verdict.FINISHED
+    counts = made.curves["data/quarantined"]
+    assert recorded == [counts[4], max(counts.values())]
+    assert counts[4] > 0
 
 
 def test_too_many_of_them_end_a_run_which_saves_before(

@@ -98,7 +98,12 @@ def test_a_full_disk_ends_no_run(
     quarantine = Quarantine(config, world)
     quarantine.add([bad(0)])
     assert f"cannot write {config.directory / QUARANTINE}" in caplog.text
+    caplog.clear()
+    quarantine.settle()
+    assert not caplog.records, "it is said once"
     (config.directory / f"{QUARANTINE}.partial").rmdir()
+    quarantine.settle()
+    assert read_quarantine(config.directory) == [bad(0)], "once there is room again"
     quarantine.add([bad(1)])
     assert read_quarantine(config.directory) == [bad(0), bad(1)]
 
