@@ -24,7 +24,7 @@ OF_RAY_ITSELF = (
     "ray::RuntimeEnvAgent",
     "ray::_AutoscalingCoordinatorActor",  # of Ray Train, one in a cluster
 )
-NOT_WATCHED = (IDLE, "/log_monitor.py")
+NOT_WATCHED = (*OF_RAY_ITSELF, "/log_monitor.py")
 MOST_GROWTH, MOST_MIB, MOST_FILES = 1.25, 50.0, 20
 MIB = 2.0**20
 
