@@ -1,6 +1,7 @@
 """Opens the datasets of a config, and checks before any training that they suit the model."""
 
 import resource
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 
@@ -11,6 +12,11 @@ from dpot_scale.data.info import DatasetInfo
 from dpot_scale.data.store.completeness import check_complete
 from dpot_scale.data.store.dataset import SPLITS, DatasetStore, Split, open_store
 from dpot_scale.errors import ConfigError, DataError
+
+# Two threads read, and each keeps up to 256 files of a dataset open: enough for 128 datasets. No
+# more is asked for: some containers allow 1e9, and a child process that closes all that it may have
+# inherited then takes minutes.
+MOST_FILES = 65_536
 
 
 def open_datasets(
@@ -45,14 +51,22 @@ def open_datasets(
     return stores
 
 
+def allowed_files() -> int:
+    """Return how many files this process may have open, once it has asked for what data need."""
+    numbers = resource.getrlimit(resource.RLIMIT_NOFILE)
+    soft, hard = (sys.maxsize if n == resource.RLIM_INFINITY else n for n in numbers)
+    return max(soft, min(hard, MOST_FILES))
+
+
 def _allow_open_files() -> None:
-    """Let this process open as many files as the system lets it have, where it has fewer so far.
+    """Let this process open as many files as data need, where it has fewer so far.
 
     Each thread keeps hundreds of each dataset open, and 1024 are usual.
     """
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with suppress(ValueError, OSError):  # a system that has no such number
-        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < allowed_files():
+        with suppress(ValueError, OSError):  # a system that has no such number
+            resource.setrlimit(resource.RLIMIT_NOFILE, (allowed_files(), hard))
 
 
 def require_complete(stores: Mapping[str, DatasetStore], splits: Sequence[Split] = SPLITS) -> None:

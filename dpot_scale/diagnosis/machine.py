@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 
 from dpot_scale.config.run import RunConfig
+from dpot_scale.data.datasets import MOST_FILES, allowed_files
 from dpot_scale.diagnosis.finding import Finding
 from dpot_scale.engine.operators import HOW_TO_COMPILE, build_path, python_header
 from dpot_scale.engine.runtime import ranks_of_node, trains_on_gpu
@@ -183,24 +184,21 @@ def disk(config: RunConfig) -> Finding:
     free = shutil.disk_usage(folder).free
     parameters = family_of(config.model).parameters(config.model).total
     needed = STATE_BYTES * parameters * (config.checkpoint.keep + 1)
-    found = f"{free / GIB:,.1f} GiB free in {folder}, {needed / GIB:,.1f} for checkpoints"
+    found = f"{free / GIB:,.1f} GiB free in {folder}, {needed / GIB:,.2f} for checkpoints"
     if free >= needed:
         return Finding("disk", "ok", found)
     return Finding("disk", "stops", found, "make room, or set `output` to a larger disk")
 
 
 def open_files() -> Finding:
-    """Say how many files a process may open."""
-    import resource
-
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft >= OPEN_FILES or soft == resource.RLIM_INFINITY:
-        return Finding("open files", "ok", f"{soft:,} allowed")
-    if soft < hard or hard == resource.RLIM_INFINITY:
-        most = 65536 if hard == resource.RLIM_INFINITY else min(hard, 65536)
-        return Finding("open files", "note", f"{soft:,} allowed", f"ulimit -n {most}")
-    advice = "root raises it: LimitNOFILE= of a service, `--ulimit nofile=65536` of a container"
-    return Finding("open files", "note", f"{soft:,} allowed, and no more may be asked for", advice)
+    """Say how many files a training may open, which asks for more than a shell gives it."""
+    most = allowed_files()
+    if most >= OPEN_FILES:
+        return Finding("open files", "ok", f"{most:,} allowed to a training")
+    advice = (
+        f"root raises it: LimitNOFILE= of a service, `--ulimit nofile={MOST_FILES}` of a container"
+    )
+    return Finding("open files", "note", f"{most:,} allowed, and no more may be asked for", advice)
 
 
 def port(number: int) -> Finding:

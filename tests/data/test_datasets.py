@@ -1,5 +1,6 @@
 """Datasets of a config are checked against the model before anything is spent."""
 
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -7,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from dpot_scale.config.load import load_run
-from dpot_scale.data.datasets import open_datasets, require_training
+from dpot_scale.data.datasets import allowed_files, open_datasets, require_training
 from dpot_scale.errors import ConfigError, DataError
 
 
@@ -67,6 +68,29 @@ def test_datasets_of_many_files_are_read_where_few_may_be_open(
     command = [sys.executable, "-c", FEW, str(tiny_yaml), str(tmp_path)]
     ended = subprocess.run(command, capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stderr
+
+
+@pytest.mark.parametrize(
+    ("soft", "hard", "then"),
+    [
+        (1024, 10**9, 65536),  # a child that closes all that it may have would take minutes
+        (1024, resource.RLIM_INFINITY, 65536),
+        (1024, 4000, 4000),
+        (100_000, 10**9, 100_000),  # as somebody wants it
+        (resource.RLIM_INFINITY, resource.RLIM_INFINITY, resource.RLIM_INFINITY),
+    ],
+)
+def test_no_more_open_files_are_asked_for_than_data_need(
+    soft: int, hard: int, then: int, tiny_yaml: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a system that allows more than this one may."""
+    limits = [(soft, hard)]
+    monkeypatch.setattr(resource, "getrlimit", lambda _: limits[-1])
+    monkeypatch.setattr(resource, "setrlimit", lambda _, asked: limits.append(asked))
+    foretold = allowed_files()
+    opened(tiny_yaml)
+    assert limits[-1] == (then, hard)
+    assert foretold == (sys.maxsize if then == resource.RLIM_INFINITY else then)
 
 
 def test_there_must_be_something_to_train_on(make_store) -> None:

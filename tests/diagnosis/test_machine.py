@@ -5,6 +5,8 @@ import fcntl
 import os
 import resource
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -19,7 +21,6 @@ from dpot_scale.diagnosis.machine import (
     disk,
     locks,
     machine_findings,
-    open_files,
     port,
     shared_memory,
     storage,
@@ -137,14 +138,18 @@ def test_a_package_that_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     assert versions().found == "no no-such-package"
 
 
-def test_few_open_files(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("resource.getrlimit", lambda _: (256, 1024))
-    assert (open_files().verdict, open_files().to_do) == ("note", "ulimit -n 1024")
-    monkeypatch.setattr("resource.getrlimit", lambda _: (256, resource.RLIM_INFINITY))
-    assert open_files().to_do == "ulimit -n 65536"
+def test_a_shell_that_may_not_ask_for_enough_open_files() -> None:
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    script = (
+        "import resource; resource.setrlimit(resource.RLIMIT_NOFILE, ({}, {})); "
+        "from dpot_scale.diagnosis.machine import open_files; print(open_files())"
+    )
 
+    def said(soft: int, hard: int) -> str:
+        command = [sys.executable, "-c", script.format(soft, hard)]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
-def test_a_shell_that_may_not_ask_for_more_open_files(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("resource.getrlimit", lambda _: (1024, 1024))
-    assert open_files().verdict == "note"
-    assert open_files().to_do.startswith("root raises it")
+    few = said(256, 1024)
+    assert "verdict='note', found='1,024 allowed, and no more may be asked for'" in few
+    assert "to_do='root raises it: " in few
+    assert "verdict='ok', found='5,000 allowed to a training'" in said(256, min(5000, before[1]))
