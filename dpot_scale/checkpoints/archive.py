@@ -2,19 +2,19 @@
 
 `URL/RUN/step_000500/` holds the files of a checkpoint and, written last, its marker: as on the
 disk, it exists when its marker does. Only folders of such names are ever removed there. Beside
-them lie what the run skips, its metrics, and what MLflow is to know of it.
+them lie the records of the run (`archived_records.py`).
 """
 
-import hashlib
 import json
 import logging
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, NamedTuple
 
 from dpot_scale.checkpoints.answers import Answers
+from dpot_scale.checkpoints.archived_records import ArchivedRecords
 from dpot_scale.checkpoints.checkpoint import (
     Checkpoint,
     Marker,
@@ -24,20 +24,24 @@ from dpot_scale.checkpoints.checkpoint import (
     verify,
 )
 from dpot_scale.checkpoints.retention import removable, remove_checkpoint
-from dpot_scale.config.places import MARKER, METRICS, MLFLOW_RECORD, QUARANTINE, ROLLBACKS
+from dpot_scale.config.places import MARKER
 from dpot_scale.config.record import read_record
 from dpot_scale.config.run import CheckpointConfig
 from dpot_scale.errors import CheckpointError, ConfigError, UserError
 from dpot_scale.files import flush_folders, flush_to_disk, write_whole
-
-# What says of the steps up to a checkpoint how they were made.
-RECORDS = (ROLLBACKS, QUARANTINE, METRICS)
 
 log = logging.getLogger(__name__)
 
 
 class UnreachableError(CheckpointError):
     """An archive does not answer, or cannot be written."""
+
+
+class Sent(NamedTuple):
+    """What an archive lacked and has got."""
+
+    steps: list[int]  # of checkpoints, the newest first
+    record_bytes: int  # of what lies beside them
 
 
 class Archive:
@@ -71,7 +75,7 @@ class Archive:
         self._root = PurePosixPath(root) / run
         self.copying: int | None = None
         self._identity = identity
-        self._sent: dict[str, bytes] = {}  # sums of the records beside them, by name
+        self._records = ArchivedRecords(files, self._answers, self._root, url)
         self._damaged: set[int] = set()  # steps of copies that are not as they were committed
 
     def steps(self) -> set[int]:
@@ -83,11 +87,8 @@ class Archive:
         with self._named("cannot read checkpoint.archive={}"):
             return set(self._markers())
 
-    def sync(self, directory: Path, config: CheckpointConfig) -> list[int]:
+    def sync(self, directory: Path, config: CheckpointConfig) -> Sent:
         """Copy what a folder of checkpoints has and the archive lacks; remove what is replaced.
-
-        Returns:
-            The steps of the checkpoints that were copied, the newest first.
 
         Raises:
             UnreachableError: that did not work.
@@ -98,12 +99,11 @@ class Archive:
             there = self._markers()
             self._require_own(there)
             self._require_not_ahead(there, here)
-            for name in (*RECORDS, MLFLOW_RECORD):  # which newer checkpoints go by
-                self._put_record(directory.parent / name)
+            record_bytes = self._records.put(directory.parent)  # newer checkpoints go by them
             copied = [one.state.step for one in here if self._put_anew(one, there)]
             if here:
                 self._remove_replaced(there, here, config)
-        return copied
+        return Sent(copied, record_bytes)
 
     def fetch(
         self, directory: Path, above: int | None = None, *, records: bool = False
@@ -216,36 +216,6 @@ class Archive:
         self._answers.of(self._files.rm, str(folder), recursive=True)
         self._damaged.discard(step)
 
-    def _put_record(self, record: Path) -> None:
-        """Copy a file of the run's folder, if it has it and this process has sent no such copy."""
-        if not record.exists():
-            return
-        content = record.read_bytes()
-        target, digest = str(self._root / record.name), hashlib.sha256(content).digest()
-        if self._sent.get(record.name) != digest or not self._answers.of(
-            self._files.exists, target
-        ):
-            self._answers.of(self._files.makedirs, str(self._root), exist_ok=True)
-            self._answers.of(self._files.pipe_file, target, content, size=len(content))
-            self._sent[record.name] = digest
-
-    def _record(self, target: str) -> bytes | None:
-        try:
-            size = self._answers.of(self._files.size, target)
-            return bytes(self._answers.of(self._files.cat_file, target, size=size or 0))
-        except FileNotFoundError:
-            return None
-
-    def _get_records(self, directory: Path) -> None:
-        """Copy what the archive has beside the checkpoints into the folder of the run."""
-        for name in RECORDS:
-            content = self._record(str(self._root / name))
-            if content is not None:
-                write_whole(directory / name, content)
-        content = self._record(str(self._root / MLFLOW_RECORD))
-        if content is not None and not (directory / MLFLOW_RECORD).exists():
-            write_whole(directory / MLFLOW_RECORD, content)  # else its owner has made another
-
     def _get(self, step: int, text: bytes, directory: Path, *, records: bool) -> Checkpoint | None:
         """Copy a checkpoint; return None if it is not as it was committed."""
         folder = directory / checkpoint_name(step)
@@ -269,7 +239,7 @@ class Archive:
         if verify(checkpoint):
             return None
         if records:  # before there is a checkpoint that goes by them
-            self._get_records(directory.parent)
+            self._records.get(directory.parent)
         flush_folders(folder)
         write_whole(folder / MARKER, text)
         return checkpoint

@@ -4,7 +4,7 @@ import logging
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from dpot_scale.checkpoints.archive import Archive, UnreachableError
+from dpot_scale.checkpoints.archive import Archive, Sent, UnreachableError
 from dpot_scale.checkpoints.checkpoint import Checkpoint, checkpoint_name, committed
 from dpot_scale.config.places import CHECKPOINTS, LOCK
 from dpot_scale.config.run import CheckpointConfig, RunConfig
@@ -32,7 +32,7 @@ def complete_archives(runs: Iterable[RunConfig], say: Callable[[str], None]) -> 
             continue
         try:
             with held(config.directory / LOCK, wait=False), under_way("looking into the archive"):
-                steps = _complete(config.directory, config.checkpoint, newest)
+                sent = _complete(config.directory, config.checkpoint, newest)
         except BlockingIOError:  # who holds it sends it
             continue
         except OSError as error:
@@ -44,9 +44,10 @@ def complete_archives(runs: Iterable[RunConfig], say: Callable[[str], None]) -> 
         except UserError as error:
             log.warning("%s", error)
             continue
-        if steps:
-            names = ", ".join(checkpoint_name(step) for step in steps)
-            say(f"sent {names} of {config.directory} to checkpoint.archive")
+        names = [checkpoint_name(step) for step in sent.steps]
+        names += ["the newest records"] * bool(sent.record_bytes)
+        if names:
+            say(f"sent {', '.join(names)} of {config.directory} to checkpoint.archive")
 
 
 def _at_the_end(config: RunConfig) -> Checkpoint | None:
@@ -59,8 +60,7 @@ def _at_the_end(config: RunConfig) -> Checkpoint | None:
     return found[0] if found and found[0].state.step == config.steps else None
 
 
-def _complete(directory: Path, config: CheckpointConfig, newest: Checkpoint) -> list[int]:
-    """Return the steps whose checkpoints were sent."""
+def _complete(directory: Path, config: CheckpointConfig, newest: Checkpoint) -> Sent:
     assert config.archive is not None
     archive = Archive(config.archive, directory.name, newest.marker.identity)
     return archive.sync(directory / CHECKPOINTS, config)

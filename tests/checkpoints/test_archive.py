@@ -2,7 +2,6 @@
 
 import logging
 import os
-import re
 import shutil
 import socket
 import sys
@@ -17,9 +16,10 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+from archives import archive_of, assert_restores, save, store_in
 from test_kills import WORLD, Engine, killed, operations
 
-from dpot_scale.checkpoints import answers
+from dpot_scale.checkpoints import answers, archived_records
 from dpot_scale.checkpoints.archive import Archive, UnreachableError
 from dpot_scale.checkpoints.branch import take_over
 from dpot_scale.checkpoints.checkpoint import Checkpoint, TrainState, committed, verify
@@ -30,59 +30,6 @@ from dpot_scale.config.places import MARKER, METRICS, MLFLOW_RECORD, ROLLBACKS
 from dpot_scale.config.run import CheckpointConfig
 from dpot_scale.errors import CheckpointError, ConfigError
 from dpot_scale.files import write_whole
-
-
-@pytest.fixture(scope="module")
-def s3() -> Iterator[str]:
-    """The address of a server on this machine that speaks S3."""
-    pytest.importorskip("s3fs", reason="s3fs is not installed")
-    moto = pytest.importorskip("moto.server", reason="moto is not installed")
-    server = moto.ThreadedMotoServer("127.0.0.1", port=0)
-    server.start()
-    yield "http://{}:{}".format(*server.get_host_and_port())
-    server.stop()
-
-
-@pytest.fixture(params=["file", "memory", "s3"])
-def url(
-    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[str]:
-    """A folder on this machine, what behaves as an object store does, and one over HTTP."""
-    if request.param == "s3":
-        monkeypatch.setenv("AWS_ENDPOINT_URL", request.getfixturevalue("s3"))
-        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-            monkeypatch.setenv(name, "any")
-        yield f"s3://{re.sub('[^a-z0-9]+', '-', tmp_path.name.lower())}/archive"
-        fsspec.filesystem("s3").clear_instance_cache()
-        return
-    yield f"file://{tmp_path}/archive" if request.param == "file" else "memory://archive"
-    fsspec.filesystem("memory").store.clear()
-
-
-def store_in(
-    directory: Path, url: str, identity: str = "hash", **config: object
-) -> CheckpointStore:
-    kept = CheckpointConfig.model_validate({"archive": url, **config})
-    return CheckpointStore(directory, config=kept, identity=identity, world=WORLD)
-
-
-def archive_of(url: str) -> Archive:
-    return Archive(url, "run", "hash")
-
-
-def save(directory: Path, url: str, *steps: int, identity: str = "hash", **config: object) -> None:
-    store = store_in(directory, url, identity, **config)
-    for step in steps:
-        store.save(Engine(step), TrainState(step=step))
-    store.close()
-
-
-def assert_restores(directory: Path, url: str, step: int) -> None:
-    engine, store = Engine(), store_in(directory, url)
-    store.catch_up()
-    assert store.restore(engine) == TrainState(step=step)
-    assert engine.value == step
-    store.close()
 
 
 def test_a_run_goes_on_from_the_archive_on_an_empty_disk(tmp_path: Path, url: str) -> None:
@@ -341,11 +288,16 @@ def test_an_upload_that_ends_anywhere_leaves_the_one_before(
     assert fetched.state.step == finished
 
 
-def test_an_upload_may_be_killed_at_any_operation(tmp_path: Path) -> None:
-    """The marker is written last and removed first: a copy counts or it does not."""
+def test_an_upload_may_be_killed_at_any_operation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Marker and list are written last: a copy counts or it does not, and no record is lost."""
+    monkeypatch.setattr(archived_records, "PIECE_BYTES", 4)
     here = tmp_path / "run" / "checkpoints"
+    curves = ["the cur", "the curve goes on"]
+    write_whole(here.parent / METRICS, curves[0])
     save(here, f"file://{tmp_path}/saved", 1, 2)
-    (here.parent / METRICS).write_text("the curve")
+    write_whole(here.parent / METRICS, curves[1])
     unsynced(here, 3)
 
     def sync(archive: Path) -> None:
@@ -363,12 +315,12 @@ def test_an_upload_may_be_killed_at_any_operation(tmp_path: Path) -> None:
         engine = Engine()
         assert store_in(empty / "checkpoints", url).restore(engine) == fetched.state
         assert engine.value == fetched.state.step
-        found.append(fetched.state.step)
+        found.append((curves.index((empty / METRICS).read_text()), fetched.state.step))
         sync(archive)  # what was left is no obstacle
         assert archive_of(url).steps() == {2, 3}
         assert same_files(archive, tmp_path / "whole")
     assert found == sorted(found), "once there, it stays"
-    assert set(found) == {2, 3}
+    assert set(found) == {(0, 2), (1, 2), (1, 3)}
 
 
 @pytest.mark.parametrize("how", ["fetched", "taken over"])
