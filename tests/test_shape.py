@@ -19,7 +19,6 @@ TESTED_ELSEWHERE = {
     "checkpoints/deepspeed_files.py": "engine/test_zero_state.py",
     "checkpoints/search.py": "checkpoints/test_archive.py",
     "checkpoints/tensor_file.py": "checkpoints/test_weights_file.py",
-    "checkpoints/uploads.py": "checkpoints/test_archive.py",
     "checkpoints/source.py": "test_evaluate.py",
     # Sections without behaviour of their own are tested where configs are loaded.
     "config/data.py": "config/test_load.py",

@@ -76,6 +76,8 @@ class Archive:
         self.copying: int | None = None
         self._identity = identity
         self._records = ArchivedRecords(files, self._answers, self._root, url)
+        self._here: set[int] = set()  # steps of those that it was to have
+        self._known: set[int] = set()  # steps of those that it has, as far as it has answered
         self._damaged: set[int] = set()  # steps of copies that are not as they were committed
 
     def steps(self) -> set[int]:
@@ -96,6 +98,7 @@ class Archive:
         """
         with self._named("checkpoint.archive={} is not up to date"):
             here = committed(directory)
+            self._here = {one.state.step for one in here}
             there = self._markers()
             self._require_own(there)
             self._require_not_ahead(there, here)
@@ -104,6 +107,15 @@ class Archive:
             if here:
                 self._remove_replaced(there, here, config)
         return Sent(copied, record_bytes)
+
+    def what_is_missing(self) -> str:
+        """Return which checkpoints it lacks since `sync` has failed, and what to do."""
+        steps = sorted(self._here - (self._known - self._damaged))
+        lacking = ", ".join(map(checkpoint_name, steps)) or "only the newest records"
+        return (
+            f"it lacks {lacking} of this run, as far as it has answered: start the run again when "
+            "it does, finished or not, which sends what is missing"
+        )
 
     def fetch(
         self, directory: Path, above: int | None = None, *, records: bool = False
@@ -194,6 +206,7 @@ class Archive:
             self._files.pipe_file, f"{folder}/{MARKER}", (checkpoint.folder / MARKER).read_bytes()
         )
         self._damaged.discard(checkpoint.state.step)
+        self._known.add(checkpoint.state.step)
 
     def _remove_replaced(
         self, there: Mapping[int, bytes], here: list[Checkpoint], config: CheckpointConfig
@@ -252,6 +265,7 @@ class Archive:
                 found[step] = bytes(self._answers.of(self._files.cat_file, f"{folder}/{MARKER}"))
             except FileNotFoundError:  # what an interruption left
                 continue
+        self._known = set(found)
         return found
 
     def _folder(self, step: int) -> PurePosixPath:

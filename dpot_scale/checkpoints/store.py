@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Protocol
 
-from dpot_scale.checkpoints.archive import Archive
+from dpot_scale.checkpoints.archive import Archive, UnreachableError
 from dpot_scale.checkpoints.background import Background
 from dpot_scale.checkpoints.checkpoint import (
     Census,
@@ -141,10 +141,12 @@ class CheckpointStore:
         """Return whether this rank's thread could not save: the next `save` or `finish` says so."""
         return self._background is not None and self._background.has_failed
 
-    @property
-    def upload_seconds(self) -> float | None:
-        """Return how long the newest copy to the archive took; None where there is none yet."""
-        return None if self._uploads is None else self._uploads.seconds
+    def take_upload_seconds(self) -> float | None:
+        """Return how long the newest upload took; None where none has ended since this was asked.
+
+        One that found all checkpoints in the archive is none.
+        """
+        return None if self._uploads is None else self._uploads.take_seconds()
 
     def settle(self) -> None:
         """Wait until the newest save has ended, whatever came of it."""
@@ -154,9 +156,13 @@ class CheckpointStore:
     def close(self) -> None:
         """Wait until the newest save has ended, and the archive, if there is one, has it."""
         self.settle()
-        if self._uploads is not None:
+        if self._uploads is not None and self._archive is not None:
             with under_way("copying to the archive"):
-                self._uploads.close()
+                problem = self._uploads.close()
+            if isinstance(problem, UnreachableError):
+                log.warning("%s; %s", problem, self._archive.what_is_missing())
+            elif problem is not None:
+                log.warning("%s", problem)
 
     def catch_up(self) -> None:
         """Copy from the archive what is newer there than here, with what the run skips. Collective.

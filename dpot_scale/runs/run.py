@@ -277,7 +277,7 @@ def _save(checkpoints: CheckpointStore, engine: Engine, state: TrainState, must:
     checkpoints.save(engine, state)
     if must:
         checkpoints.finish()
-    seconds = checkpoints.upload_seconds
+    seconds = checkpoints.take_upload_seconds()
     return Saved(checkpoints.newest, {} if seconds is None else {names.UPLOAD_SECONDS: seconds})
 
 

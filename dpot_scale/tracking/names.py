@@ -21,7 +21,7 @@ MODEL_TFLOPS_PER_SECOND = "perf/model_tflops_per_second"
 MFU = "perf/mfu"  # model FLOP/s over the peak of the devices, where that is known
 
 SAVE_SECONDS = "checkpoint/save_seconds"  # for which training waited
-UPLOAD_SECONDS = "checkpoint/upload_seconds"  # of the newest copy that the archive had by then
+UPLOAD_SECONDS = "checkpoint/upload_seconds"  # of the newest copy, at the first save that knew it
 
 PEAK_GIB = "memory/peak_gib"  # of all ranks together
 SECONDS = "time/seconds"  # of training and evaluation, in the attempt that finished

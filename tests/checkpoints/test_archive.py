@@ -24,7 +24,6 @@ from dpot_scale.checkpoints.archive import Archive, UnreachableError
 from dpot_scale.checkpoints.branch import take_over
 from dpot_scale.checkpoints.checkpoint import Checkpoint, TrainState, committed, verify
 from dpot_scale.checkpoints.store import CheckpointStore
-from dpot_scale.checkpoints.uploads import Uploads
 from dpot_scale.config.load import load_run
 from dpot_scale.config.places import MARKER, METRICS, MLFLOW_RECORD, ROLLBACKS
 from dpot_scale.config.run import CheckpointConfig
@@ -397,27 +396,10 @@ def test_an_archive_that_cannot_be_reached_ends_no_training(
     with caplog.at_level(logging.WARNING):
         save(tmp_path / "run" / "checkpoints", f"file://{tmp_path}/archive", 1, 2)
     assert "archive is not up to date" in caplog.text
+    assert "; it lacks step_000001, step_000002 of this run" in caplog.messages[-1]
     (tmp_path / "archive").unlink()
     save(tmp_path / "run" / "checkpoints", f"file://{tmp_path}/archive", 3)
     assert sorted(archive_of(f"file://{tmp_path}/archive").steps()) == [2, 3]
-
-
-def test_what_is_committed_while_another_is_copied_is_copied_too() -> None:
-    begun, may_end, synced = threading.Event(), threading.Event(), []
-
-    def sync() -> None:
-        begun.set()
-        may_end.wait(10)
-        synced.append(1)
-
-    uploads = Uploads(sync)
-    uploads.wake()
-    assert begun.wait(10)
-    uploads.wake()
-    may_end.set()
-    uploads.close()
-    assert len(synced) == 2
-    assert uploads.seconds is not None
 
 
 def test_a_damaged_copy_is_not_taken(tmp_path: Path, url: str) -> None:
@@ -487,5 +469,6 @@ def test_where_the_archive_is_silent_a_run_starts_from_its_disk_and_comes_to_its
     caplog.clear()
     store.close()
     assert f"checkpoint.archive={silent} is not up to date" in caplog.text
+    assert "; it lacks step_000001, step_000002 of this run" in caplog.messages[-1]
     with pytest.raises(UnreachableError, match="did not answer"):
         archive_of(silent).steps()
