@@ -268,13 +268,14 @@ def _save(checkpoints: CheckpointStore, engine: Engine, state: TrainState, must:
     """Commit a checkpoint, or begin to; return what is known of it and of the archive.
 
     What must be saved is committed when this returns. What came of the save before it, which a
-    thread may still make, is of no matter then: it is replaced.
+    thread may still make, is of no matter then: it is replaced, unless it was of the same state.
     """
     spool = checkpoints.directory.parent / SPOOL
     on_main(lambda: _flush_record(spool), checkpoints.world, spool)  # its steps are not made again
     if must:
         checkpoints.settle()
-    checkpoints.save(engine, state)
+    if not must or checkpoints.newest != state.step:
+        checkpoints.save(engine, state)
     if must:
         checkpoints.finish()
     seconds = checkpoints.take_upload_seconds()

@@ -17,7 +17,13 @@ from dpot_scale.data.stream.reader import BatchStream
 from dpot_scale.engine.collectives import raise_on_all
 from dpot_scale.engine.engine import Engine, Rates, Update
 from dpot_scale.engine.runtime import World
-from dpot_scale.errors import DataError, MachineError, SharedDataError, SharedMachineError
+from dpot_scale.errors import (
+    DataError,
+    DiskError,
+    MachineError,
+    SharedDataError,
+    SharedMachineError,
+)
 from dpot_scale.tracking import names
 from dpot_scale.tracking.tracker import Tracker
 from dpot_scale.training.console import Console
@@ -88,7 +94,6 @@ class Trainer:
     _saving: Saving = field(init=False)
     _logged_step: int = field(default=0, init=False)
     _unreadable: _Unreadable | None = field(default=None, init=False)
-    _saved_step: int = field(default=-1, init=False)
     _saved: float = field(default_factory=time.monotonic, init=False)  # when, by this rank's clock
 
     def __post_init__(self) -> None:
@@ -104,10 +109,11 @@ class Trainer:
 
         Raises:
             SharedDataError, SharedMachineError: a rank cannot read its data; raised on all ranks.
+            DiskError: the last state cannot be saved, or too many before; raised on all ranks.
         """
         batches = self.stream.start(state.step)
         self.meter = Meter(self.world, lambda: self.stream.wait_seconds, self.waits)
-        self._saved_step = self._logged_step = state.step
+        self._logged_step = state.step
         self._saving = Saving(self.world, state.step)
         self._spikes = Spikes(self.config.limits.spike, self.past)
         verdict = Verdict.FINISHED if state.step == self.config.steps else Verdict.CONTINUE
@@ -128,7 +134,10 @@ class Trainer:
                     self._refuse_data(state, TrainState(step=found.unreadable_since))
                 verdict = self._do_what_is_due(state, found)
             if verdict is Verdict.STOPPED:  # a second SIGTERM must not end what the first began
-                self._save(state, must=True)
+                lost = self._save_last(state)
+                if lost:
+                    how = f"{self.stop.words()} at step {state.step} of {self.config.steps}"
+                    raise DiskError(f"the run was stopped {how}{lost}")
         return verdict, state
 
     def _watch(self) -> Watch:
@@ -145,8 +154,8 @@ class Trainer:
         if (saving or logging or found.stop) and self._log(state):
             return Verdict.DIVERGED
         if self.quarantine.excess is not None:
-            self._save_unsaved(state)
-            raise SharedDataError(_stopped_by(self.quarantine.excess, state))
+            lost = self._save_unsaved(state)
+            raise SharedDataError(_stopped_by(self.quarantine.excess, state, lost))
         if found.stop and self.meter.loss_is_finite:  # else after a step that may be saved
             return Verdict.STOPPED
         with self.meter.paused(), self.waits.paused():
@@ -196,7 +205,6 @@ class Trainer:
         self.quarantine.settle()
         metrics = self._saving.attempt(lambda: self.save(state, must), must=must)
         self._saved = time.monotonic()
-        self._saved_step = self._saving.newest if metrics is None else state.step
         if metrics is not None:
             self._report({names.SAVE_SECONDS: self._saved - started, **metrics}, state)
 
@@ -241,18 +249,31 @@ class Trainer:
         No rank has applied the steps that were made since: the loss of that rank is NaN.
         """
         self.meter.undo(now.step - since.step)
-        self._save_unsaved(since)
+        lost = self._save_unsaved(since)
         problem: DataError | MachineError | None = None
         if self._unreadable is not None:
             kind = MachineError if isinstance(self._unreadable.error, MachineError) else DataError
-            problem = kind(_stopped_by(self._unreadable.error, since))
+            problem = kind(_stopped_by(self._unreadable.error, since, lost))
         raise_on_all(problem, self.world)
 
-    def _save_unsaved(self, state: TrainState) -> None:
-        """Save what bad data are about to end, unless it is saved already or broken. Collective."""
+    def _save_unsaved(self, state: TrainState) -> str:
+        """Save what bad data are about to end, unless it is saved already or broken. Collective.
+
+        Returns:
+            Why the newest step is lost, if it is: the data remain what ends the run.
+        """
         diverged = self.meter.pending and self._log(state)
-        if not diverged and self.meter.loss_is_finite and state.step != self._saved_step:
-            self._save(state)
+        if diverged or not self.meter.loss_is_finite or state.step == self._saving.newest:
+            return ""
+        return self._save_last(state)
+
+    def _save_last(self, state: TrainState) -> str:
+        """Save the newest step before the run ends; return why it is lost, if it is. Collective."""
+        try:
+            self._save(state, must=True)
+        except DiskError as error:
+            return f", which could not be saved, so a restart goes back to before it ({error})"
+        return ""
 
     def _log(self, state: TrainState) -> bool:
         """Record the steps since the last log; return whether the run diverged. Collective."""
@@ -303,8 +324,8 @@ class Trainer:
         self.console.progress(metrics, step=state.step)
 
 
-def _stopped_by(problem: object, state: TrainState) -> str:
-    stopped = f"{problem}; the run stopped after step {state.step}"
+def _stopped_by(problem: object, state: TrainState, lost: str) -> str:
+    stopped = f"{problem}; the run stopped after step {state.step}{lost}"
     if isinstance(problem, MachineError):  # which says what to do
         return stopped
     return f"{stopped}: mend the data and start it again to continue"

@@ -1,8 +1,12 @@
 """The disk of a run is full for a while, or at its end: a real one, of a few megabytes."""
 
 import contextlib
+import os
 import shutil
+import signal
+import threading
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,18 +14,22 @@ import pytest
 from torch import Tensor
 
 from dpot_scale.checkpoints import store
-from dpot_scale.checkpoints.checkpoint import committed, verify
+from dpot_scale.checkpoints.checkpoint import TrainState, committed, verify
 from dpot_scale.config.load import load_run
 from dpot_scale.config.places import CHECKPOINTS, FIGURES, RESULT_FILE, WEIGHTS
-from dpot_scale.config.run import RunConfig
+from dpot_scale.config.run import CheckpointConfig, RunConfig
 from dpot_scale.data.stream.assembly import Batch
 from dpot_scale.engine.state import Snapshot
 from dpot_scale.errors import DiskError
 from dpot_scale.runs import outcome
+from dpot_scale.runs import run as run_module
 from dpot_scale.runs.resolved import identify
 from dpot_scale.runs.run import run_training
+from dpot_scale.tracking.mlflow_client import client
 from dpot_scale.tracking.spool import SPOOL, read_metrics
+from dpot_scale.train import main
 from dpot_scale.training import loop
+from tests.checkpoints.test_kills import WORLD, Engine
 from tests.conftest import disk_of
 
 BATCH, STEPS, EVERY = 4, 24, 3
@@ -114,6 +122,60 @@ def test_a_disk_that_is_full_at_the_end_is_one_sentence_and_loses_nothing(
     (disk / "rest").unlink()
     assert run_training(identify(config)).steps == STEPS
     assert steps_of(config)[0] == STEPS
+
+
+@pytest.mark.parametrize("copy_gib", [0, 1])
+def test_a_stop_that_finds_no_room_says_so_and_a_restart_goes_on(
+    copy_gib: int,
+    config: RunConfig,
+    tiny_yaml: Path,
+    disk: Path,
+    at_step: Callable[..., None],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def stop() -> None:
+        fill(disk)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    at_step({FILLED: stop})
+    options = [f"output={disk}", f"windows={BATCH * STEPS}", f"checkpoint.every={EVERY}"]
+    options += ["evaluation.every=0", "engine.deepspeed=zero1_bf16"]
+    uri = f"sqlite:///{disk}.db"
+    options += [f"checkpoint.copy_gib={copy_gib}", f"tracking.mlflow_uri={uri}"]
+    assert main(["--config", str(tiny_yaml), *options]) == 2
+    (said,) = (line for line in capsys.readouterr().err.splitlines() if "error:" in line)
+    assert f"the run was stopped by SIGTERM at step {FILLED + 1} of {STEPS}" in said
+    assert "No space left on device" in said
+    assert steps_of(config)[0] == LAST
+    (shown,) = client(uri).search_runs(["1"])
+    assert (shown.info.status, shown.data.tags["stop"]) == ("FAILED", "disk")
+    (disk / "rest").unlink()
+    assert run_training(identify(config)).steps == STEPS
+
+
+def test_what_a_thread_has_saved_already_is_not_saved_again(
+    disk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where the data end right after a checkpoint was begun: to replace it might lose it."""
+    write_shard, saved = store.write_shard, threading.Event()
+
+    def write_late(*arguments: Any) -> None:
+        assert saved.wait(60)
+        write_shard(*arguments)
+
+    monkeypatch.setattr(store, "write_shard", write_late)
+    checkpoints = store.CheckpointStore(
+        disk / CHECKPOINTS, config=CheckpointConfig(copy_gib=1), identity="hash", world=WORLD
+    )
+    save = partial(run_module._save, checkpoints, Engine(1), TrainState(step=4))
+    assert save(False).newest == 0, "it is only begun"
+    saved.set()
+    (thread,) = (one for one in threading.enumerate() if one.name == "save")
+    thread.join()
+    fill(disk)
+    assert save(True).newest == 4
+    (kept,) = committed(disk / CHECKPOINTS)
+    assert verify(kept) == []
 
 
 @pytest.mark.parametrize("copy_gib", [0.0, 1.0])

@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 from collections.abc import Callable, Container, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 
 import h5py
@@ -409,22 +410,27 @@ def test_a_signal_stops_after_the_step_and_saves(log_every: int, loop: Callable[
     assert signal.getsignal(signal.SIGTERM) is handler
 
 
-def test_data_that_cannot_be_read_stop_the_run_before_the_next_update(
-    loop: Callable[..., Loop], tmp_path: Path
-) -> None:
-    """The step in which they were met is void: it is neither counted nor kept."""
-    made = loop("tracking.log_every=100", "checkpoint.every=4", "batch.micro_batch=1")
+def damaged_while_it_trains(made: Loop, folder: Path) -> None:
+    """Cut all shards of a loop, in a copy, while it makes its first step."""
     for store in made.stream.stores.values():
-        shutil.copytree(store.folder, tmp_path / "data" / store.folder.name)
-        store.folder = tmp_path / "data" / store.folder.name
+        shutil.copytree(store.folder, folder / store.folder.name)
+        store.folder = folder / store.folder.name
 
     def damage(step: int) -> None:
-        for shard in (tmp_path / "data").glob("*/train/*.h5"):
+        for shard in folder.glob("*/train/*.h5"):
             shard.write_bytes(shard.read_bytes()[:1000])
         for store in made.stream.stores.values():
             store.close()
 
     made.engine.at_step = damage
+
+
+def test_data_that_cannot_be_read_stop_the_run_before_the_next_update(
+    loop: Callable[..., Loop], tmp_path: Path
+) -> None:
+    """The step in which they were met is void: it is neither counted nor kept."""
+    made = loop("tracking.log_every=100", "checkpoint.every=4", "batch.micro_batch=1")
+    damaged_while_it_trains(made, tmp_path / "data")
     sentence = r"cannot read .*train/shard-00000.h5 .*; the run stopped after step \d: mend"
     with pytest.raises(SharedDataError, match=sentence):
         made.fit()
@@ -433,6 +439,41 @@ def test_data_that_cannot_be_read_stop_the_run_before_the_next_update(
     assert made.saves.states[-1] == TrainState(step=last)
     assert len(made.saves.steps) == len(set(made.saves.steps)), "none is saved twice"
     assert all(math.isfinite(loss) for loss in made.losses.values())
+
+
+def on_a_full_disk(tried: list[bool], state: TrainState, must: bool) -> Saved:
+    tried.append(must)
+    raise DiskError("No space left on device: make room there and start again")
+
+
+def test_bad_data_stay_the_reason_where_the_steps_before_cannot_be_saved(
+    loop: Callable[..., Loop], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """There is no later save: it is tried as the last one, and the sentence says what is lost."""
+    made = loop("tracking.log_every=100", "batch.micro_batch=1")
+    damaged_while_it_trains(made, tmp_path / "data")
+    tried: list[bool] = []
+    made.trainer.save = partial(on_a_full_disk, tried)
+    lost = r"which could not be saved, so a restart goes back to before it \(No space .* again\)"
+    sentence = rf"cannot read .*; the run stopped after step \d, {lost}: mend the data and start it"
+    with pytest.raises(SharedDataError, match=sentence):
+        made.fit()
+    assert tried == [True, True]
+    assert caplog.messages == [], "nothing says that training goes on"
+
+
+def test_a_stop_that_cannot_be_saved_says_so(loop: Callable[..., Loop]) -> None:
+    made = loop("tracking.log_every=100")
+    made.trainer.told_to_stop = lambda: len(made.engine.seen) > 3
+    tried: list[bool] = []
+    made.trainer.save = partial(on_a_full_disk, tried)
+    with pytest.raises(DiskError) as ended:
+        made.fit()
+    assert str(ended.value) == (
+        f"the run was stopped as it was told at step 3 of {STEPS}, which could not be saved, so a "
+        "restart goes back to before it (No space left on device: make room there and start again)"
+    )
+    assert tried == [True, True]
 
 
 def test_a_machine_that_cannot_read_its_data_stops_the_run_and_blames_no_data(
