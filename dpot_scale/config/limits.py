@@ -30,7 +30,8 @@ class LimitsConfig(Section):
     on: only one call that takes longer needs a larger limit. null: none, as under a debugger."""
     collective: PositiveFloat = 30.0
     """Minutes that a rank waits for the others, when they begin and in each collective call, before
-    it gives them up."""
+    it gives them up. Where the network drops what they send each other, gloo tries to connect for
+    five times as long."""
 
     @property
     def patience(self) -> timedelta:

@@ -16,7 +16,7 @@ from dpot_scale.diagnosis.finding import Finding
 from dpot_scale.diagnosis.needs import Needs
 from dpot_scale.diagnosis.patience import REACH
 from dpot_scale.engine.collectives import gathered, sum_over_ranks
-from dpot_scale.engine.peers import reason
+from dpot_scale.engine.peers import WAITS_OF_GLOO, reason
 from dpot_scale.engine.runtime import World, any_rank, host_group
 from dpot_scale.errors import UserError
 from dpot_scale.files import held, is_held
@@ -27,7 +27,6 @@ PROBE = ".doctor_probe"
 PROBE_BYTES = 32 * MIB  # that each rank reads from the storage
 MESSAGE_BYTES = {"cpu": 16 * MIB, "cuda": 256 * MIB}
 REPEATS = 5
-WAITS_OF_GLOO = 5  # so many times its timeout gloo waits to be connected to
 SLOW_GB_PER_SECOND = {"cpu": 0.05, "cuda": 5.0}  # below it a network is not what was paid for
 SKEW_SECONDS = 2.0  # beyond it records of two nodes are out of order
 REFUSED_SECONDS = 300.0  # beyond it S3 and signed tokens are refused

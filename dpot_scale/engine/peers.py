@@ -18,6 +18,8 @@ OF_GLOO = ("gloo/transport", "gloo/rendezvous", "Connection closed by peer", "[e
 # What NCCL says of others, not of its own use.
 OF_NCCL = ("remote", "system error", "connection", "timeout", "timed out", "aborted", "socket")
 REFUSED = "Connection refused"
+CONNECTING = "connectFullMesh"
+WAITS_OF_GLOO = 5  # so many times its timeout gloo waits for a connection where it makes a group
 TIMED_OUT = re.compile(r"timed? ?out|timeout", re.IGNORECASE)
 # A line of the source of gloo or torch, and what else a reason begins with in brackets.
 WHERE = re.compile(r"^\[[^\]]*\]\s*|\[[^\]]*\.(?:cc|h):\d+\]\s*")
@@ -51,8 +53,7 @@ def lost_peers_named(
             raise
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        named = f" ({limit})" if limit else ""
-        raise LostPeerError(_sentence(error, patience, named, what_to_do)) from error
+        raise LostPeerError(_sentence(error, patience, limit, what_to_do)) from error
 
 
 def is_of_lost_peer(error: BaseException) -> bool:
@@ -71,12 +72,16 @@ def reason(error: BaseException) -> str:
     return WHERE.sub("", line).rstrip(". ")[:REASON_LENGTH]
 
 
-def _sentence(error: Exception, patience: timedelta, named: str, what_to_do: str) -> str:
+def _sentence(error: Exception, patience: timedelta, limit: str | None, what_to_do: str) -> str:
+    minutes = patience.total_seconds() / 60
     who = f"rank {os.environ.get('RANK', '0')} on {socket.gethostname()}"
     if REFUSED in str(error):
         what = "cannot connect to another rank"
+    elif CONNECTING in str(error):
+        times = f", {WAITS_OF_GLOO} times {limit}," if limit else ""
+        what = f"tried for {WAITS_OF_GLOO * minutes:g} minutes{times} to connect to another rank"
     elif TIMED_OUT.search(str(error)):
-        minutes = patience.total_seconds() / 60
+        named = f" ({limit})" if limit else ""
         what = f"waited {minutes:g} minutes{named} in vain for another rank"
     else:
         what = "lost the connection to another rank, which ended, or its machine or network did"

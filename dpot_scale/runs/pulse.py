@@ -17,14 +17,14 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from dpot_scale.engine.collectives import from_main, gathered, on_every_rank
-from dpot_scale.engine.peers import GO_ON
 from dpot_scale.engine.runtime import World
 from dpot_scale.errors import USER_ERROR_EXIT_CODE, LostPeerError, UserError
 from dpot_scale.files import start_time, this_place
+from dpot_scale.runs.hangs import Hangs
 from dpot_scale.runs.signs import (
     FOLDER,
     LONGEST,
@@ -47,18 +47,10 @@ from dpot_scale.training.slowest import Waits
 
 LOOK_SECONDS = 0.1  # between two looks at the own stack, on average
 MOST_SECONDS = 5.0  # between two signs; at most a twentieth of the limit
+# A process that looks after so many signs' time, and no sooner than that, was stopped itself.
+LOOKS_MISSED, LEAST_MISSED_SECONDS = 10, 5.0
 ROLL_CALL = 3  # signs in which ranks write their stacks before one of them joins these
-GONE_SECONDS = 5.0  # in which a rank whose peer has ended may say so itself
 LINGER_SECONDS = 10.0  # for which the others wait for the one that speaks
-
-
-@dataclass
-class _Seen:
-    """The newest sign of a rank, and since when there is none that is newer."""
-
-    sign: Sign
-    since: float
-    gone_since: float | None = None
 
 
 class Pulse:
@@ -79,8 +71,8 @@ class Pulse:
         self.waits = Waits()
         self.last_words: Callable[[str], None] = speak
         self._directory = directory
-        self._limit = None if minutes is None else 60 * minutes
-        self._every = min(MOST_SECONDS, (self._limit or MOST_SECONDS * 20) / 20)
+        limit = None if minutes is None else 60 * minutes
+        self._every = min(MOST_SECONDS, (limit or MOST_SECONDS * 20) / 20)
         self._place = Place(threading.get_ident())
         self._launchers = Launchers()
         self._closing = threading.Event()
@@ -93,12 +85,16 @@ class Pulse:
             started=start_time("self"),
         )
         on_every_rank(lambda: write_sign(directory, self._sign), world, directory / FOLDER)
-        now = time.monotonic()
-        signs = gathered(self._sign, world)
+        self._beaten = time.monotonic()
+        self._signs = gathered(self._sign, world)
         watched = range(world.world_size) if world.is_main else (0,)
-        self._seen = {r: _Seen(signs[r], now) for r in watched if r != world.rank}
-        self._signs = signs
-        self._moved = self._looked = self._beaten = now
+        self._hangs = Hangs(
+            {rank: self._signs[rank] for rank in watched if rank != world.rank},
+            limit,
+            max(LOOKS_MISSED * self._every, LEAST_MISSED_SECONDS),
+            stacks_file(directory, self._sign.attempt),
+            self._beaten,
+        )
         self._thread = threading.Thread(target=self._run, name="pulse", daemon=True)
         self._thread.start()
 
@@ -119,15 +115,9 @@ class Pulse:
         chance = random.Random()  # of its own: no number of a run depends on it
         while not self._closing.wait(LOOK_SECONDS * chance.uniform(0.5, 1.5)):
             now = time.monotonic()
-            if now - self._looked > max(10 * self._every, 5.0):
-                # This process was stopped, or its disk: what it has not seen, nobody failed to do.
-                self._moved = now
-                for seen in self._seen.values():
-                    seen.since = now
-            self._looked = now
-            if self._has_moved():
-                self._moved = now
-                self._sign = replace(self._sign, moves=self._sign.moves + 1)
+            has_moved = self._has_moved()
+            self._hangs.look(now, has_moved=has_moved)
+            self._sign = replace(self._sign, moves=self._sign.moves + has_moved)
             self.waits.note(self._place.waits)
             is_orphaned = self._launchers.are_gone()
             if is_orphaned > self._sign.is_orphaned or now - self._beaten >= self._every:
@@ -149,53 +139,15 @@ class Pulse:
 
     def _judge(self, now: float) -> None:
         """Look at the signs of others; give the attempt up if there is a reason."""
-        for rank, seen in self._seen.items():
-            self._look_at(rank, seen, now)
-        signs = [seen.sign for seen in self._seen.values()]
+        for rank in self._hangs.watched:
+            self._hangs.hear(rank, read_sign(self._directory, rank), now)
+        signs = self._hangs.signs
         if any(sign.attempt > self._sign.attempt for sign in signs):
             self._end_replaced()
         known = next((sign.verdict for sign in signs if sign.verdict), None)
-        verdict = known or self._verdict(now)
+        verdict = known or self._hangs.verdict(self._sign, now)
         if verdict is not None and not self._closing.is_set():
             self._end(verdict)
-
-    def _look_at(self, rank: int, seen: _Seen, now: float) -> None:
-        sign = read_sign(self._directory, rank)
-        if sign is None or sign == seen.sign or sign.attempt < self._sign.attempt:
-            is_gone = not seen.sign.is_closed and seen.sign.is_gone
-            seen.gone_since = (seen.gone_since or now) if is_gone else None
-            return
-        if sign.moves != seen.sign.moves:
-            self._moved = now
-        seen.sign, seen.since, seen.gone_since = sign, now, None
-
-    def _verdict(self, now: float) -> str | None:
-        """Return why the attempt is to be given up, if it is: a word, and a sentence."""
-        others = [seen for seen in self._seen.values() if not seen.sign.is_closed]
-        for seen in others:
-            if seen.gone_since is not None and now - seen.gone_since >= GONE_SECONDS:
-                return f"lost_peer: {seen.sign.who} ended and the others wait for it; {GO_ON}"
-        file = stacks_file(self._directory, self._sign.attempt)
-        what_to_do = f"the stacks are in {file}; {GO_ON}"
-        if self._limit is None:
-            return None
-        limit = f"{self._limit / 60:g} minutes (limits.hang)"
-        for seen in others:
-            if now - seen.since >= self._limit:
-                why = "it was stopped, or its machine or disk hangs"
-                return f"hung: no sign of {seen.sign.who} for {limit}: {why}; {what_to_do}"
-        if self._sign.rank == 0 and now - self._moved >= self._limit:
-            return f"hung: {self._stuck(limit)}; {what_to_do}"
-        return None
-
-    def _stuck(self, limit: str) -> str:
-        """Return which rank did not move on, and where."""
-        signs = [self._sign, *(seen.sign for seen in self._seen.values())]
-        stuck = [sign for sign in signs if not (sign.waits or sign.is_closed)]
-        if not stuck:
-            return f"for {limit} all ranks waited for each other, in {self._sign.at}"
-        others = " while the others waited for it" if len(stuck) < len(signs) else ""
-        return f"{stuck[0].who} did not move on for {limit}{others}, in {stuck[0].at}"
 
     def _end_replaced(self) -> None:
         """End this rank, as the run was started again without it."""
