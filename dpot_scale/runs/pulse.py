@@ -110,6 +110,10 @@ class Pulse:
         if error is None or together:
             self._beat(is_closed=True)
 
+    def compiles(self) -> bool:
+        """Return whether this rank was seen in torch.compile when it was looked at last."""
+        return self._place.compiles
+
     def _run(self) -> None:
         # Looks in time with what a rank does would find it at one place again and again.
         chance = random.Random()  # of its own: no number of a run depends on it
@@ -132,7 +136,8 @@ class Pulse:
             return True
 
     def _beat(self, **changes: object) -> None:
-        place = {"at": self._place.at, "waits": self._place.waits}
+        one = self._place
+        place = {"at": one.at, "waits": one.waits, "compiles": one.compiles}
         self._sign = replace(self._sign, beats=self._sign.beats + 1, **place, **changes)  # type: ignore[arg-type]
         with contextlib.suppress(OSError):  # a disk in need is no reason to end
             write_sign(self._directory, self._sign)

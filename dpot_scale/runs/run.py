@@ -130,7 +130,7 @@ def _train(
     with under_way("making the model and its engine"):
         quarantine = Quarantine(config, world)
         session = Session(run, world, stores, data, checkpoints, quarantine, rollbacks.skipped)
-    console = Console(is_main=world.is_main, total_steps=config.steps)
+    console = Console(is_main=world.is_main, total_steps=config.steps, compiles=pulse.compiles)
     # Not before the checkpoints have accepted the config: a refused one leaves no trace.
     on_main(lambda: write_configs(run), world, config.directory)
     opens = opens_mlflow_run and world.is_main

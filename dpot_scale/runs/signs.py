@@ -33,6 +33,7 @@ class Sign:
     moves: int = 0  # changes of what it executes
     at: str = ""  # what it executes
     waits: bool = False  # in a collective call
+    compiles: bool = False  # by torch.compile, in which steps take as long as nobody expects
     is_orphaned: bool = False  # its launcher was killed: it is about to save and end
     is_closed: bool = False  # it has come to its end
     verdict: str = ""  # why it gives the attempt up: a word, and behind ": " a sentence

@@ -16,6 +16,13 @@ log = logging.getLogger(__name__)
 WORKERS = ("window reader", "save", "archive", "fsspecIO")
 # Files in which the innermost frame stands while a rank waits for the others.
 OF_COLLECTIVES = ("/torch/distributed/", "/deepspeed/comm/", "/deepspeed/utils/nvtx", "/watch.py")
+# Files of which frames are there while torch.compile compiles, and not while what it made runs.
+OF_COMPILATION = (
+    "/torch/_dynamo/convert_frame.py",
+    "/torch/_dynamo/symbolic_convert.py",
+    "/torch/_inductor/compile_fx.py",
+    "/torch/_inductor/graph.py",
+)
 MOST_THREADS = 100  # that faulthandler writes, the main one last
 SHOWN = 3  # innermost frames
 LONGEST = 300  # characters of their description
@@ -40,6 +47,7 @@ class Place:
         self._signature: tuple[str, ...] = ()
         self.at = ""
         self.waits = False
+        self.compiles = False
 
     def has_changed(self) -> bool:
         """Look again; return whether one of them executes something else than before.
@@ -59,6 +67,7 @@ class Place:
         self._signature = signature
         frames = FRAME.findall(signature[0])
         self.waits = bool(frames) and any(part in frames[0][0] for part in OF_COLLECTIVES)
+        self.compiles = any(file.endswith(OF_COMPILATION) for file, _, _ in frames)
         self.at = _described(frames)
         return True
 

@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
+from dpot_scale.runs.signs import Sign, newest_attempt, read_sign
 from dpot_scale.scaling.plan import Trial
 from dpot_scale.terminal import LiveTable, clock
 from dpot_scale.tracking import names
@@ -14,7 +15,12 @@ MOST_NAMED = 3  # trials in one line; of more, how many do what
 HEADER = ("trial", "state", "step", "loss", "held-out", "windows/s", "time left")
 WAITING = "waiting"
 # What trials do, in one word of one and of several.
-DOING = (("starts", "start"), ("trains", "train"), ("evaluates", "evaluate and save"))
+DOING = (
+    ("starts", "start"),
+    ("compiles", "compile"),
+    ("trains", "train"),
+    ("evaluates", "evaluate and save"),
+)
 
 
 @dataclass
@@ -32,6 +38,7 @@ class _Progress:
     has_begun: bool = False  # its workers were started
     begun: float = 0.0  # when
     begun_at: int | None = None  # the step that it had then
+    attempt_before: int = 0  # of which its ranks had left signs then
     ended: bool = False
     last_line: float = field(default=-LINE_SECONDS)
     said_step: int | None = None
@@ -59,7 +66,20 @@ class _Progress:
         """Return in one word what a trial does whose workers were started."""
         if self.is_at_end():
             return "evaluates"
-        return "starts" if self.step == self.begun_at else "trains"
+        if self.step != self.begun_at:
+            return "trains"
+        sign = self.sign()
+        return "compiles" if sign is not None and sign.compiles else "starts"
+
+    def begin(self) -> None:
+        """Note that its workers were started, and what there is of it."""
+        self.has_begun, self.begun, self.begun_at = True, time.monotonic(), self.step
+        self.attempt_before = newest_attempt(self.trial.run.directory)
+
+    def sign(self) -> Sign | None:
+        """Return what the first of its ranks says of itself; None before they have met."""
+        sign = read_sign(self.trial.run.directory, 0)
+        return sign if sign is not None and sign.attempt > self.attempt_before else None
 
     def doing(self) -> str:
         """Return the same for a line, where nothing is new."""
@@ -67,16 +87,24 @@ class _Progress:
         since = f"{now - self.begun:.0f} s since it was started"
         if self.does() == "evaluates":
             return f"evaluates and saves, {since}"
-        if self.does() == "starts":
-            # Whether its workers are not there yet or make their first steps is not known here.
+        if self.does() in {"starts", "compiles"}:
             goes_on = f" to go on at step {of_all}" * (self.step is not None)
             every = self.trial.run.tracking.log_every
             first = min(((self.step or 0) // every + 1) * every, self.trial.run.steps)
-            return f"starts{goes_on}; its next record is of step {first}, {since}"
+            return f"{self.beginning()}{goes_on}; its next record is of step {first}, {since}"
         ago = now - self.read_at
         left = (self.seconds_left() or 0.0) - ago
         time_left = f", about {clock(left)} left" if left > 0 else ""
         return f"trains, step {of_all} was {ago:.0f} s ago{time_left}"
+
+    def beginning(self) -> str:
+        """Return what a trial does before its first record."""
+        if self.does() == "compiles":
+            return "compiles its model"
+        # Its workers load torch, and compile an operator of DeepSpeed where there is none yet.
+        return (
+            "starts its workers" if self.sign() is None else "makes its model and its first steps"
+        )
 
     def seconds_left(self) -> float | None:
         """Return how long the steps that are left take at the newest speed."""
@@ -134,7 +162,7 @@ class TrialProgress:
         started = [self._known[trial.id] for trial in running]
         for one in started:
             if not one.has_begun:
-                one.has_begun, one.begun, one.begun_at = True, time.monotonic(), one.step
+                one.begin()
         for one in self._known.values():
             if not one.ended:
                 one.read()
@@ -177,7 +205,7 @@ class TrialProgress:
     def _name_state(self, one: _Progress) -> None:
         """Name what a trial does that runs, in few letters: 80 columns suffice for its row."""
         one.state = one.does()
-        if one.state == "starts":
+        if one.state in {"starts", "compiles"}:
             one.state += f", {time.monotonic() - one.begun:.0f} s"
         elif one.share and one.state == "trains":
             one.state += f", {one.share}"

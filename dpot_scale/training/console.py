@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Literal
 
 from dpot_scale.terminal import SILENT_SECONDS, Bars
@@ -19,14 +19,22 @@ class Console:
     """Prints on the main rank and is silent on the others.
 
     A thread of it moves the bar at each second, or says what the run does where nothing else is
-    said for a while: steps, evaluations and saves may take minutes.
+    said for a while: steps, evaluations and saves may take minutes, and so may a compilation.
+
+    Args:
+        is_main: Whether this is the main rank.
+        total_steps: Those of the run.
+        compiles: Says whether this rank compiles its model now.
     """
 
-    def __init__(self, *, is_main: bool, total_steps: int) -> None:
+    def __init__(
+        self, *, is_main: bool, total_steps: int, compiles: Callable[[], bool] = lambda: False
+    ) -> None:
         self._is_main = is_main
         self._total_steps = total_steps
         self._bars = Bars()
         self._step, self._doing = 0, "trains"
+        self._compiles = compiles
         self._words = ""  # of the newest record, beside the bar
         self._said = time.monotonic()  # when the newest line was
         self._closing = threading.Event()
@@ -76,11 +84,12 @@ class Console:
 
     def _keep_telling(self) -> None:
         while not self._closing.wait(LOOK_SECONDS):
+            doing = "compiles" if self._compiles() else self._doing
             if self._bars.are_drawn:
-                words = self._words if self._doing == "trains" else self._doing
+                words = self._words if doing == "trains" else doing
                 self._bars.show(BAR, self._step, self._total_steps, words)
             elif time.monotonic() - self._said >= SILENT_SECONDS:
-                self.say(f"step {self._step:>6}/{self._total_steps}  {self._doing}")
+                self.say(f"step {self._step:>6}/{self._total_steps}  {doing}")
 
 
 def _training_words(metrics: Mapping[str, float]) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import pytest
+import torch
 
 from dpot_scale.runs.stacks import Place
 
@@ -55,6 +56,27 @@ def test_a_thread_that_waits_stands_still() -> None:
             place.has_changed()
         assert not any(place.has_changed() for _ in range(20))
         assert "called by work (test_stacks.py:" in place.at
+
+
+def test_a_thread_that_compiles_is_told_from_one_that_runs_what_was_compiled() -> None:
+    compiled = torch.compile(lambda x: (x.sin() * x).sum())
+    is_compiled = threading.Event()
+
+    def work(ending: threading.Event) -> None:
+        x = torch.ones(8, requires_grad=True)
+        compiled(x).backward()
+        is_compiled.set()
+        while not ending.is_set():
+            compiled(x).backward()
+
+    with running(work) as place:
+        before = []
+        while not is_compiled.is_set():
+            place.has_changed()
+            before.append(place.compiles)
+        after = [place.has_changed() and place.compiles for _ in range(LOOKS)]
+    assert sum(before) > len(before) // 2
+    assert not any(after[1:])
 
 
 def waits_for_ever(ending: threading.Event) -> None:

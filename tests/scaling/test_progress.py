@@ -2,12 +2,14 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from dpot_scale.config.load import load_sweep
 from dpot_scale.config.places import resolve_sweep_paths
+from dpot_scale.runs.signs import FOLDER, Sign, write_sign
 from dpot_scale.scaling import progress as progress_module
 from dpot_scale.scaling.plan import Trial, plan
 from dpot_scale.scaling.progress import LINE_SECONDS, TrialProgress
@@ -84,7 +86,7 @@ def test_a_running_trial_is_never_silent_for_long(trials: list[Trial], clock: Cl
     for _ in range(24):  # half seconds
         progress.update([trial])
         clock.now += 0.5
-    starting = f"{trial.id}: starts; its next record is of step 100"
+    starting = f"{trial.id}: starts its workers; its next record is of step 100"
     assert said == [f"{starting}, {n} s since it was started" for n in (5, 10)]
     record(trial, 3)
     progress.update([trial])
@@ -110,8 +112,28 @@ def test_a_trial_that_goes_on_says_where_while_it_starts(trials: list[Trial], cl
         clock.now += 0.5
     assert said[0].startswith(f"{trials[0].id}: step 245/512  ")
     assert said[1:] == [
-        f"{trials[0].id}: starts to go on at step 245/512; its next record is of step 300, "
-        "5 s since it was started"
+        f"{trials[0].id}: starts its workers to go on at step 245/512; its next record is of "
+        "step 300, 5 s since it was started"
+    ]
+
+
+def test_what_a_trial_does_before_its_first_step_is_said(trials: list[Trial], clock: Clock) -> None:
+    """Its ranks leave signs in its folder, those of an attempt before among them."""
+    said: list[str] = []
+    trial = trials[0]
+    before = Sign(attempt=1, rank=0, place="node", pid=7, started="1", compiles=True)
+    (trial.run.directory / FOLDER).mkdir()
+    write_sign(trial.run.directory, before)
+    progress = TrialProgress(trials, said.append)
+    for sign in (before, replace(before, attempt=2), replace(before, attempt=2, compiles=False)):
+        write_sign(trial.run.directory, sign)
+        for _ in range(11):  # half seconds
+            progress.update([trial])
+            clock.now += 0.5
+    assert [line.split(";")[0] for line in said] == [
+        f"{trial.id}: starts its workers",
+        f"{trial.id}: compiles its model",
+        f"{trial.id}: makes its model and its first steps",
     ]
 
 
@@ -133,7 +155,7 @@ def test_trials_beside_each_other_break_the_silence_together(
     first, second = (trial.id for trial in trials)
     assert said[1] == (
         f"{first}: trains, step 3/512 was 5 s ago, about 0:03:19 left; "
-        f"{second}: starts; its next record is of step 100, 9 s since it was started"
+        f"{second}: starts its workers; its next record is of step 100, 9 s since it was started"
     )
 
 

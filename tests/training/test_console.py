@@ -1,5 +1,6 @@
 """What a run prints where there is no terminal."""
 
+import threading
 import time
 from contextlib import closing
 
@@ -96,6 +97,23 @@ def test_a_run_is_never_silent_for_long(
     lines = capsys.readouterr().out.splitlines()
     assert lines[2] == "step      6/10  trains"
     assert "step      7/10  evaluates" in lines
+
+
+def test_a_step_that_compiles_says_so(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(console_module, "LOOK_SECONDS", 0.01)
+    monkeypatch.setattr(console_module, "SILENT_SECONDS", 0.02)
+    compiling = threading.Event()
+    compiling.set()
+    with closing(Console(is_main=True, total_steps=10, compiles=compiling.is_set)) as console:
+        console.start("header", first_step=0)
+        time.sleep(0.2)
+        compiling.clear()
+        time.sleep(0.2)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1] == "step      0/10  compiles"
+    assert lines[-1] == "step      0/10  trains"
 
 
 def test_a_bar_says_what_is_no_training(
