@@ -72,6 +72,19 @@ def test_the_files_that_it_names_exist(path: Path) -> None:
     assert {name for name in named if not (ROOT / name).exists()} <= made_by_readers
 
 
+def test_the_commands_of_a_cluster_that_stays_are_those_of_the_page() -> None:
+    """Those at its top and those of docs/cluster.md, word for word."""
+
+    def words(lines: list[str]) -> set[str]:
+        return {line.split("   #")[0].strip() for line in lines}
+
+    page = (ROOT / "docs" / "cluster.md").read_text(encoding="utf-8")
+    text = (CLUSTER / "kuberay" / "raycluster.yaml").read_text(encoding="utf-8")
+    of_file = words(re.findall(r"^#   (.*)$", text, re.M))
+    assert len(of_file) == 4
+    assert of_file <= words(page.splitlines())
+
+
 # Sizes.
 
 
