@@ -27,7 +27,8 @@ NATIVE = [
     "model.conditioning=[dt,parameters]",
     "model.parameters=[radius,diffusion_u]",
 ]
-CLOSE = {"rel": 1e-3, "abs": 1e-5}
+# Of fp32 sums in another order. Measured: 4e-7 for gradient norms, less for all else.
+CLOSE = {"rel": 1e-6}
 
 
 def curves(directory: Path) -> dict[str, dict[int, float]]:

@@ -38,8 +38,8 @@ pytestmark = [pytest.mark.distributed, pytest.mark.timeout(400)]
 
 STEPS = 24
 CHECKPOINT_EVERY = 4
-# fp32 sums in another order, amplified by a few Adam steps.
-CLOSE = {"rel": 1e-3, "abs": 1e-5}
+# Of fp32 sums in another order. Measured: 4e-7 for gradient norms, less for all else.
+CLOSE = {"rel": 1e-6}
 
 
 def curves(directory: Path) -> dict[str, dict[int, float]]:
