@@ -25,12 +25,17 @@ ROOT = Path(__file__).parents[1]
 LAUNCHER = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
 
 
+def without_ray() -> dict[str, str]:
+    """The environment, which names no cluster and no token."""
+    return {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
+
+
 def ran(launcher: list[str], folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
     options = [f"output={folder}", "tracking.mlflow_uri=null", *words]
     return subprocess.run(
         [sys.executable, *launcher, "dpot_scale.doctor", *options],
         cwd=ROOT,
-        env=os.environ | {"OMP_NUM_THREADS": "1", "RAY_AUTH_MODE": "", "RAY_ADDRESS": ""},
+        env=without_ray() | {"OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
         timeout=250,
@@ -45,6 +50,18 @@ def test_under_a_launcher_one_rank_prints_what_all_found(tmp_path: Path) -> None
     assert "right on 2 ranks, by gloo" in done.stdout
     assert "DeepSpeed and FairScale differ by" in done.stdout
     assert done.stdout.splitlines()[-1] == "nothing stops a run"
+
+
+def test_data_that_are_absent_stop_a_run_and_no_other_check(tmp_path: Path) -> None:
+    """Where `paper_l` is to train is looked at before 300 GiB of data are brought there."""
+    done = ran(["-m"], tmp_path, "data.suite=null", f"data.root={tmp_path / 'data'}")
+    assert done.returncode == 1, done.stdout + done.stderr
+    lacks = (
+        f"{tmp_path / 'data'} lacks ns2d_fno_1e-3_generated, dr_pdb_generated, swe_pdb_generated"
+    )
+    assert re.search(rf"^data +stops +{re.escape(lacks)}$", done.stdout, re.M)
+    assert "DeepSpeed and FairScale differ by" in done.stdout
+    assert done.stdout.splitlines()[-1] == "1 of these would stop a run"
 
 
 def test_what_stops_a_run_is_exit_code_1(
@@ -66,7 +83,7 @@ def test_on_a_ray_cluster_workers_examine_it(tmp_path: Path) -> None:
     done = subprocess.run(  # of its own: a process keeps the token of its first cluster
         [sys.executable, "-m", "dpot_scale.doctor", *words],
         cwd=ROOT,
-        env={key: value for key, value in os.environ.items() if not key.startswith("RAY_")},
+        env=without_ray(),
         capture_output=True,
         text=True,
         check=False,
@@ -181,15 +198,15 @@ def test_a_driver_with_a_disk_of_its_own_is_found(
 
 def nodes_of_two_versions(world: World) -> list[Finding]:
     """Both ranks are the first of their nodes, and one has another torch."""
-    findings, name = examination.machine_findings, examination.socket.gethostname
+    name = examination.socket.gethostname
     mine = [Finding("versions", "ok", f"torch 2.1{world.rank}"), Finding("flock", "ok", "works")]
-    examination.machine_findings = lambda _: iter(mine)
     examination.socket.gethostname = lambda: f"node{world.rank}"
     try:
-        nodes = examination._of_nodes(load_run("quickstart"), replace(world, local_rank=0))
-        return examination.merged(nodes)
+        nodes = examination._of_nodes(lambda: mine, replace(world, local_rank=0))
     finally:
-        examination.machine_findings, examination.socket.gethostname = findings, name
+        examination.socket.gethostname = name
+    examination._compare_versions(nodes)
+    return examination.merged(nodes)
 
 
 @pytest.mark.distributed

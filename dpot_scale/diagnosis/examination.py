@@ -2,6 +2,7 @@
 
 import secrets
 import socket
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import TypedDict
 
@@ -10,7 +11,7 @@ from torch import distributed as dist
 from dpot_scale.config.run import RunConfig
 from dpot_scale.config.sweep import ResourcesConfig
 from dpot_scale.diagnosis.finding import Finding, merged
-from dpot_scale.diagnosis.machine import machine_findings, storage, versions
+from dpot_scale.diagnosis.machine import data, machine_findings, storage, versions
 from dpot_scale.diagnosis.needs import Needs, needs_of
 from dpot_scale.diagnosis.patience import PATIENCE, REACH, within_patience
 from dpot_scale.diagnosis.ranks import ranks_findings
@@ -41,16 +42,19 @@ def examine(config: RunConfig) -> list[Finding]:
     """
     with within_patience("joining the other ranks"):
         world = join_ranks(PATIENCE)
-        nodes = _of_nodes(config, world)
+        nodes = _of_nodes(lambda: machine_findings(config), world)
+        _compare_versions(nodes)
     findings = merged(nodes)
     if not stopped(findings):
         needs, problem = _needs(config, world)
         findings += problem
         with within_patience("comparing what the ranks compute and see"):
             findings += ranks_findings(config, world, needs)
+    computes = not stopped(findings)  # data may be brought later
+    findings += merged(_of_nodes(lambda: [data(config)], world))
     if world.is_main:
         findings.append(mlflow(config.tracking, len(nodes)))
-    if not stopped(findings):
+    if computes:
         findings.append(ten_steps(start_world(patience=PATIENCE)))
     return findings
 
@@ -69,16 +73,21 @@ def _needs(config: RunConfig, world: World) -> tuple[Needs | None, list[Finding]
         return None, [Finding("config", "note", str(error), to_do)]
 
 
-def _of_nodes(config: RunConfig, world: World) -> list[tuple[str, list[Finding]]]:
-    """Let the first rank of each node look at it, and compare the versions of the nodes."""
-    mine = list(machine_findings(config)) if world.local_rank == 0 else []
+def _of_nodes(
+    look: Callable[[], Iterable[Finding]], world: World
+) -> list[tuple[str, list[Finding]]]:
+    """Let the first rank of each node look at something; return what each node found."""
+    mine = list(look()) if world.local_rank == 0 else []
     everywhere: list[tuple[str, list[Finding]]] = [("", [])] * world.world_size
     dist.all_gather_object(everywhere, (socket.gethostname(), mine))
-    nodes = [(node, findings) for node, findings in everywhere if findings]
+    return [(node, findings) for node, findings in everywhere if findings]
+
+
+def _compare_versions(nodes: list[tuple[str, list[Finding]]]) -> None:
+    """Let versions, which each node found first, stop a run where they differ."""
     if len({findings[0].found for _, findings in nodes}) > 1:
         for _, findings in nodes:
             findings[0] = replace(findings[0], verdict="stops", to_do=SAME_VERSIONS)
-    return nodes
 
 
 def examine_cluster(config: RunConfig, resources: ResourcesConfig) -> list[Finding]:

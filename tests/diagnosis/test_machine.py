@@ -13,10 +13,13 @@ import pytest
 
 from dpot_scale.config.load import load_run
 from dpot_scale.config.run import RunConfig
+from dpot_scale.data.datasets import open_datasets
 from dpot_scale.diagnosis import machine
+from dpot_scale.diagnosis.finding import Finding
 from dpot_scale.diagnosis.machine import (
     async_io,
     compiler,
+    data,
     devices,
     disk,
     locks,
@@ -123,6 +126,31 @@ def test_a_disk_without_room_for_checkpoints(small_disk: Path) -> None:
     found = disk(load_run("quickstart", [f"output={small_disk}"]))
     assert found.verdict == "stops"
     assert f"0.0 GiB free in {small_disk}" in found.found
+
+
+def test_data_that_are_here_damaged_or_absent(tiny_yaml: Path, tmp_path: Path) -> None:
+    root = f"data.root={tmp_path}"
+    config = load_run(str(tiny_yaml), [root])
+    assert data(config).verdict == "ok"
+    assert data(config).found.endswith(", the others are solved when a run starts")
+
+    open_datasets(config.data, config.model, progress=print)
+    names = list(config.data.weights)
+    all_are_there = f"{len(names)} of {len(names)} datasets are in {tmp_path}"
+    assert data(config) == Finding("data", "ok", all_are_there)
+
+    imported = load_run(str(tiny_yaml), [root, "data.suite=null"])
+    assert data(imported) == data(config)
+    index = tmp_path / names[0] / "index.json"
+    whole = index.read_text()
+    index.write_text("{")
+    assert (data(imported).verdict, data(imported).found) == ("stops", "damaged")
+    assert "is not a dataset index" in data(imported).to_do
+    index.unlink()
+    found = data(imported)
+    assert (found.verdict, found.found) == ("stops", f"{tmp_path} lacks {names[0]}")
+    index.write_text(whole)
+    assert data(imported).verdict == "ok"
 
 
 def test_a_port_that_is_taken() -> None:
