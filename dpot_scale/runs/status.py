@@ -15,7 +15,7 @@ from dpot_scale.errors import UserError
 from dpot_scale.files import is_held
 from dpot_scale.runs.folder import found_marks
 from dpot_scale.runs.result import read_result
-from dpot_scale.terminal import table
+from dpot_scale.terminal import table, under_way
 from dpot_scale.tracking import names
 from dpot_scale.tracking.spool import SPOOL, newest_record, read_metrics
 from dpot_scale.training.quarantine import read_quarantine
@@ -79,7 +79,8 @@ def _copies(directory: Path, rules: CheckpointConfig, identity: str) -> Callable
     if rules.archive is None:
         return lambda _: []
     try:
-        steps = Archive(rules.archive, directory.name, identity).steps()
+        with under_way("asking the archive"):
+            steps = Archive(rules.archive, directory.name, identity).steps()
     except UserError as error:
         log.warning("%s", error)
         return lambda _: ["archive not reachable"]

@@ -1,6 +1,9 @@
 """What `train status` says of a run, from what lies in its folder."""
 
 import json
+import os
+import socket
+import subprocess
 import sys
 from pathlib import Path
 
@@ -94,6 +97,30 @@ def test_it_says_how_many_windows_could_not_be_read(
     (run / QUARANTINE).write_text(json.dumps({"format": 1, "windows": [window]}))
     line = said(capsys, str(run))[1]
     assert line == f"1 windows could not be read, {run / QUARANTINE} says which"
+
+
+def test_a_silent_archive_is_waited_for_with_a_word_and_not_for_ever(run: Path) -> None:
+    """A server that takes connections and never answers, which outlives the command."""
+    pytest.importorskip("s3fs", reason="s3fs is not installed")
+    path = run / RUN_CONFIG
+    path.write_text(dump(load_run(str(path), ["checkpoint.archive=s3://silent/archive"])))
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"http://127.0.0.1:{server.getsockname()[1]}"
+        credentials = dict.fromkeys(("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"), "any")
+        done = subprocess.run(
+            [sys.executable, "-m", "dpot_scale.train", "status", run],
+            env=os.environ | credentials | {"AWS_ENDPOINT_URL": address},
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+    assert done.returncode == 0, done.stderr
+    assert "asking the archive, " in done.stdout
+    rows = [line for line in done.stdout.splitlines() if line.endswith("archive not reachable")]
+    assert len(rows) == 3
+    assert done.stderr.splitlines() == [
+        "cannot read checkpoint.archive=s3://silent/archive: it did not answer for 30 seconds"
+    ]
 
 
 def test_of_a_folder_without_a_run_it_is_one_sentence(
