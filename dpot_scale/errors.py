@@ -73,7 +73,7 @@ class SharedDataError(DataError):
 
 
 class MachineError(UserError):
-    """What a machine cannot read now, for want of memory or open files, or as its storage is away.
+    """What a machine cannot read or write now: it lacks memory or files, or its storage is away.
 
     That says nothing of the data, which may be intact: it may be tried again.
     """

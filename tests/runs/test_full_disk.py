@@ -157,10 +157,12 @@ def test_what_a_thread_has_saved_already_is_not_saved_again(
     disk: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As where the data end right after a checkpoint was begun: to replace it might lose it."""
-    write_shard, saved = store.write_shard, threading.Event()
+    write_shard, saved, disk_is_full = store.write_shard, threading.Event(), False
 
     def write_late(*arguments: Any) -> None:
         assert saved.wait(60)
+        if disk_is_full:
+            fill(disk)  # whatever was removed from it before
         write_shard(*arguments)
 
     monkeypatch.setattr(store, "write_shard", write_late)
@@ -172,7 +174,7 @@ def test_what_a_thread_has_saved_already_is_not_saved_again(
     saved.set()
     (thread,) = (one for one in threading.enumerate() if one.name == "save")
     thread.join()
-    fill(disk)
+    disk_is_full = True
     assert save(True).newest == 4
     (kept,) = committed(disk / CHECKPOINTS)
     assert verify(kept) == []

@@ -1,12 +1,14 @@
-"""What reading a dataset fails with, and whether that says anything of its files."""
+"""What reading or writing a dataset fails with, and whether that says anything of its files."""
 
 import errno
 import os
 import re
+import shutil
 from pathlib import Path
 from tokenize import TokenError
 
-from dpot_scale.errors import DataError, MachineError, memory_was_refused
+from dpot_scale.errors import DataError, DiskError, MachineError, memory_was_refused
+from dpot_scale.files import cannot_write
 
 # What h5py and NumPy raise where a file is missing, damaged or not what it should be, and where the
 # machine cannot read it.
@@ -15,6 +17,7 @@ UNREADABLE = (
     *(ArithmeticError, SyntaxError, TokenError),  # of the header of a .npy file
     MemoryError,
 )
+ALLOW_MORE = "allow more (`ulimit -n` for files), and start again"
 SCARCE = {errno.EMFILE, errno.ENFILE, errno.ENOMEM}  # which say nothing of a file
 # What is raised while another server of a network file system takes over, and by a broken disk.
 AWAY = {errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ENOTCONN, errno.EHOSTDOWN}
@@ -43,13 +46,40 @@ def scarcity(place: Path | str, error: BaseException, what: str = "") -> Machine
         error: What was raised.
         what: What was read of it, beginning with a space; may be empty.
     """
-    if not (memory_was_refused(error) or _number(error) in SCARCE):
+    if not _is_scarcity(error):
         return None
     return MachineError(
         f"cannot read {place} ({_words(error) or 'out of memory'}){what}; the file may be intact, "
-        "but this machine lacks memory or open files: allow more (`ulimit -n` for files), and "
-        "start again"
+        f"but this machine lacks memory or open files: {ALLOW_MORE}"
     )
+
+
+def cannot_store(
+    folder: Path, error: OSError | RuntimeError, needed: int | None = None
+) -> DiskError | MachineError:
+    """Return in a sentence that a dataset could not be written, by the disk or the machine.
+
+    Args:
+        folder: Of the dataset: the hidden one, in which it was written, may be removed.
+        error: What was raised.
+        needed: How many bytes were to be written, if known.
+    """
+    if _is_scarcity(error):
+        return MachineError(
+            f"cannot write {folder} ({_words(error)}): this machine lacks memory or open files: "
+            f"{ALLOW_MORE}"
+        )
+    return cannot_write(folder, error, needed=needed)
+
+
+def require_room(folder: Path, needed: int) -> None:
+    """Fail before HDF5 does: a process that could not close a file crashes when it exits.
+
+    Raises:
+        OSError: the disk of a folder has fewer bytes than needed.
+    """
+    if shutil.disk_usage(folder).free < needed:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def require_machine(place: Path | str, error: BaseException) -> None:
@@ -72,6 +102,10 @@ def require_machine(place: Path | str, error: BaseException) -> None:
 def may_pass(error: DataError | MachineError) -> bool:
     """Return whether what could not be read may be read a little later."""
     return isinstance(error, MachineError) or _number(error.__cause__) in AWAY
+
+
+def _is_scarcity(error: BaseException) -> bool:
+    return memory_was_refused(error) or _number(error) in SCARCE
 
 
 def _words(error: BaseException) -> str:

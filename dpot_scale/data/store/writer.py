@@ -1,9 +1,7 @@
 """Writes a dataset shard by shard, checks it on the way, and commits it as a whole."""
 
-import errno
 import json
 import math
-import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -17,12 +15,13 @@ from numpy.typing import NDArray
 from dpot_scale.data.info import DatasetInfo
 from dpot_scale.data.store.beside import Beside
 from dpot_scale.data.store.dataset import INDEX, LINKED, SPLITS, Split, partial_folder
+from dpot_scale.data.store.faults import cannot_store, require_room
 from dpot_scale.data.store.index import validate_info
 from dpot_scale.data.store.shards import Shard, View, open_hdf5, write_shard
 from dpot_scale.data.store.suspect import TrajectoryCheck
 from dpot_scale.data.store.written import PROGRESS, Written, read_progress
-from dpot_scale.errors import DataError, DiskError, MachineError
-from dpot_scale.files import cannot_write, flush_to_disk, reason, sha256, write_whole
+from dpot_scale.errors import DataError, MachineError
+from dpot_scale.files import flush_to_disk, reason, sha256, write_whole
 
 # Few enough files for a parallel file system, and little enough to hold in memory.
 SHARD_BYTES = 256 * 2**20
@@ -198,17 +197,22 @@ class StoreWriter:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        if error is not None:
+            self._give_up(error)
+            return
+        try:
+            for split in SPLITS:
+                self._flush(split)
+            self._end_check()
+            self._commit()
+        except Exception as failure:
+            self._give_up(failure)
+            raise
+
+    def _give_up(self, error: BaseException) -> None:
+        """Remove what is written, unless the next writer may go on with it."""
         may_go_on = isinstance(error, MachineError) or not isinstance(error, Exception)
-        if kind is None:
-            try:
-                for split in SPLITS:
-                    self._flush(split)
-                self._end_check()
-                self._commit()
-            except Exception:
-                shutil.rmtree(self._partial, ignore_errors=True)
-                raise
-        elif not (self._resume and may_go_on):
+        if not (self._resume and may_go_on):
             shutil.rmtree(self._partial, ignore_errors=True)
 
     def _begin(self, split: Split) -> None:
@@ -302,7 +306,7 @@ class StoreWriter:
         needed = 4 * math.prod(shape) + BESIDE_BYTES
         try:
             path.parent.mkdir(exist_ok=True)
-            _require_room(path.parent, needed)
+            require_room(path.parent, needed)
             write_shard(path, self.info, shape, pieces, self._pending[split].beside)
             flush_to_disk(path)
             self._written.shards[split].append(
@@ -312,11 +316,7 @@ class StoreWriter:
             if self._resume:
                 self._written.save(self._partial)
         except (OSError, RuntimeError) as error:
-            raise self._cannot_write(error, needed) from error
-
-    def _cannot_write(self, error: OSError | RuntimeError, needed: int | None = None) -> DiskError:
-        # Of the dataset, not of the shard: the hidden folder that this lies in is removed.
-        return cannot_write(self.folder, error, needed=needed)
+            raise cannot_store(self.folder, error, needed) from error
 
     def _commit(self) -> None:
         """Write the index and move the dataset to its place."""
@@ -326,7 +326,7 @@ class StoreWriter:
             (self._partial / PROGRESS).unlink(missing_ok=True)
             self._partial.rename(self.folder)
         except (OSError, RuntimeError) as error:
-            raise self._cannot_write(error) from error
+            raise cannot_store(self.folder, error) from error
 
     def _write_linked(self) -> None:
         """Write what lies beside linked trajectories, for all of a split together."""
@@ -337,13 +337,3 @@ class StoreWriter:
                 if pending.beside.parameters:
                     pending.beside.write(file.create_group(split), self.info)
         flush_to_disk(self._partial / LINKED)
-
-
-def _require_room(folder: Path, needed: int) -> None:
-    """Fail before HDF5 does: a process that could not close a file crashes when it exits.
-
-    Raises:
-        OSError: the disk of a folder has fewer bytes than needed.
-    """
-    if shutil.disk_usage(folder).free < needed:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

@@ -1,7 +1,10 @@
 """The writer: what does not fit is refused, and nothing half-written is ever a dataset."""
 
+import os
 import re
-from collections.abc import Callable
+import resource
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +25,7 @@ from dpot_scale.data.store.dataset import (
 from dpot_scale.data.store.index import read_index
 from dpot_scale.data.store.shards import sha256
 from dpot_scale.data.store.writer import StoreWriter
-from dpot_scale.errors import DataError
+from dpot_scale.errors import DataError, MachineError
 
 
 def write(root: Path, info: DatasetInfo, *blocks: np.ndarray, **options: int) -> None:
@@ -127,6 +130,43 @@ def test_a_crash_leaves_no_dataset_and_is_no_obstacle(
     np.testing.assert_array_equal(
         open_store(tmp_path, "a").read("train", 0, 0, 2), coded(0, 1, 2, 1, 4)[0]
     )
+
+
+@contextmanager
+def no_more_files() -> Iterator[None]:
+    """Let the system refuse to open one more."""
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    free = os.dup(0)
+    os.close(free)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (free, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+
+@pytest.mark.parametrize("at_the_end", [False, True])
+def test_too_many_open_files_are_no_fault_of_the_disk(
+    at_the_end: bool, tmp_path: Path, coded, describe
+) -> None:
+    """What is on the disk stays for the next writer."""
+    two = coded(0, 2, 2, 1, 4)
+
+    def writer() -> StoreWriter:
+        return StoreWriter(tmp_path, describe("a"), shard_bytes=two.nbytes, resume=True)
+
+    def write() -> None:
+        with ExitStack() as stack, writer() as interrupted:
+            interrupted.append("train", two)
+            stack.enter_context(no_more_files())
+            interrupted.append("train", two[:1] if at_the_end else two)
+
+    with pytest.raises(MachineError, match=r"^cannot write .*Too many open files.*`ulimit -n`"):
+        write()
+    with writer() as going_on:
+        assert going_on.written("train") == 2
+        going_on.append("train", two)
+    np.testing.assert_array_equal(open_store(tmp_path, "a").read("train", 3, 0, 2), two[1])
 
 
 def test_a_folder_that_is_not_ours_is_never_touched(tmp_path: Path, describe) -> None:
