@@ -111,3 +111,28 @@ def test_the_package_imports_no_torch():
 def test_what_can_be_exported_is_named(capsys, tmp_path):
     assert main(["export", str(tmp_path / "nowhere")]) == 2
     assert "does not exist; give the folder of a run, a checkpoint" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["import", "export"])
+def test_a_full_disk_is_one_sentence_and_leaves_the_file_of_before(
+    command: str, tmp_path: Path, small_disk: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A safetensors export, which `import` writes, and a released file, which `export` writes."""
+    source, out = RELEASED, small_disk / "out.safetensors"
+    if command == "export":
+        source, out = tmp_path / "ours.safetensors", small_disk / "out.pth"
+        assert main(["import", str(RELEASED), "--out", str(source)]) == 0
+    out.write_text("of before")
+    for free in (2**19, 0):  # bytes: full in the middle, and before the first one
+        (small_disk / "rest").write_bytes(bytes(2**20 - 2**13 - free))
+        capsys.readouterr()
+        assert main([command, str(source), "--out", str(out)]) == 2
+        lines = capsys.readouterr().err.splitlines()
+        (said,) = (line for line in lines if not line.startswith("at work on"))
+        assert said.startswith(f"error: cannot write {out}: ")
+        assert said.endswith(f" bytes are free in {small_disk}: make room there and start again")
+        assert {path.name for path in small_disk.iterdir()} == {out.name, "rest"}
+        assert out.read_text() == "of before"
+    (small_disk / "rest").unlink()
+    assert main([command, str(source), "--out", str(out)]) == 0
+    assert load_model(out).config == load_model(RELEASED).config

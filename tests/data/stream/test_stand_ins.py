@@ -5,6 +5,7 @@ import itertools
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from pathlib import Path
 
 import h5py
 import numpy as np
@@ -269,3 +270,33 @@ def test_a_shard_that_is_cut_while_it_is_read_is_found(stores) -> None:
         assert {one.file for one in batch.quarantined} == {str(shard)}
         with suppress(OSError):
             shard.write_bytes(content)
+
+
+def compress(shard: Path) -> None:
+    """Store the fields of a shard as published files do: a compressed chunk per trajectory."""
+    with h5py.File(shard, "r+") as file:
+        fields = file["fields"][:]
+        del file["fields"]
+        file.create_dataset("fields", data=fields, chunks=(1, *fields.shape[1:]), compression=4)
+
+
+def test_a_damaged_chunk_costs_the_windows_of_its_trajectory(stores) -> None:
+    """It is found when it is unpacked, in the thread that reads ahead of a step."""
+    shard = stores["a"].folder / "train" / "shard-00000.h5"
+    before, _ = seen(stores)
+    for store in stores.values():
+        store.close()
+    compress(shard)
+    with h5py.File(shard) as file:
+        chunk = file["fields"].id.get_chunk_info_by_coord((2, 0, 0, 0, 0))
+    with shard.open("r+b") as raw:
+        raw.seek(chunk.byte_offset + chunk.size // 2)
+        raw.write(b"damaged!")
+    after, quarantined = seen(stores)
+    mixture = mixture_of(stores)
+    cuts = {position: mixture.locate(position) for position in POSITIONS}
+    bad = {p for p, (name, cut) in cuts.items() if (name, cut.trajectory) == ("a", 2)}
+    assert quarantined.keys() == bad
+    assert len(bad) > 1
+    assert {(one.file, one.trajectory) for one in quarantined.values()} == {(str(shard), 2)}
+    assert all(torch.equal(after[p], before[p]) for p in POSITIONS if p not in bad)
