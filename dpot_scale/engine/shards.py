@@ -1,6 +1,7 @@
 """The files of a checkpoint that engines write: their names, and how all ranks write them."""
 
 import copyreg
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import Enum
@@ -46,17 +47,19 @@ def errors_at_the_end(engine: Any, folder: Path) -> Iterator[None]:  # noqa: ANN
     """
     failures: list[DiskError] = []
 
-    def guarded(write: Callable[..., None]) -> Callable[..., None]:
+    def guarded(write: Callable[..., object]) -> Callable[..., None]:
         def attempt(*args: object, **kwargs: object) -> None:
             try:
                 write(*args, **kwargs)
             except (OSError, RuntimeError) as error:
                 if not is_about_writing(error):
                     raise
-                failures.append(cannot_write(folder, error))
+                failures.append(cannot_write(folder, _first(error)))
 
         return attempt
 
+    copytree = shutil.copytree  # of what lies on NVMe; DeepSpeed imports it where it saves
+    shutil.copytree = guarded(copytree)  # type: ignore[assignment]
     writer = engine.checkpoint_engine
     writer.save, engine._copy_recovery_script = (
         guarded(writer.save),
@@ -65,6 +68,12 @@ def errors_at_the_end(engine: Any, folder: Path) -> Iterator[None]:  # noqa: ANN
     try:
         yield
     finally:
+        shutil.copytree = copytree
         del writer.save, engine._copy_recovery_script  # the methods of their classes remain
     if failures:
         raise failures[0]
+
+
+def _first(error: OSError | RuntimeError) -> OSError | RuntimeError:
+    """Return an error itself; of those that a copy of many files has collected, the first one."""
+    return OSError(error.args[0][0][2]) if isinstance(error, shutil.Error) else error
