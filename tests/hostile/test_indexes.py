@@ -1,4 +1,4 @@
-"""Indexes of datasets, and the files that they name."""
+"""Indexes of datasets, and the shards that they name."""
 
 import contextlib
 import json
@@ -50,6 +50,28 @@ def test_odd_indexes(good: Path, tmp_path: Path) -> None:
     )
     def try_one(content: bytes) -> None:
         (folder / INDEX).write_bytes(content)
+        tolerated(folder)
+
+    try_one()
+
+
+SHARDS = [store / "train" / "shard-00000.h5" for store in STORES]
+
+
+@pytest.mark.parametrize("good", SHARDS, ids=lambda path: path.parts[-3])
+def test_odd_shards(good: Path, tmp_path: Path) -> None:
+    store = good.parents[1]
+    folder = shutil.copytree(store, tmp_path / "store" / store.name)
+    intact = good.read_bytes()
+    bytes_of_one = mutations.mutated_bytes(intact)
+
+    def as_long(content: bytes) -> bytes:
+        """What is seen before anything is read: another size."""
+        return content[: len(intact)].ljust(len(intact), b"\0")
+
+    @given(st.one_of(bytes_of_one, bytes_of_one.map(as_long)))
+    def try_one(content: bytes) -> None:
+        (folder / good.relative_to(store)).write_bytes(content)
         tolerated(folder)
 
     try_one()
