@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +24,10 @@ from mlflow.entities import Run
 
 from dpot_scale.checkpoints.store import MARKER
 from dpot_scale.config.load import load_run
-from dpot_scale.config.places import LOCK, RESULT_FILE
-from dpot_scale.files import held
+from dpot_scale.config.places import RESULT_FILE
 from dpot_scale.runs.resolved import identify
 from dpot_scale.runs.result import read_result
-from dpot_scale.runs.signs import Sign, write_sign
+from dpot_scale.runs.signs import read_sign
 from dpot_scale.tracking.mlflow_client import RUN_ID_FILE, client
 from dpot_scale.tracking.spool import SPOOL, read_metrics
 from dpot_scale.training.loop import MAX_SKIPPED_IN_A_ROW
@@ -316,24 +315,26 @@ def test_two_ranks_outlive_a_killed_launcher_by_seconds_and_a_restart_goes_on(
 
 
 def test_a_restart_waits_for_orphans_and_returns_their_result(start: Any, finished: Any) -> None:
-    directory = finished.directory.with_name("waited")
-    shutil.copytree(finished.directory, directory)
-    result = (directory / RESULT_FILE).read_bytes()
-    (directory / RESULT_FILE).unlink()
-    spool = (directory / SPOOL).read_bytes()
-    sign = Sign(attempt=1, rank=0, place="here", pid=1, started="1", is_orphaned=True)
-    with held(directory / LOCK, wait=False):
-        waiting = start("waited")
-        while "waiting for those that train in" not in waiting.out.read_text():
-            assert waiting.process.poll() is None, waiting.ended()
-            sign = replace(sign, beats=sign.beats + 1)
-            write_sign(directory, sign)
-            time.sleep(0.2)
-        (directory / RESULT_FILE).write_bytes(result)
+    """Its launcher is killed when a rank has made its last step: nothing is left but the end."""
+    orphaned = start("waited", ranks=1)
+    wait_for_step(orphaned, STEPS)
+    orphan = rank(orphaned, 0)
+    orphaned.process.kill()
+    while not ((sign := read_sign(orphaned.directory, 0)) and sign.is_orphaned):
+        assert orphan.is_running()
+    orphan.suspend()  # it is not to come to the end before the restart comes
+    assert not (orphaned.directory / RESULT_FILE).exists()
+    waiting = start("waited")
+    while "waiting for those that train in" not in waiting.out.read_text():
+        assert waiting.process.poll() is None, waiting.ended()
+        time.sleep(0.05)
+    orphan.resume()
     ended = waiting.ended()
     assert ended.code == 0, ended.err
     assert "held-out rel_l2" in ended.out
-    assert (directory / SPOOL).read_bytes() == spool, "nothing was trained anew"
+    assert "\nstep " not in ended.out, "nothing was trained or evaluated anew"
+    assert curves(ended.directory) == curves(finished.directory)
+    assert psutil.wait_procs([orphan], timeout=60)[1] == []
 
 
 def test_divergence_is_one_sentence_and_never_saved(start: Any) -> None:
