@@ -1,6 +1,6 @@
 """What does a sweep of 500 trials ask of its driver, and of the MLflow server?
 
-python benchmarks/large_sweep.py [--requests 200] [--workers-of-a-trial 8]
+python benchmarks/large_sweep.py [--requests 40] [--workers-of-a-trial 8]
 
 It plans the trials and lets the controller see them to their ends, with a cluster on which each
 ends at once; and it prints what reaches the MLflow server from 8, 64 and 512 GPUs.
@@ -104,7 +104,7 @@ def control(sweep: SweepConfig, trials: Sequence[Trial]) -> None:
 def main() -> None:
     """Print what was found."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--requests", type=float, default=200, help="a second, of MLflow")
+    parser.add_argument("--requests", type=float, default=40, help="a second, of MLflow")
     parser.add_argument("--workers-of-a-trial", type=int, default=8)
     args = parser.parse_args()
     print_sweep()
