@@ -9,13 +9,13 @@ import json
 import re
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from ray._private.state import state
-from ray.autoscaler.sdk import request_resources
 from ray.autoscaler.v2.utils import is_autoscaler_v2
 from ray.core.generated.autoscaler_pb2 import GetClusterStatusReply
 from ray.experimental import internal_kv
+
+from dpot_scale.scaling.held import Held
 
 # The report of the first version.
 AUTOSCALER_STATUS = b"__autoscaling_status"
@@ -43,9 +43,12 @@ def grows() -> bool:
     return any(not OF_ITSELF.fullmatch(kind) for kind in kinds)
 
 
-@dataclass
 class Demand:
-    """Workers that an autoscaler is asked to make room for.
+    """Workers that an autoscaler is asked to make room for, beside what others ask it for.
+
+    Ray has a simpler way, `request_resources`, but only one such request for a whole cluster: each
+    takes the place of another's, as of Ray Train's own for what trains, and stays when the process
+    that made it was killed.
 
     Args:
         worker: The resources of one.
@@ -53,39 +56,52 @@ class Demand:
         most: As many may be used.
     """
 
-    worker: Mapping[str, float]
-    least: int
-    most: int
-    _asked_for: int = 0
-    _since: float = 0.0
+    def __init__(self, worker: Mapping[str, float], least: int, most: int) -> None:
+        self._worker = worker
+        self._least = least
+        self._wanted = most
+        self._held = Held(worker)
+        self._hopeful = 0.0  # when it was not refused, last
 
-    def ask(self) -> bool:
+    def ask(self, there: int, free: int) -> bool:
         """Ask for as many workers as may be used, else for the least; return if there is hope.
 
-        To be called again and again: whoever else asks takes the place of this one.
+        To be called again and again. What others use is not asked for, but counts: there will be
+        room on it when they have ended.
+
+        Args:
+            there: How many workers the nodes hold if nobody uses them; fewer than the least.
+            free: How many workers nodes have free resources for.
         """
-        if not self._asked_for:
-            self._asked_for, self._since = self.most, time.monotonic()
-        elif time.monotonic() - self._since > SURE_SECONDS and self._is_refused():
-            if self._asked_for == self.least:
+        now = time.monotonic()
+        if not self._is_refused():
+            self._hopeful = now
+        elif now - self._hopeful > SURE_SECONDS:
+            if self._wanted == self._least:
                 return False
-            self._asked_for, self._since = self.least, time.monotonic()
-        request_resources(bundles=[dict(self.worker)] * self._asked_for)
+            self._wanted, self._hopeful = self._least, now
+        if self._held.is_there():
+            free += self._held.workers
+        self._held.ask(self._wanted - max(0, there - free))
         return True
 
     def withdraw(self) -> None:
         """Ask for nothing any more: what trials use holds the nodes from now on."""
-        request_resources(bundles=[])
+        self._held.release()
 
     def _is_refused(self) -> bool:
-        """Return whether the autoscaler has said that it cannot add as much."""
-        refused = _status().autoscaling_state.infeasible_cluster_resource_constraints
-        asked = {tuple(sorted(self.worker.items())): self._asked_for}
-        return any(
-            asked == {tuple(sorted(one.request.resources_bundle.items())): one.count}
-            for constraint in refused
-            for one in constraint.resource_requests
-        )
+        """Return whether the autoscaler cannot add as much, and adds nothing for others."""
+        status = _status()
+        refused = {
+            request.details
+            for request in status.autoscaling_state.infeasible_gang_resource_requests
+        }
+        asked = {
+            request.details
+            for request in status.cluster_resource_state.pending_gang_resource_requests
+        }
+        is_own = any(self._held.id in details for details in refused)
+        return bool(self._held.id) and is_own and asked <= refused
 
 
 def _status() -> GetClusterStatusReply:

@@ -19,6 +19,7 @@ from dpot_scale.errors import ConfigError
 from dpot_scale.scaling.autoscaler import Demand, grows
 from dpot_scale.scaling.cost import DEVICES
 from dpot_scale.scaling.fitting import NO_NODES, Node, machine_gib
+from dpot_scale.scaling.held import POLL_SECONDS
 from dpot_scale.terminal import under_way
 
 log = logging.getLogger(__name__)
@@ -27,7 +28,6 @@ log = logging.getLogger(__name__)
 OBJECT_STORE_BYTES = 100 * 2**20
 # How long a trial waits for what others use: a queue of a shared cluster takes hours, not days.
 ROOM_SECONDS = 24 * 3600.0
-POLL_SECONDS = 1.0
 # How long a cluster may take to grow to the size of a trial: machines of a cloud start in minutes.
 GROWTH_SECONDS = 1800.0
 # How a sweep, and how the doctor is asked for them.
@@ -95,7 +95,7 @@ def _measure(resources: ResourcesConfig) -> Cluster:
             log.warning("waiting for the cluster to grow: %s", too_small)
             one = worker_resources(settled)
             demand = Demand(one, settled.least_workers, settled.most_workers)
-        if not demand.ask() or time.monotonic() > deadline:
+        if not demand.ask(workers, free_workers(settled)) or time.monotonic() > deadline:
             demand.withdraw()
             raise too_small
         time.sleep(POLL_SECONDS)
@@ -122,6 +122,13 @@ def living_nodes() -> list[Mapping[str, Any]]:
     """Return what Ray says of each node that takes workers: it lives, and nobody takes it away."""
     leaving = state.get_draining_nodes()
     return [node for node in ray.nodes() if node["Alive"] and node["NodeID"] not in leaving]
+
+
+def free_workers(resources: ResourcesConfig) -> int:
+    """Return how many workers nodes have free resources for."""
+    free = state.available_resources_per_node()
+    nodes = ({**node, "Resources": free.get(node["NodeID"], {})} for node in living_nodes())
+    return sum(as_node(node).workers(resources) for node in nodes)
 
 
 def as_node(described: Mapping[str, Any]) -> Node:

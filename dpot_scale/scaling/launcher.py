@@ -26,6 +26,7 @@ from dpot_scale.runs.signs import given_up, newest_attempt
 from dpot_scale.scaling.cluster import (
     START_LIMIT,
     Cluster,
+    free_workers,
     join_cluster,
     worker_environment,
     worker_resources,
@@ -38,11 +39,10 @@ from dpot_scale.scaling.endings import (
     lost_peer,
     tells_of_death,
 )
+from dpot_scale.scaling.held import Held
 from dpot_scale.scaling.plan import Trial
 from dpot_scale.scaling.room import (
     LOSS_SECONDS,
-    Held,
-    free_workers,
     living,
     lost_one,
     room_in_words,
@@ -146,7 +146,7 @@ class RayLauncher:
     def _more_is_asked_for(self, workers: int) -> Iterator[None]:
         """Let a cluster that grows add nodes for the workers that a trial lacks, if any."""
         lacking = self.cluster.resources.most_workers - workers
-        asked = Held(self.cluster.resources)
+        asked = Held(worker_resources(self.cluster.resources))
         if self.cluster.grows and lacking:
             asked.ask(lacking)
         with self._asking:

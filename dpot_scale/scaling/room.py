@@ -4,27 +4,24 @@ import time
 from collections.abc import Callable, Collection, Sequence
 
 import ray
-from ray._private.state import state
-from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 
 from dpot_scale.config.sweep import ResourcesConfig
 from dpot_scale.errors import UserError
-from dpot_scale.scaling.cluster import ROOM_SECONDS, as_node, living_nodes, worker_resources
+from dpot_scale.scaling.cluster import (
+    ROOM_SECONDS,
+    as_node,
+    free_workers,
+    living_nodes,
+    worker_resources,
+)
+from dpot_scale.scaling.held import POLL_SECONDS, Held
 from dpot_scale.terminal import duration
 
 # An earlier trial takes a moment to leave: so long one waits for as many workers as there may be.
 LEAVING_SECONDS = 8.0
 UNSAID_SECONDS = 10.0
-POLL_SECONDS = 1.0
 # In which Ray finds out that a node is gone: it asks each one every 3 seconds, 5 times.
 LOSS_SECONDS = 30.0
-
-
-def free_workers(resources: ResourcesConfig) -> int:
-    """Return how many workers nodes have free resources for."""
-    free = state.available_resources_per_node()
-    nodes = ({**node, "Resources": free.get(node["NodeID"], {})} for node in living_nodes())
-    return sum(as_node(node).workers(resources) for node in nodes)
 
 
 def living() -> frozenset[str]:
@@ -68,7 +65,7 @@ def wait_for_room(
         UserError: there was none for ROOM_SECONDS.
     """
     started, said = time.monotonic(), False
-    held = Held(resources)
+    held = Held(worker_resources(resources))
     try:
         while not held.wait(_wanted(resources, sizes, time.monotonic() - started)):
             waited = time.monotonic() - started
@@ -87,41 +84,6 @@ def wait_for_room(
     if said:
         say(f"starts after {duration(time.monotonic() - started)} of waiting")
     return held.workers
-
-
-class Held:
-    """What Ray holds, or is asked to hold, for workers until they start.
-
-    Args:
-        resources: The resources of a trial, their kind settled.
-    """
-
-    def __init__(self, resources: ResourcesConfig) -> None:
-        self._one = worker_resources(resources)
-        self._group: PlacementGroup | None = None
-        self.workers = 0
-
-    def ask(self, workers: int) -> None:
-        """Ask for so many workers, in place of other ones."""
-        if self._group is None or workers != self.workers:
-            self.release()
-            self.workers, self._group = workers, placement_group([self._one] * workers)
-
-    def wait(self, workers: int) -> bool:
-        """Wait a moment for so many workers; return whether there is room for them."""
-        self.ask(workers)
-        assert self._group is not None
-        return bool(self._group.wait(POLL_SECONDS))
-
-    def is_there(self) -> bool:
-        """Return whether Ray holds what it was asked for."""
-        return self._group is not None and bool(self._group.wait(0))
-
-    def release(self) -> None:
-        """Give it back, or ask for it no longer."""
-        if self._group is not None:
-            remove_placement_group(self._group)
-        self._group = None
 
 
 def _wanted(resources: ResourcesConfig, sizes: Sequence[int], waited: float) -> int:

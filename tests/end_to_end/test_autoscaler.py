@@ -7,7 +7,10 @@ that Ray has for that one, wheels lack the file.
 import json
 import os
 import secrets
+import subprocess
+import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,7 +25,7 @@ from dpot_scale.config.load import load_sweep
 from dpot_scale.config.places import resolve_sweep_paths
 from dpot_scale.runs.result import read_result
 from dpot_scale.scaling.plan import plan
-from tests.end_to_end.test_elastic import Driver, Nodes, free_port
+from tests.end_to_end.test_elastic import DRIVER, Driver, Nodes, free_port, wait_until
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
 
@@ -38,6 +41,22 @@ ladder: {{narrow: {{width: 16}}}}
 windows: [96]
 resources: {{workers: 1, gpus_per_worker: 0}}
 max_attempts: 1
+"""
+# Prints all that Ray is asked for, and adds nothing of its own to it unless it is to.
+WISH = """
+import json, sys
+import ray
+from google.protobuf.json_format import MessageToJson
+from ray._private.ray_constants import AUTOSCALER_RESOURCE_REQUEST_CHANNEL
+from ray.autoscaler.sdk import request_resources
+from dpot_scale.scaling.autoscaler import _status, internal_kv
+ray.init(log_to_driver=False)
+if bundles := json.loads(sys.argv[1]):
+    request_resources(bundles=bundles)
+asked = _status().cluster_resource_state
+print(internal_kv._internal_kv_get(AUTOSCALER_RESOURCE_REQUEST_CHANNEL))
+for one in (*asked.cluster_resource_constraints, *asked.pending_gang_resource_requests):
+    print(MessageToJson(one))
 """
 PROVIDER = {
     "type": "external",
@@ -55,6 +74,12 @@ SECOND = {
     "RAY_CLOUD_INSTANCE_ID": FAKE_HEAD_NODE_ID,
     "RAY_NODE_TYPE_NAME": FAKE_HEAD_NODE_TYPE,
 }
+
+
+class Patient(Driver):
+    """One that takes no refusal for an answer."""
+
+    script = f"from dpot_scale.scaling import autoscaler; autoscaler.SURE_SECONDS = 600.0{DRIVER}"
 
 
 def settings(address: str) -> dict[str, Any]:
@@ -104,17 +129,54 @@ def growing(
             head.kill()
 
 
-def test_a_trial_trains_on_a_node_that_is_added_for_it(
+def wish(nodes: Nodes, *bundles: str) -> str:
+    """Ask Ray for something in a process of its own, as another user does; all that is asked for.
+
+    Ray remembers one such wish of a whole cluster, also when who had it has ended.
+    """
+    command = [sys.executable, "-c", WISH, json.dumps([{bundle: 1} for bundle in bundles])]
+    environment = nodes.environment | {"RAY_ADDRESS": nodes.address}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize("growing", [FAKE | SECOND], ids=["second"], indirect=True)
+def test_a_sweep_that_waits_and_is_killed_leaves_only_what_others_ask_for(
     growing: Nodes, tmp_path: Path, tiny_yaml: Path
 ) -> None:
+    """Before anything trains: then Ray Train's own wish takes the place of any other."""
+    assert "a_gem" in wish(growing, "a_gem")
     (tmp_path / "sweep.yaml").write_text(SWEEP.format(run=tiny_yaml))
-    code, log = Driver(tmp_path, growing).ended()
-    assert code == 0, log
-    assert "waiting for the cluster to grow: a trial needs 1 CPU" in log
-    (trial,) = plan(resolve_sweep_paths(load_sweep(str(tmp_path / "sweep.yaml")), tmp_path))
-    result = read_result(trial.run.directory)
-    assert result is not None
-    assert result.steps == trial.run.steps
+    driver = Patient(tmp_path, growing, "resources.cpus_per_worker=7")
+    try:
+        wait_until(lambda: '"CPU": 7' in wish(growing), driver.process, driver.log)
+    finally:
+        driver.process.kill()
+    driver.process.wait(60)
+    deadline = time.monotonic() + 60
+    while '"CPU": 7' in wish(growing):
+        assert time.monotonic() < deadline
+    assert "a_gem" in wish(growing)
+
+
+def test_two_sweeps_wait_for_nodes_at_once(growing: Nodes, tmp_path: Path, tiny_yaml: Path) -> None:
+    drivers = []
+    for folder, workers in ((tmp_path / "one", 1), (tmp_path / "two", 2)):
+        folder.mkdir()
+        (folder / "sweep.yaml").write_text(SWEEP.format(run=tiny_yaml))
+        drivers.append(Driver(folder, growing, f"resources.workers={workers}"))
+    for driver, folder in zip(drivers, ("one", "two"), strict=True):
+        code, log = driver.ended()
+        assert code == 0, log
+        assert "waiting for the cluster to grow: a trial needs " in log
+        sweep = resolve_sweep_paths(
+            load_sweep(str(tmp_path / folder / "sweep.yaml")), tmp_path / folder
+        )
+        (trial,) = plan(sweep)
+        result = read_result(trial.run.directory)
+        assert result is not None
+        assert result.steps == trial.run.steps
 
 
 @pytest.mark.parametrize("growing", [FAKE | SECOND], ids=["second"], indirect=True)

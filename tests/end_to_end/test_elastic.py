@@ -152,10 +152,12 @@ def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nodes]:
 class Driver:
     """A process that runs the sweep on the nodes."""
 
+    script = DRIVER
+
     def __init__(self, folder: Path, nodes: Nodes, *overrides: str) -> None:
         number = len(list(folder.glob("driver_*")))
         self.log = folder / f"driver_{number}.log"
-        command = [sys.executable, "-c", DRIVER, "run", "--config", str(folder / "sweep.yaml")]
+        command = [sys.executable, "-c", self.script, "run", "--config", str(folder / "sweep.yaml")]
         own = {"RAY_ADDRESS": nodes.address, "DPOT_SCALE_HOME": str(folder)}
         own |= {"RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S": "1"}
         with self.log.open("w") as log:

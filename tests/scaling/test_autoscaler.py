@@ -1,12 +1,12 @@
 """What an autoscaler is asked for, and says. With Ray itself: tests/end_to_end."""
 
 import json
-from collections.abc import Callable
+from types import SimpleNamespace
 
 import pytest
 from ray.core.generated.autoscaler_pb2 import GetClusterStatusReply
 
-from dpot_scale.scaling import autoscaler
+from dpot_scale.scaling import autoscaler, held
 from dpot_scale.scaling.autoscaler import SURE_SECONDS, Demand
 
 ONE = {"CPU": 2.0, "GPU": 1.0}
@@ -50,65 +50,99 @@ def test_a_second_version_grows_if_its_nodes_have_kinds(
     assert autoscaler.grows() is grows
 
 
-class Autoscaler:
-    """An autoscaler that can add so many workers at most, and what it was asked for."""
+class Cluster:
+    """A cluster whose autoscaler can add nodes for so many workers beside what others use."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, most: int) -> None:
         self.most, self.now = most, 100.0
-        self.asked: list[list[dict[str, float]]] = []
-        self.of_others = False
+        self.groups: dict[str, int] = {}  # workers that are asked for, by the name of the request
+        self.made = 0
+        self.holds = False  # what it is asked for
         monkeypatch.setattr(autoscaler, "time", self)
-        monkeypatch.setattr(autoscaler, "request_resources", self.request)
         monkeypatch.setattr(autoscaler, "_status", self.status)
+        monkeypatch.setattr(held, "placement_group", self.group)
+        monkeypatch.setattr(
+            held, "remove_placement_group", lambda group: self.groups.pop(group.id.hex())
+        )
 
     def monotonic(self) -> float:
         return self.now
 
-    def request(self, bundles: list[dict[str, float]]) -> None:
-        self.asked.append(bundles)
+    def group(self, bundles: list[dict[str, float]]) -> SimpleNamespace:
+        assert bundles == [ONE] * len(bundles)
+        self.made += 1
+        name = f"group{self.made}"
+        self.groups[name] = len(bundles)
+        identity = SimpleNamespace(hex=lambda: name)
+        return SimpleNamespace(id=identity, wait=lambda _: self.holds)
 
     def status(self) -> GetClusterStatusReply:
-        reply = GetClusterStatusReply()
-        if len(self.asked[-1]) > self.most:
-            refused = reply.autoscaling_state.infeasible_cluster_resource_constraints.add()
-            resources = {"CPU": 64.0} if self.of_others else self.asked[-1][0]
-            refused.resource_requests.add(
-                request={"resources_bundle": resources}, count=len(self.asked[-1])
-            )
+        """As Ray's second version says it: the largest request first, each as a whole."""
+        reply, left = GetClusterStatusReply(), self.most
+        for name, workers in sorted(self.groups.items(), key=lambda group: -group[1]):
+            details = f"{name}:PACK|PENDING"
+            reply.cluster_resource_state.pending_gang_resource_requests.add(details=details)
+            if workers > left:
+                refused = reply.autoscaling_state.infeasible_gang_resource_requests
+                refused.add(details=details)
+            else:
+                left -= workers
         return reply
 
-    def workers_after(self, seconds: float, ask: Callable[[], bool]) -> int:
-        """Return for how many it was asked after a while; 0 if there is no hope."""
+    def after(self, seconds: float, demand: Demand, there: int = 0, free: int = 0) -> list[int]:
+        """Return for how many it was asked after a while; for none if there is no hope."""
         self.now += seconds
-        return len(self.asked[-1]) if ask() else 0
+        return list(self.groups.values()) if demand.ask(there, free) else []
 
 
-def test_the_most_is_asked_for_again_and_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    made, demand = Autoscaler(monkeypatch, 4), Demand(ONE, 2, 4)
+def test_the_most_is_asked_for_until_it_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    made, demand = Cluster(monkeypatch, 4), Demand(ONE, 2, 4)
     for _ in range(5):
-        assert made.workers_after(SURE_SECONDS, demand.ask) == 4
-    assert made.asked == [[ONE] * 4] * 5
+        assert made.after(SURE_SECONDS, demand) == [4]
+    assert made.made == 1
     demand.withdraw()
-    assert made.asked[-1] == []
+    assert not made.groups
 
 
 def test_the_least_is_asked_for_where_the_most_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """An autoscaler that cannot add all of it adds nothing."""
-    made, demand = Autoscaler(monkeypatch, 3), Demand(ONE, 2, 4)
-    assert made.workers_after(0, demand.ask) == 4
-    assert made.workers_after(SURE_SECONDS / 2, demand.ask) == 4, "it may not know all nodes yet"
+    made, demand = Cluster(monkeypatch, 3), Demand(ONE, 2, 4)
+    assert made.after(0, demand) == [4]
+    assert made.after(SURE_SECONDS / 2, demand) == [4], "it may not know all nodes yet"
     for _ in range(3):
-        assert made.workers_after(2 * SURE_SECONDS, demand.ask) == 2
+        assert made.after(2 * SURE_SECONDS, demand) == [2]
 
 
 def test_there_is_no_hope_where_the_least_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    made, demand = Autoscaler(monkeypatch, 1), Demand(ONE, 2, 4)
-    sizes = [made.workers_after(2 * SURE_SECONDS, demand.ask) for _ in range(3)]
-    assert sizes == [4, 2, 0]
+    made, demand = Cluster(monkeypatch, 1), Demand(ONE, 2, 4)
+    asked = [made.after(2 * SURE_SECONDS, demand) for _ in range(3)]
+    assert asked == [[4], [2], []]
 
 
 def test_what_others_are_refused_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
-    made, demand = Autoscaler(monkeypatch, 1), Demand(ONE, 2, 2)
-    made.of_others = True
+    made, demand = Cluster(monkeypatch, 2), Demand(ONE, 2, 2)
+    made.groups["of others"] = 64
     for _ in range(4):
-        assert made.workers_after(2 * SURE_SECONDS, demand.ask) == 2
+        assert made.after(2 * SURE_SECONDS, demand) == [64, 2]
+
+
+def test_two_wait_side_by_side(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither takes back what the other one asks for, or loses hope while that is added."""
+    made, one, other = Cluster(monkeypatch, 3), Demand(ONE, 3, 3), Demand(ONE, 2, 2)
+    for _ in range(4):
+        made.after(0, one)
+        assert made.after(2 * SURE_SECONDS, other) == [3, 2]
+    one.withdraw()
+    assert made.after(0, other) == [2]
+    other.withdraw()
+    assert not made.groups
+
+
+def test_what_others_use_is_waited_for_and_not_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else an autoscaler at its limit would refuse what there is room for once they have ended."""
+    made, demand = Cluster(monkeypatch, 4), Demand(ONE, 4, 4)
+    assert made.after(0, demand) == [4]
+    assert made.after(0, demand, there=3, free=0) == [1]
+    assert made.after(0, demand, there=3, free=2) == [3]
+    made.holds = True  # of the nodes that are there, nothing is left then
+    assert made.after(0, demand, there=3, free=0) == [4]

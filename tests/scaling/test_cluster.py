@@ -8,8 +8,14 @@ import ray
 from dpot_scale.config.sweep import ResourcesConfig
 from dpot_scale.engine.memory import GIB
 from dpot_scale.errors import ConfigError
-from dpot_scale.scaling import autoscaler, cluster
-from dpot_scale.scaling.cluster import as_node, settle, worker_environment, worker_resources
+from dpot_scale.scaling import cluster
+from dpot_scale.scaling.cluster import (
+    as_node,
+    free_workers,
+    settle,
+    worker_environment,
+    worker_resources,
+)
 from dpot_scale.scaling.fitting import machine_gib
 
 
@@ -57,11 +63,26 @@ def test_a_node_has_what_ray_says_of_it(
     assert as_node({"NodeID": "there", "Resources": {"CPU": 1.0}}).gib is None
 
 
+def test_free_workers_are_counted_by_node(monkeypatch: pytest.MonkeyPatch) -> None:
+    free = {"a": 5.0, "b": 3.0, "dead": 8.0, "leaves": 8.0}
+    state = SimpleNamespace(
+        get_draining_nodes=lambda: {"leaves": 0},
+        available_resources_per_node=lambda: {name: {"CPU": cpus} for name, cpus in free.items()},
+    )
+    monkeypatch.setattr(cluster, "state", state)
+    context = SimpleNamespace(get_node_id=lambda: "here")
+    monkeypatch.setattr(ray, "get_runtime_context", lambda: context)
+    nodes = [{"NodeID": name, "Alive": name != "dead", "Resources": {}} for name in free]
+    monkeypatch.setattr(ray, "nodes", lambda: nodes)
+    resources = ResourcesConfig(workers=(1, 4), cpus_per_worker=2, gpus_per_worker=0)
+    assert free_workers(resources) == 2 + 1
+
+
 class Growing:
     """A cluster of nodes with so many CPUs each, which may grow at every look."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, *looks: list[int], grows: bool) -> None:
-        self.looks, self.asked = list(looks), 0
+        self.looks, self.asked, self.withdrawn = list(looks), 0, False
         monkeypatch.setattr(ray, "nodes", self.nodes)
         monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": float(sum(self.looks[0]))})
         context = SimpleNamespace(get_node_id=lambda: "here")
@@ -69,7 +90,8 @@ class Growing:
         monkeypatch.setattr(cluster.state, "get_draining_nodes", lambda: {"leaving": 0})
         monkeypatch.setattr(cluster, "grows", lambda: grows)
         monkeypatch.setattr(cluster, "POLL_SECONDS", 0.0)
-        monkeypatch.setattr(autoscaler, "request_resources", self.request)
+        monkeypatch.setattr(cluster, "free_workers", lambda _: 0)
+        monkeypatch.setattr(cluster, "Demand", lambda *asked: self.asks(*asked))
 
     def nodes(self) -> list[dict[str, object]]:
         return [
@@ -77,11 +99,19 @@ class Growing:
             for cpus in self.looks[0]
         ]
 
-    def request(self, bundles: list[dict[str, float]]) -> None:
-        assert bundles in ([{"CPU": 2.0}] * 2, [])
-        self.asked += len(bundles) // 2
+    def asks(self, worker: dict[str, float], least: int, most: int) -> "Growing":
+        assert (worker, least, most) == ({"CPU": 2.0}, 2, 2)
+        return self
+
+    def ask(self, there: int, free: int) -> bool:
+        assert (there, free) == (sum(cpus // 2 for cpus in self.looks[0]), 0)
+        self.asked += 1
         if len(self.looks) > 1:
             self.looks.pop(0)
+        return True
+
+    def withdraw(self) -> None:
+        self.withdrawn = True
 
 
 TWO_OF_TWO = ResourcesConfig(workers=2, cpus_per_worker=2, gpus_per_worker=0)
@@ -106,6 +136,7 @@ def test_a_cluster_that_grows_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> 
     made = Growing(monkeypatch, [], [], [2], [2, 2], grows=True)
     assert cluster._measure(TWO_OF_TWO).trials == 1
     assert made.asked == 3
+    assert made.withdrawn
 
 
 def test_a_cluster_that_does_not_grow_enough_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -114,3 +145,4 @@ def test_a_cluster_that_does_not_grow_enough_is_refused(monkeypatch: pytest.Monk
     with pytest.raises(ConfigError, match=r"needs 4 CPU \(2 workers\), but the cluster has 0"):
         cluster._measure(TWO_OF_TWO)
     assert made.asked
+    assert made.withdrawn

@@ -6,8 +6,8 @@ import pytest
 import ray
 
 from dpot_scale.config.sweep import ResourcesConfig
-from dpot_scale.scaling import cluster, room
-from dpot_scale.scaling.room import free_workers, living, lost_one, wait_for_room
+from dpot_scale.scaling import cluster, held, room
+from dpot_scale.scaling.room import living, lost_one, wait_for_room
 
 ONE_TO_FOUR = ResourcesConfig(workers=(1, 4), cpus_per_worker=2, gpus_per_worker=0)
 
@@ -29,11 +29,10 @@ class Nodes:
             get_draining_nodes=lambda: dict.fromkeys(self.leaving, 0),
             available_resources_per_node=self.free,
         )
-        monkeypatch.setattr(room, "state", state)
         monkeypatch.setattr(cluster, "state", state)
         monkeypatch.setattr(room, "time", SimpleNamespace(monotonic=self.tick, sleep=self.sleep))
-        monkeypatch.setattr(room, "placement_group", self.group)
-        monkeypatch.setattr(room, "remove_placement_group", lambda _: None)
+        monkeypatch.setattr(held, "placement_group", self.group)
+        monkeypatch.setattr(held, "remove_placement_group", lambda _: None)
 
     def nodes(self) -> list[dict[str, object]]:
         return [
@@ -58,13 +57,6 @@ class Nodes:
             return len(bundles) <= self.holds
 
         return SimpleNamespace(wait=wait)
-
-
-def test_free_workers_are_counted_by_node(monkeypatch: pytest.MonkeyPatch) -> None:
-    nodes = Nodes(monkeypatch, a=(8, 5), b=(8, 3), dead=(0, 8), leaves=(8, 8))
-    nodes.leaving.append("leaves")
-    assert free_workers(ONE_TO_FOUR) == 2 + 1
-    assert living() == {"a", "b"}
 
 
 def test_a_node_that_dies_or_leaves_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
