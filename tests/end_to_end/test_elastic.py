@@ -1,6 +1,7 @@
 """A sweep whose trial loses and gains workers: two nodes of Ray on this machine come and go."""
 
 import contextlib
+import itertools
 import os
 import secrets
 import shutil
@@ -23,6 +24,7 @@ from dpot_scale.scaling.journal import Journal
 from dpot_scale.scaling.plan import Trial, plan
 from dpot_scale.scaling.status import status_table
 from dpot_scale.tracking.spool import SPOOL, complete_records, read_metrics
+from tests.end_to_end.recording import drawn
 
 pytestmark = [pytest.mark.ray, pytest.mark.distributed, pytest.mark.timeout(900)]
 
@@ -46,14 +48,20 @@ resources: {{workers: [1, 2], gpus_per_worker: 0}}
 max_attempts: 1
 max_preemptions: 0
 """
-# As users start it, but quicker to find that there is room for more workers.
+# As users start it, but quicker to find that there is room for more workers, and with a record of
+# the windows; workers get the functions themselves, as they need not find the tests.
 DRIVER = """
 import sys
-from dpot_scale.scaling import elastic
+from ray import cloudpickle
+from dpot_scale.scaling import elastic, launcher
 from dpot_scale.sweep import main
+from tests.end_to_end import recording
+cloudpickle.register_pickle_by_value(recording)
+launcher.train_trial = recording.train_trial
 elastic.STEADY_SECONDS, elastic.LOOK_SECONDS, elastic.TRIAL_OVERHEAD_SECONDS = 1.0, 0.5, 0.0
 sys.exit(main())
 """
+ALONE = "import sys; from tests.end_to_end.recording import train; sys.exit(train())"
 LOST = "a node of its workers is gone"
 TAKEN = "a node of its workers is about to be taken away; it saved"
 MORE = "there is room for 2 workers"
@@ -263,18 +271,42 @@ def test_a_trial_goes_on_with_the_workers_that_there_are(story: Story) -> None:
     assert (result.world_size, result.steps) == (1, STEPS)
 
 
-def test_its_losses_are_those_of_an_undisturbed_run(story: Story, tmp_path: Path) -> None:
-    """Each step saw the same windows: others would give another loss."""
-    undisturbed = story.trial.run.model_copy(update={"output": tmp_path, "name": "undisturbed"})
-    (tmp_path / "run.yaml").write_text(dump(undisturbed))
-    command = [sys.executable, "-m", "dpot_scale.train", "--config", str(tmp_path / "run.yaml")]
+@pytest.fixture(scope="module")
+def undisturbed(story: Story, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the same run, alone and in one go."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    run = story.trial.run.model_copy(update={"output": folder, "name": "undisturbed"})
+    (folder / "run.yaml").write_text(dump(run))
+    command = [sys.executable, "-c", ALONE, str(folder / "drawn" / "alone" / "rank_0.jsonl")]
+    command += ["--config", str(folder / "run.yaml")]
     subprocess.run(command, cwd=REPOSITORY, check=True, capture_output=True, timeout=400)
+    return folder
+
+
+def test_its_losses_are_those_of_an_undisturbed_run(story: Story, undisturbed: Path) -> None:
     here, there = (
-        read_metrics(d / SPOOL) for d in (story.trial.run.directory, undisturbed.directory)
+        read_metrics(d / SPOOL) for d in (story.trial.run.directory, undisturbed / "undisturbed")
     )
     assert sorted(here["train/loss"]) == list(range(1, STEPS + 1))
     assert here["train/lr"] == there["train/lr"]
     assert here["train/loss"] == pytest.approx(there["train/loss"], rel=1e-6)
+
+
+def test_each_step_drew_the_windows_of_an_undisturbed_run(story: Story, undisturbed: Path) -> None:
+    """Whatever the number of workers; also a step that an attempt made for nothing."""
+    (expected,) = drawn(undisturbed / "drawn").values()
+    assert sorted(expected) == list(range(STEPS))
+    assert len(set(itertools.chain(*expected.values()))) == 16 * STEPS
+    attempts = drawn(story.trial.run.output.parent / "drawn")
+    assert len(attempts) == 5
+    whole = set()
+    for name, steps in attempts.items():
+        for step, windows in steps.items():
+            assert len(windows) == len(set(windows)), f"step {step} of {name}: one twice"
+            assert set(windows) <= set(expected[step]), f"step {step} of {name}"
+            if len(windows) == 16:
+                whole.add(step)
+    assert whole == set(range(STEPS))
 
 
 def test_what_a_killed_driver_left_of_ray_is_removed(story: Story) -> None:
