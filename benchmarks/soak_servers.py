@@ -17,6 +17,7 @@ from soak_leaks import family
 
 REPOSITORY = Path(__file__).parents[1]
 START_SECONDS = 900.0  # of a server or a node, on a busy machine
+TRY_SECONDS = 120.0  # in which a node of Ray has started, or is started again
 STARTED = b"Ray runtime started"  # says `ray start` then
 
 
@@ -142,7 +143,7 @@ class RayCluster:
         return family([self.head.pid, self.node.pid])
 
     def _start(self, *words: str) -> subprocess.Popen[bytes]:
-        """Start a node; again where it gives up, as it does after 30 s on a busy machine."""
+        """Start a node; again where it gives up, as it does on a busy machine, or waits in vain."""
         ray = str(Path(sys.executable).with_name("ray"))
         command = [ray, "start", "--block", "--num-cpus=1", "--node-ip-address=127.0.0.1"]
         command += [f"--object-store-memory={2**27}", *words]
@@ -151,8 +152,8 @@ class RayCluster:
         while time.monotonic() < deadline:
             self._starts += 1
             log = self._folder / f"ray_{self._starts}.log"
-            node = started(command, log, **dict(own))
-            while node.poll() is None:
+            node, tried = started(command, log, **dict(own)), time.monotonic()
+            while node.poll() is None and time.monotonic() < tried + TRY_SECONDS:
                 if STARTED in log.read_bytes():
                     return node
                 time.sleep(0.2)
