@@ -1,5 +1,6 @@
 """Whether a run of benchmarks/soak.py is what an undisturbed run is, on the disk and in MLflow."""
 
+import json
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -108,7 +109,7 @@ def of_points(
 
 def of_archive(training: Training) -> list[str]:
     """Return in words how the archive of a finished run differs from what is on the disk."""
-    there = training.around.archive.content(training.archive_url)
+    there = with_records(training.around.archive.content(training.archive_url))
     here = {
         str(path.relative_to(training.checkpoints())): path.read_bytes()
         for path in training.checkpoints().rglob("*")
@@ -122,6 +123,16 @@ def of_archive(training: Training) -> list[str]:
     names = {name for name in there if name in here or name.startswith("step_")} | here.keys()
     differ = sorted(name for name in names if here.get(name) != there.get(name))
     return [f"the archive differs in {', '.join(differ)}"] if differ else []
+
+
+def with_records(files: Mapping[str, bytes]) -> dict[str, bytes]:
+    """Return the files of an archive, with the records that lie there in pieces, by their names."""
+    lists = [name for name in files if name.startswith("records/list_")]
+    pieces = json.loads(files[max(lists)])["pieces"] if lists else {}
+    return dict(files) | {
+        name: b"".join(files.get(f"records/{one}", b"") for one in sums)
+        for name, sums in pieces.items()
+    }
 
 
 def send_what_is_missing(results: Sequence[str]) -> None:

@@ -153,6 +153,16 @@ def test_a_fault_that_keeps_every_step_may_cost_none(soak: Any) -> None:
     assert soak.note_made_again(records, [soak.Caused("full disk", 1, 1.5), stop]) == []
 
 
+def test_a_record_is_read_out_of_its_pieces(soak: Any) -> None:
+    lists = {
+        f"records/list_00000{number}_sum": json.dumps({"pieces": {soak.SPOOL: sums}}).encode()
+        for number, sums in ((1, ["b"]), (2, ["b", "a"]))
+    }
+    files = {"records/a": b"2", "records/b": b"1", **lists}
+    assert soak.with_records(files)[soak.SPOOL] == b"12"
+    assert soak.with_records({}) == {}
+
+
 def test_the_steps_of_a_lost_disk_count(soak: Any, tmp_path: Path) -> None:
     training = soak.Training(tmp_path, "lost", "torchrun")
     training.directory.mkdir(parents=True)
