@@ -214,7 +214,7 @@ def test_a_finished_run_sends_what_its_archive_did_not_take(
     assert "weights, figures and metrics" in capsys.readouterr().out
     archive.unlink()
     assert main(again) == 0
-    sent = f"sent step_000004 of {tmp_path}/short to checkpoint.archive\n"
+    sent = f"sent step_000004, the newest records of {tmp_path}/short to checkpoint.archive\n"
     assert capsys.readouterr().out.startswith(sent)
     marker = Path("short") / CHECKPOINTS / "step_000004" / MARKER
     assert (archive / "short/step_000004" / MARKER).read_bytes() == (tmp_path / marker).read_bytes()

@@ -66,7 +66,7 @@ class Submission:
             )
 
     def ended(self) -> tuple[int, str]:
-        code = self.process.wait(timeout=300)
+        code = self.process.wait(timeout=500)
         return code, self.log.read_text()
 
 
