@@ -16,6 +16,7 @@ from dpot_scale.data.stream.assembly import Batch
 from dpot_scale.data.stream.reader import BatchStream
 from dpot_scale.engine.collectives import raise_on_all
 from dpot_scale.engine.engine import Engine, Rates, Update
+from dpot_scale.engine.peers import lost_peers_named
 from dpot_scale.engine.runtime import World
 from dpot_scale.errors import (
     DataError,
@@ -110,6 +111,7 @@ class Trainer:
         Raises:
             SharedDataError, SharedMachineError: a rank cannot read its data; raised on all ranks.
             DiskError: the last state cannot be saved, or too many before; raised on all ranks.
+            LostPeerError: another rank ended, or did not answer within `limits.collective`.
         """
         batches = self.stream.start(state.step)
         self.meter = Meter(self.world, lambda: self.stream.wait_seconds, self.waits)
@@ -117,7 +119,9 @@ class Trainer:
         self._saving = Saving(self.world, state.step)
         self._spikes = Spikes(self.config.limits.spike, self.past)
         verdict = Verdict.FINISHED if state.step == self.config.steps else Verdict.CONTINUE
-        with closing(self._watch()) as watch:
+        watching = closing(Watch(self.world, self.told_to_stop, self.preempted, self.ends))
+        # A lost peer is named before anything is closed: the launcher's SIGTERM may come meanwhile.
+        with watching as watch, lost_peers_named(self.config.limits.patience):
             while verdict is Verdict.CONTINUE:
                 rates = self._schedule.at(state.step)
                 loss, update = self._train_step(batches, state, rates)
@@ -139,9 +143,6 @@ class Trainer:
                     how = f"{self.stop.words()} at step {state.step} of {self.config.steps}"
                     raise DiskError(f"the run was stopped {how}{lost}")
         return verdict, state
-
-    def _watch(self) -> Watch:
-        return Watch(self.world, self.told_to_stop, self.preempted, self.ends)
 
     def _do_what_is_due(self, state: TrainState, found: Findings) -> Verdict:
         """Log, evaluate and save after a step; return whether to go on. Collective.

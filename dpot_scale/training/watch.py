@@ -127,9 +127,10 @@ class Signals:
         self._previous = {number: signal.signal(number, self._remember) for number in watched}
 
     def close(self) -> None:
-        """Give the signals back to whoever handled them before."""
+        """Give signals back to whoever handled them before; leave those that others took since."""
         for number, handler in self._previous.items():
-            signal.signal(number, handler)
+            if signal.getsignal(number) == self._remember:
+                signal.signal(number, handler)
 
     def _remember(self, number: int, _frame: FrameType | None) -> None:
         now = time.monotonic()

@@ -28,7 +28,13 @@ from dpot_scale.data.stream.reader import BatchStream, Share, training_windows
 from dpot_scale.engine.engine import Rates, Update
 from dpot_scale.engine.runtime import World, start_world
 from dpot_scale.engine.state import Snapshot, StoredState
-from dpot_scale.errors import DiskError, SharedDataError, SharedMachineError, UserError
+from dpot_scale.errors import (
+    DiskError,
+    LostPeerError,
+    SharedDataError,
+    SharedMachineError,
+    UserError,
+)
 from dpot_scale.models.forecaster import Forecast
 from dpot_scale.tracking.spool import SPOOL, read_metrics
 from dpot_scale.tracking.tracker import Tracker
@@ -532,6 +538,25 @@ def test_handlers_are_given_back_when_the_loop_fails(loop: Callable[..., Loop]) 
     with pytest.raises(RuntimeError):
         made.fit()
     assert signal.getsignal(signal.SIGTERM) is handler
+
+
+def test_the_launcher_that_ends_the_others_is_not_why_a_run_lost_a_peer(
+    loop: Callable[..., Loop],
+) -> None:
+    made = loop()
+    handler = signal.getsignal(signal.SIGTERM)
+
+    def lose(step: int) -> None:
+        raise RuntimeError("[/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:1] Broken pipe")
+
+    made.engine.at_step = lose
+    try:
+        with pytest.raises(LostPeerError):
+            made.fit()
+        os.kill(os.getpid(), signal.SIGTERM)  # as the launcher does while the rest is closed
+        assert signal.getsignal(signal.SIGTERM) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGTERM, handler)
 
 
 def test_what_is_not_finite_is_never_saved(loop: Callable[..., Loop]) -> None:
