@@ -18,7 +18,7 @@ from dpot_scale.data.store.dataset import open_store, stored_names
 from dpot_scale.diagnosis.finding import Finding
 from dpot_scale.engine.operators import HOW_TO_COMPILE, build_path, python_header
 from dpot_scale.engine.runtime import ranks_of_node, trains_on_gpu
-from dpot_scale.errors import ConfigError, DataError
+from dpot_scale.errors import ConfigError, DataError, MachineError
 from dpot_scale.files import NO_LOCKS
 from dpot_scale.models.families import family_of
 from dpot_scale.runs.agreement import code_digest
@@ -207,16 +207,18 @@ def data(config: RunConfig) -> Finding:
     root, wanted = config.data.root, list(config.data.weights)
     suite = config.data.suite
     solved = set() if suite is None else set(suite.datasets)
-    here = [name for name in stored_names(root) if name in wanted]
-    absent = [name for name in wanted if name not in solved.union(here)]
-    if absent:
-        to_do = "import them (`python -m dpot_scale.prepare import`), or set data.root"
-        return Finding("data", "stops", f"{root} lacks {', '.join(absent)}", to_do)
     try:
+        here = [name for name in stored_names(root) if name in wanted]
         for name in here:
             open_store(root, name)
     except DataError as error:
         return Finding("data", "stops", "damaged", str(error))
+    except (MachineError, OSError) as error:  # a folder that cannot be listed, too
+        return Finding("data", "stops", "cannot be read now", str(error))
+    absent = [name for name in wanted if name not in solved.union(here)]
+    if absent:
+        to_do = "import them (`python -m dpot_scale.prepare import`), or set data.root"
+        return Finding("data", "stops", f"{root} lacks {', '.join(absent)}", to_do)
     found = f"{len(here)} of {len(wanted)} datasets are in {root}"
     later = ", the others are solved when a run starts" if len(here) < len(wanted) else ""
     return Finding("data", "ok", found + later)

@@ -153,6 +153,25 @@ def test_data_that_are_here_damaged_or_absent(tiny_yaml: Path, tmp_path: Path) -
     assert data(imported).verdict == "ok"
 
 
+def test_data_that_a_machine_cannot_read_now_are_not_called_damaged(
+    tiny_yaml: Path, tmp_path: Path
+) -> None:
+    config = load_run(str(tiny_yaml), [f"data.root={tmp_path}"])
+    open_datasets(config.data, config.model, progress=print)
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    held = [os.dup(0) for _ in range(64)]  # whatever number is free below is taken
+    os.close(held[-1])
+    resource.setrlimit(resource.RLIMIT_NOFILE, (held[-1], limits[1]))
+    try:
+        found = data(config)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        for one in held[:-1]:
+            os.close(one)
+    assert (found.verdict, found.found) == ("stops", "cannot be read now"), found
+    assert "Too many open files" in found.to_do
+
+
 def test_a_port_that_is_taken() -> None:
     with socket.create_server(("", 0)) as server:
         number = server.getsockname()[1]
