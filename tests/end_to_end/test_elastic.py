@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -108,10 +108,11 @@ class Nodes:
         options = ["--head", f"--port={self.port}", f"--temp-dir={self.temporary}"]
         return [*options, "--include-dashboard=false", f"--ray-client-server-port={free_port()}"]
 
-    def start(self, *options: str, cores: int = 1) -> Node:
-        """Start a node; it takes a while until it has joined."""
+    def start(self, *options: str, cores: int = 1, before: Sequence[str] = ()) -> Node:
+        """Start a node, by a command with words before it; it takes a while until it has joined."""
         number = len(self.started)
         command = [
+            *before,
             script("ray"),
             "start",
             "--block",
@@ -136,8 +137,8 @@ class Nodes:
         self.started.append(Node(process, identity, log))
         return self.started[-1]
 
-    def join(self) -> Node:
-        return self.start(f"--address={self.address}")
+    def join(self, before: Sequence[str] = ()) -> Node:
+        return self.start(f"--address={self.address}", before=before)
 
 
 @pytest.fixture(scope="module")
