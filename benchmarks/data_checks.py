@@ -22,7 +22,7 @@ from dpot_scale.config.batch import BatchConfig
 from dpot_scale.config.data import DataConfig
 from dpot_scale.data.info import DatasetInfo
 from dpot_scale.data.store.dataset import DatasetStore, open_store
-from dpot_scale.data.store.shards import OpenFiles
+from dpot_scale.data.store.open_files import OpenFiles
 from dpot_scale.data.store.writer import StoreWriter
 from dpot_scale.data.stream.assembly import Assembler, Window
 from dpot_scale.data.stream.mixture import WeightedMixture

@@ -133,7 +133,7 @@ def without_locks(folder: Path, number: int = errno.ENOLCK) -> dict[str, str]:
 def test_a_file_is_opened_again_without_locks(tmp_path: Path) -> None:
     """As the loader and the evaluation of a training do, each in a thread of its own."""
     program = (
-        "import sys; from dpot_scale.data.store.shards import open_hdf5\n"
+        "import sys; from dpot_scale.data.store.open_files import open_hdf5\n"
         "open_hdf5(sys.argv[1], 'w').close(); one = open_hdf5(sys.argv[1])\n"
         "two = open_hdf5(sys.argv[1]); print(one == two)"
     )

@@ -61,7 +61,7 @@ def allowed_files() -> int:
 def _allow_open_files() -> None:
     """Let this process open as many files as data need, where it has fewer so far.
 
-    Each thread keeps hundreds of each dataset open, and 1024 are usual.
+    Hundreds of each dataset stay open, and 1024 are usual.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != resource.RLIM_INFINITY and soft < allowed_files():

@@ -124,7 +124,7 @@ def read_on_all(read: Callable[[], T], store: DatasetStore, world: World) -> T:
     Raises:
         DataError, MachineError: on all ranks, the first problem that a rank has.
     """
-    patience = Patience(store.close)
+    patience = Patience()
     return on_every_rank(lambda: patience.read(read), world, store.folder)
 
 

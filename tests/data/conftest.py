@@ -1,5 +1,8 @@
 """Small stored datasets whose values say where they come from."""
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +14,24 @@ from dpot_scale.data.store.dataset import DatasetStore, open_store
 from dpot_scale.data.store.writer import StoreWriter
 
 MakeStore = Callable[..., DatasetStore]
+
+# What HDF5 reads with fails while a file exists.
+AWAY = """
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <errno.h>
+#include <stdlib.h>
+#include <unistd.h>
+#define FAILS(pread) \\
+ssize_t pread(int file, void *to, size_t bytes, off64_t place) { \\
+    ssize_t (*reads)(int, void *, size_t, off64_t) = dlsym(RTLD_NEXT, #pread); \\
+    if (access(getenv("AWAY"), F_OK)) return reads(file, to, bytes, place); \\
+    errno = EIO; \\
+    return -1; \\
+}
+FAILS(pread)
+FAILS(pread64)
+"""
 
 
 def _describe(name: str, channels: tuple[str, ...] = ("h",), grid: int = 4) -> DatasetInfo:
@@ -69,3 +90,24 @@ def describe() -> Callable[..., DatasetInfo]:
 @pytest.fixture
 def coded() -> Callable[..., np.ndarray]:
     return _coded
+
+
+@pytest.fixture
+def run_with_outages(tmp_path: Path) -> Callable[..., str]:
+    """Run a program, with arguments, for which storage is away while the file $AWAY exists."""
+    source, library = tmp_path / "away.c", tmp_path / "away.so"
+    source.write_text(AWAY)
+    subprocess.run(["gcc", "-shared", "-fPIC", "-o", library, source], check=True)
+
+    def run(program: str, *arguments: object) -> str:
+        done = subprocess.run(
+            [sys.executable, "-c", program, *map(str, arguments)],
+            env=os.environ | {"LD_PRELOAD": str(library), "AWAY": str(tmp_path / "away")},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    return run

@@ -14,7 +14,7 @@ from dpot_scale.config.load import load_run
 from dpot_scale.config.run import EvaluationConfig, RunConfig
 from dpot_scale.data.datasets import open_datasets
 from dpot_scale.data.info import DatasetInfo
-from dpot_scale.data.store import shards
+from dpot_scale.data.store import open_files
 from dpot_scale.data.store.dataset import DatasetStore, open_store
 from dpot_scale.data.store.writer import StoreWriter
 from dpot_scale.data.stream import patience
@@ -197,7 +197,7 @@ def test_too_few_frames_are_found_before_any_training(
 def disturb(monkeypatch: pytest.MonkeyPatch, number: int, times: int) -> list[int]:
     """Let files fail to open so many times; return the list of these, which grows."""
     monkeypatch.setattr(patience, "WAITS", (0.0, 0.0, 0.0))
-    open_hdf5, failed = shards.open_hdf5, list[int]()
+    open_hdf5, failed = open_files.open_hdf5, list[int]()
 
     def opened(path: str, mode: str = "r") -> h5py.File:
         if len(failed) < times:
@@ -205,7 +205,7 @@ def disturb(monkeypatch: pytest.MonkeyPatch, number: int, times: int) -> list[in
             raise OSError(number, os.strerror(number))
         return open_hdf5(path, mode)
 
-    monkeypatch.setattr(shards, "open_hdf5", opened)
+    monkeypatch.setattr(open_files, "open_hdf5", opened)
     return failed
 
 

@@ -19,8 +19,8 @@ from dpot_scale.config.load import load_run
 from dpot_scale.config.places import QUARANTINE
 from dpot_scale.config.run import RunConfig
 from dpot_scale.data.datasets import open_datasets
-from dpot_scale.data.store import shards
-from dpot_scale.data.store.shards import OpenFiles
+from dpot_scale.data.store import open_files
+from dpot_scale.data.store.open_files import OpenFiles
 from dpot_scale.data.stream import patience
 from dpot_scale.data.stream.assembly import Assembler
 from dpot_scale.data.stream.mixture import open_mixture
@@ -493,7 +493,7 @@ def test_a_machine_that_cannot_read_its_data_stops_the_run_and_blames_no_data(
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
     def take(step: int) -> None:
-        monkeypatch.setattr(shards, "open_hdf5", refuse)
+        monkeypatch.setattr(open_files, "open_hdf5", refuse)
         monkeypatch.setattr(OpenFiles, "array", refuse)
 
     made.engine.at_step = take

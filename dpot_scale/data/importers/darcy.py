@@ -27,7 +27,7 @@ from dpot_scale.data.importers.splits import (
     train_before_valid,
 )
 from dpot_scale.data.store.dataset import Split
-from dpot_scale.data.store.shards import open_hdf5
+from dpot_scale.data.store.open_files import open_hdf5
 from dpot_scale.errors import DataError
 
 # Coefficient and solution.

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from dpot_scale.data.importers import arrays, matlab
 from dpot_scale.data.importers.npz import ArrayLike
 from dpot_scale.data.importers.source import Source, frame_interval
-from dpot_scale.data.store.shards import open_hdf5
+from dpot_scale.data.store.open_files import open_hdf5
 from dpot_scale.errors import DataError
 
 FIELD = "u"

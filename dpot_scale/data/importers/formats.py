@@ -20,7 +20,7 @@ from dpot_scale.data.importers import (
 )
 from dpot_scale.data.importers.source import DAMAGE, Source, unusable
 from dpot_scale.data.store.faults import require_machine
-from dpot_scale.data.store.shards import open_hdf5
+from dpot_scale.data.store.open_files import open_hdf5
 from dpot_scale.downloads import check_download
 from dpot_scale.errors import DataError
 from dpot_scale.files import check_regular

@@ -24,7 +24,8 @@ from dpot_scale.data.importers.source import (
     unit_of,
 )
 from dpot_scale.data.importers.splits import SPLIT_WORDS, train_before_valid, with_split
-from dpot_scale.data.store.shards import TIME, TRAJECTORY, open_hdf5
+from dpot_scale.data.store.open_files import open_hdf5
+from dpot_scale.data.store.shards import TIME, TRAJECTORY
 from dpot_scale.errors import DataError
 
 SMOKE = ("u", "vx", "vy")

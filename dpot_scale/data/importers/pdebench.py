@@ -28,7 +28,8 @@ from dpot_scale.data.importers.source import (
     frame_interval,
     sliced_in_place,
 )
-from dpot_scale.data.store.shards import CHANNEL, TIME, TRAJECTORY, open_hdf5
+from dpot_scale.data.store.open_files import open_hdf5
+from dpot_scale.data.store.shards import CHANNEL, TIME, TRAJECTORY
 from dpot_scale.errors import DataError
 
 VELOCITIES = {"Vx": "vx", "Vy": "vy", "Vz": "vz"}

@@ -22,7 +22,8 @@ from dpot_scale.data.importers.source import (
     sliced_in_place,
 )
 from dpot_scale.data.importers.splits import train_before_valid
-from dpot_scale.data.store.shards import CHANNEL, TIME, TRAJECTORY, View, open_hdf5
+from dpot_scale.data.store.open_files import open_hdf5
+from dpot_scale.data.store.shards import CHANNEL, TIME, TRAJECTORY, View
 from dpot_scale.errors import DataError
 
 NAME = "ns2d_incom_pdb"

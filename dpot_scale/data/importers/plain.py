@@ -26,7 +26,8 @@ from dpot_scale.data.importers.splits import (
     train_before_valid,
 )
 from dpot_scale.data.info import is_dataset_name
-from dpot_scale.data.store.shards import CHANNEL, NPY, REAL, TIME, TRAJECTORY, open_hdf5, sliced
+from dpot_scale.data.store.open_files import NPY, open_hdf5
+from dpot_scale.data.store.shards import CHANNEL, REAL, TIME, TRAJECTORY, sliced
 from dpot_scale.errors import DataError
 
 NAMES = {"N": TRAJECTORY, "T": TIME, "C": CHANNEL} | {axis: axis.lower() for axis in SPACE_AXES}

@@ -15,7 +15,8 @@ from dpot_scale.data.catalog import CATALOG
 from dpot_scale.data.importers.source import Source, file_view, sliced_in_place
 from dpot_scale.data.importers.splits import SPLIT_WORDS, by_folder_or_name, train_before_valid
 from dpot_scale.data.info import MASK
-from dpot_scale.data.store.shards import CHANNEL, TIME, TRAJECTORY, open_hdf5
+from dpot_scale.data.store.open_files import open_hdf5
+from dpot_scale.data.store.shards import CHANNEL, TIME, TRAJECTORY
 from dpot_scale.errors import DataError
 
 DATA = "data"

@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 
 from dpot_scale.data.store.dataset import Split
 from dpot_scale.data.store.faults import UNREADABLE, require_machine
-from dpot_scale.data.store.shards import OpenFiles, View, ViewedArray
+from dpot_scale.data.store.open_files import OpenFiles, Reading
+from dpot_scale.data.store.shards import View, ViewedArray
 from dpot_scale.errors import DataError
 from dpot_scale.files import NotAFileError
 
@@ -172,12 +173,11 @@ def file_view(
 def read_views(views: Sequence[View], rows: slice, frames: slice) -> Array:
     """Return a part of the trajectories of several views, (N, T, C, *space)."""
     files = OpenFiles()
-    try:
+    with Reading():
         parts = [
             view.read(files, slice(first, last), frames)
             for view, first, last in overlapping(views, rows)
         ]
-    finally:
         files.close()
     return np.concatenate(parts) if len(parts) > 1 else parts[0]
 

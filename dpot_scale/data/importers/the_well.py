@@ -37,7 +37,8 @@ from dpot_scale.data.importers.well_fields import (
 )
 from dpot_scale.data.info import is_dataset_name
 from dpot_scale.data.store.beside import TIMES
-from dpot_scale.data.store.shards import TIME, TRAJECTORY, View, open_hdf5
+from dpot_scale.data.store.open_files import open_hdf5
+from dpot_scale.data.store.shards import TIME, TRAJECTORY, View
 from dpot_scale.errors import DataError
 
 GROUPS = {SCALARS, VECTORS, "dimensions"}

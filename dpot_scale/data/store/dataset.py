@@ -28,9 +28,10 @@ from dpot_scale.data.store.beside import CONSTANTS, INTERVAL, PARAMETERS, SERIES
 from dpot_scale.data.store.faults import UNREADABLE, unreadable
 from dpot_scale.data.store.folders import walk
 from dpot_scale.data.store.index import read_index
-from dpot_scale.data.store.shards import FIELDS, REAL, OpenFiles, Shard
+from dpot_scale.data.store.open_files import OpenFiles, Reading
+from dpot_scale.data.store.shards import FIELDS, REAL, Shard
 from dpot_scale.data.store.statistics import Statistics
-from dpot_scale.errors import DataError, MachineError
+from dpot_scale.errors import DataError
 from dpot_scale.files import held, reason
 
 INDEX = "index.json"
@@ -46,8 +47,7 @@ Array = NDArray[Any]
 class DatasetStore:
     """A committed dataset, read window by window.
 
-    Files open on first use and stay open; a forked process opens its own, because HDF5 handles do
-    not survive a fork.
+    Files open on first use and stay open, until something cannot be read.
     """
 
     folder: Path
@@ -116,7 +116,8 @@ class DatasetStore:
         assert start + frames <= shard.frames
         part = slice(start, start + frames)
         shape = (frames, len(self.info.channels), *self.info.grid)
-        try:
+        what = f" for {split} trajectory {trajectory}, frames {start} to {part.stop - 1}"
+        with self._reading(shard.file, what):
             frames_TCxy = np.empty(shape, np.float32) if out is None else out
             if all(self.info.scored):
                 self._read_fields(shard, row, part, frames_TCxy)
@@ -126,9 +127,6 @@ class DatasetStore:
                 self._read_fields(shard, row, part, fields_TCxy)
                 frames_TCxy[:, scored] = fields_TCxy
                 frames_TCxy[:, ~scored] = self._constants(split, trajectory)
-        except UNREADABLE as error:
-            what = f" for {split} trajectory {trajectory}, frames {start} to {part.stop - 1}"
-            raise self._unreadable(self.folder / shard.file, error, what) from error
         return frames_TCxy
 
     def check_finite(
@@ -143,6 +141,7 @@ class DatasetStore:
         if finite.all():
             return
         frame = start + int(finite.all(axis=tuple(range(1, finite.ndim))).argmin())
+        self._files.close_all()  # the file may be mended by now
         shard, row = self._place(split, trajectory)
         row += shard.view.first_trajectory if shard.view is not None else 0
         raise DataError(
@@ -177,11 +176,9 @@ class DatasetStore:
             groups.append((self.folder / LINKED, f"{split}/{PARAMETERS}"))
         found: dict[str, list[Array]] = defaultdict(list)
         for path, group in groups:
-            try:
+            with self._reading(path):
                 for name, values in self._files.file(str(path)).get(group, {}).items():
                     found[name].append(np.asarray(values))
-            except UNREADABLE as error:
-                raise self._unreadable(path, error) from error
         return {name: np.concatenate(parts) for name, parts in found.items()}
 
     def series(self, split: Split, trajectory: int) -> dict[str, Array]:
@@ -196,7 +193,7 @@ class DatasetStore:
             path, group = self.folder / LINKED, f"{split}/{SERIES}"
             number = bisect_right(self._ends[split], trajectory)
             first += sum(s.trajectories * s.frames for s in self.shards[split][:number])
-        try:
+        with self._reading(path):
             found = self._files.file(str(path)).get(group, {})
             own = {
                 name: np.asarray(values[first : first + shard.frames])
@@ -204,8 +201,6 @@ class DatasetStore:
             }
             for values in own.values():
                 _check(values, (shard.frames,))
-        except UNREADABLE as error:
-            raise self._unreadable(path, error) from error
         return own
 
     def times(self, split: Split, trajectory: int) -> Array:
@@ -222,15 +217,21 @@ class DatasetStore:
         return np.arange(self.num_frames(split, trajectory)) * float(interval)
 
     def close(self) -> None:
-        """Close the files of this thread."""
+        """Close the files, so that they are opened anew."""
         self._files.close()
 
     @property
     def _advice(self) -> str:
         return f"run `python -m dpot_scale.prepare verify {self.folder}`"
 
-    def _unreadable(self, path: Path, error: Exception, what: str = "") -> DataError | MachineError:
-        return unreadable(path, error, what, self._advice)
+    @contextmanager
+    def _reading(self, file: Path | str, what: str = "") -> Iterator[None]:
+        """Say in a sentence what could not be read, after all files were closed."""
+        try:
+            with Reading():
+                yield
+        except UNREADABLE as error:
+            raise unreadable(self.folder / file, error, what, self._advice) from error
 
     def _place(self, split: Split, trajectory: int) -> tuple[Shard, int]:
         """Return the shard that holds a trajectory, and its row there."""
@@ -260,13 +261,11 @@ class DatasetStore:
         if shard.view is not None:  # one array for all files of the split
             path, name = self.folder / LINKED, f"{split}/{CONSTANTS}"
             row, rows = trajectory, self.num_trajectories(split)
-        try:
+        with self._reading(path):
             array = self._files.array(str(path), name)
             _check(array, (rows, sum(self.info.constant), *self.info.grid))
             constants = np.asarray(array[row])
             self._files.check_uncut(str(path))
-        except UNREADABLE as error:
-            raise self._unreadable(path, error) from error
         return constants
 
 

@@ -7,15 +7,11 @@ A view is a published file (HDF5, a .npy or a folder of .npy) whose arrays can b
 It names the axes of each array; a window comes out in the layout of a shard.
 """
 
-import fcntl
 import hashlib
-import os
-import threading
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any
 
 import h5py
 import numpy as np
@@ -25,17 +21,13 @@ from pydantic import Field
 from dpot_scale.config.base import NO_BOOL, STRICT, NonNegativeInt, PositiveInt
 from dpot_scale.data.info import DatasetInfo
 from dpot_scale.data.store.beside import Beside
-from dpot_scale.errors import DataError
-from dpot_scale.files import check_regular, sha256
+from dpot_scale.data.store.open_files import OpenFiles, open_hdf5
+from dpot_scale.files import sha256
 
 FIELDS = "fields"
-NPY = ".npy"  # as every view of NumPy's files ends, if it is not of a folder
 TRAJECTORY, TIME, CHANNEL = "trajectory", "time", "channel"
 COLUMN = "column"  # of a tensor, whose rows are the channel axis: together they are its channels
 REAL = "fiub"  # NumPy's kinds of numbers that a field can be of
-# What HDF5 says where a file cannot be locked, and where this process has it open in another way.
-NOT_SO = ("unable to lock file", "flag values don't match")
-OPEN_FILES = 256  # of a dataset in a thread; it may link to thousands
 
 Count = Annotated[int, Field(ge=1, lt=2**31), NO_BOOL]  # so that windows can be counted in 64 bits
 
@@ -79,7 +71,7 @@ class View:
             frames=frames,
         )
 
-    def read(self, files: "OpenFiles", rows: slice, frames: slice) -> Array:
+    def read(self, files: OpenFiles, rows: slice, frames: slice) -> Array:
         """Return (N, T, C, *space) in the type of the file.
 
         Raises:
@@ -120,135 +112,6 @@ class Shard:
     frames: Count
     sha256: str
     view: View | None = None
-
-
-def open_hdf5(path: Path | str, mode: str = "r") -> h5py.File:
-    """Return an HDF5 file, opened without HDF5's lock.
-
-    What is read does not change, and who writes holds the lock of the folder of datasets. HDF5's
-    own lock fails on some parallel file systems, and where another program reads the same file.
-
-    Raises:
-        DataError: it is locked nevertheless, or it is being written.
-        OSError: it cannot be opened for another reason.
-    """
-    if mode == "r":
-        check_regular(Path(path))
-    try:
-        return _open_hdf5(path, mode)
-    except OSError as error:
-        if "unable to lock file" in str(error):
-            raise DataError(
-                f"cannot lock {path} ({os.strerror(error.errno or 0)}): another program has it "
-                "open, or its file system has no locks; set HDF5_USE_FILE_LOCKING=FALSE"
-            ) from error
-        if "file is already open for" in str(error):
-            raise DataError(
-                f"{path} is being written, or the program that wrote it was killed; wait until it "
-                f"is complete, or run `h5clear --status {path}`"
-            ) from error
-        raise
-
-
-def _open_hdf5(path: Path | str, mode: str) -> h5py.File:
-    """Return a file without a lock where it is read, and where it cannot be locked.
-
-    HDF5 takes a lock and gives it back at once: it lets no other library of this process open a
-    file that was opened without one.
-    """
-    for locking in (None, False, True):
-        try:
-            file = h5py.File(path, mode, locking=locking)
-        except OSError as error:
-            if not any(words in str(error) for words in NOT_SO):
-                raise
-            refused = error
-        else:
-            if mode == "r":
-                with suppress(OSError):  # no locks there
-                    fcntl.flock(file.id.get_vfd_handle(), fcntl.LOCK_UN)
-            return file
-    raise refused
-
-
-class OpenFiles(threading.local):
-    """HDF5 files that stay open between reads.
-
-    Each thread has its own, so that none closes what another one reads. A forked process opens its
-    own too: HDF5 handles do not survive a fork.
-    """
-
-    def __init__(self) -> None:
-        self._files: dict[tuple[int, str], _OpenFile] = {}
-
-    def array(self, file: str, name: str) -> h5py.Dataset | Array:
-        """Return an array of an HDF5 file, of a .npy or of a folder of .npy, not yet read.
-
-        Raises:
-            OSError, LookupError, ValueError: there is none.
-        """
-        if _is_numpy(file):
-            check_regular(Path(file + name))
-            return np.load(file + name, mmap_mode="r", allow_pickle=False)
-        opened = self._open(file)
-        if name not in opened.arrays:
-            array = opened.content[name]
-            if not isinstance(array, h5py.Dataset):
-                raise KeyError(f"{name} is no array")
-            opened.arrays[name] = array
-        return opened.arrays[name]
-
-    def file(self, path: str) -> h5py.File:
-        """Return an HDF5 file, opened for reading."""
-        return self._open(path).content
-
-    def check_uncut(self, file: str) -> None:
-        """Refuse data read from a file that was cut while open: HDF5 fills the gap with zeros.
-
-        Raises:
-            OSError: it is shorter than when it was opened.
-        """
-        if _is_numpy(file):
-            return  # mapped anew for each read, which fails if it is too short
-        opened = self._open(file)
-        size = os.fstat(opened.descriptor).st_size
-        if size < opened.size:
-            raise OSError(f"cut from {opened.size:,} to {size:,} bytes while it was open")
-
-    def close(self) -> None:
-        """Close the files of this thread."""
-        for (process, _), opened in self._files.items():
-            if process == os.getpid():
-                opened.content.close()
-        self._files.clear()
-
-    def _open(self, path: str) -> "_OpenFile":
-        key = (os.getpid(), path)
-        if key not in self._files:
-            if len(self._files) >= OPEN_FILES:
-                self.close()
-            self._files[key] = _OpenFile.of(path)
-        return self._files[key]
-
-
-@dataclass(frozen=True, slots=True)
-class _OpenFile:
-    content: h5py.File
-    descriptor: int  # of the operating system
-    size: int  # in bytes, when it was opened; HDF5 refuses a file that is too short then
-    # As often read: finding one in the file costs as much as reading a small window.
-    arrays: dict[str, h5py.Dataset] = field(default_factory=dict)
-
-    @classmethod
-    def of(cls, path: str) -> Self:
-        content = open_hdf5(path)
-        descriptor = content.id.get_vfd_handle()
-        return cls(content, descriptor, os.fstat(descriptor).st_size)
-
-
-def _is_numpy(file: str) -> bool:
-    """Return whether a view is of NumPy's files, which are known by their names, and not HDF5."""
-    return file.endswith(os.sep) or (file.endswith(NPY) and not h5py.is_hdf5(file))
 
 
 def _shift(part: slice, by: int) -> slice:

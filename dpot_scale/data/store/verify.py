@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from dpot_scale.data.store.authenticity import check_authenticity
 from dpot_scale.data.store.dataset import SPLITS, DatasetStore, Split
 from dpot_scale.data.store.faults import require_machine
+from dpot_scale.data.store.open_files import open_hdf5
 from dpot_scale.data.store.published import check_published
-from dpot_scale.data.store.shards import FIELDS, Shard, digest, open_hdf5
+from dpot_scale.data.store.shards import FIELDS, Shard, digest
 from dpot_scale.data.store.statistics import Moments
 from dpot_scale.data.store.suspect import TrajectoryCheck, shortened
 from dpot_scale.errors import DataError

@@ -17,7 +17,8 @@ from dpot_scale.data.store.beside import Beside
 from dpot_scale.data.store.dataset import INDEX, LINKED, SPLITS, Split, partial_folder
 from dpot_scale.data.store.faults import cannot_store, require_room
 from dpot_scale.data.store.index import validate_info
-from dpot_scale.data.store.shards import Shard, View, open_hdf5, write_shard
+from dpot_scale.data.store.open_files import open_hdf5
+from dpot_scale.data.store.shards import Shard, View, write_shard
 from dpot_scale.data.store.suspect import TrajectoryCheck
 from dpot_scale.data.store.written import PROGRESS, Written, read_progress
 from dpot_scale.errors import DataError, MachineError

@@ -1,4 +1,7 @@
-"""Reads again what could not be read: from files opened anew, and later where that may help."""
+"""Reads again what could not be read, and later where that may help.
+
+The files are opened anew for that: a store closes them where it cannot read.
+"""
 
 import logging
 import time
@@ -25,14 +28,10 @@ class Patience:
     """Calls a function again where it cannot read.
 
     Args:
-        close: Closes the files that it reads, so that it opens them anew.
         gives_up: Waits for so many seconds, and returns whether to wait no longer.
     """
 
-    def __init__(
-        self, close: Callable[[], None], gives_up: Callable[[float], bool] = _sleep
-    ) -> None:
-        self._close = close
+    def __init__(self, gives_up: Callable[[float], bool] = _sleep) -> None:
         self._gives_up = gives_up
         self._in_vain = 0  # how often in a row waiting did not help
 
@@ -45,7 +44,6 @@ class Patience:
         try:
             return read()
         except (DataError, MachineError) as error:
-            self._close()
             if not may_pass(error) or self._in_vain == MOST_IN_VAIN:
                 return read()
             log.warning("%s; trying again for %.0f seconds", error, sum(WAITS))
@@ -62,7 +60,6 @@ class Patience:
             try:
                 return read()
             except (DataError, MachineError) as error:
-                self._close()
                 failure = error
                 if not may_pass(error):
                     break

@@ -13,6 +13,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from types import MappingProxyType
@@ -152,7 +153,7 @@ class BatchStream:
         self._free: queue.SimpleQueue[Tensor | None] = queue.SimpleQueue()
         self._reader: threading.Thread | None = None
         self._closing = threading.Event()
-        self._patience = Patience(self._close_files, self._closing.wait)
+        self._patience = Patience(self._closing.wait)
 
     def start(self, first_step: int) -> Iterator[Batch]:
         """Yield this rank's micro-batches without end, from those of a step on.
@@ -216,16 +217,10 @@ class BatchStream:
             MachineError: what could not be read may be intact.
             DataError: there is nothing to replace it.
         """
-        try:
+        with suppress(DataError, MachineError):
             return self._patience.read(partial(self._assembled, positions, room))
-        except (DataError, MachineError):
-            self._close_files()
         found = self._stand_ins.find(positions)
         return replace(self._assembled(positions, room), quarantined=tuple(found))
-
-    def _close_files(self) -> None:
-        for store in self.stores.values():
-            store.close()
 
     def _assembled(self, positions: Sequence[int], room: Tensor) -> Batch:
         windows = self._stand_ins.windows(positions)

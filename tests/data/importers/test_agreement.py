@@ -11,7 +11,7 @@ from dpot_scale.data.importers.collection import import_all
 from dpot_scale.data.importers.importing import Options, recognise_files
 from dpot_scale.data.importers.search import find_files
 from dpot_scale.data.store.dataset import DatasetStore, open_store
-from dpot_scale.data.store.shards import open_hdf5
+from dpot_scale.data.store.open_files import open_hdf5
 from dpot_scale.data.store.verify import verify_dataset
 from dpot_scale.data.stream.reader import training_windows
 

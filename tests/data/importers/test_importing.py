@@ -18,7 +18,7 @@ import pytest
 
 from dpot_scale.data.importers import arrays, importing, transfer
 from dpot_scale.data.importers.importing import Options, import_sound, recognise_files
-from dpot_scale.data.store import shards, writer
+from dpot_scale.data.store import open_files, writer
 from dpot_scale.data.store.dataset import INDEX, SPLITS, open_store
 from dpot_scale.data.store.shards import sha256
 from dpot_scale.data.store.verify import verify_dataset
@@ -255,7 +255,7 @@ def test_what_a_machine_cannot_read_now_is_not_left_out(
     monkeypatch.setattr(transfer, "BLOCK_BYTES", 1)  # a trajectory
     small = partial(writer.StoreWriter, shard_bytes=2 * 21 * 8 * 8 * 4)
     monkeypatch.setattr(importing, "StoreWriter", small)
-    open_hdf5, opened = shards.open_hdf5, []
+    open_hdf5, opened = open_files.open_hdf5, []
 
     def disturbed(path: str, mode: str = "r") -> h5py.File:
         opened.extend([path] * (mode == "r"))
@@ -264,7 +264,7 @@ def test_what_a_machine_cannot_read_now_is_not_left_out(
         return open_hdf5(path, mode)
 
     with monkeypatch.context() as patched:
-        patched.setattr(shards, "open_hdf5", disturbed)
+        patched.setattr(open_files, "open_hdf5", disturbed)
         assert main(["import", str(file), "--out", str(root)]) == 2
     (said,) = capsys.readouterr().err.splitlines()
     assert said.startswith(f"error: cannot read {file} (")

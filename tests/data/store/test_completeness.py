@@ -7,7 +7,7 @@ import shutil
 import h5py
 import pytest
 
-from dpot_scale.data.store import completeness, shards
+from dpot_scale.data.store import completeness, open_files
 from dpot_scale.data.store.completeness import check_complete, check_largest
 from dpot_scale.data.store.dataset import DatasetStore
 from dpot_scale.errors import DataError, MachineError
@@ -59,7 +59,7 @@ def test_storage_that_is_away_is_not_called_a_missing_file(
     def away(*_: object, **__: object) -> None:
         raise OSError(number, os.strerror(number))
 
-    place = completeness.os if operation == "stat" else shards
+    place = completeness.os if operation == "stat" else open_files
     with monkeypatch.context() as patched:
         patched.setattr(place, operation, away)
         with pytest.raises(MachineError, match="the file may be intact, but its storage"):

@@ -6,7 +6,7 @@ import resource
 
 import pytest
 
-from dpot_scale.data.store import shards
+from dpot_scale.data.store import open_files
 from dpot_scale.data.store.faults import may_pass
 from dpot_scale.errors import DataError, MachineError, UserError
 
@@ -19,7 +19,7 @@ def failure_of(store, monkeypatch: pytest.MonkeyPatch, error: Exception) -> User
     def refuse(*_: object, **__: object) -> None:
         raise error
 
-    monkeypatch.setattr(shards, "open_hdf5", refuse)
+    monkeypatch.setattr(open_files, "open_hdf5", refuse)
     with pytest.raises((DataError, MachineError)) as raised:
         store.read("train", 0, 0, 1)
     return raised.value

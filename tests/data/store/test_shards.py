@@ -5,7 +5,6 @@ import os
 import shutil
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -19,7 +18,7 @@ from dpot_scale.data.store.dataset import (
     DatasetStore,
     open_store,
 )
-from dpot_scale.data.store.shards import open_hdf5
+from dpot_scale.data.store.open_files import open_hdf5
 from dpot_scale.data.store.verify import verify_dataset
 from dpot_scale.errors import DataError
 
@@ -65,17 +64,6 @@ def test_a_file_of_another_shape_or_type_is_not_read(make_store) -> None:
             DataError, match=r"it holds .* where index.json says real numbers \(3, 6"
         ):
             open_store(store.folder.parent, "a").read("train", 0, 0, 1)
-
-
-def test_threads_do_not_close_the_files_of_each_other(make_store) -> None:
-    """Training reads in one thread and evaluates in another; a linked dataset has many files."""
-    store = make_store("a", train=3)
-    store.read("train", 0, 0, 1)
-    thread = threading.Thread(target=lambda: (store.read("train", 1, 0, 1), store.close()))
-    fields = store._files.array(str(store.folder / store.shards["train"][0].file), "fields")
-    thread.start()
-    thread.join()
-    assert fields.shape == (3, 6, 1, 4, 4), "still open"
 
 
 def _read_in_child(store: DatasetStore, answers: Connection) -> None:

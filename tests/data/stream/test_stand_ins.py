@@ -14,7 +14,7 @@ import torch
 
 from dpot_scale.config.batch import BatchConfig
 from dpot_scale.config.data import DataConfig
-from dpot_scale.data.store import shards
+from dpot_scale.data.store import open_files
 from dpot_scale.data.store.dataset import DatasetStore
 from dpot_scale.data.stream import patience
 from dpot_scale.data.stream.assembly import Assembler, Batch
@@ -158,9 +158,9 @@ def test_what_is_known_is_not_read_again(stores) -> None:
 def test_healthy_windows_are_the_same_beside_bad_ones(stores) -> None:
     before, none = seen(stores)
     assert none == {}
-    spoil(stores["a"], 2, 3)
     for store in stores.values():
         store.close()
+    spoil(stores["a"], 2, 3)
     after, quarantined = seen(stores)
     assert 0 < len(quarantined) < len(POSITIONS)
     kept = [position for position in POSITIONS if position not in quarantined]
@@ -187,6 +187,8 @@ def test_a_window_that_can_be_read_from_a_file_opened_anew_is_kept(stores, monke
 def test_storage_that_is_away_for_a_while_is_waited_for(stores, monkeypatch) -> None:
     monkeypatch.setattr(patience, "WAITS", (0.01, 0.01, 0.01))
     before, _ = seen(stores)
+    for store in stores.values():
+        store.close()
     opened = fail_to_open(monkeypatch, errno.ESTALE, times=3)
     after, quarantined = seen(stores)
     assert (len(opened), quarantined) == (3, {})
@@ -221,7 +223,7 @@ def fail_to_open(
     monkeypatch: pytest.MonkeyPatch, number: int, *, times: int | None = None, only: str = ""
 ) -> list[str]:
     """Let files fail to open; return the list of those that have, which grows."""
-    open_hdf5, failed = shards.open_hdf5, list[str]()
+    open_hdf5, failed = open_files.open_hdf5, list[str]()
 
     def opened(path: str, mode: str = "r") -> h5py.File:
         if path.startswith(only) and (times is None or len(failed) < times):
@@ -229,7 +231,7 @@ def fail_to_open(
             raise OSError(number, os.strerror(number))
         return open_hdf5(path, mode)
 
-    monkeypatch.setattr(shards, "open_hdf5", opened)
+    monkeypatch.setattr(open_files, "open_hdf5", opened)
     return failed
 
 
