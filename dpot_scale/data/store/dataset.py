@@ -45,10 +45,7 @@ Array = NDArray[Any]
 
 @dataclass
 class DatasetStore:
-    """A committed dataset, read window by window.
-
-    Files open on first use and stay open, until something cannot be read.
-    """
+    """A committed dataset, read window by window from files that stay open between reads."""
 
     folder: Path
     info: DatasetInfo
@@ -116,8 +113,7 @@ class DatasetStore:
         assert start + frames <= shard.frames
         part = slice(start, start + frames)
         shape = (frames, len(self.info.channels), *self.info.grid)
-        what = f" for {split} trajectory {trajectory}, frames {start} to {part.stop - 1}"
-        with self._reading(shard.file, what):
+        try:
             frames_TCxy = np.empty(shape, np.float32) if out is None else out
             if all(self.info.scored):
                 self._read_fields(shard, row, part, frames_TCxy)
@@ -127,6 +123,9 @@ class DatasetStore:
                 self._read_fields(shard, row, part, fields_TCxy)
                 frames_TCxy[:, scored] = fields_TCxy
                 frames_TCxy[:, ~scored] = self._constants(split, trajectory)
+        except UNREADABLE as error:
+            what = f" for {split} trajectory {trajectory}, frames {start} to {part.stop - 1}"
+            raise unreadable(self.folder / shard.file, error, what, self._advice) from error
         return frames_TCxy
 
     def check_finite(
@@ -225,13 +224,13 @@ class DatasetStore:
         return f"run `python -m dpot_scale.prepare verify {self.folder}`"
 
     @contextmanager
-    def _reading(self, file: Path | str, what: str = "") -> Iterator[None]:
+    def _reading(self, path: Path) -> Iterator[None]:
         """Say in a sentence what could not be read, after all files were closed."""
         try:
             with Reading():
                 yield
         except UNREADABLE as error:
-            raise unreadable(self.folder / file, error, what, self._advice) from error
+            raise unreadable(path, error, "", self._advice) from error
 
     def _place(self, split: Split, trajectory: int) -> tuple[Shard, int]:
         """Return the shard that holds a trajectory, and its row there."""
@@ -241,16 +240,17 @@ class DatasetStore:
 
     def _read_fields(self, shard: Shard, row: int, frames: slice, out: Array) -> None:
         """Read the fields (T, C, *space) of a row of a shard, without constant channels."""
-        if shard.view is None:
-            file = str(self.folder / shard.file)
-            fields = self._files.array(file, FIELDS)
-            assert isinstance(fields, h5py.Dataset)
-            _check(fields, (shard.trajectories, shard.frames, *out.shape[1:]))
-            fields.read_direct(out, np.s_[row, frames])
-            self._files.check_uncut(file)
-            return
-        read = shard.view.read(self._files, slice(row, row + 1), frames)[0]
-        _check(read, out.shape)
+        with Reading():
+            if shard.view is None:
+                file = str(self.folder / shard.file)
+                fields = self._files.array(file, FIELDS)
+                assert isinstance(fields, h5py.Dataset)
+                _check(fields, (shard.trajectories, shard.frames, *out.shape[1:]))
+                fields.read_direct(out, np.s_[row, frames])
+                self._files.check_uncut(file)
+                return
+            read = shard.view.read(self._files, slice(row, row + 1), frames)[0]
+            _check(read, out.shape)
         with np.errstate(over="ignore"):  # too large for float32 counts as infinite
             out[...] = read
 
