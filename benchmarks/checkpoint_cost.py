@@ -4,7 +4,7 @@ One process saves checkpoints of a model in turn with and without flushing its f
 newest. The same is done with DeepSpeed's own files, as earlier versions did. Medians are printed,
 with the part of a save that hashes.
 
-    python benchmarks/checkpoint_cost.py [--sizes debug Ti] [--saves 7] [--folder .]
+    python benchmarks/checkpoint_cost.py [--sizes debug Ti] [--saves 7] [--folder .] [--ours-alone]
 """
 
 import argparse
@@ -38,6 +38,7 @@ def main() -> None:
     parser.add_argument("--strategy", default="zero3_bf16")
     parser.add_argument("--saves", type=int, default=7, help="of each kind")
     parser.add_argument("--folder", type=Path, default=Path(), help="on the disk to measure")
+    parser.add_argument("--ours-alone", action="store_true", help="not DeepSpeed's files")
     args = parser.parse_args()
     world = start_world()
     print(
@@ -50,7 +51,8 @@ def main() -> None:
             [f"model.size={size}", f"engine.deepspeed={args.strategy}", "optim.kind=adam"],
         )
         engine = trained(config.model_copy(update={"batch": ONE_WINDOW}), world)
-        for files, sharded in (("ours", engine), ("DeepSpeed's", Older(engine))):
+        kinds: list[tuple[str, Sharded]] = [("ours", engine), ("DeepSpeed's", Older(engine))]
+        for files, sharded in kinds[:1] if args.ours_alone else kinds:
             with tempfile.TemporaryDirectory(dir=args.folder) as folder:
                 figures = row(sharded, world, Path(folder), args.saves)
             print(f"| {size} | {files} | {figures} |", flush=True)
@@ -74,7 +76,7 @@ def trained(config: RunConfig, world: World) -> Engine:
     """Return an engine after a step: the moments exist from now on."""
     engine, model = start_engine(config, world), config.model
     (rows, columns), history = model.space, model.history
-    frames = torch.randn(1, history, model.channels, rows, columns)
+    frames = torch.randn(1, history, model.channels, rows, columns, device=world.device)
     engine.backward(engine(frames).frames.square().mean())
     engine.step(Rates(lr=1e-3, betas=(0.9, 0.9), muon_lr=0.02))
     return engine

@@ -39,6 +39,10 @@ REFUSALS = (
 )
 
 
+SENTENCE_END = re.compile(r"\.\s+|\.$")
+SENTENCES_OF_REFUSAL = 3  # how much was asked for, and how much there is; what follows is advice
+
+
 class UserError(Exception):
     """One sentence for the user: what is wrong, where, and what to do.
 
@@ -101,14 +105,50 @@ class LostPeerError(UserError):
     stop = "lost_peer"
 
 
+class DeviceError(ConfigError):
+    """A rank that has no device of its own: another config may need fewer of them."""
+
+
+class ShortMemoryError(UserError):
+    """A device or machine that has less memory than a run needs of it."""
+
+    stop = "out_of_memory"
+
+
 class BusyError(UserError):
     """Another process holds what is needed: it may be tried again once that one has ended."""
+
+
+OF_ONE_RANK = (DataError, MachineError, DeviceError, ShortMemoryError, LostPeerError)
 
 
 def memory_was_refused(error: BaseException) -> bool:
     """Return whether an error means that there was not enough memory, of a host or a device."""
     refused = any(words in str(error).lower() for words in REFUSALS)
     return refused or isinstance(error, MemoryError)
+
+
+@contextlib.contextmanager
+def short_memory_named(what: str, advice: str) -> Iterator[None]:
+    """Make one sentence of an error by which memory is refused in a block.
+
+    Args:
+        what: What asked for it.
+        advice: What to do.
+
+    Raises:
+        ShortMemoryError: it was refused.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        if not memory_was_refused(error):
+            raise
+        said = SENTENCE_END.split(" ".join(str(error).split()))
+        reason = ". ".join(said[:SENTENCES_OF_REFUSAL]) or type(error).__name__
+        raise ShortMemoryError(f"{what} ran out of memory ({reason}): {advice}") from error
 
 
 def without_secrets(text: str) -> str:
@@ -173,9 +213,9 @@ def exits_cleanly(main: Callable[P, int]) -> Callable[P, int]:
         try:
             return main(*args, **kwargs)
         except UserError as error:
-            # The ranks find the same mistakes, so one says it. Only a file, a machine or a peer may
-            # fail a single rank.
-            of_one_rank = isinstance(error, DataError | MachineError | LostPeerError)
+            # The ranks find the same mistakes, so one says it. Only a file, a machine, a device or
+            # a peer may fail a single rank.
+            of_one_rank = isinstance(error, OF_ONE_RANK)
             is_shared = isinstance(error, SharedDataError | SharedMachineError)
             if speaks_for_all() or (of_one_rank and not is_shared):
                 _complain(f"error: {error}")

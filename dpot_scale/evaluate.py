@@ -18,7 +18,7 @@ from dpot_scale.config.load import DEFAULT, dump, is_preset, load_run, says
 from dpot_scale.config.places import in_home, resolve_run_paths, results_home
 from dpot_scale.config.run import RunConfig
 from dpot_scale.config.sentences import nearest
-from dpot_scale.errors import ConfigError, exits_cleanly, speaks_for_all
+from dpot_scale.errors import ConfigError, exits_cleanly, short_memory_named, speaks_for_all
 from dpot_scale.evaluation.inputs import (
     COMPARED,
     DATA_ROOT,
@@ -118,7 +118,8 @@ def _evaluate(options: argparse.Namespace) -> int:
     config = resolve_run_paths(config, results_home())
     with TemporaryDirectory(prefix="dpot_scale_") as fetched:
         sources = _sources(places, config, options.overrides, Path(fetched))
-        _score(sources, config, config_name if has_config else None, options, leads)
+        with short_memory_named("the evaluation", "set evaluation.batch to a smaller number"):
+            _score(sources, config, config_name if has_config else None, options, leads)
     return 0
 
 

@@ -9,11 +9,14 @@ from dpot_scale.errors import (
     CheckpointError,
     ConfigError,
     DataError,
+    DeviceError,
     MachineError,
     SharedDataError,
     SharedMachineError,
+    ShortMemoryError,
     UserError,
     exits_cleanly,
+    short_memory_named,
     shortened,
     this_command,
     without_secrets,
@@ -43,6 +46,8 @@ def test_a_mistake(kind: type[UserError], capsys: pytest.CaptureFixture[str]) ->
         (SharedDataError, False),
         (MachineError, True),
         (SharedMachineError, False),
+        (DeviceError, True),
+        (ShortMemoryError, True),
     ],
 )
 def test_other_ranks_repeat_no_mistake_that_all_make(
@@ -123,3 +128,37 @@ def test_what_is_no_secret_stays(said: str) -> None:
 def test_a_command_is_repeated_without_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "orig_argv", ["python", "a=http://me:pw@host", "b c"])
     assert this_command() == "python a=http://...@host 'b c'"
+
+
+CUDA_REFUSAL = (
+    "CUDA out of memory. Tried to allocate 1.69 GiB. GPU 0 has a total capacity of 139.80 GiB of "
+    "which 535.50 MiB is free. Including non-PyTorch memory, this process has 137.89 GiB in use."
+)
+
+
+@pytest.mark.parametrize(
+    ("refusal", "reason"),
+    [
+        (RuntimeError(CUDA_REFUSAL), CUDA_REFUSAL.split(". Including", maxsplit=1)[0]),
+        (
+            RuntimeError("DefaultCPUAllocator:\ncan't allocate"),
+            "DefaultCPUAllocator: can't allocate",
+        ),
+        (MemoryError(), "MemoryError"),
+    ],
+)
+def test_memory_that_is_refused_is_one_sentence(refusal: Exception, reason: str) -> None:
+    with (
+        pytest.raises(ShortMemoryError) as raised,
+        short_memory_named("run x", "take a smaller batch"),
+    ):
+        raise refusal
+    assert str(raised.value) == f"run x ran out of memory ({reason}): take a smaller batch"
+    assert raised.value.stop == "out_of_memory"
+
+
+@pytest.mark.parametrize("error", [ValueError("a bug"), DataError("out of memory, it says")])
+def test_what_is_not_about_memory_stays_what_it_is(error: Exception) -> None:
+    with pytest.raises(type(error)) as raised, short_memory_named("run x", "nothing"):
+        raise error
+    assert raised.value is error

@@ -394,3 +394,14 @@ def test_a_record_that_is_removed_meanwhile_ends_no_training(
     assert found.steps == config.steps
     assert isnan(found.final_train_loss)
     assert read_result(config.directory) is not None
+
+
+def test_a_batch_that_no_machine_has_memory_for_is_one_sentence(
+    tiny_yaml: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    windows = 10**10  # 40 TB
+    batch = [f"batch={{global_batch: {windows}, micro_batch: {windows}}}", f"windows={windows}"]
+    assert main(["--config", str(tiny_yaml), "name=large", *batch]) == 2
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said.startswith("error: run large ran out of memory (")
+    assert "set batch.micro_batch to a smaller number or auto" in said

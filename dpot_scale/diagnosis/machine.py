@@ -16,7 +16,12 @@ from dpot_scale.config.run import RunConfig
 from dpot_scale.data.datasets import MOST_FILES, allowed_files
 from dpot_scale.data.store.dataset import open_store, stored_names
 from dpot_scale.diagnosis.finding import Finding
-from dpot_scale.engine.operators import HOW_TO_COMPILE, build_path, python_header
+from dpot_scale.engine.operators import (
+    HOW_TO_COMPILE,
+    build_path,
+    python_header,
+    require_async_io,
+)
 from dpot_scale.engine.runtime import ranks_of_node, trains_on_gpu
 from dpot_scale.errors import ConfigError, DataError, MachineError
 from dpot_scale.files import NO_LOCKS
@@ -123,8 +128,6 @@ def _offloads(config: RunConfig) -> set[str]:
 
 def async_io(config: RunConfig) -> Finding:
     """Say whether DeepSpeed can keep training state on disk, as the strategy of a run asks."""
-    from dpot_scale.engine.zero import require_async_io  # DeepSpeed loads for seconds
-
     try:
         require_async_io(config.engine.deepspeed.name)
     except ConfigError as error:

@@ -1,17 +1,24 @@
-"""Compiles the operator by which DeepSpeed's ranks on CPUs share memory, on its first use.
+"""Compiles operators of DeepSpeed on their first use.
+
+By one of them its ranks on CPUs share memory, by the others state lies on a disk or on the host of
+a GPU.
 
 torch guards a build by a file that a killed process leaves behind: every later process would wait
 for its removal without end and without a word. It also keeps the builds of all environments of a
 user in one folder, where two environments would compile the operator anew in turn.
 """
 
+import contextlib
 import hashlib
+import io
 import logging
 import os
 import shlex
 import shutil
 import sys
 import sysconfig
+from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 
 import psutil
@@ -20,9 +27,13 @@ from dpot_scale.errors import ConfigError
 from dpot_scale.files import held
 
 OPERATOR = "deepspeed_shm_comm"
+ASYNC_IO, HOST_ADAM = "AsyncIOBuilder", "CPUAdamBuilder"
+# What each builder of DeepSpeed compiles.
+BUILDERS = {ASYNC_IO: ("pin_memory", "async_io"), HOST_ADAM: ("cpu_adam",)}
 HOW_TO_COMPILE = (
     "apt-get install g++ python3-dev and pip install ninja, or load a module with a compiler"
 )
+REASON_LENGTH = 300  # characters of what a compiler said
 FOLDER_VARIABLE = "TORCH_EXTENSIONS_DIR"  # where torch compiles, if it is set
 
 log = logging.getLogger(__name__)
@@ -37,15 +48,73 @@ def build_operators() -> None:
     from deepspeed.accelerator import get_accelerator
     from deepspeed.comm.torch import build_shm_op
 
+    with _only_builder() as root:
+        if get_accelerator().device_name() == "cpu" and not _is_built(OPERATOR, root):
+            refuse_without_tools()
+            _announce(OPERATOR, root)
+        build_shm_op()
+
+
+def build_operator(builder: str) -> None:
+    """Compile what a builder of DeepSpeed compiles, unless it is there. One process at a time does.
+
+    Args:
+        builder: One of `BUILDERS`.
+
+    Raises:
+        ConfigError: it cannot be compiled here.
+    """
+    from deepspeed.accelerator import get_accelerator
+
+    name = BUILDERS[builder][-1]
+    with _only_builder() as root:
+        if not all(_is_built(one, root) for one in BUILDERS[builder]):
+            _announce(name, root)
+        try:
+            get_accelerator().create_op_builder(builder).load(verbose=False)
+        except Exception as error:  # each step of a build fails in its own way
+            said = " ".join(str(error).split())[:REASON_LENGTH]
+            raise ConfigError(
+                f"DeepSpeed cannot compile its operator {name} ({said}): {HOW_TO_COMPILE}; on a "
+                "GPU a CUDA toolkit as well; and `unset TORCH_CUDA_ARCH_LIST` if that is set"
+            ) from error
+
+
+def require_async_io(strategy: str) -> None:
+    """Make sure that DeepSpeed can keep training state on disk, which it compiles an operator for.
+
+    Args:
+        strategy: The name of what asks for it.
+
+    Raises:
+        ConfigError: it cannot, or not here.
+    """
+    from deepspeed.accelerator import get_accelerator
+
+    with contextlib.redirect_stdout(io.StringIO()):  # what it prints says less
+        builder = get_accelerator().create_op_builder(ASYNC_IO)
+        possible = builder is not None and builder.is_compatible(verbose=False)
+    if not possible:
+        raise ConfigError(
+            f"engine.deepspeed={strategy} keeps training state on disk through libaio, which this "
+            "machine lacks: install libaio-dev (Red Hat: libaio-devel), or use zero3_bf16_offload"
+        )
+    build_operator(ASYNC_IO)
+
+
+@contextlib.contextmanager
+def _only_builder() -> Iterator[Path]:
+    """Let no other process build in the folder of operators, and clear up what was killed there."""
     os.environ["PATH"] = build_path()
     root = Path(os.environ.setdefault(FOLDER_VARIABLE, str(own_folder())))
     with held(root / "dpot_scale.lock", wait=True):
         remove_abandoned(root)
-        if get_accelerator().device_name() == "cpu" and not _is_built(root):
-            refuse_without_tools()
-            # Not on the standard output, which DeepSpeed's prints are kept off.
-            log.warning("compiling %s in %s; once, for a minute or two", OPERATOR, root)
-        build_shm_op()
+        yield root
+
+
+def _announce(operator: str, root: Path) -> None:
+    # Not on the standard output, which DeepSpeed's prints are kept off.
+    log.warning("compiling %s in %s; once, for a minute or two", operator, root)
 
 
 def refuse_without_tools() -> None:
@@ -93,15 +162,16 @@ def own_folder() -> Path:
     return Path(get_default_build_root()) / f"dpot_scale_{digest}"
 
 
-def _is_built(root: Path) -> bool:
-    return (root / OPERATOR / f"{OPERATOR}.so").is_file()
+def _is_built(operator: str, root: Path) -> bool:
+    return (root / operator / f"{operator}.so").is_file()
 
 
 def remove_abandoned(root: Path) -> None:
     """Remove what guards a build below `root` that no process makes any more."""
-    for guard in root.glob(f"**/{OPERATOR}/lock"):
-        if not _is_open(guard):
-            guard.unlink(missing_ok=True)
+    for operator in (OPERATOR, *chain.from_iterable(BUILDERS.values())):
+        for guard in root.glob(f"**/{operator}/lock"):
+            if not _is_open(guard):
+                guard.unlink(missing_ok=True)
 
 
 def _is_open(path: Path) -> bool:

@@ -11,7 +11,7 @@ from datetime import timedelta
 
 from torch import distributed as dist
 
-from dpot_scale.errors import LostPeerError
+from dpot_scale.errors import LostPeerError, memory_was_refused
 
 # What gloo says, which raises a RuntimeError like any other.
 OF_GLOO = ("gloo/transport", "gloo/rendezvous", "Connection closed by peer", "[enforce fail at")
@@ -59,6 +59,8 @@ def lost_peers_named(
 def is_of_lost_peer(error: BaseException) -> bool:
     """Return whether an error of a collective call speaks of another rank."""
     text = str(error)
+    if memory_was_refused(error):  # which the C++ of torch says in the words of gloo
+        return False
     if isinstance(error, dist.DistStoreError | dist.DistNetworkError):
         return True
     if isinstance(error, dist.DistBackendError):

@@ -7,6 +7,7 @@ import io
 import logging
 import os
 import random
+import socket
 import sys
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
@@ -21,10 +22,12 @@ from torch import distributed as dist
 
 from dpot_scale.config.limits import LimitsConfig
 from dpot_scale.engine.operators import build_operators
+from dpot_scale.errors import DeviceError
 
 # Set to 1 to see what DeepSpeed reports below the level of errors.
 DEBUG_VARIABLE = "DPOT_SCALE_DEBUG"
 
+ACCELERATOR = "DS_ACCELERATOR"  # which DeepSpeed takes, if it is set
 # How DeepSpeed's shared memory files begin (csrc/cpu/comm/shm.cpp).
 SHARED_BUFFER = "/dev/shm/deepspeed_allreduce_buffer"
 
@@ -76,11 +79,14 @@ def join_ranks(patience: timedelta = PATIENCE) -> World:
     """Join the process group and choose the device: the part of `start_world` without DeepSpeed."""
     local_rank = int(os.environ.setdefault("LOCAL_RANK", "0"))  # zero.Init reads it too
     device = torch.device("cpu")
+    # The device under the current context is the right one.
+    warnings.filterwarnings("ignore", message=r"barrier\(\): using the device under current")
     if trains_on_gpu():
+        _require_gpu(local_rank)
         device = torch.device("cuda", local_rank)
         torch.cuda.set_device(device)
     else:
-        os.environ["DS_ACCELERATOR"] = "cpu"  # DeepSpeed would take a GPU that it can see
+        os.environ[ACCELERATOR] = "cpu"  # DeepSpeed would take a GPU that it can see
     _limit_threads()
     _join(device, patience)
     return World(
@@ -100,10 +106,28 @@ def announced_world_size() -> int:
 
 
 def trains_on_gpu() -> bool:
-    """Return whether the ranks train on GPUs: an existing process group decides it, if any."""
-    if not torch.cuda.is_available():
+    """Return whether the ranks train on GPUs.
+
+    An existing process group decides it, if any. DS_ACCELERATOR=cpu keeps them on CPUs: the
+    deepspeed launcher sets CUDA_VISIBLE_DEVICES itself, so that cannot hide the GPUs there.
+    """
+    if not torch.cuda.is_available() or os.environ.get(ACCELERATOR) == "cpu":
         return False
     return not dist.is_initialized() or "nccl" in dist.get_backend()
+
+
+def _require_gpu(local_rank: int) -> None:
+    """Refuse to be one of more ranks than there are GPUs.
+
+    Raises:
+        DeviceError: this rank has none.
+    """
+    gpus = torch.cuda.device_count()
+    if local_rank >= gpus:
+        raise DeviceError(
+            f"{ranks_of_node()} ranks were started on {socket.gethostname()}, which has {gpus} "
+            f"GPU{'s' * (gpus != 1)}: start one for each, or set {ACCELERATOR}=cpu to train on CPUs"
+        )
 
 
 def any_rank(flag: bool, world: World) -> bool:
@@ -230,8 +254,6 @@ def quiet_deepspeed() -> Iterator[None]:
     logging.getLogger("DeepSpeed").addFilter(_is_error)
     # DeepSpeed calls collectives by names that torch renames.
     warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")
-    # The device under the current context is the right one: `start_world` has set it.
-    warnings.filterwarnings("ignore", message=r"barrier\(\): using the device under current")
     with contextlib.redirect_stdout(io.StringIO()):
         yield
 

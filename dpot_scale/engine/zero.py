@@ -19,6 +19,7 @@ from dpot_scale.engine.heap import tune_heap
 from dpot_scale.engine.matrices import layouts
 from dpot_scale.engine.muon import MATRICES, Muon, muon_groups
 from dpot_scale.engine.network import FACTOR, Group, build, freeze_and_group, optimizer_groups
+from dpot_scale.engine.operators import HOST_ADAM, build_operator, require_async_io
 from dpot_scale.engine.runtime import World, quiet_deepspeed
 from dpot_scale.engine.shards import (
     SHARDS,
@@ -28,7 +29,7 @@ from dpot_scale.engine.shards import (
 )
 from dpot_scale.engine.state import Snapshot, StoredState
 from dpot_scale.engine.zero_state import ZeroState
-from dpot_scale.errors import CheckpointError, ConfigError
+from dpot_scale.errors import CheckpointError
 from dpot_scale.models.families import family_of
 from dpot_scale.models.family import Family
 from dpot_scale.models.forecaster import Forecast, Forecaster
@@ -57,6 +58,9 @@ class ZeroEngine:
         self.compute_dtype = COMPUTE_DTYPES[strategy.dtype]
         if "nvme" in (strategy.optimizer_device, strategy.parameter_device):
             require_async_io(strategy.name)
+        is_on_host = strategy.optimizer_device != "none" and world.device.type == "cuda"
+        if is_on_host and config.optim.kind == "adam":
+            build_operator(HOST_ADAM)  # or all ranks of a machine would, at once
         if world.device.type == "cpu":
             tune_heap(returns_memory=strategy.lean)
         self._engine, groups = self._start()
@@ -322,24 +326,3 @@ def _ends_unaligned(parameter: nn.Parameter) -> bool:
     """
     size = getattr(parameter, "ds_numel", parameter.numel())
     return bool(size % (ALIGNMENT_BYTES // HALF_BYTES))
-
-
-def require_async_io(strategy: str) -> None:
-    """Make sure that DeepSpeed can keep training state on disk.
-
-    Args:
-        strategy: The name of what asks for it.
-
-    Raises:
-        ConfigError: it cannot.
-    """
-    from deepspeed.accelerator import get_accelerator
-
-    with quiet_deepspeed():
-        builder = get_accelerator().create_op_builder("AsyncIOBuilder")
-        possible = builder is not None and builder.is_compatible(verbose=False)
-    if not possible:
-        raise ConfigError(
-            f"engine.deepspeed={strategy} keeps training state on disk through libaio, which this "
-            "machine lacks: install libaio-dev (Red Hat: libaio-devel), or use zero3_bf16_offload"
-        )

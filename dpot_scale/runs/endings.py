@@ -8,6 +8,11 @@ from dpot_scale.errors import UserError, shortened, this_command
 from dpot_scale.training.loop import Trouble
 from dpot_scale.training.watch import Stop
 
+LESS_MEMORY = (
+    "set batch.micro_batch to a smaller number or auto, engine.activation_checkpointing=full, or "
+    "an engine.deepspeed that shards more, as zero3_bf16, or keeps it elsewhere"
+)
+
 
 class TrainingStoppedError(UserError):
     """The run was told to end before its last step, and saved; starting it again continues it."""

@@ -23,11 +23,17 @@ from dpot_scale.engine.collectives import from_main, on_every_rank, on_main, rai
 from dpot_scale.engine.engine import Engine
 from dpot_scale.engine.peers import lost_peers_named
 from dpot_scale.engine.runtime import World, announced_world_size, start_world, trains_on_gpu
-from dpot_scale.errors import UserError, speaks_for_all
+from dpot_scale.errors import UserError, short_memory_named, speaks_for_all
 from dpot_scale.files import flush_to_disk
 from dpot_scale.runs import numbers
 from dpot_scale.runs.agreement import require_agreement_of_ranks
-from dpot_scale.runs.endings import TrainingStoppedError, diverged, stopped, stopped_words
+from dpot_scale.runs.endings import (
+    LESS_MEMORY,
+    TrainingStoppedError,
+    diverged,
+    stopped,
+    stopped_words,
+)
 from dpot_scale.runs.folder import finished_before
 from dpot_scale.runs.lock import only_run_in
 from dpot_scale.runs.micro_batch import settle_micro_batch
@@ -76,6 +82,7 @@ def run_training(
         TrainingStoppedError: it was told to stop, by a signal, by `told_to_stop` or `preempted`, or
             `limits.wall_clock` was over.
         MachineError: it cannot read its data now, which may be intact.
+        ShortMemoryError: its device or machine has too little memory.
         LostPeerError: another rank ended, or did not answer in `limits.collective` minutes.
         KeyboardInterrupt: SIGTERM came where no steps are made; with a sentence.
         TrainingDivergedError: it diverged, once more than `limits.rollbacks` allows.
@@ -91,7 +98,8 @@ def run_training(
     stores, problem = _open_stores(run.config)
     patience = run.config.limits.patience
     sentence = stopped_words(Stop.SIGTERM, "while it started or ended", run.config)
-    with sigterm_interrupts(sentence), lost_peers_named(patience):
+    memory = short_memory_named(f"run {run.config.name}", LESS_MEMORY)
+    with sigterm_interrupts(sentence), lost_peers_named(patience), memory:
         with under_way("starting DeepSpeed and its ranks"):
             world = start_world(run.config.seed, patience)
             raise_on_all(problem, world)

@@ -13,6 +13,7 @@ from dpot_scale.errors import (
     BusyError,
     LostPeerError,
     MachineError,
+    ShortMemoryError,
     UserError,
     memory_was_refused,
     without_secrets,
@@ -153,7 +154,7 @@ def diagnose(error: Exception) -> tuple[str, bool]:
     failures = error.worker_failures if isinstance(error, WorkerGroupError) else {}
     for cause in failures.values():
         found = _user_error(cause)
-        if found is not None and not isinstance(found, LostPeerError | PASSING):
+        if found is not None and not isinstance(found, LostPeerError | ShortMemoryError | PASSING):
             return str(found), True
     passes = passing(error)
     if passes is not None:

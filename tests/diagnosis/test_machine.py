@@ -109,11 +109,11 @@ def test_a_machine_without_libaio(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     def refuse(_: str) -> None:
         raise ConfigError("install libaio-dev")
 
-    monkeypatch.setattr("dpot_scale.engine.zero.require_async_io", refuse)
+    monkeypatch.setattr("dpot_scale.diagnosis.machine.require_async_io", refuse)
     found = {one.check: one for one in machine_findings(config)}
     assert found["libaio"].verdict == "stops"
     assert "libaio-dev" in found["libaio"].to_do
-    monkeypatch.setattr("dpot_scale.engine.zero.require_async_io", lambda _: None)
+    monkeypatch.setattr("dpot_scale.diagnosis.machine.require_async_io", lambda _: None)
     assert async_io(config).verdict == "ok"
 
 

@@ -5,13 +5,17 @@ import signal
 import subprocess
 import sys
 import time
+from itertools import chain
 from pathlib import Path
 
 import pytest
 from torch.utils.file_baton import FileBaton
 
 from dpot_scale.engine.operators import (
+    ASYNC_IO,
+    BUILDERS,
     OPERATOR,
+    build_operator,
     build_operators,
     build_path,
     own_folder,
@@ -28,14 +32,15 @@ time.sleep(600)
 """
 
 
-def guard_in(folder: Path) -> Path:
-    guard = folder / "py311_cpu" / OPERATOR / "lock"
+def guard_in(folder: Path, operator: str = OPERATOR) -> Path:
+    guard = folder / "py311_cpu" / operator / "lock"
     guard.parent.mkdir(parents=True)
     return guard
 
 
-def test_the_guard_of_a_killed_build_is_removed(tmp_path: Path) -> None:
-    guard = guard_in(tmp_path)
+@pytest.mark.parametrize("operator", [OPERATOR, *chain.from_iterable(BUILDERS.values())])
+def test_the_guard_of_a_killed_build_is_removed(tmp_path: Path, operator: str) -> None:
+    guard = guard_in(tmp_path, operator)
     builder = subprocess.Popen([sys.executable, "-c", BUILDS, str(guard)])
     while not guard.exists():
         assert builder.poll() is None
@@ -111,3 +116,26 @@ def test_a_missing_header_or_compiler_is_named(
     monkeypatch.setattr("sysconfig.get_path", lambda _: str(tmp_path))
     with pytest.raises(ConfigError, match=r"no header of Python .*python3-dev"):
         refuse_without_tools()
+
+
+@pytest.fixture
+def broken_builder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the operator for disks be one that DeepSpeed fails to compile, in words of its own."""
+    from deepspeed.accelerator import get_accelerator
+
+    class Builder:
+        def load(self, *, verbose: bool) -> None:  # noqa: ARG002 - as DeepSpeed names it
+            raise ValueError("invalid literal for int() with base 10: '0a'")
+
+    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path))
+    accelerator = get_accelerator()
+    monkeypatch.setattr(type(accelerator), "create_op_builder", lambda *_: Builder())
+
+
+@pytest.mark.usefixtures("broken_builder")
+def test_an_operator_that_cannot_be_compiled_is_one_sentence(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with pytest.raises(ConfigError, match=r"operator async_io \(invalid literal .*'0a'\): .*unset"):
+        build_operator(ASYNC_IO)
+    assert "compiling async_io" in caplog.text

@@ -23,6 +23,10 @@ from tests.conftest import free_port
         (dist.DistBackendError("NCCL error: invalid usage (run with NCCL_DEBUG=WARN)"), False),
         (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), False),
         (ValueError("Connection closed by peer"), False),
+        (
+            RuntimeError("[enforce fail at alloc_cpu.cpp:127] err == 0. can't allocate memory"),
+            False,
+        ),
     ],
 )
 def test_errors_of_other_kinds_are_left_as_they_are(error: Exception, is_lost: bool) -> None:

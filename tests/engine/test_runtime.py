@@ -6,6 +6,10 @@ import subprocess
 import sys
 
 import pytest
+import torch
+
+from dpot_scale.engine.runtime import ACCELERATOR, join_ranks, trains_on_gpu
+from dpot_scale.errors import DeviceError
 
 ALONE = """
 import os, random, sys
@@ -73,3 +77,25 @@ def test_ranks_of_a_node_share_its_cores(variable: str, monkeypatch: pytest.Monk
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
     runtime._limit_threads()
     assert chosen == [8, 2]
+
+
+def test_more_ranks_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.delenv(ACCELERATOR, raising=False)
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    monkeypatch.setenv("LOCAL_SIZE", "2")
+    with pytest.raises(
+        DeviceError, match=r"2 ranks were started on \S+, which has 1 GPU: start one"
+    ):
+        join_ranks()
+
+
+def test_ranks_may_be_kept_from_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As under the deepspeed launcher, which sets CUDA_VISIBLE_DEVICES itself."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: False)
+    monkeypatch.delenv(ACCELERATOR, raising=False)
+    assert trains_on_gpu()
+    monkeypatch.setenv(ACCELERATOR, "cpu")
+    assert not trains_on_gpu()

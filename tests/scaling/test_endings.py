@@ -21,6 +21,7 @@ from dpot_scale.errors import (
     DiskError,
     LostPeerError,
     SharedMachineError,
+    ShortMemoryError,
 )
 from dpot_scale.runs.endings import TrainingDivergedError
 from dpot_scale.scaling.endings import (
@@ -115,6 +116,7 @@ def test_a_death_may_be_told_of_by_ray_alone() -> None:
         (RuntimeError("Memory on the node (IP: 1.2.3.4) was 61 / 64 GB"), "RAY_memory"),
         (RuntimeError("CUDA out of memory. Tried to allocate 2 GiB"), "run.batch.micro_batch"),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory"), "run.batch.micro_batch"),
+        (ShortMemoryError("run x ran out of memory (CUDA): set ..."), "run.batch.micro_batch"),
     ],
 )
 def test_memory_that_ran_out_is_final_and_names_what_to_change(
