@@ -8,7 +8,7 @@ twice: both must log the same numbers, bit for bit. A run moves from two ranks o
 and back. Another one is told to stop, one asks for more memory than there is, and a sweep on Ray
 loses its worker. At last, alone: what it costs to save M and L.
 
-NVMe needs libaio, the sweep Ray; the steps that lack them fail.
+The sweep needs Ray.
 """
 
 import argparse
@@ -72,18 +72,14 @@ STRATEGIES: dict[str, tuple[str, ...]] = {
     "zero2_bf16": ("checkpoint.copy_gib=1",),
     "zero3_bf16": ("checkpoint.copy_gib=1", "engine.compile=true"),
     "zero3_bf16_offload": (),
-    "zero3_bf16_nvme": (),
     "zero3_fp16": (),
 }
-NOT_ON_CPUS = ("zero3_bf16_nvme", "zero3_fp16")
+NOT_ON_CPUS = ("zero3_fp16",)
 ON_CPUS = {"DS_ACCELERATOR": "cpu"}
 RAY_WORKER = "RayTrainWorker"
-# Those for GPUs, and some that train in their own process, which is on the GPU there.
-TESTS = [
+GPU_TESTS = [
     *("tests/engine/test_gpu.py", "tests/training/test_noise.py", "tests/training/test_waits.py"),
     *("tests/data/stream/test_assembly.py", "tests/serving/test_forecaster.py"),
-    *("tests/runs/test_session.py", "tests/runs/test_full_disk.py", "tests/runs/test_rollbacks.py"),
-    *("tests/checkpoints/test_store.py", "tests/training/test_loop.py"),
 ]
 
 
@@ -145,17 +141,16 @@ def phases(options: argparse.Namespace) -> list[list[Step]]:
     generate = ["generate", "--suite", str(work / "suite.yaml"), "--out", str(work / "data")]
     data = Step("data", 60, [sys.executable, "-m", "dpot_scale.prepare", *generate])
     ways = [name for name in STRATEGIES if not (options.dry_run and name in NOT_ON_CPUS)]
-    tests = [sys.executable, "-m", "pytest", "-v", "-p", "no:cacheprovider", "-n", "4"]
-    tests += ["-m", "not distributed and not ray", *TESTS]
+    tests = [sys.executable, "-m", "pytest", "-v", "-p", "no:cacheprovider", "-m", "gpu"]
+    tests += ["-k", "not runs_to_its_end", *GPU_TESTS]
     cost = [sys.executable, "benchmarks/checkpoint_cost.py", "--ours-alone", "--saves", "1"]
     cost += ["--folder", str(work), "--strategy", "zero1_bf16", "--sizes"]
     cost += ["debug"] if options.dry_run else ["M", "L"]
     found = [
-        [data, *doctor_steps(work)],
+        [data, *doctor_steps(work), *([] if options.dry_run else [Step("tests", 120, tests)])],
         [
             *(act("kills", 240, way) for way in ways),
             *(act("moves", 240), act("stops", 240), act("sweep", 240)),
-            *([] if options.dry_run else [Step("tests", 240, tests, ONE_THREAD)]),
         ],
         [] if options.dry_run else [act("memory", 60)],  # a CPU would be killed
         [Step("cost", 200, cost)],
@@ -167,16 +162,14 @@ def phases(options: argparse.Namespace) -> list[list[Step]]:
 
 
 def doctor_steps(work: Path) -> list[Step]:
-    """Return the doctor alone, under a launcher, and where state lies on a disk."""
+    """Return the doctor alone, and under a launcher."""
     config = ["--config", str(work / "run.yaml")]
     alone = [sys.executable, "-m", "dpot_scale.doctor", *config]
     launched = [sys.executable, "-m", "deepspeed.launcher.runner", "--num_accelerators", "1"]
     launched += ["--master_port", str(free_port()), "dpot_scale/doctor.py", *config]
-    on_disk = ["engine.deepspeed=zero3_bf16_nvme", f"engine.nvme_path={work}/nvme"]
     return [
         Step("doctor", 90, [*alone, "engine.compile=true"]),
         Step("doctor_launched", 90, launched),
-        Step("doctor_nvme", 90, [*alone, *on_disk]),
     ]
 
 
@@ -249,8 +242,6 @@ def newest_step(directory: Path) -> int:
 def kills(work: Path, strategy: str) -> int:
     """Train undisturbed, and killed twice; compare."""
     overrides = [f"engine.deepspeed={strategy}", *STRATEGIES[strategy]]
-    if strategy == "zero3_bf16_nvme":
-        overrides.append(f"engine.nvme_path={work}/nvme")
     whole = Run(work, f"{strategy}_whole", overrides)
     if whole.ended():
         return 1

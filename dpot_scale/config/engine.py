@@ -5,10 +5,11 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from dpot_scale.config.base import NO_BOOL, Place, Section
+from dpot_scale.config.base import NO_BOOL, Section
 from dpot_scale.config.strategy import Strategy, read_strategy
 
 STRATEGY = "zero3_bf16"  # where a run names none
+FORMER = "nvme_path"  # a field
 
 
 class EngineConfig(Section):
@@ -23,8 +24,6 @@ class EngineConfig(Section):
     )
     """How to shard: the name of a file in `deepspeed_configs/`, the path of a JSON file, or its
     name and content."""
-    nvme_path: Place | None = None
-    """Folder on a fast disk, for a strategy that keeps training state on disk."""
     activation_checkpointing: Literal["none", "full", "every_k", "selective"] = "none"
     """Which blocks recompute their activations in the backward pass instead of keeping them. full:
     all. every_k: one in `recompute_every`. selective: all, except for their MLP, which costs the
@@ -40,6 +39,14 @@ class EngineConfig(Section):
     held-out errors by less than seeds do (benchmarks/spectral_precision.py)."""
     compile: bool = False
     """Whether torch.compile compiles the blocks."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_earlier_configs(cls, fields: object) -> object:
+        """Leave out the folder for state on a disk, which earlier versions saved as null."""
+        if isinstance(fields, dict) and fields.get(FORMER, ...) is None:
+            return {key: value for key, value in fields.items() if key != FORMER}
+        return fields
 
     @model_validator(mode="after")
     def _fairscale_can_do_it(self) -> Self:

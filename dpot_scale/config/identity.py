@@ -29,7 +29,6 @@ LEFT_OUT: dict[str, Any] = {
     "engine": {
         "kind",
         "deepspeed",
-        "nvme_path",
         "activation_checkpointing",
         "recompute_every",
         "recompute_backend",

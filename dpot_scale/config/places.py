@@ -104,7 +104,7 @@ def _resolve_value(key: str, value: object, home: Path, locate: Locate) -> objec
         return str(home / value)
     if key == "run.start.source":
         return str(locate(Path(value)))
-    return str(absolute(Path(value))) if key == "run.engine.nvme_path" else value
+    return value
 
 
 def resolve_run_paths(run: RunConfig, home: Path, locate: Locate | None = None) -> RunConfig:
@@ -119,14 +119,11 @@ def resolve_run_paths(run: RunConfig, home: Path, locate: Locate | None = None) 
     if uri is not None:
         tracking = tracking.model_copy(update={"mlflow_uri": absolute_uri(uri, home)})
     data = run.data.model_copy(update={"root": home / run.data.root})
-    nvme_path = run.engine.nvme_path and absolute(run.engine.nvme_path)
-    engine = run.engine.model_copy(update={"nvme_path": nvme_path})
     run = with_absolute_source(run, locate)
     return run.model_copy(
         update={
             "output": home / run.output,
             "data": data,
-            "engine": engine,
             "tracking": tracking,
         }
     )

@@ -241,7 +241,7 @@ class RunConfig(Section):
                 "ranks where nothing can put them together; set optim.kind=adam to use fairscale"
             )
         strategy = self.engine.deepspeed
-        if strategy.optimizer_device == "nvme" or strategy.replaces_optimizer:
+        if strategy.replaces_optimizer:
             raise ValueError(
                 "optim.kind=muon updates masters on the device or in the memory of the host, by "
                 f"itself, and {strategy.name} asks for something else: choose another "

@@ -16,14 +16,9 @@ from dpot_scale.config.run import RunConfig
 from dpot_scale.data.datasets import MOST_FILES, allowed_files
 from dpot_scale.data.store.dataset import open_store, stored_names
 from dpot_scale.diagnosis.finding import Finding
-from dpot_scale.engine.operators import (
-    HOW_TO_COMPILE,
-    build_path,
-    python_header,
-    require_async_io,
-)
+from dpot_scale.engine.operators import HOW_TO_COMPILE, build_path, python_header
 from dpot_scale.engine.runtime import ranks_of_node, trains_on_gpu
-from dpot_scale.errors import ConfigError, DataError, MachineError
+from dpot_scale.errors import DataError, MachineError
 from dpot_scale.files import NO_LOCKS
 from dpot_scale.models.families import family_of
 from dpot_scale.runs.agreement import code_digest
@@ -53,8 +48,6 @@ def machine_findings(config: RunConfig) -> Iterator[Finding]:
     yield versions()
     yield devices()
     yield compiler(config)
-    if "nvme" in _offloads(config):
-        yield async_io(config)
     yield shared_memory()
     results = storage(config.output)
     yield results
@@ -95,7 +88,7 @@ def devices() -> Finding:
 def compiler(config: RunConfig) -> Finding:
     """Say whether what a run compiles can be: operators of DeepSpeed, and kernels of Triton."""
     on_gpu, strategy = trains_on_gpu(), config.engine.deepspeed
-    operators = not on_gpu or strategy.optimizer_device != "none" or "nvme" in _offloads(config)
+    operators = not on_gpu or strategy.optimizer_device != "none"
     kernels = on_gpu and config.engine.compile
     if not operators and not kernels:
         return Finding("compiler", "ok", "none is needed on GPUs by this config")
@@ -118,21 +111,6 @@ def _compiler(variable: str) -> str | None:
     chosen = os.environ.get(variable)
     names = [chosen.split()[0]] if chosen and chosen.split() else COMPILERS[variable]
     return next(filter(None, map(shutil.which, names)), None)
-
-
-def _offloads(config: RunConfig) -> set[str]:
-    """Return where the strategy of a run keeps what it does not keep on the device."""
-    strategy = config.engine.deepspeed
-    return {strategy.optimizer_device, strategy.parameter_device}
-
-
-def async_io(config: RunConfig) -> Finding:
-    """Say whether DeepSpeed can keep training state on disk, as the strategy of a run asks."""
-    try:
-        require_async_io(config.engine.deepspeed.name)
-    except ConfigError as error:
-        return Finding("libaio", "stops", "is not here", str(error))
-    return Finding("libaio", "ok", "is here")
 
 
 def shared_memory(folder: Path = SHARED_MEMORY) -> Finding:

@@ -192,9 +192,10 @@ def _holes(parameters: int, strategy: Strategy, activations: int) -> int:
 
 
 def _offloaded(state: dict[str, int], strategy: Strategy, *, on_gpu: bool) -> int:
-    """Return the bytes outside the memory of the device; on CPUs these are on a disk."""
-    elsewhere = {"cpu", "nvme"} if on_gpu else {"nvme"}
+    """Return the bytes outside the memory of the device; a CPU has no other."""
+    if not on_gpu:
+        return 0
     optimizer = state["masters"] + state["moments"] + state["gradients"]
-    return optimizer * (strategy.optimizer_device in elsewhere) + state["parameters"] * (
-        strategy.parameter_device in elsewhere
+    return optimizer * (strategy.optimizer_device == "cpu") + state["parameters"] * (
+        strategy.parameter_device == "cpu"
     )

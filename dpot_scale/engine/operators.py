@@ -1,7 +1,6 @@
 """Compiles operators of DeepSpeed on their first use.
 
-By one of them its ranks on CPUs share memory, by the others state lies on a disk or on the host of
-a GPU.
+By one of them its ranks on CPUs share memory, by the other one state lies on the host of a GPU.
 
 torch guards a build by a file that a killed process leaves behind: every later process would wait
 for its removal without end and without a word. It also keeps the builds of all environments of a
@@ -10,7 +9,6 @@ user in one folder, where two environments would compile the operator anew in tu
 
 import contextlib
 import hashlib
-import io
 import logging
 import os
 import shlex
@@ -18,7 +16,6 @@ import shutil
 import sys
 import sysconfig
 from collections.abc import Iterator
-from itertools import chain
 from pathlib import Path
 
 import psutil
@@ -27,9 +24,7 @@ from dpot_scale.errors import ConfigError
 from dpot_scale.files import held
 
 OPERATOR = "deepspeed_shm_comm"
-ASYNC_IO, HOST_ADAM = "AsyncIOBuilder", "CPUAdamBuilder"
-# What each builder of DeepSpeed compiles.
-BUILDERS = {ASYNC_IO: ("pin_memory", "async_io"), HOST_ADAM: ("cpu_adam",)}
+HOST_ADAM = "cpu_adam"
 HOW_TO_COMPILE = (
     "apt-get install g++ python3-dev and pip install ninja, or load a module with a compiler"
 )
@@ -55,51 +50,27 @@ def build_operators() -> None:
         build_shm_op()
 
 
-def build_operator(builder: str) -> None:
-    """Compile what a builder of DeepSpeed compiles, unless it is there. One process at a time does.
+def build_host_adam() -> None:
+    """Compile the Adam that updates what a GPU keeps on its host, unless it is there.
 
-    Args:
-        builder: One of `BUILDERS`.
+    One process at a time does; without this, all ranks of a machine would at once.
 
     Raises:
         ConfigError: it cannot be compiled here.
     """
     from deepspeed.accelerator import get_accelerator
 
-    name = BUILDERS[builder][-1]
     with _only_builder() as root:
-        if not all(_is_built(one, root) for one in BUILDERS[builder]):
-            _announce(name, root)
+        if not _is_built(HOST_ADAM, root):
+            _announce(HOST_ADAM, root)
         try:
-            get_accelerator().create_op_builder(builder).load(verbose=False)
+            get_accelerator().create_op_builder("CPUAdamBuilder").load(verbose=False)
         except Exception as error:  # each step of a build fails in its own way
             said = " ".join(str(error).split())[:REASON_LENGTH]
             raise ConfigError(
-                f"DeepSpeed cannot compile its operator {name} ({said}): {HOW_TO_COMPILE}; on a "
-                "GPU a CUDA toolkit as well; and `unset TORCH_CUDA_ARCH_LIST` if that is set"
+                f"DeepSpeed cannot compile its operator {HOST_ADAM} ({said}): {HOW_TO_COMPILE}; "
+                "and `unset TORCH_CUDA_ARCH_LIST` if that is set"
             ) from error
-
-
-def require_async_io(strategy: str) -> None:
-    """Make sure that DeepSpeed can keep training state on disk, which it compiles an operator for.
-
-    Args:
-        strategy: The name of what asks for it.
-
-    Raises:
-        ConfigError: it cannot, or not here.
-    """
-    from deepspeed.accelerator import get_accelerator
-
-    with contextlib.redirect_stdout(io.StringIO()):  # what it prints says less
-        builder = get_accelerator().create_op_builder(ASYNC_IO)
-        possible = builder is not None and builder.is_compatible(verbose=False)
-    if not possible:
-        raise ConfigError(
-            f"engine.deepspeed={strategy} keeps training state on disk through libaio, which this "
-            "machine lacks: install libaio-dev (Red Hat: libaio-devel), or use zero3_bf16_offload"
-        )
-    build_operator(ASYNC_IO)
 
 
 @contextlib.contextmanager
@@ -168,7 +139,7 @@ def _is_built(operator: str, root: Path) -> bool:
 
 def remove_abandoned(root: Path) -> None:
     """Remove what guards a build below `root` that no process makes any more."""
-    for operator in (OPERATOR, *chain.from_iterable(BUILDERS.values())):
+    for operator in (OPERATOR, HOST_ADAM):
         for guard in root.glob(f"**/{operator}/lock"):
             if not _is_open(guard):
                 guard.unlink(missing_ok=True)

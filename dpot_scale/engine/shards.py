@@ -1,7 +1,6 @@
 """The files of a checkpoint that engines write: their names, and how all ranks write them."""
 
 import copyreg
-import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import Enum
@@ -54,12 +53,10 @@ def errors_at_the_end(engine: Any, folder: Path) -> Iterator[None]:  # noqa: ANN
             except (OSError, RuntimeError) as error:
                 if not is_about_writing(error):
                     raise
-                failures.append(cannot_write(folder, _first(error)))
+                failures.append(cannot_write(folder, error))
 
         return attempt
 
-    copytree = shutil.copytree  # of what lies on NVMe; DeepSpeed imports it where it saves
-    shutil.copytree = guarded(copytree)  # type: ignore[assignment]
     writer = engine.checkpoint_engine
     writer.save, engine._copy_recovery_script = (
         guarded(writer.save),
@@ -68,12 +65,6 @@ def errors_at_the_end(engine: Any, folder: Path) -> Iterator[None]:  # noqa: ANN
     try:
         yield
     finally:
-        shutil.copytree = copytree
         del writer.save, engine._copy_recovery_script  # the methods of their classes remain
     if failures:
         raise failures[0]
-
-
-def _first(error: OSError | RuntimeError) -> OSError | RuntimeError:
-    """Return an error itself; of those that a copy of many files has collected, the first one."""
-    return OSError(error.args[0][0][2]) if isinstance(error, shutil.Error) else error

@@ -6,7 +6,6 @@ No torch here, so plans and memory estimates stay cheap.
 import copy
 
 from dpot_scale.config.deepspeed_keys import AUTO
-from dpot_scale.config.engine import EngineConfig
 from dpot_scale.config.optim import OptimConfig
 from dpot_scale.config.run import RunConfig
 from dpot_scale.config.strategy import OFFLOADS, Json, Strategy, section
@@ -39,7 +38,7 @@ def effective_deepspeed_config(config: RunConfig, world_size: int, *, on_gpu: bo
     if strategy.offload and (is_ours or not on_gpu):
         effective["zero_force_ds_cpu_optimizer"] = False  # torch's is as fast, and is there
     zero = effective.setdefault("zero_optimization", {"stage": 0})
-    _set_nvme_path(zero, config.engine, strategy)
+    _refuse_disks(zero, strategy)
     buffers = fit_buffers(footprint_of(config.model, config.engine), on_gpu=on_gpu)
     fitted = deepspeed_sizes(buffers, strategy.stage)
     # What the JSON says about these tunes how to shard, so it stands.
@@ -56,15 +55,14 @@ def effective_deepspeed_config(config: RunConfig, world_size: int, *, on_gpu: bo
     return effective
 
 
-def _set_nvme_path(zero: Json, engine: EngineConfig, strategy: Strategy) -> None:
+def _refuse_disks(zero: Json, strategy: Strategy) -> None:
     for offload in OFFLOADS:
-        if section(zero, offload).get("nvme_path") == AUTO:
-            if engine.nvme_path is None:
-                raise ConfigError(
-                    f"{strategy.name} keeps training state on disk: set engine.nvme_path to "
-                    "a folder on a local NVMe drive of every node"
-                )
-            zero[offload]["nvme_path"] = str(engine.nvme_path)
+        if section(zero, offload).get("device") == "nvme":
+            raise ConfigError(
+                f"{strategy.name}: remove zero_optimization.{offload}.device=nvme: DeepSpeed 0.19 "
+                "computes wrong gradients and resumes without moments where state lies on a disk; "
+                "use cpu, as zero3_bf16_offload does"
+            )
 
 
 def _adam(optim: OptimConfig, *, from_torch: bool) -> Json:

@@ -19,7 +19,7 @@ from dpot_scale.engine.heap import tune_heap
 from dpot_scale.engine.matrices import layouts
 from dpot_scale.engine.muon import MATRICES, Muon, muon_groups
 from dpot_scale.engine.network import FACTOR, Group, build, freeze_and_group, optimizer_groups
-from dpot_scale.engine.operators import HOST_ADAM, build_operator, require_async_io
+from dpot_scale.engine.operators import build_host_adam
 from dpot_scale.engine.runtime import World, quiet_deepspeed
 from dpot_scale.engine.shards import (
     SHARDS,
@@ -56,11 +56,9 @@ class ZeroEngine:
         strategy = config.engine.deepspeed
         self.stage = strategy.stage
         self.compute_dtype = COMPUTE_DTYPES[strategy.dtype]
-        if "nvme" in (strategy.optimizer_device, strategy.parameter_device):
-            require_async_io(strategy.name)
         is_on_host = strategy.optimizer_device != "none" and world.device.type == "cuda"
         if is_on_host and config.optim.kind == "adam":
-            build_operator(HOST_ADAM)  # or all ranks of a machine would, at once
+            build_host_adam()
         if world.device.type == "cpu":
             tune_heap(returns_memory=strategy.lean)
         self._engine, groups = self._start()
@@ -125,7 +123,7 @@ class ZeroEngine:
     def snapshot(self) -> Snapshot | None:
         """Return what this rank keeps of the training state, as views of it.
 
-        None where only `save_shards` reaches it: on NVMe, or in an optimizer of DeepSpeed's own.
+        None where only `save_shards` reaches it: in an optimizer of DeepSpeed's own.
         """
         return None if self._state is None else self._state.snapshot()
 

@@ -150,8 +150,6 @@ def test_every_sharding_config_resolves_at_the_sizes_of_the_files(
         "windows=1280",
         "batch.micro_batch=8",
     ]
-    if name.endswith("nvme"):
-        overrides.append(f"engine.nvme_path={tmp_path}")
     run = resolve(identify(load_run("paper_l", overrides)), world_size=workers, on_gpu=True)
     assert run.deepspeed is not None
     assert run.deepspeed["train_batch_size"] == 128

@@ -68,14 +68,14 @@ def test_a_hash_names_the_content_and_not_the_order_of_its_keys() -> None:
     assert len({one, *map(content_hash, others)}) == 4
 
 
-@pytest.mark.parametrize("key", ["output", "data.root", "start.source", "engine.nvme_path"])
+@pytest.mark.parametrize("key", ["output", "data.root", "start.source"])
 @pytest.mark.parametrize("path", ["x" * 300, "a/" + "\u00e9" * 128, "a\0b"])
 def test_a_path_that_no_file_can_have_is_refused(key: str, path: str) -> None:
     with pytest.raises(ConfigError, match=f"{key}.*no file can have this name"):
         load_run("quickstart", [f"{key}={json.dumps(path)}"])
 
 
-@pytest.mark.parametrize("key", ["output", "data.root", "start.source", "engine.nvme_path"])
+@pytest.mark.parametrize("key", ["output", "data.root", "start.source"])
 @pytest.mark.parametrize("url", ["https://me:secret@host/w.pth", "s3://bucket/runs", "FILE:///a"])
 def test_a_url_is_no_path(key: str, url: str) -> None:
     """It would be saved as `https:/me:secret@host`, and made as a folder here."""

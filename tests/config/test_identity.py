@@ -35,7 +35,6 @@ def identity_of(*overrides: str) -> str:
         "batch.micro_batch=auto",
         "engine.deepspeed=zero1_bf16",
         "engine.deepspeed=zero3_bf16_offload",
-        "engine.nvme_path=/nvme",
         "engine.activation_checkpointing=full",
         "engine.compile=true",
         "objective.unroll=1",  # its default

@@ -13,12 +13,11 @@ def test_results_lie_below_home_and_inputs_here(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    overrides = ["run.engine.nvme_path=nvme", "run.start.source=model.safetensors"]
+    overrides = ["run.start.source=model.safetensors"]
     sweep = resolve_sweep_paths(load_sweep("quickstart", overrides), Path("/results"))
     assert sweep.directory == Path("/results/runs/quickstart-sweep")
     assert sweep.run.data.root == Path("/results/data/quickstart")
     assert sweep.run.tracking.mlflow_uri == "sqlite:////results/mlflow.db"
-    assert sweep.run.engine.nvme_path == tmp_path / "nvme"
     assert sweep.run.start.source == tmp_path / "model.safetensors"
 
 

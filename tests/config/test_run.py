@@ -128,7 +128,6 @@ def test_fairscale_has_no_muon() -> None:
 @pytest.mark.parametrize(
     "zero",
     [
-        {"stage": 3, "offload_optimizer": {"device": "nvme", "nvme_path": "/nvme"}},
         {"stage": 3, "offload_optimizer": {"device": "cpu", "ratio": 0.5}},
         {"stage": 3, "offload_optimizer": {"device": "cpu", "super_offload": True}},
         {"stage": 2, "offload_optimizer": {"device": "cpu"}, "zenflow": {"topk_ratio": 0.1}},

@@ -25,7 +25,6 @@ def test_the_shipped_names() -> None:
         "zero2_bf16",
         "zero3_bf16",
         "zero3_bf16_lean",
-        "zero3_bf16_nvme",
         "zero3_bf16_offload",
         "zero3_fp16",
         "zero3_fp32",
@@ -33,7 +32,7 @@ def test_the_shipped_names() -> None:
     for name in NAMES:
         strategy = read_strategy(name)
         assert name.startswith(f"zero{strategy.stage}_{strategy.dtype}")
-        assert strategy.offload == name.endswith(("_offload", "_nvme"))
+        assert strategy.offload == name.endswith("_offload")
         assert strategy.gradient_dtype == ("bf16" if name.endswith("_lean") else "fp32")
 
 

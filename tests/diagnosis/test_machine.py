@@ -17,7 +17,6 @@ from dpot_scale.data.datasets import open_datasets
 from dpot_scale.diagnosis import machine
 from dpot_scale.diagnosis.finding import Finding
 from dpot_scale.diagnosis.machine import (
-    async_io,
     compiler,
     data,
     devices,
@@ -29,7 +28,6 @@ from dpot_scale.diagnosis.machine import (
     storage,
     versions,
 )
-from dpot_scale.errors import ConfigError
 
 
 @pytest.fixture
@@ -100,21 +98,6 @@ def test_a_path_without_a_compiler(
     monkeypatch.setattr("sysconfig.get_path", lambda _: str(tmp_path))
     assert compiler(compiled).found == "no Python.h"
     assert "python3-dev" in compiler(compiled).to_do
-
-
-def test_a_machine_without_libaio(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    on_disk = ["engine.deepspeed=zero3_bf16_nvme", f"engine.nvme_path={tmp_path}"]
-    config = load_run("quickstart", [*on_disk, "optim.kind=adam", f"output={tmp_path}"])
-
-    def refuse(_: str) -> None:
-        raise ConfigError("install libaio-dev")
-
-    monkeypatch.setattr("dpot_scale.diagnosis.machine.require_async_io", refuse)
-    found = {one.check: one for one in machine_findings(config)}
-    assert found["libaio"].verdict == "stops"
-    assert "libaio-dev" in found["libaio"].to_do
-    monkeypatch.setattr("dpot_scale.diagnosis.machine.require_async_io", lambda _: None)
-    assert async_io(config).verdict == "ok"
 
 
 def test_hidden_gpus_are_no_fault_of_torch(monkeypatch: pytest.MonkeyPatch) -> None:

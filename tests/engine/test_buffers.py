@@ -28,12 +28,11 @@ def run_with(deepspeed: str, world_size: int = 1, size: str = "M") -> RunConfig:
         "quickstart",
         [
             f"engine.deepspeed={deepspeed}",
-            "engine.nvme_path=/nvme",
             f"batch.global_batch={3 * 2 * world_size}",
             "batch.micro_batch=2",
             f"windows={12 * world_size}",
             f"model.size={size}",
-            "optim.kind=adam",  # muon has no masters on a disk
+            "optim.kind=adam",
         ],
     )
 

@@ -2,7 +2,6 @@
 
 import copyreg
 import errno
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -63,39 +62,6 @@ def test_a_rank_that_cannot_write_says_so_after_it_has_met_the_others(
     with pytest.raises(DiskError, match=str(tmp_path)), errors_at_the_end(engine, tmp_path):
         engine.save_checkpoint(tmp_path)
     assert engine.met_the_others
-
-
-class OnNvme(Engine):
-    """Copies what it keeps on NVMe, as DeepSpeed's does, before its ranks meet."""
-
-    def __init__(self, swapped: Path) -> None:
-        super().__init__()
-        self.swapped = swapped
-
-    def save_checkpoint(self, folder: Path) -> None:
-        from shutil import copytree
-
-        self.checkpoint_engine.save("weights", folder / "weights")
-        copytree(self.swapped, folder / "offloaded_tensors" / "rank0")
-        self.met_the_others = True
-
-
-def test_a_full_disk_under_the_copy_from_nvme_is_said_after_the_others_were_met(
-    tmp_path: Path, small_disk: Path
-) -> None:
-    swapped = tmp_path / "swapped"
-    swapped.mkdir()
-    for name in ("moment_0", "moment_1"):
-        (swapped / name).write_bytes(bytes(2**20))
-    engine = OnNvme(swapped)
-    with pytest.raises(DiskError) as raised, errors_at_the_end(engine, small_disk):
-        engine.save_checkpoint(small_disk)
-    assert engine.met_the_others
-    said = str(raised.value)
-    assert said.startswith(f"cannot write {small_disk}: [Errno 28] No space left on device")
-    assert said.count("No space") == 1
-    assert said.endswith("make room there and start again")
-    assert shutil.copytree.__module__ == "shutil"
 
 
 def test_another_error_ends_the_save_at_once(tmp_path: Path) -> None:

@@ -115,12 +115,6 @@ def test_offload_trains_as_the_device_does(results: Results) -> None:
     assert offloaded == pytest.approx(kept, rel=1e-3)
 
 
-def test_state_on_disk_needs_a_library(results: Results) -> None:
-    if Path("/usr/include/libaio.h").exists():
-        pytest.skip("this machine has it")
-    assert "zero3_bf16_nvme keeps training state on disk through libaio" in results["nvme"]
-
-
 @pytest.mark.parametrize(
     "engine", ["zero3_unrolled", "zero3_recomputed_unrolled", "fairscale_unrolled"]
 )

@@ -30,7 +30,6 @@ from dpot_scale.engine.engine import Engine
 from dpot_scale.engine.fairscale import FairscaleEngine
 from dpot_scale.engine.runtime import World, any_rank
 from dpot_scale.engine.start import start_engine
-from dpot_scale.errors import ConfigError
 from dpot_scale.models.dpot.config import DPOTConfig
 from dpot_scale.models.families import family_of
 from dpot_scale.models.family import KEEP_ALL
@@ -406,15 +405,6 @@ def skip(world: World, folder: Path, deepspeed: str, **options) -> Result:
     }
 
 
-def refusal(world: World, folder: Path) -> str:
-    """What is said where state should go to disk and the machine has no library for it."""
-    try:
-        start_engine(config("zero3_bf16_nvme", nvme_path="/tmp"), world)
-    except ConfigError as error:
-        return str(error)
-    return ""
-
-
 FP32 = {f"zero{stage}": f"zero{stage}_fp32" for stage in range(4)} | {FAIRSCALE: FAIRSCALE}
 GPU_SIZES = [f"zero{stage}_gpu_sizes" for stage in (1, 2, 3)]
 BF16 = ["zero1_bf16", "zero2_bf16", "zero3_bf16", "zero3_bf16_lean", "zero3_bf16_offload"]
@@ -525,7 +515,6 @@ CASES: dict[str, Callable[[World, Path], Any]] = {
     },
     **{f"{name}_adapted": partial(adapted, deepspeed=json) for name, json in FP32.items()},
     "partition": partition,
-    "nvme": refusal,
 }
 
 

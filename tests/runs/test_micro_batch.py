@@ -98,23 +98,26 @@ def test_not_even_one_window(tmp_path: Path, world: World, monkeypatch: pytest.M
     ("override", "sentence"),
     [
         ("engine.deepspeed=zero3_bf61", "did you mean 'zero3_bf16'"),
-        ("engine.deepspeed=zero3_bf16_nvme", "set engine.nvme_path"),
+        ("engine.deepspeed=disk.json", r"offload_optimizer\.device=nvme"),
     ],
 )
 def test_a_mistake_is_no_reason_to_search(
     override: str, sentence: str, tmp_path: Path, world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(micro_batch, "_fits", lambda *_: pytest.fail("tried"))
+    monkeypatch.chdir(tmp_path)
+    on_disk = {"stage": 3, "offload_optimizer": {"device": "nvme", "nvme_path": "/nvme"}}
+    Path("disk.json").write_text(json.dumps({"zero_optimization": on_disk}))
     with pytest.raises(ConfigError, match=sentence):
         settle_micro_batch(run_in(tmp_path, override), world, print)
 
 
-def test_a_probe_that_fails_otherwise_ends_the_search(tmp_path: Path, world: World) -> None:
-    if Path("/usr/include/libaio.h").exists():
-        pytest.skip("this machine has what the probe lacks")
-    run = run_in(tmp_path, "engine.deepspeed=zero3_bf16_nvme", "engine.nvme_path=/nowhere")
-    with pytest.raises(ConfigError, match=r"a probe with 8 windows failed: .*libaio"):
-        settle_micro_batch(run, world, print)
+def test_a_probe_that_fails_otherwise_ends_the_search(
+    tmp_path: Path, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", "/proc/no_folder")
+    with pytest.raises(ConfigError, match=r"a probe with 8 windows failed: .*/proc/no_folder"):
+        settle_micro_batch(run_in(tmp_path), world, print)
 
 
 def test_a_probe_that_takes_too_long_ends_the_search(
