@@ -4,8 +4,8 @@ python benchmarks/large_clusters.py [--storage 10]
 
 For DPOT-L, DPOT-H and a model of 3B parameters, and for presets at their own batches, it prints
 what each step waits for: computing, messages, the host that launches kernels, windows from the
-shared storage; and which settings move the first of these, one after the other. Computing, messages
-and memory are the functions that `sweep plan` prices by.
+shared storage; and which settings move the first of these, one after the other. All but the
+storage are the functions that `sweep plan` prices by, and so is memory.
 """
 
 import argparse
@@ -34,18 +34,6 @@ MODELS = {
 }
 GPUS = (8, 64, 512)
 MICRO_BATCH = 64  # at which L, compiled, reaches 35 % of the peak and more
-# Milliseconds of the host at most for a block and a micro step, by the ZeRO stage and whether it is
-# compiled: whole steps of M on an H100 (benchmarks/gpu_2026-11.md). Under stage 3 the host was the
-# limit; below, the GPU may have been. Stage 0 is not measured compiled, which asks less of the
-# host; recomputing asks more, and is not measured.
-HOST_MS_OF_A_BLOCK = {
-    (0, False): 2.6,
-    (0, True): 2.6,
-    (1, False): 5.1,
-    (1, True): 3.4,
-    (3, False): 12.9,
-    (3, True): 7.5,
-}
 MOVES = 3  # settings that are shown, at most
 NO_CONTENTS = Contents(datasets={})  # a step costs the same whatever the values of its windows
 CHECKPOINT_BYTES = 12  # per parameter: weights and Adam's two moments in fp32 (scaling_cost)
@@ -95,12 +83,11 @@ def row(run: RunConfig, gpus: int, cluster: Cluster) -> Row:
     nameless = Run(config=run, contents=NO_CONTENTS, identity="")
     resolved = resolve(nameless, world_size=gpus, on_gpu=True)
     cost = step_cost(resolved, DEVICE, assumed_speed(resolved, DEVICE))
-    launched = resolved.accumulation_steps * run.model.depth
     windows = run.batch.global_batch
     seconds = {
         "computing": cost.computing,
         "sending": cost.sending,
-        "host": HOST_MS_OF_A_BLOCK[run.engine.deepspeed.stage, run.engine.compile] / 1e3 * launched,
+        "host": cost.host,
         "reading": 0 if cluster.has_local_data else windows * window_bytes(run) / cluster.storage,
     }
     steps_between = 60 * run.checkpoint.minutes / max(seconds.values())

@@ -26,7 +26,7 @@ from dpot_scale.scaling.cost import (
 class Needs:
     """What a run needs, in bytes/s."""
 
-    sending: float  # of each rank, for messages as long as what they wait beside
+    sending: float  # of each rank, for messages as long as computing or the host's launching
     reading: float  # of all ranks together
 
 
@@ -53,7 +53,7 @@ def needs_of(config: RunConfig, world: World) -> Needs:
         accumulation_steps=run.accumulation_steps,
     )
     read = config.batch.global_batch * window_bytes(config)
-    return Needs(sending=sent / cost.computing, reading=read / cost.seconds)
+    return Needs(sending=sent / max(cost.computing, cost.host), reading=read / cost.seconds)
 
 
 def _device(world: World) -> DeviceName:

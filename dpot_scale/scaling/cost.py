@@ -1,6 +1,7 @@
 """The time of a training step on devices that are named or measured, by formula. No torch here.
 
-A step takes as long as the slower of computing and sending, since ZeRO overlaps them.
+A step takes as long as the slowest of computing, sending and the host that launches kernels: ZeRO
+sends while the device computes, and the host runs ahead of the device.
 """
 
 from dataclasses import dataclass
@@ -9,12 +10,31 @@ from typing import Literal
 
 from dpot_scale.config.run import RunConfig
 from dpot_scale.config.strategy import ELEMENT_BYTES, Dtype, Strategy
+from dpot_scale.models.families import footprint_of
 from dpot_scale.runs.resolved import ResolvedRun
 
 DeviceName = Literal["cpu", "a100", "h100", "h200"]
 # Shares of the peak that training has reached (benchmarks/gpu_2026-11.md): DPOT-L on an H100 with
 # 25 windows, and compiled with 64.
 UTILIZATION, UTILIZATION_COMPILED = 0.20, 0.35
+# Milliseconds of the host at most for a block and a micro step, by the ZeRO stage and whether it is
+# compiled: whole steps on an H100, of M, and of L at stage 1 not compiled
+# (benchmarks/gpu_2026-11.md). Under stage 3 the host was the limit; below, the GPU may have been.
+# What a step asks beside its blocks is not counted: Ti, which waits for the host, took 24 to 32 ms
+# for its four blocks and the rest (benchmarks/gpu_recipe_2026-11.md).
+# Measured for DPOT alone, and taken for every family: their blocks launch about as many kernels.
+# Stage 0 is not measured compiled, which asks less of the host, and stage 2 not at all: it is taken
+# for stage 1. Recomputing asks more, and is not measured.
+HOST_MS_OF_A_BLOCK = {
+    (0, False): 2.6,
+    (0, True): 2.6,
+    (1, False): 3.9,
+    (1, True): 3.4,
+    (2, False): 3.9,
+    (2, True): 3.4,
+    (3, False): 12.9,
+    (3, True): 7.5,
+}
 STORED_BYTES = 4  # of a value in a dataset: fp32
 
 
@@ -29,6 +49,11 @@ class Device:
     per_node: float  # devices in a node
     inside: float  # bytes/s of a device to others of its node, one way
     between: float  # bytes/s of a device to other nodes, one way
+
+    @property
+    def is_gpu(self) -> bool:
+        """Whether it is a card, with memory of its own and kernels that a host launches."""
+        return self.gib is not None
 
     def reached(self, *, compiled: bool) -> float:
         """Return the share of the peak that training reaches."""
@@ -66,11 +91,12 @@ class StepCost:
 
     computing: float
     sending: float
+    host: float  # launching the kernels of a GPU; 0 on a CPU, which is its own host
 
     @property
     def seconds(self) -> float:
-        """The slower of both."""
-        return max(self.computing, self.sending)
+        """The slowest of them, since they overlap."""
+        return max(self.computing, self.sending, self.host)
 
 
 def step_cost(run: ResolvedRun, device: DeviceName, flops_per_second: float) -> StepCost:
@@ -81,16 +107,49 @@ def step_cost(run: ResolvedRun, device: DeviceName, flops_per_second: float) -> 
         device: What they are.
         flops_per_second: What each of them computes.
     """
+    model, engine = run.config.model, run.config.engine
+    # All blocks of a family are alike.
+    blocks = run.parameters.blocks // footprint_of(model, engine).block
     return StepCost(
         computing=run.step_flops / flops_per_second,
         sending=sending_seconds(
             run.parameters.total,
-            run.config.engine.deepspeed,
+            engine.deepspeed,
             DEVICES[device],
             world_size=run.world_size,
             accumulation_steps=run.accumulation_steps,
         ),
+        host=host_seconds(
+            blocks,
+            engine.deepspeed,
+            DEVICES[device],
+            compiled=engine.compile,
+            accumulation_steps=run.accumulation_steps,
+        ),
     )
+
+
+def host_seconds(
+    blocks: int,
+    strategy: Strategy,
+    device: Device,
+    *,
+    compiled: bool,
+    accumulation_steps: int = 1,
+) -> float:
+    """Return how long the host launches the kernels of one optimizer step; 0 on a CPU.
+
+    Args:
+        blocks: Of the model.
+        strategy: How it is sharded.
+        device: What the workers are.
+        compiled: Whether the blocks are.
+        accumulation_steps: Micro-batches per step.
+    """
+    if not device.is_gpu:
+        return 0.0
+    of_a_block = HOST_MS_OF_A_BLOCK[strategy.stage, compiled] / 1e3
+    return of_a_block * blocks * accumulation_steps
 
 
 def sending_seconds(

@@ -66,6 +66,7 @@ class Trial:
     together_gib: float  # of all workers, of as many as need most
     seconds: float  # estimated, with the most workers
     sending_seconds: float = 0.0  # of the messages between workers, which computing may hide
+    host_seconds: float = 0.0  # of launching kernels on GPUs, which computing may hide
     role: Role = "point"
     update_flops: float = 0.0  # of `train_flops`, those of the updates
 
@@ -167,7 +168,7 @@ def on_device(sweep: SweepConfig, device: DeviceName | None) -> SweepConfig:
     """Return a sweep whose workers are of the kind of a device that is named."""
     if device is None:
         return sweep
-    gpus = int(DEVICES[device].gib is not None)
+    gpus = int(DEVICES[device].is_gpu)
     resources = sweep.resources.model_copy(update={"gpus_per_worker": gpus})
     return sweep.model_copy(update={"resources": resources})
 
@@ -218,7 +219,7 @@ class _Prices:
         if self._device is not None:
             return step_cost(run, self._device, assumed_speed(run, self._device))
         speed = measured_speed(run, self._speeds)
-        if speed is not None:  # messages are in what was measured
+        if speed is not None:  # messages and the host are in what was measured
             return step_cost(run, UNNAMED_CPU, speed)
         kind = UNNAMED_GPU if run.on_gpu else UNNAMED_CPU
         assumed = self._resources.assumed_flops_per_second
@@ -252,4 +253,5 @@ def _plan_trial(prices: _Prices, point: Point, run: Run, after: After | None) ->
         together_gib=max(one.world_size * worker_gib(one) for one in (resolved, on_least)),
         seconds=steps * cost.seconds + TRIAL_OVERHEAD_SECONDS,
         sending_seconds=steps * cost.sending,
+        host_seconds=steps * cost.host,
     )

@@ -16,7 +16,7 @@ from dpot_scale.scaling.speeds import cores, known_speeds, speeds_like
 from dpot_scale.terminal import clock, duration, table
 
 HOUR = 3600.0
-# Of the time of a trial: messages that take less are not worth a column.
+# Of the time of a trial: messages that take less, or the host, are not worth a column.
 WORTH_A_COLUMN = 0.01
 
 
@@ -60,14 +60,16 @@ def plan_table(sweep: SweepConfig, trials: Sequence[Trial], terms: Terms = THIS_
     """
     resources = sweep.resources
     sends = any(t.sending_seconds > WORTH_A_COLUMN * t.seconds for t in trials)
+    launches = any(t.host_seconds > WORTH_A_COLUMN * t.seconds for t in trials)
     header = ["trial", "parameters", "windows", "steps", "FLOPs", "memory/worker", "time"]
-    header += ["network"] * sends + ["device-h"] + ["cost"] * (terms.price is not None)
+    header += ["network"] * sends + ["host"] * launches + ["device-h"]
+    header += ["cost"] * (terms.price is not None)
     rows = []
     for trial in trials:
         cells = [trial.id, f"{trial.parameters:,}", f"{trial.run.windows:,}"]
         cells += [f"{trial.run.steps:,}", f"{trial.train_flops:.2e}"]
         cells += [f"{trial.worker_gib:.2f} GiB", clock(trial.seconds)]
-        cells += [clock(trial.sending_seconds)] * sends
+        cells += [clock(trial.sending_seconds)] * sends + [clock(trial.host_seconds)] * launches
         cells.append(f"{device_hours(sweep, trial):.3g}")
         if terms.price is not None:
             cells.append(f"{device_hours(sweep, trial) * terms.price:,.2f}")
@@ -147,7 +149,7 @@ def _assumption(sweep: SweepConfig, terms: Terms) -> str:
     device = DEVICES[kind]
     share = device.reached(compiled=engine.compile)
     speed = share * device.peak[engine.deepspeed.dtype]
-    if device.gib is None:
+    if not device.is_gpu:
         return f"assuming {speed:.1e} FLOP/s per worker"
     return f"on {kind} at {share:.0%} of its peak"
 
@@ -194,6 +196,7 @@ def plan_json(
             "memory_gib": trial.worker_gib,
             "seconds": trial.seconds,
             "network_seconds": trial.sending_seconds,
+            "host_seconds": trial.host_seconds,
             "device_hours": hours,
             "cost": None if price is None else hours * price,
         }

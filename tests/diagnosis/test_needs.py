@@ -33,7 +33,27 @@ def test_a_run_needs_as_much_as_makes_it_wait_for_nothing(
         "so that messages take as long as computing"
     )
     window = 4 * config.window_frames * config.model.channels * 128 * 128
+    assert cost.host < cost.seconds
     assert needs.reading == pytest.approx(512 / cost.seconds * window)
+
+
+def test_a_small_model_on_a_gpu_reads_no_faster_than_the_host_launches_it(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the FLOPs of the GPU alone it would read hundreds of GB/s."""
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "NVIDIA H200")
+    strategy = "engine.deepspeed=zero1_bf16"
+    config = load_run("quickstart", [strategy, "batch={global_batch: 64, micro_batch: auto}"])
+    on_gpu = replace(world, world_size=2, device=torch.device("cuda", 0))
+    needs = needs_of(config, on_gpu)
+    run = resolve(identify(config), world_size=2, on_gpu=True, micro_batch=32)
+    cost = step_cost(run, "h200", assumed_speed(run, "h200"))
+    window = 4 * config.window_frames * config.model.channels * 64 * 64
+    assert needs.reading == pytest.approx(64 * window / cost.host)
+    assert 1e8 < needs.reading < 1e10
+    sent = DEVICES["h200"].inside * cost.sending
+    assert needs.sending == pytest.approx(sent / cost.host)
+    assert 0 < needs.sending < 1e9
 
 
 def test_ranks_that_a_batch_does_not_divide_among_are_said(world: World) -> None:

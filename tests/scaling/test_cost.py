@@ -7,9 +7,17 @@ from pathlib import Path
 
 import pytest
 
-from dpot_scale.config.load import load_sweep
+from dpot_scale.config.load import load_run, load_sweep
 from dpot_scale.config.strategy import read_strategy
-from dpot_scale.scaling.cost import DEVICES, sending_seconds
+from dpot_scale.runs.resolved import identify, resolve
+from dpot_scale.scaling.cost import (
+    DEVICES,
+    DeviceName,
+    StepCost,
+    assumed_speed,
+    sending_seconds,
+    step_cost,
+)
 from dpot_scale.scaling.plan import TRIAL_OVERHEAD_SECONDS, plan
 
 ROOT = Path(__file__).parents[2]
@@ -17,7 +25,11 @@ H = 1_031_082_099  # parameters, with 12 datasets
 GPUS = 512
 
 
-def published(batch: int, workers: int = GPUS, *settings: str) -> list[str]:
+ZERO3 = "{deepspeed: zero3_bf16, activation_checkpointing: full}"
+COMPILED = "{deepspeed: zero1_bf16, activation_checkpointing: full, compile: true}"
+
+
+def published(batch: int, workers: int, *settings: str, engine: str = ZERO3) -> list[str]:
     """The published H, in batches of so many windows."""
     windows = round(127_900_000 / batch) * batch
     return [
@@ -25,7 +37,7 @@ def published(batch: int, workers: int = GPUS, *settings: str) -> list[str]:
         f"windows=[{windows}]",
         f"run.windows={windows}",
         f"run.batch={{global_batch: {batch}, micro_batch: auto}}",
-        "run.engine={deepspeed: zero3_bf16, activation_checkpointing: full}",
+        f"run.engine={engine}",
         f"resources={{workers: {workers}, gpus_per_worker: 1, assumed_flops_per_second: 4e14}}",
         "run.model={grid: 128, channels: 4, skip_frames: 0}",
         *settings,
@@ -39,14 +51,64 @@ def test_a_table_of_the_documentation_is_the_formula() -> None:
     assert re.findall(r"^\| [LH] \| \d+ \|.*\|$", page, re.M) == rows
 
 
-def test_messages_decide_where_a_gpu_has_few_windows() -> None:
-    """Each of the 100,000 steps gathers all parameters twice, however little there is to do."""
-    (trial,) = plan(load_sweep("quickstart", published(GPUS)))
+@pytest.mark.parametrize(
+    ("engine", "bytes_per_parameter", "host_ms", "slowest"),
+    [
+        (ZERO3, 8, 12.9, "host"),
+        (COMPILED, 6, 3.4, "sending"),
+    ],
+)
+def test_messages_or_the_host_decide_where_a_gpu_has_few_windows(
+    engine: str, bytes_per_parameter: int, host_ms: float, slowest: str
+) -> None:
+    """Each of the 250,000 steps sends as much and launches as much, however little there is to do.
+
+    ZeRO-3 gathers all parameters twice.
+    """
+    (trial,) = plan(load_sweep("quickstart", published(GPUS, GPUS, engine=engine)))
     steps = trial.run.steps
-    per_step = 8 * trial.parameters * (GPUS - 1) / GPUS / 50e9
-    assert trial.sending_seconds == pytest.approx(steps * per_step)
-    assert trial.seconds == pytest.approx(steps * per_step + TRIAL_OVERHEAD_SECONDS)
-    assert trial.seconds / 3600 > 10
+    sending = steps * bytes_per_parameter * trial.parameters * (GPUS - 1) / GPUS / 50e9
+    host = steps * 27 * host_ms / 1e3
+    assert trial.sending_seconds == pytest.approx(sending)
+    assert trial.host_seconds == pytest.approx(host)
+    assert max(sending, host) == {"sending": sending, "host": host}[slowest]
+    assert trial.seconds == pytest.approx(max(sending, host) + TRIAL_OVERHEAD_SECONDS)
+    assert trial.sending_seconds / 3600 > 8
+
+
+def cost_of(device: DeviceName, preset: str, *settings: str) -> StepCost:
+    found = identify(load_run(preset, settings))
+    run = resolve(found, world_size=1, on_gpu=DEVICES[device].is_gpu)
+    return step_cost(run, device, assumed_speed(run, device))
+
+
+@pytest.mark.parametrize("family", ["dpot", "vit", "fno"])
+def test_a_small_model_on_a_gpu_waits_for_the_host(family: str) -> None:
+    settings = [f"model.family={family}", "model.depth=5", "engine.deepspeed=zero1_bf16"]
+    batches = [f"batch={{global_batch: 64, micro_batch: {size}}}" for size in (64, 16)]
+    whole, in_four = (cost_of("h200", "quickstart", *settings, batch) for batch in batches)
+    assert whole.seconds == whole.host == pytest.approx(5 * 3.9e-3)
+    assert in_four.seconds == in_four.host == pytest.approx(4 * whole.host)
+    assert in_four.computing == whole.computing < whole.host / 5
+    on_cpu = cost_of("cpu", "quickstart", *settings, batches[0])
+    assert on_cpu.host == 0
+    assert on_cpu.seconds == on_cpu.computing
+
+
+@pytest.mark.parametrize(
+    ("windows", "compiled", "measured"), [(64, "true", 138.9e-3), (25, "false", 92.5e-3)]
+)
+def test_a_large_model_does_not_wait_for_the_host(
+    windows: int, compiled: str, measured: float
+) -> None:
+    """Steps of L as an H100 made them (benchmarks/gpu_2026-11.md)."""
+    batch = f"batch={{global_batch: {windows}, micro_batch: {windows}}}"
+    strategy = "deepspeed: zero1_bf16, activation_checkpointing: none"
+    engine = f"engine={{{strategy}, compile: {compiled}}}"
+    cost = cost_of("h100", "paper_l", batch, engine, f"windows={100 * windows}")
+    assert 0 < cost.host < 1.02 * measured
+    assert cost.seconds == pytest.approx(cost.computing, rel=0.02)
+    assert cost.seconds == pytest.approx(measured, rel=0.1)
 
 
 @pytest.mark.parametrize(
@@ -72,7 +134,8 @@ def test_bytes_by_the_stage(strategy: str, bytes_per_parameter: int) -> None:
 
 def test_a_named_device_prices_all_workers() -> None:
     sweep = load_sweep("quickstart", ["run.engine.deepspeed=zero3_bf16"])
-    times = {name: [t.seconds for t in plan(sweep, name)] for name in DEVICES}
+    busy = load_sweep("quickstart", published(512, 8, engine=COMPILED))
+    times = {name: [t.seconds for t in plan(busy, name)] for name in DEVICES}
     assert times["cpu"] > times["a100"] > times["h100"] == times["h200"]
     ids = {name: [t.id for t in plan(sweep, name)] for name in DEVICES}
     assert len(set(map(tuple, ids.values()))) == 1, "no id depends on the device"

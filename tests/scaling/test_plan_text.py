@@ -32,6 +32,7 @@ def test_json_has_every_trial_with_its_price(capsys: pytest.CaptureFixture[str])
         assert row["flops"] == trial.train_flops
         assert row["device_hours"] == pytest.approx(2 * trial.seconds / 3600)
         assert row["cost"] == pytest.approx(2.5 * row["device_hours"])
+        assert 0 < row["host_seconds"] == trial.host_seconds < row["seconds"]
         if trial.after is not None:
             assert row["after"] == {"trial": trial.after.trial, "step": trial.after.step}
             assert trials[trial.after.trial].run.seed == trial.run.seed
@@ -43,16 +44,16 @@ def test_json_has_every_trial_with_its_price(capsys: pytest.CaptureFixture[str])
     assert sum(row["after"] is not None for row in found["trials"]) == 2
 
 
-def test_a_price_and_a_network_have_columns_where_there_are_some() -> None:
+def test_a_price_a_network_and_a_host_have_columns_where_there_are_some() -> None:
     sweep = load_sweep("quickstart", [])
     plain = plan_table(sweep, plan(sweep)).splitlines()[2].split()
-    assert not {"cost", "network"} & set(plain)
+    assert not {"cost", "network", "host"} & set(plain)
     settings = ["ladder={H: {size: H}}", "run.model.grid=128", "resources.workers=64",
                 "run.batch={global_batch: 64, micro_batch: 1}"]  # fmt: skip
     large = load_sweep("quickstart", settings)
     terms = Terms(device="h100", price=2.0)
     text = plan_table(on_device(large, "h100"), plan(large, "h100"), terms)
-    assert {"cost", "network"} <= set(text.splitlines()[2].split())
+    assert {"cost", "network", "host"} <= set(text.splitlines()[2].split())
     assert "at 2 each; with 1 at a time it takes" in text
     assert json.loads(plan_json(large, plan(large)))["cost"] is None
 
