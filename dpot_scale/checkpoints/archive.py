@@ -103,9 +103,11 @@ class Archive:
             self._require_own(there)
             self._require_not_ahead(there, here)
             record_bytes = self._records.put(directory.parent)  # newer checkpoints go by them
-            copied = [one.state.step for one in here if self._put_anew(one, there)]
-            if here:
-                self._remove_replaced(there, here, config)
+            replaced = _replaced(there, here, config) if here else set()
+            wanted = [one for one in here if one.state.step not in replaced]
+            self._here = {one.state.step for one in wanted}
+            copied = [one.state.step for one in wanted if self._put_anew(one, there)]
+            self._remove(replaced, there, here)
         return Sent(copied, record_bytes)
 
     def what_is_missing(self) -> str:
@@ -208,20 +210,18 @@ class Archive:
         self._damaged.discard(checkpoint.state.step)
         self._known.add(checkpoint.state.step)
 
-    def _remove_replaced(
-        self, there: Mapping[int, bytes], here: list[Checkpoint], config: CheckpointConfig
+    def _remove(
+        self, replaced: set[int], there: Mapping[int, bytes], here: list[Checkpoint]
     ) -> None:
         """Remove what newer checkpoints replace, and what interruptions left."""
-        steps = there.keys() | {one.state.step for one in here}
-        times = {step: _time(text) for step, text in there.items()}
-        times |= {one.state.step: one.marker.time for one in here}
-        known = {step: time for step, time in times.items() if time}
-        old = removable(steps, here[0].state.step, config, known)
+        if not here:
+            return
         folders = self._folders()
-        for step in folders.keys() & ((folders.keys() - steps) | old):
-            self._remove(step)
+        left = folders.keys() - there.keys() - {one.state.step for one in here}
+        for step in folders.keys() & (left | replaced):
+            self._remove_step(step)
 
-    def _remove(self, step: int) -> None:
+    def _remove_step(self, step: int) -> None:
         """Remove a checkpoint, or what was to become one; the marker goes first."""
         folder = self._folder(step)
         if self._answers.of(self._files.exists, f"{folder}/{MARKER}"):
@@ -292,6 +292,16 @@ class Archive:
         except Exception as error:
             reason = " ".join(str(error).split()) or type(error).__name__
             raise UnreachableError(f"{problem.format(self.url)}: {reason}") from error
+
+
+def _replaced(
+    there: Mapping[int, bytes], here: list[Checkpoint], config: CheckpointConfig
+) -> set[int]:
+    """Return the steps of archive and disk whose checkpoints newer ones replace."""
+    times = {step: _time(text) for step, text in there.items()}
+    times |= {one.state.step: one.marker.time for one in here}
+    known = {step: time for step, time in times.items() if time}
+    return removable(times.keys(), here[0].state.step, config, known)
 
 
 def _time(marker: bytes) -> float | None:

@@ -102,6 +102,7 @@ class CheckpointStore:
         self._aside = aside(world) if config.copy_gib else None
         self._background: Background | None = None
         self._archive = self._uploads = None
+        self._spares_one = False  # that was being copied when a newer one replaced it
         if config.archive is not None:
             self._archive = Archive(config.archive, directory.absolute().parent.name, identity)
             if world.is_main:
@@ -159,6 +160,8 @@ class CheckpointStore:
         if self._uploads is not None and self._archive is not None:
             with under_way("copying to the archive"):
                 problem = self._uploads.close()
+            if self._spares_one:
+                self._prune(self.newest)
             if isinstance(problem, UnreachableError):
                 log.warning("%s; %s", problem, self._archive.what_is_missing())
             elif problem is not None:
@@ -278,8 +281,9 @@ class CheckpointStore:
         opened = [open_checkpoint(folders[step]) for step in marked]
         times = {one.state.step: one.marker.time for one in opened if one and one.marker.time}
         old = removable(marked, newest, self.config, times)
-        if self._archive is not None:
-            old -= {self._archive.copying}
+        copying = None if self._archive is None else self._archive.copying
+        self._spares_one = copying in old
+        old -= {copying}
         return [folders[step] for step in (folders.keys() - marked) | old]
 
     def _put_on_disk(self, folder: Path, world: World) -> dict[str, Census]:

@@ -224,6 +224,7 @@ def test_what_is_being_copied_stays_until_then(
     store.close()
     assert copied == [1, 4, 3]
     assert sorted(archive_of(url).steps()) == [3, 4]
+    assert [one.state.step for one in committed(here)] == [4, 3]
     assert not caplog.messages
 
 
@@ -237,6 +238,17 @@ def test_it_keeps_what_the_disk_keeps_and_touches_nothing_else(tmp_path: Path, u
         save(here, url, step, keep_every=2)
     assert sorted(archive_of(url).steps()) == [2, 4, 5]
     assert all(files.exists(f"{root}/run/{one}/COMMITTED.json") for one in ("step_1", "notes"))
+
+
+def test_what_newer_ones_replace_is_not_copied(tmp_path: Path, url: str) -> None:
+    """As where a run was killed before it had removed an old one."""
+    here = tmp_path / "run" / "checkpoints"
+    for step in (1, 2, 3):
+        unsynced(here, step, keep=3)
+    config = CheckpointConfig()
+    assert [one.state.step for one in committed(here)] == [3, 2, 1]
+    assert archive_of(url).sync(here, config).steps == [3, 2]
+    assert archive_of(url).sync(here, config).steps == []
 
 
 def test_an_upload_that_ends_anywhere_leaves_the_one_before(
@@ -370,9 +382,10 @@ def test_a_fetch_may_be_killed_at_any_operation(tmp_path: Path) -> None:
         assert (directory / "run" / METRICS).read_text() == "of before"
 
 
-def unsynced(directory: Path, step: int) -> None:
+def unsynced(directory: Path, step: int, keep: int = 2) -> None:
     """Commit a checkpoint of which no archive knows."""
-    store = CheckpointStore(directory, config=CheckpointConfig(), identity="hash", world=WORLD)
+    config = CheckpointConfig(keep=keep)
+    store = CheckpointStore(directory, config=config, identity="hash", world=WORLD)
     store.save(Engine(step), TrainState(step=step))
 
 

@@ -121,6 +121,6 @@ def test_the_last_warning_says_what_is_missing_and_what_to_do(
     )
     store = store_in(here, url, keep=4)
     monkeypatch.setattr(Archive, "_put", put)
-    monkeypatch.setattr(Archive, "_remove_replaced", fails)
+    monkeypatch.setattr(Archive, "_remove", fails)
     store.close()
     assert "is gone; it lacks only the newest records of this run" in caplog.messages[-1]
