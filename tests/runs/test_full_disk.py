@@ -226,3 +226,28 @@ def test_figures_are_worth_no_run(
     assert (config.directory / RESULT_FILE).is_file()
     assert list((config.directory / FIGURES).glob("*")) == [], "no part of one"
     assert "the run ends without all of its figures" in caplog.text
+
+
+def test_weights_that_find_no_room_are_one_sentence_and_come_with_the_next_start(
+    config: RunConfig, disk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    export = outcome._export
+
+    def to_full_disk(*args: Any) -> None:
+        fill(disk)
+        export(*args)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(outcome, "_export", to_full_disk)
+        with pytest.raises(DiskError) as raised:
+            run_training(identify(config))
+    assert str(raised.value).startswith(f"cannot write {config.directory / WEIGHTS}: No space left")
+    assert raised.value.stop == "disk"
+    assert steps_of(config)[0] == STEPS
+    (disk / "rest").unlink()
+    left = {path.name for path in config.directory.iterdir()}
+    assert not {name for name in left if name.startswith(WEIGHTS) or name == RESULT_FILE}
+    losses = read_metrics(config.directory / SPOOL)["train/loss"]
+    assert run_training(identify(config)).steps == STEPS
+    assert (config.directory / WEIGHTS).is_file()
+    assert read_metrics(config.directory / SPOOL)["train/loss"] == losses
