@@ -62,7 +62,7 @@ def _execute(options: argparse.Namespace) -> int:
         from dpot_scale.diagnosis.examination import examine, examine_cluster, stopped
         from dpot_scale.diagnosis.finding import report
 
-        on_ray = options.workers is not None or in_job() or "RAY_ADDRESS" in os.environ
+        on_ray = options.workers is not None or in_job() or bool(os.environ.get("RAY_ADDRESS"))
         if on_ray and "RANK" not in os.environ:
             findings = examine_cluster(run, resources)
         else:

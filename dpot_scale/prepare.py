@@ -71,7 +71,7 @@ def _generate(options: argparse.Namespace) -> int:
     from dpot_scale.data.generation.workers import Workers, threads
 
     workers: Callable[[], AbstractContextManager[Workers]] = threads
-    if options.on == "ray" or (options.on == "auto" and "RAY_ADDRESS" in os.environ):
+    if options.on == "ray" or (options.on == "auto" and os.environ.get("RAY_ADDRESS")):
         from dpot_scale.cluster.solving import ray_tasks
 
         workers = partial(ray_tasks, print_line)

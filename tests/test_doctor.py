@@ -97,6 +97,7 @@ def test_on_a_ray_cluster_workers_examine_it(tmp_path: Path) -> None:
     ("words", "variable", "workers"),
     [
         ([], None, None),
+        ([], "", None),
         (["--workers", "8"], None, 8),
         ([], "10.0.0.1:6379", 2),
         (["--config", "gpus"], "10.0.0.1:6379", 16),

@@ -322,11 +322,10 @@ def test_a_worker_that_fits_on_no_node_is_refused_at_once(
     """Two nodes of one core each have as much as a worker of two cores needs, but not together."""
     nodes.join().wait()
     shutil.copy(story.folder / "sweep.yaml", tmp_path)
-    started = time.monotonic()
     code, log = Driver(tmp_path, nodes, "resources={workers: 1, cpus_per_worker: 2}").ended()
     assert code == 2, log
     assert "a trial needs 1 workers with 2 CPU each, on one node each, but the nodes" in log
-    assert time.monotonic() - started < 120
+    assert "waited" not in log
     assert not list(tmp_path.glob("runs/**/journal.jsonl"))
 
 
