@@ -48,6 +48,7 @@ from dpot_scale.scaling.room import (
     room_in_words,
     wait_for_room,
 )
+from dpot_scale.scaling.silence import Forgiveness, answer_seconds, answers_awaited, silence
 from dpot_scale.scaling.worker import PREEMPTED, TrialTask, train_trial
 
 # Ray's own limit is no limit: a controller that cannot start would be tried for ever.
@@ -124,16 +125,23 @@ class RayLauncher:
         name = f"{trial.id}_{attempt}_{int(time.time())}"
         before, nodes = newest_attempt(trial.run.directory), living()
         task: TrialTask = {"run": trial.run}
-        resources = self.cluster.resources.on(workers)
-        patience = trial.run.limits.patience
+        resources, limits = self.cluster.resources.on(workers), trial.run.limits
         try:
             made = trainer(
-                train_trial, task, resources, name=name, storage=self._storage, patience=patience
+                train_trial,
+                task,
+                resources,
+                name=name,
+                storage=self._storage,
+                patience=limits.patience,
+                forgiveness=Forgiveness(answer_seconds(limits.hang)),
             )
             with self._more_is_asked_for(workers):
                 returned = made.fit().return_value
         except (TrainingFailedError, RayError) as error:
-            verdict = given_up(trial.run.directory, before)
+            verdict = given_up(trial.run.directory, before) or silence(
+                error, trial.run.directory, before, limits.hang
+            )
             raise self._failed(error, verdict, nodes) from error
         finally:
             # Ray insists on a folder of its own, into which this training puts nothing.
@@ -188,6 +196,7 @@ def trainer(
     name: str,
     storage: Path,
     patience: timedelta = PATIENCE,
+    forgiveness: Forgiveness | None = None,
 ) -> TorchTrainer:
     """Return what runs a function on the workers of a trial, in one process group.
 
@@ -198,6 +207,7 @@ def trainer(
         name: Under a name that it knows, Ray would restore its own state.
         storage: A folder that all nodes see; Ray makes one of that name in it.
         patience: How long a worker waits for the others.
+        forgiveness: Of workers that do not answer; None: Ray's own limit holds.
     """
     return TorchTrainer(
         function,
@@ -212,6 +222,7 @@ def trainer(
             name=name,
             storage_path=str(storage),
             worker_runtime_env=worker_environment(resources),
+            callbacks=[forgiveness] if forgiveness else [],
             # Attempts are counted by the controller, which knows a user's mistake, and with how
             # many workers a trial may go on.
             failure_config=FailureConfig(
@@ -292,6 +303,6 @@ def ray_launcher(sweep: SweepConfig) -> Iterator[RayLauncher]:
         UserError: there is none at RAY_ADDRESS, or it refuses this process.
     """
     shutil.rmtree(sweep.directory / STORAGE, ignore_errors=True)
-    with join_cluster(sweep.resources) as cluster:
+    with join_cluster(sweep.resources) as cluster, answers_awaited(sweep.run.limits.hang):
         yield RayLauncher(sweep, cluster)
     shutil.rmtree(sweep.directory / STORAGE, ignore_errors=True)

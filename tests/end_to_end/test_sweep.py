@@ -404,6 +404,39 @@ def test_a_stopped_worker_is_named_and_its_trial_tried_again(
     assert list(losses) == list(range(1, STEPS + 1))
 
 
+def test_the_only_worker_of_a_trial_is_missed_ended_and_replaced(
+    tmp_path: Path, tiny_yaml: Path
+) -> None:
+    """No other rank is there to find that it was stopped."""
+    changes = ["ladder={narrow: {width: 16}}", "resources={workers: 1, gpus_per_worker: 0}"]
+    homes = []
+    for name in ("disturbed", "undisturbed"):
+        (tmp_path / name).mkdir()
+        homes.append(Home(tmp_path / name, tiny_yaml, *changes, "run.limits.hang=0.2"))
+    home, undisturbed = homes
+    (trial,) = home.trials
+    driver = home.submit()
+    home.wait_for_step(trial, 15, driver)
+    (stopped,) = workers_of(driver)
+    stopped.send_signal(signal.SIGSTOP)
+    code, log = undisturbed.submit().ended()
+    assert code == 0, log
+    wait_until(lambda: home.events(trial)[-1] == ("started", 2), driver)
+    assert not stopped.is_running(), "it would train on when it is continued"
+    code, log = driver.ended()
+    assert code == 0, log
+    assert "Traceback" not in log
+    events = [("started", 1), ("failed", 1), ("started", 2), ("finished", 2)]
+    assert home.events(trial) == events
+    who = f"rank 0 on {socket.gethostname()} (process {stopped.pid})"
+    said = f"no answer of {who} for 0.2 minutes (limits.hang) and 30 s more: it was stopped"
+    assert f"{trial.id}: attempt 1 failed ({said}" in log
+    spools = [one.trials[0].run.directory / SPOOL for one in homes]
+    losses, expected = (read_metrics(spool)["train/loss"] for spool in spools)
+    assert list(losses) == list(range(1, STEPS + 1))
+    assert losses == expected
+
+
 def test_as_a_ray_job_on_a_busy_cluster(
     cluster: Cluster, home: Home, continued: tuple[int, str], tmp_path: Path, tiny_yaml: Path
 ) -> None:

@@ -10,19 +10,24 @@ from typing import Any
 import pytest
 from ray.exceptions import RayActorError
 from ray.train.torch import TorchConfig, TorchTrainer
-from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
+from ray.train.v2._internal.exceptions import (
+    WorkerHealthCheckFailedError,
+    WorkerHealthCheckTimeoutError,
+)
 from ray.train.v2.api.exceptions import WorkerGroupError
 
 from dpot_scale.config.load import load_sweep
 from dpot_scale.config.places import resolve_sweep_paths
-from dpot_scale.config.sweep import ResourcesConfig
+from dpot_scale.config.sweep import ResourcesConfig, SweepConfig
 from dpot_scale.errors import ConfigError, LostPeerError, UserError
 from dpot_scale.scaling import launcher as launcher_module
 from dpot_scale.scaling.cluster import Cluster
+from dpot_scale.scaling.endings import AttemptFailedError
 from dpot_scale.scaling.fitting import Node
 from dpot_scale.scaling.launcher import LOST, RayLauncher, on_workers
 from dpot_scale.scaling.plan import plan
 from dpot_scale.scaling.room import LOSS_SECONDS
+from dpot_scale.scaling.silence import Forgiveness
 
 NODES = frozenset({"a", "b"})
 KILLED = WorkerHealthCheckFailedError(
@@ -85,13 +90,40 @@ def test_workers_of_a_trial_wait_for_each_other_as_long_as_its_config_says(
         def fit(self) -> Any:
             return SimpleNamespace(return_value=1)
 
-    monkeypatch.setattr(launcher_module, "TorchTrainer", Noted)
-    monkeypatch.setattr(launcher_module, "living", lambda: NODES)
-    sweep = load_sweep("quickstart", ["run.limits.collective=7.5", "run.data.suite=null"])
-    sweep = resolve_sweep_paths(sweep, tmp_path)
-    cluster = Cluster(resources=ResourcesConfig(gpus_per_worker=0), trials=1)
-    assert RayLauncher(sweep, cluster).train(plan(sweep)[0], attempt=1, workers=2)
+    launcher, sweep = connected(tmp_path, monkeypatch, Noted, "run.limits.collective=7.5")
+    assert launcher.train(plan(sweep)[0], attempt=1, workers=2)
     assert [config.timeout_s for config in configs] == [450]
+
+
+def connected(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, trainer: type[TorchTrainer], *settings: str
+) -> tuple[RayLauncher, SweepConfig]:
+    """Return a launcher on a cluster that is not there, with a trainer that needs none."""
+    monkeypatch.setattr(launcher_module, "TorchTrainer", trainer)
+    monkeypatch.setattr(launcher_module, "living", lambda: NODES)
+    sweep = load_sweep("quickstart", ["run.data.suite=null", *settings])
+    sweep = resolve_sweep_paths(sweep, folder)
+    cluster = Cluster(resources=ResourcesConfig(gpus_per_worker=0), trials=1)
+    return RayLauncher(sweep, cluster), sweep
+
+
+def test_a_trial_whose_workers_do_not_answer_hangs_and_may_be_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ray says so after it was asked whether it had watched them all the time."""
+    callbacks: list[object] = []
+
+    class Silent(TorchTrainer):
+        def fit(self) -> Any:
+            callbacks.extend(self.run_config.callbacks or [])
+            silent = WorkerHealthCheckTimeoutError("A worker health check has been hanging")
+            raise WorkerGroupError("failed", {0: silent})
+
+    launcher, sweep = connected(tmp_path, monkeypatch, Silent)
+    with pytest.raises(AttemptFailedError, match=r"no answer of rank 0 for 5 minutes") as caught:
+        launcher.train(plan(sweep)[0], attempt=1, workers=1)
+    assert (caught.value.stop, caught.value.is_final, caught.value.pause) == ("hung", False, 0.0)
+    assert [type(one) for one in callbacks] == [Forgiveness]
 
 
 class Joined:
