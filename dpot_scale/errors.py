@@ -106,7 +106,7 @@ class LostPeerError(UserError):
 
 
 class DeviceError(ConfigError):
-    """A rank that has no device of its own: another config may need fewer of them."""
+    """A rank whose machine lacks a device for it, or what compiles for one: others may have it."""
 
 
 class ShortMemoryError(UserError):

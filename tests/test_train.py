@@ -399,7 +399,7 @@ def test_a_record_that_is_removed_meanwhile_ends_no_training(
 def test_a_batch_that_no_machine_has_memory_for_is_one_sentence(
     tiny_yaml: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    windows = 10**10  # 40 TB
+    windows = 10**11  # 400 TB, more than there are addresses
     batch = [f"batch={{global_batch: {windows}, micro_batch: {windows}}}", f"windows={windows}"]
     assert main(["--config", str(tiny_yaml), "name=large", *batch]) == 2
     said = capsys.readouterr().err.splitlines()[-1]

@@ -9,7 +9,8 @@ from dpot_scale.config.base import NO_BOOL, Section
 from dpot_scale.config.strategy import Strategy, read_strategy
 
 STRATEGY = "zero3_bf16"  # where a run names none
-FORMER = "nvme_path"  # a field
+ACCELERATOR = "DS_ACCELERATOR"  # the variable that chooses what DeepSpeed computes on
+FORMER = "nvme_path"  # a field of earlier versions
 
 
 class EngineConfig(Section):
@@ -43,8 +44,8 @@ class EngineConfig(Section):
     @model_validator(mode="before")
     @classmethod
     def _read_earlier_configs(cls, fields: object) -> object:
-        """Leave out the folder for state on a disk, which earlier versions saved as null."""
-        if isinstance(fields, dict) and fields.get(FORMER, ...) is None:
+        """Leave out the folder for state on a disk: old runs and sweeps can be read."""
+        if isinstance(fields, dict):
             return {key: value for key, value in fields.items() if key != FORMER}
         return fields
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 
+from dpot_scale.config.engine import ACCELERATOR
 from dpot_scale.config.run import RunConfig
 from dpot_scale.data.datasets import MOST_FILES, allowed_files
 from dpot_scale.data.store.dataset import open_store, stored_names
@@ -77,6 +78,8 @@ def devices() -> Finding:
         kinds = ", ".join(f"{names.count(name)} x {name}" for name in dict.fromkeys(names))
         return Finding("devices", "ok", kinds)
     cores = len(os.sched_getaffinity(0))
+    if os.environ.get(ACCELERATOR) == "cpu" and torch.cuda.is_available():
+        return Finding("devices", "ok", f"{cores} CPU cores; {ACCELERATOR}=cpu leaves GPUs alone")
     if os.environ.get("CUDA_VISIBLE_DEVICES") == "":
         return Finding("devices", "ok", f"{cores} CPU cores; CUDA_VISIBLE_DEVICES hides all GPUs")
     if not Path("/dev/nvidia0").exists():

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import psutil
 
-from dpot_scale.errors import ConfigError
+from dpot_scale.errors import ConfigError, DeviceError
 from dpot_scale.files import held
 
 OPERATOR = "deepspeed_shm_comm"
@@ -56,7 +56,7 @@ def build_host_adam() -> None:
     One process at a time does; without this, all ranks of a machine would at once.
 
     Raises:
-        ConfigError: it cannot be compiled here.
+        DeviceError: it cannot be compiled here.
     """
     from deepspeed.accelerator import get_accelerator
 
@@ -67,7 +67,7 @@ def build_host_adam() -> None:
             get_accelerator().create_op_builder("CPUAdamBuilder").load(verbose=False)
         except Exception as error:  # each step of a build fails in its own way
             said = " ".join(str(error).split())[:REASON_LENGTH]
-            raise ConfigError(
+            raise DeviceError(
                 f"DeepSpeed cannot compile its operator {HOST_ADAM} ({said}): {HOW_TO_COMPILE}; "
                 "and `unset TORCH_CUDA_ARCH_LIST` if that is set"
             ) from error

@@ -20,14 +20,14 @@ import numpy as np
 import torch
 from torch import distributed as dist
 
+from dpot_scale.config.engine import ACCELERATOR
 from dpot_scale.config.limits import LimitsConfig
 from dpot_scale.engine.operators import build_operators
-from dpot_scale.errors import DeviceError
+from dpot_scale.errors import ConfigError, DeviceError
 
 # Set to 1 to see what DeepSpeed reports below the level of errors.
 DEBUG_VARIABLE = "DPOT_SCALE_DEBUG"
 
-ACCELERATOR = "DS_ACCELERATOR"  # which DeepSpeed takes, if it is set
 # How DeepSpeed's shared memory files begin (csrc/cpu/comm/shm.cpp).
 SHARED_BUFFER = "/dev/shm/deepspeed_allreduce_buffer"
 
@@ -108,25 +108,31 @@ def announced_world_size() -> int:
 def trains_on_gpu() -> bool:
     """Return whether the ranks train on GPUs.
 
-    An existing process group decides it, if any. DS_ACCELERATOR=cpu keeps them on CPUs: the
+    An existing process group decides it, if any. Else DS_ACCELERATOR=cpu keeps them on CPUs: the
     deepspeed launcher sets CUDA_VISIBLE_DEVICES itself, so that cannot hide the GPUs there.
     """
-    if not torch.cuda.is_available() or os.environ.get(ACCELERATOR) == "cpu":
+    if not torch.cuda.is_available():
         return False
-    return not dist.is_initialized() or "nccl" in dist.get_backend()
+    if dist.is_initialized():
+        return "nccl" in dist.get_backend()
+    return os.environ.get(ACCELERATOR) != "cpu"
 
 
 def _require_gpu(local_rank: int) -> None:
     """Refuse to be one of more ranks than there are GPUs.
 
     Raises:
-        DeviceError: this rank has none.
+        DeviceError: this rank is the first one that has none, and speaks for all of its machine.
+        ConfigError: it is another one.
     """
     gpus = torch.cuda.device_count()
     if local_rank >= gpus:
-        raise DeviceError(
-            f"{ranks_of_node()} ranks were started on {socket.gethostname()}, which has {gpus} "
-            f"GPU{'s' * (gpus != 1)}: start one for each, or set {ACCELERATOR}=cpu to train on CPUs"
+        shown = os.environ.get("CUDA_VISIBLE_DEVICES")
+        of_those = "" if shown is None else f" in CUDA_VISIBLE_DEVICES={shown}"
+        kind = DeviceError if local_rank == gpus else ConfigError
+        raise kind(
+            f"rank {local_rank} of {socket.gethostname()} has no GPU: there are {gpus}{of_those}; "
+            f"start one rank for each GPU, or set {ACCELERATOR}=cpu to train on CPUs"
         )
 
 

@@ -8,7 +8,7 @@ import copy
 from dpot_scale.config.deepspeed_keys import AUTO
 from dpot_scale.config.optim import OptimConfig
 from dpot_scale.config.run import RunConfig
-from dpot_scale.config.strategy import OFFLOADS, Json, Strategy, section
+from dpot_scale.config.strategy import Json
 from dpot_scale.engine.buffers import deepspeed_sizes, fit_buffers
 from dpot_scale.errors import ConfigError
 from dpot_scale.models.families import family_of, footprint_of
@@ -38,7 +38,6 @@ def effective_deepspeed_config(config: RunConfig, world_size: int, *, on_gpu: bo
     if strategy.offload and (is_ours or not on_gpu):
         effective["zero_force_ds_cpu_optimizer"] = False  # torch's is as fast, and is there
     zero = effective.setdefault("zero_optimization", {"stage": 0})
-    _refuse_disks(zero, strategy)
     buffers = fit_buffers(footprint_of(config.model, config.engine), on_gpu=on_gpu)
     fitted = deepspeed_sizes(buffers, strategy.stage)
     # What the JSON says about these tunes how to shard, so it stands.
@@ -53,16 +52,6 @@ def effective_deepspeed_config(config: RunConfig, world_size: int, *, on_gpu: bo
         # DeepSpeed breaks up the compiled code.
         zero.setdefault("leaf_module", {"classes": [family_of(config.model).block]})
     return effective
-
-
-def _refuse_disks(zero: Json, strategy: Strategy) -> None:
-    for offload in OFFLOADS:
-        if section(zero, offload).get("device") == "nvme":
-            raise ConfigError(
-                f"{strategy.name}: remove zero_optimization.{offload}.device=nvme: DeepSpeed 0.19 "
-                "computes wrong gradients and resumes without moments where state lies on a disk; "
-                "use cpu, as zero3_bf16_offload does"
-            )
 
 
 def _adam(optim: OptimConfig, *, from_torch: bool) -> Json:

@@ -58,7 +58,8 @@ class ZeroEngine:
         self.compute_dtype = COMPUTE_DTYPES[strategy.dtype]
         is_on_host = strategy.optimizer_device != "none" and world.device.type == "cuda"
         if is_on_host and config.optim.kind == "adam":
-            build_host_adam()
+            with quiet_deepspeed():
+                build_host_adam()
         if world.device.type == "cpu":
             tune_heap(returns_memory=strategy.lean)
         self._engine, groups = self._start()

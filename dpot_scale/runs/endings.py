@@ -10,7 +10,8 @@ from dpot_scale.training.watch import Stop
 
 LESS_MEMORY = (
     "set batch.micro_batch to a smaller number or auto, engine.activation_checkpointing=full, or "
-    "an engine.deepspeed that shards more, as zero3_bf16, or keeps it elsewhere"
+    "an engine.deepspeed that shards more, as zero3_bf16, or keeps state in the memory of a host "
+    "(zero3_bf16_offload)"
 )
 
 

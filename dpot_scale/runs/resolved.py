@@ -138,13 +138,19 @@ def resolve(run: Run, *, world_size: int, on_gpu: bool, micro_batch: int = 1) ->
     )
 
 
-def require_precision(run: ResolvedRun) -> None:
-    """Make sure that the workers of a run can compute in its precision.
+def require_trainable(run: ResolvedRun) -> None:
+    """Make sure that the workers of a run can train as it says: an older one may be read only.
 
     Raises:
-        ConfigError: they cannot.
+        ConfigError: they cannot compute in its precision, or its state would lie on a disk.
     """
     strategy = run.config.engine.deepspeed
+    if "nvme" in (strategy.optimizer_device, strategy.parameter_device):
+        raise ConfigError(
+            f"engine.deepspeed={strategy.name} keeps training state on a disk (device: nvme), "
+            "where DeepSpeed 0.19 computes wrong gradients and resumes without moments; use cpu, "
+            "as zero3_bf16_offload does"
+        )
     if strategy.dtype == "fp16" and not run.on_gpu:
         raise ConfigError(
             f"engine.deepspeed={strategy.name} computes in fp16, which DeepSpeed does on "

@@ -39,7 +39,7 @@ from dpot_scale.runs.lock import only_run_in
 from dpot_scale.runs.micro_batch import settle_micro_batch
 from dpot_scale.runs.outcome import header, keep, require_same_layout, write_configs
 from dpot_scale.runs.pulse import Pulse
-from dpot_scale.runs.resolved import ResolvedRun, Run, require_precision, resolve
+from dpot_scale.runs.resolved import ResolvedRun, Run, require_trainable, resolve
 from dpot_scale.runs.result import TrainingResult
 from dpot_scale.runs.rollbacks import Rollbacks, all_described, describe
 from dpot_scale.runs.session import Session
@@ -94,7 +94,7 @@ def run_training(
         return finished
     # Finds what is wrong with the config before hours are spent on generating its data.
     resolved = resolve(run, world_size=announced_world_size(), on_gpu=trains_on_gpu())
-    require_precision(resolved)
+    require_trainable(resolved)
     stores, problem = _open_stores(run.config)
     patience = run.config.limits.patience
     sentence = stopped_words(Stop.SIGTERM, "while it started or ended", run.config)

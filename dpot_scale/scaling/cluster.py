@@ -13,6 +13,7 @@ import ray
 from ray._private.state import state
 
 from dpot_scale.cluster.connection import connection
+from dpot_scale.config.engine import ACCELERATOR
 from dpot_scale.config.sweep import ResourcesConfig
 from dpot_scale.engine.memory import GIB
 from dpot_scale.errors import ConfigError
@@ -153,11 +154,12 @@ def as_node(described: Mapping[str, Any]) -> Node:
 def settle(resources: ResourcesConfig, there: Mapping[str, float]) -> ResourcesConfig:
     """Return the resources with `auto` replaced by what a cluster has: a GPU for each worker.
 
-    Of a number of workers that may change, the least count.
+    Of a number of workers that may change, the least count. DS_ACCELERATOR=cpu means none.
     """
     if resources.gpus_per_worker != "auto":
         return resources
-    gpus = 1 if there.get("GPU", 0) >= resources.least_workers else 0
+    wanted = os.environ.get(ACCELERATOR) != "cpu"
+    gpus = 1 if wanted and there.get("GPU", 0) >= resources.least_workers else 0
     return resources.model_copy(update={"gpus_per_worker": gpus})
 
 

@@ -48,7 +48,7 @@ from dpot_scale.scaling.room import (
     room_in_words,
     wait_for_room,
 )
-from dpot_scale.scaling.silence import Forgiveness, answer_seconds, answers_awaited, silence
+from dpot_scale.scaling.silence import Forgiveness, answer_seconds, silence
 from dpot_scale.scaling.worker import PREEMPTED, TrialTask, train_trial
 
 # Ray's own limit is no limit: a controller that cannot start would be tried for ever.
@@ -303,6 +303,6 @@ def ray_launcher(sweep: SweepConfig) -> Iterator[RayLauncher]:
         UserError: there is none at RAY_ADDRESS, or it refuses this process.
     """
     shutil.rmtree(sweep.directory / STORAGE, ignore_errors=True)
-    with join_cluster(sweep.resources) as cluster, answers_awaited(sweep.run.limits.hang):
+    with join_cluster(sweep.resources) as cluster:
         yield RayLauncher(sweep, cluster)
     shutil.rmtree(sweep.directory / STORAGE, ignore_errors=True)

@@ -13,7 +13,7 @@ from dpot_scale.config.sentences import nearest
 from dpot_scale.config.sweep import SweepConfig
 from dpot_scale.engine.memory import GIB, MIB
 from dpot_scale.errors import ConfigError
-from dpot_scale.runs.resolved import ResolvedRun, Run, require_precision, resolve
+from dpot_scale.runs.resolved import ResolvedRun, Run, require_trainable, resolve
 from dpot_scale.scaling.cost import (
     DEVICES,
     UNNAMED_CPU,
@@ -232,7 +232,7 @@ def _plan_trial(prices: _Prices, point: Point, run: Run, after: After | None) ->
         # Raises what would otherwise stop the trial after its workers have started.
         resolved, on_least = prices.most_and_least(run)
         if prices.are_settled:
-            require_precision(resolved)
+            require_trainable(resolved)
     except ConfigError as error:
         raise ConfigError(f"trial {point.label}: {error}") from error
     config = resolved.config

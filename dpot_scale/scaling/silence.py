@@ -9,21 +9,20 @@ can say more than Ray knows. Ray kills the workers, also stopped ones.
 import math
 import os
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from ray.train.v2._internal.exceptions import WorkerHealthCheckTimeoutError
-from ray.train.v2._internal.execution.callback import WorkerGroupCallback
+from ray.train.v2._internal.execution.callback import ControllerCallback, WorkerGroupCallback
+from ray.train.v2._internal.execution.context import TrainRunContext
 from ray.train.v2._internal.execution.worker_group.poll import WorkerGroupPollStatus
 from ray.train.v2.api.exceptions import WorkerGroupError
 
-from dpot_scale.engine.peers import GO_ON
 from dpot_scale.runs.signs import read_sign
 
-ANSWER_LIMIT = "RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S"  # read by the driver of a trial
-# In which ranks that are left find, by `limits.hang`, who is silent, and write their stacks.
-MARGIN_SECONDS = 30.0
+ANSWER_LIMIT = "RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S"
+# In which ranks that are left find, by `limits.hang`, who is silent, and write their stacks: it may
+# take them 40 seconds.
+MARGIN_SECONDS = 60.0
 LATE_SECONDS = 15.0  # between two looks, beyond which the process that looks was stopped itself
 
 
@@ -36,23 +35,12 @@ def answer_seconds(hang: float | None) -> float:
     return math.inf if hang is None else 60 * hang + MARGIN_SECONDS
 
 
-@contextmanager
-def answers_awaited(hang: float | None) -> Iterator[None]:
-    """Let the attempts that begin in the block be given up by `limits.hang`, in minutes."""
-    before = os.environ.get(ANSWER_LIMIT)
-    os.environ[ANSWER_LIMIT] = str(answer_seconds(hang))
-    try:
-        yield
-    finally:
-        del os.environ[ANSWER_LIMIT]
-        if before is not None:
-            os.environ[ANSWER_LIMIT] = before
+class Forgiveness(ControllerCallback, WorkerGroupCallback):
+    """Tells Ray for how long a worker of a trial may not answer, and counts that fairly.
 
-
-class Forgiveness(WorkerGroupCallback):
-    """Gives workers the whole limit again after the process that asks them was stopped itself.
-
-    Ray calls this in that process, each time that it has asked.
+    Each trial has an actor of Ray's that asks its workers. Ray calls this there, when it begins and
+    each time that it has asked. After that process was stopped itself, workers have the whole limit
+    again.
 
     Args:
         limit: Seconds, as of `answer_seconds`.
@@ -61,6 +49,10 @@ class Forgiveness(WorkerGroupCallback):
     def __init__(self, limit: float) -> None:
         self._limit = limit
         self._since = self._looked = -math.inf
+
+    def after_controller_start(self, train_run_context: TrainRunContext) -> None:  # noqa: ARG002
+        """Set the limit, which Ray reads where it starts workers."""
+        os.environ[ANSWER_LIMIT] = str(self._limit)
 
     def after_worker_group_poll_status(self, worker_group_status: WorkerGroupPollStatus) -> None:
         """Take back what Ray says of workers that it has not watched for the whole limit."""
@@ -100,4 +92,4 @@ def silence(error: Exception, directory: Path, before: int, hang: float | None) 
     who = sign.who if sign is not None and is_known else f"rank {silent[0]}"
     why = "it was stopped, or its machine or one call hangs"
     limit = f"{hang:g} minutes (limits.hang) and {MARGIN_SECONDS:g} s more"
-    return f"hung: no answer of {who} for {limit}: {why}; {GO_ON}"
+    return f"hung: no answer of {who} for {limit}: {why}"

@@ -100,6 +100,13 @@ def test_a_path_without_a_compiler(
     assert "python3-dev" in compiler(compiled).to_do
 
 
+def test_gpus_that_are_left_alone_are_no_fault_of_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setenv("DS_ACCELERATOR", "cpu")
+    found = devices()
+    assert (found.verdict, "DS_ACCELERATOR=cpu leaves GPUs alone" in found.found) == ("ok", True)
+
+
 def test_hidden_gpus_are_no_fault_of_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     assert (devices().verdict, "CUDA_VISIBLE_DEVICES" in devices().found) == ("ok", True)

@@ -325,7 +325,7 @@ def test_a_worker_that_fits_on_no_node_is_refused_at_once(
     code, log = Driver(tmp_path, nodes, "resources={workers: 1, cpus_per_worker: 2}").ended()
     assert code == 2, log
     assert "a trial needs 1 workers with 2 CPU each, on one node each, but the nodes" in log
-    assert "waited" not in log
+    assert "waiting" not in log
     assert not list(tmp_path.glob("runs/**/journal.jsonl"))
 
 

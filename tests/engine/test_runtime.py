@@ -8,8 +8,9 @@ import sys
 import pytest
 import torch
 
-from dpot_scale.engine.runtime import ACCELERATOR, join_ranks, trains_on_gpu
-from dpot_scale.errors import DeviceError
+from dpot_scale.config.engine import ACCELERATOR
+from dpot_scale.engine.runtime import join_ranks, trains_on_gpu
+from dpot_scale.errors import ConfigError, DeviceError
 
 ALONE = """
 import os, random, sys
@@ -79,16 +80,20 @@ def test_ranks_of_a_node_share_its_cores(variable: str, monkeypatch: pytest.Monk
     assert chosen == [8, 2]
 
 
-def test_more_ranks_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("local_rank", "speaks"), [(1, True), (2, False)])
+def test_more_ranks_than_gpus_are_refused(
+    local_rank: int, speaks: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: False)
     monkeypatch.delenv(ACCELERATOR, raising=False)
-    monkeypatch.setenv("LOCAL_RANK", "1")
-    monkeypatch.setenv("LOCAL_SIZE", "2")
-    with pytest.raises(
-        DeviceError, match=r"2 ranks were started on \S+, which has 1 GPU: start one"
-    ):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
+    monkeypatch.setenv("LOCAL_RANK", str(local_rank))
+    sentence = rf"rank {local_rank} of \S+ has no GPU: there are 1 in CUDA_VISIBLE_DEVICES=3; start"
+    with pytest.raises(ConfigError, match=sentence) as refused:
         join_ranks()
+    assert isinstance(refused.value, DeviceError) == speaks
 
 
 def test_ranks_may_be_kept_from_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -99,3 +104,14 @@ def test_ranks_may_be_kept_from_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     assert trains_on_gpu()
     monkeypatch.setenv(ACCELERATOR, "cpu")
     assert not trains_on_gpu()
+
+
+def test_a_group_that_exists_decides_whether_ranks_are_on_gpus(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As that of Ray's workers, whatever the driver was told."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_backend", lambda: "nccl")
+    monkeypatch.setenv(ACCELERATOR, "cpu")
+    assert trains_on_gpu()

@@ -11,9 +11,8 @@ import pytest
 
 from dpot_scale.config.load import load_run
 from dpot_scale.config.run import RunConfig
-from dpot_scale.config.strategy import FOLDER, OFFLOADS, read_strategy
+from dpot_scale.config.strategy import FOLDER, read_strategy
 from dpot_scale.engine.strategy import effective_deepspeed_config
-from dpot_scale.errors import ConfigError
 from dpot_scale.models.dpot.family import FAMILY
 from dpot_scale.models.dpot.network import Block
 
@@ -101,17 +100,6 @@ def test_muon_is_no_optimizer_of_deepspeed(on_gpu: bool) -> None:
         assert effective["zero_allow_untested_optimizer"]
         offload = read_strategy(name).offload
         assert effective.get("zero_force_ds_cpu_optimizer", True) is not offload
-
-
-@pytest.mark.parametrize("offload", OFFLOADS)
-def test_state_on_a_disk_is_refused(tmp_path: Path, offload: str) -> None:
-    """DeepSpeed reads the gradients of large matrices wrongly there, and no moments at a start."""
-    on_disk = {"stage": 3, offload: {"device": "nvme", "nvme_path": "/nvme"}}
-    run = run_with(written(tmp_path, {"zero_optimization": on_disk, "bf16": {"enabled": True}}))
-    with pytest.raises(
-        ConfigError, match=rf"remove zero_optimization.{offload}.device=nvme: .* cpu"
-    ):
-        effective_deepspeed_config(run, 1, on_gpu=True)
 
 
 def test_weight_decay_is_coupled_unless_asked_otherwise() -> None:

@@ -98,7 +98,7 @@ def test_not_even_one_window(tmp_path: Path, world: World, monkeypatch: pytest.M
     ("override", "sentence"),
     [
         ("engine.deepspeed=zero3_bf61", "did you mean 'zero3_bf16'"),
-        ("engine.deepspeed=disk.json", r"offload_optimizer\.device=nvme"),
+        ("engine.deepspeed=auto.json", r"sub_group_size cannot be \"auto\" at stage 1"),
     ],
 )
 def test_a_mistake_is_no_reason_to_search(
@@ -106,8 +106,8 @@ def test_a_mistake_is_no_reason_to_search(
 ) -> None:
     monkeypatch.setattr(micro_batch, "_fits", lambda *_: pytest.fail("tried"))
     monkeypatch.chdir(tmp_path)
-    on_disk = {"stage": 3, "offload_optimizer": {"device": "nvme", "nvme_path": "/nvme"}}
-    Path("disk.json").write_text(json.dumps({"zero_optimization": on_disk}))
+    zero = {"stage": 1, "sub_group_size": "auto"}
+    Path("auto.json").write_text(json.dumps({"zero_optimization": zero}))
     with pytest.raises(ConfigError, match=sentence):
         settle_micro_batch(run_in(tmp_path, override), world, print)
 

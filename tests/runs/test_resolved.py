@@ -6,12 +6,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import yaml
 
 from dpot_scale.config.load import load_run, presets
 from dpot_scale.config.places import resolve_run_paths
+from dpot_scale.config.strategy import OFFLOADS
 from dpot_scale.errors import ConfigError
 from dpot_scale.models.dpot.family import DPOTFamily
-from dpot_scale.runs.resolved import ResolvedRun, identify, resolve
+from dpot_scale.runs.resolved import ResolvedRun, identify, require_trainable, resolve
 
 
 @pytest.mark.parametrize("name", presets("run"))
@@ -28,6 +30,22 @@ def test_every_preset_resolves_for_its_workers(name: str, tmp_path: Path) -> Non
             assert resolved.deepspeed["train_batch_size"] == batch.global_batch
             assert resolved.train_flops > 0
             assert resolved.memory.total > 0
+
+
+@pytest.mark.parametrize("offload", OFFLOADS)
+def test_a_run_whose_state_lies_on_a_disk_can_be_read_and_not_trained(
+    offload: str, tmp_path: Path
+) -> None:
+    """DeepSpeed reads the gradients of large matrices wrongly there, and no moments at a start."""
+    zero = {"stage": 3, offload: {"device": "nvme", "nvme_path": "auto"}}
+    strategy = {"name": "mine", "settings": {"zero_optimization": zero, "bf16": {"enabled": True}}}
+    saved = load_run("quickstart").model_dump(mode="json", exclude={"optim", "model"})
+    saved["engine"] |= {"deepspeed": strategy, "nvme_path": "/nvme"}  # as earlier versions did
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(saved))
+    run = identify(load_run(str(tmp_path / "config.yaml"), ["model.size=debug"]))
+    resolved = resolve(run, world_size=1, on_gpu=True)
+    with pytest.raises(ConfigError, match=r"mine keeps training state on a disk .*; use cpu"):
+        require_trainable(resolved)
 
 
 def test_a_family_without_matrices_is_refused_under_muon(monkeypatch: pytest.MonkeyPatch) -> None:

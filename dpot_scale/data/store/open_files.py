@@ -145,7 +145,8 @@ class OpenFiles:
         with LOCK:
             while self._files:
                 _, opened = self._files.popitem()
-                opened.content.close()
+                with suppress(OSError, RuntimeError):  # the others are to be closed, too
+                    opened.content.close()
 
     def _open(self, path: str) -> "_OpenFile":
         key = (os.getpid(), path)
