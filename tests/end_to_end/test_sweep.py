@@ -429,7 +429,7 @@ def test_the_only_worker_of_a_trial_is_missed_ended_and_replaced(
     events = [("started", 1), ("failed", 1), ("started", 2), ("finished", 2)]
     assert home.events(trial) == events
     who = f"rank 0 on {socket.gethostname()} (process {stopped.pid})"
-    said = f"no answer of {who} for 0.2 minutes (limits.hang) and 30 s more: it was stopped"
+    said = f"no answer of {who} for 0.2 minutes (limits.hang) and 60 s more: it was stopped"
     assert f"{trial.id}: attempt 1 failed ({said}" in log
     spools = [one.trials[0].run.directory / SPOOL for one in homes]
     losses, expected = (read_metrics(spool)["train/loss"] for spool in spools)
