@@ -419,9 +419,11 @@ def test_the_only_worker_of_a_trial_is_missed_ended_and_replaced(
     home.wait_for_step(trial, 15, driver)
     (stopped,) = workers_of(driver)
     stopped.send_signal(signal.SIGSTOP)
+    reached = home.last_step(trial)
     code, log = undisturbed.submit().ended()
     assert code == 0, log
     wait_until(lambda: home.events(trial)[-1] == ("started", 2), driver)
+    home.wait_for_step(trial, reached + 1, driver)  # it holds the run until it is gone
     assert not stopped.is_running(), "it would train on when it is continued"
     code, log = driver.ended()
     assert code == 0, log
