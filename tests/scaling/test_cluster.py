@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import pytest
 import ray
 
+from dpot_scale.config.engine import ACCELERATOR
 from dpot_scale.config.sweep import ResourcesConfig
 from dpot_scale.engine.memory import GIB
 from dpot_scale.errors import ConfigError
@@ -20,11 +21,16 @@ from dpot_scale.scaling.fitting import machine_gib
 
 
 @pytest.mark.parametrize(("gpus", "expected"), [(0, 0), (1, 0), (2, 1), (8, 1)])
-def test_auto_is_a_gpu_for_every_worker_or_none(gpus: int, expected: int) -> None:
+def test_auto_is_a_gpu_for_every_worker_or_none(
+    gpus: int, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(ACCELERATOR, raising=False)  # ranks on CPUs in this process set it
     there = {"CPU": 16.0} | ({"GPU": float(gpus)} if gpus else {})
     settled = settle(ResourcesConfig(workers=2), there)
     assert settled.gpus_per_worker == expected
     assert worker_resources(settled) == {"CPU": 1.0} | ({"GPU": 1.0} if expected else {})
+    monkeypatch.setenv(ACCELERATOR, "cpu")
+    assert settle(ResourcesConfig(workers=2), there).gpus_per_worker == 0
 
 
 @pytest.mark.parametrize("chosen", [0, 1])
