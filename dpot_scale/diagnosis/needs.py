@@ -9,7 +9,7 @@ import torch
 
 from dpot_scale.config.run import RunConfig
 from dpot_scale.engine.runtime import World
-from dpot_scale.runs.resolved import identify, resolve
+from dpot_scale.runs.resolved import identify, require_trainable, resolve
 from dpot_scale.scaling.cost import (
     DEVICES,
     UNNAMED_CPU,
@@ -38,12 +38,13 @@ def needs_of(config: RunConfig, world: World) -> Needs:
         world: The ranks.
 
     Raises:
-        UserError: it cannot be trained on so many ranks, or its data are not here.
+        UserError: it cannot be trained here, or not on so many ranks, or its data are not here.
     """
     on_gpu, share = world.device.type == "cuda", config.batch.global_batch // world.world_size
     run = resolve(
         identify(config), world_size=world.world_size, on_gpu=on_gpu, micro_batch=max(1, share)
     )
+    require_trainable(run)
     device = _device(world)
     cost = step_cost(run, device, assumed_speed(run, device))
     sent = sent_bytes(

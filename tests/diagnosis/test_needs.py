@@ -1,6 +1,8 @@
 """What a run needs of network and storage is what its plan is priced by."""
 
+import json
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,6 +12,7 @@ from dpot_scale.config.load import load_run
 from dpot_scale.diagnosis import examination
 from dpot_scale.diagnosis.needs import needs_of
 from dpot_scale.engine.runtime import World
+from dpot_scale.errors import ConfigError
 from dpot_scale.runs.resolved import identify, resolve
 from dpot_scale.scaling.cost import DEVICES, assumed_speed, step_cost
 
@@ -63,3 +66,11 @@ def test_ranks_that_a_batch_does_not_divide_among_are_said(world: World) -> None
     assert (problem.check, problem.verdict) == ("config", "note")
     assert "global_batch=8" in problem.found
     assert examination._needs(config, replace(world, world_size=2))[1] == []
+
+
+def test_a_run_that_would_be_refused_has_no_needs(world: World, tmp_path: Path) -> None:
+    zero = {"stage": 3, "offload_optimizer": {"device": "nvme", "nvme_path": "/nvme"}}
+    (tmp_path / "disk.json").write_text(json.dumps({"zero_optimization": zero}))
+    config = load_run("quickstart", [f"engine.deepspeed={tmp_path}/disk.json"])
+    with pytest.raises(ConfigError, match="keeps training state on a disk"):
+        needs_of(config, replace(world, world_size=1))
