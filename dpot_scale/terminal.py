@@ -1,5 +1,6 @@
 """Text for a terminal or a pipe: lines printed at once, aligned facts, tables, live ones, bars."""
 
+import faulthandler
 import os
 import shutil
 import sys
@@ -36,8 +37,11 @@ _speech = _Speech()
 
 
 def begin_command() -> None:
-    """Count the silence of a command from its begin."""
+    """Count the silence of a command from its begin; a crash of C code says where it was."""
     _speech.spoken()
+    if not faulthandler.is_enabled():
+        with suppress(OSError, ValueError, RuntimeError, AttributeError):  # nowhere to say it
+            faulthandler.enable()
 
 
 def print_line(line: str) -> None:

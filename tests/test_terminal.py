@@ -2,6 +2,7 @@
 
 import io
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -192,3 +193,20 @@ def test_nothing_is_said_after_another_line(capsys: pytest.CaptureFixture[str]) 
     with under_way("starting Ray"):
         time.sleep(0.01)
     assert capsys.readouterr().out == "a line\n"
+
+
+@pytest.mark.parametrize("errors", [subprocess.PIPE, None])
+def test_a_crash_of_c_code_says_where_it_was(errors: int | None) -> None:
+    code = (
+        "import ctypes; from dpot_scale.terminal import begin_command\n"
+        "def crash(): ctypes.string_at(0)\n"
+        "begin_command(); crash()"
+    )
+    command = [sys.executable, "-c", code]
+    if errors is None:  # standard error is closed
+        command = ["sh", "-c", 'exec "$@" 2>&-', "sh", *command]
+    ended = subprocess.run(command, stderr=errors, text=True)
+    assert ended.returncode == -signal.SIGSEGV
+    if errors is not None:
+        assert "Segmentation fault" in ended.stderr
+        assert 'File "<string>", line 2 in crash' in ended.stderr

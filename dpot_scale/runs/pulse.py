@@ -119,7 +119,7 @@ class Pulse:
         chance = random.Random()  # of its own: no number of a run depends on it
         while not self._closing.wait(LOOK_SECONDS * chance.uniform(0.5, 1.5)):
             now = time.monotonic()
-            has_moved = self._has_moved()
+            has_moved = self._place.has_changed()
             self._hangs.look(now, has_moved=has_moved)
             self._sign = replace(self._sign, moves=self._sign.moves + has_moved)
             self.waits.note(self._place.waits)
@@ -128,12 +128,6 @@ class Pulse:
                 self._beaten = now
                 self._beat(is_orphaned=is_orphaned)
                 self._judge(now)
-
-    def _has_moved(self) -> bool:
-        try:
-            return self._place.has_changed()
-        except OSError:  # no room for what it reads: nothing is known, so nobody is given up
-            return True
 
     def _beat(self, **changes: object) -> None:
         one = self._place

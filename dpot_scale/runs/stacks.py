@@ -1,16 +1,16 @@
 """Where the ranks of an attempt stand: the stacks of their threads, looked at by another thread."""
 
-import errno
-import faulthandler
-import logging
-import os
-import re
+import gc
+import sys
 import threading
+from collections import deque
+from contextlib import suppress
+from itertools import accumulate, chain, repeat
+from operator import attrgetter, call
 from pathlib import Path
+from types import CodeType
 
 from dpot_scale.runs.signs import FOLDER, Sign
-
-log = logging.getLogger(__name__)
 
 # Threads whose work the training thread waits for: the last one moves the bytes of an archive.
 WORKERS = ("window reader", "save", "archive", "fsspecIO")
@@ -23,18 +23,15 @@ OF_COMPILATION = (
     "/torch/_inductor/compile_fx.py",
     "/torch/_inductor/graph.py",
 )
-MOST_THREADS = 100  # that faulthandler writes, the main one last
 SHOWN = 3  # innermost frames
 LONGEST = 300  # characters of their description
-THREAD = re.compile(r"hread (0x[0-9a-f]+) .*\n((?:  .*\n)*)")  # one of what faulthandler writes
-FRAME = re.compile(r'^  File "(.*)", line (\d+) in (.*)$', re.MULTILINE)
+
+# The frames of a thread, the innermost first: of each its code, instruction and line.
+Stack = tuple[tuple[CodeType, int, int | None], ...]
 
 
 class Place:
     """What a thread of this process and its workers execute.
-
-    It reads what faulthandler writes, while all threads stand. To follow the frames of another
-    thread that runs gave wrong objects under CPython 3.11, and could crash it.
 
     Args:
         thread: The identifier of the thread.
@@ -42,53 +39,23 @@ class Place:
 
     def __init__(self, thread: int) -> None:
         self._thread = thread
-        self._file = os.fdopen(os.memfd_create("stacks"), "w+b", buffering=0)  # no disk is full
-        self._has_warned = False
-        self._signature: tuple[str, ...] = ()
+        self._stacks: list[Stack] = []
         self.at = ""
         self.waits = False
         self.compiles = False
 
     def has_changed(self) -> bool:
-        """Look again; return whether one of them executes something else than before.
-
-        Raises:
-            OSError: that cannot be known.
-        """
-        stacks = self._stacks()
+        """Look again; return whether one of them executes something else than before."""
         workers = [one.ident or 0 for one in threading.enumerate() if one.name in WORKERS]
-        watched = (self._thread, *workers)
-        if not all(ident in stacks for ident in watched):  # faulthandler says nothing of why
-            self._warn_of(threading.active_count())
-            raise OSError(errno.EIO, "the stack of a thread was not written")
-        signature = tuple(stacks[ident] for ident in watched)
-        if signature == self._signature:
+        stacks = [_stack(ident) for ident in (self._thread, *workers)]
+        if stacks == self._stacks:
             return False
-        self._signature = signature
-        frames = FRAME.findall(signature[0])
-        self.waits = bool(frames) and any(part in frames[0][0] for part in OF_COLLECTIVES)
-        self.compiles = any(file.endswith(OF_COMPILATION) for file, _, _ in frames)
-        self.at = _described(frames)
+        self._stacks = stacks
+        files = [code.co_filename for code, _, _ in stacks[0]]
+        self.waits = bool(files) and any(part in files[0] for part in OF_COLLECTIVES)
+        self.compiles = any(file.endswith(OF_COMPILATION) for file in files)
+        self.at = _described(stacks[0])
         return True
-
-    def _stacks(self) -> dict[int, str]:
-        """Return the stack of each thread by its identifier, the innermost frame first."""
-        self._file.seek(0)
-        self._file.truncate()
-        faulthandler.dump_traceback(self._file, all_threads=True)
-        self._file.seek(0)
-        text = self._file.read().decode("utf-8", errors="replace")
-        return {int(ident, 16): stack for ident, stack in THREAD.findall(text)}
-
-    def _warn_of(self, threads: int) -> None:
-        if threads > MOST_THREADS and not self._has_warned:
-            self._has_warned = True
-            log.warning(
-                "%d threads run here, and only %d can be looked at: where this rank is stuck, "
-                "limits.hang does not find it",
-                threads,
-                MOST_THREADS,
-            )
 
 
 def dump_stacks(directory: Path, attempt: int, rank: int) -> None:
@@ -97,8 +64,14 @@ def dump_stacks(directory: Path, attempt: int, rank: int) -> None:
     Raises:
         OSError: it cannot be written.
     """
-    with _dump(directory, attempt, rank).open("w", encoding="utf-8") as file:
-        faulthandler.dump_traceback(file, all_threads=True)
+    names = {one.ident: one.name for one in threading.enumerate()}
+    lines: list[str] = []
+    for ident in list(sys._current_frames()):
+        lines.append(f"Thread {names.get(ident, ident)} (most recent call first):")
+        for code, _, line in _stack(ident):
+            lines.append(f'  File "{code.co_filename}", line {line} in {code.co_name}')
+    text = "\n".join([*lines, ""])
+    _dump(directory, attempt, rank).write_text(text, encoding="utf-8", errors="surrogateescape")
 
 
 def has_dumped(directory: Path, attempt: int, rank: int) -> bool:
@@ -142,14 +115,37 @@ def _dump(directory: Path, attempt: int, rank: int) -> Path:
     return directory / FOLDER / f"stacks_{attempt}_{rank}"
 
 
-def _described(frames: list[tuple[str, str, str]]) -> str:
+def _stack(thread: int) -> Stack:
+    """Return where a thread stands; nothing where it executes no Python.
+
+    All that looks at frames runs in C functions, between which Python lets no other thread run.
+    Frames that run on while they are followed are wrong objects or crash CPython 3.11. So does
+    faulthandler, where a thread of C enters Python in that moment, as those of gloo do in each
+    collective call. The collector of garbage, which may run Python, waits for so long.
+    """
+    innermost = map(dict.get, map(call, [sys._current_frames]), [thread])
+    frames = accumulate(chain(innermost, repeat("f_back")), getattr)  # type: ignore[arg-type]
+    positions = map(attrgetter("f_code", "f_lasti", "f_lineno"), frames)
+    found: deque[tuple[CodeType, int, int | None]] = deque()
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        with suppress(AttributeError):  # there is nothing behind the outermost frame
+            found.extend(positions)
+    finally:
+        if collects:
+            gc.enable()
+    return tuple(found)
+
+
+def _described(stack: Stack) -> str:
     """Return the innermost frames for people, that of this package nearest to them included."""
     words: list[str] = []
-    for file, line, name in frames:
-        path = Path(file)
+    for code, _, line in stack:
+        path = Path(code.co_filename)
         is_ours = "dpot_scale" in path.parts
         if is_ours or len(words) < SHOWN:
-            words.append(f"{name} ({path.name}:{line})")
+            words.append(f"{code.co_name} ({path.name}:{line})")
         if is_ours:
             break
     return ", called by ".join(words)[:LONGEST]

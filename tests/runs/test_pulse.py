@@ -119,7 +119,7 @@ def test_a_stopped_rank_is_named_and_does_not_train_on(
     assert str(next(tmp_path.glob("stacks_*.txt"))) in line
     stacks = ranks.stacks()
     assert f"rank {other} on " in stacks
-    assert "Current thread" in stacks
+    assert "Thread pulse (most" in stacks
     assert "it wrote none; last seen: " in stacks
     verdict = given_up(tmp_path, 0)
     assert verdict is not None
@@ -162,7 +162,7 @@ def test_a_rank_that_is_stuck_is_told_from_those_that_wait_for_it(
     assert "rank 1 on " in line
     assert "did not move on for 0.1 minutes (limits.hang) while the others waited for it" in line
     assert "in _train (" in line
-    assert ranks.stacks().count("Current thread") == 2
+    assert ranks.stacks().count("Thread pulse (most") == 2
     assert "all_reduce" in ranks.stacks()
 
 
