@@ -21,16 +21,19 @@ AWAY = """
 #include <dlfcn.h>
 #include <errno.h>
 #include <stdlib.h>
+#include <sys/uio.h>
 #include <unistd.h>
-#define FAILS(pread) \\
-ssize_t pread(int file, void *to, size_t bytes, off64_t place) { \\
-    ssize_t (*reads)(int, void *, size_t, off64_t) = dlsym(RTLD_NEXT, #pread); \\
-    if (access(getenv("AWAY"), F_OK)) return reads(file, to, bytes, place); \\
+#define FAILS(pread, to_type, size_type) \\
+ssize_t pread(int file, to_type to, size_type size, off64_t place) { \\
+    ssize_t (*reads)(int, to_type, size_type, off64_t) = dlsym(RTLD_NEXT, #pread); \\
+    if (access(getenv("AWAY"), F_OK)) return reads(file, to, size, place); \\
     errno = EIO; \\
     return -1; \\
 }
-FAILS(pread)
-FAILS(pread64)
+FAILS(pread, void *, size_t)
+FAILS(pread64, void *, size_t)
+FAILS(preadv, const struct iovec *, int)
+FAILS(preadv64, const struct iovec *, int)
 """
 
 

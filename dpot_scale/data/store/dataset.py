@@ -28,6 +28,7 @@ from dpot_scale.data.store.beside import CONSTANTS, INTERVAL, PARAMETERS, SERIES
 from dpot_scale.data.store.faults import UNREADABLE, unreadable
 from dpot_scale.data.store.folders import walk
 from dpot_scale.data.store.index import read_index
+from dpot_scale.data.store.numpy_files import NumpyFile
 from dpot_scale.data.store.open_files import OpenFiles, Reading
 from dpot_scale.data.store.shards import FIELDS, REAL, Shard
 from dpot_scale.data.store.statistics import Statistics
@@ -264,12 +265,12 @@ class DatasetStore:
         with self._reading(path):
             array = self._files.array(str(path), name)
             _check(array, (rows, sum(self.info.constant), *self.info.grid))
-            constants = np.asarray(array[row])
+            constants = np.asarray(array[(row,)])
             self._files.check_uncut(str(path))
         return constants
 
 
-def _check(array: h5py.Dataset | Array, expected: tuple[int, ...]) -> None:
+def _check(array: h5py.Dataset | NumpyFile | Array, expected: tuple[int, ...]) -> None:
     """Refuse an array of another shape or type. HDF5 would broadcast another shape silently."""
     if array.shape != expected or array.dtype.kind not in REAL:
         raise ValueError(

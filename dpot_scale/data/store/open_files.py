@@ -6,13 +6,12 @@ import threading
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import ClassVar, Self
 from weakref import WeakSet
 
 import h5py
-import numpy as np
-from numpy.typing import NDArray
 
+from dpot_scale.data.store.numpy_files import NumpyFile
 from dpot_scale.errors import DataError
 from dpot_scale.files import check_regular
 
@@ -24,8 +23,6 @@ OPEN_FILES = 256  # of a dataset; it may link to thousands
 LOCK = threading.RLock()  # of a thread that reads
 # h5py does the same with its own lock: a forked process has no thread that could release it.
 os.register_at_fork(before=LOCK.acquire, after_in_parent=LOCK.release, after_in_child=LOCK.release)
-
-Array = NDArray[Any]
 
 
 def open_hdf5(path: Path | str, mode: str = "r") -> h5py.File:
@@ -106,15 +103,14 @@ class OpenFiles:
             for files in cls._all:
                 files.close()
 
-    def array(self, file: str, name: str) -> h5py.Dataset | Array:
+    def array(self, file: str, name: str) -> h5py.Dataset | NumpyFile:
         """Return an array of an HDF5 file, of a .npy or of a folder of .npy, not yet read.
 
         Raises:
             OSError, LookupError, ValueError: there is none.
         """
         if _is_numpy(file):
-            check_regular(Path(file + name))
-            return np.load(file + name, mmap_mode="r", allow_pickle=False)
+            return NumpyFile.of(Path(file + name))
         opened = self._open(file)
         if name not in opened.arrays:
             array = opened.content[name]
@@ -134,7 +130,7 @@ class OpenFiles:
             OSError: it is shorter than when it was opened.
         """
         if _is_numpy(file):
-            return  # mapped anew for each read, which fails if it is too short
+            return  # opened anew for each read, which fails if it is too short
         opened = self._open(file)
         size = os.fstat(opened.descriptor).st_size
         if size < opened.size:

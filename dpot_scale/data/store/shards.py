@@ -21,6 +21,7 @@ from pydantic import Field
 from dpot_scale.config.base import NO_BOOL, STRICT, NonNegativeInt, PositiveInt
 from dpot_scale.data.info import DatasetInfo
 from dpot_scale.data.store.beside import Beside
+from dpot_scale.data.store.numpy_files import NumpyFile
 from dpot_scale.data.store.open_files import OpenFiles, open_hdf5
 from dpot_scale.files import sha256
 
@@ -119,7 +120,7 @@ def _shift(part: slice, by: int) -> slice:
 
 
 def sliced(
-    array: h5py.Dataset | Array,
+    array: h5py.Dataset | NumpyFile | Array,
     axes: Sequence[str],
     spatial_axes: Sequence[str],
     rows: slice,

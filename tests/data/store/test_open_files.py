@@ -80,12 +80,15 @@ def _noise(file: Path, *, chunked: bool) -> Path:
     return file
 
 
-@pytest.mark.parametrize("kind", ["shards", "a view", "a view of chunks"])
+@pytest.mark.parametrize("kind", ["shards", "a view", "a view of chunks", "a view of .npy"])
 def test_what_is_read_after_an_outage_is_what_is_stored(
     kind: str, tmp_path: Path, run_with_outages: Callable[..., str]
 ) -> None:
     """HDF5 gives out what its buffer held before, as long as any handle of the file is open."""
     file, root = _noise(tmp_path / "noise.h5", chunked="chunks" in kind), tmp_path / "data"
+    if ".npy" in kind:
+        with h5py.File(file) as content:
+            np.save(file := tmp_path / "noise.npy", content["u"])
     how = ["--link"] if "view" in kind else []
     assert main(["import", str(file), "--layout", "NTCXY", *how, "--out", str(root)]) == 0
     store = open_store(root, "noise")
