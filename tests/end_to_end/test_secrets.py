@@ -45,12 +45,12 @@ max_attempts: 1
 """
 
 
-def holding_it(folder: Path) -> list[str]:
+def holding_it(folder: Path, secret: str = SECRET) -> list[str]:
     """The files below a folder that hold the secret, or have it in their names."""
     return [
         str(path)
         for path in folder.rglob("*")
-        if SECRET in path.name or (path.is_file() and SECRET.encode() in path.read_bytes())
+        if secret in path.name or (path.is_file() and secret.encode() in path.read_bytes())
     ]
 
 

@@ -455,7 +455,7 @@ def test_as_a_ray_job_on_a_busy_cluster(
     changes = ["ladder={wide: {width: 24, heads: 3}}", "resources.gpus_per_worker=0"]
     python = [sys.executable, *home.command("run"), *changes]
     command = [*submission, "--runtime-env-json", environment, "--", *python]
-    job = accepted(tmp_path, command)
+    job = accepted(tmp_path, command, **AUTHENTICATION)
     trial = home.trials[0]
     waiting = f"{trial.id}: waiting for 2 CPU (0 free), which others use"
     wait_until(lambda: waiting in job.log.read_text(), job)
@@ -476,11 +476,11 @@ def test_as_a_ray_job_on_a_busy_cluster(
         assert whole[key] == parts[key], key
 
 
-def accepted(home: Path, command: list[str]) -> Submission:
+def accepted(home: Path, command: list[str], **environment: str) -> Submission:
     """Submit a job until the cluster takes it: its agent starts some time after its dashboard."""
     deadline = time.monotonic() + 180
     while True:
-        job = Submission(home, command, PYTHONUNBUFFERED="1", **AUTHENTICATION)
+        job = Submission(home, command, PYTHONUNBUFFERED="1", **environment)
         while job.process.poll() is None and "submitted successfully" not in job.log.read_text():
             time.sleep(0.02)
         if "No available agent" not in job.log.read_text() or time.monotonic() > deadline:

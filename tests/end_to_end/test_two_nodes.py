@@ -1,19 +1,25 @@
-"""A sweep as a Ray job on two nodes: its lines in the job's log, a stop, and the same job again."""
+"""A sweep as a Ray job on two nodes: its lines in the job's log, a stop, and the same job again.
+
+The cluster asks for a token, which lies in a file and comes to light nowhere else.
+"""
 
 import json
 import os
+import secrets
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
 
 import pytest
 
 from dpot_scale.runs.result import read_result
+from tests.end_to_end.test_secrets import holding_it
 from tests.end_to_end.test_sweep import (
-    AUTHENTICATION,
     REPOSITORY,
     STEPS,
     Cluster,
@@ -34,8 +40,20 @@ STOP_SECONDS = "120"
 
 
 @pytest.fixture
-def two_nodes(tmp_path: Path) -> Iterator[Cluster]:
-    """A Ray cluster of two nodes, which ends with the test."""
+def token(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> str:
+    """What a cluster asks for, in a file that the environment names and only its user can read."""
+    file, token = tmp_path_factory.mktemp("token") / "auth_token", secrets.token_hex(32)
+    file.touch(mode=0o600)
+    file.write_text(token)
+    monkeypatch.delenv("RAY_AUTH_TOKEN", raising=False)
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(file))
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    return token
+
+
+@pytest.fixture
+def two_nodes(tmp_path: Path, token: str) -> Iterator[Cluster]:
+    """A Ray cluster of two nodes, which ends with the test, and has written its token nowhere."""
     gcs, dashboard, client, *agents = free_ports(5)
     with tempfile.TemporaryDirectory(prefix="ray", ignore_cleanup_errors=True) as folder:
         head = ["--head", "--node-ip-address=127.0.0.1", "--dashboard-host=127.0.0.1"]
@@ -57,13 +75,14 @@ def two_nodes(tmp_path: Path) -> Iterator[Cluster]:
             for node in reversed(nodes):
                 node.terminate()
                 node.wait(timeout=60)
+        assert holding_it(Path(folder), token) == []
 
 
 def started(words: list[str], log: Path) -> "subprocess.Popen[bytes]":
     with log.open("w") as file:
         return subprocess.Popen(
             [script("ray"), *words],
-            env=os.environ | AUTHENTICATION | {"RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0"},
+            env=os.environ | {"RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0"},
             stdout=file,
             stderr=file,
         )
@@ -99,19 +118,24 @@ class Jobs:
         done = subprocess.run(
             self._command(*words),
             cwd=REPOSITORY,
-            env=os.environ | AUTHENTICATION,
             capture_output=True,
             text=True,
             check=True,
         )
         return done.stdout + done.stderr
 
+    def known(self, token: str) -> str:
+        """What the cluster tells of its jobs to those who have its token."""
+        headers = {"Authorization": f"Bearer {token}"}
+        with urlopen(Request(f"{self._cluster.dashboard}/api/jobs/", headers=headers)) as answer:
+            return str(answer.read().decode())
+
     def _command(self, word: str, *words: str) -> list[str]:
         return [script("ray"), "job", word, "--address", self._cluster.dashboard, *words]
 
 
 def test_a_job_on_two_nodes_is_stopped_and_submitted_again(
-    two_nodes: Cluster, tmp_path: Path, tiny_yaml: Path
+    two_nodes: Cluster, token: str, tmp_path: Path, tiny_yaml: Path
 ) -> None:
     home = Home(tmp_path, tiny_yaml)
     jobs, (first, second) = Jobs(two_nodes, home), home.trials
@@ -134,3 +158,10 @@ def test_a_job_on_two_nodes_is_stopped_and_submitted_again(
         result = read_result(trial.run.directory)
         assert result is not None
         assert result.world_size == 2, "a worker on each node, as one has no room for two"
+
+    with pytest.raises(HTTPError, match="403"):
+        jobs.known("another")
+    known = jobs.known(token)
+    assert '"two"' in known
+    assert token not in known
+    assert holding_it(tmp_path, token) == []  # runs, MLflow's database, what was printed
