@@ -39,6 +39,7 @@ VERBS = {
     "git": {"clone"},
     "pip": {"install"},
     "pre-commit": {"install", "run"},
+    "chmod": {"600"},
 }
 BARE = {
     *("sbatch", "scancel", "cp", "cd", "source", "export", "pytest", "python", "python3"),
