@@ -7,7 +7,6 @@ import hashlib
 import logging
 import os
 import shutil
-import socket
 import stat
 import threading
 import time
@@ -16,6 +15,7 @@ from pathlib import Path
 from uuid import uuid4
 
 from dpot_scale.errors import DiskError
+from dpot_scale.processes import start_time, this_place
 
 log = logging.getLogger(__name__)
 
@@ -326,25 +326,3 @@ def _look(path: Path) -> tuple[str, int] | None:
             return file.read(), os.fstat(file.fileno()).st_mtime_ns
     except FileNotFoundError:
         return None
-
-
-def start_time(pid: str) -> str:
-    """Return when a process of this machine was started, "" if it ended: numbers are reused."""
-    try:
-        status = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8")
-        return status.rpartition(")")[2].split()[19]
-    except (OSError, ValueError, IndexError):  # `pid` may be of a damaged file, and no number
-        return ""
-
-
-def this_place() -> str:
-    """Return a name for this machine and container, within which process numbers are unique.
-
-    Machines of one name differ in what the kernel draws when it starts. Versions before left it
-    out: what they wrote is of no known place.
-    """
-    try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8").strip()
-    except OSError:  # a sandbox
-        boot = ""
-    return f"{socket.gethostname()}/{Path('/proc/self/ns/pid').readlink()}/{boot}"

@@ -209,7 +209,7 @@ class CheckpointStore:
         try:
             on_main(lambda: _make(folder), world, folder)
             on_every_rank(lambda: self._write(engine, snapshot, folder), world, folder)
-            census = self._put_on_disk(folder, world)
+            census = self._put_on_disk(folder, world, has_shards=snapshot is not None)
             on_main(lambda: self._commit(folder, state, census), world, folder)
         except UserError:
             if world.is_main:
@@ -286,14 +286,18 @@ class CheckpointStore:
         old -= {copying}
         return [folders[step] for step in (folders.keys() - marked) | old]
 
-    def _put_on_disk(self, folder: Path, world: World) -> dict[str, Census]:
+    def _put_on_disk(self, folder: Path, world: World, *, has_shards: bool) -> dict[str, Census]:
         """Put every file on the disk for good and examine it; the ranks share the work. Collective.
 
         Without it, a machine that loses power may keep the marker, which is small, and not the
-        shards.
+        shards. A rank may not see yet what others have written: it examines its own shard, and of
+        DeepSpeed's files what the main rank sees.
         """
-        there = sorted(folder.rglob("*"))
-        share = self.world.share(path for path in there if path.is_file())
+        if has_shards:
+            share = [folder / shard_file(world.rank)]
+        else:
+            names = from_main(lambda: _files_in(folder), world, folder)
+            share = [folder / name for name in world.share(names)]
 
         def put_mine() -> dict[str, Census]:
             for path in share:
@@ -329,6 +333,11 @@ def _make(folder: Path) -> None:
     """Make an empty folder."""
     remove_checkpoint(folder)
     folder.mkdir(parents=True)
+
+
+def _files_in(folder: Path) -> list[str]:
+    found = sorted(path for path in folder.rglob("*") if path.is_file())
+    return [str(path.relative_to(folder)) for path in found]
 
 
 def _workers(number: int, device: str) -> str:

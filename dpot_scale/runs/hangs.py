@@ -58,12 +58,16 @@ class Hangs:
     def look(self, now: float, *, has_moved: bool) -> None:
         """Note a look, and whether this rank has moved on since the one before."""
         if now - self._looked > self._longest_look:
-            self._moved = now
-            for seen in self._seen.values():
-                seen.since = now
+            self.forgive(now)
         self._looked = now
         if has_moved:
             self._moved = now
+
+    def forgive(self, now: float) -> None:
+        """Give all ranks the whole limit again, as this one could not see what they did."""
+        self._moved = now
+        for seen in self._seen.values():
+            seen.since = now
 
     def hear(self, rank: int, sign: Sign | None, now: float) -> None:
         """Note what is read of another rank; None: nothing could be."""

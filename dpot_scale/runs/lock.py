@@ -11,7 +11,8 @@ from dpot_scale.config.places import LOCK
 from dpot_scale.engine.collectives import raise_on_all
 from dpot_scale.engine.runtime import World
 from dpot_scale.errors import BusyError, ConfigError, UserError
-from dpot_scale.files import held, this_place
+from dpot_scale.files import held
+from dpot_scale.processes import this_place
 from dpot_scale.runs.signs import read_sign, sign_file
 from dpot_scale.terminal import under_way
 

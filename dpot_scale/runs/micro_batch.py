@@ -12,6 +12,7 @@ import json
 import math
 import os
 import resource
+import signal
 import socket
 import subprocess
 import sys
@@ -44,6 +45,8 @@ from dpot_scale.training.schedule import Schedule
 # Below `output`, for all runs there; hidden, as it is none of them.
 FOLDER = ".micro_batches"
 DOES_NOT_FIT, USER_ERROR = 42, 43  # exit codes of a probe
+# Of one that the system killed, and of one that could not throw what says so.
+OUT_OF_MEMORY = (-signal.SIGKILL, -signal.SIGABRT)
 LIMIT_VARIABLE = "DPOT_SCALE_PROBE_BYTES"  # what a probe may allocate
 STEPS = 2  # the first makes the state of the optimizer
 POLL_SECONDS, GRACE_SECONDS = 0.2, 2.0
@@ -114,10 +117,12 @@ def _key(config: RunConfig, deepspeed: Json, world: World) -> str:
             "engine": True,
             "objective": True,
             "data": {"normalize", "mask_points"},
+            "start": {"components", "adapter"},  # what is frozen has no gradients
         },
     )
     sharding = {key: value for key, value in deepspeed.items() if key != "optimizer"}
-    return content_hash(decisive | {"memory": memory, "sharding": sharding})
+    ranks = [world.world_size, ranks_of_node()]
+    return content_hash(decisive | {"memory": memory, "sharding": sharding, "ranks": ranks})
 
 
 def _read(answer: Path) -> int | None:
@@ -154,12 +159,13 @@ def _fits(config: RunConfig, micro_batch: int, world: World) -> bool:
                 f"within {PROBE_SECONDS / 60:g} minutes; set batch.micro_batch to a number"
             )
         # The other ranks of one that runs out of memory fail too, for lack of it.
-        if any_rank(code == DOES_NOT_FIT or code < 0, world):
+        if any_rank(code in (DOES_NOT_FIT, *OUT_OF_MEMORY), world):
             return False
         if any_rank(code != 0, world):
+            ended = f"{signal.Signals(-code).name}: " if code < 0 else ""
             raise ConfigError(
                 f"no micro-batch can be found, as a probe with {micro_batch} windows failed: "
-                f"{_last_line(said)}"
+                f"{ended}{_last_line(said)}"
             )
     return True
 

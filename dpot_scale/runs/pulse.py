@@ -23,7 +23,7 @@ from pathlib import Path
 from dpot_scale.engine.collectives import from_main, gathered, on_every_rank
 from dpot_scale.engine.runtime import World
 from dpot_scale.errors import USER_ERROR_EXIT_CODE, LostPeerError, UserError
-from dpot_scale.files import start_time, this_place
+from dpot_scale.processes import start_time, this_place
 from dpot_scale.runs.hangs import Hangs
 from dpot_scale.runs.signs import (
     FOLDER,
@@ -138,8 +138,12 @@ class Pulse:
 
     def _judge(self, now: float) -> None:
         """Look at the signs of others; give the attempt up if there is a reason."""
-        for rank in self._hangs.watched:
-            self._hangs.hear(rank, read_sign(self._directory, rank), now)
+        try:
+            for rank in self._hangs.watched:
+                self._hangs.hear(rank, read_sign(self._directory, rank), now)
+        except OSError:  # this machine lacks memory or open files
+            self._hangs.forgive(now)
+            return
         signs = self._hangs.signs
         if any(sign.attempt > self._sign.attempt for sign in signs):
             self._end_replaced()
@@ -175,7 +179,7 @@ class Pulse:
                 dump_stacks(self._directory, attempt, mine)
             time.sleep(ROLL_CALL * self._every)
         ranks = range(len(self._signs))
-        newest = [read_sign(self._directory, rank) or self._signs[rank] for rank in ranks]
+        newest = [self._newest_sign(rank) for rank in ranks]
         here = [sign.rank for sign in newest if not sign.is_gone]
         if is_hang:
             here = [rank for rank in ranks if has_dumped(self._directory, attempt, rank)]
@@ -194,6 +198,11 @@ class Pulse:
                 if is_lost and sign.is_here:
                     with contextlib.suppress(OSError):
                         os.kill(sign.pid, signal.SIGKILL)
+
+    def _newest_sign(self, rank: int) -> Sign:
+        with contextlib.suppress(OSError):
+            return read_sign(self._directory, rank) or self._signs[rank]
+        return self._signs[rank]
 
 
 def _begin(directory: Path) -> int:

@@ -248,8 +248,11 @@ def _fit(
             past=session.past,
         )
         verdict, state = trainer.fit(session.begun.state)
-        checkpoints.finish()
         config, console, trouble = trainer.config, trainer.console, trainer.trouble
+        if verdict is Verdict.DIVERGED:
+            checkpoints.settle()  # it goes back to an older one where the newest save has failed
+        else:
+            checkpoints.finish()
         if verdict is Verdict.FINISHED:
             return state
         if verdict is Verdict.STOPPED:

@@ -13,7 +13,7 @@ import time
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
-from dpot_scale.files import start_time, this_place
+from dpot_scale.processes import SCARCE, start_time, this_place
 
 FOLDER = ".ranks"  # in that of the run
 SIZE = 4096  # bytes of a file: of one length, so that it is never cut
@@ -77,10 +77,18 @@ def write_sign(directory: Path, sign: Sign) -> None:
 
 
 def read_sign(directory: Path, rank: int) -> Sign | None:
-    """Return the sign of a rank; None if there is none, or it is being written."""
+    """Return the sign of a rank; None if there is none, or it is being written.
+
+    Raises:
+        OSError: this machine lacks memory or open files.
+    """
     try:
         sign = Sign(**json.loads(sign_file(directory, rank).read_bytes()))
-    except (OSError, ValueError, TypeError, RecursionError):
+    except (ValueError, TypeError, RecursionError):
+        return None
+    except OSError as error:
+        if error.errno in SCARCE:
+            raise
         return None
     is_one = all(type(getattr(sign, one.name)) is one.type for one in fields(sign))
     return sign if is_one else None

@@ -3,12 +3,12 @@
 import gc
 import sys
 import threading
-from collections import deque
-from contextlib import suppress
-from itertools import accumulate, chain, repeat
-from operator import attrgetter, call
+from collections.abc import Iterator
+from itertools import accumulate, chain, compress, repeat, takewhile
+from operator import attrgetter, call, truth
 from pathlib import Path
 from types import CodeType
+from typing import TypeVar
 
 from dpot_scale.runs.signs import FOLDER, Sign
 
@@ -25,6 +25,8 @@ OF_COMPILATION = (
 )
 SHOWN = 3  # innermost frames
 LONGEST = 300  # characters of their description
+
+T = TypeVar("T")
 
 # The frames of a thread, the innermost first: of each its code, instruction and line.
 Stack = tuple[tuple[CodeType, int, int | None], ...]
@@ -66,7 +68,7 @@ def dump_stacks(directory: Path, attempt: int, rank: int) -> None:
     """
     names = {one.ident: one.name for one in threading.enumerate()}
     lines: list[str] = []
-    for ident in list(sys._current_frames()):
+    for ident in _undisturbed(chain.from_iterable(map(call, [sys._current_frames]))):
         lines.append(f"Thread {names.get(ident, ident)} (most recent call first):")
         for code, _, line in _stack(ident):
             lines.append(f'  File "{code.co_filename}", line {line} in {code.co_name}')
@@ -103,7 +105,7 @@ def join_stacks(directory: Path, signs: list[Sign], sentence: str) -> None:
     parts = [sentence]
     for sign in signs:
         path = _dump(directory, sign.attempt, sign.rank)
-        stacks = path.read_text(encoding="utf-8") if path.exists() else ""
+        stacks = path.read_text("utf-8", "surrogateescape") if path.exists() else ""
         seen = "waits for the others, in " if sign.waits else ""
         parts.append(f"{sign.who}\n{stacks or f'it wrote none; last seen: {seen}{sign.at}'}")
     text = "\n\n".join(parts) + "\n"
@@ -116,26 +118,25 @@ def _dump(directory: Path, attempt: int, rank: int) -> Path:
 
 
 def _stack(thread: int) -> Stack:
-    """Return where a thread stands; nothing where it executes no Python.
-
-    All that looks at frames runs in C functions, between which Python lets no other thread run.
-    Frames that run on while they are followed are wrong objects or crash CPython 3.11. So does
-    faulthandler, where a thread of C enters Python in that moment, as those of gloo do in each
-    collective call. The collector of garbage, which may run Python, waits for so long.
-    """
+    """Return where a thread stands; nothing where it executes no Python."""
     innermost = map(dict.get, map(call, [sys._current_frames]), [thread])
     frames = accumulate(chain(innermost, repeat("f_back")), getattr)  # type: ignore[arg-type]
-    positions = map(attrgetter("f_code", "f_lasti", "f_lineno"), frames)
-    found: deque[tuple[CodeType, int, int | None]] = deque()
-    collects = gc.isenabled()
-    gc.disable()
-    try:
-        with suppress(AttributeError):  # there is nothing behind the outermost frame
-            found.extend(positions)
-    finally:
-        if collects:
-            gc.enable()
-    return tuple(found)
+    return _undisturbed(map(attrgetter("f_code", "f_lasti", "f_lineno"), takewhile(truth, frames)))
+
+
+def _undisturbed(items: Iterator[T]) -> tuple[T, ...]:
+    """Return what an iterator over C functions gives while no other thread of Python runs.
+
+    Frames that run on while they are followed are wrong objects or crash CPython 3.11. So does
+    faulthandler, where a thread of C enters Python in that moment, as those of gloo do in each
+    collective call. Python lets no other thread run between C functions, so all is done in them.
+    Only the collector of garbage may run Python there, and by it deadlock `sys._current_frames` of
+    3.11, so it is off for so long.
+    """
+    collects: list[bool] = []
+    before = chain(map(collects.append, map(call, [gc.isenabled])), map(call, [gc.disable]))
+    after = map(call, compress([gc.enable], collects))  # which is read when it comes to that
+    return tuple(chain(filter(None, before), items, filter(None, after)))
 
 
 def _described(stack: Stack) -> str:

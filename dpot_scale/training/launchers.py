@@ -30,7 +30,7 @@ class Launchers:
 def _is_launcher(process: psutil.Process) -> bool:
     try:
         return any(name in word for word in process.cmdline() for name in NAMES)
-    except psutil.Error:
+    except (psutil.Error, OSError):
         return False
 
 
@@ -40,3 +40,5 @@ def _has_ended(process: psutil.Process) -> bool:
         return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return True
+    except (psutil.Error, OSError):  # too many open files: the next look tells
+        return False

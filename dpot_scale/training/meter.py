@@ -1,5 +1,6 @@
 """What is measured between two log lines: losses on the device, time and memory on the host."""
 
+import math
 import re
 import time
 from collections import deque
@@ -204,9 +205,13 @@ def device_peak(device: torch.device) -> float | None:
 
 
 def _peak_resident_bytes() -> float:
+    """Return the peak of this process; NaN where too many files are open."""
     status = Path("/proc/self/status")  # Linux; psutil knows the peak only on Windows
-    if status.exists():
-        kib = re.search(r"VmHWM:\s+(\d+) kB", status.read_text(encoding="ascii"))
-        if kib:
-            return float(kib[1]) * 1024
-    return float(psutil.Process().memory_info().rss)
+    try:
+        if status.exists():
+            kib = re.search(r"VmHWM:\s+(\d+) kB", status.read_text(encoding="ascii"))
+            if kib:
+                return float(kib[1]) * 1024
+        return float(psutil.Process().memory_info().rss)
+    except OSError:
+        return math.nan

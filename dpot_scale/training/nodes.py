@@ -78,10 +78,14 @@ class Nodes:
     def _of_machine(self, now: float) -> list[float]:
         if not self._measures_machine:
             return [0.0] * 4
-        passed, seconds = _passed(), max(now - self._started, 1e-3)
-        memory = psutil.virtual_memory()
+        try:
+            passed, memory = _passed(), psutil.virtual_memory()
+            busy = psutil.cpu_percent()
+        except OSError:  # too many open files
+            return [math.nan] * 4
+        seconds = max(now - self._started, 1e-3)
         found = [
-            psutil.cpu_percent(),
+            busy,
             (memory.total - memory.available) / GIB,
             (passed.network - self._passed.network) / MIB / seconds,
             (passed.disk - self._passed.disk) / MIB / seconds,

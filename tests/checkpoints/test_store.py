@@ -22,11 +22,12 @@ from dpot_scale.checkpoints.checkpoint import (
     newest_intact,
 )
 from dpot_scale.checkpoints.deepspeed_files import refuse_code
+from dpot_scale.checkpoints.shards import shard_file
 from dpot_scale.checkpoints.store import CheckpointStore
 from dpot_scale.config.run import CheckpointConfig
 from dpot_scale.engine.runtime import World, start_world
 from dpot_scale.engine.shards import errors_at_the_end
-from dpot_scale.engine.state import StoredState
+from dpot_scale.engine.state import Part, Snapshot, StoredState
 from dpot_scale.errors import CheckpointError, DiskError
 
 KEEP = CheckpointConfig()
@@ -165,6 +166,17 @@ def test_everything_is_on_the_disk_before_the_marker_is(
     }
     assert written <= set(before)
     assert happened[-1] == "step_000001", "the name of the marker"
+
+
+def test_a_shard_counts_that_no_listing_shows(
+    tmp_path: Path, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a shared disk, one rank may not see yet what another has written."""
+    snapshot = Snapshot({"w": (1,)}, [Part("w", "value", 0, torch.ones(1))], {})
+    monkeypatch.setattr(Counter, "snapshot", lambda _: snapshot)
+    monkeypatch.setattr(Path, "rglob", lambda *_: iter(()))
+    save_steps(tmp_path, world, 1)
+    assert list(newest(tmp_path).marker.files) == [shard_file(0)]
 
 
 def crash(*_: object, **__: object) -> None:

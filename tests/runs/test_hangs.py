@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from dpot_scale.files import this_place
+from dpot_scale.processes import this_place
 from dpot_scale.runs.hangs import GONE_SECONDS, Hangs
 from dpot_scale.runs.signs import Sign
 
@@ -86,6 +86,13 @@ def test_what_moves_once_in_a_while_goes_on() -> None:
     for _ in range(10):
         attempt.live(LIMIT - EVERY, moving=set())
         attempt.live(EVERY, moving={2})
+
+
+def test_what_a_rank_cannot_see_nobody_failed_to_do() -> None:
+    attempt = Attempt()
+    for _ in range(10):
+        attempt.live(LIMIT - EVERY, moving={0}, silent={1, 2})
+        attempt.hangs.forgive(BEGUN + attempt.seconds)
 
 
 def test_a_rank_that_is_stuck_is_told_from_those_that_wait_for_it() -> None:

@@ -1,6 +1,7 @@
 """The search for a micro-batch: bisection, memory that runs out, other failures."""
 
 import json
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -118,6 +119,36 @@ def test_a_probe_that_fails_otherwise_ends_the_search(
     monkeypatch.setenv("TORCH_EXTENSIONS_DIR", "/proc/no_folder")
     with pytest.raises(ConfigError, match=r"a probe with 8 windows failed: .*/proc/no_folder"):
         settle_micro_batch(run_in(tmp_path), world, print)
+
+
+def test_a_probe_that_crashes_ends_the_search(
+    tmp_path: Path, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As one for which /dev/shm is too small; nothing is remembered of it."""
+    crashes = "import os, signal; os.kill(os.getpid(), signal.SIGBUS)"
+    popen = subprocess.Popen
+    monkeypatch.setattr(
+        micro_batch.subprocess,
+        "Popen",
+        lambda command, **how: popen([command[0], "-c", crashes], **how),
+    )
+    with pytest.raises(ConfigError, match="a probe with 8 windows failed: SIGBUS: it said nothing"):
+        settle_micro_batch(run_in(tmp_path), world, print)
+
+
+def test_an_answer_is_of_what_trains_and_of_how_many_ranks_share_a_machine(
+    tmp_path: Path, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+    monkeypatch.setattr(micro_batch, "_fits", lambda *_: asked.append(1) or True)
+    settle_micro_batch(run_in(tmp_path), world, print)
+    assert asked
+    for change in ("start.components.blocks={lr: 0.5}", "8 ranks"):
+        asked.clear()
+        if change == "8 ranks":
+            monkeypatch.setenv("LOCAL_WORLD_SIZE", "8")
+        settle_micro_batch(run_in(tmp_path, *([change] if "=" in change else [])), world, print)
+        assert asked, change
 
 
 def test_a_probe_that_takes_too_long_ends_the_search(

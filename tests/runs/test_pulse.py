@@ -1,8 +1,11 @@
 """A rank that is stopped or stuck is found, named and ended; one that is slow is not."""
 
+import contextlib
 import json
+import math
 import multiprocessing
 import os
+import resource
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -13,7 +16,8 @@ from typing import Any
 import psutil
 import pytest
 
-from dpot_scale.files import start_time, this_place
+from dpot_scale.engine.runtime import start_world
+from dpot_scale.processes import start_time, this_place
 from dpot_scale.runs.signs import (
     FOLDER,
     Sign,
@@ -24,6 +28,9 @@ from dpot_scale.runs.signs import (
     write_sign,
 )
 from dpot_scale.runs.stacks import join_stacks, stacks_file
+from dpot_scale.training.launchers import Launchers
+from dpot_scale.training.meter import _peak_resident_bytes
+from dpot_scale.training.nodes import Nodes
 from tests.conftest import free_port
 
 pytestmark = [pytest.mark.distributed, pytest.mark.timeout(400)]
@@ -252,8 +259,12 @@ def test_a_path_that_is_not_utf8_is_said_as_it_is(tmp_path: Path) -> None:
     verdict = f"hung: the stacks are in {stacks_file(directory, 7)}"
     write_sign(directory, sign(verdict=verdict))
     assert read_sign(directory, 0) == sign(verdict=verdict)
-    join_stacks(directory, [sign()], verdict)
-    assert os.fsencode(verdict) in stacks_file(directory, 7).read_bytes()
+    code = b'File "r\xffn/loop.py", line 7 in fit'
+    (directory / FOLDER / "stacks_7_0").write_bytes(code)
+    join_stacks(directory, [sign(attempt=7)], verdict)
+    said = stacks_file(directory, 7).read_bytes()
+    assert os.fsencode(verdict) in said
+    assert code in said
 
 
 def test_a_sign_may_be_written_by_whom_the_umask_allows(tmp_path: Path) -> None:
@@ -275,6 +286,37 @@ def test_a_sign_that_cannot_be_read_is_none(tmp_path: Path) -> None:
     (tmp_path / FOLDER / "rank_0").write_bytes(b'{"attempt": 7, "colour": "red"}')
     assert read_sign(tmp_path, 0) is None
     assert newest_attempt(tmp_path) == 0
+
+
+def test_of_too_many_open_files_nothing_is_known_of_others(tmp_path: Path) -> None:
+    """A rank that cannot look must not take the others for ended, nor itself end."""
+    (tmp_path / FOLDER).mkdir()
+    mine = sign(place=this_place(), pid=os.getpid(), started=start_time("self"))
+    write_sign(tmp_path, mine)
+    launchers = Launchers()
+    launchers._processes = [psutil.Process()]
+    nodes = Nodes(start_world())
+    with no_more_open_files():
+        for known in (lambda: read_sign(tmp_path, 0), lambda: mine.is_gone, lambda: mine.is_here):
+            with pytest.raises(OSError, match="Too many open files"):
+                known()
+        assert not launchers.are_gone()
+        lacks = nodes.share()
+        assert math.isnan(_peak_resident_bytes())
+    assert read_sign(tmp_path, 0) == mine
+    assert lacks.isnan().all()
+
+
+@contextlib.contextmanager
+def no_more_open_files() -> Iterator[None]:
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    free = os.dup(0)
+    os.close(free)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (free, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
 
 
 def test_a_process_with_the_number_of_an_earlier_one_is_another(tmp_path: Path) -> None:

@@ -14,10 +14,12 @@ import pytest
 from safetensors.torch import load_file
 from torch import Tensor
 
+from dpot_scale.checkpoints.store import CheckpointStore
 from dpot_scale.config.load import load_run
 from dpot_scale.config.places import ROLLBACKS, WEIGHTS
 from dpot_scale.data.stream.assembly import Batch
 from dpot_scale.engine.runtime import World, start_world
+from dpot_scale.errors import DiskError
 from dpot_scale.runs import run
 from dpot_scale.runs.endings import TrainingDivergedError
 from dpot_scale.runs.resolved import identify
@@ -123,6 +125,30 @@ def test_a_bad_window_is_as_good_as_never_seen(
     back = 0 if commits else 25
     said = f"went back from step {BAD_STEP + 1} to step {back}: the gradient norm of step "
     assert f"{said}{BAD_STEP + 1} was " in capsys.readouterr().out
+
+
+def test_a_run_goes_back_behind_a_save_that_failed(
+    train: Train,
+    undisturbed: dict[str, bytes],
+    bad_window: None,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A thread still made it when the run diverged."""
+    save, failed = CheckpointStore._save, list[int]()
+
+    def fails_once(
+        store: CheckpointStore, engine: Any, copy: Any, state: Any, world: World
+    ) -> None:
+        if state.step == 25 and not failed:
+            failed.append(state.step)
+            raise DiskError("no space left")
+        save(store, engine, copy, state, world)
+
+    monkeypatch.setattr(CheckpointStore, "_save", fails_once)
+    folder = train("after_a_failed_save", "checkpoint.copy_gib=1")
+    assert weights(folder) == undisturbed
+    assert f"went back from step {BAD_STEP + 1} to step 20: " in capsys.readouterr().out
 
 
 def test_a_stretch_that_is_not_finite_is_as_good_as_never_seen(

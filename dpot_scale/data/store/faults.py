@@ -9,6 +9,7 @@ from tokenize import TokenError
 
 from dpot_scale.errors import DataError, DiskError, MachineError, memory_was_refused
 from dpot_scale.files import cannot_write
+from dpot_scale.processes import SCARCE
 
 # What h5py and NumPy raise where a file is missing, damaged or not what it should be, and where the
 # machine cannot read it.
@@ -18,7 +19,6 @@ UNREADABLE = (
     MemoryError,
 )
 ALLOW_MORE = "allow more (`ulimit -n` for files), and start again"
-SCARCE = {errno.EMFILE, errno.ENFILE, errno.ENOMEM}  # which say nothing of a file
 # What is raised while another server of a network file system takes over, and by a broken disk.
 AWAY = {errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ENOTCONN, errno.EHOSTDOWN}
 NUMBER = re.compile(r"errno = (\d+), error message")  # how HDF5 says it of a file that is open

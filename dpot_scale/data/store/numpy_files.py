@@ -21,8 +21,8 @@ Array = NDArray[Any]
 class NumpyFile:
     """An array of a .npy file.
 
-    It is mapped into memory, which finds the places of a part in the file, but not read there:
-    where storage fails or the file was cut, the system ends a process that does.
+    The mapping only says where a part lies; its bytes are read from the file. Where storage fails
+    or the file was cut, the system ends a process that reads mapped memory.
     """
 
     path: Path
