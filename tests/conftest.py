@@ -3,6 +3,7 @@
 import contextlib
 import io
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -288,6 +289,19 @@ def disk_of(megabytes: int, disk: Path) -> Iterator[Path]:
         pytest.skip("may not mount a disk of its own")
     yield disk
     subprocess.run(["umount", str(disk)], check=True)
+
+
+@contextlib.contextmanager
+def no_more_open_files() -> Iterator[None]:
+    """Let the system refuse to open one more file in this process."""
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    free = os.dup(0)
+    os.close(free)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (free, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
 
 
 def free_port() -> int:

@@ -1,11 +1,9 @@
 """A rank that is stopped or stuck is found, named and ended; one that is slow is not."""
 
-import contextlib
 import json
 import math
 import multiprocessing
 import os
-import resource
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -31,7 +29,7 @@ from dpot_scale.runs.stacks import join_stacks, stacks_file
 from dpot_scale.training.launchers import Launchers
 from dpot_scale.training.meter import _peak_resident_bytes
 from dpot_scale.training.nodes import Nodes
-from tests.conftest import free_port
+from tests.conftest import free_port, no_more_open_files
 
 pytestmark = [pytest.mark.distributed, pytest.mark.timeout(400)]
 
@@ -305,18 +303,6 @@ def test_of_too_many_open_files_nothing_is_known_of_others(tmp_path: Path) -> No
         assert math.isnan(_peak_resident_bytes())
     assert read_sign(tmp_path, 0) == mine
     assert lacks.isnan().all()
-
-
-@contextlib.contextmanager
-def no_more_open_files() -> Iterator[None]:
-    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
-    free = os.dup(0)
-    os.close(free)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (free, limits[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
 
 
 def test_a_process_with_the_number_of_an_earlier_one_is_another(tmp_path: Path) -> None:

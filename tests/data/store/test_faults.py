@@ -2,13 +2,13 @@
 
 import errno
 import os
-import resource
 
 import pytest
 
 from dpot_scale.data.store import open_files
 from dpot_scale.data.store.faults import may_pass
 from dpot_scale.errors import DataError, MachineError, UserError
+from tests.conftest import no_more_open_files
 
 SAID_BY_HDF5 = "Can't synchronously read data (file read failed: errno = {}, error message = 'x')"
 
@@ -55,14 +55,8 @@ def test_a_file_at_fault_does_not_mend_itself(make_store, monkeypatch, error) ->
 
 def test_too_many_open_files_are_no_fault_of_a_dataset(make_store) -> None:
     """The system itself refuses to open one more."""
-    store, limits = make_store("a"), resource.getrlimit(resource.RLIMIT_NOFILE)
+    store = make_store("a")
     store.close()
-    free = os.dup(0)
-    os.close(free)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (free, limits[1]))
-    try:
-        with pytest.raises(MachineError, match="Too many open files"):
-            store.read("train", 0, 0, 1)
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    with no_more_open_files(), pytest.raises(MachineError, match="Too many open files"):
+        store.read("train", 0, 0, 1)
     assert store.read("train", 0, 0, 1).shape[0] == 1

@@ -1,10 +1,8 @@
 """The writer: what does not fit is refused, and nothing half-written is ever a dataset."""
 
-import os
 import re
-import resource
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,6 +24,7 @@ from dpot_scale.data.store.index import read_index
 from dpot_scale.data.store.shards import sha256
 from dpot_scale.data.store.writer import StoreWriter
 from dpot_scale.errors import DataError, MachineError
+from tests.conftest import no_more_open_files
 
 
 def write(root: Path, info: DatasetInfo, *blocks: np.ndarray, **options: int) -> None:
@@ -132,19 +131,6 @@ def test_a_crash_leaves_no_dataset_and_is_no_obstacle(
     )
 
 
-@contextmanager
-def no_more_files() -> Iterator[None]:
-    """Let the system refuse to open one more."""
-    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
-    free = os.dup(0)
-    os.close(free)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (free, limits[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
-
-
 @pytest.mark.parametrize("at_the_end", [False, True])
 def test_too_many_open_files_are_no_fault_of_the_disk(
     at_the_end: bool, tmp_path: Path, coded, describe
@@ -158,7 +144,7 @@ def test_too_many_open_files_are_no_fault_of_the_disk(
     def write() -> None:
         with ExitStack() as stack, writer() as interrupted:
             interrupted.append("train", two)
-            stack.enter_context(no_more_files())
+            stack.enter_context(no_more_open_files())
             interrupted.append("train", two[:1] if at_the_end else two)
 
     with pytest.raises(MachineError, match=r"^cannot write .*Too many open files.*`ulimit -n`"):
