@@ -333,7 +333,9 @@ def test_images_are_those_that_the_dockerfiles_make_or_pinned() -> None:
 
 def test_the_image_gets_all_that_an_installation_needs() -> None:
     left_in = re.findall(r"^!(.+)$", (ROOT / ".dockerignore").read_text(), re.M)
-    copied = [re.findall(r"^COPY (.+) \S+$", p.read_text(), re.M) for p in DOCKERFILES]
+    copied = [
+        re.findall(r"^COPY (?:--chmod=\d+ )?(.+) \S+$", p.read_text(), re.M) for p in DOCKERFILES
+    ]
     named = {file for lines in copied for line in lines for file in line.split()} - {"."}
     needed = named | {
         "dpot_scale",
@@ -343,6 +345,17 @@ def test_the_image_gets_all_that_an_installation_needs() -> None:
         *PROJECT["license-files"],
     }
     assert set(left_in) == needed
+
+
+def test_the_user_of_an_image_may_read_what_its_programs_read() -> None:
+    """COPY keeps the modes of a clone, which umask 077 makes readable by their owner alone.
+
+    An installation reads as root what lies in /opt, and gives its own files modes of their own.
+    """
+    copied = [c for p in DOCKERFILES for c in re.findall(r"^COPY (.+) (\S+)$", p.read_text(), re.M)]
+    read_later = [files for files, place in copied if not place.startswith("/opt/")]
+    assert read_later
+    assert all(files.startswith("--chmod=0644 ") for files in read_later)
 
 
 def test_an_image_gets_no_file_that_hides_such_as_env() -> None:
