@@ -1,12 +1,16 @@
 """MATLAB v5 files, the container of FNO's older downloads. MATLAB v7.3 files are HDF5."""
 
+import json
+import signal
+import subprocess
+import sys
+import tempfile
 from collections.abc import Callable
-from functools import partial
 from math import prod
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar
 
-import scipy.io
+import numpy as np
 from numpy.typing import NDArray
 
 from dpot_scale.errors import DataError
@@ -15,6 +19,24 @@ SIGNATURE = b"MATLAB 5.0 MAT-file"
 MOST_PACKED = 1032  # values that zlib packs into a byte of a file, at most
 
 T = TypeVar("T")
+
+# SciPy's reader is compiled and crashes on some damaged files, so that it runs in another process.
+# What that finds it writes to its standard output: JSON, or an array as in a .npy file.
+READER = """
+import json, sys, types, numpy, scipy.io
+path, *names = sys.argv[1:]
+output = types.SimpleNamespace(write=sys.stdout.buffer.write)  # no file: a pipe cannot be sought
+try:
+    if not names:
+        output.write(json.dumps(scipy.io.whosmat(path)).encode())
+    else:
+        found = scipy.io.loadmat(path, variable_names=names)
+        if names[0] not in found:
+            raise EOFError(f"it breaks off before its array {names[0]}")
+        numpy.lib.format.write_array(output, found[names[0]], allow_pickle=False)
+except Exception as error:
+    sys.exit(str(error) or type(error).__name__)
+"""
 
 
 def is_matlab_5(path: Path) -> bool:
@@ -29,8 +51,8 @@ def contents(path: Path) -> dict[str, tuple[tuple[int, ...], str]]:
     Raises:
         DataError: the file is damaged.
     """
-    found: dict[str, tuple[tuple[int, ...], str]]
-    found = {name: (shape, kind) for name, shape, kind in _read(path, scipy.io.whosmat)}
+    said = _read(path, lambda output: json.loads(output.read()))
+    found = {name: (tuple(shape), kind) for name, shape, kind in said}
     most = MOST_PACKED * path.stat().st_size
     for name, (shape, _) in found.items():
         if min(shape, default=0) < 0 or prod(shape) > most:
@@ -47,18 +69,46 @@ def load(path: Path, name: str) -> NDArray[Any]:
     Raises:
         DataError: the file is damaged.
     """
-    arrays = _read(path, partial(scipy.io.loadmat, variable_names=[name]))
-    if name not in arrays:
-        raise DataError(f"{path} breaks off before its array {name}; download it again")
-    array: NDArray[Any] = arrays[name]
-    return array
+    return _read(path, _received, name)
 
 
-def _read(path: Path, read: Callable[[Path], T]) -> T:
-    """Call one of scipy's readers, which raise errors of any kind on a damaged file."""
-    try:
-        return read(path)
-    except Exception as error:
+def _read(path: Path, receive: Callable[[IO[bytes]], T], *names: str) -> T:
+    """Return what another process reads of a file."""
+    words = [sys.executable, "-c", READER, str(path), *names]
+    with (
+        tempfile.TemporaryFile() as said,
+        subprocess.Popen(words, stdout=subprocess.PIPE, stderr=said) as reader,
+    ):
+        assert reader.stdout is not None
+        try:
+            found = receive(reader.stdout)
+        except (ValueError, EOFError) as error:
+            failure: Exception | None = error
+        else:
+            failure = None
+        code = reader.wait()
+        said.seek(0)
+        lines = said.read().decode(errors="replace").splitlines()
+    if code == -signal.SIGKILL:
+        raise MemoryError(f"the system ended what read {path}")
+    why = signal.Signals(-code).name + " in SciPy's reader" if code < 0 else " ".join(lines[-1:])
+    if code != 0 or failure is not None:
         raise DataError(
-            f"{path} is a truncated or damaged MATLAB file ({error}); download it again"
-        ) from error
+            f"{path} is a truncated or damaged MATLAB file ({why}); download it again"
+        ) from failure
+    return found
+
+
+def _received(output: IO[bytes]) -> NDArray[Any]:
+    """Read an array from a pipe; `np.load` wants a file."""
+    np.lib.format.read_magic(output)
+    shape, is_fortran, dtype = np.lib.format.read_array_header_1_0(output)
+    array = np.empty(shape, dtype, order="F" if is_fortran else "C")
+    content = array.reshape(-1, order="A").view(np.uint8).data
+    filled = 0
+    while filled < len(content):
+        got = output.readinto(content[filled:])  # type: ignore[attr-defined]
+        if not got:
+            raise EOFError
+        filled += got
+    return array
