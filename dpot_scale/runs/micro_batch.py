@@ -45,7 +45,7 @@ from dpot_scale.training.schedule import Schedule
 # Below `output`, for all runs there; hidden, as it is none of them.
 FOLDER = ".micro_batches"
 DOES_NOT_FIT, USER_ERROR = 42, 43  # exit codes of a probe
-# Of one that the system killed, and of one that could not throw what says so.
+# Of one that the system killed, and where nothing in C++ handles a failed allocation.
 OUT_OF_MEMORY = (-signal.SIGKILL, -signal.SIGABRT)
 LIMIT_VARIABLE = "DPOT_SCALE_PROBE_BYTES"  # what a probe may allocate
 STEPS = 2  # the first makes the state of the optimizer
@@ -159,7 +159,9 @@ def _fits(config: RunConfig, micro_batch: int, world: World) -> bool:
                 f"within {PROBE_SECONDS / 60:g} minutes; set batch.micro_batch to a number"
             )
         # The other ranks of one that runs out of memory fail too, for lack of it.
-        if any_rank(code in (DOES_NOT_FIT, *OUT_OF_MEMORY), world):
+        # A peer of one that crashed may abort, as one that runs out of memory does.
+        crashed = any_rank(code < 0 and code not in OUT_OF_MEMORY, world)
+        if not crashed and any_rank(code in (DOES_NOT_FIT, *OUT_OF_MEMORY), world):
             return False
         if any_rank(code != 0, world):
             ended = f"{signal.Signals(-code).name}: " if code < 0 else ""

@@ -29,6 +29,7 @@ from dpot_scale.runs.signs import (
     FOLDER,
     LONGEST,
     Sign,
+    hear_sign,
     next_attempt,
     read_sign,
     speak,
@@ -140,7 +141,7 @@ class Pulse:
         """Look at the signs of others; give the attempt up if there is a reason."""
         try:
             for rank in self._hangs.watched:
-                self._hangs.hear(rank, read_sign(self._directory, rank), now)
+                self._hangs.hear(rank, hear_sign(self._directory, rank), now)
         except OSError:  # this machine lacks memory or open files
             self._hangs.forgive(now)
             return
@@ -179,8 +180,8 @@ class Pulse:
                 dump_stacks(self._directory, attempt, mine)
             time.sleep(ROLL_CALL * self._every)
         ranks = range(len(self._signs))
-        newest = [self._newest_sign(rank) for rank in ranks]
-        here = [sign.rank for sign in newest if not sign.is_gone]
+        newest = [read_sign(self._directory, rank) or self._signs[rank] for rank in ranks]
+        here = [sign.rank for sign in newest if not _is_gone(sign)]
         if is_hang:
             here = [rank for rank in ranks if has_dumped(self._directory, attempt, rank)]
         try:
@@ -195,14 +196,17 @@ class Pulse:
             for sign in newest:
                 # Stopped, it would hold the lock of the run, and train on when it is continued.
                 is_lost = sign.rank not in here and sign.rank != mine and sign.attempt == attempt
-                if is_lost and sign.is_here:
-                    with contextlib.suppress(OSError):
+                with contextlib.suppress(OSError):
+                    if is_lost and sign.is_here:
                         os.kill(sign.pid, signal.SIGKILL)
 
-    def _newest_sign(self, rank: int) -> Sign:
-        with contextlib.suppress(OSError):
-            return read_sign(self._directory, rank) or self._signs[rank]
-        return self._signs[rank]
+
+def _is_gone(sign: Sign) -> bool:
+    """Return whether a rank is known to have ended."""
+    try:
+        return sign.is_gone
+    except OSError:  # this machine lacks memory or open files
+        return False
 
 
 def _begin(directory: Path) -> int:

@@ -77,10 +77,18 @@ def write_sign(directory: Path, sign: Sign) -> None:
 
 
 def read_sign(directory: Path, rank: int) -> Sign | None:
+    """Return the sign of a rank; None if there is none that can be read now."""
+    try:
+        return hear_sign(directory, rank)
+    except OSError:
+        return None
+
+
+def hear_sign(directory: Path, rank: int) -> Sign | None:
     """Return the sign of a rank; None if there is none, or it is being written.
 
     Raises:
-        OSError: this machine lacks memory or open files.
+        OSError: this machine lacks memory or open files, so that it cannot be known.
     """
     try:
         sign = Sign(**json.loads(sign_file(directory, rank).read_bytes()))

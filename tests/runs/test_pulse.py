@@ -20,6 +20,7 @@ from dpot_scale.runs.signs import (
     FOLDER,
     Sign,
     given_up,
+    hear_sign,
     newest_attempt,
     next_attempt,
     read_sign,
@@ -295,13 +296,14 @@ def test_of_too_many_open_files_nothing_is_known_of_others(tmp_path: Path) -> No
     launchers._processes = [psutil.Process()]
     nodes = Nodes(start_world())
     with no_more_open_files():
-        for known in (lambda: read_sign(tmp_path, 0), lambda: mine.is_gone, lambda: mine.is_here):
+        for known in (lambda: hear_sign(tmp_path, 0), lambda: mine.is_gone, lambda: mine.is_here):
             with pytest.raises(OSError, match="Too many open files"):
                 known()
         assert not launchers.are_gone()
         lacks = nodes.share()
         assert math.isnan(_peak_resident_bytes())
-    assert read_sign(tmp_path, 0) == mine
+        assert read_sign(tmp_path, 0) is None
+    assert hear_sign(tmp_path, 0) == read_sign(tmp_path, 0) == mine
     assert lacks.isnan().all()
 
 

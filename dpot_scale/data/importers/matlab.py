@@ -1,6 +1,8 @@
 """MATLAB v5 files, the container of FNO's older downloads. MATLAB v7.3 files are HDF5."""
 
+import errno
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -18,14 +20,17 @@ from dpot_scale.errors import DataError
 SIGNATURE = b"MATLAB 5.0 MAT-file"
 MOST_PACKED = 1032  # values that zlib packs into a byte of a file, at most
 
+REFUSED = 100  # what an exit code has beyond the number of an error of the system
+
 T = TypeVar("T")
 
-# SciPy's reader is compiled and crashes on some damaged files, so that it runs in another process.
-# What that finds it writes to its standard output: JSON, or an array as in a .npy file.
+# SciPy's reader is compiled and crashes on some damaged files, so it runs in another process, which
+# writes what it finds to its standard output: JSON, or an array as in a .npy file. What the system
+# refuses is no fault of the file; its number is part of the exit code.
 READER = """
-import json, sys, types, numpy, scipy.io
-path, *names = sys.argv[1:]
-output = types.SimpleNamespace(write=sys.stdout.buffer.write)  # no file: a pipe cannot be sought
+import errno, json, sys, types, numpy, scipy.io
+refused, path, *names = sys.argv[1:]
+output = types.SimpleNamespace(write=sys.stdout.buffer.write)  # NumPy would seek in a file
 try:
     if not names:
         output.write(json.dumps(scipy.io.whosmat(path)).encode())
@@ -33,8 +38,15 @@ try:
         found = scipy.io.loadmat(path, variable_names=names)
         if names[0] not in found:
             raise EOFError(f"it breaks off before its array {names[0]}")
-        numpy.lib.format.write_array(output, found[names[0]], allow_pickle=False)
+        array = found[names[0]]
+        if not isinstance(array, numpy.ndarray) or array.dtype.hasobject:
+            raise TypeError(f"its array {names[0]} holds no plain numbers")
+        numpy.lib.format.write_array(output, array, allow_pickle=False)
+except MemoryError:
+    sys.exit(int(refused) + errno.ENOMEM)
 except Exception as error:
+    if isinstance(error, OSError) and error.errno is not None:
+        sys.exit(int(refused) + error.errno)
     sys.exit(str(error) or type(error).__name__)
 """
 
@@ -50,6 +62,7 @@ def contents(path: Path) -> dict[str, tuple[tuple[int, ...], str]]:
 
     Raises:
         DataError: the file is damaged.
+        MemoryError, OSError: the system does not let it be read.
     """
     said = _read(path, lambda output: json.loads(output.read()))
     found = {name: (tuple(shape), kind) for name, shape, kind in said}
@@ -68,13 +81,14 @@ def load(path: Path, name: str) -> NDArray[Any]:
 
     Raises:
         DataError: the file is damaged.
+        MemoryError, OSError: the system does not let it be read.
     """
     return _read(path, _received, name)
 
 
 def _read(path: Path, receive: Callable[[IO[bytes]], T], *names: str) -> T:
     """Return what another process reads of a file."""
-    words = [sys.executable, "-c", READER, str(path), *names]
+    words = [sys.executable, "-c", READER, str(REFUSED), str(path), *names]
     with (
         tempfile.TemporaryFile() as said,
         subprocess.Popen(words, stdout=subprocess.PIPE, stderr=said) as reader,
@@ -86,11 +100,14 @@ def _read(path: Path, receive: Callable[[IO[bytes]], T], *names: str) -> T:
             failure: Exception | None = error
         else:
             failure = None
+        reader.stdout.close()  # or it would wait for who takes the rest
         code = reader.wait()
         said.seek(0)
         lines = said.read().decode(errors="replace").splitlines()
-    if code == -signal.SIGKILL:
-        raise MemoryError(f"the system ended what read {path}")
+    if code in (-signal.SIGKILL, REFUSED + errno.ENOMEM):
+        raise MemoryError(f"there is not enough to read {path}")
+    if code > REFUSED:
+        raise OSError(code - REFUSED, os.strerror(code - REFUSED), str(path))
     why = signal.Signals(-code).name + " in SciPy's reader" if code < 0 else " ".join(lines[-1:])
     if code != 0 or failure is not None:
         raise DataError(
