@@ -66,6 +66,10 @@ def results_of_collectives(world: World) -> Finding:
     dist.all_gather(gathered, mine)
     if any(not bool((one == rank + 1.0).all()) for rank, one in enumerate(gathered)):
         wrong.append("all_gather")
+    part = torch.empty_like(mine)
+    dist.reduce_scatter(part, [mine * (rank + 1) for rank in range(n)])
+    if not bool((part == (world.rank + 1) * n * (n + 1) / 2).all()):
+        wrong.append("reduce_scatter")
     sent = mine.clone()
     dist.broadcast(sent, src=n - 1)
     if not bool((sent == n).all()):

@@ -4,6 +4,7 @@ import errno
 import os
 from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -133,19 +134,22 @@ def test_ranks_that_do_not_meet_on_the_host(ranks: Any) -> None:
 
 def with_faults(world: World, folder: str) -> list[Finding]:
     """A link that loses what rank 1 gets, a clock that is wrong, locks that nobody else sees."""
-    whole, time_now, is_held = module.dist.all_reduce, module.time.time, module.is_held
+    time_now, is_held = module.time.time, module.is_held
+    whole = {name: getattr(module.dist, name) for name in ("all_reduce", "reduce_scatter")}
 
-    def lossy(tensor: Any, *words: Any, **options: Any) -> None:
-        whole(tensor, *words, **options)
+    def lossy(name: str, tensor: Any, *words: Any, **options: Any) -> None:
+        whole[name](tensor, *words, **options)
         if world.rank == 1:
             tensor[7] = 0
 
     found = []
-    module.dist.all_reduce = lossy
+    for name in whole:
+        setattr(module.dist, name, partial(lossy, name))
     try:
         found.append(results_of_collectives(world))
     finally:
-        module.dist.all_reduce = whole
+        for name, collective in whole.items():
+            setattr(module.dist, name, collective)
     module.time.time = lambda: time_now() + 1000 * world.rank
     module.is_held = lambda _: False
     try:
@@ -158,6 +162,7 @@ def with_faults(world: World, folder: str) -> list[Finding]:
 @pytest.mark.distributed
 def test_two_ranks_with_faults(ranks: Any, tmp_path: Path) -> None:
     collectives, clock, lock = ranks.run(HERE, "with_faults", str(tmp_path))
-    assert (collectives.verdict, collectives.found) == ("stops", "wrong: all_reduce on ranks [1]")
+    assert collectives.verdict == "stops"
+    assert collectives.found == "wrong: all_reduce on ranks [1], reduce_scatter on ranks [1]"
     assert clock.verdict == "stops"
     assert (lock.verdict, lock.found) == ("note", "each node has locks of its own")
