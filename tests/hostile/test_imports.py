@@ -17,7 +17,7 @@ from scipy.io import savemat
 
 from dpot_scale.data.importers import matlab
 from dpot_scale.data.importers.importing import Options, import_sound, recognise_files
-from dpot_scale.errors import DataError, UserError
+from dpot_scale.errors import DataError, MachineError, UserError
 
 mutations = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("mutations.py"))))
 
@@ -117,9 +117,9 @@ def test_a_file_on_which_the_reader_crashes_is_one_sentence(kind: int, tmp_path:
     ("ends", "error", "words"),
     [
         ("os.kill(os.getpid(), signal.SIGSEGV)", DataError, "SIGSEGV in SciPy's reader"),
-        ("os.kill(os.getpid(), signal.SIGKILL)", MemoryError, "not enough to read"),
-        ("raise MemoryError", MemoryError, "not enough to read"),
-        ("raise OSError(errno.EIO, 'away')", OSError, "Input/output error"),
+        ("os.kill(os.getpid(), signal.SIGKILL)", MachineError, "this machine lacks memory"),
+        ("raise MemoryError", MachineError, "this machine lacks memory"),
+        ("raise OSError(errno.EIO, 'away')", MachineError, "its storage does not answer"),
         ("raise OSError('could not read bytes')", DataError, "could not read bytes"),
     ],
 )

@@ -15,6 +15,7 @@ from typing import IO, Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from dpot_scale.data.importers.source import unusable
 from dpot_scale.errors import DataError
 
 SIGNATURE = b"MATLAB 5.0 MAT-file"
@@ -62,7 +63,7 @@ def contents(path: Path) -> dict[str, tuple[tuple[int, ...], str]]:
 
     Raises:
         DataError: the file is damaged.
-        MemoryError, OSError: the system does not let it be read.
+        MachineError: it may be intact, but the system does not let it be read.
     """
     said = _read(path, lambda output: json.loads(output.read()))
     found = {name: (tuple(shape), kind) for name, shape, kind in said}
@@ -81,7 +82,7 @@ def load(path: Path, name: str) -> NDArray[Any]:
 
     Raises:
         DataError: the file is damaged.
-        MemoryError, OSError: the system does not let it be read.
+        MachineError: it may be intact, but the system does not let it be read.
     """
     return _read(path, _received, name)
 
@@ -104,10 +105,9 @@ def _read(path: Path, receive: Callable[[IO[bytes]], T], *names: str) -> T:
         code = reader.wait()
         said.seek(0)
         lines = said.read().decode(errors="replace").splitlines()
-    if code in (-signal.SIGKILL, REFUSED + errno.ENOMEM):
-        raise MemoryError(f"there is not enough to read {path}")
-    if code > REFUSED:
-        raise OSError(code - REFUSED, os.strerror(code - REFUSED), str(path))
+    refused = errno.ENOMEM if code == -signal.SIGKILL else code - REFUSED
+    if refused > 0:
+        raise unusable(path, OSError(refused, os.strerror(refused)))
     why = signal.Signals(-code).name + " in SciPy's reader" if code < 0 else " ".join(lines[-1:])
     if code != 0 or failure is not None:
         raise DataError(
@@ -120,12 +120,7 @@ def _received(output: IO[bytes]) -> NDArray[Any]:
     """Read an array from a pipe; `np.load` wants a file."""
     np.lib.format.read_magic(output)
     shape, is_fortran, dtype = np.lib.format.read_array_header_1_0(output)
-    array = np.empty(shape, dtype, order="F" if is_fortran else "C")
-    content = array.reshape(-1, order="A").view(np.uint8).data
-    filled = 0
-    while filled < len(content):
-        got = output.readinto(content[filled:])  # type: ignore[attr-defined]
-        if not got:
-            raise EOFError
-        filled += got
-    return array
+    content = output.read(prod(shape) * dtype.itemsize)
+    if len(content) < prod(shape) * dtype.itemsize:
+        raise EOFError
+    return np.ndarray(shape, dtype, content, order="F" if is_fortran else "C")
